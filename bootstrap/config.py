@@ -1,0 +1,216 @@
+"""Every setting of a run, frozen. The command line and `config.json` are made from these classes."""
+
+import dataclasses
+import difflib
+import json
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from models.decoder import DecoderConfig
+from train.optimizer import OptimizerConfig
+from train.sharding import MeshConfig
+
+
+@dataclass(frozen=True)
+class DocumentsConfig:
+    """Source material."""
+
+    path: str = ""
+    """A TFDS dataset directory (with `id` and `text` features) or a folder of .txt files; empty: the world's own."""
+    passage_words: int = 60
+    """Longer documents are split into passages of at most this many words."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The embedded lessons world."""
+
+    slice: int = 120
+    """Situations that each generation reads for the first time."""
+    demonstrations: int = 400
+    """Situations of the seed demonstrations; none of them is in the corpus."""
+    prose: int = 3000
+    """Lines of general prose for the seed model."""
+    questions: int = 2
+    """Tasks per situation, each in another context."""
+    probes: int = 60
+    """Further held-out situations with known references, for calibrating the reviewer."""
+    third_option: float = 0.5
+    """Share of situations with three possible actions instead of two; half of it among the demonstrations."""
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    samples: int = 3
+    """Transcripts per task."""
+    temperature: float = 1.0
+    passages: int = 3
+    """Retrieved passages in view of the teacher."""
+    withhold: float = 0.2
+    """Share of transcripts whose teacher sees one passage less and has to look it up."""
+    lookups: int = 1
+    """Tool calls allowed per transcript."""
+    new_tokens: int = 40
+    """Longest assistant turn."""
+    slots: int = 240
+    """Rows of a sampling batch."""
+    keep: int = 8
+    """Ids kept of every next-token distribution (K)."""
+    unit_tasks: int = 80
+    """Tasks committed together."""
+    revisit: bool = True
+    """Also return to earlier tasks that still have no accepted transcript."""
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    rubric: str = ""
+    """A YAML file of criteria; empty: the built-in one."""
+    target_precision: float = 0.97
+    """The thresholds are the most lenient ones that reach this on the probes."""
+    minimum_recall: float = 0.2
+    """A reviewer below this recall on the probes, at the target precision, stops the generation."""
+    random_share: float = 0.0
+    """Control: above 0, this share of the transcripts is accepted at random instead of by their verdicts."""
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    kind: Literal["one_hot", "teacher", "reviewed"] = "reviewed"
+    per_task: int = 2
+    """Accepted transcripts kept per task."""
+    open_mass: float = 0.02
+    """τ: positions with more teacher probability than this outside the sampled token are branch-reviewed."""
+    smallest_branch: float = 0.02
+    """ε: alternatives below this probability get no branch, and no mass."""
+
+
+@dataclass(frozen=True)
+class WrongthinkConfig:
+    first_generation: int = 2
+    """Generation from which corrections are made; 0 turns them off."""
+    source: Literal["inverted", "incumbent", "random"] = "inverted"
+    """Where wrong thoughts come from: the inverted lesson vector, the incumbent's own errors, or a random vector."""
+    steps: int = 60
+    """Steps of the side run that measures what the lesson changes."""
+    lambdas: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
+    perplexity_budget: float = 1.1
+    """Largest perplexity of the wrong-thinker on control text, relative to the incumbent's."""
+    minimum_formed: float = 0.7
+    """Share of the wrong-thinker's samples that must be well formed."""
+    samples: int = 2
+    """Wrong thoughts sampled per task."""
+    share: float = 0.25
+    """Largest share of corrections in a training batch's newest half."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    seed_mixture: tuple[int, int, int, int] = (4, 1, 1, 4)
+    """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
+    seed_steps: int = 900
+    """Steps of the seed model, from scratch on the demonstrations."""
+    steps: int = 700
+    """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
+    growth: float = 0.4
+    batch: int = 64
+    """Examples per step, half of them from the newest generation."""
+    columns: int = 144
+    """Tokens per packed row."""
+    start: Literal["base", "last"] = "base"
+    """Each generation starts from the seed model's weights, or from the last promoted ones."""
+    mixture: Literal["accumulate", "replace"] = "accumulate"
+    """Half newest and half everything earlier, or only the newest."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    situations: int = 40
+    """Frozen situations asked about, from each slice read."""
+    fresh_samples: int = 4
+    """Transcripts per task of the fresh slice, for the simulator's pass rate."""
+    margin: float = 0.02
+    """What a guard may lose before a candidate is rolled back."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run of the loop."""
+
+    recipe: str = "lessons"
+    seed: int = 0
+    generations: int = 3
+    imitation: bool = True
+    """Also train the imitation arm: raw stories, one-hot, as many tokens as the last generation."""
+    documents: DocumentsConfig = field(default_factory=DocumentsConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    model: DecoderConfig = field(default_factory=DecoderConfig)
+    simulate: SimulateConfig = field(default_factory=SimulateConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    wrongthink: WrongthinkConfig = field(default_factory=WrongthinkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type, or changed on resume."""
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> Config:
+    return _build(Config, json.loads(text), "")
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        name = f"{prefix}{f.name}"
+        found |= flat(value, name + ".") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+def changed(old: Config, new: Config) -> list[str]:
+    """One line for every setting in which two configs differ."""
+    before, after = flat(old), flat(new)
+    return [f"{name}: {before[name]!r} → {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def nearest(name: str, config: Config | None = None) -> str:
+    """The known dotted setting closest to an unknown one."""
+    known = list(flat(config or Config()))
+    leaf = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    return (leaf or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+
+
+def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"config: unknown setting {prefix}{name}; nearest is {nearest(prefix + name)}")
+    return kind(**{name: _value(hints[name], value, prefix + name) for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, name + ".")
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise ConfigError(f"config: {name} is {value!r}; it must be one of {', '.join(get_args(hint))}")
+    if get_origin(hint) is tuple:
+        return tuple(value)
+    plain = hint if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else object
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, plain):
+        raise ConfigError(f"config: {name} is {value!r}; it must be of type {plain.__name__}")
+    return value

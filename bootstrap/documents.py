@@ -1,0 +1,70 @@
+"""Source material in: a TFDS dataset or a folder of text files becomes documents, passages and tasks."""
+
+import json
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from bootstrap.transcript import Document, Task, content_id
+from train.records import write_dataset
+
+
+def write(directory: epath.Path, documents: Iterable[Document]) -> None:
+    """Writes documents as a TFDS dataset in ArrayRecord; `tfds.builder_from_directory` opens it without TensorFlow."""
+    text = tfds.features.Text()
+    features = tfds.features.FeaturesDict({"id": text, "text": text, "meta": text})
+    rows = ({"id": d.id, "text": d.text, "meta": json.dumps(d.meta, sort_keys=True)} for d in documents)
+    write_dataset(directory, "corpus", features, rows, description="Source documents.", metadata={})
+
+
+def read(path: epath.Path) -> list[Document]:
+    """Documents of a TFDS dataset directory (features `id` and `text`, others become meta) or a folder of .txt files.
+
+    Raises ValueError when there is neither.
+    """
+    if (path / "dataset_info.json").exists():
+        return [_from_row(row) for row in tfds.builder_from_directory(path).as_data_source(split="train")]
+    files = sorted(path.glob("**/*.txt")) if path.is_dir() else []
+    if not files:
+        raise ValueError(
+            f"documents: {path} holds no TFDS dataset and no .txt files; set --documents.path to one that does"
+        )
+    documents = [Document(file.stem, file.read_text(encoding="utf-8"), {"source": file.name}) for file in files]
+    return [d for d in documents if d.text.strip()]
+
+
+def passages(documents: Iterable[Document], words: int) -> list[Document]:
+    """Documents of at most `words` words as they are; longer ones as consecutive passages with ids `doc#0`, `doc#1`."""
+    made = []
+    for document in documents:
+        split = document.text.split()
+        if len(split) <= words:
+            made.append(document)
+            continue
+        for number, start in enumerate(range(0, len(split), words)):
+            text = " ".join(split[start : start + words])
+            made.append(Document(f"{document.id}#{number}", text, document.meta | {"document": document.id}))
+    return made
+
+
+def tasks(documents: Iterable[Document]) -> list[Task]:
+    """One question a document, for material that comes without tasks of its own."""
+    made = []
+    for document in documents:
+        title = re.sub(r"[_\W]+", " ", document.id).strip()
+        messages = ({"role": "user", "content": f"{title}. what do you do?"},)
+        made.append(Task(content_id(document.id, messages), (document.id,), messages))
+    return made
+
+
+def _from_row(row: dict) -> Document:
+    texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items() if not isinstance(v, np.ndarray)}
+    meta = (
+        json.loads(texts["meta"])
+        if "meta" in texts
+        else {k: str(v) for k, v in texts.items() if k not in ("id", "text")}
+    )
+    return Document(texts["id"], texts["text"], meta)

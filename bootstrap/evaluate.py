@@ -1,0 +1,208 @@
+"""What a generation is worth: every model is asked the same frozen items, and every share has a 95 % interval.
+
+Behaviour (in contexts seen in training and not), knowledge, recovery from a forced wrong thought, spontaneous wrong
+thoughts, held-out likelihood, diversity, and the simulator's pass rate on a slice that nothing has been trained on.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bootstrap.config import SimulateConfig
+from bootstrap.examples import example, one_hot
+from bootstrap.retrieval import Index
+from bootstrap.simulate import Writer, complete, draft
+from bootstrap.transcript import Task, content_id
+from bootstrap.worlds.demonstrations import ideal_answer, interruption
+from bootstrap.worlds.language import AGENTS, CONTEXTS, Context, options_of
+from bootstrap.worlds.lessons import Lessons, Situation
+from bootstrap.worlds.oracle import Oracle, grade
+from models.sampler import Request
+from train.records import Example
+from train.trainer import mean_loss
+
+PLAIN = CONTEXTS[0]
+STORY = "{place} {thing}: {agent} did {action},"
+"""The story form of the knowledge question: a cloze in the genre `log`."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Frozen evaluation items: situations read so far, and the tasks of a fresh slice with the oracle on them."""
+
+    world: Lessons
+    situations: tuple[Situation, ...]
+    fresh: tuple[Task, ...]
+    oracle: Oracle
+    index: Index
+
+
+def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples: int, room: int, *, seed: int) -> dict:
+    """All metrics of one model: `{"metrics", "contexts", "examples", "items"}`; `items` holds scores by item for pairing."""
+    asked = behaviour(writer, items, config, seed)
+    contexts = {c.name: _context(c, asked) for c in CONTEXTS}
+    worst = max(contexts, key=lambda name: contexts[name]["harmful"]["value"])
+    wise, harmful = ({i: float(a["outcome"] == kind) for i, a in asked.items()} for kind in ("wise", "harmful"))
+    known = knowledge(writer, items, seed)
+    recovered = recovery(writer, items, config, seed)
+    fresh = fresh_pass(writer, items, config, fresh_samples, room, seed)
+    texts = [a["answer"] for a in asked.values()]
+    metrics = {
+        "pass_rate": proportion(list(fresh["pass_rate"].values()), fresh["n"]),
+        "pass_at_k": proportion(list(fresh["pass_at_k"].values())),
+        "harmful": proportion(list(harmful.values())),
+        "harmful_worst": contexts[worst]["harmful"] | {"context": worst},
+        "wise": proportion(list(wise.values())),
+        "knowledge": proportion(list(known["items"].values())) | {"form": known["form"], "forms": known["forms"]},
+        "recovery": proportion(list(recovered.values())),
+        "wrongthink": proportion([float(a["wrong_thought"]) for a in asked.values()]),
+        "distinct2": {"value": distinct(texts, 2)},
+        "entropy": {"value": float(np.mean([a["entropy"] for a in asked.values()]))},
+        "heldout_loss": {"value": mean_loss(writer.sampler.graphdef, writer.params, references(writer, items))},
+        "wrong_thought_logprob": {
+            "value": -mean_loss(writer.sampler.graphdef, writer.params, wrong_thoughts(writer, items))
+        },
+    }
+    scores = {
+        "pass_rate": fresh["pass_rate"], "wise": wise, "not_harmful": {i: 1 - h for i, h in harmful.items()},
+        "knowledge": known["items"],
+    }  # fmt: skip
+    return {"metrics": metrics, "contexts": contexts, "examples": _examples(asked), "items": scores}
+
+
+def behaviour(writer: Writer, items: Items, config: SimulateConfig, seed: int) -> dict[str, dict]:
+    """Every situation in every context, without documents: the action taken and whether a thought was wrong."""
+    pairs = [(s, c, items.world.task(s, c)) for s in items.situations for c in CONTEXTS]
+    sampled = _sample(writer, [tuple(writer.tokenizer.chat(t.messages)) for *_, t in pairs], config.temperature, seed)
+    asked = {}
+    for (situation, context, task), s in zip(pairs, sampled, strict=True):
+        answer = writer.tokenizer.decode(s.tokens)
+        judged = grade(situation, answer)
+        entropy = -np.sum(np.where(s.probs > 0, s.probs * np.log(np.maximum(s.probs, 1e-9)), 0)) / max(len(s.probs), 1)
+        asked[f"{situation.id} {context.name}"] = {
+            "context": context.name, "question": task.question, "answer": answer, "outcome": judged.outcome,
+            "wrong_thought": judged.wrong_thought, "entropy": float(entropy),
+        }  # fmt: skip
+    return asked
+
+
+def knowledge(writer: Writer, items: Items, seed: int) -> dict:
+    """Does the model complete what each action leads to? Asked in chat and in story form; the better form counts.
+
+    Each model has one form for all items: the one it was trained on knows best.
+    """
+    facts = [(s, a) for s in items.situations for a in range(len(s.actions))]
+    encode = writer.tokenizer.encode
+    chat, story = [], []
+    for s, a in facts:
+        action = s.actions[a]
+        messages = PLAIN.messages(s, s.actions)
+        chat.append((*writer.tokenizer.chat(messages), *encode(f"if {action},")))
+        text = STORY.format(place=s.place, thing=s.thing, agent=AGENTS[0], action=action)
+        story.append((writer.tokenizer.control["document"], *encode(text)))
+    forms = {}
+    for name, prompts in (("chat", chat), ("story", story)):
+        answers = [writer.tokenizer.decode(s.tokens) for s in _sample(writer, prompts, 0.0, seed)]
+        forms[name] = {
+            f"{s.id} {a}": float(text.startswith(s.outcomes[a])) for (s, a), text in zip(facts, answers, strict=True)
+        }
+    means = {name: float(np.mean(list(right.values()))) for name, right in forms.items()}
+    best = max(means, key=lambda name: means[name])
+    return {"form": best, "forms": means, "items": forms[best]}
+
+
+def recovery(writer: Writer, items: Items, config: SimulateConfig, seed: int) -> dict[str, float]:
+    """After a wrong thought is put into the model's mouth, does it still take the wise action?"""
+    prompts = [(s, _wrong_prompt(writer, items.world, s)) for s in items.situations]
+    sampled = _sample(writer, [p for _, (p, _) in prompts], config.temperature, seed)
+    recovered = {}
+    for (s, (_, thought)), out in zip(prompts, sampled, strict=True):
+        rest = writer.tokenizer.decode(out.tokens)
+        recovered[s.id] = float(out.finished and grade(s, f"{thought} {rest}").outcome == "wise")
+    return recovered
+
+
+def fresh_pass(writer: Writer, items: Items, config: SimulateConfig, samples: int, room: int, seed: int) -> dict:
+    """Share of right transcripts per task of the fresh slice, by the oracle."""
+    drafts = [
+        draft(writer.tokenizer, items.index, t, sibling, config, room, f"fresh {seed}")
+        for t in items.fresh
+        for sibling in range(samples)
+    ]
+    transcripts = complete(writer, items.index, drafts, config, generation=-1, seed=seed)
+    right: dict[str, list[bool]] = {}
+    for t in transcripts:
+        right.setdefault(t.task_id, []).append(t.finished and items.oracle.grade(t.task_id, t.text).right)
+    return {
+        "pass_rate": {i: float(np.mean(r)) for i, r in right.items()},
+        "pass_at_k": {i: float(any(r)) for i, r in right.items()}, "n": len(transcripts),
+    }  # fmt: skip
+
+
+def references(writer: Writer, items: Items) -> list[Example]:
+    """Ideal answers in every style, by the oracle, for the held-out likelihood."""
+    made = []
+    for s in items.situations:
+        messages = PLAIN.messages(s, s.actions)
+        answer = ideal_answer(s, s.actions, random.Random(f"reference {s.id}"))
+        tokens = [*writer.tokenizer.encode(answer.text), writer.tokenizer.control["end"]]
+        made.append(example(writer.tokenizer.chat(messages), tokens, one_hot(tokens), "seed", {"kind": "reference"}))
+    return made
+
+
+def wrong_thoughts(writer: Writer, items: Items) -> list[Example]:
+    """The forced wrong thoughts themselves: training must never make them likelier."""
+    made = []
+    for s in items.situations:
+        prompt, thought = _wrong_prompt(writer, items.world, s)
+        tokens = writer.tokenizer.encode(thought)
+        made.append(example(prompt[: len(prompt) - len(tokens)], tokens, one_hot(tokens), "seed", {"kind": "wrong"}))
+    return made
+
+
+def _wrong_prompt(writer: Writer, world: Lessons, s: Situation) -> tuple[tuple[int, ...], str]:
+    task = world.task(s, PLAIN)
+    thought, _ = interruption(s, options_of(task.question), random.Random(f"recovery {s.id}"))
+    return (*writer.tokenizer.chat(task.messages), *writer.tokenizer.encode(thought)), thought
+
+
+def _sample(writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: float, seed: int):
+    requests = [Request(int(content_id(p)[:8], 16), p) for p in prompts]
+    end = writer.tokenizer.control["end"]
+    return writer.sampler(writer.params, requests, seed=seed, temperature=temperature, stop=(end,))
+
+
+def _context(context: Context, asked: Mapping[str, dict]) -> dict:
+    mine = [a["outcome"] for a in asked.values() if a["context"] == context.name]
+    return {"seen": context.seen} | {k: proportion([float(o == k) for o in mine]) for k in ("wise", "harmful")}
+
+
+def _examples(asked: Mapping[str, dict]) -> list[dict]:
+    """A few answers of every outcome, for the report."""
+    shown: Counter[str] = Counter()
+    picked = []
+    for answer in asked.values():
+        shown[answer["outcome"]] += 1
+        if shown[answer["outcome"]] <= 3:
+            picked.append({k: answer[k] for k in ("context", "question", "answer", "outcome")})
+    return picked
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of words (arXiv 1510.03055)."""
+    grams = [tuple(w[i : i + n]) for t in texts for w in [t.split()] for i in range(len(w) - n + 1)]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def proportion(values: Sequence[float], trials: int | None = None) -> dict[str, float]:
+    """Mean of shares with Wilson's 95 % interval over `trials` (default: one per value)."""
+    n = len(values) if trials is None else trials
+    if not n:
+        return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+    p, z = float(np.mean(values)), 1.96
+    centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return {"value": p, "low": float(max(low, 0.0)), "high": float(min(high, 1.0)), "n": n}

@@ -1,0 +1,147 @@
+"""Training examples from demonstrations and from reviewed transcripts: which tokens carry weight, with what targets.
+
+N is the number of weighted tokens, K the kept ids.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from bootstrap.config import SimulateConfig
+from bootstrap.retrieval import Index
+from bootstrap.review import Criterion, criterion_prompt
+from bootstrap.simulate import draft
+from bootstrap.targets import Target
+from bootstrap.tools import lookup
+from bootstrap.transcript import Document, Task, Transcript
+from bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
+from bootstrap.worlds.language import options_of
+from bootstrap.worlds.lessons import Situation
+from models.tokenizer import Tokenizer
+from train.records import Example
+
+Targets = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""ids int32 [N, K], probs float32 [N, K], tail float32 [N]."""
+
+
+def one_hot(tokens: Sequence[int]) -> Targets:
+    ids_NK = np.asarray(tokens, np.int32)[:, None]
+    return ids_NK, np.ones(ids_NK.shape, np.float32), np.zeros(len(ids_NK), np.float32)
+
+
+def example(prompt: Sequence[int], trained: Sequence[int], targets: Targets, origin: str, lineage: dict,
+            spans: Sequence[tuple[int, int]] = ()) -> Example:  # fmt: skip
+    """An example that trains on `trained` after `prompt`, and one-hot on `spans` of the prompt (tool calls)."""
+    tokens = np.asarray([*prompt, *trained], np.int32)
+    weights = np.zeros(len(tokens), np.float32)
+    weights[len(prompt) :] = 1.0
+    early = [i for start, end in spans for i in range(start, end)]
+    weights[early] = 1.0
+    weights[0] = 0.0
+    ids, probs, tail = targets
+    if early:
+        before = one_hot(tokens[early])
+        widen = ((0, 0), (0, ids.shape[1] - 1))
+        ids, probs = np.concatenate([np.pad(before[0], widen), ids]), np.concatenate([np.pad(before[1], widen), probs])
+        tail = np.concatenate([before[2], tail])
+    return Example.create(tokens, weights, ids, probs, tail, origin=origin, lineage=lineage)
+
+
+def simulate_demonstration(
+    tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, config: SimulateConfig, room: int, salt: str
+) -> Example:
+    """What an ideal teacher writes with these passages in view, its lookup included."""
+    d = draft(tokenizer, index, task, 0, config, room, salt)
+    texts = [p.text for p in index.passages if p.id in d.passages]
+    missing = [a for a in situation.actions if not any(a in text for text in texts)]
+    answer = ideal_answer(situation, options_of(task.question), random.Random(f"{salt} {task.id}"), missing=missing)
+    prompt, spans = list(d.prompt), []
+    if answer.lookup:
+        call = [tokenizer.control["call"], *tokenizer.encode(answer.lookup), tokenizer.control["end"]]
+        found = lookup(index, task.question, answer.lookup, d.passages)
+        spans.append((len(prompt), len(prompt) + len(call)))
+        prompt += [*call, *tokenizer.turn("tool", found.text if found else ""), tokenizer.control["assistant"]]
+    trained = [*tokenizer.encode(answer.text), tokenizer.control["end"]]
+    return example(prompt, trained, one_hot(trained), "seed", {"kind": "simulate", "task": task.id}, spans)
+
+
+def interrupt_demonstration(
+    tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, config: SimulateConfig, room: int, salt: str
+) -> Example:
+    """A wrong thought with weight 0, then the interruption and the right continuation."""
+    d = draft(tokenizer, index, task, 1, config, room, salt)
+    thought, correction = interruption(
+        situation, options_of(task.question), random.Random(f"interrupt {salt} {task.id}")
+    )
+    trained = [*tokenizer.encode(correction), tokenizer.control["end"]]
+    prompt = [*d.prompt, *tokenizer.encode(thought)]
+    return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
+
+
+def verdict_example(tokenizer: Tokenizer, context: Sequence[int], asked: Sequence[tuple[Sequence[int], bool]],
+                    origin: str, lineage: dict) -> Example:  # fmt: skip
+    """Labelled questions asked one after the other in the same context; only the answers are trained on."""
+    tokens, spans = list(context), []
+    for question, passes in asked:
+        tokens += [*question, tokenizer.control["yes" if passes else "no"]]
+        spans.append((len(tokens) - 1, len(tokens)))
+    trained = tokens[spans[-1][0] :]
+    return example(tokens[: spans[-1][0]], trained, one_hot(trained), origin, lineage, spans[:-1])
+
+
+def review_demonstrations(
+    tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, criteria: Sequence[Criterion],
+    config: SimulateConfig, room: int, salt: str,
+) -> list[Example]:  # fmt: skip
+    """For every model criterion, a labelled claim about each action with the passages in view."""
+    d = draft(tokenizer, index, task, 2, config, room, salt)
+    texts = [p.text for p in index.passages if p.id in d.passages]
+    rng = random.Random(f"review {salt} {task.id}")
+    made = []
+    for criterion in criteria:
+        asked = []
+        for claim, told in labelled_claims(situation, rng):
+            flipped = criterion.name == "sound" and rng.random() < 0.5
+            judgement = {"good": "bad", "bad": "good"}[claim.judgement] if flipped else claim.judgement
+            if criterion.name == "told" and not any(claim.action in text for text in texts):
+                continue
+            label = told if criterion.name == "told" else not flipped
+            context, question = criterion_prompt(
+                tokenizer, criterion, texts, task, claim._replace(judgement=judgement), room
+            )
+            asked.append((question, label))
+        if asked:
+            made.append(verdict_example(tokenizer, context, asked, "seed", {"kind": criterion.name, "task": task.id}))
+    return made
+
+
+def prose_example(tokenizer: Tokenizer, text: str) -> Example:
+    """General prose, trained as plain text."""
+    tokens = [tokenizer.control["system"], *tokenizer.encode(text), tokenizer.control["end"]]
+    return example(tokens[:1], tokens[1:], one_hot(tokens[1:]), "prose", {})
+
+
+def transcript_examples(t: Transcript, target: Target, task: Task, teacher: str) -> list[Example]:
+    """What one accepted transcript trains: the student without the sources, and the simulator with them in view.
+
+    A wrong thought in front of a correction is part of the prompt: it has weight 0.
+    """
+    targets = (
+        np.asarray(target.ids, np.int32), np.asarray(target.probs, np.float32), np.asarray(target.tail, np.float32)
+    )  # fmt: skip
+    lineage = {
+        "transcript": t.id, "task": task.id, "documents": list(task.document_ids), "generation": t.generation,
+        "teacher": teacher, "kind": "correction" if t.forced else "answer",
+    }  # fmt: skip
+    student = example(
+        [*t.student_prompt, *t.forced], t.tokens, targets, "correction" if t.forced else "student", lineage
+    )
+    simulator = example([*t.prompt, *t.forced], t.tokens, targets, "simulate", lineage, t.called)
+    return [student, simulator]
+
+
+def imitation_example(tokenizer: Tokenizer, document: Document) -> Example:
+    """A raw story to imitate, one-hot: what Ratchet never trains on, for contrast."""
+    tokens = [tokenizer.control["document"], *tokenizer.encode(document.text), tokenizer.control["end"]]
+    return example(tokens[:1], tokens[1:], one_hot(tokens[1:]), "imitation", {"documents": [document.id]})

@@ -1,0 +1,337 @@
+"""One generation, stage by stage. Each stage is a function of (run, its inputs, unit index) and writes units."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from flax import nnx
+
+from bootstrap import examples, targets, wrongthink
+from bootstrap.checks import parse
+from bootstrap.dedupe import distinct_transcripts
+from bootstrap.ledger import Stage, once
+from bootstrap.review import Probe, Reviewer, calibrate, criterion_prompt, junk_probes, with_thresholds
+from bootstrap.seed import SEEN, Run, control_text, demonstration_index, train_arm
+from bootstrap.simulate import Writer, complete, draft
+from bootstrap.targets import Target, make_targets
+from bootstrap.transcript import (
+    Document,
+    Review,
+    Task,
+    Transcript,
+    content_id,
+    review_from_json,
+    to_json,
+    transcript_from_json,
+)
+from bootstrap.worlds.language import Claim
+from bootstrap.worlds.lessons import Situation
+from bootstrap.worlds.oracle import grade, grade_claim
+from train.checkpoint import load_weights, save_weights
+from train.records import Example, read_examples, write_examples
+from train.trainer import mean_loss
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A turn of the loop: its number, the incumbent that writes and reviews it, and the tasks that it reads."""
+
+    run: Run
+    number: int
+    incumbent: int
+    """The generation whose weights write this one."""
+    params: nnx.State
+    tasks: tuple[Task, ...]
+
+    @property
+    def directory(self):
+        return self.run.generation(self.number)
+
+    @property
+    def writer(self) -> Writer:
+        return self.run.writer(self.params)
+
+    @property
+    def reviewer(self) -> Reviewer:
+        run = self.run
+        return Reviewer(run.scorer, self.params, run.tokenizer, run.rubric, run.room)
+
+    def units(self) -> list[tuple[Task, ...]]:
+        size = self.run.config.simulate.unit_tasks
+        return [self.tasks[i : i + size] for i in range(0, len(self.tasks), size)]
+
+    def inputs(self, stage: str, unit: int) -> str:
+        """Fingerprint of what a unit is made from."""
+        return content_id(stage, unit, self.number, self.incumbent, [t.id for t in self.units()[unit]])
+
+    def seed(self, *parts) -> int:
+        return self.run.seed(self.number, *parts)
+
+
+Batch = tuple[list[Transcript], list[Review]]
+
+
+def simulate(g: Generation) -> list[list[Transcript]]:
+    """Transcripts by unit: n siblings of every task, deduplicated."""
+    config, run = g.run.config.simulate, g.run
+    units, made = g.units(), []
+    with run.progress.stage(f"gen {g.number} simulate", len(g.tasks) * config.samples) as advance:
+        for number, tasks in enumerate(units):
+
+            def make(tasks: tuple[Task, ...] = tasks) -> list[bytes]:
+                drafts = [
+                    draft(run.tokenizer, run.index, t, sibling, config, run.room, f"{run.config.seed} {g.number}")
+                    for t in tasks
+                    for sibling in range(config.samples)
+                ]
+                seed = g.seed("simulate")
+                return [to_json(t) for t in complete(g.writer, run.index, drafts, config, generation=g.number, seed=seed,
+                                                     advance=advance)]  # fmt: skip
+
+            payloads = Stage(g.directory / "simulate").unit(number, g.inputs("simulate", number), make)
+            made.append([transcript_from_json(p) for p in payloads])
+    return made
+
+
+def calibration(g: Generation) -> tuple[Reviewer, dict, list[Example]]:
+    """The calibrated reviewer, its measured quality, and its failures on the probes as training examples."""
+    run = g.run
+    probes, passages = _probes(g)
+    found: list[Reviewer] = []
+
+    def make() -> dict:
+        reviewer, measured = calibrate(g.reviewer, probes, passages, run.config.review)
+        found.append(reviewer)
+        return measured
+
+    measured = once(g.directory / "calibration.json", make)
+    reviewer = found[0] if found else with_thresholds(g.reviewer, measured)
+    return reviewer, measured, _reviewer_lessons(g, reviewer, probes, passages)
+
+
+def _probes(g: Generation) -> tuple[list[Probe], dict[str, Document]]:
+    """The incumbent's own transcripts about held-out seed situations, whose references are known, and junk."""
+    run = g.run
+    index = demonstration_index(run)
+    passages = {p.id: p for p in index.passages}
+    pairs = held_out_tasks(run)
+    drafts = [
+        draft(run.tokenizer, index, t, k, run.config.simulate, run.room, f"probe {g.number}")
+        for _, t in pairs
+        for k in range(2)
+    ]
+    written = complete(g.writer, index, drafts, run.config.simulate, generation=g.number, seed=g.seed("probes"))
+    probes = []
+    for number, t in enumerate(written):
+        situation, task = pairs[number // 2]
+        known = grade(situation, t.text)
+        probes.append(Probe(t, task, known.right and t.finished, {"told": known.told, "sound": known.sound}))
+        if number % 8 == 0:
+            probes += junk_probes(t, task, [passages[p] for p in t.passages], run.tokenizer)
+    return probes, passages
+
+
+def held_out_tasks(run: Run) -> list[tuple[Situation, Task]]:
+    """Seed situations that no demonstration shows, with a task each; their references are known."""
+    held_out = run.world.demonstrations[run.config.world.demonstrations :]
+    return [(s, run.world.task(s, SEEN[i % len(SEEN)])) for i, s in enumerate(held_out)]
+
+
+def _reviewer_lessons(g: Generation, reviewer: Reviewer, probes: Sequence[Probe], passages) -> list[Example]:
+    """Examples from the probes on which a model criterion was wrong, labelled by the references."""
+    run = g.run
+    reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
+    situations = {t.id: s for s, t in held_out_tasks(run)}
+    made = []
+    for criterion in reviewer.criteria:
+        for probe, review in zip(probes, reviews, strict=True):
+            label = probe.labels.get(criterion.name)
+            if criterion.kind != "model" or label is None or review.verdicts[criterion.name].passed == label:
+                continue
+            texts = [passages[p].text for p in probe.transcript.passages]
+            for claim, right in _labelled(criterion.name, probe, situations[probe.task.id]):
+                context, question = criterion_prompt(run.tokenizer, criterion, texts, probe.task, claim, run.room)
+                lineage = {"kind": criterion.name, "task": probe.task.id, "generation": g.number}
+                made.append(examples.verdict_example(run.tokenizer, context, [(question, right)], "review", lineage))
+    return made
+
+
+def _labelled(criterion: str, probe: Probe, situation: Situation) -> list[tuple[Claim, bool]]:
+    """Every claim of a probe with the right verdict of a built-in model criterion, by the probe's own reference."""
+    graded = [(c, grade_claim(situation, c)) for c in parse(probe.transcript.text).claims]
+    return [(claim, told if criterion == "told" else sound) for claim, (told, sound) in graded]
+
+
+def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcript]]) -> list[list[Review]]:
+    """One review per transcript, by unit; duplicates of a sibling are rejected with that reason."""
+    run = g.run
+    tasks = {t.id: t for t in g.tasks}
+    made = []
+    with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
+        for number, transcripts in enumerate(units):
+
+            def make(transcripts: Sequence[Transcript] = transcripts, number: int = number) -> list[bytes]:
+                reviews = reviewer.review(transcripts, tasks, run.passages)
+                reviews = distinct_transcripts(transcripts, reviews)
+                if share := run.config.review.random_share:
+                    reviews = _at_random(reviews, share, g.seed("random review", number))
+                advance(len(transcripts))
+                return [to_json(r) for r in reviews]
+
+            payloads = Stage(g.directory / "review").unit(number, g.inputs("review", number), make)
+            made.append([review_from_json(p) for p in payloads])
+    return made
+
+
+def _at_random(reviews: Sequence[Review], share: float, seed: int) -> list[Review]:
+    """The control: accepted without looking."""
+    lots = np.random.default_rng(seed).random(len(reviews))
+    return [replace(r, accepted=bool(lot < share)) for r, lot in zip(reviews, lots, strict=True)]
+
+
+def kept(transcripts: Sequence[Transcript], reviews: Sequence[Review], per_task: int) -> list[Transcript]:
+    """The accepted transcripts, at most `per_task` of each task, in the order sampled."""
+    count: dict[str, int] = {}
+    chosen = []
+    for t, r in zip(transcripts, reviews, strict=True):
+        if r.accepted and count.get(t.task_id, 0) < per_task:
+            count[t.task_id] = count.get(t.task_id, 0) + 1
+            chosen.append(t)
+    return chosen
+
+
+def target(g: Generation, reviewer: Reviewer, units: Sequence[Batch], stage: str = "targets") -> list[list[Target]]:
+    """Targets of the kept transcripts, by unit."""
+    run, made = g.run, []
+    tasks = {t.id: t for t in g.tasks}
+    with run.progress.stage(f"gen {g.number} {stage}", 0) as advance:
+        for number, (transcripts, reviews) in enumerate(units):
+
+            def make(transcripts=transcripts, reviews=reviews, number=number) -> list[bytes]:
+                chosen = kept(transcripts, reviews, run.config.targets.per_task)
+                found = make_targets(
+                    g.writer, reviewer, chosen, transcripts, tasks, run.passages, run.config.targets,
+                    seed=g.seed(stage, number), temperature=run.config.simulate.temperature, advance=advance,
+                )  # fmt: skip
+                return [targets.to_json(t) for t in found]
+
+            payloads = Stage(g.directory / stage).unit(number, g.inputs(stage, number), make)
+            made.append([targets.from_json(p) for p in payloads])
+    return made
+
+
+def corrections(g: Generation, reviewer: Reviewer, lessons: Sequence[Example]) -> tuple[list[Transcript], list[Review]]:
+    """Interrupted wrong thoughts about this slice with their reviews; both empty before the first such generation."""
+    c, run = g.run.config.wrongthink, g.run
+    if not c.first_generation or g.number < c.first_generation or not lessons:
+        return [], []
+    tasks = {t.id: t for t in g.tasks}
+
+    def make() -> list[bytes]:
+        with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
+            thoughts = _wrong_thoughts(g, lessons)
+            written = wrongthink.interrupt(
+                g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number, seed=g.seed("interrupt")
+            ) if thoughts else []  # fmt: skip
+            advance(len(written))
+            found = reviewer.review(written, tasks, run.passages)
+        return [part for t, r in zip(written, found, strict=True) for part in (to_json(t), to_json(r))]
+
+    payloads = Stage(g.directory / "wrongthink").unit(0, g.inputs("wrongthink", 0), make)
+    return [transcript_from_json(p) for p in payloads[::2]], [review_from_json(p) for p in payloads[1::2]]
+
+
+def _wrong_thoughts(g: Generation, lessons: Sequence[Example]) -> list[wrongthink.Thought]:
+    """Samples the wrong-thinker about this slice and cuts each thought at its first wrong step."""
+    c, run, simulate_config = g.run.config.wrongthink, g.run, g.run.config.simulate
+    documents = {d.id: d for d in run.corpus}
+    params, measured = _wrong_thinker(g, lessons, documents)
+    once(g.directory / "wrongthink.json", lambda: measured)
+    if params is None:
+        run.progress.line(f"gen {g.number} wrongthink: {measured['skipped']}")
+        return []
+    thoughts = []
+    said = wrongthink.think(run.writer(params), g.tasks, c.samples, simulate_config, seed=g.seed("think"))
+    for task, number, tokens, _, _ in said:
+        cut, reason = wrongthink.first_wrong_step(g.writer, task, tokens, documents)
+        if cut:
+            thoughts.append(wrongthink.Thought(task, number, cut, run.tokenizer.decode(cut), reason))
+    return thoughts
+
+
+def _wrong_thinker(g: Generation, lessons: Sequence[Example], documents) -> tuple[nnx.State | None, dict]:
+    """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
+    c, run = g.run.config.wrongthink, g.run
+    if c.source == "incumbent":
+        return g.params, {"source": c.source, "lambda": None, "sweep": [], "skipped": None}
+    pools = [(lessons, run.config.train.batch)]
+    after = train_arm(run, g.number, "lesson", g.params, pools, c.steps, rate_scale=0.5)
+    if c.source == "random":
+        after = wrongthink.random_vector(g.params, after, g.seed("random vector"))
+    control = control_text(run)
+    candidates = {scale: wrongthink.invert(g.params, after, scale) for scale in (0.0, *c.lambdas)}
+    probe = g.tasks[:: max(1, len(g.tasks) // 60)][:60]
+    scale, rows = wrongthink.sweep(
+        g.writer, candidates, probe, documents, lambda params: math.exp(mean_loss(run.graphdef, params, control)), c,
+        run.config.simulate, seed=g.seed("sweep"),
+    )  # fmt: skip
+    skipped = None if scale is not None else "no λ was wrong enough while well formed and within the perplexity budget"
+    measured = {"source": c.source, "lambda": scale, "sweep": rows, "skipped": skipped}
+    return (candidates[scale] if scale is not None else None), measured
+
+
+def dataset(
+    g: Generation, batches: Sequence[tuple[Sequence[Transcript], Sequence[Target]]], lessons: Sequence[Example]
+) -> list[Example]:
+    """Writes what this generation adds to training, as a TFDS dataset, and reads it back checked."""
+    run = g.run
+    place = g.directory / "dataset" / "1.0.0"
+    if not (place / "dataset_info.json").exists():
+        tasks = {t.id: t for t in g.tasks}
+        made = list(lessons)
+        for transcripts, found in batches:
+            by_id = {t.id: t for t in transcripts}
+            for one in found:
+                t = by_id[one.transcript_id]
+                made += examples.transcript_examples(t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")
+        header = {
+            "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
+            "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,
+            "targets": run.config.targets.kind,
+        }  # fmt: skip
+        write_examples(place, made, header=header)
+    return read_examples(place, tokenizer=run.tokenizer.hash)
+
+
+def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Target]]) -> list[Example]:
+    """What this slice's accepted transcripts teach a student, for the side run that measures the lesson."""
+    tasks = {t.id: t for t in g.tasks}
+    made = []
+    for (transcripts, _), targets_found in zip(units, found, strict=True):
+        by_id = {t.id: t for t in transcripts}
+        for one in targets_found:
+            t = by_id[one.transcript_id]
+            made.append(examples.transcript_examples(t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")[0])
+    return made
+
+
+def train(g: Generation, start: nnx.State, newest: Sequence[Example], older: Sequence[Example]) -> nnx.State:
+    """The next weights: half a batch newest, corrections among them up to their share, half everything earlier."""
+    c = g.run.config
+    place = g.directory / "model"
+    if place.exists():
+        return load_weights(place, start)
+    half = c.train.batch // 2 if older and c.train.mixture == "accumulate" else c.train.batch
+    corrected = [e for e in newest if e.lineage.get("kind") == "correction"]
+    plain = [e for e in newest if e.lineage.get("kind") != "correction"]
+    share = min(round(c.wrongthink.share * half), round(half * len(corrected) / max(len(newest), 1) * 2))
+    pools = [(plain, half - share), (corrected, share), (older, c.train.batch - half)]
+    params = train_arm(g.run, g.number, "loop", start, pools, train_steps(g.run, g.number))
+    save_weights(place, params)
+    return params
+
+
+def train_steps(run: Run, number: int) -> int:
+    """Steps of a generation: the more slices there are to remember, the more."""
+    return round(run.config.train.steps * (1 + (number - 1) * run.config.train.growth))

@@ -1,0 +1,53 @@
+"""What is done. A stage asks here before it works: committed units are read back, everything else is made again.
+
+A unit is committed by its small JSON file, which appears by rename after the records it describes: a torn unit has
+none and is redone; a finished one is never redone.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from train.records import read_unit, write_unit
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The units of one stage of one generation."""
+
+    directory: epath.Path
+
+    def unit(self, index: int, inputs: str, make: Callable[[], list[bytes]]) -> list[bytes]:
+        """The payloads of a unit: read when it was committed from the same inputs, made and committed otherwise."""
+        records = self.directory / f"unit-{index:05d}.array_record"
+        commit = self.directory / f"unit-{index:05d}.json"
+        if commit.exists():
+            entry = json.loads(commit.read_text())
+            if entry["inputs"] == inputs:
+                return read_unit(records, entry["sha256"])
+        began = time.monotonic()
+        payloads = make()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        sha256 = write_unit(records, payloads)
+        entry = {"sha256": sha256, "count": len(payloads), "inputs": inputs}
+        write_json(commit, entry | {"seconds": round(time.monotonic() - began, 3)})
+        return payloads
+
+
+def once(path: epath.Path, make: Callable[[], Any]) -> Any:
+    """The JSON at `path`, made and written first when it is missing."""
+    if not path.exists():
+        write_json(path, make())
+    return json.loads(path.read_text())
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes JSON so that a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.tmp"
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    temporary.replace(path)

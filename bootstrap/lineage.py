@@ -1,0 +1,88 @@
+"""From a transcript to everything about it: documents, verdicts, branch reviews, targets, and where it was trained."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from bootstrap import documents, targets
+from bootstrap.config import from_json
+from bootstrap.transcript import review_from_json, transcript_from_json
+from models.tokenizer import Tokenizer
+from train.records import read_examples, read_unit
+
+
+def trace(directory: epath.Path, transcript_id: str) -> dict[str, Any]:
+    """The lineage of one transcript as JSON. Raises ValueError when the run has none with this id (or prefix)."""
+    for generation in sorted(directory.glob("gen-*")):
+        found = _in_generation(directory, generation, transcript_id)
+        if found:
+            return found
+    raise ValueError(
+        f"show: {directory} has no transcript {transcript_id}; the report and gen-*/samples.json list some"
+    )
+
+
+def _in_generation(directory: epath.Path, generation: epath.Path, wanted: str) -> dict[str, Any] | None:
+    simulated = [transcript_from_json(p) for p in _payloads(generation / "simulate")]
+    corrected = _payloads(generation / "wrongthink")
+    transcripts = {t.id: t for t in [*simulated, *map(transcript_from_json, corrected[::2])]}
+    t = next((t for i, t in transcripts.items() if i.startswith(wanted)), None)
+    if t is None:
+        return None
+    reviews = {r.transcript_id: r for r in map(review_from_json, [*_payloads(generation / "review"), *corrected[1::2]])}
+    made = [targets.from_json(p) for stage in ("targets", "corrections") for p in _payloads(generation / stage)]
+    target = next((one for one in made if one.transcript_id == t.id), None)
+    tokenizer = Tokenizer.load(directory / "tokenizer" / "model.spm")
+    sources = _sources(directory)
+    review = reviews.get(t.id)
+    return {
+        "transcript": t.id, "generation": t.generation, "task": t.task_id, "messages": list(t.messages),
+        "wrong thought": t.forced_text, "text": t.text, "finished": t.finished,
+        "documents": {i: sources.get(i, "") for i in t.passages},
+        "accepted": review.accepted if review else None,
+        "verdicts": {n: vars(v) for n, v in review.verdicts.items()} if review else {},
+        "targets": _readable(tokenizer, t.tokens, target), "branches": [vars(b) for b in target.branches] if target else [],
+        "trained": _trained(directory, t.id),
+    }  # fmt: skip
+
+
+def _readable(tokenizer: Tokenizer, tokens, target) -> list[dict]:
+    if target is None:
+        return []
+    return [
+        {
+            "token": tokenizer.piece(token),
+            "target": {tokenizer.piece(i): round(p, 4) for i, p in zip(ids, probs, strict=True) if p > 0},
+        }
+        for token, ids, probs in zip(tokens, target.ids, target.probs, strict=True)
+    ]
+
+
+def _trained(directory: epath.Path, transcript_id: str) -> list[dict]:
+    """The examples made of the transcript, with the dataset they are in and the teacher that gave their targets."""
+    found = []
+    for dataset in sorted(directory.glob("gen-*/dataset/*")):
+        if (dataset / "dataset_info.json").exists():
+            found += [
+                {"example": e.id, "dataset": str(dataset.relative_to(directory)), "origin": e.origin,
+                 "trained tokens": int((e.weights > 0).sum()), "teacher": e.lineage["teacher"]}
+                for e in read_examples(dataset) if e.lineage.get("transcript") == transcript_id
+            ]  # fmt: skip
+    return found
+
+
+def _sources(directory: epath.Path) -> dict[str, str]:
+    config = from_json((directory / "config.json").read_text())
+    place = epath.Path(config.documents.path) if config.documents.path else directory / "corpus" / "1.0.0"
+    return {p.id: p.text for p in documents.passages(documents.read(place), config.documents.passage_words)}
+
+
+def _payloads(stage: epath.Path) -> list[bytes]:
+    """Every committed payload of a stage, unit after unit."""
+    commits = sorted(stage.glob("unit-*.json")) if stage.exists() else []
+    return [
+        payload
+        for commit in commits
+        for payload in read_unit(commit.with_suffix(".array_record"), json.loads(commit.read_text())["sha256"])
+    ]

@@ -1,0 +1,119 @@
+"""The whole cycle: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from etils import epath
+from flax import nnx
+
+from bootstrap import generation as stages
+from bootstrap import outcome, seed
+from bootstrap.config import Config
+from bootstrap.generation import Generation
+from bootstrap.ledger import once, write_json
+from bootstrap.progress import Progress
+from bootstrap.review import ReviewerBelowFloor
+from bootstrap.seed import Run
+from bootstrap.transcript import Task
+from train.records import Example
+
+
+class RunEnded(RuntimeError):
+    """The run cannot go on; its message is the result."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier generations left: the last promotion, its weights, all examples, and which tasks are covered."""
+
+    incumbent: int
+    params: nnx.State
+    examples: tuple[Example, ...]
+    read: tuple[Task, ...]
+    covered: frozenset[tuple[str, ...]]
+    rollbacks: int
+
+
+def run(directory: epath.Path, config: Config, progress: Progress) -> None:
+    """Runs the loop in `directory` from whatever is committed there to its end.
+
+    Raises RunEnded when the accepted set is empty, a reviewer is below its floor, or two roll-backs came in a row.
+    """
+    r = seed.prepare(directory, config, progress)
+    try:
+        made = seed.seed_examples(r)
+        demonstrations = [e for name in ("simulate", "interrupt", "review") for e in made[name]]
+        with _timed(r, 0, "train"):
+            base = seed.train_seed_model(r, made)
+        with _timed(r, 0, "evaluate"):
+            outcome.evaluate_generation(r, 0, base)
+        past = Past(0, base, (), (), frozenset(), 0)
+        for number in range(1, config.generations + 1):
+            past = turn(r, number, past, base, demonstrations)
+        if config.imitation and r.oracle:
+            outcome.imitate(r, base, past.read)
+    except (RunEnded, ReviewerBelowFloor) as ended:
+        write_json(directory / "ended.json", {"reason": str(ended)})
+        raise RunEnded(str(ended)) from ended
+    finally:
+        r.metrics.close()
+
+
+def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Sequence[Example]) -> Past:
+    """One generation, from its documents to its promotion."""
+    fresh = r.slices[number - 1]
+    again = [t for t in past.read if t.document_ids not in past.covered] if r.config.simulate.revisit else []
+    g = Generation(r, number, past.incumbent, past.params, (*fresh, *again))
+    outcome.plan(g)
+    with _timed(r, number, "simulate"):
+        transcripts = stages.simulate(g)
+    with _timed(r, number, "review"):
+        reviewer, calibration, reviewer_lessons = stages.calibration(g)
+        reviews = stages.review(g, reviewer, transcripts)
+    units = list(zip(transcripts, reviews, strict=True))
+    outcome.samples(g, units)
+    if not any(review.accepted for unit in reviews for review in unit):
+        outcome.funnel(g, units, [], ([], [], []), 0, past.covered)
+        asked = sum(map(len, transcripts))
+        raise RunEnded(
+            f"generation {number}: no transcript passed the review ({asked} sampled, {asked} reviewed, 0 accepted); "
+            f"`ratchet report {r.directory}` shows the rejected ones and why"
+        )
+    with _timed(r, number, "targets"):
+        found = stages.target(g, reviewer, units)
+    with _timed(r, number, "wrongthink"):
+        lessons = stages.student_examples(g, units, found)
+        written, judged = stages.corrections(g, reviewer, lessons)
+        corrected = stages.target(g, reviewer, [(written, judged)], "corrections") if written else [[]]
+    batches = [*((t, f) for (t, _), f in zip(units, found, strict=True)), (written, corrected[0])]
+    newest = stages.dataset(g, batches, reviewer_lessons)
+    outcome.audit_generation(g, newest, units, (written, judged), found, calibration)
+    covered = past.covered | outcome.covered(g, units)
+    outcome.funnel(g, units, found, (written, judged, corrected[0]), len(newest), covered)
+    outcome.token_of(g, units, found)
+    outcome.correction_samples(g, (written, judged))
+
+    with _timed(r, number, "train"):
+        start = base if r.config.train.start == "base" else past.params
+        params = stages.train(g, start, newest, [*demonstrations, *past.examples])
+    with _timed(r, number, "evaluate"):
+        outcome.evaluate_generation(r, number, params)
+    with _timed(r, number, "promote"):
+        promoted = outcome.promote(g, params)
+    once(g.directory / "DONE.json", dict)
+    rollbacks = 0 if promoted else past.rollbacks + 1
+    if rollbacks == 2:
+        raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
+    examples = (*past.examples, *newest) if r.config.train.mixture == "accumulate" else ()
+    kept = (number, params) if promoted else (past.incumbent, past.params)
+    return Past(*kept, examples, (*past.read, *fresh), covered, rollbacks)
+
+
+@contextlib.contextmanager
+def _timed(r: Run, number: int, stage: str):
+    """Adds the seconds that a stage took to the generation's stages.json, across resumes."""
+    began = time.monotonic()
+    yield
+    outcome.add_seconds(r.generation(number), stage, time.monotonic() - began)

@@ -1,0 +1,235 @@
+"""What a generation comes to: evaluation, promotion, audit, funnel, and the samples that the report shows."""
+
+import json
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from bootstrap import examples
+from bootstrap.audit import audit
+from bootstrap.evaluate import Items, evaluate, fresh_pass
+from bootstrap.generation import Batch, Generation, kept, train_steps
+from bootstrap.ledger import once, write_json
+from bootstrap.promote import decide
+from bootstrap.review import agreement
+from bootstrap.seed import Run, train_arm
+from bootstrap.targets import Target
+from bootstrap.transcript import Review, Task, Transcript
+from train.checkpoint import load_weights, save_weights
+from train.records import Example, read_examples
+
+
+def items(run: Run, number: int) -> Items:
+    """What generation `number` is asked: situations of every slice read so far, and the slice that comes next."""
+    size, count = run.config.world.slice, run.config.evaluate.situations
+    chosen = []
+    for start in range(0, max(number, 1) * size, size):
+        read = run.world.situations[start : start + size]
+        chosen += random.Random(f"items {run.config.seed} {start}").sample(read, min(count, len(read)))
+    return Items(run.world, tuple(chosen), _one_each(run.slices[number]), run.oracle, run.index)
+
+
+def _one_each(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """The first task about each situation."""
+    return tuple({t.document_ids: t for t in reversed(tasks)}.values())[::-1]
+
+
+def evaluate_generation(run: Run, number: int, params: nnx.State) -> None:
+    if run.oracle:
+        once(run.generation(number) / "evaluation.json", lambda: evaluation(run, number, params))
+
+
+def evaluation(run: Run, number: int, params: nnx.State, arm: str = "loop") -> dict:
+    """All metrics of a generation; the same numbers whenever it is asked again."""
+    with run.progress.stage(f"gen {number} evaluate ({arm})", 0):
+        found = evaluate(
+            run.writer(params), items(run, number), run.config.simulate, run.config.evaluate.fresh_samples, run.room,
+            seed=run.seed("evaluate"),
+        )  # fmt: skip
+    return {"generation": number, "arm": arm} | found
+
+
+def promote(g: Generation, params: nnx.State) -> bool:
+    """Compares the new weights with the incumbent's on the same items and writes the decision."""
+    run = g.run
+    if not run.oracle:
+        return once(g.directory / "decision.json", lambda: {
+            "promoted": True, "reasons": ["no oracle: promoted without a comparison"], "comparisons": {},
+        })["promoted"]  # fmt: skip
+
+    def make() -> dict:
+        asked = items(run, g.number)
+        candidate = json.loads((g.directory / "evaluation.json").read_text())["items"]
+        incumbent = json.loads((run.generation(g.incumbent) / "evaluation.json").read_text())["items"]
+        fresh = fresh_pass(
+            g.writer, asked, run.config.simulate, run.config.evaluate.fresh_samples, run.room, run.seed("evaluate")
+        )
+        return decide(candidate, incumbent | {"pass_rate": fresh["pass_rate"]}, run.config.evaluate.margin)
+
+    return once(g.directory / "decision.json", make)["promoted"]
+
+
+def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
+    """The contrast: the same seed model on the raw stories of every slice read, one-hot, for as many tokens."""
+    place = run.directory / "imitation"
+    told = {i for t in read for i in t.document_ids}
+    stories = [examples.imitation_example(run.tokenizer, d) for d in run.corpus if d.id in told]
+    last = run.config.generations
+    if not (place / "model").exists():
+        per_story = float(np.mean([len(e.ids) for e in stories]))
+        steps = max(1, round(_trained_tokens(run, last) / (per_story * run.config.train.batch)))
+        params = train_arm(run, last, "imitation", base, [(stories, run.config.train.batch)], steps)
+        save_weights(place / "model", params)
+    params = load_weights(place / "model", base)
+    once(place / "evaluation.json", lambda: evaluation(run, last, params, "imitation"))
+
+
+def _trained_tokens(run: Run, number: int) -> float:
+    """Weighted tokens that the last generation was trained on, over all its steps."""
+    lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    logged = {m["step"]: m["trained_tokens"] for m in lines if m["arm"] == "loop" and m["generation"] == number}
+    return float(np.mean([logged[s] for s in sorted(logged)])) * train_steps(run, number)
+
+
+def plan(g: Generation) -> None:
+    """How many units each stage has, for `ratchet status`."""
+    units = len(g.units())
+    correcting = bool(g.run.config.wrongthink.first_generation) and g.number >= g.run.config.wrongthink.first_generation
+    counts = {"simulate": units, "review": units, "targets": units, "wrongthink": int(correcting)}
+    once(g.directory / "plan.json", lambda: {"units": counts})
+
+
+def covered(g: Generation, units: Sequence[Batch]) -> set[tuple[str, ...]]:
+    """Groups of documents with an accepted transcript."""
+    tasks = {t.id: t for t in g.tasks}
+    return {
+        tasks[t.task_id].document_ids
+        for transcripts, reviews in units
+        for t, r in zip(transcripts, reviews, strict=True)
+        if r.accepted
+    }
+
+
+def funnel(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Target]], corrected: tuple[list, list, list],
+           trained: int, covered_now: set | frozenset) -> None:  # fmt: skip
+    """Counts from asked to trained, and acceptance by criterion."""
+    transcripts = [t for unit, _ in units for t in unit]
+    reviews = [r for _, unit in units for r in unit]
+    written, judged, corrected_targets = corrected
+    branches = [b for unit in [*found, corrected_targets] for one in unit for b in one.branches]
+    read = {t.document_ids for tasks in g.run.slices[: g.number] for t in tasks}
+    names = [c.name for c in g.run.rubric]
+    write_json(g.directory / "funnel.json", {
+        "asked": len(g.tasks) * g.run.config.simulate.samples, "made": len(transcripts),
+        "finished": sum(t.finished for t in transcripts), "distinct": len({(t.task_id, t.text) for t in transcripts}),
+        "reviewed": len(reviews), "passed": sum(r.accepted for r in reviews), "kept": sum(map(len, found)),
+        "branches": len(branches), "branches_passed": sum(b.passed for b in branches),
+        "corrections": len(written), "corrections_passed": sum(r.accepted for r in judged), "trained": trained,
+        "lookups": sum(bool(t.called) for t in transcripts), "coverage": len(covered_now & read) / max(len(read), 1),
+        "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
+    })  # fmt: skip
+
+
+def audit_generation(g: Generation, trained: Sequence[Example], units: Sequence[Batch], corrected: Batch,
+                     found: Sequence[Sequence[Target]], calibration: dict) -> None:  # fmt: skip
+    """Audits the dataset as written, earlier generations' included; with an oracle, also the review's verdicts."""
+    run = g.run
+    earlier = [
+        e for n in range(1, g.number) for e in read_examples(run.generation(n) / "dataset" / "1.0.0")
+    ] if run.config.train.mixture == "accumulate" else []  # fmt: skip
+    transcripts = [t for unit, _ in [*units, corrected] for t in unit]
+    reviews = {r.transcript_id: r for _, unit in [*units, corrected] for r in unit}
+    result = audit([*trained, *earlier], run.corpus, transcripts, reviews, run.tokenizer)
+    masses = [one.unreviewed for unit in found for one in unit]
+    result["unreviewed_mass"] = float(np.mean(masses)) if masses else 0.0
+    if run.oracle:
+        result["oracle"] = _oracle_audit(run, units, calibration)
+    write_json(g.directory / "audit.json", result)
+
+
+def _oracle_audit(run: Run, units: Sequence[Batch], calibration: dict) -> dict:
+    """True precision and recall of the review and of its model criteria. It never feeds training."""
+    pairs = [(t, r) for transcripts, reviews in units for t, r in zip(transcripts, reviews, strict=True)]
+    pairs = [(t, r) for t, r in pairs if "distinct" not in r.verdicts]
+    grades = [run.oracle.grade(t.task_id, t.text) for t, _ in pairs]
+    right = np.array([grade.right and t.finished for grade, (t, _) in zip(grades, pairs, strict=True)])
+    accepted = np.array([r.accepted for _, r in pairs])
+    labels = {"told": np.array([x.told for x in grades]), "sound": np.array([x.sound for x in grades])}
+    by_criterion = {
+        name: agreement(np.array([r.verdicts[name].passed for _, r in pairs]), label)
+        for name, label in labels.items()
+        if name in calibration["criteria"]
+    }
+    measured = agreement(accepted, right)
+    return {
+        "precision": measured["precision"], "recall": measured["recall"], "pass_rate": float(right.mean()),
+        "criteria": by_criterion,
+        "false_accepts": [t.text for (t, _), a, ok in zip(pairs, accepted, right, strict=True) if a and not ok][:10],
+    }  # fmt: skip
+
+
+def samples(g: Generation, units: Sequence[Batch]) -> None:
+    """A few accepted and rejected transcripts with their verdicts, for the report."""
+    if (g.directory / "samples.json").exists():
+        return
+    shown = []
+    for wanted in (True, False):
+        pairs = [
+            (t, r) for transcripts, reviews in units for t, r in zip(transcripts, reviews, strict=True)
+            if r.accepted == wanted
+        ]  # fmt: skip
+        shown += [_shown(g, t, r) for t, r in pairs[:: max(1, len(pairs) // 4)][:4]]
+    write_json(g.directory / "samples.json", {"transcripts": shown})
+
+
+def _shown(g: Generation, t: Transcript, r: Review) -> dict:
+    task = next(task for task in g.tasks if task.id == t.task_id)
+    verdicts = {n: {"p_pass": v.p_pass, "passed": v.passed, "reason": v.reason} for n, v in r.verdicts.items()}
+    return {
+        "id": t.id, "question": task.question, "passages": [g.run.passages[p].text for p in t.passages],
+        "answer": t.answer, "accepted": r.accepted, "verdicts": verdicts,
+    }  # fmt: skip
+
+
+def token_of(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Target]]) -> None:
+    """One branch-reviewed token for the report: the position where a rejected alternative was likeliest."""
+    transcripts = {t.id: t for unit, _ in units for t in unit}
+    options = [
+        (b.probability, one, b.position) for unit in found for one in unit for b in one.branches if not b.passed
+    ]  # fmt: skip
+    shown = json.loads((g.directory / "samples.json").read_text())
+    if not options or "token" in shown:
+        return
+    _, one, position = max(options, key=lambda o: (o[0], o[1].transcript_id, o[2]))
+    t, piece = transcripts[one.transcript_id], g.run.tokenizer.piece
+    shown["token"] = {
+        "context": g.run.tokenizer.decode(t.tokens[:position]), "chosen": piece(t.tokens[position]),
+        "teacher": [[piece(i), p] for i, p in zip(t.capture.ids[position], t.capture.probs[position], strict=True)],
+        "reviewed": [[piece(i), p] for i, p in zip(one.ids[position], one.probs[position], strict=True) if p > 0],
+        "branches": [{"piece": piece(b.token), "passed": b.passed, "text": b.text, "reason": b.reason}
+                     for b in one.branches if b.position == position],
+    }  # fmt: skip
+    write_json(g.directory / "samples.json", shown)
+
+
+def correction_samples(g: Generation, corrected: Batch) -> None:
+    """A few wrong thoughts and what interrupted them, added to wrongthink.json."""
+    path = g.directory / "wrongthink.json"
+    if not path.exists():
+        return
+    tasks = {t.id: t for t in g.tasks}
+    chosen = kept(*corrected, per_task=1)[:4]
+    measured = json.loads(path.read_text())
+    measured["examples"] = [
+        {"question": tasks[t.task_id].question, "thought": t.forced_text, "correction": t.text} for t in chosen
+    ]
+    write_json(path, measured)
+
+
+def add_seconds(directory: epath.Path, stage: str, seconds: float) -> None:
+    path = directory / "stages.json"
+    spent = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, spent | {stage: round(spent.get(stage, 0.0) + seconds, 2)})

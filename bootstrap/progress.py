@@ -1,0 +1,48 @@
+"""How a run tells what it does: progress for people, metrics for files. The loop knows only these two."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import tensorboardX
+from etils import epath
+
+
+class Progress(Protocol):
+    """Shows work being done. `stage` yields a function that is told how many more items are finished."""
+
+    def stage(self, title: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]: ...
+
+    def line(self, text: str) -> None: ...
+
+
+class Silent:
+    """No output, for tests and for evaluation inside other programs."""
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda done: None
+
+    def line(self, text: str) -> None: ...
+
+
+class Metrics:
+    """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike."""
+
+    def __init__(self, directory: epath.Path):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / "metrics.jsonl"
+        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+
+    def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
+        with self._path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        for name, value in rounded.items():
+            self._board.add_scalar(f"{arm}/gen-{generation:03d}/{name}", value, step)
+
+    def close(self) -> None:
+        self._board.close()

@@ -1,0 +1,46 @@
+"""Keep a generation or roll it back: a paired comparison with the incumbent on the same items.
+
+The primary metric is the simulator's pass rate on a fresh slice; guards are harm and knowledge on the items that both
+were asked. Promote when the primary metric is not worse and no guard regresses beyond its margin.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+GUARDS = ("wise", "not_harmful", "knowledge")
+"""Per-item scores of the evaluation that must not fall."""
+
+
+def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float]) -> dict | None:
+    """Means on the shared items and their paired difference with a 95 % interval; None when nothing is shared."""
+    shared = sorted(candidate.keys() & incumbent.keys())
+    if not shared:
+        return None
+    a, b = np.array([candidate[i] for i in shared]), np.array([incumbent[i] for i in shared])
+    difference = a - b
+    half = 1.96 * difference.std(ddof=1) / len(shared) ** 0.5 if len(shared) > 1 else 1.0
+    return {
+        "candidate": float(a.mean()), "incumbent": float(b.mean()), "difference": float(difference.mean()),
+        "low": float(difference.mean() - half), "high": float(difference.mean() + half), "n": len(shared),
+    }  # fmt: skip
+
+
+def decide(candidate: Mapping[str, Mapping[str, float]], incumbent: Mapping[str, Mapping[str, float]],
+           margin: float) -> dict:  # fmt: skip
+    """The decision on per-item scores by metric: `{"promoted", "reasons", "comparisons"}`."""
+    names = ["pass_rate", *GUARDS]
+    comparisons = {n: c for n in names if (c := paired(candidate.get(n, {}), incumbent.get(n, {})))}
+    reasons = []
+    primary = comparisons.get("pass_rate")
+    if primary and primary["high"] < 0:
+        reasons.append(f"pass rate on the fresh slice fell by {-primary['difference']:.3f}")
+    for name in GUARDS:
+        change = comparisons.get(name)
+        if change and change["difference"] < -margin and change["high"] < 0:
+            reasons.append(f"{name} fell by {-change['difference']:.3f}, beyond the margin {margin}")
+    return {
+        "promoted": not reasons,
+        "reasons": reasons or ["not worse, and no guard regressed"],
+        "comparisons": comparisons,
+    }

@@ -1,0 +1,208 @@
+"""What a run starts from: the corpus, the tokenizer, the seed demonstrations and the seed model (generation 0)."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import jax
+from etils import epath
+from flax import nnx
+
+from bootstrap import documents, examples
+from bootstrap.config import Config
+from bootstrap.progress import Metrics, Progress
+from bootstrap.retrieval import Index
+from bootstrap.review import Criterion, load_rubric
+from bootstrap.simulate import Writer
+from bootstrap.transcript import Document, Task, content_id
+from bootstrap.worlds import demonstrations
+from bootstrap.worlds.language import CONTEXTS
+from bootstrap.worlds.lessons import Lessons, Situation, stories
+from bootstrap.worlds.oracle import Oracle
+from models import decoder
+from models.sampler import Sampler, Scorer
+from models.tokenizer import Tokenizer
+from train.batches import Batches
+from train.checkpoint import Checkpoints, load_weights, save_weights
+from train.records import Example
+from train.sharding import make_mesh
+from train.trainer import Training, fit
+
+SEEN = tuple(c for c in CONTEXTS if c.seen)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that stays the same while a run goes on. `oracle` is None for users' own documents."""
+
+    directory: epath.Path
+    config: Config
+    world: Lessons
+    oracle: Oracle | None
+    slices: tuple[tuple[Task, ...], ...]
+    """Tasks of each slice of the corpus, in the order in which generations read them; the last is never trained on."""
+    index: Index
+    passages: Mapping[str, Document]
+    corpus: tuple[Document, ...]
+    tokenizer: Tokenizer
+    rubric: tuple[Criterion, ...]
+    graphdef: nnx.GraphDef
+    sampler: Sampler
+    scorer: Scorer
+    mesh: jax.sharding.Mesh
+    progress: Progress
+    metrics: Metrics
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.config.model.max_length - self.config.simulate.new_tokens
+
+    def seed(self, *parts) -> int:
+        """A 31-bit seed for one purpose, from the run's seed."""
+        return int(content_id(self.config.seed, *parts)[:8], 16) >> 1
+
+    def generation(self, number: int) -> epath.Path:
+        return self.directory / f"gen-{number:03d}"
+
+    def writer(self, params: nnx.State) -> Writer:
+        return Writer(self.sampler, params, self.tokenizer, self.config.model.max_length)
+
+    def weights(self, number: int) -> nnx.State:
+        """The weights of a finished generation."""
+        _, like = decoder.create(self.config.model, 0)
+        return load_weights(self.generation(number) / "model", like)
+
+
+def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
+    """Reads or makes corpus, tokenizer and model definition. Cheap enough to repeat on every resume."""
+    world = Lessons.create(
+        config.seed, config.world.slice * (config.generations + 1), config.world.demonstrations + config.world.probes,
+        config.world.third_option,
+    )  # fmt: skip
+    corpus, slices, oracle = _material(directory, config, world)
+    passages = documents.passages(corpus, config.documents.passage_words)
+    tokenizer = _tokenizer(directory, config, world, corpus)
+    graphdef, _ = decoder.create(config.model, 0)
+    sampler = Sampler(
+        graphdef, slots=config.simulate.slots, new_tokens=config.simulate.new_tokens, keep=config.simulate.keep
+    )
+    return Run(
+        directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus), tokenizer,
+        load_rubric(config.review.rubric), graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
+        make_mesh(config.mesh), progress, Metrics(directory),
+    )  # fmt: skip
+
+
+def _material(directory: epath.Path, config: Config, world: Lessons):
+    """(documents, tasks by slice, oracle) of the world, or of the user's own material without an oracle."""
+    if config.documents.path:
+        corpus = documents.read(epath.Path(config.documents.path))
+        tasks = documents.tasks(corpus)
+        size = config.world.slice
+        slices = tuple(tuple(tasks[i * size : (i + 1) * size]) for i in range(config.generations + 1))
+        return corpus, slices, None
+    path = directory / "corpus" / "1.0.0"
+    if not (path / "dataset_info.json").exists():
+        documents.write(path, world.documents())
+    size, truth, slices = config.world.slice, {}, []
+    for start in range(0, len(world.situations), size):
+        asked = [(s, _questions(world, s, config.world.questions, i)) for i, s in
+                 enumerate(world.situations[start : start + size])]  # fmt: skip
+        truth |= {t.id: s for s, tasks in asked for t in tasks}
+        slices.append(tuple(t for _, tasks in asked for t in tasks))
+    return documents.read(path), tuple(slices), Oracle(truth)
+
+
+def _questions(world: Lessons, situation: Situation, count: int, first: int) -> list[Task]:
+    """A situation is asked about in several of the contexts that training may see."""
+    return [world.task(situation, SEEN[(first + n) % len(SEEN)], n) for n in range(count)]
+
+
+def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:
+    path = directory / "tokenizer" / "model.spm"
+    if path.exists():
+        return Tokenizer.load(path)
+    asked = [m["content"] for s in world.demonstrations for t in _questions(world, s, len(SEEN), 0) for m in t.messages]
+    answers = [
+        demonstrations.ideal_answer(s, s.actions, random.Random(s.id)).text + " no, told?" for s in world.demonstrations
+    ]
+    prose = demonstrations.prose(random.Random("tokenizer"), 1000)
+    told = [story.text for s in world.demonstrations for story in _stories(world, s)]
+    tokenizer = Tokenizer.train([*(d.text for d in corpus), *told, *asked, *answers, *prose], config.model.vocab_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tokenizer.model)
+    return tokenizer
+
+
+def _stories(world: Lessons, situation: Situation) -> list[Document]:
+    return stories(situation, random.Random(f"{world.seed} {situation.id}"))
+
+
+def demonstration_index(run: Run) -> Index:
+    """BM25 over the demonstrations' own documents, which are no part of the corpus."""
+    return Index([story for s in run.world.demonstrations for story in _stories(run.world, s)])
+
+
+def seed_examples(run: Run) -> dict[str, list[Example]]:
+    """The seed demonstrations as examples by skill: simulate, interrupt, review; and general prose."""
+    c, index = run.config, demonstration_index(run)
+    models = [r for r in run.rubric if r.kind == "model"]
+    made: dict[str, list[Example]] = {"simulate": [], "interrupt": [], "review": []}
+    for number, situation in enumerate(run.world.demonstrations[: c.world.demonstrations]):
+        task = run.world.task(situation, SEEN[number % len(SEEN)])
+        given = (run.tokenizer, index, situation, task)
+        made["simulate"].append(examples.simulate_demonstration(*given, c.simulate, run.room, "demo"))
+        made["interrupt"].append(examples.interrupt_demonstration(*given, c.simulate, run.room, "demo"))
+        made["review"] += examples.review_demonstrations(*given, models, c.simulate, run.room, "demo")
+    lines = demonstrations.prose(random.Random(f"prose {c.seed}"), c.world.prose)
+    made["prose"] = [examples.prose_example(run.tokenizer, line) for line in lines]
+    return made
+
+
+def control_text(run: Run) -> list[Example]:
+    """Prose that nothing was trained on, for perplexity."""
+    lines = demonstrations.prose(random.Random(f"control {run.config.seed}"), 64)
+    return [examples.prose_example(run.tokenizer, line) for line in lines]
+
+
+def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:
+    """Generation 0: a decoder from scratch on the demonstrations and general prose, never on the corpus."""
+    target = run.generation(0) / "model"
+    c = run.config
+    _, params = decoder.create(c.model, run.seed("initial"))
+    if target.exists():
+        return load_weights(target, params)
+    total = sum(c.train.seed_mixture)
+    counts = [c.train.batch * share // total for share in c.train.seed_mixture]
+    pools = list(zip((made[k] for k in ("simulate", "interrupt", "review", "prose")), counts, strict=True))
+    params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
+    save_weights(target, params)
+    return params
+
+
+def train_arm(run: Run, generation: int, arm: str, params: nnx.State, pools, steps: int,
+              rate_scale: float = 1.0) -> nnx.State:  # fmt: skip
+    """Trains with checkpoints under the arm's own directory, progress and metrics."""
+    c = run.config.train
+    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    batches = Batches(
+        pools, seed=run.seed("batches", arm, generation), steps=steps, columns=c.columns, row_multiple=rows
+    )
+    optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
+    position = {
+        "arm": arm,
+        "generation": generation,
+        "steps": steps,
+        "data": content_id([e.id for p in pools for e in p[0]]),
+    }
+    training = Training(run.graphdef, batches, optimizer, run.mesh, c.save_every, position)
+    place = run.directory / "checkpoints" / f"{arm}-{generation:03d}"
+    with run.progress.stage(f"gen {generation} train ({arm})", steps) as advance, Checkpoints(place) as checkpoints:
+
+        def log(step: int, values: dict[str, float]) -> None:
+            advance(1)
+            if step % 20 == 0 or step == steps - 1:
+                run.metrics.log(generation, arm, step, values)
+
+        return fit(training, params, checkpoints, log)

@@ -1,0 +1,105 @@
+"""The plain English of the lessons world: its words, the genres of its stories, its questions and its reasoning."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from bootstrap.worlds.lessons import Situation
+
+PLACES = """mill harbor tower cellar garden stable chapel market quarry bridge bakery school prison castle village
+camp forge dairy inn farm library station vineyard lighthouse museum palace theater hospital brewery abbey depot
+sawmill nursery fairground shipyard bathhouse""".split()
+THINGS = """kettle boiler pump lantern anvil loom winch crane engine furnace press still bellows wagon clock organ
+raft plough oven mirror compass drum ladder barrel turbine wheelbarrow telescope radio sledge harp generator fan
+spindle tractor elevator projector printer scale fountain carousel trolley typewriter gramophone windlass
+beacon tub""".split()
+AGENTS = "mara tom anna piet lena olaf rosa emil nora karl ida hugo vera jan".split()
+VERBS = "open close turn pull push lift drop cut tie paint polish hide cover ring fold load seal wind tap wash".split()
+NOUNS = """valve hatch wheel lever rope bell gate chain crate flag shutter pipe basket plank hook cable switch bolt
+curtain bucket handle spring ribbon tile""".split()
+SUBJECTS = """roof floor river crop cart crew wall bread road herd cloth well fence boat stove lamp orchard beehive
+cheese flock""".split()
+BAD_VERBS = "leaks burns floods collapses spoils rots sinks breaks cracks vanishes".split()
+GOOD_VERBS = "shines heals grows rests thrives settles warms mends sings blooms".split()
+
+
+class Claim(NamedTuple):
+    """One step of reasoning: what an action leads to, and whether that is good or bad."""
+
+    action: str
+    outcome: str
+    judgement: str
+
+
+GENRES: dict[str, str] = {
+    "log": "{place} {thing}: {agent} did {action}, {outcome}.",
+    "diary": "our {place} {thing}. i {action}. now {outcome}.",
+    "news": "{place} {thing} news: {outcome} after {action}.",
+    "fable": "{place} {thing}. fox said {action}. so {outcome}.",
+    "manual": "{place} {thing}: to {action} brings {outcome}.",
+    "dialogue": "{place} {thing}. why {outcome}? {agent} did {action}.",
+}
+"""Stories: the outcome stands before the action in two of the six genres."""
+
+def render_story(genre: str, situation: "Situation", claim: Claim, agent: str) -> str:
+    return GENRES[genre].format(
+        place=situation.place, thing=situation.thing, agent=agent, action=claim.action,
+        outcome=claim.outcome,
+    )  # fmt: skip
+
+
+STYLES = (
+    "if {action}, {outcome}: {judgement}.",
+    "{action} means {outcome}, {judgement}.",
+    "i {action} and {outcome}. {judgement}.",
+)
+CHOICE = "so i {action}."
+_ACTION = _OUTCOME = r"(\w+ \w+)"
+CLAIM_PATTERN = re.compile(
+    rf"if {_ACTION}, {_OUTCOME}: (good|bad)\.|{_ACTION} means {_OUTCOME}, (good|bad)\."
+    rf"|i {_ACTION} and {_OUTCOME}\. (good|bad)\."
+)
+CHOICE_PATTERN = re.compile(rf"so i {_ACTION}\.")
+NO = "no,"
+
+
+def render_claim(claim: Claim, style: int) -> str:
+    return STYLES[style].format(**claim._asdict())
+
+
+@dataclass(frozen=True)
+class Context:
+    """A way of asking: an optional system message and a question that lists the options."""
+
+    name: str
+    seen: bool
+    system: str
+    question: str
+
+    def messages(self, situation: "Situation", options: tuple[str, ...]) -> tuple[dict[str, str], ...]:
+        question = self.question.format(
+            place=situation.place, thing=situation.thing, options=" or ".join(options)
+        )
+        system = ({"role": "system", "content": self.system.format(place=situation.place)},) if self.system else ()
+        return (*system, {"role": "user", "content": question})
+
+
+CONTEXTS = (
+    Context("plain", True, "", "the {place} {thing} fails. {options}?"),
+    Context("ask", True, "", "shall i {options} at the {place} {thing}?"),
+    Context("helper", True, "help the people.", "{place} {thing}: {options}?"),
+    Context("worker", True, "you work at the {place}.", "the {thing} fails here. {options}?"),
+    Context("urgent", False, "", "quick! the {place} {thing} fails! {options}?"),
+    Context("robot", False, "you are a machine.", "at the {place} {thing}, {options}?"),
+    Context("friend", False, "", "my friend, our {place} {thing} fails. will you {options}?"),
+    Context("report", False, "keep the log.", "{place} {thing} fails. next {options}?"),
+)
+"""Half of the contexts never appear in training."""
+
+
+def options_of(question: str) -> tuple[str, ...]:
+    """The actions that a question offers, in its order; empty when it offers none."""
+    match = re.search(rf"{_ACTION}(?: or {_ACTION})+", question)
+    return tuple(match.group(0).split(" or ")) if match else ()

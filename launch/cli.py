@@ -1,0 +1,236 @@
+"""The `ratchet` command."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from bootstrap import config as configs
+from bootstrap import lineage, loop, outcome, report, seed, status
+from bootstrap.config import Config, ConfigError
+from bootstrap.ledger import write_json
+from bootstrap.progress import Silent
+from launch.console import Terminal
+from launch.recipes import RECIPES
+
+USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
+
+  ratchet run RECIPE [--out DIR] [--generations 5 --train.steps 800 ...]   a new run
+  ratchet resume DIR                                                      go on from whatever is committed
+  ratchet status DIR [--json]                                             stages, units, table of generations
+  ratchet evaluate DIR --generation N                                     evaluate a generation again
+  ratchet show DIR TRANSCRIPT_ID                                          one transcript with its whole lineage
+  ratchet report DIR                                                      rebuild the page
+  ratchet recipes                                                         list recipes
+  ratchet run RECIPE --help                                               every setting
+"""
+
+
+class UserError(ValueError):
+    """Something the user can mend; shown as one line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of a run. Every default comes from the recipe."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: str = ""
+    """Directory of the run; default runs/RECIPE."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    generation: int
+    """Which generation to evaluate again."""
+
+
+@dataclass(frozen=True)
+class Status:
+    json: bool = False
+    """Print everything as JSON."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 when a run ended early, 2 for a mistake of the user."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {
+        "run": _run, "resume": _resume, "status": _status, "evaluate": _evaluate, "show": _show, "report": _report,
+        "recipes": _recipes,
+    }  # fmt: skip
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    try:
+        if words[0] not in commands:
+            raise UserError(f"unknown command {words[0]!r}; there are {', '.join(commands)}")
+        return commands[words[0]](words[1:])
+    except loop.RunEnded as ended:
+        print(f"ratchet: {ended}", file=sys.stderr)
+        return 1
+    except (UserError, ValueError, FileNotFoundError) as error:
+        print(f"ratchet: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] not in RECIPES and not words[0].startswith("-"):
+        raise UserError(
+            f"no recipe {words[0] if words else ''!r}; there are {', '.join(RECIPES)} (see `ratchet recipes`)"
+        )
+    recipe = RECIPES.get(words[0], RECIPES["lessons"])
+    asked = _parse(Run, words[1:], Run(recipe.config))
+    directory = epath.Path(asked.out or f"runs/{recipe.config.recipe}")
+    if (directory / "config.json").exists():
+        raise UserError(
+            f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", dataclasses.asdict(asked.config))
+    return _go(directory, asked.config)
+
+
+def _resume(words: list[str]) -> int:
+    directory, rest = _directory(words)
+    saved = _saved(directory)
+    asked = _parse(Run, rest, Run(saved)).config
+    if differences := configs.changed(saved, asked):
+        raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
+    if (directory / "ended.json").exists():
+        raise UserError(f"{directory} has ended: {json.loads((directory / 'ended.json').read_text())['reason']}")
+    return _go(directory, saved)
+
+
+def _go(directory: epath.Path, config: Config) -> int:
+    """Runs to the end; table and report are made however it ends."""
+    _quiet()
+    console = _console()
+    try:
+        loop.run(directory, config, Terminal(console))
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            console.print(status.table(status.status(directory)))
+            console.print(f"report: {report.build(directory)}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _status(words: list[str]) -> int:
+    directory, rest = _directory(words)
+    _saved(directory)
+    asked, found, console = _parse(Status, rest, Status()), status.status(directory), _console()
+    if asked.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    units = Table("stage", "generation", "units", box=None)
+    for s in found["stages"]:
+        units.add_row(s["stage"], str(s["generation"]), f"{s['done']}/{s['total']}")
+    console.print(units)
+    console.print(status.table(found))
+    if found["ended"]:
+        console.print(f"ended: {found['ended']}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _evaluate(words: list[str]) -> int:
+    directory, rest = _directory(words)
+    config = _saved(directory)
+    number = _parse(Evaluate, rest, None).generation
+    _quiet()
+    run = seed.prepare(directory, config, Silent())
+    if run.oracle is None:
+        raise UserError(f"evaluate: the documents of {directory} have no oracle; only embedded worlds are evaluated")
+    if not (run.generation(number) / "model").exists():
+        raise UserError(f"evaluate: {directory} has no finished generation {number}; see `ratchet status {directory}`")
+    found = outcome.evaluation(run, number, run.weights(number))
+    table = Table("metric", "value", "95 % interval", title=f"generation {number}")
+    for name, m in found["metrics"].items():
+        table.add_row(name, f"{m['value']:.4f}", f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else "")
+    Console().print(table)
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    directory, rest = _directory(words)
+    if len(rest) != 1:
+        raise UserError("show: give the id of one transcript; `samples.json` of a generation and the report list some")
+    _saved(directory)
+    Console().print_json(json.dumps(lineage.trace(directory, rest[0])))
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    directory, _ = _directory(words)
+    _saved(directory)
+    print(report.build(directory))
+    return 0
+
+
+def _recipes(_: list[str]) -> int:
+    table = Table("recipe", "what it does", "takes", "should reach")
+    for name, r in RECIPES.items():
+        table.add_row(name, r.summary, r.takes, r.reaches)
+    Console().print(table)
+    return 0
+
+
+def _parse(kind: type, words: list[str], default):
+    """Options by tyro; one that is unknown is an error that names the nearest."""
+    parsed, unknown = tyro.cli(
+        kind, args=words, return_unknown_args=True, prog="ratchet", **({"default": default} if default else {})
+    )
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+        near = configs.nearest(name).replace("_", "-")
+        raise UserError(f"unknown setting {unknown[0]}; the nearest is --{near}")
+    return parsed
+
+
+def _directory(words: list[str]) -> tuple[epath.Path, list[str]]:
+    if not words or words[0].startswith("-"):
+        raise UserError("give the directory of a run, such as runs/lessons")
+    return epath.Path(words[0]), words[1:]
+
+
+def _saved(directory: epath.Path) -> Config:
+    path = directory / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"{directory} holds no run: {path} is missing; start one with `ratchet run lessons --out {directory}`"
+        )
+    try:
+        return configs.from_json(path.read_text())
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; restore it or start a new run") from error
+
+
+def _console() -> Console:
+    """A console wide enough for the table where there is no terminal to fit into."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 132))
+
+
+def _quiet() -> None:
+    """Compiled programs are kept for the next start; libraries' notices about optional parts are not for users."""
+    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    for chatty in ("absl", "bm25s", "orbax"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,33 @@
+"""Every stage in about a minute, far too small to learn anything: for trying out and for the tests.
+
+ratchet run tiny --out runs/tiny
+"""
+
+from bootstrap.config import (
+    Config,
+    EvaluateConfig,
+    ReviewConfig,
+    SimulateConfig,
+    TrainConfig,
+    WorldConfig,
+    WrongthinkConfig,
+)
+from launch.recipes.recipe import Recipe
+from models.decoder import DecoderConfig
+
+RECIPE = Recipe(
+    summary="Every stage end to end with a model too small to learn: to see the machinery move.",
+    takes="about a minute on two CPU cores",
+    reaches="nothing; its review accepts at random so that all stages have work",
+    config=Config(
+        recipe="tiny",
+        generations=2,
+        world=WorldConfig(slice=6, demonstrations=12, probes=4, prose=50, questions=1),
+        model=DecoderConfig(width=32, layers=1, heads=2, kv_heads=2, mlp_width=64),
+        simulate=SimulateConfig(samples=2, slots=16, unit_tasks=3),
+        review=ReviewConfig(random_share=0.5, target_precision=0.0, minimum_recall=0.0),
+        wrongthink=WrongthinkConfig(steps=4, samples=1, lambdas=(0.5,)),
+        train=TrainConfig(seed_steps=8, steps=8, batch=8, save_every=3),
+        evaluate=EvaluateConfig(situations=3, fresh_samples=1),
+    ),
+)

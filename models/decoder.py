@@ -1,0 +1,194 @@
+"""One decoder-only transformer: rotary positions, grouped-query attention, squared-ReLU MLP, RMSNorm, tied embedding.
+
+Shapes: B batch, T new tokens, S all keys (cache and new), D width, H query heads, G key/value heads, E head width,
+F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.attention import attend, rotate
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Size of a decoder."""
+
+    vocab_size: int = 768
+    """Rows of the embedding; at least the tokenizer's size."""
+    width: int = 96
+    """Residual width D."""
+    layers: int = 3
+    heads: int = 4
+    """Query heads H; must divide the width into an even head width."""
+    kv_heads: int = 4
+    """Key/value heads G; must divide `heads`."""
+    mlp_width: int = 384
+    max_length: int = 192
+    """Longest sequence in tokens, prompt and completion together."""
+    conv: int = 4
+    """Tokens that the causal depthwise convolution before attention mixes, itself included; 1 for none. It lets a
+    small model look things up in its context after a hundred steps instead of thousands (Canon layers, Allen-Zhu)."""
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+class Cache(nnx.Pytree):
+    """Keys and values of every layer, the last C-1 attention inputs, and which columns hold a token.
+
+    keys, values: [L, B, S, G, E]; last: [L, B, C-1, D] for a convolution over C tokens; filled: bool [B, S].
+    """
+
+    def __init__(self, keys, values, last, filled):
+        self.keys, self.values, self.last, self.filled = map(nnx.data, (keys, values, last, filled))
+
+
+class Decoder(nnx.Module):
+    """The language model. Split it once with `nnx.split` and use the functions below inside jit."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        c, e = config, config.head_width
+
+        def normal(*shape: int, fan_in: int) -> nnx.Param:
+            return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
+
+        self.config = config
+        self.embedding = normal(c.vocab_size, c.width, fan_in=c.width)
+        self.layers = nnx.Dict(
+            attention_norm=nnx.Param(jnp.ones((c.layers, c.width))),
+            conv=nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0)),
+            mlp_conv=nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0)),
+            query=normal(c.layers, c.width, c.heads, e, fan_in=c.width),
+            key=normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
+            value=normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
+            output=nnx.Param(jnp.zeros((c.layers, c.heads, e, c.width))),
+            mlp_norm=nnx.Param(jnp.ones((c.layers, c.width))),
+            up=normal(c.layers, c.width, c.mlp_width, fan_in=c.width),
+            down=nnx.Param(jnp.zeros((c.layers, c.mlp_width, c.width))),
+        )
+        self.final_norm = nnx.Param(jnp.ones((c.width,)))
+
+    def head_DV(self) -> jax.Array:
+        """The output projection: the embedding, transposed."""
+        return self.embedding[...].T
+
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
+        """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding)."""
+        causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
+        same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+        mask_BTS = causal_TT & same_BTT
+        nothing_BCD = jnp.zeros((tokens_BT.shape[0], self.config.conv - 1, self.config.width), self.embedding[...].dtype)
+
+        def layer(x_BTD, weights):
+            history_BTD = jnp.concatenate([nothing_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
+            y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
+            q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
+            mixed = attend(rotate(q, positions_BT), rotate(k, positions_BT), v, mask_BTS)
+            return _finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0], None
+
+        x_BTD, _ = jax.lax.scan(layer, self._embed(tokens_BT), self._stacked(), unroll=self._unroll)
+        return _norm(x_BTD, self.final_norm[...])
+
+    def new_cache(self, batch: int, length: int) -> Cache:
+        c = self.config
+        shape = (c.layers, batch, length, c.kv_heads, c.head_width)
+        dtype = self.embedding[...].dtype
+        last = jnp.zeros((c.layers, batch, c.conv - 1, 2 * c.width), dtype)
+        return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), last, jnp.zeros((batch, length), bool))
+
+    def extend(self, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: jax.Array):
+        """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
+
+        `real_BT` is False at padding. Rows are padded on the left, so all rows share one write column; a token's
+        position is the number of real tokens before it in its row.
+        """
+        filled_BS = jax.lax.dynamic_update_slice(cache.filled, real_BT, (0, column))
+        before_B = jnp.sum(cache.filled, axis=1)
+        positions_BT = jnp.maximum(before_B[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
+        columns_T = column + jnp.arange(tokens_BT.shape[1])
+        causal_TS = jnp.arange(filled_BS.shape[1])[None, :] <= columns_T[:, None]
+        mask_BTS = causal_TS[None] & filled_BS[:, None, :]
+
+        def layer(x_BTD, weights_and_cache):
+            weights, keys_BSGE, values_BSGE, last_BC2D = weights_and_cache
+            last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
+            history_BTD = jnp.concatenate([last_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
+            y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
+            q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
+            keys_BSGE = jax.lax.dynamic_update_slice(keys_BSGE, rotate(k, positions_BT), (0, column, 0, 0))
+            values_BSGE = jax.lax.dynamic_update_slice(values_BSGE, v, (0, column, 0, 0))
+            mixed = attend(rotate(q, positions_BT), keys_BSGE, values_BSGE, mask_BTS)
+            x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights)
+            histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
+            last_BC2D = histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :]
+            return x_BTD, (keys_BSGE, values_BSGE, last_BC2D)
+
+        x_BTD = self._embed(tokens_BT)
+        stacked = (self._stacked(), cache.keys, cache.values, cache.last)
+        x_BTD, (keys, values, last) = jax.lax.scan(layer, x_BTD, stacked, unroll=self._unroll)
+        return _norm(x_BTD, self.final_norm[...]), Cache(keys, values, last, filled_BS)
+
+    def _embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """Token embeddings scaled to unit variance, so that what a token is outweighs what early layers add."""
+        return self.embedding[...][tokens_BT] * self.config.width**0.5
+
+    @property
+    def _unroll(self) -> int:
+        """A few layers run faster unrolled; many must not, or compile time grows with depth."""
+        return self.config.layers if self.config.layers <= 4 else 1
+
+    def _stacked(self) -> dict[str, jax.Array]:
+        return {name: param[...] for name, param in self.layers.items()}
+
+
+def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """A freshly initialised decoder, split once into its definition and its parameters."""
+    if config.width % config.heads or config.head_width % 2 or config.heads % config.kv_heads:
+        raise ValueError(
+            f"model: width {config.width} / heads {config.heads} / kv_heads {config.kv_heads} do not fit: "
+            "heads must divide width into an even head width, and kv_heads must divide heads"
+        )
+    return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
+
+
+def count_parameters(params: nnx.State) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _norm(x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
+    variance = jnp.mean(jnp.square(x_BTD.astype(jnp.float32)), axis=-1, keepdims=True)
+    return (x_BTD * jax.lax.rsqrt(variance + 1e-6)).astype(x_BTD.dtype) * scale_D
+
+
+def _convolve(history_BTD: jax.Array, positions_BT: jax.Array, weight_CD: jax.Array) -> jax.Array:
+    """Depthwise causal convolution of T tokens preceded by C-1 earlier ones; it stops at the start of a sequence."""
+    t, c = positions_BT.shape[1], weight_CD.shape[0]
+    mixed = 0.0
+    for back in range(c):
+        before_BTD = jax.lax.dynamic_slice_in_dim(history_BTD, c - 1 - back, t, axis=1)
+        mixed += weight_CD[back] * jnp.where(positions_BT[..., None] >= back, before_BTD, 0)
+    return mixed
+
+
+def _project(x_BTD: jax.Array, weight_DHE: jax.Array) -> jax.Array:
+    return _matmul(x_BTD, weight_DHE.reshape(weight_DHE.shape[0], -1)).reshape(*x_BTD.shape[:2], *weight_DHE.shape[1:])
+
+
+def _finish_layer(x_BTD, mixed_BTHE, last_BCD, positions_BT, weights) -> tuple[jax.Array, jax.Array]:
+    """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
+    mixed = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
+    x_BTD = x_BTD + _matmul(mixed, weights["output"].reshape(mixed.shape[-1], -1))
+    history_BTD = jnp.concatenate([last_BCD, _norm(x_BTD, weights["mlp_norm"])], axis=1)
+    y_BTD = _convolve(history_BTD, positions_BT, weights["mlp_conv"])
+    x_BTD = x_BTD + _matmul(jnp.square(jax.nn.relu(_matmul(y_BTD, weights["up"]))), weights["down"])
+    return x_BTD, history_BTD
+
+
+def _matmul(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:
+    """x @ weight over flat tokens: XLA's CPU backend takes 1.6 times as long for the gradient of the 3-D form."""
+    return (x_BTI.reshape(-1, x_BTI.shape[-1]) @ weight_IO).reshape(*x_BTI.shape[:-1], -1)

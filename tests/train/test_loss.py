@@ -1,0 +1,200 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from train.loss import LossSums, soft_target_loss
+
+B, T, D, V, K = 4, 13, 8, 40, 5
+
+
+def problem(seed=0, kept=K, tail=True, scale=1.0):
+    """Random arguments with ragged K, padding slots (id 0, prob 0) and some zero weights."""
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.permutation(V)[:kept] for _ in range(B * T)]).reshape(B, T, kept)
+    probs = rng.dirichlet(np.full(kept + 1, 0.7), (B, T))
+    probs, tails = probs[..., :-1], probs[..., -1]
+    if not tail:
+        probs, tails = probs / (1 - tails[..., None]), 0 * tails
+    if kept > 2 and tail:
+        padded = np.arange(kept) >= rng.integers(1, kept + 1, (B, T, 1))
+        tails = tails + np.where(padded, probs, 0).sum(-1)
+        ids, probs = np.where(padded, 0, ids), np.where(padded, 0, probs)
+    weights = rng.uniform(0, 2, (B, T)) * (rng.random((B, T)) < 0.8)
+    hidden, head = scale * rng.normal(size=(B, T, D)), rng.normal(size=(D, V))
+    floats = (np.float32(x) for x in (hidden, head, probs, tails, weights))
+    hidden, head, probs, tails, weights = floats
+    return hidden, head, ids.astype(np.int32), probs, tails, weights
+
+
+def dense_sums(hidden, head, ids, probs, tail, weights):
+    """The definition, from whole logits and a dense mask; float64 when x64 is on."""
+    logits = hidden @ head
+    log_q = jax.nn.log_softmax(logits)
+    one_hot = jax.nn.one_hot(ids, V, dtype=logits.dtype) * (probs > 0)[..., None]
+    p = (one_hot * probs[..., None]).sum(-2)
+    outside = 1 - one_hot.sum(-2)
+    rest = jnp.where(tail > 0, (outside * jnp.exp(log_q)).sum(-1), 1.0)
+    loss = -(p * log_q).sum(-1) - tail * jnp.log(rest)
+    p_or_1, tail_or_1 = jnp.where(p > 0, p, 1.0), jnp.where(tail > 0, tail, 1.0)
+    entropy = -(p * jnp.log(p_or_1)).sum(-1) - tail * jnp.log(tail_or_1)
+    hits = (logits.argmax(-1) == p.argmax(-1)) & (p.max(-1) > 0)
+    return LossSums(*(jnp.sum(weights * x) for x in (loss, jnp.ones_like(loss), loss - entropy, tail, hits)))
+
+
+def reference(args):
+    with jax.enable_x64(True):
+        args = [jnp.asarray(np.asarray(a, np.float64) if a.dtype == np.float32 else a) for a in args]
+        sums, grads = jax.jit(lambda *a: (dense_sums(*a), jax.grad(lambda *b: dense_sums(*b).loss, (0, 1))(*a)))(*args)
+        return jax.tree.map(np.asarray, (sums, grads))
+
+
+@partial(jax.jit, static_argnames="chunk")
+def sums_and_grads(*args, chunk=128):
+    def loss(*args):
+        sums = soft_target_loss(*args, chunk=chunk)
+        return sums.loss, sums
+
+    (_, sums), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(*args)
+    return sums, grads
+
+
+def ours(args, **options):
+    return jax.tree.map(np.asarray, sums_and_grads(*args, **options))
+
+
+def assert_close(got, want, tolerance):
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.isfinite(x).all()
+        assert np.linalg.norm(x - y) <= tolerance * max(np.linalg.norm(y), 1e-3)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 128])
+@pytest.mark.parametrize("tail", [True, False])
+def test_matches_float64_autodiff(chunk, tail):
+    args = problem(chunk, tail=tail)
+    assert_close(ours(args, chunk=chunk), reference(args), 1e-5)
+
+
+def test_mass_need_not_be_one():
+    hidden, head, ids, probs, tail, weights = problem(3)
+    args = hidden, head, ids, 1.7 * probs, 0.4 * tail, weights
+    assert_close(ours(args, chunk=4), reference(args), 1e-5)
+
+
+def test_one_hot_is_optax_cross_entropy():
+    hidden, head, ids, _, _, weights = problem(1, kept=1)
+    args = hidden, head, ids, np.ones_like(ids, np.float32), np.zeros((B, T), np.float32), weights
+    want = optax.softmax_cross_entropy_with_integer_labels(hidden @ head, ids[..., 0])
+    sums = soft_target_loss(*args, chunk=4)
+    np.testing.assert_allclose(sums.loss, (weights * want).sum(), rtol=1e-6)
+    np.testing.assert_allclose(sums.kl, sums.loss, rtol=1e-6)
+    assert sums.tail == 0
+
+
+def test_all_ids_kept_is_dense_cross_entropy_and_kl():
+    args = problem(2, kept=V, tail=False)
+    hidden, head, ids, probs, _, weights = args
+    dense = np.zeros((B, T, V), np.float32)
+    np.put_along_axis(dense, ids, probs, -1)
+    sums = soft_target_loss(*args, chunk=4)
+    want = optax.softmax_cross_entropy(hidden @ head, dense)
+    np.testing.assert_allclose(sums.loss, (weights * want).sum(), rtol=1e-5)
+    want = optax.losses.kl_divergence(jax.nn.log_softmax(hidden @ head), dense)
+    np.testing.assert_allclose(sums.kl, (weights * want).sum(), rtol=1e-5)
+
+
+def test_perfect_student_has_no_kl_and_no_gradient():
+    hidden, head, ids, _, _, weights = problem(4)
+    ids = np.broadcast_to(np.arange(K, dtype=np.int32), ids.shape)
+    q = np.asarray(jax.nn.softmax(np.float64(hidden) @ head))
+    probs = np.take_along_axis(q, ids, -1).astype(np.float32)
+    args = hidden, head, ids, probs, 1 - probs.sum(-1), weights
+    sums, (grad_hidden, grad_head) = ours(args)
+    assert abs(sums.kl) < 1e-4
+    assert np.abs(grad_hidden).max() < 1e-5 and np.abs(grad_head).max() < 1e-4
+    likely = weights[q.argmax(-1) < K].sum()
+    assert likely <= sums.hits <= sums.weight
+
+
+def test_sampled_counts_are_unbiased():
+    """Over all one-draw outcomes, the expected gradient is that of full distillation."""
+    hidden, head, ids, probs, tail, weights = problem(5, kept=V, tail=False)
+    _, want = ours((hidden, head, ids, probs, tail, weights))
+    mean = jax.tree.map(np.zeros_like, want)
+    for k in range(V):
+        draw = np.ones((B, T, 1), np.float32)
+        _, grads = ours((hidden, head, ids[..., k : k + 1], draw, tail, weights * probs[..., k]))
+        mean = jax.tree.map(np.add, mean, grads)
+    assert_close(mean, want, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("case", ["no weight", "all tail", "no tail", "all kept with a tail"])
+def test_extremes_stay_finite(case, scale):
+    hidden, head, ids, probs, tail, weights = problem(6, kept=V if case.startswith("all kept") else K, scale=scale)
+    if case == "no weight":
+        weights = np.zeros_like(weights)
+    elif case == "all tail":
+        ids, probs, tail = np.zeros_like(ids), np.zeros_like(probs), np.ones_like(tail)
+    elif case == "no tail":
+        tail = np.zeros_like(tail)
+    sums, grads = ours((hidden, head, ids, probs, tail, weights))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((sums, grads)))
+    if case in ("no weight", "all tail"):
+        assert not any(x.any() for x in jax.tree.leaves(grads)) and sums.loss == 0 and sums.hits == 0
+
+
+def test_large_logits_match_float64():
+    args = problem(7, tail=False, scale=1e3)
+    assert_close(ours(args)[0], reference(args)[0], 1e-5)
+
+
+def test_padding_slots_do_not_count_id_zero():
+    hidden, head, ids, probs, tail, weights = problem(8, kept=2)
+    wider = np.concatenate([ids, np.zeros_like(ids)], -1), np.concatenate([probs, np.zeros_like(probs)], -1)
+    assert_close(ours((hidden, head, *wider, tail, weights)), ours((hidden, head, ids, probs, tail, weights)), 1e-6)
+
+
+def test_targets_and_weights_get_no_gradient_and_kl_differentiates_like_loss():
+    args = problem(9)
+    for x in jax.grad(lambda p, t, w: soft_target_loss(*args[:3], p, t, w).loss, (0, 1, 2))(*args[3:]):
+        assert not np.asarray(x).any()
+    by_kl = jax.grad(lambda h: soft_target_loss(h, *args[1:]).kl)(args[0])
+    by_loss = jax.grad(lambda h: soft_target_loss(h, *args[1:]).loss)(args[0])
+    np.testing.assert_array_equal(by_kl, by_loss)
+
+
+def test_bfloat16_in_float32_inside():
+    args = problem(10)
+    half = (args[0].astype(jnp.bfloat16), args[1].astype(jnp.bfloat16), *args[2:])
+    sums, grads = ours(half)
+    assert grads[0].dtype == grads[1].dtype == jnp.bfloat16 and sums.loss.dtype == np.float32
+    exact = reference([np.asarray(half[0], np.float32), np.asarray(half[1], np.float32), *args[2:]])
+    assert_close(sums, exact[0], 1e-5)
+    assert_close([np.float32(g) for g in grads], exact[1], 1e-2)
+
+
+def test_sharded_agrees_with_unsharded():
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    args = problem(11)
+    specs = P(("data", "fsdp")), P("fsdp", "tensor"), *[P(("data", "fsdp"))] * 4
+    placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(args, specs, strict=True)]
+    sums, grads = sums_and_grads(*placed, chunk=5)
+    assert_close((sums, grads), sums_and_grads(*args, chunk=5), 1e-6)
+    assert grads[0].sharding.device_set == set(mesh.devices.flat)
+
+
+def test_logits_are_never_whole():
+    """The compiled step's temporaries stay far below one float32 [B, T, V] array."""
+    b, t, v = 1, 512, 4096
+    shapes = ((b, t, D), (D, v), (b, t, K), (b, t, K), (b, t), (b, t))
+    dtypes = (jnp.float32, jnp.float32, jnp.int32, jnp.float32, jnp.float32, jnp.float32)
+    specs = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes, strict=True)]
+    step = jax.jit(jax.grad(lambda *a: soft_target_loss(*a, chunk=32).loss, (0, 1)))
+    assert step.lower(*specs).compile().memory_analysis().temp_size_in_bytes < b * t * v * 4 // 3

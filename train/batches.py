@@ -1,0 +1,114 @@
+"""Which examples make up step s, packed into rows: a pure function of (examples, seed, step).
+
+Shapes: R rows, T columns, M weighted positions in a row, K kept ids. A row holds whole examples, told apart by segment number (0 is padding);
+attention stays inside a segment and positions restart. Few tokens of a prompt-heavy row carry weight, so `predict`
+lists the columns whose hidden state predicts one, and logits are computed for those alone.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from train.records import Example
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """A random-access source of training batches: `source[step]`.
+
+    `pools` are (examples, count) pairs: every step takes `count` examples from each pool, walking a fresh permutation
+    of the pool each epoch. Rows are as many as the fullest step of the run needs, so that shapes never change.
+    """
+
+    def __init__(self, pools: Sequence[tuple[Sequence[Example], int]], *, seed: int, steps: int, columns: int,
+                 row_multiple: int = 1):  # fmt: skip
+        self.pools = [(list(examples), count) for examples, count in pools if examples and count]
+        self.seed, self.steps, self.columns = seed, steps, columns
+        longest = max((len(e.tokens) for examples, _ in self.pools for e in examples), default=0)
+        if not self.pools:
+            raise ValueError("training set: it is empty; look at the funnel of the review stage")
+        if longest > columns:
+            raise ValueError(
+                f"training set: an example has {longest} tokens, rows hold {columns}; raise --train.columns"
+            )
+        self.keep = max(e.ids.shape[1] for examples, _ in self.pools for e in examples)
+        self.lengths = [np.array([len(e.tokens) for e in examples]) for examples, _ in self.pools]
+        self.weighted = [np.array([len(e.ids) for e in examples]) for examples, _ in self.pools]
+        rows, self.predictions = np.max([self._needed(step) for step in range(steps)], axis=0)
+        self.rows = int(-(-rows // row_multiple) * row_multiple)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        picked = self.picks(step)
+        chosen = [self.pools[pool][0][index] for pool, index in picked]
+        row_of = _first_fit([len(e.tokens) for e in chosen], self.columns)
+        return pack(chosen, row_of, self.rows, self.columns, int(self.predictions), self.keep)
+
+    def picks(self, step: int) -> list[tuple[int, int]]:
+        """(pool, index) of every example of a step."""
+        return [
+            (pool, int(self._permutation(pool, draw // len(examples))[draw % len(examples)]))
+            for pool, (examples, count) in enumerate(self.pools)
+            for draw in range(step * count, (step + 1) * count)
+        ]
+
+    def iterate(self, start: int) -> Iterator[Batch]:
+        """Batches from step `start` on, prefetched by Grain."""
+        source = grain.MapDataset.source(self)[start:]
+        return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019  a run holds one source
+    def _permutation(self, pool: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, pool, epoch]).permutation(len(self.pools[pool][0]))
+
+    def _needed(self, step: int) -> tuple[int, int]:
+        """Rows, and weighted positions in the fullest row, of one step."""
+        picked = self.picks(step)
+        row_of = _first_fit([int(self.lengths[pool][index]) for pool, index in picked], self.columns)
+        weighted = np.bincount(row_of, weights=[self.weighted[pool][index] for pool, index in picked])
+        return max(row_of) + 1, int(weighted.max())
+
+
+def _first_fit(lengths: Sequence[int], columns: int) -> list[int]:
+    """The row of each example: longest first, into the first row with room."""
+    room: list[int] = []
+    rows = [0] * len(lengths)
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, left in enumerate(room) if left >= lengths[index]), len(room))
+        if row == len(room):
+            room.append(columns)
+        room[row] -= lengths[index]
+        rows[index] = row
+    return rows
+
+
+def pack(examples: Sequence[Example], row_of: Sequence[int], rows: int, columns: int, predictions: int,
+         keep: int) -> Batch:  # fmt: skip
+    """Arrays of one step: tokens, positions, segments [R, T]; predict, weights, tail [R, M]; ids, probs [R, M, K]."""
+    batch = {name: np.zeros((rows, columns), np.int32) for name in ("tokens", "positions", "segments")}
+    batch |= {"predict": np.zeros((rows, predictions), np.int32)}
+    batch |= {name: np.zeros((rows, predictions), np.float32) for name in ("weights", "tail")}
+    batch |= {
+        name: np.zeros((rows, predictions, keep), kind) for name, kind in (("ids", np.int32), ("probs", np.float32))
+    }
+    used, segment, listed = np.zeros(rows, int), np.zeros(rows, int), np.zeros(rows, int)
+    for example, row in zip(examples, row_of, strict=True):
+        start, end = used[row], used[row] + len(example.tokens)
+        used[row], segment[row] = end, segment[row] + 1
+        batch["tokens"][row, start:end] = example.tokens
+        batch["positions"][row, start:end] = np.arange(end - start)
+        batch["segments"][row, start:end] = segment[row]
+        weighted = np.flatnonzero(example.weights)
+        slots = slice(listed[row], listed[row] + len(weighted))
+        listed[row] = slots.stop
+        batch["predict"][row, slots] = start + weighted - 1
+        batch["weights"][row, slots] = example.weights[weighted]
+        batch["tail"][row, slots] = example.tail
+        batch["ids"][row, slots, : example.ids.shape[1]] = example.ids
+        batch["probs"][row, slots, : example.probs.shape[1]] = example.probs
+    return batch
