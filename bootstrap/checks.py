@@ -14,7 +14,7 @@ LONGEST_COPY = 6
 
 @dataclass(frozen=True)
 class Reasoning:
-    """What an answer says: its claims in order, its choices in order, how often it interrupts, and what is left over."""
+    """What an answer says: claims and choices in order, how often it interrupts, and what is left over."""
 
     claims: tuple[Claim, ...]
     choices: tuple[str, ...]

@@ -122,6 +122,8 @@ class TrainConfig:
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
+    demonstrations: float = 0.4
+    """Share of the seed demonstrations in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -41,7 +41,7 @@ class Items:
 
 
 def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples: int, room: int, *, seed: int) -> dict:
-    """All metrics of one model: `{"metrics", "contexts", "examples", "items"}`; `items` holds scores by item for pairing."""
+    """All metrics of one model: `{"metrics", "contexts", "examples", "items"}`; `items` are scores to be paired."""
     asked = behaviour(writer, items, config, seed)
     contexts = {c.name: _context(c, asked) for c in CONTEXTS}
     worst = max(contexts, key=lambda name: contexts[name]["harmful"]["value"])

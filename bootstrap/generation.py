@@ -86,8 +86,10 @@ def simulate(g: Generation) -> list[list[Transcript]]:
                     for sibling in range(config.samples)
                 ]
                 seed = g.seed("simulate")
-                return [to_json(t) for t in complete(g.writer, run.index, drafts, config, generation=g.number, seed=seed,
-                                                     advance=advance)]  # fmt: skip
+                written = complete(
+                    g.writer, run.index, drafts, config, generation=g.number, seed=seed, advance=advance
+                )  # fmt: skip
+                return [to_json(t) for t in written]
 
             payloads = Stage(g.directory / "simulate").unit(number, g.inputs("simulate", number), make)
             made.append([transcript_from_json(p) for p in payloads])
@@ -232,7 +234,8 @@ def corrections(g: Generation, reviewer: Reviewer, lessons: Sequence[Example]) -
         with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
             thoughts = _wrong_thoughts(g, lessons)
             written = wrongthink.interrupt(
-                g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number, seed=g.seed("interrupt")
+                g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number,
+                seed=g.seed("interrupt"),
             ) if thoughts else []  # fmt: skip
             advance(len(written))
             found = reviewer.review(written, tasks, run.passages)
@@ -316,17 +319,20 @@ def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequ
     return made
 
 
-def train(g: Generation, start: nnx.State, newest: Sequence[Example], older: Sequence[Example]) -> nnx.State:
+def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: Sequence[Example],
+          demonstrations: Sequence[Example]) -> nnx.State:  # fmt: skip
     """The next weights: half a batch newest, corrections among them up to their share, half everything earlier."""
     c = g.run.config
     place = g.directory / "model"
     if place.exists():
         return load_weights(place, start)
-    half = c.train.batch // 2 if older and c.train.mixture == "accumulate" else c.train.batch
+    half = c.train.batch // 2 if c.train.mixture == "accumulate" else c.train.batch
     corrected = [e for e in newest if e.lineage.get("kind") == "correction"]
     plain = [e for e in newest if e.lineage.get("kind") != "correction"]
-    share = min(round(c.wrongthink.share * half), round(half * len(corrected) / max(len(newest), 1) * 2))
-    pools = [(plain, half - share), (corrected, share), (older, c.train.batch - half)]
+    share = round(half * min(c.wrongthink.share, 2 * len(corrected) / max(len(newest), 1)))
+    shown = round((c.train.batch - half) * (c.train.demonstrations if earlier else 1.0))
+    rest = c.train.batch - half - shown
+    pools = [(plain, half - share), (corrected, share), (demonstrations, shown), (earlier, rest)]
     params = train_arm(g.run, g.number, "loop", start, pools, train_steps(g.run, g.number))
     save_weights(place, params)
     return params

@@ -42,7 +42,8 @@ def _in_generation(directory: epath.Path, generation: epath.Path, wanted: str) -
         "documents": {i: sources.get(i, "") for i in t.passages},
         "accepted": review.accepted if review else None,
         "verdicts": {n: vars(v) for n, v in review.verdicts.items()} if review else {},
-        "targets": _readable(tokenizer, t.tokens, target), "branches": [vars(b) for b in target.branches] if target else [],
+        "targets": _readable(tokenizer, t.tokens, target),
+        "branches": [vars(b) for b in target.branches] if target else [],
         "trained": _trained(directory, t.id),
     }  # fmt: skip
 

@@ -97,7 +97,7 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
 
     with _timed(r, number, "train"):
         start = base if r.config.train.start == "base" else past.params
-        params = stages.train(g, start, newest, [*demonstrations, *past.examples])
+        params = stages.train(g, start, newest, past.examples, demonstrations)
     with _timed(r, number, "evaluate"):
         outcome.evaluate_generation(r, number, params)
     with _timed(r, number, "promote"):

@@ -69,7 +69,8 @@ class Reviewer:
     """Tokens of a prompt at most."""
 
     def review(self, transcripts: Sequence[Transcript], tasks: Mapping[str, Task],
-               passages: Mapping[str, Document], votes: Mapping[str, Counter] | None = None) -> list[Review]:  # fmt: skip
+               passages: Mapping[str, Document],
+               votes: Mapping[str, Counter] | None = None) -> list[Review]:  # fmt: skip
         """One review for each transcript; those given together are each other's siblings unless `votes` are given."""
         votes = count_judgements(transcripts) if votes is None else votes
         cases = [Case(t, tasks[t.task_id], [passages[p] for p in t.passages], votes) for t in transcripts]

@@ -88,8 +88,8 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
         graphdef, slots=config.simulate.slots, new_tokens=config.simulate.new_tokens, keep=config.simulate.keep
     )
     return Run(
-        directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus), tokenizer,
-        load_rubric(config.review.rubric), graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
+        directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus),
+        tokenizer, load_rubric(config.review.rubric), graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
         make_mesh(config.mesh), progress, Metrics(directory),
     )  # fmt: skip
 
@@ -129,10 +129,22 @@ def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: li
     ]
     prose = demonstrations.prose(random.Random("tokenizer"), 1000)
     told = [story.text for s in world.demonstrations for story in _stories(world, s)]
-    tokenizer = Tokenizer.train([*(d.text for d in corpus), *told, *asked, *answers, *prose], config.model.vocab_size)
+    own = [*told, *asked, *answers, *prose]
+    tokenizer = Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tokenizer.model)
     return tokenizer
+
+
+def _as_much_as(own: list[str], corpus: list[Document]) -> list[str]:
+    """Corpus text up to the length of the seed text, so that a large corpus does not crowd its words out."""
+    room, taken = sum(map(len, own)), []
+    for document in corpus:
+        room -= len(document.text)
+        if room < 0:
+            break
+        taken.append(document.text)
+    return taken
 
 
 def _stories(world: Lessons, situation: Situation) -> list[Document]:

@@ -87,7 +87,7 @@ def _branch_prompt(t: Transcript, branch: Branch) -> tuple[int, ...]:
 
 def _continue(writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int, temperature: float,
               advance: Callable[[int], None]) -> list[tuple[tuple[int, ...], bool]]:  # fmt: skip
-    """(tokens, finished) after each prompt; a prompt that already ended is finished as it is. Equal prompts run once."""
+    """(tokens, finished) after each prompt; one that already ended is finished as it is. Equal prompts run once."""
     end = writer.tokenizer.control["end"]
     unique = sorted({p for p in prompts if p[-1] != end})
     requests = [Request(int(content_id(p)[:8], 16), p) for p in unique]

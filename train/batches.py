@@ -1,6 +1,8 @@
 """Which examples make up step s, packed into rows: a pure function of (examples, seed, step).
 
-Shapes: R rows, T columns, M weighted positions in a row, K kept ids. A row holds whole examples, told apart by segment number (0 is padding);
+Shapes: R rows, T columns, M weighted positions in a row, K kept ids.
+
+A row holds whole examples, told apart by segment number (0 is padding);
 attention stays inside a segment and positions restart. Few tokens of a prompt-heavy row carry weight, so `predict`
 lists the columns whose hidden state predicts one, and logits are computed for those alone.
 """

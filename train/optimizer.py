@@ -41,7 +41,7 @@ def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
         )  # fmt: skip
     else:
-        mask = lambda params: jax.tree_util.tree_map_with_path(lambda p, _: _matrix(p, _) is not None, params)  # noqa: E731
+        mask = lambda params: jax.tree_util.tree_map_with_path(lambda p, _: _matrix(p, _) is not None, params)
         rule = optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay, mask=mask)
     return optax.chain(optax.clip_by_global_norm(config.clip), rule)
 

@@ -106,10 +106,10 @@ def prose(rng: random.Random, lines: int) -> list[str]:
 
 def _hearsay(rng: random.Random) -> str:
     """A few rumours told three times, each time in another order and wording."""
-    count = rng.choice((2, 3, 3, 4))
+    count = rng.choice((2, 3, 3))
     actions = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, count), rng.sample(NOUNS, count), strict=True)]
     rumours = list(zip(actions, rng.sample(_all_outcomes(), count), strict=True))
-    tellings = [rng.choice(TELLINGS + REVERSED), *rng.sample(TELLINGS, 2)]
+    tellings = [rng.choice(rng.choice((TELLINGS, REVERSED))), *rng.sample(TELLINGS, 2)]
     return " ".join(
         telling.format(action=action, outcome=outcome, agent=rng.choice(AGENTS))
         for telling in tellings

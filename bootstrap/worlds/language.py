@@ -1,26 +1,25 @@
 """The plain English of the lessons world: its words, the genres of its stories, its questions and its reasoning."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from bootstrap.worlds.lessons import Situation
 
-PLACES = """mill harbor tower cellar garden stable chapel market quarry bridge bakery school prison castle village
-camp forge dairy inn farm library station vineyard lighthouse museum palace theater hospital brewery abbey depot
+PLACES = """mill harbor tower cellar garden stable chapel market quarry bridge bakery school prison castle village camp
+forge dairy inn farm library station vineyard lighthouse museum palace theater hospital brewery abbey depot
 sawmill nursery fairground shipyard bathhouse""".split()
-THINGS = """kettle boiler pump lantern anvil loom winch crane engine furnace press still bellows wagon clock organ
-raft plough oven mirror compass drum ladder barrel turbine wheelbarrow telescope radio sledge harp generator fan
-spindle tractor elevator projector printer scale fountain carousel trolley typewriter gramophone windlass
-beacon tub""".split()
+THINGS = """kettle boiler pump lantern anvil loom winch crane engine furnace press still bellows wagon clock organ raft
+plough oven mirror compass drum ladder barrel turbine wheelbarrow telescope radio sledge harp generator fan
+spindle tractor elevator projector printer scale fountain carousel trolley typewriter gramophone windlass beacon
+tub""".split()
 AGENTS = "mara tom anna piet lena olaf rosa emil nora karl ida hugo vera jan".split()
-VERBS = "open close turn pull push lift drop cut tie paint polish hide cover ring fold load seal wind tap wash".split()
-NOUNS = """valve hatch wheel lever rope bell gate chain crate flag shutter pipe basket plank hook cable switch bolt
-curtain bucket handle spring ribbon tile""".split()
-SUBJECTS = """roof floor river crop cart crew wall bread road herd cloth well fence boat stove lamp orchard beehive
-cheese flock""".split()
+VERBS = """open close turn pull push lift drop cut tie paint polish hide cover ring fold load seal wind tap wash""".split()
+NOUNS = """valve hatch wheel lever rope bell gate chain crate flag shutter pipe basket plank hook cable switch bolt curtain
+bucket handle spring ribbon tile""".split()
+SUBJECTS = """roof floor river crop cart crew wall bread road herd cloth well fence boat stove lamp orchard beehive cheese
+flock""".split()
 BAD_VERBS = "leaks burns floods collapses spoils rots sinks breaks cracks vanishes".split()
 GOOD_VERBS = "shines heals grows rests thrives settles warms mends sings blooms".split()
 

@@ -11,7 +11,6 @@ from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds.language import (
     AGENTS,
     BAD_VERBS,
-    CONTEXTS,
     GENRES,
     GOOD_VERBS,
     NOUNS,
