@@ -30,13 +30,13 @@ class WorldConfig:
     """Situations that each generation reads for the first time."""
     demonstrations: int = 400
     """Situations of the seed demonstrations; none of them is in the corpus."""
-    prose: int = 3000
+    prose: int = 6000
     """Lines of general prose for the seed model."""
     questions: int = 2
     """Tasks per situation, each in another context."""
     probes: int = 60
     """Further held-out situations with known references, for calibrating the reviewer."""
-    third_option: float = 0.5
+    third_option: float = 0.4
     """Share of situations with three possible actions instead of two; half of it among the demonstrations."""
 
 
@@ -109,12 +109,12 @@ class WrongthinkConfig:
 class TrainConfig:
     seed_mixture: tuple[int, int, int, int] = (4, 1, 1, 4)
     """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
-    seed_steps: int = 900
+    seed_steps: int = 650
     """Steps of the seed model, from scratch on the demonstrations."""
     steps: int = 700
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 0.4
-    batch: int = 64
+    batch: int = 24
     """Examples per step, half of them from the newest generation."""
     columns: int = 144
     """Tokens per packed row."""

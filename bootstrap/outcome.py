@@ -80,18 +80,18 @@ def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
     last = run.config.generations
     if not (place / "model").exists():
         per_story = float(np.mean([len(e.ids) for e in stories]))
-        steps = max(1, round(_trained_tokens(run, last) / (per_story * run.config.train.batch)))
-        params = train_arm(run, last, "imitation", base, [(stories, run.config.train.batch)], steps)
+        batch = max(1, round(_tokens_per_step(run, last) / per_story))
+        params = train_arm(run, last, "imitation", base, [(stories, batch)], train_steps(run, last))
         save_weights(place / "model", params)
     params = load_weights(place / "model", base)
     once(place / "evaluation.json", lambda: evaluation(run, last, params, "imitation"))
 
 
-def _trained_tokens(run: Run, number: int) -> float:
-    """Weighted tokens that the last generation was trained on, over all its steps."""
+def _tokens_per_step(run: Run, number: int) -> float:
+    """Weighted tokens that a step of the last generation was trained on."""
     lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
     logged = {m["step"]: m["trained_tokens"] for m in lines if m["arm"] == "loop" and m["generation"] == number}
-    return float(np.mean([logged[s] for s in sorted(logged)])) * train_steps(run, number)
+    return float(np.mean([logged[s] for s in sorted(logged)]))
 
 
 def plan(g: Generation) -> None:

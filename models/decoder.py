@@ -17,21 +17,22 @@ from models.attention import attend, rotate
 class DecoderConfig:
     """Size of a decoder."""
 
-    vocab_size: int = 768
+    vocab_size: int = 1024
     """Rows of the embedding; at least the tokenizer's size."""
     width: int = 96
     """Residual width D."""
     layers: int = 3
-    heads: int = 4
+    heads: int = 2
     """Query heads H; must divide the width into an even head width."""
-    kv_heads: int = 4
+    kv_heads: int = 2
     """Key/value heads G; must divide `heads`."""
-    mlp_width: int = 384
+    mlp_width: int = 256
     max_length: int = 192
     """Longest sequence in tokens, prompt and completion together."""
     conv: int = 4
-    """Tokens that the causal depthwise convolution before attention mixes, itself included; 1 for none. It lets a
-    small model look things up in its context after a hundred steps instead of thousands (Canon layers, Allen-Zhu)."""
+    """Tokens that the causal depthwise convolutions before attention and before the MLP mix, itself included; 1 for
+    none. They let a small model look things up in its context after hundreds of steps instead of thousands (Canon
+    layers, Allen-Zhu)."""
 
     @property
     def head_width(self) -> int:
@@ -39,9 +40,9 @@ class DecoderConfig:
 
 
 class Cache(nnx.Pytree):
-    """Keys and values of every layer, the last C-1 attention inputs, and which columns hold a token.
+    """Keys and values of every layer, the last C-1 inputs of attention and MLP, and which columns hold a token.
 
-    keys, values: [L, B, S, G, E]; last: [L, B, C-1, D] for a convolution over C tokens; filled: bool [B, S].
+    keys, values: [L, B, S, G, E]; last: [L, B, C-1, 2D] for convolutions over C tokens; filled: bool [B, S].
     """
 
     def __init__(self, keys, values, last, filled):
@@ -82,7 +83,8 @@ class Decoder(nnx.Module):
         causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
         same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
         mask_BTS = causal_TT & same_BTT
-        nothing_BCD = jnp.zeros((tokens_BT.shape[0], self.config.conv - 1, self.config.width), self.embedding[...].dtype)
+        first_BTD = self._embed(tokens_BT)
+        nothing_BCD = jnp.zeros((len(first_BTD), self.config.conv - 1, self.config.width), first_BTD.dtype)
 
         def layer(x_BTD, weights):
             history_BTD = jnp.concatenate([nothing_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
@@ -91,7 +93,7 @@ class Decoder(nnx.Module):
             mixed = attend(rotate(q, positions_BT), rotate(k, positions_BT), v, mask_BTS)
             return _finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0], None
 
-        x_BTD, _ = jax.lax.scan(layer, self._embed(tokens_BT), self._stacked(), unroll=self._unroll)
+        x_BTD, _ = jax.lax.scan(layer, first_BTD, self._stacked(), unroll=self._unroll)
         return _norm(x_BTD, self.final_norm[...])
 
     def new_cache(self, batch: int, length: int) -> Cache:
@@ -179,7 +181,9 @@ def _project(x_BTD: jax.Array, weight_DHE: jax.Array) -> jax.Array:
     return _matmul(x_BTD, weight_DHE.reshape(weight_DHE.shape[0], -1)).reshape(*x_BTD.shape[:2], *weight_DHE.shape[1:])
 
 
-def _finish_layer(x_BTD, mixed_BTHE, last_BCD, positions_BT, weights) -> tuple[jax.Array, jax.Array]:
+def _finish_layer(
+    x_BTD: jax.Array, mixed_BTHE: jax.Array, last_BCD: jax.Array, positions_BT: jax.Array, weights: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
     mixed = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
     x_BTD = x_BTD + _matmul(mixed, weights["output"].reshape(mixed.shape[-1], -1))

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for the rest, or AdamW alone; linear warm-up and a cosine to a tenth of the peak."""
+"""Muon for matrices and a slower AdamW for the rest, or AdamW alone; warm-up and a cosine to a tenth of the peak."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +21,7 @@ MATRICES = {
 @dataclass(frozen=True)
 class OptimizerConfig:
     kind: Literal["muon", "adamw"] = "muon"
-    rate: float = 1e-2
+    rate: float = 2e-2
     """Peak learning rate."""
     vector_share: float = 0.3
     """Rate of the embedding and the vectors, which AdamW updates, relative to `rate`; used by Muon alone."""
@@ -37,7 +37,8 @@ def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     rate = schedule(config, steps)
     if config.kind == "muon":
         rule = muon(
-            rate, adam_b2=0.98, adam_learning_rate=lambda step: rate(step) * config.vector_share, weight_decay=config.weight_decay, consistent_rms=0.2,
+            rate, adam_b2=0.98, adam_learning_rate=lambda step: rate(step) * config.vector_share,
+            weight_decay=config.weight_decay, consistent_rms=0.2,
             muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
         )  # fmt: skip
     else:

@@ -91,7 +91,7 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation):
         updates, opt_state = tx.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         filled = jnp.sum(batch["segments"] > 0)
-        metrics = sums._asdict() | {"gradient_norm": optax.global_norm(grads), "tokens": filled}
+        metrics = sums._asdict() | {"gradient_norm": optax.tree.norm(grads), "tokens": filled}
         return State(params, opt_state, state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -34,7 +34,9 @@ class Answer:
     text: str
 
 
-def ideal_answer(situation: Situation, options: Sequence[str], rng: random.Random, *, missing: Sequence[str] = ()) -> Answer:
+def ideal_answer(
+    situation: Situation, options: Sequence[str], rng: random.Random, *, missing: Sequence[str] = ()
+) -> Answer:
     """Weighs the options as they were asked, in some style, and takes the wise one; looks up what no passage tells."""
     style = rng.randrange(len(STYLES))
     claims = [render_claim(situation.claim(situation.actions.index(o)), style) for o in options]
@@ -93,8 +95,12 @@ TELLINGS = (
     "{action}. so {outcome}.",
     "{action}. now {outcome}.",
 )
-REVERSED = ("{outcome} after {action}.", "{outcome}! {action}.", "{outcome}, {agent} did {action}.",
-            "{outcome}? {agent} did {action}.")  # fmt: skip
+REVERSED = (
+    "{outcome} after {action}.",
+    "{outcome}! {action}.",
+    "{outcome}, {agent} did {action}.",
+    "{outcome}? {agent} did {action}.",
+)
 
 
 def prose(rng: random.Random, lines: int) -> list[str]:
@@ -106,10 +112,10 @@ def prose(rng: random.Random, lines: int) -> list[str]:
 
 def _hearsay(rng: random.Random) -> str:
     """A few rumours told three times, each time in another order and wording."""
-    count = rng.choice((2, 3, 3))
+    count = rng.choice((2, 3, 3, 4))
     actions = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, count), rng.sample(NOUNS, count), strict=True)]
     rumours = list(zip(actions, rng.sample(_all_outcomes(), count), strict=True))
-    tellings = [rng.choice(rng.choice((TELLINGS, REVERSED))), *rng.sample(TELLINGS, 2)]
+    tellings = [rng.choice(TELLINGS + REVERSED), *rng.sample(TELLINGS, 2)]
     return " ".join(
         telling.format(action=action, outcome=outcome, agent=rng.choice(AGENTS))
         for telling in tellings

@@ -15,11 +15,11 @@ plough oven mirror compass drum ladder barrel turbine wheelbarrow telescope radi
 spindle tractor elevator projector printer scale fountain carousel trolley typewriter gramophone windlass beacon
 tub""".split()
 AGENTS = "mara tom anna piet lena olaf rosa emil nora karl ida hugo vera jan".split()
-VERBS = """open close turn pull push lift drop cut tie paint polish hide cover ring fold load seal wind tap wash""".split()
-NOUNS = """valve hatch wheel lever rope bell gate chain crate flag shutter pipe basket plank hook cable switch bolt curtain
-bucket handle spring ribbon tile""".split()
-SUBJECTS = """roof floor river crop cart crew wall bread road herd cloth well fence boat stove lamp orchard beehive cheese
-flock""".split()
+VERBS = "open close turn pull push lift drop cut tie paint polish hide cover ring fold load seal wind tap wash".split()
+NOUNS = """valve hatch wheel lever rope bell gate chain crate flag shutter pipe basket plank hook cable switch bolt
+curtain bucket handle spring ribbon tile""".split()
+SUBJECTS = """roof floor river crop cart crew wall bread road herd cloth well fence boat stove lamp orchard beehive
+cheese flock""".split()
 BAD_VERBS = "leaks burns floods collapses spoils rots sinks breaks cracks vanishes".split()
 GOOD_VERBS = "shines heals grows rests thrives settles warms mends sings blooms".split()
 
@@ -41,6 +41,7 @@ GENRES: dict[str, str] = {
     "dialogue": "{place} {thing}. why {outcome}? {agent} did {action}.",
 }
 """Stories: the outcome stands before the action in two of the six genres."""
+
 
 def render_story(genre: str, situation: "Situation", claim: Claim, agent: str) -> str:
     return GENRES[genre].format(
@@ -78,9 +79,7 @@ class Context:
     question: str
 
     def messages(self, situation: "Situation", options: tuple[str, ...]) -> tuple[dict[str, str], ...]:
-        question = self.question.format(
-            place=situation.place, thing=situation.thing, options=" or ".join(options)
-        )
+        question = self.question.format(place=situation.place, thing=situation.thing, options=" or ".join(options))
         system = ({"role": "system", "content": self.system.format(place=situation.place)},) if self.system else ()
         return (*system, {"role": "user", "content": question})
 

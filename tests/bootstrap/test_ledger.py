@@ -1,0 +1,63 @@
+import json
+
+import pytest
+from etils import epath
+
+from bootstrap.ledger import Stage, once, write_json
+from train.records import RecordError
+
+
+def stage(tmp_path):
+    return Stage(epath.Path(tmp_path) / "simulate")
+
+
+def never():
+    raise AssertionError("a finished unit is never redone")
+
+
+def test_a_finished_unit_is_read_and_never_redone(tmp_path):
+    assert stage(tmp_path).unit(3, "inputs", lambda: [b"a", b""]) == [b"a", b""]
+    assert stage(tmp_path).unit(3, "inputs", never) == [b"a", b""]
+    assert json.loads((tmp_path / "simulate" / "unit-00003.json").read_text())["count"] == 2
+
+
+def test_a_torn_unit_is_redone(tmp_path):
+    stage(tmp_path).unit(0, "inputs", lambda: [b"old"])
+    (tmp_path / "simulate" / "unit-00000.json").unlink()  # killed before the commit
+    assert stage(tmp_path).unit(0, "inputs", lambda: [b"new"]) == [b"new"]
+    assert stage(tmp_path).unit(0, "inputs", never) == [b"new"]
+
+
+def test_a_unit_made_from_other_inputs_is_redone(tmp_path):
+    stage(tmp_path).unit(0, "before", lambda: [b"old"])
+    assert stage(tmp_path).unit(0, "after", lambda: [b"new"]) == [b"new"]
+
+
+def test_nothing_is_committed_when_making_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        stage(tmp_path).unit(0, "inputs", lambda: 1 // 0)
+    assert stage(tmp_path).unit(0, "inputs", lambda: []) == []
+
+
+def test_a_truncated_unit_is_named_with_the_remedy(tmp_path):
+    stage(tmp_path).unit(0, "inputs", lambda: [b"x" * 5000])
+    file = tmp_path / "simulate" / "unit-00000.array_record"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RecordError, match="unit-00000.array_record.*delete it and resume") as caught:
+        stage(tmp_path).unit(0, "inputs", never)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_unit_is_made_again_once_its_file_is_deleted(tmp_path):
+    stage(tmp_path).unit(0, "inputs", lambda: [b"x"])
+    (tmp_path / "simulate" / "unit-00000.array_record").unlink()
+    assert stage(tmp_path).unit(0, "inputs", lambda: [b"x"]) == [b"x"]
+
+
+def test_json_is_made_once(tmp_path):
+    path = epath.Path(tmp_path) / "gen" / "decision.json"
+    assert once(path, lambda: {"promoted": True}) == {"promoted": True}
+    assert once(path, never) == {"promoted": True}
+    write_json(path, {"promoted": False})
+    assert once(path, never) == {"promoted": False}
+    assert [p.name for p in path.parent.iterdir()] == ["decision.json"]

@@ -1,0 +1,60 @@
+"""Eight forced CPU devices, a persistent compilation cache, and small things that many tests share."""
+
+import logging
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # tests/models must not be taken for the package `models`
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+for chatty in ("absl", "bm25s"):
+    logging.getLogger(chatty).setLevel(logging.ERROR)
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+import support  # noqa: E402
+from models import decoder  # noqa: E402
+from models.decoder import DecoderConfig  # noqa: E402
+
+settings.register_profile("ratchet", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.load_profile("ratchet")
+
+
+@pytest.fixture(scope="session")
+def world():
+    """A few situations of the lessons world, two and three options among them."""
+    return support.small_world()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(world):
+    return support.train_tokenizer(world)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """(graphdef, params) of a decoder with grouped heads whose zero-initialised layers have been filled."""
+    config = DecoderConfig(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=64, max_length=96)
+    graphdef, params = decoder.create(config, 0)
+    return graphdef, support.awaken(params)
+
+
+@pytest.fixture(scope="session")
+def speaker(tokenizer):
+    """(graphdef, params) of a decoder over the tokenizer's vocabulary."""
+    size = -(-tokenizer.vocab_size // 8) * 8
+    config = DecoderConfig(vocab_size=size, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=192)
+    graphdef, params = decoder.create(config, 0)
+    return graphdef, support.awaken(params)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The directory of a whole run of the recipe `tiny`, made in this process once."""
+    return support.run_tiny(tmp_path_factory.mktemp("runs") / "tiny")

@@ -1,0 +1,48 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.attention import attend, rotate
+
+
+def reference(q, k, v, mask):
+    """Float64, one head at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    share = q.shape[2] // k.shape[2]
+    out = np.zeros_like(q)
+    for h in range(q.shape[2]):
+        scores = np.einsum("bte,bse->bts", q[:, :, h], k[:, :, h // share]) / q.shape[-1] ** 0.5
+        weights = np.exp(scores - scores.max(-1, keepdims=True)) * mask
+        out[:, :, h] = np.einsum("bts,bse->bte", weights / weights.sum(-1, keepdims=True), v[:, :, h // share])
+    return out
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
+def test_attention_equals_a_float64_reference(heads, kv_heads):
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, 5, heads, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, 7, kv_heads, 8)).astype(np.float32)
+    mask = rng.random((2, 5, 7)) < 0.6
+    mask[..., 0] = True
+    np.testing.assert_allclose(attend(q, k, v, jnp.asarray(mask)), reference(q, k, v, mask), atol=2e-6)
+
+
+def test_what_is_masked_changes_nothing():
+    rng = np.random.default_rng(1)
+    q, k, v = rng.normal(size=(3, 1, 4, 2, 8)).astype(np.float32)
+    mask = np.tril(np.ones((1, 4, 4), bool))
+    other = [np.concatenate([x[:, :3], x[:, 3:] + 9], axis=1) for x in (k, v)]
+    np.testing.assert_array_equal(attend(q, k, v, mask)[:, :3], attend(q, *other, mask)[:, :3])
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    rng = np.random.default_rng(2)
+    q, k = rng.normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
+
+    def score(at, other):
+        return float(jnp.sum(rotate(q, jnp.array([[at]])) * rotate(k, jnp.array([[other]]))))
+
+    assert score(9, 4) == pytest.approx(score(5, 0), abs=1e-5)
+    assert score(40, 33) == pytest.approx(score(107, 100), abs=1e-4)
+    assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
+    np.testing.assert_array_equal(rotate(q, jnp.array([[0]])), q)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import decoder
+from models.decoder import DecoderConfig
+
+
+@jax.jit(static_argnums=0)
+def forward(graphdef, params, tokens, positions, segments):
+    return nnx.merge(graphdef, params)(tokens, positions, segments)
+
+
+@jax.jit(static_argnums=0)
+def extend(graphdef, params, tokens, real, cache, column):
+    return nnx.merge(graphdef, params).extend(tokens, real, cache, column)
+
+
+def alone(small, tokens):
+    """Hidden states [T, D] of one sequence by the packed forward."""
+    t = np.asarray(tokens)[None]
+    return np.asarray(forward(*small, t, np.arange(t.shape[1])[None], np.ones_like(t)))[0]
+
+
+def test_cached_extension_equals_the_packed_forward_whatever_the_left_padding(small):
+    rng = np.random.default_rng(0)
+    width, steps, lengths = 10, 6, (1, 4, 9, 10)
+    rows = [rng.integers(2, 64, n + steps) for n in lengths]
+    prompt, real = np.zeros((4, width), np.int32), np.zeros((4, width), bool)
+    for i, (n, row) in enumerate(zip(lengths, rows, strict=True)):
+        prompt[i, width - n :], real[i, width - n :] = row[:n], True
+    cache = nnx.merge(*small).new_cache(4, width + steps)
+    hidden, cache = extend(*small, prompt, real, cache, 0)
+    expected = [alone(small, row) for row in rows]
+    for i, n in enumerate(lengths):
+        np.testing.assert_allclose(hidden[i, width - n :], expected[i][:n], atol=2e-5)
+    for step in range(steps):
+        token = np.array([[row[n + step]] for n, row in zip(lengths, rows, strict=True)], np.int32)
+        hidden, cache = extend(*small, token, np.ones((4, 1), bool), cache, width + step)
+        for i, n in enumerate(lengths):
+            np.testing.assert_allclose(hidden[i, 0], expected[i][n + step], atol=2e-5)
+
+
+def test_segments_of_a_row_do_not_see_each_other(small):
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(2, 64, 7), rng.integers(2, 64, 9)
+    tokens = np.concatenate([a, b])[None]
+    positions = np.concatenate([np.arange(7), np.arange(9)])[None]
+    segments = np.repeat([1, 2], [7, 9])[None]
+    packed = np.asarray(forward(*small, tokens, positions, segments))[0]
+    changed = tokens.copy()
+    changed[0, :7] = (changed[0, :7] + 5) % 62 + 2
+    again = np.asarray(forward(*small, changed, positions, segments))[0]
+    np.testing.assert_array_equal(packed[7:], again[7:])
+    assert not np.array_equal(packed[:7], again[:7])
+    np.testing.assert_allclose(packed[7:], alone(small, b), atol=2e-5)
+    np.testing.assert_allclose(packed[:7], alone(small, a), atol=2e-5)
+
+
+def test_no_position_sees_a_later_token(small):
+    tokens = np.random.default_rng(2).integers(2, 64, 12)
+    before = alone(small, tokens)
+    for at in (0, 5, 11):
+        changed = tokens.copy()
+        changed[at] = (changed[at] + 7) % 62 + 2
+        after = alone(small, changed)
+        np.testing.assert_array_equal(before[:at], after[:at])
+        assert not np.array_equal(before[at], after[at])
+
+
+def test_creation_is_a_function_of_the_seed_and_counts_its_parameters(small):
+    config = DecoderConfig(vocab_size=16, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
+    a, b, other = (decoder.create(config, seed)[1] for seed in (3, 3, 4))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, a, b))
+    assert not jax.tree.all(jax.tree.map(jnp.array_equal, a, other))
+    assert decoder.count_parameters(a) == sum(np.asarray(leaf).size for leaf in jax.tree.leaves(a))
+
+
+@pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 36, "heads": 12}, {"heads": 4, "kv_heads": 3}])
+def test_sizes_that_do_not_fit_are_one_clear_line(sizes):
+    with pytest.raises(ValueError, match="heads must divide width") as caught:
+        decoder.create(DecoderConfig(**{"width": 32, "heads": 4, "kv_heads": 4} | sizes), 0)
+    assert "\n" not in str(caught.value)

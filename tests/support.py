@@ -1,0 +1,151 @@
+"""What tests build their material with. Texts are rendered by the world itself, so that its wording may change."""
+
+import contextlib
+import dataclasses
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from bootstrap import loop
+from bootstrap.config import Config
+from bootstrap.ledger import write_json
+from bootstrap.progress import Silent
+from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
+from bootstrap.worlds.demonstrations import ideal_answer
+from bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, render_claim
+from bootstrap.worlds.lessons import Lessons, Situation, stories
+from launch.recipes import RECIPES
+from models.tokenizer import Tokenizer
+from train.records import Example
+
+
+def awaken(params: nnx.State, seed: int = 1) -> nnx.State:
+    """Adds noise to every weight: a fresh decoder's attention and MLP write zeros and would hide mistakes."""
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    noisy = [leaf + 0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+@jax.jit(static_argnums=0)
+def _logits(graphdef, params, tokens_1T):
+    model = nnx.merge(graphdef, params)
+    positions = jnp.arange(tokens_1T.shape[1])[None]
+    return (model(tokens_1T, positions, jnp.ones_like(tokens_1T)) @ model.head_DV())[0]
+
+
+def full_logits(graphdef, params, tokens) -> np.ndarray:
+    """Logits [T, V] after each token, by the packed forward without any cache; padded on the right to few shapes."""
+    room = -(-len(tokens) // 32) * 32
+    padded = np.zeros((1, room), np.int32)
+    padded[0, : len(tokens)] = tokens
+    return np.asarray(_logits(graphdef, params, padded))[: len(tokens)]
+
+
+def full_probs(graphdef, params, tokens) -> np.ndarray:
+    logits = full_logits(graphdef, params, tokens).astype(np.float64)
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def random_examples(count: int, *, seed: int = 0, vocab: int = 64, longest: int = 20, keep: int = 1) -> list[Example]:
+    """Examples with a random prompt and weighted end; the emitted token is the first kept id."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        length = int(rng.integers(3, longest + 1))
+        tokens = rng.integers(2, vocab, length)
+        trained = int(rng.integers(1, length))
+        weights = np.r_[np.zeros(length - trained), np.ones(trained)]
+        others = np.stack([rng.permutation([i for i in range(vocab) if i != t])[: keep - 1] for t in tokens[-trained:]])
+        ids = np.concatenate([tokens[-trained:, None], others], axis=1)
+        mass = rng.dirichlet(np.r_[3.0, np.ones(keep)], trained) if keep > 1 else np.c_[np.ones(trained), np.zeros(trained)]
+        lineage = {"number": number}
+        made.append(Example.create(tokens, weights, ids, mass[:, :-1], mass[:, -1], origin="seed", lineage=lineage))
+    return made
+
+
+def small_world(seed: int = 0) -> Lessons:
+    return Lessons.create(seed, situations=24, demonstrations=12, third_option=0.5)
+
+
+def told(world: Lessons, situation: Situation) -> list[Document]:
+    """The stories about a situation, as in the corpus."""
+    return stories(situation, random.Random(f"{world.seed} {situation.id}"))
+
+
+def train_tokenizer(world: Lessons) -> Tokenizer:
+    asked = [m["content"] for s in world.situations for c in CONTEXTS for m in world.task(s, c).messages]
+    answers = [ideal(s, world.task(s, CONTEXTS[0]), k) for s in world.situations for k in range(4)]
+    return Tokenizer.train([*(d.text for d in world.documents()), *asked, *answers, "no, told?"], 400)
+
+
+def ideal(situation: Situation, task: Task, salt: int = 0) -> str:
+    return ideal_answer(situation, options_of(task.question), random.Random(f"{situation.id} {salt}")).text
+
+
+def answer(claims: list[Claim], action: str, style: int = 0) -> str:
+    return " ".join([*(render_claim(c, style) for c in claims), CHOICE.format(action=action)])
+
+
+def claims_of(situation: Situation, task: Task) -> list[Claim]:
+    """The true claims, in the order of the question."""
+    return [situation.claim(situation.actions.index(option)) for option in options_of(task.question)]
+
+
+def transcript(task: Task, text: str, passages=(), *, tokenizer: Tokenizer | None = None, **fields) -> Transcript:
+    """A finished transcript that says `text`; with a tokenizer its tokens and a one-hot capture are filled in."""
+    tokens = (*tokenizer.encode(text), tokenizer.control["end"]) if tokenizer else ()
+    prompt = tuple(tokenizer.chat(task.messages)) if tokenizer else ()
+    capture = Capture(tuple((t,) for t in tokens), tuple((1.0,) for _ in tokens), tuple(0.0 for _ in tokens))
+    made = Transcript(
+        id=content_id(task.id, text, str(sorted(fields))), task_id=task.id, generation=1, sibling=0, prompt=prompt,
+        student_prompt=prompt, tokens=tokens, text=text, passages=tuple(p.id for p in passages), finished=True,
+        capture=capture,
+    )  # fmt: skip
+    return dataclasses.replace(made, **fields)
+
+
+def tiny_config(**changes) -> Config:
+    """The recipe `tiny`; `section__name=value` changes a nested setting."""
+    config = RECIPES["tiny"].config
+    for name, value in changes.items():
+        section, _, leaf = name.rpartition("__")
+        if section:
+            part = dataclasses.replace(getattr(config, section), **{leaf: value})
+            config = dataclasses.replace(config, **{section: part})
+        else:
+            config = dataclasses.replace(config, **{name: value})
+    return config
+
+
+def start(directory, config: Config) -> epath.Path:
+    """A run directory as `ratchet run` leaves it before the first stage."""
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", dataclasses.asdict(config))
+    return directory
+
+
+def run_tiny(directory, config: Config | None = None) -> epath.Path:
+    config = config or tiny_config()
+    directory = start(directory, config)
+    with contextlib.suppress(loop.RunEnded):
+        loop.run(directory, config, Silent())
+    return directory
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    """Leaves of a pytree by path, on the host."""
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_bits(a, b) -> None:
+    a, b = arrays(a), arrays(b)
+    assert a.keys() == b.keys()
+    different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
+    assert not different

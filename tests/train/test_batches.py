@@ -1,0 +1,90 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import random_examples
+from train.batches import Batches
+
+
+def batches(pools=((12, 3), (7, 2)), *, seed=0, steps=6, columns=40, keep=1, **more):
+    made = [(random_examples(size, seed=n, keep=keep), count) for n, (size, count) in enumerate(pools)]
+    return Batches(made, seed=seed, steps=steps, columns=columns, **more)
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step():
+    first, again, other = batches(), batches(), batches(seed=1)
+    for step in (4, 0, 4, 5):
+        assert_equal(first[step], again[step])
+    assert first.picks(0) != other.picks(0)
+    for step, batch in enumerate(first.iterate(2), start=2):
+        assert_equal(batch, again[step])
+    assert step == 5
+
+
+def test_every_example_comes_once_an_epoch():
+    source = batches(pools=((12, 3), (6, 2)), steps=12)
+    drawn = [pick for step in range(12) for pick in source.picks(step)]
+    assert Counter(p for p in drawn if p[0] == 0) == {(0, i): 3 for i in range(12)}
+    first, second = ([i for pool, i in drawn if pool == 0][k : k + 12] for k in (0, 12))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    sizes=st.lists(st.tuples(st.integers(1, 15), st.integers(1, 6)), min_size=1, max_size=3),
+    columns=st.integers(20, 60),
+    multiple=st.sampled_from([1, 4, 8]),
+    keep=st.sampled_from([1, 3]),
+)
+def test_rows_hold_whole_examples_and_every_target_is_the_next_token(seed, sizes, columns, multiple, keep):
+    source = batches(tuple(sizes), seed=seed, steps=3, columns=columns, row_multiple=multiple, keep=keep)
+    for step in range(3):
+        batch = source[step]
+        assert batch["tokens"].shape == (source.rows, columns) and source.rows % multiple == 0
+        assert (batch["predict"] < columns).all()
+        chosen = [source.pools[pool][0][i] for pool, i in source.picks(step)]
+        assert batch["weights"].sum() == sum(len(e.ids) for e in chosen)
+        assert (batch["segments"] > 0).sum() == sum(len(e.tokens) for e in chosen)
+        found = []
+        for row in range(source.rows):
+            for segment in range(1, batch["segments"][row].max() + 1):
+                at = np.flatnonzero(batch["segments"][row] == segment)
+                np.testing.assert_array_equal(at, np.arange(at[0], at[-1] + 1))
+                np.testing.assert_array_equal(batch["positions"][row, at], np.arange(len(at)))
+                found.append(tuple(batch["tokens"][row, at].tolist()))
+        assert sorted(found) == sorted(tuple(e.tokens.tolist()) for e in chosen)
+        rows, slots = np.nonzero(batch["weights"])
+        at = batch["predict"][rows, slots]
+        np.testing.assert_array_equal(batch["ids"][rows, slots, 0], batch["tokens"][rows, at + 1])
+        np.testing.assert_array_equal(batch["segments"][rows, at], batch["segments"][rows, at + 1])
+        mass = batch["probs"][rows, slots].sum(-1) + batch["tail"][rows, slots]
+        np.testing.assert_allclose(mass, 1.0, atol=1e-6)
+
+
+def test_shapes_never_change_over_a_run():
+    source = batches(steps=9)
+    shapes = [{name: array.shape for name, array in source[step].items()} for step in range(9)]
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_an_empty_pool_and_one_without_a_share_are_left_out():
+    examples = random_examples(3)
+    source = Batches([(examples, 2), ([], 5), (examples, 0)], seed=0, steps=1, columns=40)
+    assert len(source.pools) == 1
+
+
+def test_bad_training_sets_are_one_clear_line():
+    with pytest.raises(ValueError, match="it is empty; look at the funnel"):
+        Batches([([], 4)], seed=0, steps=1, columns=40)
+    with pytest.raises(ValueError, match="rows hold 5; raise --train.columns"):
+        batches(columns=5)
