@@ -26,7 +26,7 @@ class DocumentsConfig:
 class WorldConfig:
     """The embedded lessons world."""
 
-    slice: int = 120
+    slice: int = 100
     """Situations that each generation reads for the first time."""
     demonstrations: int = 400
     """Situations of the seed demonstrations; none of them is in the corpus."""
@@ -42,7 +42,7 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class SimulateConfig:
-    samples: int = 3
+    samples: int = 5
     """Transcripts per task."""
     temperature: float = 1.0
     passages: int = 3
@@ -78,7 +78,7 @@ class ReviewConfig:
 @dataclass(frozen=True)
 class TargetsConfig:
     kind: Literal["one_hot", "teacher", "reviewed"] = "reviewed"
-    per_task: int = 2
+    per_task: int = 3
     """Accepted transcripts kept per task."""
     open_mass: float = 0.02
     """τ: positions with more teacher probability than this outside the sampled token are branch-reviewed."""
@@ -109,21 +109,23 @@ class WrongthinkConfig:
 class TrainConfig:
     seed_mixture: tuple[int, int, int, int] = (4, 1, 1, 4)
     """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
-    seed_steps: int = 650
+    seed_steps: int = 1000
     """Steps of the seed model, from scratch on the demonstrations."""
     steps: int = 700
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 0.4
     batch: int = 24
     """Examples per step, half of them from the newest generation."""
-    columns: int = 144
+    columns: int = 160
     """Tokens per packed row."""
     start: Literal["base", "last"] = "base"
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
+    student: float = 0.7
+    """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     demonstrations: float = 0.4
-    """Share of the seed demonstrations in the earlier half, once there is anything else in it."""
+    """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -196,6 +198,8 @@ def nearest(name: str, config: Config | None = None) -> str:
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"config.json: {prefix.rstrip('.') or 'the whole'} is {values!r}; it must be an object")
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
@@ -213,6 +217,6 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     plain = hint if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else object
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, plain):
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ConfigError(f"config: {name} is {value!r}; it must be of type {plain.__name__}")
     return value

@@ -27,13 +27,30 @@ def read(path: epath.Path) -> list[Document]:
     """
     if (path / "dataset_info.json").exists():
         return [_from_row(row) for row in tfds.builder_from_directory(path).as_data_source(split="train")]
-    files = sorted(path.glob("**/*.txt")) if path.is_dir() else []
+    files = _text_files(path) if path.is_dir() else []
     if not files:
         raise ValueError(
             f"documents: {path} holds no TFDS dataset and no .txt files; set --documents.path to one that does"
         )
-    documents = [Document(file.stem, file.read_text(encoding="utf-8"), {"source": file.name}) for file in files]
+    documents = [Document(file.stem, _text(file), {"source": file.name}) for file in files]
+    if not any(d.text.strip() for d in documents):
+        raise ValueError(f"documents: the .txt files in {path} have no text in them; set --documents.path to others")
     return [d for d in documents if d.text.strip()]
+
+
+def _text_files(folder: epath.Path) -> list[epath.Path]:
+    """The .txt files of a folder and of those in it, in order; epath's glob does not descend."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        found += _text_files(entry) if entry.is_dir() else [entry] if entry.suffix == ".txt" else []
+    return found
+
+
+def _text(file: epath.Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"documents: {file} is not UTF-8 text ({error.reason}); convert it or take it out") from None
 
 
 def passages(documents: Iterable[Document], words: int) -> list[Document]:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from bootstrap import examples, targets, wrongthink
 from bootstrap.checks import parse
+from bootstrap.config import TrainConfig
 from bootstrap.dedupe import distinct_transcripts
 from bootstrap.ledger import Stage, once
 from bootstrap.review import Probe, Reviewer, calibrate, criterion_prompt, junk_probes, with_thresholds
@@ -28,7 +29,7 @@ from bootstrap.transcript import (
 from bootstrap.worlds.language import Claim
 from bootstrap.worlds.lessons import Situation
 from bootstrap.worlds.oracle import grade, grade_claim
-from train.checkpoint import load_weights, save_weights
+from train.checkpoint import has_weights, load_weights, save_weights
 from train.records import Example, read_examples, write_examples
 from train.trainer import mean_loss
 
@@ -324,18 +325,36 @@ def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: S
     """The next weights: half a batch newest, corrections among them up to their share, half everything earlier."""
     c = g.run.config
     place = g.directory / "model"
-    if place.exists():
+    if has_weights(place):
         return load_weights(place, start)
-    half = c.train.batch // 2 if c.train.mixture == "accumulate" else c.train.batch
-    corrected = [e for e in newest if e.lineage.get("kind") == "correction"]
-    plain = [e for e in newest if e.lineage.get("kind") != "correction"]
-    share = round(half * min(c.wrongthink.share, 2 * len(corrected) / max(len(newest), 1)))
-    shown = round((c.train.batch - half) * (c.train.demonstrations if earlier else 1.0))
-    rest = c.train.batch - half - shown
-    pools = [(plain, half - share), (corrected, share), (demonstrations, shown), (earlier, rest)]
+    pools = mixture(c.train, c.wrongthink.share, newest, earlier, demonstrations)
     params = train_arm(g.run, g.number, "loop", start, pools, train_steps(g.run, g.number))
     save_weights(place, params)
     return params
+
+
+def mixture(c: TrainConfig, corrected: float, newest: Sequence[Example], earlier: Sequence[Example],
+            demonstrations: Sequence[Example]) -> list[tuple[list[Example], int]]:  # fmt: skip
+    """(examples, count per step): half a batch newest, half everything earlier; students' and simulators' apart."""
+    half = c.batch // 2 if c.mixture == "accumulate" else c.batch
+    corrections, students, simulators = _by_reader(newest)
+    share = round(half * corrected) if corrections else 0
+    taught = round((half - share) * c.student) if simulators else half - share
+    shown = round((c.batch - half) * (c.demonstrations if earlier else 1.0))
+    again = c.batch - half - shown
+    old_corrections, old_students, old_simulators = _by_reader(earlier)
+    recalled = round(again * c.student)
+    return [
+        (students, taught), (simulators, half - share - taught), (corrections, share), (list(demonstrations), shown),
+        (old_students + old_corrections, recalled), (old_simulators, again - recalled),
+    ]  # fmt: skip
+
+
+def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example], list[Example]]:
+    """Corrections, student examples, and what teaches the simulator and reviewer."""
+    corrections = [e for e in found if e.origin == "correction"]
+    students = [e for e in found if e.origin == "student"]
+    return corrections, students, [e for e in found if e.origin not in ("correction", "student")]
 
 
 def train_steps(run: Run, number: int) -> int:

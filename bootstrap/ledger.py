@@ -25,7 +25,7 @@ class Stage:
         """The payloads of a unit: read when it was committed from the same inputs, made and committed otherwise."""
         records = self.directory / f"unit-{index:05d}.array_record"
         commit = self.directory / f"unit-{index:05d}.json"
-        if commit.exists():
+        if commit.exists() and records.exists():
             entry = json.loads(commit.read_text())
             if entry["inputs"] == inputs:
                 return read_unit(records, entry["sha256"])

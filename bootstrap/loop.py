@@ -44,7 +44,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     r = seed.prepare(directory, config, progress)
     try:
         made = seed.seed_examples(r)
-        demonstrations = [e for name in ("simulate", "interrupt", "review") for e in made[name]]
+        demonstrations = seed.blend(made, config.train.seed_mixture)
         with _timed(r, 0, "train"):
             base = seed.train_seed_model(r, made)
         with _timed(r, 0, "evaluate"):

@@ -18,7 +18,7 @@ from bootstrap.review import agreement
 from bootstrap.seed import Run, train_arm
 from bootstrap.targets import Target
 from bootstrap.transcript import Review, Task, Transcript
-from train.checkpoint import load_weights, save_weights
+from train.checkpoint import has_weights, load_weights, save_weights
 from train.records import Example, read_examples
 
 
@@ -78,7 +78,7 @@ def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
     told = {i for t in read for i in t.document_ids}
     stories = [examples.imitation_example(run.tokenizer, d) for d in run.corpus if d.id in told]
     last = run.config.generations
-    if not (place / "model").exists():
+    if not has_weights(place / "model"):
         per_story = float(np.mean([len(e.ids) for e in stories]))
         batch = max(1, round(_tokens_per_step(run, last) / per_story))
         params = train_arm(run, last, "imitation", base, [(stories, batch)], train_steps(run, last))

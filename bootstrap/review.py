@@ -5,6 +5,7 @@ An answer that cannot be read is a rejection with that reason, never a default s
 
 import importlib.resources
 import random
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     question: str
     show: tuple[Literal["passages", "question"], ...] = ()
     required: bool = True
-    threshold: float = 0.5
+    threshold: float = pydantic.Field(0.5, ge=0.0, le=1.0)
 
 
 def load_rubric(path: str) -> tuple[Criterion, ...]:
@@ -51,6 +52,12 @@ def load_rubric(path: str) -> tuple[Criterion, ...]:
         raise ValueError(
             f"rubric: {file}: {' '.join(line.strip() for line in first[:3])}; see bootstrap/rubric.yaml"
         ) from error
+    for c in criteria:
+        if strange := {name for _, name, *_ in string.Formatter().parse(c.question) if name} - set(Claim._fields):
+            raise ValueError(
+                f"rubric: {file}: the question of {c.name} asks for {{{min(strange)}}}; there are "
+                f"{', '.join(f'{{{name}}}' for name in Claim._fields)}"
+            )
     unknown = [c.name for c in criteria if c.kind == "programmatic" and c.name not in CHECKS]
     if unknown:
         raise ValueError(f"rubric: {file}: no programmatic criterion {unknown[0]}; there are {', '.join(CHECKS)}")

@@ -1,7 +1,8 @@
 """What a run starts from: the corpus, the tokenizer, the seed demonstrations and the seed model (generation 0)."""
 
+import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -23,11 +24,12 @@ from models import decoder
 from models.sampler import Sampler, Scorer
 from models.tokenizer import Tokenizer
 from train.batches import Batches
-from train.checkpoint import Checkpoints, load_weights, save_weights
+from train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
 from train.records import Example
 from train.sharding import make_mesh
 from train.trainer import Training, fit
 
+SKILLS = ("simulate", "interrupt", "review", "prose")
 SEEN = tuple(c for c in CONTEXTS if c.seen)
 
 
@@ -172,6 +174,13 @@ def seed_examples(run: Run) -> dict[str, list[Example]]:
     return made
 
 
+def blend(made: Mapping[str, list[Example]], mixture: Sequence[int]) -> list[Example]:
+    """The seed examples as one pool in the seed model's mixture; a skill with few examples repeats them."""
+    unit = len(made["simulate"])
+    return [e for name, share in zip(SKILLS, mixture, strict=True) for e in itertools.islice(
+        itertools.cycle(made[name]), unit * share)]  # fmt: skip
+
+
 def control_text(run: Run) -> list[Example]:
     """Prose that nothing was trained on, for perplexity."""
     lines = demonstrations.prose(random.Random(f"control {run.config.seed}"), 64)
@@ -183,11 +192,11 @@ def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:
     target = run.generation(0) / "model"
     c = run.config
     _, params = decoder.create(c.model, run.seed("initial"))
-    if target.exists():
+    if has_weights(target):
         return load_weights(target, params)
     total = sum(c.train.seed_mixture)
     counts = [c.train.batch * share // total for share in c.train.seed_mixture]
-    pools = list(zip((made[k] for k in ("simulate", "interrupt", "review", "prose")), counts, strict=True))
+    pools = list(zip((made[skill] for skill in SKILLS), counts, strict=True))
     params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
     save_weights(target, params)
     return params

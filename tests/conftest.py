@@ -11,14 +11,14 @@ import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 for chatty in ("absl", "bm25s"):
     logging.getLogger(chatty).setLevel(logging.ERROR)
 
 import pytest  # noqa: E402
+import support  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-import support  # noqa: E402
 from models import decoder  # noqa: E402
 from models.decoder import DecoderConfig  # noqa: E402
 
@@ -52,6 +52,12 @@ def speaker(tokenizer):
     config = DecoderConfig(vocab_size=size, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=192)
     graphdef, params = decoder.create(config, 0)
     return graphdef, support.awaken(params)
+
+
+@pytest.fixture(scope="session")
+def torn(world, tokenizer, speaker):
+    """A decoder that has learned, by heart, two right answers and a harmful one to each of two questions."""
+    return support.learn_by_heart(world, tokenizer, speaker)
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,23 @@ from flax import nnx
 
 from bootstrap import loop
 from bootstrap.config import Config
+from bootstrap.examples import example, one_hot
 from bootstrap.ledger import write_json
 from bootstrap.progress import Silent
+from bootstrap.simulate import Writer
 from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
 from bootstrap.worlds.demonstrations import ideal_answer
 from bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, render_claim
 from bootstrap.worlds.lessons import Lessons, Situation, stories
 from launch.recipes import RECIPES
+from models import decoder
+from models.sampler import Sampler
 from models.tokenizer import Tokenizer
+from train.batches import Batches
+from train.optimizer import OptimizerConfig
 from train.records import Example
+from train.sharding import MeshConfig, make_mesh
+from train.trainer import Training, fit
 
 
 def awaken(params: nnx.State, seed: int = 1) -> nnx.State:
@@ -63,7 +71,8 @@ def random_examples(count: int, *, seed: int = 0, vocab: int = 64, longest: int 
         weights = np.r_[np.zeros(length - trained), np.ones(trained)]
         others = np.stack([rng.permutation([i for i in range(vocab) if i != t])[: keep - 1] for t in tokens[-trained:]])
         ids = np.concatenate([tokens[-trained:, None], others], axis=1)
-        mass = rng.dirichlet(np.r_[3.0, np.ones(keep)], trained) if keep > 1 else np.c_[np.ones(trained), np.zeros(trained)]
+        mass = rng.dirichlet(np.r_[3.0, np.ones(keep)] if keep > 1 else [1e9, 1e-9], trained)
+        mass = mass if keep > 1 else np.round(mass)
         lineage = {"number": number}
         made.append(Example.create(tokens, weights, ids, mass[:, :-1], mass[:, -1], origin="seed", lineage=lineage))
     return made
@@ -78,10 +87,10 @@ def told(world: Lessons, situation: Situation) -> list[Document]:
     return stories(situation, random.Random(f"{world.seed} {situation.id}"))
 
 
-def train_tokenizer(world: Lessons) -> Tokenizer:
+def train_tokenizer(world: Lessons, size: int = 400) -> Tokenizer:
     asked = [m["content"] for s in world.situations for c in CONTEXTS for m in world.task(s, c).messages]
     answers = [ideal(s, world.task(s, CONTEXTS[0]), k) for s in world.situations for k in range(4)]
-    return Tokenizer.train([*(d.text for d in world.documents()), *asked, *answers, "no, told?"], 400)
+    return Tokenizer.train([*(d.text for d in world.documents()), *asked, *answers, "no, told?"], size)
 
 
 def ideal(situation: Situation, task: Task, salt: int = 0) -> str:
@@ -108,6 +117,24 @@ def transcript(task: Task, text: str, passages=(), *, tokenizer: Tokenizer | Non
         capture=capture,
     )  # fmt: skip
     return dataclasses.replace(made, **fields)
+
+
+def learn_by_heart(world: Lessons, tokenizer: Tokenizer, speaker) -> Writer:
+    """Trains on two right answers in two styles, and one that chooses harm, to each of two questions."""
+    graphdef, params = decoder.create(nnx.merge(*speaker).config, 0)
+    made = []
+    for s in world.situations[:2]:
+        task = world.task(s, CONTEXTS[0])
+        claims, wise = claims_of(s, task), s.actions[s.wise]
+        unwise = next(a for a in s.actions if a != wise)
+        for text in (answer(claims, wise), answer(claims, wise, 1), answer(claims, unwise)):
+            tokens = [*tokenizer.encode(text), tokenizer.control["end"]]
+            made.append(example(tokenizer.chat(task.messages), tokens, one_hot(tokens), "seed", {"text": text}))
+    batches = Batches([(made, len(made))], seed=0, steps=150, columns=192)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    training = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, 10**6, {})
+    trained = fit(training, params, None, lambda step, values: None)
+    return Writer(Sampler(graphdef, slots=16, new_tokens=60, keep=6), trained, tokenizer, 192)
 
 
 def tiny_config(**changes) -> Config:

@@ -66,7 +66,17 @@ class Batches:
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  a run holds one source
     def _permutation(self, pool: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, pool, epoch]).permutation(len(self.pools[pool][0]))
+        """A fresh order of a pool in which every step gets short and long examples alike.
+
+        The examples are cut into as many strata of length as a step takes from the pool, and steps take one of each:
+        then no step is much fuller than another, and rows sized for the fullest one are nearly full in all.
+        """
+        examples, count = self.pools[pool]
+        rng = np.random.default_rng([self.seed, pool, epoch])
+        shuffled = rng.permutation(len(examples))
+        by_length = shuffled[np.argsort(self.lengths[pool][shuffled], kind="stable")]
+        strata = [rng.permutation(s) for s in np.array_split(by_length, min(count, len(examples)))]
+        return np.array([s[i] for i in range(len(strata[0])) for s in strata if i < len(s)])
 
     def _needed(self, step: int) -> tuple[int, int]:
         """Rows, and weighted positions in the fullest row, of one step."""

@@ -117,6 +117,11 @@ def save_weights(directory: epath.PathLike, params: Any) -> None:
         checkpoints.save(0, params, position={})
 
 
+def has_weights(directory: epath.PathLike) -> bool:
+    """Whether `save_weights` has committed there; the directory alone may be what a kill left behind."""
+    return (epath.Path(directory) / "0").exists()
+
+
 def load_weights(directory: epath.PathLike, like: Any) -> Any:
     """Reads weights that `save_weights` wrote onto the shardings of `like`; raises CheckpointError if it cannot."""
     if not epath.Path(directory).exists():

@@ -52,7 +52,7 @@ def state_sharding(mesh: Mesh, state):
     """A NamedSharding for every leaf of a pytree of parameters or optimizer state, found by the leaf's name."""
 
     def leaf_sharding(path, leaf):
-        names = [str(key.key) for key in path if hasattr(key, "key")]  # attributes, such as nnx's `.value`, are no names
+        names = [str(key.key) for key in path if hasattr(key, "key")]  # nnx's attribute `.value` is no name
         spec = next((PARAMETERS[n] for n in reversed(names) if n in PARAMETERS), P())
         fits = len(spec) <= leaf.ndim and all(
             axis is None or leaf.shape[i] % mesh.shape[axis] == 0 for i, axis in enumerate(spec)

@@ -2,9 +2,9 @@ import dataclasses
 import json
 
 import pytest
+from support import tiny_config
 
 from bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest, to_json
-from support import tiny_config
 
 
 @pytest.mark.parametrize("config", [Config(), tiny_config(wrongthink__lambdas=(0.5, 2.0), seed=3)])

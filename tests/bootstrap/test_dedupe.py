@@ -1,7 +1,8 @@
+from support import ideal, transcript
+
 from bootstrap.dedupe import distinct_transcripts
 from bootstrap.transcript import Review
 from bootstrap.worlds.language import CONTEXTS
-from support import ideal, transcript
 
 
 def review(t, accepted=True):

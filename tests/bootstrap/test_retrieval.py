@@ -1,10 +1,10 @@
 import pytest
+from support import told
 
 from bootstrap.retrieval import Index
 from bootstrap.tools import lookup
 from bootstrap.transcript import Document
 from bootstrap.worlds.language import CONTEXTS, options_of
-from support import told
 
 
 def test_the_passages_about_a_situation_are_found_among_all(world):

@@ -1,9 +1,9 @@
 import jax
 import numpy as np
 import pytest
+from support import full_logits, full_probs
 
 from models.sampler import Request, Sampler, Scorer, capture
-from support import full_logits, full_probs
 
 STOP = (1,)
 

@@ -4,9 +4,9 @@ import pytest
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
+from support import small_world, train_tokenizer
 
 from models.tokenizer import CONTROLS, Tokenizer
-from support import small_world, train_tokenizer
 
 TEXTS = st.text(string.ascii_lowercase + string.digits + ".,:;?!'\"()<>|#/-" + "äöüéñжλ日本語😀 ", max_size=60)
 

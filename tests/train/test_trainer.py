@@ -6,20 +6,19 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from support import assert_same_bits, awaken, random_examples
 
 from models import decoder
 from models.decoder import DecoderConfig
-from support import assert_same_bits, awaken, random_examples
 from train import trainer
 from train.batches import Batches
 from train.checkpoint import Checkpoints
 from train.optimizer import OptimizerConfig
-from train.optimizer import create as create_optimizer
 from train.sharding import MeshConfig, batch_sharding, make_mesh, state_sharding
 from train.trainer import State, Training, TrainingDiverged, fit, make_step, mean_loss
 
-CONFIG = DecoderConfig(vocab_size=64, width=32, layers=2, heads=8, kv_heads=8, mlp_width=64, max_length=40)
-GOLDEN = {"loss": 4.025534, "gradient_norm": 2.739393}
+CONFIG = DecoderConfig(vocab_size=64, width=32, layers=1, heads=8, kv_heads=8, mlp_width=64, max_length=40)
+GOLDEN = {"loss": 4.323683, "gradient_norm": 2.532629}
 """One step on CPU, float32. After a wanted change of model or loss: run the test, put in what it prints."""
 
 
@@ -86,13 +85,6 @@ def test_a_step_is_the_same_on_every_mesh(shape):
     assert sums == pytest.approx(expected_sums, rel=1e-5)
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_muon_steps_agree_across_meshes():
-    tx = create_optimizer(OptimizerConfig(kind="muon", rate=1e-2), 4)
-    _, a = one_step(make_mesh(MeshConfig(2, 2, 2)), tx)
-    _, b = one_step(alone(), tx)
-    assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_a_run_traces_its_step_once(monkeypatch):

@@ -1,0 +1,82 @@
+"""Goes on with a run and kills its own process, without warning, inside a stage: python kill_at.py DIRECTORY POINT."""
+
+import os
+import signal
+import sys
+
+import bootstrap.evaluate as evaluate
+import bootstrap.generation as generation
+import bootstrap.ledger as ledger
+import bootstrap.outcome as outcome
+import bootstrap.wrongthink as wrongthink
+import train.checkpoint as checkpoint
+import train.records as records
+import train.trainer as trainer
+from launch import cli
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(module, name, number=1):
+    """Dies when `module.name` is called for the n-th time."""
+    real, calls = getattr(module, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return die() if len(calls) == number else real(*args, **kwargs)
+
+    setattr(module, name, counted)
+
+
+def torn_unit():
+    """The second unit's records are written, its commit is not."""
+    real, calls = ledger.write_unit, []
+
+    def write(*args):
+        result = real(*args)
+        calls.append(1)
+        return die() if len(calls) == 2 else result
+
+    ledger.write_unit = write
+
+
+def after_the_first_checkpoint():
+    real = trainer.make_step
+
+    def make_step(*args):
+        step = real(*args)
+
+        def stepping(state, batch):
+            if int(state.step) == 5:  # saved at 3, by now committed
+                die()
+            return step(state, batch)
+
+        return stepping
+
+    trainer.make_step = make_step
+
+
+def while_saving_the_weights():
+    """The directory is there and nothing in it."""
+    generation.save_weights = lambda place, params: (checkpoint.Checkpoints(place), die())
+
+
+POINTS = {
+    "simulate": torn_unit,
+    "review": lambda: at_call(generation, "distinct_transcripts", 2),
+    "targets": lambda: at_call(generation, "make_targets", 2),
+    "wrongthink": lambda: at_call(wrongthink, "sweep"),
+    "dataset": lambda: at_call(records.tfds.folder_dataset, "write_metadata"),
+    "train": after_the_first_checkpoint,
+    "weights": while_saving_the_weights,
+    "evaluate": lambda: at_call(evaluate, "recovery"),
+    "promote": lambda: at_call(outcome, "decide"),
+}
+
+if __name__ == "__main__":
+    directory, point = sys.argv[1:]
+    if point != "never":
+        POINTS[point]()
+    sys.exit(cli.main(["resume", directory]))

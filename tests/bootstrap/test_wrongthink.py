@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import answer, assert_same_bits, awaken, claims_of, told
+
+from bootstrap.config import SimulateConfig, WrongthinkConfig
+from bootstrap.examples import transcript_examples
+from bootstrap.retrieval import Index
+from bootstrap.targets import Target
+from bootstrap.worlds.language import CONTEXTS, NO
+from bootstrap.wrongthink import Thought, first_wrong_step, interrupt, invert, random_vector, sweep
+
+
+@pytest.fixture(scope="module")
+def scene(world):
+    s = next(s for s in world.situations if len(s.actions) == 3)
+    task = world.task(s, CONTEXTS[0])
+    return s, task, {d.id: d for d in told(world, s)}, claims_of(s, task)
+
+
+def test_inversion_is_before_minus_lambda_times_the_difference(small):
+    before, after = small[1], awaken(small[1], 7)
+    assert_same_bits(invert(before, after, 0.0), before)
+    for got, b, a in zip(*map(jax.tree.leaves, (invert(before, after, 1.5), before, after)), strict=True):
+        np.testing.assert_array_equal(got, b - jnp.float32(1.5) * (a - b))
+
+
+def test_the_control_moves_as_far_in_another_direction(small):
+    before, after = small[1], awaken(small[1], 7)
+    moved = random_vector(before, after, 0)
+    for m, b, a in zip(*map(jax.tree.leaves, (moved, before, after)), strict=True):
+        assert jnp.linalg.norm(m - b) == pytest.approx(float(jnp.linalg.norm(a - b)), rel=1e-4)
+    assert_same_bits(random_vector(before, after, 0), moved)
+
+
+def cut(torn, scene, text):
+    _, task, documents, _ = scene
+    tokens, reason = first_wrong_step(torn, task, tuple(torn.tokenizer.encode(text)), documents)
+    return torn.tokenizer.decode(tokens), reason
+
+
+@pytest.mark.parametrize("style", [0, 1, 2])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_the_supervisor_cuts_at_the_first_wrong_claim(torn, scene, world, style, at):
+    s, _, _, claims = scene
+    strange = next(c.outcome for o in world.situations for c in [o.claim(0)] if c.outcome not in s.outcomes)
+    wrong = [*claims[:at], claims[at]._replace(outcome=strange), *claims[at + 1 :]]
+    thought, reason = cut(torn, scene, answer(wrong, s.actions[s.wise], style))
+    assert thought == answer(wrong[: at + 1], "x", style).rsplit(" ", len(answer([], "x").split()))[0]
+    assert strange in reason
+
+
+def test_the_supervisor_cuts_a_wrong_choice_and_finds_no_fault_in_a_right_one(torn, scene):
+    s, _, _, claims = scene
+    wise = s.actions[s.wise]
+    unwise = next(a for a in s.actions if a != wise)
+    text = answer(claims, unwise)
+    assert cut(torn, scene, f"{text} and so on")[0] == text
+    assert cut(torn, scene, answer(claims, wise)) == ("", "")
+    assert cut(torn, scene, "nothing that is a step") == ("", "")
+
+
+@pytest.fixture(scope="module")
+def corrections(torn, scene):
+    s, task, documents, claims = scene
+    index = Index(list(documents.values()))
+    unwise = next(a for a in s.actions if a != s.actions[s.wise])
+    text = answer(claims, unwise)
+    thoughts = [Thought(task, n, tuple(torn.tokenizer.encode(text)), text, "wrong") for n in range(2)]
+    return text, interrupt(torn, index, thoughts, SimulateConfig(new_tokens=12), 120, generation=2, seed=0)
+
+
+def test_a_correction_starts_with_no_and_keeps_the_thought_apart(torn, corrections):
+    text, made = corrections
+    said = torn.tokenizer.encode(NO)
+    for t in made:
+        assert t.forced_text == text and torn.tokenizer.decode(t.forced) == text
+        assert list(t.tokens[: len(said)]) == said and t.text.startswith(NO)
+        n = len(t.tokens)
+        assert n == len(t.capture.ids) == len(t.capture.probs) == len(t.capture.tail)
+        assert all(token in ids for token, ids in zip(t.tokens, t.capture.ids, strict=True))
+    assert len({t.id for t in made}) == 2
+
+
+def test_the_wrong_thought_has_weight_0_and_no_is_trained(torn, scene, corrections):
+    _, task, *_ = scene
+    for t in corrections[1]:
+        n = len(t.tokens)
+        target = Target(t.id, tuple((i,) for i in t.tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
+        for e in transcript_examples(t, target, task, "gen-001"):
+            assert e.weights.sum() == n
+            np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens)
+            start = len(e.tokens) - n
+            np.testing.assert_array_equal(e.tokens[start - len(t.forced) : start], t.forced)
+            assert not e.weights[:start].any()
+            assert e.lineage["transcript"] == t.id and e.lineage["kind"] == "correction"
+
+
+def test_the_sweep_takes_the_most_wrong_within_the_budget_or_none(torn, scene):
+    _, task, documents, _ = scene
+    candidates = {0.0: torn.params, 0.5: awaken(torn.params, 3)}
+    rows = sweep(
+        torn, candidates, [task], documents, lambda params: 2.0 + (params is not torn.params),
+        WrongthinkConfig(minimum_formed=0.0), SimulateConfig(new_tokens=40), seed=0,
+    )  # fmt: skip
+    assert rows[0] is None, "1.5 times the perplexity is beyond the budget"
+    assert [r["lambda"] for r in rows[1]] == [0.0, 0.5]
+    assert [r["perplexity"] for r in rows[1]] == [1.0, 1.5]

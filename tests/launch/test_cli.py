@@ -1,0 +1,152 @@
+"""What users type and read: one line for every mistake, exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import start, tiny_config
+
+from bootstrap.config import Config, flat
+from bootstrap.ledger import write_json
+from launch import cli
+
+
+def ratchet(capsys, *words):
+    """(exit code, stdout, stderr)"""
+    code = cli.main([str(w) for w in words])
+    return code, *capsys.readouterr()
+
+
+def mistake(capsys, *words):
+    code, out, err = ratchet(capsys, *words)
+    assert code == 2 and err.startswith("ratchet: ")
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def test_no_settings_come_or_go_unnoticed():
+    """A frozen list: add a setting here only when a default cannot do."""
+    names = Path(__file__).with_name("settings.txt").read_text().split()
+    assert list(flat(Config())) == names
+    assert len(names) <= 70
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["rnu"], "unknown command 'rnu'; there are run, resume"),
+        (["run"], "no recipe"),
+        (["run", "lesson"], "no recipe 'lesson'; there are lessons, tiny"),
+        (["run", "tiny", "--train.stepz", "3"], "unknown setting --train.stepz; the nearest is --train.steps"),
+        (["run", "tiny", "--generation=3"], "the nearest is --generations"),
+        (["run", "tiny", "--simulate.new-token", "3"], "the nearest is --simulate.new-tokens"),
+        (["run", "tiny", "--steps", "3"], "the nearest is --"),
+        (["resume"], "give the directory of a run"),
+        (["status"], "give the directory of a run"),
+        (["status", "nowhere"], "nowhere holds no run: nowhere/config.json is missing; start one with"),
+        (["resume", "nowhere"], "holds no run"),
+        (["report", "nowhere"], "holds no run"),
+        (["show", "nowhere", "x"], "holds no run"),
+        (["evaluate", "nowhere", "--generation", "1"], "holds no run"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(capsys, tmp_path, monkeypatch, words, named):
+    monkeypatch.chdir(tmp_path)
+    assert named in mistake(capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--train.steps", "many"], ["--targets.kind", "soft"], ["--train.steps"]],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_exit_code_2(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "tiny", *words])
+    assert stopped.value.code == 2
+    assert words[0].lstrip("-") in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--model.heads", "3"], "heads must divide width"),
+        (["--mesh.data", "3"], "change --mesh"),
+        (["--review.rubric", "no.yaml"], "no.yaml is missing; set --review.rubric"),
+        (["--documents.path", "nothing"], "set --documents.path"),
+        (["--world.slice", "100000"], "lower --generations"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_one_line(capsys, tmp_path, monkeypatch, words, named):
+    monkeypatch.chdir(tmp_path)
+    assert named in mistake(capsys, "run", "tiny", "--out", "here", *words)
+
+
+def test_a_directory_with_a_run_is_refused_naming_resume(capsys, tmp_path):
+    directory = start(tmp_path / "run", tiny_config())
+    assert f"go on with `ratchet resume {directory}`" in mistake(capsys, "run", "tiny", "--out", directory)
+
+
+def test_resuming_with_another_config_names_the_field(capsys, tmp_path):
+    directory = start(tmp_path / "run", tiny_config())
+    line = mistake(capsys, "resume", directory, "--train.steps", "9")
+    assert "train.steps: 8 → 9 differs from the run" in line
+
+
+def test_a_run_that_has_ended_says_why(capsys, tmp_path):
+    directory = start(tmp_path / "run", tiny_config())
+    write_json(directory / "ended.json", {"reason": "generation 1: no transcript passed"})
+    assert "has ended: generation 1: no transcript passed" in mistake(capsys, "resume", directory)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("{", "cannot be read"), ('{"sead": 1}', "unknown setting sead; nearest is seed"),
+     ('{"seed": "x"}', "seed is 'x'"), ("[]", "config.json")],
+)  # fmt: skip
+def test_a_damaged_config_is_one_line(capsys, tmp_path, text, named):
+    (tmp_path / "config.json").write_text(text)
+    assert named in mistake(capsys, "resume", tmp_path)
+
+
+def test_recipes_say_what_they_do_how_long_and_what_they_reach(capsys):
+    code, out, _ = ratchet(capsys, "recipes")
+    assert code == 0
+    for word in ("lessons", "tiny", "takes", "should reach"):
+        assert word in out
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(capsys, words):
+    code, out, _ = ratchet(capsys, *words)
+    assert code == 0
+    assert all(f"ratchet {c}" in out for c in ("run", "resume", "status", "evaluate", "show", "report", "recipes"))
+
+
+def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):
+    code, out, _ = ratchet(capsys, "status", tiny_run)
+    assert code == 0 and "imitation" in out and "promoted" in out and "simulate" in out
+    code, out, _ = ratchet(capsys, "status", tiny_run, "--json")
+    found = json.loads(out)
+    assert code == 0 and [g["generation"] for g in found["generations"]] == [0, 1, 2]
+
+
+def test_show_prints_a_transcripts_lineage(capsys, tiny_run):
+    sample = json.loads((tiny_run / "gen-001" / "samples.json").read_text())["transcripts"][0]
+    code, out, _ = ratchet(capsys, "show", tiny_run, sample["id"])
+    found = json.loads(out)
+    assert code == 0 and found["transcript"] == sample["id"]
+    assert {"documents", "verdicts", "branches", "targets", "trained"} <= found.keys()
+    assert "has no transcript zzz" in mistake(capsys, "show", tiny_run, "zzz")
+    assert "give the id of one transcript" in mistake(capsys, "show", tiny_run)
+
+
+def test_evaluating_a_generation_that_is_not_there_is_one_line(capsys, tiny_run):
+    assert "has no finished generation 9" in mistake(capsys, "evaluate", tiny_run, "--generation", "9")
+
+
+def test_the_report_is_rebuilt(capsys, tiny_run):
+    code, out, _ = ratchet(capsys, "report", tiny_run)
+    assert code == 0 and Path(out.strip()).read_text().startswith("<!")
