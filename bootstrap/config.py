@@ -26,7 +26,7 @@ class DocumentsConfig:
 class WorldConfig:
     """The embedded lessons world."""
 
-    slice: int = 100
+    slice: int = 80
     """Situations that each generation reads for the first time."""
     demonstrations: int = 400
     """Situations of the seed demonstrations; none of them is in the corpus."""
@@ -94,7 +94,7 @@ class WrongthinkConfig:
     """Where wrong thoughts come from: the inverted lesson vector, the incumbent's own errors, or a random vector."""
     steps: int = 60
     """Steps of the side run that measures what the lesson changes."""
-    lambdas: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
+    lambdas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     perplexity_budget: float = 1.1
     """Largest perplexity of the wrong-thinker on control text, relative to the incumbent's."""
     minimum_formed: float = 0.7
@@ -109,12 +109,14 @@ class WrongthinkConfig:
 class TrainConfig:
     seed_mixture: tuple[int, int, int, int] = (4, 1, 1, 4)
     """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
+    seed_batch: int = 24
+    """Examples per step of the seed model."""
     seed_steps: int = 1000
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 700
+    steps: int = 600
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
-    growth: float = 0.4
-    batch: int = 24
+    growth: float = 0.3
+    batch: int = 48
     """Examples per step, half of them from the newest generation."""
     columns: int = 160
     """Tokens per packed row."""
@@ -124,7 +126,7 @@ class TrainConfig:
     """Half newest and half everything earlier, or only the newest."""
     student: float = 0.7
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
-    demonstrations: float = 0.4
+    demonstrations: float = 0.3
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""

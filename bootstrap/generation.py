@@ -270,7 +270,7 @@ def _wrong_thinker(g: Generation, lessons: Sequence[Example], documents) -> tupl
     if c.source == "incumbent":
         return g.params, {"source": c.source, "lambda": None, "sweep": [], "skipped": None}
     pools = [(lessons, run.config.train.batch)]
-    after = train_arm(run, g.number, "lesson", g.params, pools, c.steps, rate_scale=0.5)
+    after = train_arm(run, g.number, "lesson", g.params, pools, c.steps, rate_scale=0.1)
     if c.source == "random":
         after = wrongthink.random_vector(g.params, after, g.seed("random vector"))
     control = control_text(run)
@@ -328,6 +328,8 @@ def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: S
     if has_weights(place):
         return load_weights(place, start)
     pools = mixture(c.train, c.wrongthink.share, newest, earlier, demonstrations)
+    tokens = sum(count * float(np.mean([len(e.ids) for e in found])) for found, count in pools if found)
+    once(g.directory / "training.json", lambda: {"steps": train_steps(g.run, g.number), "tokens_per_step": tokens})
     params = train_arm(g.run, g.number, "loop", start, pools, train_steps(g.run, g.number))
     save_weights(place, params)
     return params

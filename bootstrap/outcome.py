@@ -11,7 +11,7 @@ from flax import nnx
 from bootstrap import examples
 from bootstrap.audit import audit
 from bootstrap.evaluate import Items, evaluate, fresh_pass
-from bootstrap.generation import Batch, Generation, kept, train_steps
+from bootstrap.generation import Batch, Generation, kept
 from bootstrap.ledger import once, write_json
 from bootstrap.promote import decide
 from bootstrap.review import agreement
@@ -80,18 +80,12 @@ def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
     last = run.config.generations
     if not has_weights(place / "model"):
         per_story = float(np.mean([len(e.ids) for e in stories]))
-        batch = max(1, round(_tokens_per_step(run, last) / per_story))
-        params = train_arm(run, last, "imitation", base, [(stories, batch)], train_steps(run, last))
+        trained = json.loads((run.generation(last) / "training.json").read_text())
+        batch = max(1, round(trained["tokens_per_step"] / per_story))
+        params = train_arm(run, last, "imitation", base, [(stories, batch)], trained["steps"])
         save_weights(place / "model", params)
     params = load_weights(place / "model", base)
     once(place / "evaluation.json", lambda: evaluation(run, last, params, "imitation"))
-
-
-def _tokens_per_step(run: Run, number: int) -> float:
-    """Weighted tokens that a step of the last generation was trained on."""
-    lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-    logged = {m["step"]: m["trained_tokens"] for m in lines if m["arm"] == "loop" and m["generation"] == number}
-    return float(np.mean([logged[s] for s in sorted(logged)]))
 
 
 def plan(g: Generation) -> None:

@@ -134,7 +134,9 @@ def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: li
     own = [*told, *asked, *answers, *prose]
     tokenizer = Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tokenizer.model)
+    unfinished = path.parent / ".model.spm.tmp"
+    unfinished.write_bytes(tokenizer.model)
+    unfinished.replace(path)
     return tokenizer
 
 
@@ -195,7 +197,7 @@ def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:
     if has_weights(target):
         return load_weights(target, params)
     total = sum(c.train.seed_mixture)
-    counts = [c.train.batch * share // total for share in c.train.seed_mixture]
+    counts = [c.train.seed_batch * share // total for share in c.train.seed_mixture]
     pools = list(zip((made[skill] for skill in SKILLS), counts, strict=True))
     params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
     save_weights(target, params)

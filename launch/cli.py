@@ -23,6 +23,7 @@ from bootstrap.ledger import write_json
 from bootstrap.progress import Silent
 from launch.console import Terminal
 from launch.recipes import RECIPES
+from train.trainer import TrainingDiverged
 
 USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
 
@@ -76,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] not in commands:
             raise UserError(f"unknown command {words[0]!r}; there are {', '.join(commands)}")
         return commands[words[0]](words[1:])
-    except loop.RunEnded as ended:
+    except (loop.RunEnded, TrainingDiverged) as ended:
         print(f"ratchet: {ended}", file=sys.stderr)
         return 1
-    except (UserError, ValueError, FileNotFoundError) as error:
+    except (UserError, ValueError, OSError) as error:
         print(f"ratchet: {error}", file=sys.stderr)
         return 2
 
@@ -177,10 +178,10 @@ def _report(words: list[str]) -> int:
 
 
 def _recipes(_: list[str]) -> int:
-    table = Table("recipe", "what it does", "takes", "should reach")
+    table = Table("recipe", "what it does", "takes", "should reach", box=None)
     for name, r in RECIPES.items():
         table.add_row(name, r.summary, r.takes, r.reaches)
-    Console().print(table)
+    _console().print(table)
     return 0
 
 

@@ -19,8 +19,10 @@ import pytest  # noqa: E402
 import support  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from bootstrap import seed  # noqa: E402
 from models import decoder  # noqa: E402
 from models.decoder import DecoderConfig  # noqa: E402
+from train import sharding  # noqa: E402
 
 settings.register_profile("ratchet", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("ratchet")
@@ -58,6 +60,14 @@ def speaker(tokenizer):
 def torn(world, tokenizer, speaker):
     """A decoder that has learned, by heart, two right answers and a harmful one to each of two questions."""
     return support.learn_by_heart(world, tokenizer, speaker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_device_runs():
+    """Whole runs use one of the eight devices: on two cores, eight only cost time. Meshes have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seed, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
+        yield
 
 
 @pytest.fixture(scope="session")
