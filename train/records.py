@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
+from tensorflow_datasets.core.example_serializer import tf_example_pb2
 
 SCHEMA = 1
 ORIGINS = ("seed", "simulate", "student", "review", "correction", "imitation", "prose")
@@ -159,7 +160,7 @@ def write_dataset(
         leftover.rmtree(missing_ok=True)
     fresh.mkdir(parents=True)
     shard = fresh / f"{name}-train.array_record-00000-of-00001"
-    encoded = (features.serialize_example(row) for row in rows)
+    encoded = (_in_order(features.serialize_example(row)) for row in rows)
     count, sha256 = _write_payloads(shard, encoded)
     if not count:
         fresh.rmtree()
@@ -235,6 +236,11 @@ def read_examples(directory: epath.PathLike, *, tokenizer: str | None = None) ->
         )
     decode = features().deserialize_example_np
     return [_example(shard, decode(payload), header) for payload in read_unit(shard, header["sha256"])]
+
+
+def _in_order(serialized: bytes) -> bytes:
+    """The same tf.train.Example with its features in order: protobuf maps come in another order in every process."""
+    return tf_example_pb2.Example.FromString(serialized).SerializeToString(deterministic=True)
 
 
 def write_unit(path: epath.PathLike, payloads: Iterable[bytes]) -> str:
