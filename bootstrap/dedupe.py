@@ -1,4 +1,4 @@
-"""Duplicates: exact ones by text, near ones by MinHash; what evaluation asks about is kept out by its n-grams."""
+"""Duplicates: exact ones by text, near ones by MinHash."""
 
 from collections.abc import Sequence
 from dataclasses import replace
