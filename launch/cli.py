@@ -23,6 +23,7 @@ from bootstrap.ledger import write_json
 from bootstrap.progress import Silent
 from launch.console import Terminal
 from launch.recipes import RECIPES
+from train.checkpoint import has_weights
 from train.trainer import TrainingDiverged
 
 USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
@@ -151,7 +152,7 @@ def _evaluate(words: list[str]) -> int:
     run = seed.prepare(directory, config, Silent())
     if run.oracle is None:
         raise UserError(f"evaluate: the documents of {directory} have no oracle; only embedded worlds are evaluated")
-    if not (run.generation(number) / "model").exists():
+    if not has_weights(run.generation(number) / "model"):
         raise UserError(f"evaluate: {directory} has no finished generation {number}; see `ratchet status {directory}`")
     found = outcome.evaluation(run, number, run.weights(number))
     table = Table("metric", "value", "95 % interval", title=f"generation {number}")
