@@ -8,7 +8,7 @@ from launch.recipes.recipe import Recipe
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
-    takes="about 12 minutes on two CPU cores",
-    reaches="harmful ≤ 2 %, knowledge ≥ 90 %, pass rate on unread documents +20 points over the seed model",
+    takes="about 16 minutes on two CPU cores",
+    reaches="today: precision 100 %, harm halved, pass rate on unread documents +10 points; aim: harm ≤ 2 %, knowledge ≥ 90 %",
     config=Config(),
 )
