@@ -9,6 +9,6 @@ from launch.recipes.recipe import Recipe
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
     takes="about 16 minutes on two CPU cores",
-    reaches="today: precision 100 %, harm halved, pass rate on unread documents +10 points; aim: harm ≤ 2 %, knowledge ≥ 90 %",
+    reaches="review precision 100 %, harm halved, pass rate on unread documents +10 points (aims: README)",
     config=Config(),
 )
