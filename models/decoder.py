@@ -40,9 +40,10 @@ class DecoderConfig:
 
 
 class Cache(nnx.Pytree):
-    """Keys and values of every layer, the last C-1 inputs of attention and MLP, and which columns hold a token.
+    """Keys and values, the last C-1 inputs of attention and MLP, and which columns hold a token.
 
-    keys, values: [L, B, S, G, E]; last: [L, B, C-1, 2D] for convolutions over C tokens; filled: bool [B, S].
+    keys, values: a tuple of [B, G, S, E] by layer, so that a step of decoding writes one column in place instead of
+    copying a stack; last: a tuple of [B, C-1, 2D] by layer, for convolutions over C tokens; filled: bool [B, S].
     """
 
     def __init__(self, keys, values, last, filled):
@@ -90,18 +91,20 @@ class Decoder(nnx.Module):
             history_BTD = jnp.concatenate([nothing_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
             y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
             q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
-            mixed = attend(rotate(q, positions_BT), rotate(k, positions_BT), v, mask_BTS)
+            mixed = attend(
+                rotate(q, positions_BT), rotate(k, positions_BT).swapaxes(1, 2), v.swapaxes(1, 2), mask_BTS
+            )  # fmt: skip
             return _finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0], None
 
         x_BTD, _ = jax.lax.scan(layer, first_BTD, self._stacked(), unroll=self._unroll)
         return _norm(x_BTD, self.final_norm[...])
 
     def new_cache(self, batch: int, length: int) -> Cache:
-        c = self.config
-        shape = (c.layers, batch, length, c.kv_heads, c.head_width)
-        dtype = self.embedding[...].dtype
-        last = jnp.zeros((c.layers, batch, c.conv - 1, 2 * c.width), dtype)
-        return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), last, jnp.zeros((batch, length), bool))
+        c, dtype = self.config, self.embedding[...].dtype
+        empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_width), dtype)
+        last_BC2D = jnp.zeros((batch, c.conv - 1, 2 * c.width), dtype)
+        per_layer = ((empty_BGSE,) * c.layers, (empty_BGSE,) * c.layers, (last_BC2D,) * c.layers)
+        return Cache(*per_layer, jnp.zeros((batch, length), bool))
 
     def extend(self, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: jax.Array):
         """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
@@ -116,24 +119,23 @@ class Decoder(nnx.Module):
         causal_TS = jnp.arange(filled_BS.shape[1])[None, :] <= columns_T[:, None]
         mask_BTS = causal_TS[None] & filled_BS[:, None, :]
 
-        def layer(x_BTD, weights_and_cache):
-            weights, keys_BSGE, values_BSGE, last_BC2D = weights_and_cache
+        x_BTD, stacked = self._embed(tokens_BT), self._stacked()
+        keys, values, last = [], [], []
+        for layer, (keys_BGSE, values_BGSE, last_BC2D) in enumerate(zip(cache.keys, cache.values, cache.last)):
+            weights = {name: weight[layer] for name, weight in stacked.items()}
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
             history_BTD = jnp.concatenate([last_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
             y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
             q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
-            keys_BSGE = jax.lax.dynamic_update_slice(keys_BSGE, rotate(k, positions_BT), (0, column, 0, 0))
-            values_BSGE = jax.lax.dynamic_update_slice(values_BSGE, v, (0, column, 0, 0))
-            mixed = attend(rotate(q, positions_BT), keys_BSGE, values_BSGE, mask_BTS)
+            new_BGTE = rotate(k, positions_BT).swapaxes(1, 2), v.swapaxes(1, 2)
+            keys.append(jax.lax.dynamic_update_slice(keys_BGSE, new_BGTE[0], (0, 0, column, 0)))
+            values.append(jax.lax.dynamic_update_slice(values_BGSE, new_BGTE[1], (0, 0, column, 0)))
+            mixed = attend(rotate(q, positions_BT), keys[-1], values[-1], mask_BTS)
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
-            last_BC2D = histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :]
-            return x_BTD, (keys_BSGE, values_BSGE, last_BC2D)
-
-        x_BTD = self._embed(tokens_BT)
-        stacked = (self._stacked(), cache.keys, cache.values, cache.last)
-        x_BTD, (keys, values, last) = jax.lax.scan(layer, x_BTD, stacked, unroll=self._unroll)
-        return _norm(x_BTD, self.final_norm[...]), Cache(keys, values, last, filled_BS)
+            last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
+        x_BTD = _norm(x_BTD, self.final_norm[...])
+        return x_BTD, Cache(tuple(keys), tuple(values), tuple(last), filled_BS)
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Token embeddings scaled to unit variance, so that what a token is outweighs what early layers add."""

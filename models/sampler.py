@@ -140,10 +140,10 @@ def _draw(logits_BV, keys_B, step, temperature):
 def capture(probs_BV: jax.Array, token_B: jax.Array, keep: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The `keep` most likely ids with their probabilities and the mass outside; `token_B` is always kept."""
     top_BK, ids_BK = jax.lax.top_k(probs_BV, keep)
-    missing_B = ~jnp.any(ids_BK == token_B[:, None], axis=1)
-    ids_BK = ids_BK.at[:, -1].set(jnp.where(missing_B, token_B, ids_BK[:, -1]))
-    own_B = jnp.take_along_axis(probs_BV, token_B[:, None], axis=1)[:, 0]
-    top_BK = top_BK.at[:, -1].set(jnp.where(missing_B, own_B, top_BK[:, -1]))
+    replaced_BK = ~jnp.any(ids_BK == token_B[:, None], axis=1)[:, None] & (jnp.arange(keep) == keep - 1)
+    own_B = jnp.sum(jnp.where(jnp.arange(probs_BV.shape[1]) == token_B[:, None], probs_BV, 0), axis=1)
+    ids_BK = jnp.where(replaced_BK, token_B[:, None], ids_BK)
+    top_BK = jnp.where(replaced_BK, own_B[:, None], top_BK)
     return ids_BK, top_BK, jnp.maximum(1.0 - top_BK.sum(-1), 0.0)
 
 

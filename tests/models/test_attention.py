@@ -24,14 +24,15 @@ def test_attention_equals_a_float64_reference(heads, kv_heads):
     k, v = rng.normal(size=(2, 2, 7, kv_heads, 8)).astype(np.float32)
     mask = rng.random((2, 5, 7)) < 0.6
     mask[..., 0] = True
-    np.testing.assert_allclose(attend(q, k, v, jnp.asarray(mask)), reference(q, k, v, mask), atol=2e-6)
+    np.testing.assert_allclose(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask)), reference(q, k, v, mask), atol=2e-6)
 
 
 def test_what_is_masked_changes_nothing():
     rng = np.random.default_rng(1)
     q, k, v = rng.normal(size=(3, 1, 4, 2, 8)).astype(np.float32)
     mask = np.tril(np.ones((1, 4, 4), bool))
-    other = [np.concatenate([x[:, :3], x[:, 3:] + 9], axis=1) for x in (k, v)]
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    other = [np.concatenate([x[:, :, :3], x[:, :, 3:] + 9], axis=2) for x in (k, v)]
     np.testing.assert_array_equal(attend(q, k, v, mask)[:, :3], attend(q, *other, mask)[:, :3])
 
 
