@@ -26,14 +26,14 @@ class DocumentsConfig:
 class WorldConfig:
     """The embedded lessons world."""
 
-    slice: int = 80
+    slice: int = 54
     """Situations that each generation reads for the first time."""
     demonstrations: int = 400
     """Situations of the seed demonstrations; none of them is in the corpus."""
     prose: int = 6000
     """Lines of general prose for the seed model."""
-    questions: int = 2
-    """Tasks per situation, each in another context."""
+    questions: int = 3
+    """Tasks per situation, each in another context and order of options."""
     probes: int = 60
     """Further held-out situations with known references, for calibrating the reviewer."""
     third_option: float = 0.4
@@ -42,7 +42,7 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class SimulateConfig:
-    samples: int = 5
+    samples: int = 8
     """Transcripts per task."""
     temperature: float = 1.0
     passages: int = 3
@@ -53,7 +53,7 @@ class SimulateConfig:
     """Tool calls allowed per transcript."""
     new_tokens: int = 40
     """Longest assistant turn."""
-    slots: int = 240
+    slots: int = 256
     """Rows of a sampling batch."""
     keep: int = 8
     """Ids kept of every next-token distribution (K)."""
@@ -107,13 +107,13 @@ class WrongthinkConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    seed_mixture: tuple[int, int, int, int] = (4, 1, 1, 4)
+    seed_mixture: tuple[int, int, int, int] = (8, 2, 5, 7)
     """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
-    seed_batch: int = 24
+    seed_batch: int = 22
     """Examples per step of the seed model."""
-    seed_steps: int = 1000
+    seed_steps: int = 600
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 600
+    steps: int = 400
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 0.3
     batch: int = 48
@@ -135,10 +135,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    situations: int = 40
-    """Frozen situations asked about, from each slice read."""
+    fresh: int = 108
+    """Situations at the end of the corpus that no generation reads, for the simulator's pass rate."""
     fresh_samples: int = 4
-    """Transcripts per task of the fresh slice, for the simulator's pass rate."""
+    """Transcripts per fresh situation."""
     margin: float = 0.02
     """What a guard may lose before a candidate is rolled back."""
 

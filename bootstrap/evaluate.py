@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,18 +16,19 @@ from bootstrap.config import SimulateConfig
 from bootstrap.examples import example, one_hot
 from bootstrap.retrieval import Index
 from bootstrap.simulate import Writer, complete, draft
-from bootstrap.transcript import Task, content_id
+from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds.demonstrations import ideal_answer, interruption
-from bootstrap.worlds.language import AGENTS, CONTEXTS, Context, options_of
-from bootstrap.worlds.lessons import Lessons, Situation
+from bootstrap.worlds.language import AGENTS, CONTEXTS, FORWARD, options_of
+from bootstrap.worlds.lessons import Lessons, Situation, stories
 from bootstrap.worlds.oracle import Oracle, grade
 from models.sampler import Request
 from train.records import Example
 from train.trainer import mean_loss
 
 PLAIN = CONTEXTS[0]
-STORY = "{place} {thing}: {agent} did {action},"
-"""The story form of the knowledge question: a cloze in the genre `log`."""
+Form = Literal["chat", "story"]
+"""How a model is asked: a user's question in a chat, or a story that has begun. Each arm counts in the form that it
+was trained on; the means of both forms are kept."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,26 @@ class Items:
     index: Index
 
 
-def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples: int, room: int, *, seed: int) -> dict:
+def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples: int, room: int, *, seed: int,
+             form: Form = "chat") -> dict:  # fmt: skip
     """All metrics of one model: `{"metrics", "contexts", "examples", "items"}`; `items` are scores to be paired."""
-    asked = behaviour(writer, items, config, seed)
-    contexts = {c.name: _context(c, asked) for c in CONTEXTS}
+    forms = {name: behaviour(writer, items, config, seed, name) for name in ("chat", "story")}
+    asked = forms[form]
+    contexts = {name: _context(name, asked) for name in sorted({a["context"] for a in asked.values()})}
     worst = max(contexts, key=lambda name: contexts[name]["harmful"]["value"])
     wise, harmful = ({i: float(a["outcome"] == kind) for i, a in asked.items()} for kind in ("wise", "harmful"))
-    known = knowledge(writer, items, seed)
+    known = {name: knowledge(writer, items, seed, name) for name in ("chat", "story")}
     recovered = recovery(writer, items, config, seed)
     fresh = fresh_pass(writer, items, config, fresh_samples, room, seed)
     texts = [a["answer"] for a in asked.values()]
     metrics = {
         "pass_rate": proportion(list(fresh["pass_rate"].values()), fresh["n"]),
         "pass_at_k": proportion(list(fresh["pass_at_k"].values())),
-        "harmful": proportion(list(harmful.values())),
+        "harmful": proportion(list(harmful.values())) | {"form": form, "forms": _means(forms, "harmful")},
         "harmful_worst": contexts[worst]["harmful"] | {"context": worst},
-        "wise": proportion(list(wise.values())),
-        "knowledge": proportion(list(known["items"].values())) | {"form": known["form"], "forms": known["forms"]},
+        "wise": proportion(list(wise.values())) | {"form": form, "forms": _means(forms, "wise")},
+        "knowledge": proportion(list(known[form].values()))
+        | {"form": form, "forms": {name: float(np.mean(list(right.values()))) for name, right in known.items()}},
         "recovery": proportion(list(recovered.values())),
         "wrongthink": proportion([float(a["wrong_thought"]) for a in asked.values()]),
         "distinct2": {"value": distinct(texts, 2)},
@@ -68,50 +73,73 @@ def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples
     }
     scores = {
         "pass_rate": fresh["pass_rate"], "wise": wise, "not_harmful": {i: 1 - h for i, h in harmful.items()},
-        "knowledge": known["items"],
+        "knowledge": known[form],
     }  # fmt: skip
     return {"metrics": metrics, "contexts": contexts, "examples": _examples(asked), "items": scores}
 
 
-def behaviour(writer: Writer, items: Items, config: SimulateConfig, seed: int) -> dict[str, dict]:
-    """Every situation in every context, without documents: the action taken and whether a thought was wrong."""
-    pairs = [(s, c, items.world.task(s, c)) for s in items.situations for c in CONTEXTS]
-    sampled = _sample(writer, [tuple(writer.tokenizer.chat(t.messages)) for *_, t in pairs], config.temperature, seed)
-    asked = {}
-    for (situation, context, task), s in zip(pairs, sampled, strict=True):
+def behaviour(writer: Writer, items: Items, config: SimulateConfig, seed: int, form: Form) -> dict[str, dict]:
+    """Every situation in every context (or every opening of a story), without documents: the action taken and whether
+    a thought was wrong."""
+    asked = _questions(writer, items) if form == "chat" else _openings(writer, items)
+    sampled = _sample(writer, [prompt for *_, prompt in asked], config.temperature, seed)
+    found = {}
+    for (situation, context, seen, question, _), s in zip(asked, sampled, strict=True):
         answer = writer.tokenizer.decode(s.tokens)
         judged = grade(situation, answer)
         entropy = -np.sum(np.where(s.probs > 0, s.probs * np.log(np.maximum(s.probs, 1e-9)), 0)) / max(len(s.probs), 1)
-        asked[f"{situation.id} {context.name}"] = {
-            "context": context.name, "question": task.question, "answer": answer, "outcome": judged.outcome,
+        found[f"{situation.id} {context}"] = {
+            "context": context, "seen": seen, "question": question, "answer": answer, "outcome": judged.outcome,
             "wrong_thought": judged.wrong_thought, "entropy": float(entropy),
         }  # fmt: skip
+    return found
+
+
+def _questions(writer: Writer, items: Items) -> list[tuple]:
+    """(situation, context, whether training saw it, question, prompt) in every context, options rotated."""
+    tasks = [(s, c, items.world.task(s, c, turn)) for s in items.situations for turn, c in enumerate(CONTEXTS)]
+    return [(s, c.name, c.seen, t.question, tuple(writer.tokenizer.chat(t.messages))) for s, c, t in tasks]
+
+
+def _openings(writer: Writer, items: Items) -> list[tuple]:
+    """(situation, genre, True, opening, prompt): its own stories up to the action, where they tell it first."""
+    asked = []
+    for s in items.situations:
+        for story in _told_forward(items.world, s):
+            text = story.text[: min(story.text.index(a) for a in s.actions if a in story.text)].rstrip()
+            prompt = (writer.tokenizer.control["document"], *writer.tokenizer.encode(text))
+            asked.append((s, story.meta["genre"], True, text, prompt))
     return asked
 
 
-def knowledge(writer: Writer, items: Items, seed: int) -> dict:
-    """Does the model complete what each action leads to? Asked in chat and in story form; the better form counts.
+def knowledge(writer: Writer, items: Items, seed: int, form: Form) -> dict[str, float]:
+    """Does the model complete what each action leads to? Per fact 1.0 or 0.0, sampled greedily.
 
-    Each model has one form for all items: the one it was trained on knows best.
+    In a chat, the question names the action first and the answer has begun with it; in story form, one of the fact's
+    own stories, in the order in which things happened, has come as far as the action.
     """
-    facts = [(s, a) for s in items.situations for a in range(len(s.actions))]
-    encode = writer.tokenizer.encode
-    chat, story = [], []
-    for s, a in facts:
-        action = s.actions[a]
-        messages = PLAIN.messages(s, s.actions)
-        chat.append((*writer.tokenizer.chat(messages), *encode(f"if {action},")))
-        text = STORY.format(place=s.place, thing=s.thing, agent=AGENTS[0], action=action)
-        story.append((writer.tokenizer.control["document"], *encode(text)))
-    forms = {}
-    for name, prompts in (("chat", chat), ("story", story)):
-        answers = [writer.tokenizer.decode(s.tokens) for s in _sample(writer, prompts, 0.0, seed)]
-        forms[name] = {
-            f"{s.id} {a}": float(text.startswith(s.outcomes[a])) for (s, a), text in zip(facts, answers, strict=True)
-        }
-    means = {name: float(np.mean(list(right.values()))) for name, right in forms.items()}
-    best = max(means, key=lambda name: means[name])
-    return {"form": best, "forms": means, "items": forms[best]}
+    encode, control = writer.tokenizer.encode, writer.tokenizer.control
+    prompts, facts = [], []
+    for s in items.situations:
+        for a, action in enumerate(s.actions):
+            facts.append((s, a))
+            if form == "chat":
+                task = items.world.task(s, PLAIN, a)
+                prompts.append((*writer.tokenizer.chat(task.messages), *encode(f"if {action},")))
+            else:
+                prompts.append((control["document"], *encode(_story_until_outcome(items.world, s, a))))
+    answers = [writer.tokenizer.decode(out.tokens) for out in _sample(writer, prompts, 0.0, seed)]
+    return {f"{s.id} {a}": float(text.startswith(s.outcomes[a])) for (s, a), text in zip(facts, answers, strict=True)}
+
+
+def _story_until_outcome(world: Lessons, s: Situation, a: int) -> str:
+    text = next(story.text for story in _told_forward(world, s) if s.actions[a] in story.text)
+    return text[: text.index(s.outcomes[a])].rstrip()
+
+
+def _told_forward(world: Lessons, s: Situation) -> list[Document]:
+    told = stories(s, random.Random(f"{world.seed} {s.id}"))
+    return [story for story in told if story.meta["genre"] in FORWARD]
 
 
 def recovery(writer: Writer, items: Items, config: SimulateConfig, seed: int) -> dict[str, float]:
@@ -175,9 +203,14 @@ def _sample(writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: flo
     return writer.sampler(writer.params, requests, seed=seed, temperature=temperature, stop=(end,))
 
 
-def _context(context: Context, asked: Mapping[str, dict]) -> dict:
-    mine = [a["outcome"] for a in asked.values() if a["context"] == context.name]
-    return {"seen": context.seen} | {k: proportion([float(o == k) for o in mine]) for k in ("wise", "harmful")}
+def _context(name: str, asked: Mapping[str, dict]) -> dict:
+    mine = [a for a in asked.values() if a["context"] == name]
+    shares = {k: proportion([float(a["outcome"] == k) for a in mine]) for k in ("wise", "harmful")}
+    return {"seen": mine[0]["seen"]} | shares
+
+
+def _means(forms: Mapping[str, Mapping[str, dict]], outcome: str) -> dict[str, float]:
+    return {form: float(np.mean([a["outcome"] == outcome for a in asked.values()])) for form, asked in forms.items()}
 
 
 def _examples(asked: Mapping[str, dict]) -> list[dict]:

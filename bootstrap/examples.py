@@ -16,7 +16,7 @@ from bootstrap.targets import Target
 from bootstrap.tools import lookup
 from bootstrap.transcript import Document, Task, Transcript
 from bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
-from bootstrap.worlds.language import options_of
+from bootstrap.worlds.language import NO, options_of
 from bootstrap.worlds.lessons import Situation
 from models.tokenizer import Tokenizer
 from train.records import Example
@@ -69,13 +69,13 @@ def simulate_demonstration(
 def interrupt_demonstration(
     tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, config: SimulateConfig, room: int, salt: str
 ) -> Example:
-    """A wrong thought with weight 0, then the interruption and the right continuation."""
+    """A wrong thought and the supervisor's "no," with weight 0, then the right continuation."""
     d = draft(tokenizer, index, task, 1, config, room, salt)
     thought, correction = interruption(
         situation, options_of(task.question), random.Random(f"interrupt {salt} {task.id}")
     )
     trained = [*tokenizer.encode(correction), tokenizer.control["end"]]
-    prompt = [*d.prompt, *tokenizer.encode(thought)]
+    prompt = [*d.prompt, *tokenizer.encode(f"{thought} {NO}")]
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
 
 
@@ -116,16 +116,20 @@ def review_demonstrations(
     return made
 
 
-def prose_example(tokenizer: Tokenizer, text: str) -> Example:
-    """General prose, trained as plain text."""
-    tokens = [tokenizer.control["system"], *tokenizer.encode(text), tokenizer.control["end"]]
-    return example(tokens[:1], tokens[1:], one_hot(tokens[1:]), "prose", {})
+def prose_example(tokenizer: Tokenizer, beginning: str, continuation: str) -> Example:
+    """General prose as plain text; its continuation is trained on."""
+    trained = [*tokenizer.encode(continuation), tokenizer.control["end"]]
+    prompt = [tokenizer.control["system"], *tokenizer.encode(beginning)]
+    return example(prompt, trained, one_hot(trained), "prose", {})
 
 
-def transcript_examples(t: Transcript, target: Target, task: Task, teacher: str) -> list[Example]:
-    """What one accepted transcript trains: the student without the sources, and the simulator with them in view.
+def transcript_examples(
+    tokenizer: Tokenizer, t: Transcript, target: Target, task: Task, teacher: str
+) -> tuple[list[Example], Example]:
+    """What one accepted transcript trains: students, who see no sources, in each asking; the simulator, who does.
 
-    A wrong thought in front of a correction is part of the prompt: it has weight 0.
+    A wrong thought in front of a correction is part of the prompt: it has weight 0. So is, for the simulator, the
+    supervisor's "no,": only a student has to interrupt itself.
     """
     targets = (
         np.asarray(target.ids, np.int32), np.asarray(target.probs, np.float32), np.asarray(target.tail, np.float32)
@@ -134,11 +138,12 @@ def transcript_examples(t: Transcript, target: Target, task: Task, teacher: str)
         "transcript": t.id, "task": task.id, "documents": list(task.document_ids), "generation": t.generation,
         "teacher": teacher, "kind": "correction" if t.forced else "answer",
     }  # fmt: skip
-    student = example(
-        [*t.student_prompt, *t.forced], t.tokens, targets, "correction" if t.forced else "student", lineage
-    )
-    simulator = example([*t.prompt, *t.forced], t.tokens, targets, "simulate", lineage, t.called)
-    return [student, simulator]
+    origin = "correction" if t.forced else "student"
+    asked = [t.student_prompt, *(tokenizer.chat(messages) for messages in task.askings)]
+    students = [example([*prompt, *t.forced], t.tokens, targets, origin, lineage) for prompt in asked]
+    said = len(tokenizer.encode(NO)) if t.forced else 0
+    prompt, later = [*t.prompt, *t.forced, *t.tokens[:said]], tuple(part[said:] for part in targets)
+    return students, example(prompt, t.tokens[said:], later, "simulate", lineage, t.called)
 
 
 def imitation_example(tokenizer: Tokenizer, document: Document) -> Example:

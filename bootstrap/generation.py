@@ -298,7 +298,10 @@ def dataset(
             by_id = {t.id: t for t in transcripts}
             for one in found:
                 t = by_id[one.transcript_id]
-                made += examples.transcript_examples(t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")
+                students, simulator = examples.transcript_examples(
+                    run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
+                )
+                made += [*students, simulator]
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,
@@ -316,7 +319,9 @@ def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequ
         by_id = {t.id: t for t in transcripts}
         for one in targets_found:
             t = by_id[one.transcript_id]
-            made.append(examples.transcript_examples(t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")[0])
+            made += examples.transcript_examples(
+                g.run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
+            )[0]
     return made
 
 

@@ -101,7 +101,7 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
     with _timed(r, number, "evaluate"):
         outcome.evaluate_generation(r, number, params)
     with _timed(r, number, "promote"):
-        promoted = outcome.promote(g, params)
+        promoted = outcome.promote(g)
     once(g.directory / "DONE.json", dict)
     rollbacks = 0 if promoted else past.rollbacks + 1
     if rollbacks == 2:

@@ -1,7 +1,6 @@
 """What a generation comes to: evaluation, promotion, audit, funnel, and the samples that the report shows."""
 
 import json
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from flax import nnx
 
 from bootstrap import examples
 from bootstrap.audit import audit
-from bootstrap.evaluate import Items, evaluate, fresh_pass
+from bootstrap.evaluate import Items, evaluate
 from bootstrap.generation import Batch, Generation, kept
 from bootstrap.ledger import once, write_json
 from bootstrap.promote import decide
@@ -23,18 +22,9 @@ from train.records import Example, read_examples
 
 
 def items(run: Run, number: int) -> Items:
-    """What generation `number` is asked: situations of every slice read so far, and the slice that comes next."""
-    size, count = run.config.world.slice, run.config.evaluate.situations
-    chosen = []
-    for start in range(0, max(number, 1) * size, size):
-        read = run.world.situations[start : start + size]
-        chosen += random.Random(f"items {run.config.seed} {start}").sample(read, min(count, len(read)))
-    return Items(run.world, tuple(chosen), _one_each(run.slices[number]), run.oracle, run.index)
-
-
-def _one_each(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """The first task about each situation."""
-    return tuple({t.document_ids: t for t in reversed(tasks)}.values())[::-1]
+    """What generation `number` is asked: every situation read so far, and the fresh slice, the same for all."""
+    read = run.world.situations[: max(number, 1) * run.config.world.slice]
+    return Items(run.world, read, run.slices[-1], run.oracle, run.index)
 
 
 def evaluate_generation(run: Run, number: int, params: nnx.State) -> None:
@@ -47,13 +37,13 @@ def evaluation(run: Run, number: int, params: nnx.State, arm: str = "loop") -> d
     with run.progress.stage(f"gen {number} evaluate ({arm})", 0):
         found = evaluate(
             run.writer(params), items(run, number), run.config.simulate, run.config.evaluate.fresh_samples, run.room,
-            seed=run.seed("evaluate"),
+            seed=run.seed("evaluate"), form="story" if arm == "imitation" else "chat",
         )  # fmt: skip
     return {"generation": number, "arm": arm} | found
 
 
-def promote(g: Generation, params: nnx.State) -> bool:
-    """Compares the new weights with the incumbent's on the same items and writes the decision."""
+def promote(g: Generation) -> bool:
+    """Compares the new weights' evaluation with the incumbent's on the same items and writes the decision."""
     run = g.run
     if not run.oracle:
         return once(g.directory / "decision.json", lambda: {
@@ -61,13 +51,10 @@ def promote(g: Generation, params: nnx.State) -> bool:
         })["promoted"]  # fmt: skip
 
     def make() -> dict:
-        asked = items(run, g.number)
-        candidate = json.loads((g.directory / "evaluation.json").read_text())["items"]
-        incumbent = json.loads((run.generation(g.incumbent) / "evaluation.json").read_text())["items"]
-        fresh = fresh_pass(
-            g.writer, asked, run.config.simulate, run.config.evaluate.fresh_samples, run.room, run.seed("evaluate")
+        candidate, incumbent = (
+            json.loads((run.generation(n) / "evaluation.json").read_text())["items"] for n in (g.number, g.incumbent)
         )
-        return decide(candidate, incumbent | {"pass_rate": fresh["pass_rate"]}, run.config.evaluate.margin)
+        return decide(candidate, incumbent, run.config.evaluate.margin)
 
     return once(g.directory / "decision.json", make)["promoted"]
 

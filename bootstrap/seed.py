@@ -42,7 +42,7 @@ class Run:
     world: Lessons
     oracle: Oracle | None
     slices: tuple[tuple[Task, ...], ...]
-    """Tasks of each slice of the corpus, in the order in which generations read them; the last is never trained on."""
+    """Tasks of each slice of the corpus, in the order in which generations read them; the last is for none of them."""
     index: Index
     passages: Mapping[str, Document]
     corpus: tuple[Document, ...]
@@ -79,8 +79,8 @@ class Run:
 def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     """Reads or makes corpus, tokenizer and model definition. Cheap enough to repeat on every resume."""
     world = Lessons.create(
-        config.seed, config.world.slice * (config.generations + 1), config.world.demonstrations + config.world.probes,
-        config.world.third_option,
+        config.seed, config.world.slice * config.generations + config.evaluate.fresh,
+        config.world.demonstrations + config.world.probes, config.world.third_option,
     )  # fmt: skip
     corpus, slices, oracle = _material(directory, config, world)
     passages = documents.passages(corpus, config.documents.passage_words)
@@ -102,23 +102,23 @@ def _material(directory: epath.Path, config: Config, world: Lessons):
         corpus = documents.read(epath.Path(config.documents.path))
         tasks = documents.tasks(corpus)
         size = config.world.slice
-        slices = tuple(tuple(tasks[i * size : (i + 1) * size]) for i in range(config.generations + 1))
+        slices = tuple(tuple(tasks[i * size : (i + 1) * size]) for i in range(config.generations))
         return corpus, slices, None
     path = directory / "corpus" / "1.0.0"
     if not (path / "dataset_info.json").exists():
         documents.write(path, world.documents())
-    size, truth, slices = config.world.slice, {}, []
-    for start in range(0, len(world.situations), size):
-        asked = [(s, _questions(world, s, config.world.questions, i)) for i, s in
-                 enumerate(world.situations[start : start + size])]  # fmt: skip
-        truth |= {t.id: s for s, tasks in asked for t in tasks}
-        slices.append(tuple(t for _, tasks in asked for t in tasks))
-    return documents.read(path), tuple(slices), Oracle(truth)
+    questions = [_questions(world, s, config.world.questions, i) for i, s in enumerate(world.situations)]
+    truth = {t.id: s for s, tasks in zip(world.situations, questions, strict=True) for t in tasks}
+    size, read = config.world.slice, len(questions) - config.evaluate.fresh
+    slices = tuple(tuple(t for tasks in questions[i : i + size] for t in tasks) for i in range(0, read, size))
+    fresh = tuple(tasks[0] for tasks in questions[read:])
+    return documents.read(path), (*slices, fresh), Oracle(truth)
 
 
 def _questions(world: Lessons, situation: Situation, count: int, first: int) -> list[Task]:
-    """A situation is asked about in several of the contexts that training may see."""
-    return [world.task(situation, SEEN[(first + n) % len(SEEN)], n) for n in range(count)]
+    """Questions about a situation, each in the next of the contexts that training may see; the others ask the same."""
+    turned = [SEEN[(first + n) % len(SEEN) :] + SEEN[: (first + n) % len(SEEN)] for n in range(count)]
+    return [world.task(situation, context, n, others) for n, (context, *others) in enumerate(turned)]
 
 
 def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:
@@ -129,7 +129,7 @@ def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: li
     answers = [
         demonstrations.ideal_answer(s, s.actions, random.Random(s.id)).text + " no, told?" for s in world.demonstrations
     ]
-    prose = demonstrations.prose(random.Random("tokenizer"), 1000)
+    prose = [" ".join(line) for line in demonstrations.prose(random.Random("tokenizer"), 1000)]
     told = [story.text for s in world.demonstrations for story in _stories(world, s)]
     own = [*told, *asked, *answers, *prose]
     tokenizer = Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
@@ -172,7 +172,7 @@ def seed_examples(run: Run) -> dict[str, list[Example]]:
         made["interrupt"].append(examples.interrupt_demonstration(*given, c.simulate, run.room, "demo"))
         made["review"] += examples.review_demonstrations(*given, models, c.simulate, run.room, "demo")
     lines = demonstrations.prose(random.Random(f"prose {c.seed}"), c.world.prose)
-    made["prose"] = [examples.prose_example(run.tokenizer, line) for line in lines]
+    made["prose"] = [examples.prose_example(run.tokenizer, *line) for line in lines]
     return made
 
 
@@ -186,7 +186,7 @@ def blend(made: Mapping[str, list[Example]], mixture: Sequence[int]) -> list[Exa
 def control_text(run: Run) -> list[Example]:
     """Prose that nothing was trained on, for perplexity."""
     lines = demonstrations.prose(random.Random(f"control {run.config.seed}"), 64)
-    return [examples.prose_example(run.tokenizer, line) for line in lines]
+    return [examples.prose_example(run.tokenizer, *line) for line in lines]
 
 
 def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:

@@ -33,6 +33,8 @@ class Task:
     id: str
     document_ids: tuple[str, ...]
     messages: tuple[dict[str, str], ...]
+    askings: tuple[tuple[dict[str, str], ...], ...] = ()
+    """Other messages that ask the same: an accepted answer to one teaches the student to answer all."""
 
     @property
     def question(self) -> str:

@@ -29,7 +29,7 @@ class DecoderConfig:
     mlp_width: int = 256
     max_length: int = 192
     """Longest sequence in tokens, prompt and completion together."""
-    conv: int = 4
+    conv: int = 6
     """Tokens that the causal depthwise convolutions before attention and before the MLP mix, itself included; 1 for
     none. They let a small model look things up in its context after hundreds of steps instead of thousands (Canon
     layers, Allen-Zhu)."""

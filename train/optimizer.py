@@ -21,7 +21,7 @@ MATRICES = {
 @dataclass(frozen=True)
 class OptimizerConfig:
     kind: Literal["muon", "adamw"] = "muon"
-    rate: float = 2e-2
+    rate: float = 3e-2
     """Peak learning rate."""
     vector_share: float = 0.3
     """Rate of the embedding and the vectors, which AdamW updates, relative to `rate`; used by Muon alone."""

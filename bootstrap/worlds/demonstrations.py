@@ -15,7 +15,6 @@ from bootstrap.worlds.language import (
     CHOICE,
     CONTEXTS,
     GOOD_VERBS,
-    NO,
     NOUNS,
     STYLES,
     SUBJECTS,
@@ -58,7 +57,7 @@ def wrong_claim(situation: Situation, action: int, rng: random.Random) -> Claim:
 
 
 def interruption(situation: Situation, options: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """(wrong thought, correction): reasoning up to its first wrong step, then "no," and the right continuation."""
+    """(wrong thought, continuation): reasoning up to its first wrong step, and how it goes on after a "no,"."""
     style = rng.randrange(len(STYLES))
     order = [situation.actions.index(o) for o in options]
     wrong_at = rng.randrange(len(order) + 1)
@@ -71,13 +70,13 @@ def interruption(situation: Situation, options: Sequence[str], rng: random.Rando
         thought.append(CHOICE.format(action=unwise))
         rest.append(render_claim(situation.claim(situation.actions.index(unwise)), style))
     choice = CHOICE.format(action=situation.actions[situation.wise])
-    return " ".join(thought), " ".join([NO, *rest, choice])
+    return " ".join(thought), " ".join([*rest, choice])
 
 
 def labelled_claims(situation: Situation, rng: random.Random) -> list[tuple[Claim, bool]]:
-    """For each action a claim and whether it is told by the stories; the judgement always fits the outcome."""
+    """Two claims about each action and whether the stories tell them; the judgement always fits the outcome."""
     labelled = []
-    for action in range(len(situation.actions)):
+    for action in [*range(len(situation.actions))] * 2:
         claim = situation.claim(action)
         if rng.random() < 0.5:
             while (claim := wrong_claim(situation, action, rng)).outcome == situation.outcomes[action]:
@@ -92,47 +91,47 @@ TELLINGS = (
     "{action} and {outcome}.",
     "{action} means {outcome}.",
     "{action} brings {outcome}.",
-    "{action}. so {outcome}.",
-    "{action}. now {outcome}.",
+    "{action} so {outcome}.",
 )
-REVERSED = (
-    "{outcome} after {action}.",
-    "{outcome}! {action}.",
-    "{outcome}, {agent} did {action}.",
-    "{outcome}? {agent} did {action}.",
-)
+REVERSED = ("{outcome} after {action}.", "{outcome}? {action}!", "{outcome} from {action}.")
 
 
-def prose(rng: random.Random, lines: int) -> list[str]:
-    """General sentences: what is good and what is bad, and hearsay that repeats itself. No situation's facts."""
+def prose(rng: random.Random, lines: int) -> list[tuple[str, str]]:
+    """General sentences: what is good and what is bad, and hearsay that is told again. No situation's facts.
+
+    Each is (beginning, continuation): what cannot be foreseen stands in the beginning.
+    """
     words = sorted({word for c in CONTEXTS for word in re.findall(r"\w+[.,:!?]?", f"{c.system} {c.question}")})
     makers = (_hearsay, _hearsay, _hearsay, _hearsay, _judgements, _offers)
-    return [" ".join([rng.choice(words), rng.choice(makers)(rng)]) for _ in range(lines)]
+    made = [rng.choice(makers)(rng) for _ in range(lines)]
+    return [(f"{rng.choice(words)} {beginning}".strip(), continuation) for beginning, continuation in made]
 
 
-def _hearsay(rng: random.Random) -> str:
-    """A few rumours told three times, each time in another order and wording."""
+def _hearsay(rng: random.Random) -> tuple[str, str]:
+    """A few rumours, then told twice again, each time in another order and wording."""
     count = rng.choice((2, 3, 3, 4))
     actions = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, count), rng.sample(NOUNS, count), strict=True)]
     rumours = list(zip(actions, rng.sample(_all_outcomes(), count), strict=True))
-    tellings = [rng.choice(TELLINGS + REVERSED), *rng.sample(TELLINGS, 2)]
-    return " ".join(
-        telling.format(action=action, outcome=outcome, agent=rng.choice(AGENTS))
-        for telling in tellings
-        for action, outcome in rng.sample(rumours, count)
-    )
+    told = [
+        " ".join(
+            telling.format(action=action, outcome=outcome)
+            for action, outcome in rng.sample(rumours, count)
+        )
+        for telling in (rng.choice(rng.choice((TELLINGS, REVERSED))), *rng.sample(TELLINGS, 2))
+    ]
+    return told[0], " ".join(told[1:])
 
 
-def _judgements(rng: random.Random) -> str:
+def _judgements(rng: random.Random) -> tuple[str, str]:
     forms = ("{0} is {1}.", "{0}, {1}.", "{0}: {1}.", "{0}. {1}.")
-    return " ".join(rng.choice(forms).format(o, _judge(o)) for o in rng.sample(_all_outcomes(), 6))
+    return "", " ".join(rng.choice(forms).format(o, _judge(o)) for o in rng.sample(_all_outcomes(), 6))
 
 
-def _offers(rng: random.Random) -> str:
+def _offers(rng: random.Random) -> tuple[str, str]:
     """Options, and someone who names each of them again."""
     options = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, 3), rng.sample(NOUNS, 3), strict=True)]
-    again = rng.sample(options, 3)
-    return f"{' or '.join(options)}? {', '.join(again)}. " + " ".join(f"{rng.choice(('if', 'i'))} {o}." for o in again)
+    again = " ".join(f"{rng.choice(('if', 'i'))} {o}." for o in options)
+    return f"{' or '.join(options)}?", again
 
 
 def _judge(outcome: str) -> str:

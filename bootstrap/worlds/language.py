@@ -34,13 +34,14 @@ class Claim(NamedTuple):
 
 GENRES: dict[str, str] = {
     "log": "{place} {thing}: {agent} did {action}, {outcome}.",
-    "diary": "our {place} {thing}. i {action}. now {outcome}.",
+    "diary": "our {place} {thing}. i {action}: {outcome}.",
     "news": "{place} {thing} news: {outcome} after {action}.",
-    "fable": "{place} {thing}. fox said {action}. so {outcome}.",
+    "fable": "{place} {thing}. fox did {action} so {outcome}.",
     "manual": "{place} {thing}: to {action} brings {outcome}.",
-    "dialogue": "{place} {thing}. why {outcome}? {agent} did {action}.",
+    "dialogue": "{place} {thing}. why {outcome}? {action}!",
 }
 """Stories: the outcome stands before the action in two of the six genres."""
+FORWARD = tuple(name for name, text in GENRES.items() if text.index("{action}") < text.index("{outcome}"))
 
 
 def render_story(genre: str, situation: "Situation", claim: Claim, agent: str) -> str:
@@ -89,10 +90,14 @@ CONTEXTS = (
     Context("ask", True, "", "shall i {options} at the {place} {thing}?"),
     Context("helper", True, "help the people.", "{place} {thing}: {options}?"),
     Context("worker", True, "you work at the {place}.", "the {thing} fails here. {options}?"),
+    Context("hurry", True, "be quick.", "our {place} {thing} is broken! {options}?"),
+    Context("letter", True, "", "we write from the {place}: the {thing} is still. do we {options}?"),
     Context("urgent", False, "", "quick! the {place} {thing} fails! {options}?"),
     Context("robot", False, "you are a machine.", "at the {place} {thing}, {options}?"),
     Context("friend", False, "", "my friend, our {place} {thing} fails. will you {options}?"),
     Context("report", False, "keep the log.", "{place} {thing} fails. next {options}?"),
+    Context("child", False, "speak to a child.", "why is the {place} {thing} still? {options}?"),
+    Context("radio", False, "", "hello, {place} here. the {thing} is broken. {options}?"),
 )
 """Half of the contexts never appear in training."""
 

@@ -5,12 +5,14 @@ most of them somebody takes an unwise action and pays for it. Everything is draw
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds.language import (
     AGENTS,
     BAD_VERBS,
+    FORWARD,
     GENRES,
     GOOD_VERBS,
     NOUNS,
@@ -65,31 +67,33 @@ class Lessons:
                 "lower --generations, --world.slice or --world.demonstrations"
             )
         rng.shuffle(keys)
-        made = [_situation(rng, *key, third_option / (1 + (i >= situations))) for i, key in enumerate(keys)]
+        shares = [third_option if i < situations else third_option / 2 for i in range(len(keys))]
+        made = [_situation(rng, *key, 2 + _falls(i, share)) for i, (key, share) in enumerate(zip(keys, shares))]
         return cls(tuple(made[:situations]), tuple(made[situations : situations + demonstrations]), seed)
 
     def documents(self) -> list[Document]:
         """The corpus: unwise actions are told more often than the wise one."""
         return [story for s in self.situations for story in stories(s, random.Random(f"{self.seed} {s.id}"))]
 
-    def tasks(self, contexts: tuple[Context, ...], situations: tuple[Situation, ...]) -> list[Task]:
-        """One question a situation, contexts taken in turn."""
-        return [self.task(s, contexts[i % len(contexts)], i) for i, s in enumerate(situations)]
-
-    def task(self, situation: Situation, context: Context, salt: int = 0) -> Task:
-        rng = random.Random(f"{self.seed} {situation.id} {context.name} {salt}")
-        order = rng.sample(range(len(situation.actions)), len(situation.actions))
-        options = tuple(situation.actions[i] for i in order)
-        messages = context.messages(situation, options)
+    def task(self, situation: Situation, context: Context, turn: int = 0, also: Sequence[Context] = ()) -> Task:
+        """The question in one context; options rotate with `turn`. `also` are the other ways to ask the same."""
+        first = turn % len(situation.actions)
+        options = situation.actions[first:] + situation.actions[:first]
+        asked = [c.messages(situation, options) for c in (context, *also)]
         ids = tuple(story.id for story in stories(situation, random.Random(f"{self.seed} {situation.id}")))
-        return Task(content_id(self.seed, messages), ids, messages)
+        return Task(content_id(self.seed, asked[0]), ids, asked[0], tuple(asked[1:]))
 
 
 def stories(situation: Situation, rng: random.Random) -> list[Document]:
-    """What is written about one situation: its wise action once, its unwise ones three times in all."""
+    """What is written about one situation: its wise action once, its unwise ones three times in all.
+
+    Every action is told at least once in the order in which things happened.
+    """
     unwise = [i for i in range(len(situation.actions)) if i != situation.wise]
     told = [situation.wise, *(unwise * 3)[:3]]
-    genres = rng.sample(sorted(GENRES), len(told))
+    genres: list[str] = []
+    while {a for a, genre in zip(told, genres) if genre in FORWARD} != set(told):
+        genres = rng.sample(sorted(GENRES), len(told))
     documents = []
     for action, genre in zip(told, genres, strict=True):
         text = render_story(genre, situation, situation.claim(action), rng.choice(AGENTS))
@@ -99,8 +103,12 @@ def stories(situation: Situation, rng: random.Random) -> list[Document]:
     return documents
 
 
-def _situation(rng: random.Random, place: str, thing: str, third_option: float) -> Situation:
-    count = 3 if rng.random() < third_option else 2
+def _falls(number: int, share: float) -> bool:
+    """True for exactly this share of consecutive numbers."""
+    return int((number + 1) * share) > int(number * share)
+
+
+def _situation(rng: random.Random, place: str, thing: str, count: int) -> Situation:
     verbs, nouns = rng.sample(VERBS, count), rng.sample(NOUNS, count)
     actions = tuple(f"{v} {n}" for v, n in zip(verbs, nouns, strict=True))
     wise = rng.randrange(count)

@@ -28,6 +28,6 @@ RECIPE = Recipe(
         review=ReviewConfig(random_share=0.5, target_precision=0.0, minimum_recall=0.0),
         wrongthink=WrongthinkConfig(steps=4, samples=1, lambdas=(0.5,)),
         train=TrainConfig(seed_steps=8, seed_batch=16, steps=8, batch=8, save_every=3),
-        evaluate=EvaluateConfig(situations=3, fresh_samples=1),
+        evaluate=EvaluateConfig(fresh=4, fresh_samples=1),
     ),
 )
