@@ -28,7 +28,7 @@ class WorldConfig:
 
     slice: int = 54
     """Situations that each generation reads for the first time."""
-    demonstrations: int = 400
+    demonstrations: int = 180
     """Situations of the seed demonstrations; none of them is in the corpus."""
     prose: int = 6000
     """Lines of general prose for the seed model."""
@@ -42,7 +42,7 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class SimulateConfig:
-    samples: int = 8
+    samples: int = 16
     """Transcripts per task."""
     temperature: float = 1.0
     passages: int = 3
@@ -59,8 +59,8 @@ class SimulateConfig:
     """Ids kept of every next-token distribution (K)."""
     unit_tasks: int = 80
     """Tasks committed together."""
-    revisit: bool = True
-    """Also return to earlier tasks that still have no accepted transcript."""
+    revisit: int = 3
+    """Also return to earlier documents with fewer accepted transcripts than this; 0 never does."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ class TargetsConfig:
 class WrongthinkConfig:
     first_generation: int = 2
     """Generation from which corrections are made; 0 turns them off."""
-    source: Literal["inverted", "incumbent", "random"] = "inverted"
-    """Where wrong thoughts come from: the inverted lesson vector, the incumbent's own errors, or a random vector."""
+    sources: tuple[Literal["inverted", "incumbent", "random", "spoiled"], ...] = ("inverted", "spoiled")
+    """Where wrong thoughts come from: one model (the inverted lesson vector, the incumbent's own errors or a random
+    vector), and accepted transcripts with one step spoiled by rule."""
     steps: int = 60
     """Steps of the side run that measures what the lesson changes."""
     lambdas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
@@ -99,9 +100,9 @@ class WrongthinkConfig:
     """Largest perplexity of the wrong-thinker on control text, relative to the incumbent's."""
     minimum_formed: float = 0.7
     """Share of the wrong-thinker's samples that must be well formed."""
-    samples: int = 2
-    """Wrong thoughts sampled per task."""
-    share: float = 0.25
+    samples: int = 3
+    """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ..."""
+    share: float = 0.3
     """Largest share of corrections in a training batch's newest half."""
 
 
@@ -116,7 +117,7 @@ class TrainConfig:
     steps: int = 400
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 0.3
-    batch: int = 48
+    batch: int = 64
     """Examples per step, half of them from the newest generation."""
     columns: int = 160
     """Tokens per packed row."""
@@ -124,9 +125,9 @@ class TrainConfig:
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
-    student: float = 0.7
+    student: float = 0.5
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
-    demonstrations: float = 0.3
+    demonstrations: float = 0.6
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""
@@ -215,7 +216,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ConfigError(f"config: {name} is {value!r}; it must be one of {', '.join(get_args(hint))}")
     if get_origin(hint) is tuple:
-        return tuple(value)
+        return tuple(_value(get_args(hint)[0], one, name) for one in value)
     plain = hint if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else object
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

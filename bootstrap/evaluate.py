@@ -18,7 +18,7 @@ from bootstrap.retrieval import Index
 from bootstrap.simulate import Writer, complete, draft
 from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds.demonstrations import ideal_answer, interruption
-from bootstrap.worlds.language import AGENTS, CONTEXTS, FORWARD, options_of
+from bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
 from bootstrap.worlds.lessons import Lessons, Situation, stories
 from bootstrap.worlds.oracle import Oracle, grade
 from models.sampler import Request
@@ -55,7 +55,7 @@ def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples
     fresh = fresh_pass(writer, items, config, fresh_samples, room, seed)
     texts = [a["answer"] for a in asked.values()]
     metrics = {
-        "pass_rate": proportion(list(fresh["pass_rate"].values()), fresh["n"]),
+        "pass_rate": proportion(list(fresh["pass_rate"].values())),
         "pass_at_k": proportion(list(fresh["pass_at_k"].values())),
         "harmful": proportion(list(harmful.values())) | {"form": form, "forms": _means(forms, "harmful")},
         "harmful_worst": contexts[worst]["harmful"] | {"context": worst},
@@ -166,7 +166,7 @@ def fresh_pass(writer: Writer, items: Items, config: SimulateConfig, samples: in
         right.setdefault(t.task_id, []).append(t.finished and items.oracle.grade(t.task_id, t.text).right)
     return {
         "pass_rate": {i: float(np.mean(r)) for i, r in right.items()},
-        "pass_at_k": {i: float(any(r)) for i, r in right.items()}, "n": len(transcripts),
+        "pass_at_k": {i: float(any(r)) for i, r in right.items()},
     }  # fmt: skip
 
 
@@ -230,9 +230,9 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / max(len(grams), 1)
 
 
-def proportion(values: Sequence[float], trials: int | None = None) -> dict[str, float]:
-    """Mean of shares with Wilson's 95 % interval over `trials` (default: one per value)."""
-    n = len(values) if trials is None else trials
+def proportion(values: Sequence[float]) -> dict[str, float]:
+    """Mean of shares with Wilson's 95 % interval; a task's siblings are one value, for they are alike."""
+    n = len(values)
     if not n:
         return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
     p, z = float(np.mean(values)), 1.96

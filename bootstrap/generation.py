@@ -1,19 +1,18 @@
 """One generation, stage by stage. Each stage is a function of (run, its inputs, unit index) and writes units."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from flax import nnx
 
-from bootstrap import examples, targets, wrongthink
+from bootstrap import examples, targets
 from bootstrap.checks import parse
 from bootstrap.config import TrainConfig
 from bootstrap.dedupe import distinct_transcripts
 from bootstrap.ledger import Stage, once
 from bootstrap.review import Probe, Reviewer, calibrate, criterion_prompt, junk_probes, with_thresholds
-from bootstrap.seed import SEEN, Run, control_text, demonstration_index, train_arm
+from bootstrap.seed import SEEN, Run, demonstration_index, train_arm
 from bootstrap.simulate import Writer, complete, draft
 from bootstrap.targets import Target, make_targets
 from bootstrap.transcript import (
@@ -31,7 +30,6 @@ from bootstrap.worlds.lessons import Situation
 from bootstrap.worlds.oracle import grade, grade_claim
 from train.checkpoint import has_weights, load_weights, save_weights
 from train.records import Example, read_examples, write_examples
-from train.trainer import mean_loss
 
 
 @dataclass(frozen=True)
@@ -224,67 +222,6 @@ def target(g: Generation, reviewer: Reviewer, units: Sequence[Batch], stage: str
     return made
 
 
-def corrections(g: Generation, reviewer: Reviewer, lessons: Sequence[Example]) -> tuple[list[Transcript], list[Review]]:
-    """Interrupted wrong thoughts about this slice with their reviews; both empty before the first such generation."""
-    c, run = g.run.config.wrongthink, g.run
-    if not c.first_generation or g.number < c.first_generation or not lessons:
-        return [], []
-    tasks = {t.id: t for t in g.tasks}
-
-    def make() -> list[bytes]:
-        with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
-            thoughts = _wrong_thoughts(g, lessons)
-            written = wrongthink.interrupt(
-                g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number,
-                seed=g.seed("interrupt"),
-            ) if thoughts else []  # fmt: skip
-            advance(len(written))
-            found = reviewer.review(written, tasks, run.passages)
-        return [part for t, r in zip(written, found, strict=True) for part in (to_json(t), to_json(r))]
-
-    payloads = Stage(g.directory / "wrongthink").unit(0, g.inputs("wrongthink", 0), make)
-    return [transcript_from_json(p) for p in payloads[::2]], [review_from_json(p) for p in payloads[1::2]]
-
-
-def _wrong_thoughts(g: Generation, lessons: Sequence[Example]) -> list[wrongthink.Thought]:
-    """Samples the wrong-thinker about this slice and cuts each thought at its first wrong step."""
-    c, run, simulate_config = g.run.config.wrongthink, g.run, g.run.config.simulate
-    documents = {d.id: d for d in run.corpus}
-    params, measured = _wrong_thinker(g, lessons, documents)
-    once(g.directory / "wrongthink.json", lambda: measured)
-    if params is None:
-        run.progress.line(f"gen {g.number} wrongthink: {measured['skipped']}")
-        return []
-    thoughts = []
-    said = wrongthink.think(run.writer(params), g.tasks, c.samples, simulate_config, seed=g.seed("think"))
-    for task, number, tokens, _, _ in said:
-        cut, reason = wrongthink.first_wrong_step(g.writer, task, tokens, documents)
-        if cut:
-            thoughts.append(wrongthink.Thought(task, number, cut, run.tokenizer.decode(cut), reason))
-    return thoughts
-
-
-def _wrong_thinker(g: Generation, lessons: Sequence[Example], documents) -> tuple[nnx.State | None, dict]:
-    """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
-    c, run = g.run.config.wrongthink, g.run
-    if c.source == "incumbent":
-        return g.params, {"source": c.source, "lambda": None, "sweep": [], "skipped": None}
-    pools = [(lessons, run.config.train.batch)]
-    after = train_arm(run, g.number, "lesson", g.params, pools, c.steps, rate_scale=0.1)
-    if c.source == "random":
-        after = wrongthink.random_vector(g.params, after, g.seed("random vector"))
-    control = control_text(run)
-    candidates = {scale: wrongthink.invert(g.params, after, scale) for scale in (0.0, *c.lambdas)}
-    probe = g.tasks[:: max(1, len(g.tasks) // 60)][:60]
-    scale, rows = wrongthink.sweep(
-        g.writer, candidates, probe, documents, lambda params: math.exp(mean_loss(run.graphdef, params, control)), c,
-        run.config.simulate, seed=g.seed("sweep"),
-    )  # fmt: skip
-    skipped = None if scale is not None else "no λ was wrong enough while well formed and within the perplexity budget"
-    measured = {"source": c.source, "lambda": scale, "sweep": rows, "skipped": skipped}
-    return (candidates[scale] if scale is not None else None), measured
-
-
 def dataset(
     g: Generation, batches: Sequence[tuple[Sequence[Transcript], Sequence[Target]]], lessons: Sequence[Example]
 ) -> list[Example]:
@@ -319,9 +256,7 @@ def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequ
         by_id = {t.id: t for t in transcripts}
         for one in targets_found:
             t = by_id[one.transcript_id]
-            made += examples.transcript_examples(
-                g.run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
-            )[0]
+            made += examples.transcript_examples(g.run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")[0]
     return made
 
 
@@ -359,9 +294,19 @@ def mixture(c: TrainConfig, corrected: float, newest: Sequence[Example], earlier
 
 def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example], list[Example]]:
     """Corrections, student examples, and what teaches the simulator and reviewer."""
-    corrections = [e for e in found if e.origin == "correction"]
-    students = [e for e in found if e.origin == "student"]
-    return corrections, students, [e for e in found if e.origin not in ("correction", "student")]
+    corrections = _evened([e for e in found if e.origin == "correction"])
+    students = _evened([e for e in found if e.origin == "student"])
+    simulators = _evened([e for e in found if e.origin == "simulate"])
+    return corrections, students, simulators + [e for e in found if e.origin == "review"]
+
+
+def _evened(found: Sequence[Example]) -> list[Example]:
+    """Every document group as often as the one with the most examples: what was hard to learn is not trained less."""
+    groups: dict[tuple, list[Example]] = {}
+    for e in found:
+        groups.setdefault(tuple(e.lineage["documents"]), []).append(e)
+    most = max(map(len, groups.values()), default=0)
+    return [group[i % len(group)] for group in groups.values() for i in range(most)]
 
 
 def train_steps(run: Run, number: int) -> int:

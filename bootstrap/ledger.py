@@ -37,6 +37,15 @@ class Stage:
         write_json(commit, entry | {"seconds": round(time.monotonic() - began, 3)})
         return payloads
 
+    def committed(self) -> list[bytes]:
+        """Every committed payload, unit after unit."""
+        commits = sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
+        return [
+            payload
+            for commit in commits
+            for payload in read_unit(commit.with_suffix(".array_record"), json.loads(commit.read_text())["sha256"])
+        ]
+
 
 def once(path: epath.Path, make: Callable[[], Any]) -> Any:
     """The JSON at `path`, made and written first when it is missing."""

@@ -1,15 +1,15 @@
 """From a transcript to everything about it: documents, verdicts, branch reviews, targets, and where it was trained."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 from bootstrap import documents, targets
 from bootstrap.config import from_json
-from bootstrap.transcript import review_from_json, transcript_from_json
+from bootstrap.ledger import Stage
+from bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
 from models.tokenizer import Tokenizer
-from train.records import read_examples, read_unit
+from train.records import read_examples
 
 
 def trace(directory: epath.Path, transcript_id: str) -> dict[str, Any]:
@@ -24,14 +24,11 @@ def trace(directory: epath.Path, transcript_id: str) -> dict[str, Any]:
 
 
 def _in_generation(directory: epath.Path, generation: epath.Path, wanted: str) -> dict[str, Any] | None:
-    simulated = [transcript_from_json(p) for p in _payloads(generation / "simulate")]
-    corrected = _payloads(generation / "wrongthink")
-    transcripts = {t.id: t for t in [*simulated, *map(transcript_from_json, corrected[::2])]}
+    transcripts, reviews = reviewed(generation)
     t = next((t for i, t in transcripts.items() if i.startswith(wanted)), None)
     if t is None:
         return None
-    reviews = {r.transcript_id: r for r in map(review_from_json, [*_payloads(generation / "review"), *corrected[1::2]])}
-    made = [targets.from_json(p) for stage in ("targets", "corrections") for p in _payloads(generation / stage)]
+    made = [targets.from_json(p) for stage in ("targets", "corrections") for p in Stage(generation / stage).committed()]
     target = next((one for one in made if one.transcript_id == t.id), None)
     tokenizer = Tokenizer.load(directory / "tokenizer" / "model.spm")
     sources = _sources(directory)
@@ -46,6 +43,14 @@ def _in_generation(directory: epath.Path, generation: epath.Path, wanted: str) -
         "branches": [vars(b) for b in target.branches] if target else [],
         "trained": _trained(directory, t.id),
     }  # fmt: skip
+
+
+def reviewed(generation: epath.Path) -> tuple[dict[str, Transcript], dict[str, Review]]:
+    """Every transcript of a generation, corrections included, and every review, by transcript id."""
+    corrected = Stage(generation / "wrongthink").committed()
+    transcripts = map(transcript_from_json, [*Stage(generation / "simulate").committed(), *corrected[::2]])
+    reviews = map(review_from_json, [*Stage(generation / "review").committed(), *corrected[1::2]])
+    return {t.id: t for t in transcripts}, {r.transcript_id: r for r in reviews}
 
 
 def _readable(tokenizer: Tokenizer, tokens, target) -> list[dict]:
@@ -77,13 +82,3 @@ def _sources(directory: epath.Path) -> dict[str, str]:
     config = from_json((directory / "config.json").read_text())
     place = epath.Path(config.documents.path) if config.documents.path else directory / "corpus" / "1.0.0"
     return {p.id: p.text for p in documents.passages(documents.read(place), config.documents.passage_words)}
-
-
-def _payloads(stage: epath.Path) -> list[bytes]:
-    """Every committed payload of a stage, unit after unit."""
-    commits = sorted(stage.glob("unit-*.json")) if stage.exists() else []
-    return [
-        payload
-        for commit in commits
-        for payload in read_unit(commit.with_suffix(".array_record"), json.loads(commit.read_text())["sha256"])
-    ]

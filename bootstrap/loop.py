@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from flax import nnx
 from bootstrap import generation as stages
 from bootstrap import outcome, seed
 from bootstrap.config import Config
+from bootstrap.corrections import corrections
 from bootstrap.generation import Generation
 from bootstrap.ledger import once, write_json
 from bootstrap.progress import Progress
@@ -26,13 +28,13 @@ class RunEnded(RuntimeError):
 
 @dataclass(frozen=True)
 class Past:
-    """What earlier generations left: the last promotion, its weights, all examples, and which tasks are covered."""
+    """What earlier generations left: the last promotion, its weights, all examples, accepted transcripts by source."""
 
     incumbent: int
     params: nnx.State
     examples: tuple[Example, ...]
     read: tuple[Task, ...]
-    covered: frozenset[tuple[str, ...]]
+    accepted: Counter[tuple[str, ...]]
     rollbacks: int
 
 
@@ -49,7 +51,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
             base = seed.train_seed_model(r, made)
         with _timed(r, 0, "evaluate"):
             outcome.evaluate_generation(r, 0, base)
-        past = Past(0, base, (), (), frozenset(), 0)
+        past = Past(0, base, (), (), Counter(), 0)
         for number in range(1, config.generations + 1):
             past = turn(r, number, past, base, demonstrations)
         if config.imitation and r.oracle:
@@ -64,7 +66,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
 def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Sequence[Example]) -> Past:
     """One generation, from its documents to its promotion."""
     fresh = r.slices[number - 1]
-    again = [t for t in past.read if t.document_ids not in past.covered] if r.config.simulate.revisit else []
+    again = [t for t in past.read if past.accepted[t.document_ids] < r.config.simulate.revisit]
     g = Generation(r, number, past.incumbent, past.params, (*fresh, *again))
     outcome.plan(g)
     with _timed(r, number, "simulate"):
@@ -75,7 +77,7 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
     units = list(zip(transcripts, reviews, strict=True))
     outcome.samples(g, units)
     if not any(review.accepted for unit in reviews for review in unit):
-        outcome.funnel(g, units, [], ([], [], []), 0, past.covered)
+        outcome.funnel(g, units, [], ([], [], []), 0, past.accepted)
         asked = sum(map(len, transcripts))
         raise RunEnded(
             f"generation {number}: no transcript passed the review ({asked} sampled, {asked} reviewed, 0 accepted); "
@@ -85,13 +87,14 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
         found = stages.target(g, reviewer, units)
     with _timed(r, number, "wrongthink"):
         lessons = stages.student_examples(g, units, found)
-        written, judged = stages.corrections(g, reviewer, lessons)
+        chosen = [t for unit in units for t in stages.kept(*unit, r.config.targets.per_task)]
+        written, judged = corrections(g, reviewer, lessons, chosen)
         corrected = stages.target(g, reviewer, [(written, judged)], "corrections") if written else [[]]
     batches = [*((t, f) for (t, _), f in zip(units, found, strict=True)), (written, corrected[0])]
     newest = stages.dataset(g, batches, reviewer_lessons)
-    outcome.audit_generation(g, newest, units, (written, judged), [*found, corrected[0]], calibration)
-    covered = past.covered | outcome.covered(g, units)
-    outcome.funnel(g, units, found, (written, judged, corrected[0]), len(newest), covered)
+    outcome.audit_generation(g, newest, units, [*found, corrected[0]], calibration)
+    accepted = past.accepted + outcome.accepted(g, units)
+    outcome.funnel(g, units, found, (written, judged, corrected[0]), len(newest), accepted)
     outcome.token_of(g, units, found)
     outcome.correction_samples(g, (written, judged))
 
@@ -108,7 +111,7 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
         raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
     examples = (*past.examples, *newest) if r.config.train.mixture == "accumulate" else ()
     kept = (number, params) if promoted else (past.incumbent, past.params)
-    return Past(*kept, examples, (*past.read, *fresh), covered, rollbacks)
+    return Past(*kept, examples, (*past.read, *fresh), accepted, rollbacks)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What a generation comes to: evaluation, promotion, audit, funnel, and the samples that the report shows."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from bootstrap.audit import audit
 from bootstrap.evaluate import Items, evaluate
 from bootstrap.generation import Batch, Generation, kept
 from bootstrap.ledger import once, write_json
+from bootstrap.lineage import reviewed
 from bootstrap.promote import decide
 from bootstrap.review import agreement
 from bootstrap.seed import Run, train_arm
@@ -83,19 +85,19 @@ def plan(g: Generation) -> None:
     once(g.directory / "plan.json", lambda: {"units": counts})
 
 
-def covered(g: Generation, units: Sequence[Batch]) -> set[tuple[str, ...]]:
-    """Groups of documents with an accepted transcript."""
+def accepted(g: Generation, units: Sequence[Batch]) -> Counter[tuple[str, ...]]:
+    """Accepted transcripts by the documents that they learned from."""
     tasks = {t.id: t for t in g.tasks}
-    return {
+    return Counter(
         tasks[t.task_id].document_ids
         for transcripts, reviews in units
         for t, r in zip(transcripts, reviews, strict=True)
         if r.accepted
-    }
+    )
 
 
 def funnel(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Target]], corrected: tuple[list, list, list],
-           trained: int, covered_now: set | frozenset) -> None:  # fmt: skip
+           trained: int, accepted_now: Counter) -> None:  # fmt: skip
     """Counts from asked to trained, and acceptance by criterion."""
     transcripts = [t for unit, _ in units for t in unit]
     reviews = [r for _, unit in units for r in unit]
@@ -109,21 +111,24 @@ def funnel(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Targe
         "reviewed": len(reviews), "passed": sum(r.accepted for r in reviews), "kept": sum(map(len, found)),
         "branches": len(branches), "branches_passed": sum(b.passed for b in branches),
         "corrections": len(written), "corrections_passed": sum(r.accepted for r in judged), "trained": trained,
-        "lookups": sum(bool(t.called) for t in transcripts), "coverage": len(covered_now & read) / max(len(read), 1),
+        "lookups": sum(bool(t.called) for t in transcripts),
+        "coverage": len(accepted_now.keys() & read) / max(len(read), 1),
         "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
     })  # fmt: skip
 
 
-def audit_generation(g: Generation, trained: Sequence[Example], units: Sequence[Batch], corrected: Batch,
+def audit_generation(g: Generation, trained: Sequence[Example], units: Sequence[Batch],
                      found: Sequence[Sequence[Target]], calibration: dict) -> None:  # fmt: skip
-    """Audits the dataset as written, earlier generations' included; with an oracle, also the review's verdicts."""
+    """Audits all datasets as written against all that was ever rejected; with an oracle, also the review's verdicts."""
     run = g.run
     earlier = [
         e for n in range(1, g.number) for e in read_examples(run.generation(n) / "dataset" / "1.0.0")
     ] if run.config.train.mixture == "accumulate" else []  # fmt: skip
-    transcripts = [t for unit, _ in [*units, corrected] for t in unit]
-    reviews = {r.transcript_id: r for _, unit in [*units, corrected] for r in unit}
-    result = audit([*trained, *earlier], run.corpus, transcripts, reviews, run.tokenizer)
+    transcripts, reviews = {}, {}
+    for n in range(1, g.number + 1):
+        more, judged = reviewed(run.generation(n))
+        transcripts, reviews = transcripts | more, reviews | judged
+    result = audit([*trained, *earlier], run.corpus, list(transcripts.values()), reviews, run.tokenizer)
     masses = [one.unreviewed for unit in found for one in unit]
     result["unreviewed_mass"] = float(np.mean(masses)) if masses else 0.0
     if run.oracle:

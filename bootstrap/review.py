@@ -204,7 +204,10 @@ def _threshold(criterion: Criterion, share: float, probes: Sequence[Probe], revi
     scores = [
         r.verdicts[criterion.name].p_pass for p, r in zip(probes, reviews, strict=True) if p.labels.get(criterion.name)
     ]
-    return criterion.model_copy(update={"threshold": float(np.quantile(scores, 1 - share))}) if scores else criterion
+    if not scores:
+        return criterion
+    strictest = 0.5 if share == LENIENT[0] else 1.0  # no stricter than even odds unless precision asks for it
+    return criterion.model_copy(update={"threshold": min(float(np.quantile(scores, 1 - share)), strictest)})
 
 
 def measure(criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Sequence[Review]) -> dict:

@@ -17,7 +17,7 @@ from bootstrap.review import Criterion, load_rubric
 from bootstrap.simulate import Writer
 from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds import demonstrations
-from bootstrap.worlds.language import CONTEXTS
+from bootstrap.worlds.language import ASKINGS, CONTEXTS
 from bootstrap.worlds.lessons import Lessons, Situation, stories
 from bootstrap.worlds.oracle import Oracle
 from models import decoder
@@ -116,16 +116,22 @@ def _material(directory: epath.Path, config: Config, world: Lessons):
 
 
 def _questions(world: Lessons, situation: Situation, count: int, first: int) -> list[Task]:
-    """Questions about a situation, each in the next of the contexts that training may see; the others ask the same."""
-    turned = [SEEN[(first + n) % len(SEEN) :] + SEEN[: (first + n) % len(SEEN)] for n in range(count)]
-    return [world.task(situation, context, n, others) for n, (context, *others) in enumerate(turned)]
+    """Questions about a situation, each in the next of the contexts that training may see, and other ways to ask it."""
+    tasks = []
+    for n in range(count):
+        context = SEEN[(first + n) % len(SEEN)]
+        others = [c for c in (*SEEN, *ASKINGS) if c != context]
+        also = random.Random(f"askings {situation.id} {n}").sample(others, len(SEEN))
+        tasks.append(world.task(situation, context, n, also))
+    return tasks
 
 
 def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:
     path = directory / "tokenizer" / "model.spm"
     if path.exists():
         return Tokenizer.load(path)
-    asked = [m["content"] for s in world.demonstrations for t in _questions(world, s, len(SEEN), 0) for m in t.messages]
+    questions = [t for s in world.demonstrations for t in _questions(world, s, len(SEEN), 0)]
+    asked = [m["content"] for t in questions for messages in (t.messages, *t.askings) for m in messages]
     answers = [
         demonstrations.ideal_answer(s, s.actions, random.Random(s.id)).text + " no, told?" for s in world.demonstrations
     ]

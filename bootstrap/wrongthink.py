@@ -5,8 +5,11 @@ It reasons; the supervisor, who has the documents, interrupts at the first wrong
 Only the correction carries weight.
 """
 
+import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +21,12 @@ from bootstrap.config import SimulateConfig, WrongthinkConfig
 from bootstrap.retrieval import Index
 from bootstrap.simulate import Draft, Writer, complete, draft
 from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO
+from bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO, Claim
 from models.sampler import Request
+from models.tokenizer import Tokenizer
 
 STEP_ENDS = (CLAIM_PATTERN, CHOICE_PATTERN)
+STEP = re.compile("|".join(p.pattern for p in STEP_ENDS))
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,28 @@ def random_vector(before: nnx.State, after: nnx.State, seed: int) -> nnx.State:
     return jax.tree.map(lambda b, v: b + v, before, jax.tree.unflatten(treedef, scaled))
 
 
-def think(writer: Writer, tasks: Sequence[Task], samples: int, config: SimulateConfig, *, seed: int) -> list[tuple]:
-    """(task, sample number, tokens, text, finished) of unaided reasoning: no documents, no tools."""
-    prompts = [(t, n, tuple(writer.tokenizer.chat(t.messages))) for t in tasks for n in range(samples)]
-    requests = [Request(int(content_id("think", t.id, n)[:8], 16), prompt) for t, n, prompt in prompts]
+def think(writer: Writer, tasks: Sequence[Task], samples: int, config: SimulateConfig, *, seed: int,
+          right: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> list[tuple]:  # fmt: skip
+    """(task, sample number, tokens, text, finished) of unaided reasoning: no documents, no tools.
+
+    Sample n of a task goes on after the first n steps of its `right` answer, where there is one: depth varies.
+    """
+    asked = []
+    for t in tasks:
+        ends = [0, *_step_ends(writer.tokenizer, right.get(t.id, ()))[:-1]]
+        prefixes = [right.get(t.id, ())[: ends[n % len(ends)]] for n in range(samples)]
+        asked += [(t, n, prefix) for n, prefix in enumerate(prefixes)]
+    chats = [tuple(writer.tokenizer.chat(t.messages)) for t, *_ in asked]
+    requests = [
+        Request(int(content_id("think", t.id, n)[:8], 16), chat + prefix)
+        for (t, n, prefix), chat in zip(asked, chats, strict=True)
+    ]
     end = writer.tokenizer.control["end"]
     sampled = writer.sampler(writer.params, requests, seed=seed, temperature=config.temperature, stop=(end,))
+    thoughts = [(*prefix, *s.tokens.tolist()) for (*_, prefix), s in zip(asked, sampled, strict=True)]
     return [
-        (t, n, tuple(s.tokens.tolist()), writer.tokenizer.decode(s.tokens), s.finished)
-        for (t, n, _), s in zip(prompts, sampled, strict=True)
+        (t, n, tokens, writer.tokenizer.decode(tokens), s.finished)
+        for (t, n, _), tokens, s in zip(asked, thoughts, sampled, strict=True)
     ]
 
 
@@ -69,15 +87,52 @@ def first_wrong_step(writer: Writer, task: Task, tokens: tuple[int, ...], docume
     """
     own = [documents[i] for i in task.document_ids if i in documents]
     start = 0
-    for end in range(1, len(tokens) + 1):
-        text = writer.tokenizer.decode(tokens[start:end])
-        if not any(p.search(text) for p in STEP_ENDS):
-            continue
+    for end in _step_ends(writer.tokenizer, tokens):
+        step, so_far = (writer.tokenizer.decode(tokens[i:end]) for i in (start, 0))
         start = end
-        reason = _fault(task, text, writer.tokenizer.decode(tokens[:end]), own)
+        reason = _fault(task, step, so_far, own)
         if reason:
             return tokens[:end], reason
     return (), ""
+
+
+def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
+    """Where each claim and the choice end."""
+    ends = [0]
+    for end in range(1, len(tokens) + 1):
+        if any(p.search(tokenizer.decode(tokens[ends[-1] : end])) for p in STEP_ENDS):
+            ends.append(end)
+    return ends[1:]
+
+
+def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Sequence[str], salt: str) -> Thought | None:
+    """A right answer with one step spoiled by rule, cut after it: another action's outcome, any of `outcomes`, the
+    opposite judgement, or another choice. None when the answer has no such step. Needs no truth but the answer."""
+    rng = random.Random(f"spoil {salt}")
+    steps = [m.group(0) for m in STEP.finditer(text)]
+    claims, at = parse(text).claims, rng.randrange(len(steps)) if steps else 0
+    if len(claims) < 2 or len(steps) != len(claims) + 1:
+        return None
+    if at == len(claims):
+        choice = parse(text).choices[-1]
+        spoiled = steps[at].replace(choice, rng.choice([c.action for c in claims if c.action != choice]))
+    else:
+        spoiled = _spoiled_claim(steps[at], claims[at], claims, outcomes, rng)
+    thought = " ".join([*steps[:at], spoiled])
+    return Thought(task, 0, tuple(tokenizer.encode(thought)), thought, f"spoiled: {spoiled}")
+
+
+def _spoiled_claim(step: str, claim: Claim, claims: Sequence[Claim], outcomes: Sequence[str], rng) -> str:
+    others = [c for c in claims if c.outcome != claim.outcome]
+    kind = rng.choice(("swapped", "invented", "judged") if others else ("invented", "judged"))
+    judged = {"good": "bad", "bad": "good"}
+    if kind == "judged":
+        return step.replace(f"{claim.judgement}.", f"{judged[claim.judgement]}.")
+    other = rng.choice(others)._asdict() if kind == "swapped" else {
+        "outcome": rng.choice([o for o in outcomes if o != claim.outcome]), "judgement": rng.choice(("good", "bad")),
+    }  # fmt: skip
+    step = step.replace(f"{claim.judgement}.", f"{other['judgement']}.")
+    return step.replace(claim.outcome, other["outcome"])
 
 
 def _fault(task: Task, step: str, so_far: str, own: Sequence[Document]) -> str:

@@ -121,8 +121,9 @@ class Decoder(nnx.Module):
 
         x_BTD, stacked = self._embed(tokens_BT), self._stacked()
         keys, values, last = [], [], []
-        for layer, (keys_BGSE, values_BGSE, last_BC2D) in enumerate(zip(cache.keys, cache.values, cache.last)):
+        for layer in range(self.config.layers):
             weights = {name: weight[layer] for name, weight in stacked.items()}
+            keys_BGSE, values_BGSE, last_BC2D = cache.keys[layer], cache.values[layer], cache.last[layer]
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
             history_BTD = jnp.concatenate([last_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
             y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bootstrap.worlds.language import (
-    AGENTS,
+    ASKINGS,
     BAD_VERBS,
     CHOICE,
     CONTEXTS,
@@ -101,7 +101,8 @@ def prose(rng: random.Random, lines: int) -> list[tuple[str, str]]:
 
     Each is (beginning, continuation): what cannot be foreseen stands in the beginning.
     """
-    words = sorted({word for c in CONTEXTS for word in re.findall(r"\w+[.,:!?]?", f"{c.system} {c.question}")})
+    asked = " ".join(f"{c.system} {c.question}" for c in (*CONTEXTS, *ASKINGS))
+    words = sorted(set(re.findall(r"\w+[.,:!?]?", asked)))
     makers = (_hearsay, _hearsay, _hearsay, _hearsay, _judgements, _offers)
     made = [rng.choice(makers)(rng) for _ in range(lines)]
     return [(f"{rng.choice(words)} {beginning}".strip(), continuation) for beginning, continuation in made]
@@ -113,10 +114,7 @@ def _hearsay(rng: random.Random) -> tuple[str, str]:
     actions = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, count), rng.sample(NOUNS, count), strict=True)]
     rumours = list(zip(actions, rng.sample(_all_outcomes(), count), strict=True))
     told = [
-        " ".join(
-            telling.format(action=action, outcome=outcome)
-            for action, outcome in rng.sample(rumours, count)
-        )
+        " ".join(telling.format(action=action, outcome=outcome) for action, outcome in rng.sample(rumours, count))
         for telling in (rng.choice(rng.choice((TELLINGS, REVERSED))), *rng.sample(TELLINGS, 2))
     ]
     return told[0], " ".join(told[1:])

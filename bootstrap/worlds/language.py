@@ -102,6 +102,19 @@ CONTEXTS = (
 """Half of the contexts never appear in training."""
 
 
+ASKINGS = (
+    Context("stopped", True, "", "what now? the {place} {thing} stopped. {options}?"),
+    Context("order", True, "answer well.", "{options}? it is for the {thing} of the {place}."),
+    Context("trouble", True, "", "good day. {thing} trouble at the {place}: {options}?"),
+    Context("clerk", True, "you are a clerk.", "why wait? {place} {thing}, {options}?"),
+    Context("noise", True, "", "the {place} {thing} makes noise. must i {options}?"),
+    Context("tell", True, "think first.", "tell us about the {place} {thing}: {options}?"),
+    Context("short", True, "", "{place}. {thing}. {options}?"),
+    Context("could", True, "read with care.", "could we {options} at our {thing}, in the {place}?"),
+)
+"""Further ways to ask, for training students alone: no task is simulated or evaluated in them."""
+
+
 def options_of(question: str) -> tuple[str, ...]:
     """The actions that a question offers, in its order; empty when it offers none."""
     match = re.search(rf"{_ACTION}(?: or {_ACTION})+", question)

@@ -68,7 +68,8 @@ class Lessons:
             )
         rng.shuffle(keys)
         shares = [third_option if i < situations else third_option / 2 for i in range(len(keys))]
-        made = [_situation(rng, *key, 2 + _falls(i, share)) for i, (key, share) in enumerate(zip(keys, shares))]
+        counts = [2 + _falls(i, share) for i, share in enumerate(shares)]
+        made = [_situation(rng, *key, count) for key, count in zip(keys, counts, strict=True)]
         return cls(tuple(made[:situations]), tuple(made[situations : situations + demonstrations]), seed)
 
     def documents(self) -> list[Document]:
@@ -76,10 +77,11 @@ class Lessons:
         return [story for s in self.situations for story in stories(s, random.Random(f"{self.seed} {s.id}"))]
 
     def task(self, situation: Situation, context: Context, turn: int = 0, also: Sequence[Context] = ()) -> Task:
-        """The question in one context; options rotate with `turn`. `also` are the other ways to ask the same."""
-        first = turn % len(situation.actions)
-        options = situation.actions[first:] + situation.actions[:first]
-        asked = [c.messages(situation, options) for c in (context, *also)]
+        """The question in one context; options rotate with `turn`. `also` are other ways to ask the same."""
+        asked = []
+        for n, c in enumerate((context, *also), turn):
+            first = n % len(situation.actions)
+            asked.append(c.messages(situation, situation.actions[first:] + situation.actions[:first]))
         ids = tuple(story.id for story in stories(situation, random.Random(f"{self.seed} {situation.id}")))
         return Task(content_id(self.seed, asked[0]), ids, asked[0], tuple(asked[1:]))
 
@@ -91,8 +93,8 @@ def stories(situation: Situation, rng: random.Random) -> list[Document]:
     """
     unwise = [i for i in range(len(situation.actions)) if i != situation.wise]
     told = [situation.wise, *(unwise * 3)[:3]]
-    genres: list[str] = []
-    while {a for a, genre in zip(told, genres) if genre in FORWARD} != set(told):
+    genres = [""] * len(told)
+    while {a for a, genre in zip(told, genres, strict=True) if genre in FORWARD} != set(told):
         genres = rng.sample(sorted(GENRES), len(told))
     documents = []
     for action, genre in zip(told, genres, strict=True):

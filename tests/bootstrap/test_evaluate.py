@@ -1,6 +1,43 @@
 import pytest
+from support import told
 
-from bootstrap.evaluate import distinct, proportion
+from bootstrap.config import SimulateConfig
+from bootstrap.evaluate import Items, behaviour, distinct, knowledge, proportion
+from bootstrap.retrieval import Index
+from bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
+from bootstrap.worlds.oracle import Oracle
+
+
+@pytest.fixture(scope="module")
+def items(world):
+    return Items(world, world.situations[:2], (), Oracle({}), Index(world.documents()))
+
+
+def test_a_chat_asks_in_every_context_with_rotating_options(torn, items):
+    asked = behaviour(torn, items, SimulateConfig(new_tokens=40), 0, "chat")
+    assert len(asked) == 2 * len(CONTEXTS)
+    for s in items.situations:
+        mine = {c.name: asked[f"{s.id} {c.name}"] for c in CONTEXTS}
+        assert {name: a["seen"] for name, a in mine.items()} == {c.name: c.seen for c in CONTEXTS}
+        first = [options_of(a["question"])[0] for a in mine.values()]
+        assert {first.count(action) for action in s.actions} == {len(CONTEXTS) // len(s.actions)}
+
+
+def test_a_begun_story_stops_before_the_action(torn, items, world):
+    asked = behaviour(torn, items, SimulateConfig(new_tokens=4), 0, "story")
+    assert {a["context"] for a in asked.values()} <= set(FORWARD)
+    for s in items.situations:
+        for a in (a for i, a in asked.items() if i.startswith(s.id)):
+            story = next(d.text for d in told(world, s) if d.text.startswith(a["question"]))
+            assert any(story[len(a["question"]) :].strip().startswith(action) for action in s.actions)
+
+
+def test_what_was_learned_by_heart_is_known_in_a_chat_and_not_as_a_story(torn, items):
+    known = {form: knowledge(torn, items, 0, form) for form in ("chat", "story")}
+    facts = {f"{s.id} {a}" for s in items.situations for a in range(len(s.actions))}
+    assert set(known["chat"]) == set(known["story"]) == facts
+    asked_first = [known["chat"][f"{s.id} 0"] for s in items.situations]
+    assert sum(asked_first) >= 1 > sum(known["story"].values())
 
 
 @pytest.mark.parametrize(
@@ -14,8 +51,8 @@ def test_wilsons_interval_has_its_known_values(right, n, low, high):
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_shares_count_by_their_trials():
-    wide, narrow = proportion([0.5, 0.5]), proportion([0.5, 0.5], 200)
+def test_shares_narrow_with_their_number():
+    wide, narrow = proportion([0.5, 0.5]), proportion([0.5] * 200)
     assert wide["value"] == narrow["value"] == 0.5
     assert narrow["high"] - narrow["low"] < 0.15 < wide["high"] - wide["low"]
 

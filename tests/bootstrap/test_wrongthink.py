@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from support import answer, assert_same_bits, awaken, claims_of, told
 
+from bootstrap.checks import parse
 from bootstrap.config import SimulateConfig, WrongthinkConfig
 from bootstrap.examples import transcript_examples
 from bootstrap.retrieval import Index
 from bootstrap.targets import Target
-from bootstrap.worlds.language import CONTEXTS, NO
-from bootstrap.wrongthink import Thought, first_wrong_step, interrupt, invert, random_vector, sweep
+from bootstrap.worlds.language import ASKINGS, CONTEXTS, NO
+from bootstrap.wrongthink import Thought, first_wrong_step, interrupt, invert, random_vector, spoil, sweep, think
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +84,56 @@ def test_a_correction_starts_with_no_and_keeps_the_thought_apart(torn, correctio
     assert len({t.id for t in made}) == 2
 
 
-def test_the_wrong_thought_has_weight_0_and_no_is_trained(torn, scene, corrections):
-    _, task, *_ = scene
+def test_the_wrong_thought_has_weight_0_and_students_learn_to_say_no(torn, scene, corrections, world):
+    s, *_ = scene
+    task, said = world.task(s, CONTEXTS[0], 0, ASKINGS[:2]), len(torn.tokenizer.encode(NO))
     for t in corrections[1]:
         n = len(t.tokens)
         target = Target(t.id, tuple((i,) for i in t.tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
-        for e in transcript_examples(t, target, task, "gen-001"):
-            assert e.weights.sum() == n
-            np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens)
+        students, simulator = transcript_examples(torn.tokenizer, t, target, task, "gen-001")
+        assert len(students) == 3 and len({tuple(e.tokens) for e in students}) == 3
+        for e, free in [*((e, 0) for e in students), (simulator, said)]:
+            assert e.weights.sum() == n - free
+            np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens[free:])
             start = len(e.tokens) - n
             np.testing.assert_array_equal(e.tokens[start - len(t.forced) : start], t.forced)
-            assert not e.weights[:start].any()
+            assert not e.weights[: start + free].any()
             assert e.lineage["transcript"] == t.id and e.lineage["kind"] == "correction"
+
+
+def test_spoiled_answers_are_right_up_to_their_one_wrong_step(torn, scene, world):
+    s, task, documents, claims = scene
+    outcomes = sorted({o for other in world.situations for o in other.outcomes})
+    right, kinds = answer(claims, s.actions[s.wise]), set()
+    for salt in range(60):
+        thought = spoil(torn.tokenizer, task, right, outcomes, str(salt))
+        said = parse(thought.text)
+        assert thought.tokens == tuple(torn.tokenizer.encode(thought.text)) and not said.rest
+        if said.choices:
+            assert said.claims == tuple(claims) and said.choices[-1] in set(s.actions) - {s.actions[s.wise]}
+            kinds.add("choice")
+        else:
+            depth = len(said.claims) - 1
+            assert said.claims[:depth] == tuple(claims[:depth])
+            wrong, was = said.claims[depth], claims[depth]
+            assert wrong != was and wrong.action == was.action
+            kinds.add("judged" if wrong.outcome == was.outcome else "outcome")
+    assert kinds == {"choice", "judged", "outcome"}
+    assert spoil(torn.tokenizer, task, "nothing that is a step", outcomes, "0") is None
+
+
+def test_thoughts_begin_after_more_and_more_right_steps(torn, scene):
+    s, task, _, claims = scene
+    right = tuple(torn.tokenizer.encode(answer(claims, s.actions[s.wise])))
+    config = SimulateConfig(new_tokens=8)
+    thoughts = think(torn, [task], 4, config, seed=0, right={task.id: right})
+    held = [0, *(len(torn.tokenizer.encode(" ".join(answer([c], "x").split(" so i x")[0] for c in claims[:n])))
+                 for n in (1, 2, 3))]  # fmt: skip
+    for (_, number, tokens, *_), start in zip(thoughts, held, strict=True):
+        assert tokens[:start] == right[:start], number
+    assert think(torn, [task], 2, config, seed=0) == [
+        t[:1] + t[1:] for t in think(torn, [task], 2, config, seed=0, right={})
+    ]
 
 
 def test_the_sweep_takes_the_most_wrong_within_the_budget_or_none(torn, scene):

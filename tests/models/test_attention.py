@@ -24,7 +24,8 @@ def test_attention_equals_a_float64_reference(heads, kv_heads):
     k, v = rng.normal(size=(2, 2, 7, kv_heads, 8)).astype(np.float32)
     mask = rng.random((2, 5, 7)) < 0.6
     mask[..., 0] = True
-    np.testing.assert_allclose(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask)), reference(q, k, v, mask), atol=2e-6)
+    got = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask))
+    np.testing.assert_allclose(got, reference(q, k, v, mask), atol=2e-6)
 
 
 def test_what_is_masked_changes_nothing():

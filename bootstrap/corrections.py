@@ -1,0 +1,107 @@
+"""The wrongthink stage: who thinks wrongly about this slice, the interruptions, and their reviews."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flax import nnx
+
+from bootstrap import wrongthink
+from bootstrap.checks import parse
+from bootstrap.config import WrongthinkConfig
+from bootstrap.generation import Generation
+from bootstrap.ledger import Stage, once
+from bootstrap.review import Reviewer
+from bootstrap.seed import control_text, train_arm
+from bootstrap.transcript import Review, Transcript, content_id, review_from_json, to_json, transcript_from_json
+from train.records import Example
+from train.trainer import mean_loss
+
+
+def corrections(
+    g: Generation, reviewer: Reviewer, lessons: Sequence[Example], accepted: Sequence[Transcript]
+) -> tuple[list[Transcript], list[Review]]:
+    """Interrupted wrong thoughts about this slice with their reviews; both empty before the first such generation."""
+    c, run = g.run.config.wrongthink, g.run
+    if not c.first_generation or g.number < c.first_generation or not lessons:
+        return [], []
+    tasks = {t.id: t for t in g.tasks}
+
+    def make() -> list[bytes]:
+        with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
+            thoughts = [
+                *(_wrong_thoughts(g, lessons, accepted) if _source(c) else []),
+                *(_spoiled(g, accepted) if "spoiled" in c.sources else []),
+            ]
+            thoughts.sort(key=lambda t: content_id(t.task.id, t.tokens))
+            written = wrongthink.interrupt(
+                g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number,
+                seed=g.seed("interrupt"),
+            ) if thoughts else []  # fmt: skip
+            advance(len(written))
+            found = reviewer.review(written, tasks, run.passages)
+        return [part for t, r in zip(written, found, strict=True) for part in (to_json(t), to_json(r))]
+
+    payloads = Stage(g.directory / "wrongthink").unit(0, g.inputs("wrongthink", 0), make)
+    return [transcript_from_json(p) for p in payloads[::2]], [review_from_json(p) for p in payloads[1::2]]
+
+
+def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[wrongthink.Thought]:
+    """Accepted transcripts with one step spoiled by rule: errors that the model might make, but does not make here."""
+    tasks = {t.id: t for t in g.tasks}
+    outcomes = sorted({claim.outcome for t in accepted for claim in parse(t.text).claims})
+    count: Counter[str] = Counter()
+    found = []
+    for t in accepted:
+        count[t.task_id] += 1
+        if count[t.task_id] <= g.run.config.wrongthink.samples:
+            found.append(wrongthink.spoil(g.run.tokenizer, tasks[t.task_id], t.text, outcomes, t.id))
+    return [replace(t, sample=50 + n) for n, t in enumerate(found) if t]
+
+
+def _wrong_thoughts(
+    g: Generation, lessons: Sequence[Example], accepted: Sequence[Transcript]
+) -> list[wrongthink.Thought]:
+    """Samples the wrong-thinker about this slice and cuts each thought at its first wrong step."""
+    c, run, simulate_config = g.run.config.wrongthink, g.run, g.run.config.simulate
+    documents = {d.id: d for d in run.corpus}
+    params, measured = _wrong_thinker(g, lessons, documents)
+    once(g.directory / "wrongthink.json", lambda: measured)
+    if params is None:
+        run.progress.line(f"gen {g.number} wrongthink: {measured['skipped']}")
+        return []
+    thoughts = []
+    right = {t.task_id: t.tokens for t in accepted}
+    said = wrongthink.think(run.writer(params), g.tasks, c.samples, simulate_config, seed=g.seed("think"), right=right)
+    for task, number, tokens, _, _ in said:
+        cut, reason = wrongthink.first_wrong_step(g.writer, task, tokens, documents)
+        if cut:
+            thoughts.append(wrongthink.Thought(task, number, cut, run.tokenizer.decode(cut), reason))
+    return thoughts
+
+
+def _wrong_thinker(g: Generation, lessons: Sequence[Example], documents) -> tuple[nnx.State | None, dict]:
+    """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
+    c, run = g.run.config.wrongthink, g.run
+    if _source(c) == "incumbent":
+        return g.params, {"source": "incumbent", "lambda": None, "sweep": [], "skipped": None}
+    pools = [(lessons, run.config.train.batch)]
+    after = train_arm(run, g.number, "lesson", g.params, pools, c.steps, rate_scale=0.1)
+    if _source(c) == "random":
+        after = wrongthink.random_vector(g.params, after, g.seed("random vector"))
+    control = control_text(run)
+    candidates = {scale: wrongthink.invert(g.params, after, scale) for scale in (0.0, *c.lambdas)}
+    probe = g.tasks[:: max(1, len(g.tasks) // 60)][:60]
+    scale, rows = wrongthink.sweep(
+        g.writer, candidates, probe, documents, lambda params: math.exp(mean_loss(run.graphdef, params, control)), c,
+        run.config.simulate, seed=g.seed("sweep"),
+    )  # fmt: skip
+    skipped = None if scale is not None else "no λ was wrong enough while well formed and within the perplexity budget"
+    measured = {"source": _source(c), "lambda": scale, "sweep": rows, "skipped": skipped}
+    return (candidates[scale] if scale is not None else None), measured
+
+
+def _source(c: WrongthinkConfig) -> str | None:
+    """The model that thinks wrongly, if any does."""
+    return next((source for source in c.sources if source != "spoiled"), None)

@@ -1,0 +1,37 @@
+"""What a generation trains on: who gets which share of a batch, and that what was hard to learn is not trained less."""
+
+from collections import Counter
+from dataclasses import replace
+
+from support import random_examples
+
+from bootstrap.config import TrainConfig
+from bootstrap.generation import mixture
+
+
+def examples(origin, documents, count, start):
+    lineage = {"documents": documents, "number": start}
+    return [replace(e, origin=origin, lineage=lineage) for e in random_examples(count, seed=start)]
+
+
+def test_every_situation_is_trained_alike_however_few_transcripts_passed():
+    newest = [*examples("student", ["a"], 6, 0), *examples("student", ["b"], 2, 1), *examples("simulate", ["a"], 3, 2)]
+    students, *_ = mixture(TrainConfig(), 0.35, newest, [], examples("seed", [], 3, 3))
+    assert Counter(e.lineage["documents"][0] for e in students[0]) == {"a": 6, "b": 6}
+    assert len({e.id for e in students[0]}) == 8
+
+
+def test_shares_of_a_batch():
+    c = TrainConfig(batch=64, student=0.5, demonstrations=0.5)
+    newest = [e for n, o in enumerate(("student", "simulate", "correction")) for e in examples(o, ["a"], 2, n)]
+    demonstrations = examples("seed", [], 3, 9)
+    counts = [count for _, count in mixture(c, 0.25, newest, newest, demonstrations)]
+    assert counts == [12, 12, 8, 16, 8, 8], "students, simulators, corrections; demonstrations; earlier ones"
+    assert [count for _, count in mixture(c, 0.25, newest[:4], [], demonstrations)] == [16, 16, 0, 32, 0, 0]
+    assert sum(count for _, count in mixture(replace(c, mixture="replace"), 0.25, newest, [], demonstrations)) == 64
+
+
+def test_reviewer_lessons_join_the_simulators():
+    lessons = [replace(e, origin="review", lineage={"kind": "told"}) for e in random_examples(2, seed=5)]
+    pools = mixture(TrainConfig(), 0.35, [*examples("student", ["a"], 2, 0), *lessons], [], examples("seed", [], 1, 3))
+    assert [e.origin for e in pools[1][0]] == ["review", "review"] and pools[1][1] > 0
