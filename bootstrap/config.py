@@ -28,7 +28,7 @@ class WorldConfig:
 
     slice: int = 54
     """Situations that each generation reads for the first time."""
-    demonstrations: int = 180
+    demonstrations: int = 300
     """Situations of the seed demonstrations; none of them is in the corpus."""
     prose: int = 6000
     """Lines of general prose for the seed model."""
@@ -51,7 +51,7 @@ class SimulateConfig:
     """Share of transcripts whose teacher sees one passage less and has to look it up."""
     lookups: int = 1
     """Tool calls allowed per transcript."""
-    new_tokens: int = 40
+    new_tokens: int = 48
     """Longest assistant turn."""
     slots: int = 256
     """Rows of a sampling batch."""
@@ -102,32 +102,32 @@ class WrongthinkConfig:
     """Share of the wrong-thinker's samples that must be well formed."""
     samples: int = 3
     """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ..."""
-    share: float = 0.3
+    share: float = 0.25
     """Largest share of corrections in a training batch's newest half."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    seed_mixture: tuple[int, int, int, int] = (8, 2, 5, 7)
+    seed_mixture: tuple[int, int, int, int] = (8, 1, 5, 8)
     """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
     seed_batch: int = 22
     """Examples per step of the seed model."""
-    seed_steps: int = 600
+    seed_steps: int = 700
     """Steps of the seed model, from scratch on the demonstrations."""
     steps: int = 400
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 0.3
     batch: int = 64
     """Examples per step, half of them from the newest generation."""
-    columns: int = 160
+    columns: int = 176
     """Tokens per packed row."""
     start: Literal["base", "last"] = "base"
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
-    student: float = 0.5
+    student: float = 0.55
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
-    demonstrations: float = 0.6
+    demonstrations: float = 0.55
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""

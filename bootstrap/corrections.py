@@ -12,6 +12,7 @@ from bootstrap.checks import parse
 from bootstrap.config import WrongthinkConfig
 from bootstrap.generation import Generation
 from bootstrap.ledger import Stage, once
+from bootstrap.lineage import reviewed
 from bootstrap.review import Reviewer
 from bootstrap.seed import control_text, train_arm
 from bootstrap.transcript import Review, Transcript, content_id, review_from_json, to_json, transcript_from_json
@@ -22,11 +23,11 @@ from train.trainer import mean_loss
 def corrections(
     g: Generation, reviewer: Reviewer, lessons: Sequence[Example], accepted: Sequence[Transcript]
 ) -> tuple[list[Transcript], list[Review]]:
-    """Interrupted wrong thoughts about this slice with their reviews; both empty before the first such generation."""
+    """Interrupted wrong thoughts about what was read, with reviews; both empty before the first such generation."""
     c, run = g.run.config.wrongthink, g.run
     if not c.first_generation or g.number < c.first_generation or not lessons:
         return [], []
-    tasks = {t.id: t for t in g.tasks}
+    tasks = g.read
 
     def make() -> list[bytes]:
         with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
@@ -48,16 +49,27 @@ def corrections(
 
 
 def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[wrongthink.Thought]:
-    """Accepted transcripts with one step spoiled by rule: errors that the model might make, but does not make here."""
-    tasks = {t.id: t for t in g.tasks}
-    outcomes = sorted({claim.outcome for t in accepted for claim in parse(t.text).claims})
+    """Accepted transcripts with one step spoiled by rule: errors that the model might make, but does not make here.
+
+    Earlier generations' accepted transcripts are spoiled too, so that what was learned first can be recovered as well.
+    """
+    tasks = g.read
+    chosen = [*accepted, *(t for n in range(1, g.number) for t in _accepted_in(g, n))]
+    outcomes = sorted({claim.outcome for t in chosen for claim in parse(t.text).claims})
     count: Counter[str] = Counter()
     found = []
-    for t in accepted:
+    for t in chosen:
         count[t.task_id] += 1
         if count[t.task_id] <= g.run.config.wrongthink.samples:
             found.append(wrongthink.spoil(g.run.tokenizer, tasks[t.task_id], t.text, outcomes, t.id))
     return [replace(t, sample=50 + n) for n, t in enumerate(found) if t]
+
+
+def _accepted_in(g: Generation, number: int) -> list[Transcript]:
+    """One accepted answer to every task of an earlier generation."""
+    transcripts, reviews = reviewed(g.run.generation(number))
+    answers = [t for i, t in transcripts.items() if reviews[i].accepted and not t.forced]
+    return list({t.task_id: t for t in answers}.values())
 
 
 def _wrong_thoughts(

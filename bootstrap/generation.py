@@ -56,6 +56,11 @@ class Generation:
         run = self.run
         return Reviewer(run.scorer, self.params, run.tokenizer, run.rubric, run.room)
 
+    @property
+    def read(self) -> dict[str, Task]:
+        """Every task about the documents read so far, by id."""
+        return {t.id: t for tasks in self.run.slices[: self.number] for t in tasks}
+
     def units(self) -> list[tuple[Task, ...]]:
         size = self.run.config.simulate.unit_tasks
         return [self.tasks[i : i + size] for i in range(0, len(self.tasks), size)]
@@ -167,7 +172,7 @@ def _labelled(criterion: str, probe: Probe, situation: Situation) -> list[tuple[
 def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcript]]) -> list[list[Review]]:
     """One review per transcript, by unit; duplicates of a sibling are rejected with that reason."""
     run = g.run
-    tasks = {t.id: t for t in g.tasks}
+    tasks = g.read
     made = []
     with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
         for number, transcripts in enumerate(units):
@@ -205,7 +210,7 @@ def kept(transcripts: Sequence[Transcript], reviews: Sequence[Review], per_task:
 def target(g: Generation, reviewer: Reviewer, units: Sequence[Batch], stage: str = "targets") -> list[list[Target]]:
     """Targets of the kept transcripts, by unit."""
     run, made = g.run, []
-    tasks = {t.id: t for t in g.tasks}
+    tasks = g.read
     with run.progress.stage(f"gen {g.number} {stage}", 0) as advance:
         for number, (transcripts, reviews) in enumerate(units):
 
@@ -229,7 +234,7 @@ def dataset(
     run = g.run
     place = g.directory / "dataset" / "1.0.0"
     if not (place / "dataset_info.json").exists():
-        tasks = {t.id: t for t in g.tasks}
+        tasks = g.read
         made = list(lessons)
         for transcripts, found in batches:
             by_id = {t.id: t for t in transcripts}
@@ -250,7 +255,7 @@ def dataset(
 
 def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Target]]) -> list[Example]:
     """What this slice's accepted transcripts teach a student, for the side run that measures the lesson."""
-    tasks = {t.id: t for t in g.tasks}
+    tasks = g.read
     made = []
     for (transcripts, _), targets_found in zip(units, found, strict=True):
         by_id = {t.id: t for t in transcripts}

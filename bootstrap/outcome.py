@@ -87,7 +87,7 @@ def plan(g: Generation) -> None:
 
 def accepted(g: Generation, units: Sequence[Batch]) -> Counter[tuple[str, ...]]:
     """Accepted transcripts by the documents that they learned from."""
-    tasks = {t.id: t for t in g.tasks}
+    tasks = g.read
     return Counter(
         tasks[t.task_id].document_ids
         for transcripts, reviews in units
@@ -172,7 +172,7 @@ def samples(g: Generation, units: Sequence[Batch]) -> None:
 
 
 def _shown(g: Generation, t: Transcript, r: Review) -> dict:
-    task = next(task for task in g.tasks if task.id == t.task_id)
+    task = g.read[t.task_id]
     verdicts = {n: {"p_pass": v.p_pass, "passed": v.passed, "reason": v.reason} for n, v in r.verdicts.items()}
     return {
         "id": t.id, "question": task.question, "passages": [g.run.passages[p].text for p in t.passages],
@@ -206,7 +206,7 @@ def correction_samples(g: Generation, corrected: Batch) -> None:
     path = g.directory / "wrongthink.json"
     if not path.exists():
         return
-    tasks = {t.id: t for t in g.tasks}
+    tasks = g.read
     chosen = kept(*corrected, per_task=1)[:4]
     measured = json.loads(path.read_text())
     measured["examples"] = [

@@ -77,11 +77,13 @@ class Lessons:
         return [story for s in self.situations for story in stories(s, random.Random(f"{self.seed} {s.id}"))]
 
     def task(self, situation: Situation, context: Context, turn: int = 0, also: Sequence[Context] = ()) -> Task:
-        """The question in one context; options rotate with `turn`. `also` are other ways to ask the same."""
-        asked = []
-        for n, c in enumerate((context, *also), turn):
-            first = n % len(situation.actions)
-            asked.append(c.messages(situation, situation.actions[first:] + situation.actions[:first]))
+        """The question in one context; options rotate with `turn`. `also` are other ways to ask the same.
+
+        They keep the order of the options: answers follow it, and a student that cannot foresee it repeats itself.
+        """
+        first = turn % len(situation.actions)
+        options = situation.actions[first:] + situation.actions[:first]
+        asked = [c.messages(situation, options) for c in (context, *also)]
         ids = tuple(story.id for story in stories(situation, random.Random(f"{self.seed} {situation.id}")))
         return Task(content_id(self.seed, asked[0]), ids, asked[0], tuple(asked[1:]))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 
 import pytest
 import tensorflow_datasets as tfds
@@ -110,7 +111,7 @@ def beginning(tiny_run, directory, config=None):
     made = seed.seed_examples(r)
     demonstrations = seed.blend(made, r.config.train.seed_mixture)
     base = seed.train_seed_model(r, made)
-    return r, Past(0, base, (), (), frozenset(), 0), demonstrations
+    return r, Past(0, base, (), (), Counter(), 0), demonstrations
 
 
 def copy(source, target):
