@@ -28,7 +28,7 @@ class WorldConfig:
 
     slice: int = 54
     """Situations that each generation reads for the first time."""
-    demonstrations: int = 300
+    demonstrations: int = 200
     """Situations of the seed demonstrations; none of them is in the corpus."""
     prose: int = 6000
     """Lines of general prose for the seed model."""
@@ -112,7 +112,7 @@ class TrainConfig:
     """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
     seed_batch: int = 22
     """Examples per step of the seed model."""
-    seed_steps: int = 700
+    seed_steps: int = 600
     """Steps of the seed model, from scratch on the demonstrations."""
     steps: int = 400
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""

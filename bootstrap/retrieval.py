@@ -18,12 +18,15 @@ class Index:
         self._bm25 = bm25s.BM25()
         self._bm25.index(_words([p.text for p in passages]), show_progress=False)
 
-    def search(self, query: str, count: int, *, skip: Sequence[str] = ()) -> list[Document]:
-        """The best `count` passages for a query, best first, without those whose id is in `skip`."""
+    def search(self, query: str, count: int, *, skip: Sequence[str] = (), within: float = 0.0) -> list[Document]:
+        """The best `count` passages for a query, best first, without those whose id is in `skip`.
+
+        `within`: only those that score at least this share of the best.
+        """
         scores = self._bm25.get_scores(_words([query])[0])
         ranked = np.argsort(-scores, kind="stable")[: count + len(skip)]
-        found = [self.passages[i] for i in ranked if self.passages[i].id not in skip]
-        return found[:count]
+        near = [i for i in ranked if scores[i] >= within * scores[ranked[0]]]
+        return [self.passages[i] for i in near if self.passages[i].id not in skip][:count]
 
 
 def _words(texts: list[str]) -> list[list[str]]:

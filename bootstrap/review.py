@@ -24,7 +24,7 @@ from bootstrap.worlds.language import Claim
 from models.sampler import Scorer
 from models.tokenizer import Tokenizer
 
-LENIENT = (0.99, 0.97, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
+LENIENT = (1.0, 0.97, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
 """Shares of the right probes that a model criterion lets pass, tried from the most lenient on."""
 
 
@@ -206,8 +206,8 @@ def _threshold(criterion: Criterion, share: float, probes: Sequence[Probe], revi
     ]
     if not scores:
         return criterion
-    strictest = 0.5 if share == LENIENT[0] else 1.0  # no stricter than even odds unless precision asks for it
-    return criterion.model_copy(update={"threshold": min(float(np.quantile(scores, 1 - share)), strictest)})
+    slack = 0.5 if share == 1.0 else 1.0  # new documents vary more than probes: no stricter than precision asks for
+    return criterion.model_copy(update={"threshold": slack * float(np.quantile(scores, 1 - share))})
 
 
 def measure(criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Sequence[Review]) -> dict:

@@ -17,6 +17,9 @@ from bootstrap.worlds.language import options_of
 from models.sampler import Request, Sampled, Sampler
 from models.tokenizer import Tokenizer
 
+ALIKE = 0.95
+"""Passages that score at least this share of the best one tell an option as well."""
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -42,14 +45,16 @@ class Draft:
 
 
 def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfig, salt: str) -> list[Document]:
-    """The best passage for each option of the question, then the best for the question, in the sibling's own order.
+    """A passage for each option of the question, then the best for the question, in the sibling's own order.
 
-    A share of the siblings (`withhold`) sees one passage less and has to look it up.
+    Where several passages tell of an option, siblings see different ones. A share of the siblings (`withhold`) sees one
+    passage less and has to look it up.
     """
     rng = random.Random(f"{salt} {task.id} {sibling}")
     found: dict[str, Document] = {}
     for option in options_of(task.question):
-        found |= {p.id: p for p in index.search(f"{task.question} {option} {option}", 1)}
+        chosen = rng.choice(index.search(f"{task.question} {option} {option}", config.passages, within=ALIKE))
+        found[chosen.id] = chosen
     found |= {
         p.id: p for p in index.search(task.question, config.passages + len(found)) if len(found) < config.passages
     }

@@ -1,7 +1,9 @@
 import pytest
 from support import told
 
+from bootstrap.config import SimulateConfig
 from bootstrap.retrieval import Index
+from bootstrap.simulate import shown_passages
 from bootstrap.tools import lookup
 from bootstrap.transcript import Document
 from bootstrap.worlds.language import CONTEXTS, options_of
@@ -23,6 +25,20 @@ def test_ties_go_to_the_earlier_passage_and_what_was_seen_is_skipped():
     assert [d.id for d in index.search("kettle mill", 3)] == ["d0", "d1", "d2"]
     assert [d.id for d in index.search("kettle mill", 3, skip=["d0", "d2"])] == ["d1", "d3", "other"]
     assert [d.id for d in index.search("unheard words", 2)] == ["d0", "d1"]
+    assert [d.id for d in index.search("kettle mill", 5, within=0.95)] == ["d0", "d1", "d2", "d3"]
+
+
+def test_siblings_see_different_passages_that_tell_an_option_as_well(world):
+    index, config, varied = Index(world.documents()), SimulateConfig(withhold=0.0, passages=2), 0
+    two = [s for s in world.situations if len(s.actions) == 2]
+    for s in two:
+        task = world.task(s, CONTEXTS[0])
+        shown = [shown_passages(index, task, sibling, config, "salt") for sibling in range(8)]
+        assert all(any(o in p.text for p in passages) for passages in shown for o in options_of(task.question))
+        varied += len({frozenset(p.id for p in passages) for passages in shown}) > 1
+    assert varied >= len(two) / 4
+    task = world.task(two[0], CONTEXTS[0])
+    assert shown_passages(index, task, 1, config, "salt") == shown_passages(index, task, 1, config, "salt")
 
 
 def test_lookup_never_shows_the_same_passage_again():
