@@ -8,7 +8,7 @@ from launch.recipes.recipe import Recipe
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
-    takes="16 to 18 minutes on two CPU cores",
-    reaches="review precision 100 %, harm halved, pass rate on unread documents +10 points (aims: README)",
+    takes="13 to 15 minutes on two CPU cores",
+    reaches="knowledge 98 %, harm 4 %, pass rate on unread documents 35 to 62 % (seed 0; aims: README)",
     config=Config(),
 )
