@@ -18,7 +18,7 @@ from train.sharding import MeshConfig, batch_sharding, make_mesh, state_sharding
 from train.trainer import State, Training, TrainingDiverged, fit, make_step, mean_loss
 
 CONFIG = DecoderConfig(vocab_size=64, width=32, layers=1, heads=8, kv_heads=8, mlp_width=64, max_length=40)
-GOLDEN = {"loss": 4.323683, "gradient_norm": 2.532629}
+GOLDEN = {"loss": 4.380894, "gradient_norm": 2.196493}
 """One step on CPU, float32. After a wanted change of model or loss: run the test, put in what it prints."""
 
 
