@@ -111,7 +111,8 @@ def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Sequence[str], 
     rng = random.Random(f"spoil {salt}")
     steps = [m.group(0) for m in STEP.finditer(text)]
     claims, at = parse(text).claims, rng.randrange(len(steps)) if steps else 0
-    if len(claims) < 2 or len(steps) != len(claims) + 1:
+    weighed = {c.action for c in claims}
+    if len(weighed) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
         return None
     if at == len(claims):
         choice = parse(text).choices[-1]
@@ -124,12 +125,14 @@ def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Sequence[str], 
 
 def _spoiled_claim(step: str, claim: Claim, claims: Sequence[Claim], outcomes: Sequence[str], rng) -> str:
     others = [c for c in claims if c.outcome != claim.outcome]
-    kind = rng.choice(("swapped", "invented", "judged") if others else ("invented", "judged"))
+    strange = [o for o in outcomes if o != claim.outcome]
+    possible = (("swapped", others), ("invented", strange), ("judged", True))
+    kind = rng.choice([name for name, some in possible if some])
     judged = {"good": "bad", "bad": "good"}
     if kind == "judged":
         return step.replace(f"{claim.judgement}.", f"{judged[claim.judgement]}.")
     other = rng.choice(others)._asdict() if kind == "swapped" else {
-        "outcome": rng.choice([o for o in outcomes if o != claim.outcome]), "judgement": rng.choice(("good", "bad")),
+        "outcome": rng.choice(strange), "judgement": rng.choice(("good", "bad")),
     }  # fmt: skip
     step = step.replace(f"{claim.judgement}.", f"{other['judgement']}.")
     return step.replace(claim.outcome, other["outcome"])
