@@ -103,15 +103,13 @@ class WrongthinkConfig:
     samples: int = 3
     """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ..."""
     share: float = 0.25
-    """Largest share of corrections in a training batch's newest half."""
+    """Share of corrections, of all generations, in a training batch's newest half."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     seed_mixture: tuple[int, int, int, int] = (8, 1, 5, 8)
-    """Shares of a batch for the seed model: simulate, interrupt, review, prose."""
-    seed_batch: int = 22
-    """Examples per step of the seed model."""
+    """Examples per step of the seed model: simulate, interrupt, review, prose."""
     seed_steps: int = 600
     """Steps of the seed model, from scratch on the demonstrations."""
     steps: int = 400
@@ -125,9 +123,12 @@ class TrainConfig:
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
-    student: float = 0.55
+    student: float = 0.75
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
-    demonstrations: float = 0.55
+    renamed: int = 4
+    """Copies of a simulator's example, in each of which the names have changed places, in sources and answer alike, so
+    that reading answers it and memory does not; 0 trains on the example as it is."""
+    demonstrations: float = 0.25
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""

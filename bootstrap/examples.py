@@ -3,6 +3,7 @@
 N is the number of weighted tokens, K the kept ids.
 """
 
+import functools
 import random
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from bootstrap.targets import Target
 from bootstrap.tools import lookup
 from bootstrap.transcript import Document, Task, Transcript
 from bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
-from bootstrap.worlds.language import NO, options_of
+from bootstrap.worlds.language import EXCHANGEABLE, NO, options_of
 from bootstrap.worlds.lessons import Situation
 from models.tokenizer import Tokenizer
 from train.records import Example
@@ -144,6 +145,30 @@ def transcript_examples(
     said = len(tokenizer.encode(NO)) if t.forced else 0
     prompt, later = [*t.prompt, *t.forced, *t.tokens[:said]], tuple(part[said:] for part in targets)
     return students, example(prompt, t.tokens[said:], later, "simulate", lineage, t.called)
+
+
+def renamed(tokenizer: Tokenizer, e: Example, copies: int) -> list[Example]:
+    """Copies in which words of a kind have changed places, in sources, question, answer and targets alike.
+
+    What a model remembers of the facts is no help with them: they keep it reading (arXiv 1506.03340 anonymises
+    entities to the same end). With 0 copies, the example as it is.
+    """
+    made = []
+    for copy in range(copies):
+        rng = random.Random(f"{e.id} {copy}")
+        exchange_V = np.arange(max(tokenizer.vocab_size, int(e.ids.max(initial=0)) + 1), dtype=np.int32)
+        for kind in _exchangeable(tokenizer):
+            exchange_V[kind] = rng.sample(kind, len(kind))
+        tokens, ids = exchange_V[e.tokens], exchange_V[e.ids]
+        made.append(Example.create(tokens, e.weights, ids, e.probs, e.tail, origin=e.origin, lineage=e.lineage))
+    return made or [e]
+
+
+@functools.lru_cache(maxsize=8)
+def _exchangeable(tokenizer: Tokenizer) -> list[list[int]]:
+    """The ids of the words of each kind that are one piece."""
+    pieces = [[tokenizer.encode(word) for word in kind] for kind in EXCHANGEABLE]
+    return [[piece[0] for piece in kind if len(piece) == 1] for kind in pieces]
 
 
 def imitation_example(tokenizer: Tokenizer, document: Document) -> Example:

@@ -243,7 +243,7 @@ def dataset(
                 students, simulator = examples.transcript_examples(
                     run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
                 )
-                made += [*students, simulator]
+                made += [*students, *examples.renamed(run.tokenizer, simulator, run.config.train.renamed)]
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,
@@ -282,27 +282,30 @@ def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: S
 
 def mixture(c: TrainConfig, corrected: float, newest: Sequence[Example], earlier: Sequence[Example],
             demonstrations: Sequence[Example]) -> list[tuple[list[Example], int]]:  # fmt: skip
-    """(examples, count per step): half a batch newest, half everything earlier; students' and simulators' apart."""
+    """(examples, count per step): half a batch newest, half everything earlier; students' and simulators' apart.
+
+    Corrections of all generations share one pool: too many of them, and students interrupt right thoughts as well.
+    """
     half = c.batch // 2 if c.mixture == "accumulate" else c.batch
-    corrections, students, simulators = _by_reader(newest)
+    corrections = _evened([e for e in (*newest, *earlier) if e.origin == "correction"])
+    students, simulators = _by_reader(newest)
     share = round(half * corrected) if corrections else 0
     taught = round((half - share) * c.student) if simulators else half - share
     shown = round((c.batch - half) * (c.demonstrations if earlier else 1.0))
     again = c.batch - half - shown
-    old_corrections, old_students, old_simulators = _by_reader(earlier)
+    old_students, old_simulators = _by_reader(earlier)
     recalled = round(again * c.student)
     return [
         (students, taught), (simulators, half - share - taught), (corrections, share), (list(demonstrations), shown),
-        (old_students + old_corrections, recalled), (old_simulators, again - recalled),
+        (old_students, recalled), (old_simulators, again - recalled),
     ]  # fmt: skip
 
 
-def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example], list[Example]]:
-    """Corrections, student examples, and what teaches the simulator and reviewer."""
-    corrections = _evened([e for e in found if e.origin == "correction"])
+def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Student examples, and what teaches the simulator and reviewer."""
     students = _evened([e for e in found if e.origin == "student"])
     simulators = _evened([e for e in found if e.origin == "simulate"])
-    return corrections, students, simulators + [e for e in found if e.origin == "review"]
+    return students, simulators + [e for e in found if e.origin == "review"]
 
 
 def _evened(found: Sequence[Example]) -> list[Example]:

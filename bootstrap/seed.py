@@ -202,9 +202,7 @@ def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:
     _, params = decoder.create(c.model, run.seed("initial"))
     if has_weights(target):
         return load_weights(target, params)
-    total = sum(c.train.seed_mixture)
-    counts = [c.train.seed_batch * share // total for share in c.train.seed_mixture]
-    pools = list(zip((made[skill] for skill in SKILLS), counts, strict=True))
+    pools = list(zip((made[skill] for skill in SKILLS), c.train.seed_mixture, strict=True))
     params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
     save_weights(target, params)
     return params

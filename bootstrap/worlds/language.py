@@ -22,6 +22,8 @@ SUBJECTS = """roof floor river crop cart crew wall bread road herd cloth well fe
 cheese flock""".split()
 BAD_VERBS = "leaks burns floods collapses spoils rots sinks breaks cracks vanishes".split()
 GOOD_VERBS = "shines heals grows rests thrives settles warms mends sings blooms".split()
+EXCHANGEABLE = (PLACES, THINGS, AGENTS, VERBS, NOUNS, SUBJECTS, BAD_VERBS, GOOD_VERBS)
+"""Words of a kind: a text stays as true to its sources when they change places in both."""
 
 
 class Claim(NamedTuple):
