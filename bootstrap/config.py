@@ -110,11 +110,11 @@ class WrongthinkConfig:
 class TrainConfig:
     seed_mixture: tuple[int, int, int, int] = (8, 1, 5, 8)
     """Examples per step of the seed model: simulate, interrupt, review, prose."""
-    seed_steps: int = 600
+    seed_steps: int = 500
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 400
+    steps: int = 440
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
-    growth: float = 0.3
+    growth: float = 0.25
     batch: int = 64
     """Examples per step, half of them from the newest generation."""
     columns: int = 176
@@ -126,7 +126,7 @@ class TrainConfig:
     student: float = 0.75
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     renamed: int = 4
-    """Copies of a simulator's example, in each of which the names have changed places, in sources and answer alike, so
+    """Copies of an example with sources in view, in each of which the names have changed places, in sources and answer alike, so
     that reading answers it and memory does not; 0 trains on the example as it is."""
     demonstrations: float = 0.25
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""

@@ -107,13 +107,15 @@ def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
 
 def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Sequence[str], salt: str) -> Thought | None:
     """A right answer with one step spoiled by rule, cut after it: another action's outcome, any of `outcomes`, the
-    opposite judgement, or another choice. None when the answer has no such step. Needs no truth but the answer."""
+    opposite judgement, or (every second time, for models seldom err here) another choice. None when the answer has no
+    such step. Needs no truth but the answer."""
     rng = random.Random(f"spoil {salt}")
     steps = [m.group(0) for m in STEP.finditer(text)]
-    claims, at = parse(text).claims, rng.randrange(len(steps)) if steps else 0
+    claims = parse(text).claims
     weighed = {c.action for c in claims}
     if len(weighed) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
         return None
+    at = rng.choice((rng.randrange(len(claims)), len(claims)))
     if at == len(claims):
         choice = parse(text).choices[-1]
         spoiled = steps[at].replace(choice, rng.choice([c.action for c in claims if c.action != choice]))

@@ -31,6 +31,14 @@ def test_shares_of_a_batch():
     assert sum(count for _, count in mixture(replace(c, mixture="replace"), 0.25, newest, [], demonstrations)) == 64
 
 
+def test_corrections_of_all_generations_share_one_pool():
+    newest = [*examples("student", ["b"], 2, 0), *examples("correction", ["b"], 2, 1)]
+    earlier = [*examples("student", ["a"], 2, 2), *examples("correction", ["a"], 2, 3)]
+    pools = mixture(TrainConfig(), 0.25, newest, earlier, examples("seed", [], 1, 4))
+    corrected = [{e.lineage["documents"][0] for e in found if e.origin == "correction"} for found, _ in pools]
+    assert corrected == [set(), set(), {"a", "b"}, set(), set(), set()]
+
+
 def test_reviewer_lessons_join_the_simulators():
     lessons = [replace(e, origin="review", lineage={"kind": "told"}) for e in random_examples(2, seed=5)]
     pools = mixture(TrainConfig(), 0.35, [*examples("student", ["a"], 2, 0), *lessons], [], examples("seed", [], 1, 3))
