@@ -12,13 +12,16 @@ SIMILAR = 0.95
 
 
 def distinct_transcripts(transcripts: Sequence[Transcript], reviews: Sequence[Review]) -> list[Review]:
-    """Rejects accepted transcripts that repeat an earlier accepted sibling."""
-    seen: dict[str, list[RMinHash]] = {}
+    """Rejects accepted transcripts that repeat an earlier accepted sibling.
+
+    Who looked something up does not repeat one who was shown it: the call is the lesson.
+    """
+    seen: dict[tuple[str, bool], list[RMinHash]] = {}
     kept = []
     for t, r in zip(transcripts, reviews, strict=True):
         sketch = RMinHash(num_perm=64, seed=0)
         sketch.update(_trigrams(t.text))
-        earlier = seen.setdefault(t.task_id, [])
+        earlier = seen.setdefault((t.task_id, bool(t.called)), [])
         if r.accepted and any(sketch.jaccard(other) >= SIMILAR for other in earlier):
             verdict = Verdict(0.0, False, "repeats an accepted sibling")
             r = replace(r, accepted=False, verdicts=r.verdicts | {"distinct": verdict})

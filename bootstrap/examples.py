@@ -6,6 +6,7 @@ N is the number of weighted tokens, K the kept ids.
 import functools
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,8 +53,11 @@ def example(prompt: Sequence[int], trained: Sequence[int], targets: Targets, ori
 def simulate_demonstration(
     tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, config: SimulateConfig, room: int, salt: str
 ) -> Example:
-    """What an ideal teacher writes with these passages in view, its lookup included."""
-    d = draft(tokenizer, index, task, 0, config, room, salt)
+    """What an ideal teacher writes with these passages in view, its lookup included.
+
+    Twice as many demonstrations need one as transcripts will: calling is the rarest skill.
+    """
+    d = draft(tokenizer, index, task, 0, replace(config, withhold=min(1.0, 2 * config.withhold)), room, salt)
     texts = [p.text for p in index.passages if p.id in d.passages]
     missing = [a for a in situation.actions if not any(a in text for text in texts)]
     answer = ideal_answer(situation, options_of(task.question), random.Random(f"{salt} {task.id}"), missing=missing)

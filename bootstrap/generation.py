@@ -1,5 +1,6 @@
 """One generation, stage by stage. Each stage is a function of (run, its inputs, unit index) and writes units."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -197,12 +198,14 @@ def _at_random(reviews: Sequence[Review], share: float, seed: int) -> list[Revie
 
 
 def kept(transcripts: Sequence[Transcript], reviews: Sequence[Review], per_task: int) -> list[Transcript]:
-    """The accepted transcripts, at most `per_task` of each task, in the order sampled."""
-    count: dict[str, int] = {}
+    """The accepted transcripts, at most `per_task` of each task, in the order sampled; those with lookups, which are
+    rare, before the others."""
+    count: Counter[str] = Counter()
     chosen = []
-    for t, r in zip(transcripts, reviews, strict=True):
-        if r.accepted and count.get(t.task_id, 0) < per_task:
-            count[t.task_id] = count.get(t.task_id, 0) + 1
+    accepted = [t for t, r in zip(transcripts, reviews, strict=True) if r.accepted]
+    for t in sorted(accepted, key=lambda t: not t.called):
+        count[t.task_id] += 1
+        if count[t.task_id] <= per_task:
             chosen.append(t)
     return chosen
 

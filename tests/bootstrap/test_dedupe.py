@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from support import ideal, transcript
 
 from bootstrap.dedupe import distinct_transcripts
@@ -31,3 +33,11 @@ def test_other_words_other_tasks_and_rejected_siblings_are_left_alone(world):
     ]
     given = [review(t, accepted=n != 3) for n, t in enumerate(made)]
     assert distinct_transcripts(made, given) == given
+
+
+def test_a_sibling_that_looked_it_up_repeats_none_that_was_shown_it(world):
+    s = world.situations[0]
+    task = world.task(s, CONTEXTS[0])
+    shown, looked_up, again = (transcript(task, ideal(s, task), sibling=n) for n in range(3))
+    called = [shown, replace(looked_up, called=((3, 6),)), replace(again, called=((3, 7),))]
+    assert [r.accepted for r in distinct_transcripts(called, [review(t) for t in called])] == [True, True, False]

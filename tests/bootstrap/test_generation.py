@@ -3,10 +3,12 @@
 from collections import Counter
 from dataclasses import replace
 
-from support import random_examples
+from support import ideal, random_examples, transcript
 
 from bootstrap.config import TrainConfig
-from bootstrap.generation import mixture
+from bootstrap.generation import kept, mixture
+from bootstrap.transcript import Review
+from bootstrap.worlds.language import CONTEXTS
 
 
 def examples(origin, documents, count, start):
@@ -43,3 +45,11 @@ def test_reviewer_lessons_join_the_simulators():
     lessons = [replace(e, origin="review", lineage={"kind": "told"}) for e in random_examples(2, seed=5)]
     pools = mixture(TrainConfig(), 0.35, [*examples("student", ["a"], 2, 0), *lessons], [], examples("seed", [], 1, 3))
     assert [e.origin for e in pools[1][0]] == ["review", "review"] and pools[1][1] > 0
+
+
+def test_of_the_accepted_those_that_looked_something_up_are_kept_first(world):
+    pairs = [(s, world.task(s, CONTEXTS[0])) for s in world.situations[:2]]
+    made = [transcript(task, ideal(s, task), sibling=n) for s, task in pairs for n in range(4)]
+    made[3], made[6] = replace(made[3], called=((3, 6),)), replace(made[6], called=((3, 6),))
+    reviews = [Review(t.id, {}, n != 6) for n, t in enumerate(made)]
+    assert kept(made, reviews, 2) == [made[3], made[0], made[4], made[5]]
