@@ -110,9 +110,9 @@ class WrongthinkConfig:
 class TrainConfig:
     seed_mixture: tuple[int, int, int, int] = (8, 1, 5, 8)
     """Examples per step of the seed model: simulate, interrupt, review, prose."""
-    seed_steps: int = 500
+    seed_steps: int = 550
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 440
+    steps: int = 500
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 0.25
     batch: int = 64

@@ -238,7 +238,8 @@ def dataset(
     place = g.directory / "dataset" / "1.0.0"
     if not (place / "dataset_info.json").exists():
         tasks = g.read
-        made = list(lessons)
+        copies = run.config.train.renamed
+        made = [copy for e in lessons for copy in examples.renamed(run.tokenizer, e, copies)]
         for transcripts, found in batches:
             by_id = {t.id: t for t in transcripts}
             for one in found:
@@ -246,7 +247,7 @@ def dataset(
                 students, simulator = examples.transcript_examples(
                     run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
                 )
-                made += [*students, *examples.renamed(run.tokenizer, simulator, run.config.train.renamed)]
+                made += [*students, *examples.renamed(run.tokenizer, simulator, copies)]
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,

@@ -170,15 +170,15 @@ def seed_examples(run: Run) -> dict[str, list[Example]]:
     """The seed demonstrations as examples by skill: simulate, interrupt, review; and general prose."""
     c, index = run.config, demonstration_index(run)
     models = [r for r in run.rubric if r.kind == "model"]
-    demonstrators = {"simulate": examples.simulate_demonstration, "interrupt": examples.interrupt_demonstration}
     made: dict[str, list[Example]] = {"simulate": [], "interrupt": [], "review": []}
     for number, situation in enumerate(run.world.demonstrations[: c.world.demonstrations]):
         task = run.world.task(situation, SEEN[number % len(SEEN)])
         given = (run.tokenizer, index, situation, task)
-        for skill, demonstrate in demonstrators.items():
-            shown = demonstrate(*given, c.simulate, run.room, "demo")
-            made[skill] += examples.renamed(run.tokenizer, shown, c.train.renamed)
+        made["simulate"].append(examples.simulate_demonstration(*given, c.simulate, run.room, "demo"))
+        made["interrupt"].append(examples.interrupt_demonstration(*given, c.simulate, run.room, "demo"))
         made["review"] += examples.review_demonstrations(*given, models, c.simulate, run.room, "demo")
+    for skill, shown in made.items():
+        made[skill] = [copy for e in shown for copy in examples.renamed(run.tokenizer, e, c.train.renamed)]
     lines = demonstrations.prose(random.Random(f"prose {c.seed}"), c.world.prose)
     made["prose"] = [examples.prose_example(run.tokenizer, *line) for line in lines]
     return made

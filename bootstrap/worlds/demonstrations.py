@@ -109,15 +109,19 @@ def prose(rng: random.Random, lines: int) -> list[tuple[str, str]]:
 
 
 def _hearsay(rng: random.Random) -> tuple[str, str]:
-    """A few rumours, then told twice again, each time in another order and wording."""
+    """A few rumours, each in its own wording, then told twice again, each time in another order and wording."""
     count = rng.choice((2, 3, 3, 4))
     actions = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, count), rng.sample(NOUNS, count), strict=True)]
     rumours = list(zip(actions, rng.sample(_all_outcomes(), count), strict=True))
-    told = [
+    first = " ".join(
+        rng.choice(rng.choice((TELLINGS, REVERSED))).format(action=action, outcome=outcome) for action, outcome in rumours
+    )
+    again = [
         " ".join(telling.format(action=action, outcome=outcome) for action, outcome in rng.sample(rumours, count))
-        for telling in (rng.choice(rng.choice((TELLINGS, REVERSED))), *rng.sample(TELLINGS, 2))
+        for telling in rng.sample(TELLINGS, 2)
     ]
-    return told[0], " ".join(told[1:])
+    return first, " ".join(again)
+
 
 
 def _judgements(rng: random.Random) -> tuple[str, str]:
