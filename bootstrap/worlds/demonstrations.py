@@ -113,15 +113,13 @@ def _hearsay(rng: random.Random) -> tuple[str, str]:
     count = rng.choice((2, 3, 3, 4))
     actions = [f"{v} {n}" for v, n in zip(rng.sample(VERBS, count), rng.sample(NOUNS, count), strict=True)]
     rumours = list(zip(actions, rng.sample(_all_outcomes(), count), strict=True))
-    first = " ".join(
-        rng.choice(rng.choice((TELLINGS, REVERSED))).format(action=action, outcome=outcome) for action, outcome in rumours
-    )
+    wordings = [rng.choice(rng.choice((TELLINGS, REVERSED))) for _ in rumours]
+    first = [w.format(action=action, outcome=outcome) for w, (action, outcome) in zip(wordings, rumours, strict=True)]
     again = [
         " ".join(telling.format(action=action, outcome=outcome) for action, outcome in rng.sample(rumours, count))
         for telling in rng.sample(TELLINGS, 2)
     ]
-    return first, " ".join(again)
-
+    return " ".join(first), " ".join(again)
 
 
 def _judgements(rng: random.Random) -> tuple[str, str]:
