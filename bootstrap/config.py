@@ -12,6 +12,10 @@ from train.optimizer import OptimizerConfig
 from train.sharding import MeshConfig
 
 
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type, or changed on resume."""
+
+
 @dataclass(frozen=True)
 class DocumentsConfig:
     """Source material."""
@@ -105,6 +109,10 @@ class WrongthinkConfig:
     share: float = 0.3
     """Share of corrections, of all generations, in a training batch's newest half."""
 
+    def __post_init__(self):
+        if len(models := [source for source in self.sources if source != "spoiled"]) > 1:
+            raise ConfigError(f"config: wrongthink.sources names {len(models)} models ({', '.join(models)}); choose one")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -112,9 +120,9 @@ class TrainConfig:
     """Examples per step of the seed model: simulate, interrupt, review, prose."""
     seed_steps: int = 550
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 500
+    steps: int = 400
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
-    growth: float = 0.25
+    growth: float = 0.5
     batch: int = 64
     """Examples per step, half of them from the newest generation."""
     columns: int = 176
@@ -128,7 +136,7 @@ class TrainConfig:
     renamed: int = 4
     """Copies of an example with sources in view, each with names exchanged in sources and answer alike: reading
     answers it, memory does not. 0: the example as it is."""
-    demonstrations: float = 0.4
+    demonstrations: float = 0.5
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""
@@ -139,7 +147,7 @@ class TrainConfig:
 class EvaluateConfig:
     fresh: int = 108
     """Situations at the end of the corpus that no generation reads, for the simulator's pass rate."""
-    fresh_samples: int = 4
+    fresh_samples: int = 8
     """Transcripts per fresh situation."""
     margin: float = 0.02
     """What a guard may lose before a candidate is rolled back."""
@@ -164,10 +172,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-
-
-class ConfigError(ValueError):
-    """A setting that is unknown, of the wrong type, or changed on resume."""
 
 
 def to_json(config: Config) -> str:

@@ -48,6 +48,12 @@ def test_a_value_outside_the_choices_lists_them():
         from_json(altered("targets.kind", "soft"))
 
 
+def test_one_model_at_most_thinks_wrongly():
+    assert from_json(altered("wrongthink.sources", ["spoiled", "random"])).wrongthink.sources == ("spoiled", "random")
+    with pytest.raises(ConfigError, match="wrongthink.sources names 2 models .inverted, random.; choose one"):
+        from_json(altered("wrongthink.sources", ["inverted", "spoiled", "random"]))
+
+
 def test_whole_numbers_are_fine_where_fractions_are_expected():
     assert from_json(altered("simulate.temperature", 1)).simulate.temperature == 1.0
 
