@@ -111,7 +111,8 @@ class WrongthinkConfig:
 
     def __post_init__(self):
         if len(models := [source for source in self.sources if source != "spoiled"]) > 1:
-            raise ConfigError(f"config: wrongthink.sources names {len(models)} models ({', '.join(models)}); choose one")
+            named = ", ".join(models)
+            raise ConfigError(f"config: wrongthink.sources names {len(models)} models ({named}); choose one")
 
 
 @dataclass(frozen=True)
