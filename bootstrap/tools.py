@@ -1,12 +1,25 @@
 """What a simulating model may call. Tools are plain functions: no network, no files, bounded output."""
 
+import re
 from collections.abc import Sequence
 
 from bootstrap.retrieval import Index
 from bootstrap.transcript import Document
 
+REPEATED = 0.5
+"""A passage that shares more than this of its words with one in view tells nothing new."""
+
 
 def lookup(index: Index, question: str, query: str, shown: Sequence[str]) -> Document | None:
-    """The best passage for a query asked within a question, other than those already shown."""
-    found = index.search(f"{question} {query} {query}", 1, skip=shown)
-    return found[0] if found else None
+    """The best passage for a query asked within a question that tells something new: none in view, and none that mostly
+    repeats one (after maximal marginal relevance, Carbonell and Goldstein 1998)."""
+    told = [_words(p.text) for p in index.passages if p.id in shown]
+    for passage in index.search(f"{question} {question} {query}", 8, skip=shown):
+        words = _words(passage.text)
+        if all(len(words & seen) <= REPEATED * len(words) for seen in told):
+            return passage
+    return None
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
