@@ -49,6 +49,20 @@ def test_lookup_never_shows_the_same_passage_again():
     assert lookup(index, "?", "pull lever", ["a", "b"]) is None
 
 
+def test_a_lookup_of_what_is_known_finds_what_is_not():
+    texts = {
+        "shown": "mill fan: ida did seal hatch, road warms.",
+        "again": "mill fan news: road warms after seal hatch.",
+        "elsewhere": "our quarry tractor. i seal hatch: floor heals.",
+        "new": "mill fan. why herd burns? drop pipe!",
+    }
+    index = Index([Document(i, text) for i, text in texts.items()])
+    question = "the mill fan fails. seal hatch or drop pipe?"
+    assert lookup(index, question, "drop pipe", ["shown"]).id == "new"
+    assert lookup(index, question, "seal hatch", ["shown"]).id == "new"
+    assert lookup(index, question, "seal hatch", ["shown", "new", "elsewhere"]) is None, "again repeats what is shown"
+
+
 def test_an_index_of_nothing_is_one_clear_line():
     with pytest.raises(ValueError, match="no text to index"):
         Index([])
