@@ -55,9 +55,9 @@ def simulate_demonstration(
 ) -> Example:
     """What an ideal teacher writes with these passages in view, its lookup included.
 
-    Three times as many demonstrations need one as transcripts will: calling is the rarest skill.
+    Twice as many demonstrations need one as transcripts will: calling is the rarest skill.
     """
-    d = draft(tokenizer, index, task, 0, replace(config, withhold=min(1.0, 3 * config.withhold)), room, salt)
+    d = draft(tokenizer, index, task, 0, replace(config, withhold=min(1.0, 2 * config.withhold)), room, salt)
     texts = [p.text for p in index.passages if p.id in d.passages]
     missing = [a for a in situation.actions if not any(a in text for text in texts)]
     answer = ideal_answer(situation, options_of(task.question), random.Random(f"{salt} {task.id}"), missing=missing)

@@ -313,12 +313,16 @@ def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def _evened(found: Sequence[Example]) -> list[Example]:
-    """Every document group as often as the one with the most examples: what was hard to learn is not trained less."""
+    """Every document group as often as its answers are long: what was hard to learn, and so passed the review less
+    often, is not trained less. No example is left out."""
     groups: dict[tuple, list[Example]] = {}
     for e in found:
         groups.setdefault(tuple(e.lineage["documents"]), []).append(e)
-    most = max(map(len, groups.values()), default=0)
-    return [group[i % len(group)] for group in groups.values() for i in range(most)]
+    lengths = {documents: float(np.mean([len(e.ids) for e in group])) for documents, group in groups.items()}
+    most = max((len(group) / lengths[documents] for documents, group in groups.items()), default=0.0)
+    return [
+        group[i % len(group)] for documents, group in groups.items() for i in range(round(most * lengths[documents]))
+    ]
 
 
 def train_steps(run: Run, number: int) -> int:

@@ -8,13 +8,16 @@ from bootstrap.transcript import Document
 
 REPEATED = 0.5
 """A passage that shares more than this of its words with one in view tells nothing new."""
+RELEVANT = 0.7
+"""A passage that scores less than this share of the best one, in view or not, is about another matter."""
 
 
 def lookup(index: Index, question: str, query: str, shown: Sequence[str]) -> Document | None:
-    """The best passage for a query asked within a question that tells something new: none in view, and none that mostly
-    repeats one (after maximal marginal relevance, Carbonell and Goldstein 1998)."""
+    """The best passage for a query asked within a question that tells something new: none in view, none that mostly
+    repeats one (after maximal marginal relevance, Carbonell and Goldstein 1998), and nothing rather than another
+    matter."""
     told = [_words(p.text) for p in index.passages if p.id in shown]
-    for passage in index.search(f"{question} {question} {query}", 8, skip=shown):
+    for passage in index.search(f"{question} {question} {query}", 8, skip=shown, within=RELEVANT):
         words = _words(passage.text)
         if all(len(words & seen) <= REPEATED * len(words) for seen in told):
             return passage

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from support import ideal, random_examples, transcript
 
 from bootstrap.config import TrainConfig
@@ -16,11 +18,16 @@ def examples(origin, documents, count, start):
     return [replace(e, origin=origin, lineage=lineage) for e in random_examples(count, seed=start)]
 
 
-def test_every_situation_is_trained_alike_however_few_transcripts_passed():
-    newest = [*examples("student", ["a"], 6, 0), *examples("student", ["b"], 2, 1), *examples("simulate", ["a"], 3, 2)]
+def test_every_situation_is_trained_as_much_as_there_is_to_say_however_few_transcripts_passed():
+    said = {"a": 6, "b": 2, "c": 1}
+    newest = [e for n, (name, count) in enumerate(said.items()) for e in examples("student", [name], count, n)]
     students, *_ = mixture(TrainConfig(), 0.35, newest, [], examples("seed", [], 3, 3))
-    assert Counter(e.lineage["documents"][0] for e in students[0]) == {"a": 6, "b": 6}
-    assert len({e.id for e in students[0]}) == 8
+    seen = Counter(e.lineage["documents"][0] for e in students[0])
+    words = {name: np.mean([len(e.ids) for e in newest if e.lineage["documents"] == [name]]) for name in said}
+    assert len({e.id for e in students[0]}) == 9, "no example is left out"
+    assert max(said[name] / seen[name] for name in said) == 1, "and the pool is no longer than that takes"
+    for name in said:
+        assert seen[name] / seen["a"] == pytest.approx(words[name] / words["a"], rel=0.1)
 
 
 def test_shares_of_a_batch():
