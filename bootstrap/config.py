@@ -63,7 +63,7 @@ class SimulateConfig:
     """Ids kept of every next-token distribution (K)."""
     unit_tasks: int = 80
     """Tasks committed together."""
-    revisit: int = 3
+    revisit: int = 6
     """Also return to earlier documents with fewer accepted transcripts than this; 0 never does."""
 
 
@@ -106,7 +106,7 @@ class WrongthinkConfig:
     """Share of the wrong-thinker's samples that must be well formed."""
     samples: int = 3
     """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ..."""
-    share: float = 0.35
+    share: float = 0.3
     """Share of corrections, of all generations, in a training batch's newest half."""
 
     def __post_init__(self):
@@ -132,12 +132,12 @@ class TrainConfig:
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
-    student: float = 0.7
+    student: float = 0.75
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     renamed: int = 4
     """Copies of an example with sources in view, each with names exchanged in sources and answer alike: reading
     answers it, memory does not. 0: the example as it is."""
-    demonstrations: float = 0.5
+    demonstrations: float = 0.35
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""
