@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from bootstrap.examples import first_names
 from bootstrap.transcript import Document, Review, Transcript
 from models.tokenizer import Tokenizer
 from train.records import Example
@@ -21,7 +22,7 @@ def audit(examples: Sequence[Example], documents: Iterable[Document], transcript
     """Counts weighted tokens by origin, and those inside n-grams of raw documents or of rejected transcripts alone.
 
     `transcripts` are all that were sampled, corrections included; an n-gram that an accepted one of the same task also
-    has is not a rejected one's.
+    has is not a rejected one's. Renamed examples are read under their first names.
     """
     raw = {gram for d in documents for gram in _grams(tokenizer.encode(d.text))}
     accepted, rejected = {}, {}
@@ -32,7 +33,7 @@ def audit(examples: Sequence[Example], documents: Iterable[Document], transcript
     origins: Counter[str] = Counter()
     raw_tokens = rejected_tokens = total = 0
     for e in examples:
-        spans = list(_weighted_spans(e))
+        spans = list(_weighted_spans(first_names(tokenizer, e), e.weights))
         count = sum(len(s) for s in spans)
         origins[e.origin] += count
         if e.origin in ("seed", "prose"):
@@ -49,11 +50,11 @@ def audit(examples: Sequence[Example], documents: Iterable[Document], transcript
     }  # fmt: skip
 
 
-def _weighted_spans(e: Example) -> Iterable[list[int]]:
+def _weighted_spans(tokens: np.ndarray, weights: np.ndarray) -> Iterable[list[int]]:
     """Runs of consecutive tokens that carry weight."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], e.weights > 0, [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], weights > 0, [0]])))
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        yield e.tokens[start:end].tolist()
+        yield tokens[start:end].tolist()
 
 
 def _grams(tokens: Sequence[int]) -> list[tuple[int, ...]]:

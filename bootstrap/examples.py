@@ -159,13 +159,28 @@ def renamed(tokenizer: Tokenizer, e: Example, copies: int) -> list[Example]:
     """
     made = []
     for copy in range(copies):
-        rng = random.Random(f"{e.id} {copy}")
-        exchange_V = np.arange(max(tokenizer.vocab_size, int(e.ids.max(initial=0)) + 1), dtype=np.int32)
-        for kind in _exchangeable(tokenizer):
-            exchange_V[kind] = rng.sample(kind, len(kind))
+        lineage = e.lineage | {"renamed": f"{e.id} {copy}"}
+        size = max(tokenizer.vocab_size, int(e.ids.max(initial=0)) + 1)
+        exchange_V = _exchange(tokenizer, lineage["renamed"], size)
         tokens, ids = exchange_V[e.tokens], exchange_V[e.ids]
-        made.append(Example.create(tokens, e.weights, ids, e.probs, e.tail, origin=e.origin, lineage=e.lineage))
+        made.append(Example.create(tokens, e.weights, ids, e.probs, e.tail, origin=e.origin, lineage=lineage))
     return made or [e]
+
+
+def first_names(tokenizer: Tokenizer, e: Example) -> np.ndarray:
+    """The tokens [T] of an example as they were before it was renamed."""
+    if "renamed" not in e.lineage:
+        return e.tokens
+    return np.argsort(_exchange(tokenizer, e.lineage["renamed"], tokenizer.vocab_size))[e.tokens]
+
+
+def _exchange(tokenizer: Tokenizer, salt: str, size: int) -> np.ndarray:
+    """A permutation of ids: the words of each kind change places at random, everything else stays."""
+    rng = random.Random(salt)
+    exchange_V = np.arange(size, dtype=np.int32)
+    for kind in _exchangeable(tokenizer):
+        exchange_V[kind] = rng.sample(kind, len(kind))
+    return exchange_V
 
 
 @functools.lru_cache(maxsize=8)

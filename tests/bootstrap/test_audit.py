@@ -2,7 +2,7 @@ import pytest
 from support import answer, claims_of, told, train_tokenizer, transcript
 
 from bootstrap.audit import audit
-from bootstrap.examples import example, imitation_example, one_hot, transcript_examples
+from bootstrap.examples import example, imitation_example, one_hot, renamed, transcript_examples
 from bootstrap.targets import Target
 from bootstrap.transcript import Review
 from bootstrap.worlds.language import CONTEXTS
@@ -63,6 +63,18 @@ def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, t
     assert found["rejected_tokens"] == len(bad.tokens)
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
     assert audit([*made, unnamed], documents, transcripts, reviews, tokenizer)["rejected_tokens"] > 0
+
+
+def test_names_hide_neither_a_story_nor_a_rejected_transcript(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    bad, story = transcripts[1], tokenizer.encode(documents[0].text)
+    for tokens in (list(bad.tokens), story):
+        hidden = example(bad.student_prompt, tokens, one_hot(tokens), "student", {"task": bad.task_id})
+        found = audit([*made, *renamed(tokenizer, hidden, 2)], documents, transcripts, reviews, tokenizer)
+        assert found["raw_tokens"] + found["rejected_tokens"] > 0
+    kept = [copy for e in made for copy in renamed(tokenizer, e, 40)]
+    found = audit(kept, documents, transcripts, reviews, tokenizer)
+    assert found["raw_tokens"] == found["rejected_tokens"] == 0, "other names may chance upon what was rejected"
 
 
 def test_what_stands_in_a_prompt_without_weight_is_no_matter(clean, tokenizer):

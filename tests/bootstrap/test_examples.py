@@ -7,7 +7,7 @@ import pytest
 from support import answer, claims_of, told, transcript
 
 from bootstrap.checks import CHECKS, Case
-from bootstrap.examples import example, one_hot, renamed
+from bootstrap.examples import example, first_names, one_hot, renamed
 from bootstrap.worlds.language import CONTEXTS, EXCHANGEABLE
 
 
@@ -51,6 +51,12 @@ def test_targets_follow_the_words_and_nothing_else_changes(read, tokenizer):
         for before, after in zip(e.tokens, c.tokens, strict=True):
             assert before == after or any(before in kind and after in kind for kind in kinds)
         assert len(set(c.tokens.tolist())) == len(set(e.tokens.tolist())), "different words stay different"
+
+
+def test_the_first_names_can_be_read_again(read, tokenizer):
+    e = read[0]
+    for copy in (e, *renamed(tokenizer, e, 3)):
+        np.testing.assert_array_equal(first_names(tokenizer, copy), e.tokens)
 
 
 def test_an_id_beyond_the_tokenizer_keeps_its_mass(read, tokenizer):
