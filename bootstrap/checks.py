@@ -62,6 +62,10 @@ def well_formed(case: Case) -> str:
         return f"not understood: {said.rest[:60]}"
     if not said.claims or len(said.choices) != 1 or not case.transcript.text.endswith(f"{said.choices[0]}."):
         return "it does not end in one choice after its claims"
+    options = options_of(case.task.question)
+    for query in case.transcript.queries:
+        if query not in options if options else len(query.split()) > LONGEST_COPY:
+            return f"looks up what nobody asked about: {query[:60]}"
     if said.interruptions != bool(case.transcript.forced):
         return "an interruption where none belongs" if said.interruptions else "the wrong thought is not interrupted"
     return ""

@@ -85,6 +85,11 @@ class Transcript:
         """What the assistant said in all, forced prefix included."""
         return f"{self.forced_text} {self.text}".strip()
 
+    @property
+    def queries(self) -> list[str]:
+        """What it looked up."""
+        return [call["function"]["arguments"] for m in self.messages for call in m.get("tool_calls", ())]
+
 
 @dataclass(frozen=True)
 class Verdict:
