@@ -13,7 +13,7 @@ from train.sharding import MeshConfig
 
 
 class ConfigError(ValueError):
-    """A setting that is unknown, of the wrong type, or changed on resume."""
+    """A setting that is unknown, of the wrong type, or at odds with another."""
 
 
 @dataclass(frozen=True)
