@@ -8,7 +8,6 @@ from dataclasses import replace
 from flax import nnx
 
 from bootstrap import wrongthink
-from bootstrap.checks import parse
 from bootstrap.config import WrongthinkConfig
 from bootstrap.generation import Generation
 from bootstrap.ledger import Stage, once
@@ -55,7 +54,7 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[wrongthink.T
     """
     tasks = g.read
     chosen = [*accepted, *(t for n in range(1, g.number) for t in _accepted_in(g, n))]
-    outcomes = sorted({claim.outcome for t in chosen for claim in parse(t.text).claims})
+    outcomes = wrongthink.judged_outcomes(chosen)
     count: Counter[str] = Counter()
     found = []
     for t in chosen:

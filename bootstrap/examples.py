@@ -5,8 +5,9 @@ N is the number of weighted tokens, K the kept ids.
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from bootstrap.transcript import Document, Task, Transcript
 from bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
 from bootstrap.worlds.language import EXCHANGEABLE, NO, options_of
 from bootstrap.worlds.lessons import Situation
+from bootstrap.wrongthink import spoil_again
 from models.tokenizer import Tokenizer
 from train.records import Example
 
@@ -74,13 +76,13 @@ def simulate_demonstration(
 def interrupt_demonstration(
     tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, config: SimulateConfig, room: int, salt: str
 ) -> Example:
-    """A wrong thought and the supervisor's "no," with weight 0, then the right continuation."""
+    """A wrong thought with weight 0, then the supervisor's "no," and the right continuation."""
     d = draft(tokenizer, index, task, 1, config, room, salt)
     thought, correction = interruption(
         situation, options_of(task.question), random.Random(f"interrupt {salt} {task.id}")
     )
-    trained = [*tokenizer.encode(correction), tokenizer.control["end"]]
-    prompt = [*d.prompt, *tokenizer.encode(f"{thought} {NO}")]
+    trained = [*tokenizer.encode(f"{NO} {correction}"), tokenizer.control["end"]]
+    prompt = [*d.prompt, *tokenizer.encode(thought)]
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
 
 
@@ -129,12 +131,15 @@ def prose_example(tokenizer: Tokenizer, beginning: str, continuation: str) -> Ex
 
 
 def transcript_examples(
-    tokenizer: Tokenizer, t: Transcript, target: Target, task: Task, teacher: str
-) -> tuple[list[Example], Example]:
+    tokenizer: Tokenizer, t: Transcript, target: Target, task: Task, teacher: str,
+    outcomes: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[list[Example], Example]:  # fmt: skip
     """What one accepted transcript trains: students, who see no sources, in each asking; the simulator, who does.
 
-    A wrong thought in front of a correction is part of the prompt: it has weight 0. So is, for the simulator, the
-    supervisor's "no,": only a student has to interrupt itself.
+    A wrong thought in front of a correction is part of the prompt: it has weight 0. The "no," is learnt by both: with
+    names exchanged, the simulator learns to compare a claim with its sources, and a student compares with the same
+    weights what it remembers. In every other asking, it has made another error in the same place (`outcomes`: what may
+    be claimed, with its judgement).
     """
     targets = (
         np.asarray(target.ids, np.int32), np.asarray(target.probs, np.float32), np.asarray(target.tail, np.float32)
@@ -144,11 +149,11 @@ def transcript_examples(
         "teacher": teacher, "kind": "correction" if t.forced else "answer",
     }  # fmt: skip
     origin = "correction" if t.forced else "student"
-    asked = [t.student_prompt, *(tokenizer.chat(messages) for messages in task.askings)]
-    students = [example([*prompt, *t.forced], t.tokens, targets, origin, lineage) for prompt in asked]
-    said = len(tokenizer.encode(NO)) if t.forced else 0
-    prompt, later = [*t.prompt, *t.forced, *t.tokens[:said]], tuple(part[said:] for part in targets)
-    return students, example(prompt, t.tokens[said:], later, "simulate", lineage, t.called)
+    students = [example([*t.student_prompt, *t.forced], t.tokens, targets, origin, lineage)]
+    for number, messages in enumerate(task.askings):
+        thought = spoil_again(tokenizer, t, outcomes, f"{t.id} {number}") if t.forced else ()
+        students.append(example([*tokenizer.chat(messages), *thought], t.tokens, targets, origin, lineage))
+    return students, example([*t.prompt, *t.forced], t.tokens, targets, "simulate", lineage, t.called)
 
 
 def renamed(tokenizer: Tokenizer, e: Example, copies: int) -> list[Example]:

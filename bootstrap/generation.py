@@ -29,6 +29,7 @@ from bootstrap.transcript import (
 from bootstrap.worlds.language import Claim
 from bootstrap.worlds.lessons import Situation
 from bootstrap.worlds.oracle import grade, grade_claim
+from bootstrap.wrongthink import judged_outcomes
 from train.checkpoint import has_weights, load_weights, save_weights
 from train.records import Example, read_examples, write_examples
 
@@ -240,14 +241,14 @@ def dataset(
         tasks = g.read
         copies = run.config.train.renamed
         made = [copy for e in lessons for copy in examples.renamed(run.tokenizer, e, copies)]
-        for transcripts, found in batches:
-            by_id = {t.id: t for t in transcripts}
-            for one in found:
-                t = by_id[one.transcript_id]
-                students, simulator = examples.transcript_examples(
-                    run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
-                )
-                made += [*students, *examples.renamed(run.tokenizer, simulator, copies)]
+        by_id = {t.id: t for transcripts, _ in batches for t in transcripts}
+        chosen = [(by_id[one.transcript_id], one) for _, found in batches for one in found]
+        outcomes = judged_outcomes([t for t, _ in chosen])
+        for t, one in chosen:
+            students, simulator = examples.transcript_examples(
+                run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}", outcomes
+            )
+            made += [*students, *examples.renamed(run.tokenizer, simulator, copies)]
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,
@@ -286,21 +287,23 @@ def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: S
 
 def mixture(c: TrainConfig, corrected: float, newest: Sequence[Example], earlier: Sequence[Example],
             demonstrations: Sequence[Example]) -> list[tuple[list[Example], int]]:  # fmt: skip
-    """(examples, count per step): half a batch newest, half everything earlier; students' and simulators' apart.
+    """(examples, count per step): half a batch newest, half everything earlier, demonstrations among it; students' and
+    simulators' apart. What there is nothing earlier for, the newest fill.
 
     Corrections of all generations share one pool: too many of them, and students interrupt right thoughts as well.
     """
-    half = c.batch // 2 if c.mixture == "accumulate" else c.batch
+    older = c.batch - c.batch // 2 if c.mixture == "accumulate" else 0
     corrections = _evened([e for e in (*newest, *earlier) if e.origin == "correction"])
     students, simulators = _by_reader(newest)
-    share = round(half * corrected) if corrections else 0
-    taught = round((half - share) * c.student) if simulators else half - share
-    shown = round((c.batch - half) * (c.demonstrations if earlier else 1.0))
-    again = c.batch - half - shown
     old_students, old_simulators = _by_reader(earlier)
+    shown = round(older * c.demonstrations)
+    again = older - shown if earlier else 0
     recalled = round(again * c.student)
+    latest = c.batch - shown - again
+    share = round(latest * corrected) if corrections else 0
+    taught = round((latest - share) * c.student) if simulators else latest - share
     return [
-        (students, taught), (simulators, half - share - taught), (corrections, share), (list(demonstrations), shown),
+        (students, taught), (simulators, latest - share - taught), (corrections, share), (list(demonstrations), shown),
         (old_students, recalled), (old_simulators, again - recalled),
     ]  # fmt: skip
 

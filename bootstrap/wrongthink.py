@@ -105,10 +105,10 @@ def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return ends[1:]
 
 
-def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Sequence[str], salt: str) -> Thought | None:
-    """A right answer with one step spoiled by rule, cut after it: another action's outcome, any of `outcomes`, the
-    opposite judgement, or (every second time, for models seldom err here) another choice. None when the answer has no
-    such step. Needs no truth but the answer."""
+def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Mapping[str, str], salt: str) -> Thought | None:
+    """A right answer with one step spoiled by rule, cut after it: another action's outcome, any of `outcomes` (with
+    their judgements), the opposite judgement, or (every second time, for models seldom err here) another choice. None
+    when the answer has no such step. Needs no truth but the answers."""
     rng = random.Random(f"spoil {salt}")
     steps = [m.group(0) for m in STEP.finditer(text)]
     claims = parse(text).claims
@@ -125,19 +125,36 @@ def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Sequence[str], 
     return Thought(task, 0, tuple(tokenizer.encode(thought)), thought, f"spoiled: {spoiled}")
 
 
-def _spoiled_claim(step: str, claim: Claim, claims: Sequence[Claim], outcomes: Sequence[str], rng) -> str:
-    others = [c for c in claims if c.outcome != claim.outcome]
-    strange = [o for o in outcomes if o != claim.outcome]
-    possible = (("swapped", others), ("invented", strange), ("judged", True))
-    kind = rng.choice([name for name, some in possible if some])
-    judged = {"good": "bad", "bad": "good"}
-    if kind == "judged":
-        return step.replace(f"{claim.judgement}.", f"{judged[claim.judgement]}.")
-    other = rng.choice(others)._asdict() if kind == "swapped" else {
-        "outcome": rng.choice(strange), "judgement": rng.choice(("good", "bad")),
-    }  # fmt: skip
-    step = step.replace(f"{claim.judgement}.", f"{other['judgement']}.")
-    return step.replace(claim.outcome, other["outcome"])
+def spoil_again(tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], salt: str) -> tuple[int, ...]:
+    """The wrong thought of a correction with another error in the same claim; as it was, where the error is a choice.
+
+    The correction is as true after it, and a student that meets many errors cannot learn them by heart: it has to
+    compare.
+    """
+    *before, last = (m.group(0) for m in STEP.finditer(t.forced_text))
+    wrong, claims = parse(last).claims, parse(t.text).claims
+    if not wrong or not claims or wrong[0].action != claims[0].action:
+        return t.forced
+    right = STEP.search(t.text).group(0)
+    known = [*parse(" ".join(before)).claims, *claims]
+    spoiled = _spoiled_claim(right, claims[0], known, outcomes, random.Random(f"spoil again {salt}"))
+    return tuple(tokenizer.encode(" ".join([*before, spoiled])))
+
+
+def judged_outcomes(transcripts: Sequence[Transcript]) -> dict[str, str]:
+    """Every outcome that is claimed, with its judgement; ordered."""
+    return dict(sorted((c.outcome, c.judgement) for t in transcripts for c in parse(t.text).claims))
+
+
+def _spoiled_claim(step: str, claim: Claim, claims: Sequence[Claim], outcomes: Mapping[str, str], rng) -> str:
+    opposite = {"good": "bad", "bad": "good"}[claim.judgement]
+    wrong = {
+        "swapped": [(c.outcome, c.judgement) for c in claims if c.outcome != claim.outcome],
+        "invented": [(outcome, judgement) for outcome, judgement in outcomes.items() if outcome != claim.outcome],
+        "judged": [(claim.outcome, opposite)],
+    }
+    outcome, judgement = rng.choice(wrong[rng.choice([kind for kind, some in wrong.items() if some])])
+    return step.replace(f"{claim.judgement}.", f"{judgement}.").replace(claim.outcome, outcome)
 
 
 def _fault(task: Task, step: str, so_far: str, own: Sequence[Document]) -> str:

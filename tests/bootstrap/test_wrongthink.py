@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,18 @@ from bootstrap.config import SimulateConfig, WrongthinkConfig
 from bootstrap.examples import transcript_examples
 from bootstrap.retrieval import Index
 from bootstrap.targets import Target
-from bootstrap.worlds.language import ASKINGS, CONTEXTS, NO
-from bootstrap.wrongthink import Thought, first_wrong_step, interrupt, invert, random_vector, spoil, sweep, think
+from bootstrap.worlds.language import ASKINGS, CONTEXTS, NO, render_claim
+from bootstrap.wrongthink import (
+    Thought,
+    first_wrong_step,
+    interrupt,
+    invert,
+    random_vector,
+    spoil,
+    spoil_again,
+    sweep,
+    think,
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +96,26 @@ def test_a_correction_starts_with_no_and_keeps_the_thought_apart(torn, correctio
     assert len({t.id for t in made}) == 2
 
 
-def test_the_wrong_thought_has_weight_0_and_students_learn_to_say_no(torn, scene, corrections, world):
+def test_the_wrong_thought_has_weight_0_and_both_readers_learn_to_say_no(torn, scene, corrections, world):
     s, *_ = scene
-    task, said = world.task(s, CONTEXTS[0], 0, ASKINGS[:2]), len(torn.tokenizer.encode(NO))
+    task = world.task(s, CONTEXTS[0], 0, ASKINGS[:2])
     for t in corrections[1]:
         n = len(t.tokens)
         target = Target(t.id, tuple((i,) for i in t.tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
         students, simulator = transcript_examples(torn.tokenizer, t, target, task, "gen-001")
         assert len(students) == 3 and len({tuple(e.tokens) for e in students}) == 3
-        for e, free in [*((e, 0) for e in students), (simulator, said)]:
-            assert e.weights.sum() == n - free
-            np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens[free:])
+        for e in (*students, simulator):
+            assert e.weights.sum() == n
+            np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens)
             start = len(e.tokens) - n
             np.testing.assert_array_equal(e.tokens[start - len(t.forced) : start], t.forced)
-            assert not e.weights[: start + free].any()
+            assert not e.weights[:start].any()
             assert e.lineage["transcript"] == t.id and e.lineage["kind"] == "correction"
 
 
 def test_spoiled_answers_are_right_up_to_their_one_wrong_step(torn, scene, world):
     s, task, documents, claims = scene
-    outcomes = sorted({o for other in world.situations for o in other.outcomes})
+    outcomes = judged(world)
     right, kinds = answer(claims, s.actions[s.wise]), set()
     for salt in range(60):
         thought = spoil(torn.tokenizer, task, right, outcomes, str(salt))
@@ -118,12 +130,38 @@ def test_spoiled_answers_are_right_up_to_their_one_wrong_step(torn, scene, world
             wrong, was = said.claims[depth], claims[depth]
             assert wrong != was and wrong.action == was.action
             kinds.add("judged" if wrong.outcome == was.outcome else "outcome")
+            assert wrong.outcome == was.outcome or wrong.judgement == outcomes[wrong.outcome]
     assert kinds == {"choice", "judged", "outcome"}
     same = answer([claims[0], claims[0]], claims[0].action)
     for odd in ("nothing that is a step", same, f"{answer([claims[0]], 'x y')} {answer([claims[1]], 'x y')}"):
         assert all(spoil(torn.tokenizer, task, odd, outcomes, str(salt)) is None for salt in range(9)), odd
-    few = [claims[0].outcome]
+    few = {claims[0].outcome: claims[0].judgement}
     assert all(spoil(torn.tokenizer, task, right, few, str(salt)) for salt in range(20))
+
+
+def judged(world) -> dict[str, str]:
+    made = [s.claim(a) for s in world.situations for a in range(len(s.actions))]
+    return {c.outcome: c.judgement for c in made}
+
+
+def test_another_asking_meets_another_error_in_the_same_claim(torn, scene, corrections, world):
+    s, _, _, claims = scene
+    right = answer(claims, s.actions[s.wise])
+    first, *others = [render_claim(c, 0) for c in claims]
+    wrong = render_claim(claims[1]._replace(outcome=claims[0].outcome, judgement=claims[0].judgement), 0)
+    corrected = f"{NO} {' '.join(others)} so i {s.actions[s.wise]}."
+    t = replace(corrections[1][0], forced_text=f"{first} {wrong}", text=corrected)
+    seen = set()
+    for salt in range(40):
+        said = parse(torn.tokenizer.decode(spoil_again(torn.tokenizer, t, judged(world), str(salt))))
+        assert said.claims[0] == claims[0] and len(said.claims) == 2 and not said.rest and not said.choices
+        assert said.claims[1].action == claims[1].action and said.claims[1] != claims[1]
+        seen.add(said.claims[1])
+    assert len(seen) > 10
+    choice = replace(t, forced_text=right.replace(f"so i {s.actions[s.wise]}", f"so i {claims[0].action}"))
+    strange = replace(t, forced_text=f"{first} if x y, z w: good.")
+    for kept in (choice, strange):
+        assert spoil_again(torn.tokenizer, kept, judged(world), "0") == kept.forced
 
 
 def test_thoughts_begin_after_more_and_more_right_steps(torn, scene):
