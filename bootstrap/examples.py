@@ -76,13 +76,13 @@ def simulate_demonstration(
 def interrupt_demonstration(
     tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, config: SimulateConfig, room: int, salt: str
 ) -> Example:
-    """A wrong thought with weight 0, then the supervisor's "no," and the right continuation."""
+    """A wrong thought and the supervisor's "no," with weight 0, then the right continuation."""
     d = draft(tokenizer, index, task, 1, config, room, salt)
     thought, correction = interruption(
         situation, options_of(task.question), random.Random(f"interrupt {salt} {task.id}")
     )
-    trained = [*tokenizer.encode(f"{NO} {correction}"), tokenizer.control["end"]]
-    prompt = [*d.prompt, *tokenizer.encode(thought)]
+    trained = [*tokenizer.encode(correction), tokenizer.control["end"]]
+    prompt = [*d.prompt, *tokenizer.encode(f"{thought} {NO}")]
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
 
 
