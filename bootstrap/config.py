@@ -121,9 +121,9 @@ class TrainConfig:
     """Examples per step of the seed model: simulate, interrupt, review, prose."""
     seed_steps: int = 550
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 300
+    steps: int = 400
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
-    growth: float = 1.0
+    growth: float = 0.5
     batch: int = 64
     """Examples per step, half of them from the newest generation."""
     columns: int = 176
@@ -138,7 +138,7 @@ class TrainConfig:
     """Copies of an example with sources in view, each with names exchanged in sources and answer alike: reading
     answers it, memory does not. 0: the example as it is."""
     demonstrations: float = 0.35
-    """Share of the seed demonstrations and prose in the earlier half."""
+    """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200
     """Steps between checkpoints."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

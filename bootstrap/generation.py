@@ -287,23 +287,21 @@ def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: S
 
 def mixture(c: TrainConfig, corrected: float, newest: Sequence[Example], earlier: Sequence[Example],
             demonstrations: Sequence[Example]) -> list[tuple[list[Example], int]]:  # fmt: skip
-    """(examples, count per step): half a batch newest, half everything earlier, demonstrations among it; students' and
-    simulators' apart. What there is nothing earlier for, the newest fill.
+    """(examples, count per step): half a batch newest, half everything earlier; students' and simulators' apart.
 
     Corrections of all generations share one pool: too many of them, and students interrupt right thoughts as well.
     """
-    older = c.batch - c.batch // 2 if c.mixture == "accumulate" else 0
+    half = c.batch // 2 if c.mixture == "accumulate" else c.batch
     corrections = _evened([e for e in (*newest, *earlier) if e.origin == "correction"])
     students, simulators = _by_reader(newest)
+    share = round(half * corrected) if corrections else 0
+    taught = round((half - share) * c.student) if simulators else half - share
+    shown = round((c.batch - half) * (c.demonstrations if earlier else 1.0))
+    again = c.batch - half - shown
     old_students, old_simulators = _by_reader(earlier)
-    shown = round(older * c.demonstrations)
-    again = older - shown if earlier else 0
     recalled = round(again * c.student)
-    latest = c.batch - shown - again
-    share = round(latest * corrected) if corrections else 0
-    taught = round((latest - share) * c.student) if simulators else latest - share
     return [
-        (students, taught), (simulators, latest - share - taught), (corrections, share), (list(demonstrations), shown),
+        (students, taught), (simulators, half - share - taught), (corrections, share), (list(demonstrations), shown),
         (old_students, recalled), (old_simulators, again - recalled),
     ]  # fmt: skip
 

@@ -30,8 +30,6 @@ from train.sharding import make_mesh
 from train.trainer import Training, fit
 
 SKILLS = ("simulate", "interrupt", "review", "prose")
-INTERRUPTIONS = 4
-"""Wrong thoughts shown of every demonstrated situation: errors are of many kinds."""
 SEEN = tuple(c for c in CONTEXTS if c.seen)
 
 
@@ -177,9 +175,7 @@ def seed_examples(run: Run) -> dict[str, list[Example]]:
         task = run.world.task(situation, SEEN[number % len(SEEN)])
         given = (run.tokenizer, index, situation, task)
         made["simulate"].append(examples.simulate_demonstration(*given, c.simulate, run.room, "demo"))
-        made["interrupt"] += [
-            examples.interrupt_demonstration(*given, c.simulate, run.room, f"demo {n}") for n in range(INTERRUPTIONS)
-        ]
+        made["interrupt"].append(examples.interrupt_demonstration(*given, c.simulate, run.room, "demo"))
         made["review"] += examples.review_demonstrations(*given, models, c.simulate, run.room, "demo")
     for skill, shown in made.items():
         made[skill] = [copy for e in shown for copy in examples.renamed(run.tokenizer, e, c.train.renamed)]

@@ -57,10 +57,7 @@ def wrong_claim(situation: Situation, action: int, rng: random.Random) -> Claim:
 
 
 def interruption(situation: Situation, options: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """(wrong thought, continuation): reasoning up to its first wrong step, and how it goes on after a "no,".
-
-    After a wrong claim, with the right one; after a wrong choice, with everything weighed again.
-    """
+    """(wrong thought, continuation): reasoning up to its first wrong step, and how it goes on after a "no,"."""
     style = rng.randrange(len(STYLES))
     order = [situation.actions.index(o) for o in options]
     wrong_at = rng.randrange(len(order) + 1)
@@ -71,7 +68,7 @@ def interruption(situation: Situation, options: Sequence[str], rng: random.Rando
     else:
         unwise = rng.choice([a for i, a in enumerate(situation.actions) if i != situation.wise])
         thought.append(CHOICE.format(action=unwise))
-        rest = [render_claim(situation.claim(i), style) for i in order]
+        rest.append(render_claim(situation.claim(situation.actions.index(unwise)), style))
     choice = CHOICE.format(action=situation.actions[situation.wise])
     return " ".join(thought), " ".join([*rest, choice])
 
