@@ -121,9 +121,9 @@ class TrainConfig:
     """Examples per step of the seed model: simulate, interrupt, review, prose."""
     seed_steps: int = 550
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 400
+    steps: int = 300
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
-    growth: float = 0.5
+    growth: float = 1.0
     batch: int = 64
     """Examples per step, half of them from the newest generation."""
     columns: int = 176
@@ -132,7 +132,7 @@ class TrainConfig:
     """Each generation starts from the seed model's weights, or from the last promoted ones."""
     mixture: Literal["accumulate", "replace"] = "accumulate"
     """Half newest and half everything earlier, or only the newest."""
-    student: float = 0.75
+    student: float = 0.65
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     renamed: int = 4
     """Copies of an example with sources in view, each with names exchanged in sources and answer alike: reading
