@@ -164,6 +164,24 @@ def test_another_asking_meets_another_error_in_the_same_claim(torn, scene, corre
         assert spoil_again(torn.tokenizer, kept, judged(world), "0") == kept.forced
 
 
+def test_every_student_has_its_own_error_before_the_same_correction(torn, scene, corrections, world):
+    s, _, _, claims = scene
+    text = render_claim(claims[0]._replace(judgement={"good": "bad", "bad": "good"}[claims[0].judgement]), 0)
+    said = f"{NO} {answer(claims, s.actions[s.wise])}"
+    forced, tokens = (tuple(torn.tokenizer.encode(part)) for part in (text, said))
+    t = replace(corrections[1][0], forced=forced, forced_text=text, tokens=tokens, text=said)
+    n = len(tokens)
+    target = Target(t.id, tuple((i,) for i in tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
+    task = world.task(s, CONTEXTS[0], 0, ASKINGS)
+    students, simulator = transcript_examples(torn.tokenizer, t, target, task, "gen-001", judged(world))
+    for e in (*students, simulator):
+        np.testing.assert_array_equal(e.tokens[e.weights > 0], tokens)
+    prefixes = [torn.tokenizer.decode(e.tokens[:-n]) for e in (*students, simulator)]
+    assert prefixes[0].endswith(text) and prefixes[-1].endswith(text), "reviewed as it was thought"
+    errors = {parse(prefix).claims[-1] for prefix in prefixes}
+    assert len(errors) > 3 and claims[0] not in errors and {c.action for c in errors} == {claims[0].action}
+
+
 def test_thoughts_begin_after_more_and_more_right_steps(torn, scene):
     s, task, _, claims = scene
     right = tuple(torn.tokenizer.encode(answer(claims, s.actions[s.wise])))
