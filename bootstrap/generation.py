@@ -248,7 +248,8 @@ def dataset(
             students, simulator = examples.transcript_examples(
                 run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}", outcomes
             )
-            made += [*students, *examples.renamed(run.tokenizer, simulator, copies)]
+            # one copy of a correction: it starts in the middle of an answer, and answers teach the whole reading
+            made += [*students, *examples.renamed(run.tokenizer, simulator, min(copies, 1) if t.forced else copies)]
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,

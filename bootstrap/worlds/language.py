@@ -113,6 +113,12 @@ ASKINGS = (
     Context("tell", True, "think first.", "tell us about the {place} {thing}: {options}?"),
     Context("short", True, "", "{place}. {thing}. {options}?"),
     Context("could", True, "read with care.", "could we {options} at our {thing}, in the {place}?"),
+    Context("sign", True, "", "a sign says {place} {thing}. {options}?"),
+    Context("call", True, "you answer calls.", "someone calls from the {place} about a {thing}: {options}?"),
+    Context("night", True, "", "late at night, {place}. {options}? the {thing} waits."),
+    Context("choose", True, "choose one.", "for the {thing} at the {place}: {options}?"),
+    Context("team", True, "you lead a team.", "does our {thing} at the {place} need us to {options}?"),
+    Context("doubt", True, "", "i am not sure. {options}? {place} {thing}."),
 )
 """Further ways to ask, for training students alone: no task is simulated or evaluated in them."""
 
