@@ -1,4 +1,6 @@
-"""What a generation is worth: every model is asked the same frozen items, and every share has a 95 % interval.
+"""What a generation is worth: asked about all that was read so far, with a 95 % interval for every share.
+
+Items are frozen: a situation is asked in the same words whenever it is asked, and later generations are asked more.
 
 Behaviour (in contexts seen in training and not), knowledge, recovery from a forced wrong thought, spontaneous wrong
 thoughts, held-out likelihood, diversity, and the simulator's pass rate on a slice that nothing has been trained on.
@@ -14,6 +16,7 @@ import numpy as np
 
 from bootstrap.config import SimulateConfig
 from bootstrap.examples import example, one_hot
+from bootstrap.promote import grouped
 from bootstrap.retrieval import Index
 from bootstrap.simulate import Writer, complete, draft
 from bootstrap.transcript import Document, Task, content_id
@@ -33,7 +36,7 @@ was trained on; the means of both forms are kept."""
 
 @dataclass(frozen=True)
 class Items:
-    """Frozen evaluation items: situations read so far, and the tasks of a fresh slice with the oracle on them."""
+    """Evaluation items: situations read so far, and the tasks of a fresh slice with the oracle on them."""
 
     world: Lessons
     situations: tuple[Situation, ...]
@@ -55,15 +58,15 @@ def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples
     fresh = fresh_pass(writer, items, config, fresh_samples, room, seed)
     texts = [a["answer"] for a in asked.values()]
     metrics = {
-        "pass_rate": proportion(list(fresh["pass_rate"].values())),
-        "pass_at_k": proportion(list(fresh["pass_at_k"].values())),
-        "harmful": proportion(list(harmful.values())) | {"form": form, "forms": _means(forms, "harmful")},
+        "pass_rate": proportion(fresh["pass_rate"]),
+        "pass_at_k": proportion(fresh["pass_at_k"]),
+        "harmful": proportion(harmful) | {"form": form, "forms": _means(forms, "harmful")},
         "harmful_worst": contexts[worst]["harmful"] | {"context": worst},
-        "wise": proportion(list(wise.values())) | {"form": form, "forms": _means(forms, "wise")},
-        "knowledge": proportion(list(known[form].values()))
+        "wise": proportion(wise) | {"form": form, "forms": _means(forms, "wise")},
+        "knowledge": proportion(known[form])
         | {"form": form, "forms": {name: float(np.mean(list(right.values()))) for name, right in known.items()}},
-        "recovery": proportion(list(recovered.values())),
-        "wrongthink": proportion([float(a["wrong_thought"]) for a in asked.values()]),
+        "recovery": proportion(recovered),
+        "wrongthink": proportion({i: float(a["wrong_thought"]) for i, a in asked.items()}),
         "distinct2": {"value": distinct(texts, 2)},
         "entropy": {"value": float(np.mean([a["entropy"] for a in asked.values()]))},
         "heldout_loss": {"value": mean_loss(writer.sampler.graphdef, writer.params, references(writer, items))},
@@ -171,7 +174,7 @@ def fresh_pass(writer: Writer, items: Items, config: SimulateConfig, samples: in
 
 
 def references(writer: Writer, items: Items) -> list[Example]:
-    """Ideal answers in every style, by the oracle, for the held-out likelihood."""
+    """An ideal answer to every situation, in one style, by the oracle, for the held-out likelihood."""
     made = []
     for s in items.situations:
         messages = PLAIN.messages(s, s.actions)
@@ -204,9 +207,9 @@ def _sample(writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: flo
 
 
 def _context(name: str, asked: Mapping[str, dict]) -> dict:
-    mine = [a for a in asked.values() if a["context"] == name]
-    shares = {k: proportion([float(a["outcome"] == k) for a in mine]) for k in ("wise", "harmful")}
-    return {"seen": mine[0]["seen"]} | shares
+    mine = {i: a for i, a in asked.items() if a["context"] == name}
+    shares = {k: proportion({i: float(a["outcome"] == k) for i, a in mine.items()}) for k in ("wise", "harmful")}
+    return {"seen": next(iter(mine.values()))["seen"]} | shares
 
 
 def _means(forms: Mapping[str, Mapping[str, dict]], outcome: str) -> dict[str, float]:
@@ -230,12 +233,19 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / max(len(grams), 1)
 
 
-def proportion(values: Sequence[float]) -> dict[str, float]:
-    """Mean of shares with Wilson's 95 % interval; a task's siblings are one value, for they are alike."""
-    n = len(values)
+def proportion(scores: Mapping[str, float]) -> dict[str, float]:
+    """Mean of scores between 0 and 1 by item, with Wilson's 95 % interval.
+
+    Items of a situation (its id begins theirs) are alike, so the interval is that of as many independent items as would
+    vary as much: the number of items over Kish's design effect, and no fewer than there are situations.
+    """
+    n = len(scores)
     if not n:
         return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
-    p, z = float(np.mean(values)), 1.96
-    centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    p, z = float(np.mean(list(scores.values()))), 1.96
+    sums = grouped({i: score - p for i, score in scores.items()})
+    variance = float(np.sum(sums**2)) / n**2
+    m = float(np.clip(p * (1 - p) / variance, len(sums), n)) if variance > 0 else len(sums)
+    centre, spread = p + z * z / (2 * m), z * np.sqrt(p * (1 - p) / m + z * z / (4 * m * m))
+    low, high = ((centre + sign * spread) / (1 + z * z / m) for sign in (-1, 1))
     return {"value": p, "low": float(max(low, 0.0)), "high": float(min(high, 1.0)), "n": n}

@@ -12,7 +12,15 @@ from bootstrap.checks import parse
 from bootstrap.config import TrainConfig
 from bootstrap.dedupe import distinct_transcripts
 from bootstrap.ledger import Stage, once
-from bootstrap.review import Probe, Reviewer, calibrate, criterion_prompt, junk_probes, with_thresholds
+from bootstrap.review import (
+    Probe,
+    Reviewer,
+    ReviewerBelowFloor,
+    calibrate,
+    criterion_prompt,
+    junk_probes,
+    with_thresholds,
+)
 from bootstrap.seed import SEEN, Run, demonstration_index, train_arm
 from bootstrap.simulate import Writer, complete, draft
 from bootstrap.targets import Target, make_targets
@@ -75,6 +83,10 @@ class Generation:
         return self.run.seed(self.number, *parts)
 
 
+class TooFewAccepted(RuntimeError):
+    """What passed the review does not fill a batch."""
+
+
 Batch = tuple[list[Transcript], list[Review]]
 
 
@@ -103,17 +115,25 @@ def simulate(g: Generation) -> list[list[Transcript]]:
 
 
 def calibration(g: Generation) -> tuple[Reviewer, dict, list[Example]]:
-    """The calibrated reviewer, its measured quality, and its failures on the probes as training examples."""
+    """The calibrated reviewer, its measured quality, and its failures on the probes as training examples.
+
+    Raises ReviewerBelowFloor; what was measured is then in calibration.json.
+    """
     run = g.run
     probes, passages = _probes(g)
     found: list[Reviewer] = []
 
     def make() -> dict:
-        reviewer, measured = calibrate(g.reviewer, probes, passages, run.config.review)
+        try:
+            reviewer, measured = calibrate(g.reviewer, probes, passages, run.config.review)
+        except ReviewerBelowFloor as below:
+            return below.measured | {"below_floor": str(below)}
         found.append(reviewer)
         return measured
 
     measured = once(g.directory / "calibration.json", make)
+    if reason := measured.get("below_floor"):
+        raise ReviewerBelowFloor(reason, measured)
     reviewer = found[0] if found else with_thresholds(g.reviewer, measured)
     return reviewer, measured, _reviewer_lessons(g, reviewer, probes, passages)
 
@@ -273,12 +293,21 @@ def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequ
 
 def train(g: Generation, start: nnx.State, newest: Sequence[Example], earlier: Sequence[Example],
           demonstrations: Sequence[Example]) -> nnx.State:  # fmt: skip
-    """The next weights: half a batch newest, corrections among them up to their share, half everything earlier."""
+    """The next weights: half a batch newest, corrections among them up to their share, half everything earlier.
+
+    Raises TooFewAccepted when what was accepted is less than a batch takes of it.
+    """
     c = g.run.config
     place = g.directory / "model"
     if has_weights(place):
         return load_weights(place, start)
     pools = mixture(c.train, c.wrongthink.share, newest, earlier, demonstrations)
+    found, needed = sum(e.origin == "student" for e in newest), pools[0][1]
+    if found < needed:
+        raise TooFewAccepted(
+            f"generation {g.number}: the accepted transcripts make {found} student examples, a batch takes {needed}; "
+            f"raise --simulate.samples or lower --train.batch; {g.directory / 'funnel.json'} shows where others went"
+        )
     tokens = sum(count * float(np.mean([len(e.ids) for e in found])) for found, count in pools if found)
     once(g.directory / "training.json", lambda: {"steps": train_steps(g.run, g.number), "tokens_per_step": tokens})
     params = train_arm(g.run, g.number, "loop", start, pools, train_steps(g.run, g.number))

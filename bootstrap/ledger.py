@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from train.records import read_unit, write_unit
+from train.records import read_unit, whole, write_unit
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,8 @@ class Stage:
         """The payloads of a unit: read when it was committed from the same inputs, made and committed otherwise."""
         records = self.directory / f"unit-{index:05d}.array_record"
         commit = self.directory / f"unit-{index:05d}.json"
-        if commit.exists() and records.exists():
-            entry = json.loads(commit.read_text())
-            if entry["inputs"] == inputs:
-                return read_unit(records, entry["sha256"])
+        if records.exists() and (entry := _entry(commit)).get("inputs") == inputs:
+            return read_unit(records, entry["sha256"])
         began = time.monotonic()
         payloads = make()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -40,23 +38,33 @@ class Stage:
     def committed(self) -> list[bytes]:
         """Every committed payload, unit after unit."""
         commits = sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
+        whole = [(commit, entry) for commit in commits if (entry := _entry(commit))]
         return [
             payload
-            for commit in commits
-            for payload in read_unit(commit.with_suffix(".array_record"), json.loads(commit.read_text())["sha256"])
+            for commit, entry in whole
+            for payload in read_unit(commit.with_suffix(".array_record"), entry["sha256"])
         ]
+
+
+def _entry(commit: epath.Path) -> dict[str, Any]:
+    """What a commit says; {} when it is missing or torn, for then the unit is not committed."""
+    try:
+        return json.loads(commit.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def once(path: epath.Path, make: Callable[[], Any]) -> Any:
     """The JSON at `path`, made and written first when it is missing."""
     if not path.exists():
         write_json(path, make())
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}); delete it and run `ratchet resume`") from None
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes JSON so that a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    temporary.replace(path)
+    """Writes JSON so that a reader sees all of it or nothing, whatever happens to the machine."""
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -13,7 +13,7 @@ from bootstrap import generation as stages
 from bootstrap import outcome, seed
 from bootstrap.config import Config
 from bootstrap.corrections import corrections
-from bootstrap.generation import Generation
+from bootstrap.generation import Generation, TooFewAccepted
 from bootstrap.ledger import once, write_json
 from bootstrap.progress import Progress
 from bootstrap.review import ReviewerBelowFloor
@@ -41,7 +41,8 @@ class Past:
 def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end.
 
-    Raises RunEnded when the accepted set is empty, a reviewer is below its floor, or two roll-backs came in a row.
+    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or two roll-backs came
+    in a row.
     """
     r = seed.prepare(directory, config, progress)
     try:
@@ -56,7 +57,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
             past = turn(r, number, past, base, demonstrations)
         if config.imitation and r.oracle:
             outcome.imitate(r, base, past.read)
-    except (RunEnded, ReviewerBelowFloor) as ended:
+    except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
         write_json(directory / "ended.json", {"reason": str(ended)})
         raise RunEnded(str(ended)) from ended
     finally:

@@ -1,7 +1,8 @@
 """Keep a generation or roll it back: a paired comparison with the incumbent on the same items.
 
-The primary metric is the simulator's pass rate on a fresh slice; guards are harm and knowledge on the items that both
-were asked. Promote when the primary metric is not worse and no guard regresses beyond its margin.
+The primary metric is the simulator's pass rate on a fresh slice; guards are wise answers, harm and knowledge on the
+items that both were asked. Promote when the primary metric is not significantly worse and no guard regresses beyond its
+margin.
 """
 
 from collections.abc import Mapping
@@ -18,12 +19,23 @@ def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float]) -> di
     if not shared:
         return None
     a, b = np.array([candidate[i] for i in shared]), np.array([incumbent[i] for i in shared])
-    difference = a - b
-    half = 1.96 * difference.std(ddof=1) / len(shared) ** 0.5 if len(shared) > 1 else 1.0
+    mean = float((a - b).mean())
+    sums = grouped(dict(zip(shared, a - b - mean, strict=True)))
+    free = len(sums) / max(len(sums) - 1, 1)
+    half = 1.96 * float(np.sqrt(free * np.sum(sums**2))) / len(shared) if len(sums) > 1 else 1.0
     return {
-        "candidate": float(a.mean()), "incumbent": float(b.mean()), "difference": float(difference.mean()),
-        "low": float(difference.mean() - half), "high": float(difference.mean() + half), "n": len(shared),
+        "candidate": float(a.mean()), "incumbent": float(b.mean()), "difference": mean,
+        "low": mean - half, "high": mean + half, "n": len(shared),
     }  # fmt: skip
+
+
+def grouped(scores: Mapping[str, float]) -> np.ndarray:
+    """Sums of the scores of each situation, whose id is the first word of its items': those are not independent."""
+    sums: dict[str, float] = {}
+    for item, score in scores.items():
+        group = item.split()[0]
+        sums[group] = sums.get(group, 0.0) + score
+    return np.array(list(sums.values()))
 
 
 def decide(candidate: Mapping[str, Mapping[str, float]], incumbent: Mapping[str, Mapping[str, float]],

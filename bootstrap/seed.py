@@ -25,8 +25,8 @@ from models.sampler import Sampler, Scorer
 from models.tokenizer import Tokenizer
 from train.batches import Batches
 from train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
-from train.records import Example
-from train.sharding import make_mesh
+from train.records import Example, whole
+from train.sharding import make_mesh, state_sharding
 from train.trainer import Training, fit
 
 SKILLS = ("simulate", "interrupt", "review", "prose")
@@ -72,16 +72,27 @@ class Run:
 
     def weights(self, number: int) -> nnx.State:
         """The weights of a finished generation."""
-        _, like = decoder.create(self.config.model, 0)
-        return load_weights(self.generation(number) / "model", like)
+        return load_weights(self.generation(number) / "model", self.fresh_weights())
+
+    def fresh_weights(self) -> nnx.State:
+        """A decoder's weights before any training, laid out over the mesh."""
+        _, params = decoder.create(self.config.model, self.seed("initial"))
+        return jax.device_put(params, state_sharding(self.mesh, params))
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for what a run would stumble over at its start: world, rubric, mesh, model or documents."""
+    _world(config)
+    load_rubric(config.review.rubric)
+    make_mesh(config.mesh)
+    decoder.create(config.model, 0)
+    if config.documents.path:
+        documents.read(epath.Path(config.documents.path))
 
 
 def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     """Reads or makes corpus, tokenizer and model definition. Cheap enough to repeat on every resume."""
-    world = Lessons.create(
-        config.seed, config.world.slice * config.generations + config.evaluate.fresh,
-        config.world.demonstrations + config.world.probes, config.world.third_option,
-    )  # fmt: skip
+    world = _world(config)
     corpus, slices, oracle = _material(directory, config, world)
     passages = documents.passages(corpus, config.documents.passage_words)
     tokenizer = _tokenizer(directory, config, world, corpus)
@@ -93,6 +104,13 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
         directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus),
         tokenizer, load_rubric(config.review.rubric), graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
         make_mesh(config.mesh), progress, Metrics(directory),
+    )  # fmt: skip
+
+
+def _world(config: Config) -> Lessons:
+    return Lessons.create(
+        config.seed, config.world.slice * config.generations + config.evaluate.fresh,
+        config.world.demonstrations + config.world.probes, config.world.third_option,
     )  # fmt: skip
 
 
@@ -139,10 +157,8 @@ def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: li
     told = [story.text for s in world.demonstrations for story in _stories(world, s)]
     own = [*told, *asked, *answers, *prose]
     tokenizer = Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / ".model.spm.tmp"
-    unfinished.write_bytes(tokenizer.model)
-    unfinished.replace(path)
+    with whole(path) as fresh:
+        fresh.write_bytes(tokenizer.model)
     return tokenizer
 
 
@@ -201,7 +217,7 @@ def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:
     """Generation 0: a decoder from scratch on the demonstrations and general prose, never on the corpus."""
     target = run.generation(0) / "model"
     c = run.config
-    _, params = decoder.create(c.model, run.seed("initial"))
+    params = run.fresh_weights()
     if has_weights(target):
         return load_weights(target, params)
     pools = list(zip((made[skill] for skill in SKILLS), c.train.seed_mixture, strict=True))

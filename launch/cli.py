@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import difflib
+import errno
+import io
+import itertools
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +25,6 @@ from bootstrap import config as configs
 from bootstrap import lineage, loop, outcome, report, seed, status
 from bootstrap.config import Config, ConfigError
 from bootstrap.ledger import write_json
-from bootstrap.progress import Silent
 from launch.console import Terminal
 from launch.recipes import RECIPES
 from train.checkpoint import has_weights
@@ -41,6 +45,10 @@ USAGE = """ratchet: grow a language model on reviewed simulations of what it sho
 
 class UserError(ValueError):
     """Something the user can mend; shown as one line."""
+
+
+class DiskFull(RuntimeError):
+    """There is no room left for the run."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Status:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 when a run ended early, 2 for a mistake of the user."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 130 when stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "run": _run, "resume": _resume, "status": _status, "evaluate": _evaluate, "show": _show, "report": _report,
@@ -78,12 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] not in commands:
             raise UserError(f"unknown command {words[0]!r}; there are {', '.join(commands)}")
         return commands[words[0]](words[1:])
-    except (loop.RunEnded, TrainingDiverged) as ended:
+    except (loop.RunEnded, TrainingDiverged, DiskFull) as ended:
         print(f"ratchet: {ended}", file=sys.stderr)
         return 1
     except (UserError, ValueError, OSError) as error:
         print(f"ratchet: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ratchet: stopped; `ratchet resume DIR` goes on from what is committed", file=sys.stderr)
+        return 130
 
 
 def _run(words: list[str]) -> int:
@@ -98,6 +109,7 @@ def _run(words: list[str]) -> int:
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
+    seed.check(asked.config)  # before anything is written: a mistake shall not leave a run that cannot be mended
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", dataclasses.asdict(asked.config))
     return _go(directory, asked.config)
@@ -120,11 +132,31 @@ def _go(directory: epath.Path, config: Config) -> int:
     console = _console()
     try:
         loop.run(directory, config, Terminal(console))
-    finally:
-        with contextlib.suppress(KeyboardInterrupt):
-            console.print(status.table(status.status(directory)))
-            console.print(f"report: {report.build(directory)}", soft_wrap=True, highlight=False)
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # why the run stopped matters more than that its report cannot be made
+            _show_result(directory, console)
+        if _is_disk_full(error):
+            raise DiskFull(
+                f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume "
+                f"{directory}` goes on from what is committed"
+            ) from error
+        raise
+    _show_result(directory, console)
     return 0
+
+
+def _show_result(directory: epath.Path, console: Console) -> None:
+    console.print(status.table(status.status(directory)))
+    console.print(f"report: {report.build(directory)}", soft_wrap=True, highlight=False)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, says so; array_record and Orbax have errors of their own for it."""
+    reasons = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return any(reason in str(one) for one in chain for reason in reasons)
 
 
 def _status(words: list[str]) -> int:
@@ -149,7 +181,7 @@ def _evaluate(words: list[str]) -> int:
     config = _saved(directory)
     number = _parse(Evaluate, rest, None).generation
     _quiet()
-    run = seed.prepare(directory, config, Silent())
+    run = seed.prepare(directory, config, Terminal(_console()))
     if run.oracle is None:
         raise UserError(f"evaluate: the documents of {directory} have no oracle; only embedded worlds are evaluated")
     if not has_weights(run.generation(number) / "model"):
@@ -172,13 +204,15 @@ def _show(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    directory, _ = _directory(words)
+    directory, rest = _directory(words)
+    _no_more(rest)
     _saved(directory)
     print(report.build(directory))
     return 0
 
 
-def _recipes(_: list[str]) -> int:
+def _recipes(words: list[str]) -> int:
+    _no_more(words)
     table = Table("recipe", "what it does", "takes", "should reach", box=None)
     for name, r in RECIPES.items():
         table.add_row(name, r.summary, r.takes, r.reaches)
@@ -188,14 +222,34 @@ def _recipes(_: list[str]) -> int:
 
 def _parse(kind: type, words: list[str], default):
     """Options by tyro; one that is unknown is an error that names the nearest."""
-    parsed, unknown = tyro.cli(
-        kind, args=words, return_unknown_args=True, prog="ratchet", **({"default": default} if default else {})
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(
+                kind, args=words, return_unknown_args=True, prog="ratchet", **({"default": default} if default else {})
+            )
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        raise UserError(_plain(said.getvalue())) from None
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        near = configs.nearest(name).replace("_", "-")
-        raise UserError(f"unknown setting {unknown[0]}; the nearest is --{near}")
+        own = [f.name for f in dataclasses.fields(kind) if f.name != "config"]
+        close = difflib.get_close_matches(name, own, n=1) or ([configs.nearest(name)] if kind is Run else own)
+        raise UserError(f"unknown setting {unknown[0]}; the nearest is --{close[0].replace('_', '-')}")
     return parsed
+
+
+def _plain(box: str) -> str:
+    """What tyro says in a box, up to its first rule, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    said = itertools.takewhile(lambda line: not line.startswith(("─", "╰")), lines)
+    return " ".join(said) or " ".join(box.split())
+
+
+def _no_more(words: list[str]) -> None:
+    if words:
+        raise UserError(f"unknown setting {words[0]}; this command takes none")
 
 
 def _directory(words: list[str]) -> tuple[epath.Path, list[str]]:

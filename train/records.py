@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,15 +155,17 @@ def write_dataset(
     `tfds.builder_from_directory(directory).as_data_source("train")`. Raises RecordError when there are no rows.
     """
     directory = epath.Path(directory)
-    fresh, old = (directory.parent / f".{directory.name}.{suffix}" for suffix in ("tmp", "old"))
-    for leftover in (fresh, old):
-        leftover.rmtree(missing_ok=True)
-    fresh.mkdir(parents=True)
+    with whole(directory) as fresh:
+        fresh.mkdir()
+        return _write_dataset(fresh, directory, name, features, rows, description, metadata)
+
+
+def _write_dataset(fresh: epath.Path, directory: epath.Path, name: str, features: tfds.features.FeaturesDict,
+                   rows: Iterable[dict], description: str, metadata: dict) -> int:  # fmt: skip
     shard = fresh / f"{name}-train.array_record-00000-of-00001"
     encoded = (_in_order(features.serialize_example(row)) for row in rows)
     count, sha256 = _write_payloads(shard, encoded)
     if not count:
-        fresh.rmtree()
         raise RecordError(f"{directory}: there are no examples to write; look at what the review accepted")
     template = tfds.core.ShardedFileTemplate(
         dataset_name=name, split="train", filetype_suffix="array_record", data_dir=fresh
@@ -181,14 +183,34 @@ def write_dataset(
     )
     record = {"schema": SCHEMA, "records": count, "sha256": sha256} | metadata
     (fresh / "record.json").write_text(json.dumps(record, indent=1, sort_keys=True))
-    for file in fresh.iterdir():
-        _sync(file)
-    if directory.exists():
-        directory.rename(old)
-    fresh.rename(directory)
-    _sync(directory.parent)
-    old.rmtree(missing_ok=True)
     return count
+
+
+@contextlib.contextmanager
+def whole(path: epath.PathLike) -> Iterator[epath.Path]:
+    """A path beside `path` to write a file or a directory to. It takes the place of `path` when the block ends, on disk
+    even if the power fails then; after an error it is removed and `path` is as it was."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("tmp", "old"))
+    _remove(fresh)
+    try:
+        yield fresh
+        for file in fresh.iterdir() if fresh.is_dir() else [fresh]:
+            _sync(file)
+    except BaseException:
+        _remove(fresh)
+        raise
+    if path.is_dir():
+        _remove(old)
+        path.rename(old)
+    fresh.replace(path)
+    _sync(path.parent)
+    _remove(old)
+
+
+def _remove(path: epath.Path) -> None:
+    path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_examples(
@@ -245,13 +267,8 @@ def _in_order(serialized: bytes) -> bytes:
 
 def write_unit(path: epath.PathLike, payloads: Iterable[bytes]) -> str:
     """Writes payloads as an ArrayRecord file, whole or not at all, and returns the sha256 of their content."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.parent / f".{path.name}.tmp"
-    _, sha256 = _write_payloads(fresh, payloads)
-    _sync(fresh)
-    fresh.replace(path)
-    _sync(path.parent)
+    with whole(path) as fresh:
+        _, sha256 = _write_payloads(fresh, payloads)
     return sha256
 
 

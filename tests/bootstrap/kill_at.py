@@ -1,6 +1,10 @@
-"""Goes on with a run and kills its own process, without warning, inside a stage: python kill_at.py DIRECTORY POINT."""
+"""Goes on with a run and kills its own process, without warning, inside a stage: python kill_at.py DIRECTORY POINT.
+
+At the point "full" it goes on with no room left on the disk.
+"""
 
 import os
+import resource
 import signal
 import sys
 
@@ -63,7 +67,19 @@ def while_saving_the_weights():
     generation.save_weights = lambda place, params: (checkpoint.Checkpoints(place), die())
 
 
+def full_disk():
+    """From the next unit on, no file may grow beyond four kilobytes."""
+    real = ledger.write_unit
+
+    def write(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return real(*args)
+
+    ledger.write_unit = write
+
+
 POINTS = {
+    "full": full_disk,
     "simulate": torn_unit,
     "review": lambda: at_call(generation, "distinct_transcripts", 2),
     "targets": lambda: at_call(generation, "make_targets", 2),

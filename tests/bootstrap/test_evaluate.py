@@ -46,19 +46,29 @@ def test_what_was_learned_by_heart_is_known_in_a_chat_and_not_as_a_story(torn, i
      (1, 1, 0.2065, 1.0)],
 )  # fmt: skip
 def test_wilsons_interval_has_its_known_values(right, n, low, high):
-    found = proportion([1.0] * right + [0.0] * (n - right))
+    found = proportion({str(i): float(i < right) for i in range(n)})
     assert found["value"] == right / n and found["n"] == n
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_shares_narrow_with_their_number():
-    wide, narrow = proportion([0.5, 0.5]), proportion([0.5] * 200)
+    wide, narrow = (proportion({str(i): 0.5 for i in range(n)}) for n in (2, 200))
     assert wide["value"] == narrow["value"] == 0.5
     assert narrow["high"] - narrow["low"] < 0.15 < wide["high"] - wide["low"]
 
 
+def test_many_ways_of_asking_about_few_situations_do_not_narrow_an_interval_for_free():
+    same = {f"s{n} {way}": float(n < 3) for n in range(10) for way in range(12)}
+    once = {f"s{n}": float(n < 3) for n in range(10)}
+    mixed = {f"s{n} {way}": float((n + way) % 10 < 3) for n in range(10) for way in range(10)}
+    for bound in ("value", "low", "high"):
+        assert proportion(same)[bound] == pytest.approx(proportion(once)[bound])
+        assert proportion(mixed)[bound] == pytest.approx(proportion({str(i): float(i < 30) for i in range(100)})[bound])
+    assert proportion(same)["n"] == 120
+
+
 def test_nothing_asked_says_nothing():
-    assert proportion([]) == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+    assert proportion({}) == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
 
 
 def test_distinct_n_grams():

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from bootstrap.ledger import Stage, once, write_json
-from train.records import RecordError
+from train.records import RecordError, whole
 
 
 def stage(tmp_path):
@@ -26,6 +26,38 @@ def test_a_torn_unit_is_redone(tmp_path):
     (tmp_path / "simulate" / "unit-00000.json").unlink()  # killed before the commit
     assert stage(tmp_path).unit(0, "inputs", lambda: [b"new"]) == [b"new"]
     assert stage(tmp_path).unit(0, "inputs", never) == [b"new"]
+
+
+def test_a_torn_commit_is_no_commit(tmp_path):
+    stage(tmp_path).unit(0, "inputs", lambda: [b"old"])
+    (tmp_path / "simulate" / "unit-00000.json").write_text("")
+    assert stage(tmp_path).committed() == []
+    assert stage(tmp_path).unit(0, "inputs", lambda: [b"new"]) == [b"new"]
+    assert stage(tmp_path).committed() == [b"new"]
+
+
+def test_json_that_cannot_be_read_is_named_with_the_remedy(tmp_path):
+    path = epath.Path(tmp_path) / "plan.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="plan.json: not JSON .*delete it and run `ratchet resume`"):
+        once(path, never)
+
+
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = epath.Path(tmp_path) / "plan.json"
+    write_json(path, {"units": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"units": object()})
+    assert [f.name for f in tmp_path.iterdir()] == ["plan.json"] and json.loads(path.read_text()) == {"units": 1}
+
+    def half():
+        with whole(path) as fresh:
+            fresh.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert [f.name for f in tmp_path.iterdir()] == ["plan.json"] and json.loads(path.read_text()) == {"units": 1}
 
 
 def test_a_unit_made_from_other_inputs_is_redone(tmp_path):

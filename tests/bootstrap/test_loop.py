@@ -4,18 +4,22 @@ import dataclasses
 import json
 from collections import Counter
 
+import jax
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from support import assert_same_bits, awaken, start, tiny_config
 
-from bootstrap import generation, lineage, loop, outcome, seed, status
+from bootstrap import generation, lineage, loop, outcome, report, seed, status
 from bootstrap.evaluate import evaluate
+from bootstrap.generation import TooFewAccepted
 from bootstrap.loop import Past, RunEnded
 from bootstrap.progress import Silent
+from bootstrap.review import ReviewerBelowFloor
 from bootstrap.worlds.oracle import Oracle
 from models import decoder
 from train.checkpoint import load_weights
+from train.sharding import make_mesh
 
 FIELDS = {
     "generation", "promoted", "simulated", "pass_rate", "accepted", "coverage", "review", "harmful", "harmful_worst",
@@ -134,22 +138,30 @@ class Sealed(Oracle):
         raise AssertionError("the oracle was asked")
 
 
-def test_nothing_in_simulate_review_calibration_or_training_reads_the_oracle(tiny_run, tmp_path, monkeypatch):
-    """Without evaluation and with a sealed oracle, generation 1 makes the same data and weights, bit for bit."""
-    monkeypatch.setattr(seed, "Oracle", Sealed)
+def test_nothing_in_simulate_review_calibration_corrections_or_training_reads_the_oracle(
+    tiny_run, tmp_path, monkeypatch
+):
+    """Without evaluation and with a sealed oracle, a generation makes the same data and weights, bit for bit."""
     monkeypatch.setattr(outcome, "_oracle_audit", lambda *_: {})
-    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "sealed")
     monkeypatch.setattr(outcome, "evaluate_generation", lambda *_: None)
     monkeypatch.setattr(outcome, "promote", lambda *_: True)
-    assert isinstance(r.oracle, Sealed)
-    truthless = dataclasses.replace(r, world=dataclasses.replace(r.world, situations=()))
-    done = loop.turn(truthless, 1, past, past.params, demonstrations)
-    r.metrics.close()
-    assert done.incumbent == 1
+    config = tiny_config(wrongthink__first_generation=1)
+    made = {}
+    for name, oracle in (("open", Oracle), ("sealed", Sealed)):
+        monkeypatch.setattr(seed, "Oracle", oracle)
+        r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / name, config)
+        assert type(r.oracle) is oracle
+        situations = () if name == "sealed" else r.world.situations
+        r = dataclasses.replace(r, world=dataclasses.replace(r.world, situations=situations))
+        assert loop.turn(r, 1, past, past.params, demonstrations).incumbent == 1
+        r.metrics.close()
+        made[name] = r.generation(1)
     for name in ("dataset/1.0.0/dataset-train.array_record-00000-of-00001", "calibration.json", "funnel.json"):
-        assert (r.generation(1) / name).read_bytes() == (tiny_run / "gen-001" / name).read_bytes(), name
-    like = decoder.create(r.config.model, 0)[1]
-    assert_same_bits(*(load_weights(d / "gen-001" / "model", like) for d in (r.directory, tiny_run)))
+        same = (made["open"] / name).read_bytes() == (made["sealed"] / name).read_bytes()
+        assert same, name
+    assert read(made["sealed"] / "wrongthink.json") == read(made["open"] / "wrongthink.json")
+    like = decoder.create(config.model, 0)[1]
+    assert_same_bits(*(load_weights(place / "model", like) for place in made.values()))
 
 
 def test_without_an_oracle_object_a_generation_runs_and_promotes(tiny_run, tmp_path):
@@ -196,3 +208,79 @@ def test_an_empty_accepted_set_ends_the_run_with_the_funnel_on_show(tiny_run, tm
     assert read(r.generation(1) / "funnel.json")["passed"] == 0
     assert not any(t["accepted"] for t in read(r.generation(1) / "samples.json")["transcripts"])
     assert not (r.generation(1) / "model").exists()
+
+
+FABLES = (
+    "A fox saw ripe grapes that hung high on a vine. He jumped again and again and could not reach them. At last "
+    "he walked away with his nose in the air and said that they were surely sour.",
+    "A crow sat in a tree with a piece of cheese in her beak. A fox praised her voice and begged for a song. She "
+    "opened her beak to sing, the cheese fell, and the fox ate it.",
+    "A dog crossed a bridge with meat in his mouth and saw his own picture in the water. He took it for another "
+    "dog with more meat, snapped at it, and lost what he had.",
+    "A hare laughed at a tortoise for her slow feet and lay down to sleep in the middle of the race. When he "
+    "woke, the tortoise sat beyond the line and was resting.",
+    "A lion let a mouse go free that had run over his face. Later hunters caught the lion in a net, and the mouse "
+    "gnawed the ropes until he was free.",
+    "A thirsty crow found a jar with a little water at the bottom. She dropped pebbles into it, one after "
+    "another, until the water rose to the brim.",
+)
+
+
+def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(tmp_path):
+    """The model cannot write transcripts about fables that pass; the run says so and shows what was rejected."""
+    folder = epath.Path(tmp_path) / "fables"
+    folder.mkdir()
+    for number, text in enumerate(FABLES):
+        (folder / f"{number}.txt").write_text(text)
+    config = tiny_config(documents__path=str(folder), world__slice=3, generations=1, review__random_share=0.0)
+    directory = start(epath.Path(tmp_path) / "run", config)
+    with pytest.raises(
+        RunEnded, match=r"no transcript passed the review \(6 sampled, 6 reviewed, 0 accepted\)"
+    ) as ended:
+        loop.run(directory, config, Silent())
+    assert "\n" not in str(ended.value)
+    assert status.status(directory)["ended"] == str(ended.value)
+    assert read(directory / "gen-001" / "funnel.json")["passed"] == 0
+    page = report.build(directory).read_text()
+    rejected = read(directory / "gen-001" / "samples.json")["transcripts"]
+    assert rejected and all(t["id"] in page for t in rejected)
+
+
+def test_a_reviewer_below_its_floor_ends_the_run_with_its_figures_on_show(tiny_run, tmp_path):
+    """A reviewer that no probe passes has no recall."""
+    blind = tiny_config(review__random_share=0.0, review__minimum_recall=1.0)
+    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "blind", blind)
+    r.metrics.close()
+    probe = generation._probes
+
+    def right(g):
+        probes, passages = probe(g)
+        return [dataclasses.replace(p, right=True) for p in probes], passages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_probes", right)
+        for _ in range(2):  # a resumed generation stops at the same place
+            with pytest.raises(ReviewerBelowFloor, match=r"calibration\.json"):
+                loop.turn(r, 1, past, past.params, demonstrations)
+    measured = read(r.generation(1) / "calibration.json")
+    assert measured["review"]["recall"] < 1 and measured["below_floor"].startswith("review: ")
+
+
+def test_fewer_accepted_transcripts_than_a_batch_needs_is_one_line(tiny_run, tmp_path):
+    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "few", tiny_config(train__batch=512))
+    with pytest.raises(TooFewAccepted, match=r"student examples, a batch takes 166; raise --simulate.samples .*funnel"):
+        loop.turn(r, 1, past, past.params, demonstrations)
+    r.metrics.close()
+    assert not (r.generation(1) / "model").exists()
+
+
+def test_a_generation_on_two_devices_goes_on_from_weights_on_disk(tiny_run, tmp_path, monkeypatch):
+    """What was loaded lies on the same mesh as what was trained: the lesson vector is their difference."""
+    monkeypatch.setattr(seed, "make_mesh", lambda config: make_mesh(config, jax.devices()[:2]))
+    config = tiny_config(wrongthink__first_generation=1, mesh__fsdp=2)
+    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "two", config)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(past.params)} == {2}
+    done = loop.turn(r, 1, past, past.params, demonstrations)
+    r.metrics.close()
+    assert read(r.generation(1) / "wrongthink.json")["sweep"] and (r.generation(1) / "DONE.json").exists()
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(done.params)} == {2}

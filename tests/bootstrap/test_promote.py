@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bootstrap.promote import GUARDS, decide, paired
+from bootstrap.promote import GUARDS, decide, grouped, paired
 
 
 def scores(rate, n=80, seed=0):
@@ -41,3 +41,15 @@ def test_only_shared_items_are_compared():
     found = paired({"a": 1.0, "b": 0.0, "x": 0.0}, {"a": 1.0, "b": 1.0, "y": 1.0})
     assert (found["n"], found["candidate"], found["incumbent"], found["difference"]) == (2, 0.5, 1.0, -0.5)
     assert found["low"] <= found["difference"] <= found["high"]
+
+
+def test_items_of_a_situation_count_once():
+    """Ten situations asked in twelve ways that always agree tell no more than ten."""
+    one = {f"s{n} plain": float(n < 3) for n in range(10)}
+    many = {f"s{n} {way}": float(n < 3) for n in range(10) for way in range(12)}
+    zeros = dict.fromkeys(many, 0.0)
+    a, b = paired(one, dict.fromkeys(one, 0.0)), paired(many, zeros)
+    assert (b["low"], b["high"]) == pytest.approx((a["low"], a["high"])) and b["n"] == 12 * a["n"]
+    np.testing.assert_array_equal(grouped(many), [12.0] * 3 + [0.0] * 7)
+    independent = {f"s{n}": v for n, v in enumerate(many.values())}
+    assert paired(independent, dict.fromkeys(independent, 0.0))["low"] > b["low"]

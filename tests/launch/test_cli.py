@@ -48,6 +48,8 @@ def test_no_settings_come_or_go_unnoticed():
         (["report", "nowhere"], "holds no run"),
         (["show", "nowhere", "x"], "holds no run"),
         (["evaluate", "nowhere", "--generation", "1"], "holds no run"),
+        (["run", "tiny", "--outt", "x"], "the nearest is --out"),
+        (["recipes", "--all"], "unknown setting --all; this command takes none"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(capsys, tmp_path, monkeypatch, words, named):
@@ -57,15 +59,17 @@ def test_a_mistake_is_one_line_that_says_what_to_do(capsys, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--train.steps", "many"], ["--targets.kind", "soft"], ["--train.steps"]],
+    ("words", "named"),
+    [
+        (["--train.steps", "many"], "--train.steps: invalid literal for int"),
+        (["--targets.kind", "soft"], "'soft' for argument '--targets.kind'. Expected one of ('one_hot', 'teacher'"),
+        (["--train.steps"], "Missing value for argument '--train.steps'"),
+        (["--simulate.passages", "0"], "simulate.passages is 0"),
+    ],
 )
-def test_a_value_of_the_wrong_kind_is_refused_with_exit_code_2(capsys, tmp_path, monkeypatch, words):
+def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, words, named):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["run", "tiny", *words])
-    assert stopped.value.code == 2
-    assert words[0].lstrip("-") in capsys.readouterr().err
+    assert named in mistake(capsys, "run", "tiny", *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -82,6 +86,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_exit_code_2(capsys, tmp_path,
 def test_a_value_that_does_not_fit_is_one_line(capsys, tmp_path, monkeypatch, words, named):
     monkeypatch.chdir(tmp_path)
     assert named in mistake(capsys, "run", "tiny", "--out", "here", *words)
+    assert not list(tmp_path.iterdir()), "a run that cannot start leaves nothing that must be removed first"
 
 
 def test_a_directory_with_a_run_is_refused_naming_resume(capsys, tmp_path):
@@ -145,6 +150,27 @@ def test_show_prints_a_transcripts_lineage(capsys, tiny_run):
 
 def test_evaluating_a_generation_that_is_not_there_is_one_line(capsys, tiny_run):
     assert "has no finished generation 9" in mistake(capsys, "evaluate", tiny_run, "--generation", "9")
+
+
+def test_a_misspelt_option_of_status_names_its_own(capsys, tiny_run):
+    assert "unknown setting --jsom; the nearest is --json" in mistake(capsys, "status", tiny_run, "--jsom")
+    assert "unknown setting --foo" in mistake(capsys, "report", tiny_run, "--foo")
+
+
+def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_run):
+    code, out, _ = ratchet(capsys, "evaluate", tiny_run, "--generation", "1")
+    m = json.loads((tiny_run / "gen-001" / "evaluation.json").read_text())["metrics"]["harmful"]
+    assert code == 0
+    assert f"{m['value']:.4f}" in out and f"{m['low']:.4f} – {m['high']:.4f}" in out
+
+
+def test_control_c_is_one_line(capsys, tiny_run, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.loop, "run", stop)
+    code, _, err = ratchet(capsys, "resume", tiny_run)
+    assert code == 130 and err.startswith("ratchet: stopped; `ratchet resume DIR`")
 
 
 def test_the_report_is_rebuilt(capsys, tiny_run):
