@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -109,11 +110,6 @@ class WrongthinkConfig:
     share: float = 0.4
     """Share of corrections, of all generations, in a training batch's newest half."""
 
-    def __post_init__(self):
-        if len(models := [source for source in self.sources if source != "spoiled"]) > 1:
-            named = ", ".join(models)
-            raise ConfigError(f"config: wrongthink.sources names {len(models)} models ({named}); choose one")
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -154,9 +150,40 @@ class EvaluateConfig:
     """What a guard may lose before a candidate is rolled back."""
 
 
+BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "at least 2": (lambda v: v >= 2, "train.batch"),
+    "at least 1": (
+        lambda v: v >= 1,
+        """generations documents.passage_words world.slice world.demonstrations world.questions world.probes
+        model.vocab_size model.width model.layers model.heads model.kv_heads model.mlp_width model.max_length model.conv
+        simulate.samples simulate.passages simulate.new_tokens simulate.slots simulate.keep simulate.unit_tasks
+        targets.per_task wrongthink.steps wrongthink.samples train.seed_steps train.steps train.columns train.save_every
+        evaluate.fresh evaluate.fresh_samples mesh.fsdp mesh.tensor""",
+    ),
+    "at least 0": (
+        lambda v: v >= 0,
+        """world.prose simulate.temperature simulate.lookups simulate.revisit wrongthink.first_generation
+        train.seed_mixture train.growth train.renamed train.optimizer.vector_share train.optimizer.weight_decay
+        evaluate.margin""",
+    ),
+    "above 0": (
+        lambda v: v > 0,
+        "wrongthink.lambdas wrongthink.perplexity_budget train.optimizer.rate train.optimizer.clip",
+    ),
+    "from 0 to 1": (
+        lambda v: 0 <= v <= 1,
+        """world.third_option simulate.withhold review.target_precision review.minimum_recall review.random_share
+        targets.open_mass targets.smallest_branch wrongthink.minimum_formed wrongthink.share train.student
+        train.demonstrations train.optimizer.warmup""",
+    ),
+    "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data"),
+}
+"""What every number has to be, and the settings of which it is asked; of a tuple, each number."""
+
+
 @dataclass(frozen=True)
 class Config:
-    """A run of the loop."""
+    """A run of the loop. Raises ConfigError when a setting is out of bounds or at odds with another."""
 
     recipe: str = "lessons"
     seed: int = 0
@@ -173,6 +200,32 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        settings = flat(self)
+        for text, (fits, names) in BOUNDS.items():
+            for name in names.split():
+                value = settings[name]
+                if not all(map(fits, value if isinstance(value, tuple) else (value,))):
+                    raise ConfigError(f"config: {name} is {value}; it must be {text}")
+        for name, at_odds, remedy in _relations(self):
+            if at_odds:
+                raise ConfigError(f"config: {name} is {settings[name]}; {remedy}")
+
+
+def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
+    """(setting, whether it is at odds with another, what to do)."""
+    longest, room = c.model.max_length, c.model.max_length - c.simulate.new_tokens
+    models = [source for source in c.wrongthink.sources if source != "spoiled"]
+    return (
+        ("simulate.new_tokens", room < 1, f"it must be below model.max_length, {longest}, to leave room for a prompt"),
+        ("train.columns", c.train.columns <= room,
+         f"it must be above {room} (model.max_length - simulate.new_tokens), which a prompt may take"),
+        ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
+        ("train.seed_mixture", len(c.train.seed_mixture) != 4 or not any(c.train.seed_mixture),
+         "it must be four numbers that are not all 0"),
+        ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
+    )  # fmt: skip
 
 
 def to_json(config: Config) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bootstrap.config import SimulateConfig
 from bootstrap.retrieval import Index
-from bootstrap.review import Criterion, criterion_prompt
+from bootstrap.review import LABELLED, Criterion, criterion_prompt
 from bootstrap.simulate import draft
 from bootstrap.targets import Target
 from bootstrap.tools import lookup
@@ -101,12 +101,13 @@ def review_demonstrations(
     tokenizer: Tokenizer, index: Index, situation: Situation, task: Task, criteria: Sequence[Criterion],
     config: SimulateConfig, room: int, salt: str,
 ) -> list[Example]:  # fmt: skip
-    """For every model criterion, a labelled claim about each action with the passages in view."""
+    """For every model criterion whose right answers are known, labelled claims about each action with the passages in
+    view. Others get none: with made-up labels they would learn to say yes."""
     d = draft(tokenizer, index, task, 2, config, room, salt)
     texts = [p.text for p in index.passages if p.id in d.passages]
     rng = random.Random(f"review {salt} {task.id}")
     made = []
-    for criterion in criteria:
+    for criterion in (c for c in criteria if c.name in LABELLED):
         asked = []
         for claim, told in labelled_claims(situation, rng):
             flipped = criterion.name == "sound" and rng.random() < 0.5

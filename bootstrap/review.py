@@ -5,7 +5,6 @@ An answer that cannot be read is a rejection with that reason, never a default s
 
 import importlib.resources
 import random
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +25,13 @@ from models.tokenizer import Tokenizer
 
 LENIENT = (1.0, 0.97, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
 """Shares of the right probes that a model criterion lets pass, tried from the most lenient on."""
+LABELLED = ("sound", "told")
+"""The model criteria whose right answers demonstrations and probes know: they are taught and calibrated."""
 
 
 class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """One question of the rubric."""
+    """One question of the rubric. `threshold` is the P(yes) that a model criterion passes from; calibration replaces
+    it where probes know the right answers, and programmatic criteria have none."""
 
     name: str
     kind: Literal["model", "programmatic"]
@@ -44,24 +46,40 @@ def load_rubric(path: str) -> tuple[Criterion, ...]:
     built_in = importlib.resources.files("bootstrap") / "rubric.yaml"
     file = epath.Path(path) if path else epath.Path(str(built_in))
     try:
-        criteria = tuple(Criterion(**entry) for entry in yaml.safe_load(file.read_text()))
+        entries = yaml.safe_load(file.read_text())
     except FileNotFoundError as error:
         raise ValueError(f"rubric: {file} is missing; set --review.rubric to a YAML file of criteria") from error
-    except (yaml.YAMLError, pydantic.ValidationError, TypeError) as error:
-        first = str(error).splitlines()
-        raise ValueError(
-            f"rubric: {file}: {' '.join(line.strip() for line in first[:3])}; see bootstrap/rubric.yaml"
-        ) from error
-    for c in criteria:
-        if strange := {name for _, name, *_ in string.Formatter().parse(c.question) if name} - set(Claim._fields):
-            raise ValueError(
-                f"rubric: {file}: the question of {c.name} asks for {{{min(strange)}}}; there are "
-                f"{', '.join(f'{{{name}}}' for name in Claim._fields)}"
-            )
-    unknown = [c.name for c in criteria if c.kind == "programmatic" and c.name not in CHECKS]
-    if unknown:
-        raise ValueError(f"rubric: {file}: no programmatic criterion {unknown[0]}; there are {', '.join(CHECKS)}")
+    except yaml.YAMLError as error:
+        raise ValueError(f"rubric: {file} is no YAML: {' '.join(str(error).split())}; mend it") from error
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"rubric: {file} holds no list of criteria; write one as in bootstrap/rubric.yaml")
+    try:
+        criteria = tuple(_criterion(number, entry) for number, entry in enumerate(entries, 1))
+        if twice := [name for name, count in Counter(c.name for c in criteria).items() if count > 1]:
+            raise ValueError(f"two criteria are named {twice[0]}; rename one")
+        if not any(c.required for c in criteria):
+            raise ValueError("no criterion is required, so everything would pass; require at least one")
+    except ValueError as error:
+        raise ValueError(f"rubric: {file}: {error}") from error
     return criteria
+
+
+def _criterion(number: int, entry: object) -> Criterion:
+    try:
+        c = Criterion.model_validate(entry)
+    except pydantic.ValidationError as error:
+        named = entry.get("name", number) if isinstance(entry, dict) else number
+        first = error.errors()[0]
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise ValueError(f"criterion {named}: {field}{first['msg']}; see bootstrap/rubric.yaml") from error
+    if c.kind == "programmatic" and c.name not in CHECKS:
+        raise ValueError(f"no programmatic criterion {c.name}; there are {', '.join(CHECKS)}")
+    try:
+        c.question.format_map(dict.fromkeys(Claim._fields, ""))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        known = ", ".join(f"{{{name}}}" for name in Claim._fields)
+        raise ValueError(f"the question of {c.name} cannot be filled in: {error}; there are {known}") from error
+    return c
 
 
 @dataclass(frozen=True)
@@ -163,7 +181,11 @@ def junk_probes(transcript: Transcript, task: Task, passages: Sequence[Document]
 
 
 class ReviewerBelowFloor(RuntimeError):
-    """The reviewer cannot be trusted; the generation stops."""
+    """The reviewer cannot be trusted; the generation stops. `measured` is its quality at the thresholds tried last."""
+
+    def __init__(self, message: str, measured: dict):
+        super().__init__(message)
+        self.measured = measured
 
 
 def calibrate(reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document],
@@ -187,23 +209,26 @@ def calibrate(reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str
     if best is None:
         raise ReviewerBelowFloor(
             f"review: precision {overall['precision']:.2f} on the probes at every threshold, {config.target_precision} "
-            "is the target; look at calibration.json, add criteria to the rubric or lower --review.target-precision"
+            "is the target; look at calibration.json, add criteria to the rubric or lower --review.target-precision",
+            measured,
         )
     if best[1]["review"]["recall"] < config.minimum_recall:
         raise ReviewerBelowFloor(
             f"review: recall {best[1]['review']['recall']:.2f} on the probes at the target precision, "
-            f"{config.minimum_recall} is the floor; look at calibration.json or lower --review.minimum-recall"
+            f"{config.minimum_recall} is the floor; look at calibration.json or lower --review.minimum-recall",
+            best[1],
         )
     return best
 
 
 def _threshold(criterion: Criterion, share: float, probes: Sequence[Probe], reviews: Sequence[Review]) -> Criterion:
-    """The threshold that lets this share of the rightly labelled probes pass."""
+    """The threshold that lets this share of the rightly labelled probes pass, of those whose answer can be read."""
     if criterion.kind == "programmatic":
         return criterion
     scores = [
         r.verdicts[criterion.name].p_pass for p, r in zip(probes, reviews, strict=True) if p.labels.get(criterion.name)
     ]
+    scores = [p_pass for p_pass in scores if p_pass > 0]  # unreadable ones never pass and would pull it down to 0
     if not scores:
         return criterion
     slack = 0.5 if share == 1.0 else 1.0  # new documents vary more than probes: no stricter than precision asks for
@@ -254,7 +279,12 @@ def _share(passed: np.ndarray) -> float:
 
 
 def with_thresholds(reviewer: Reviewer, calibration: dict) -> Reviewer:
-    """The reviewer with the thresholds of an earlier calibration."""
+    """The reviewer with the thresholds of an earlier calibration. Raises ValueError when that had other criteria."""
+    if strange := {c.name for c in reviewer.criteria} ^ calibration["criteria"].keys():
+        raise ValueError(
+            f"review: {min(strange)} stands only in one of rubric and calibration.json; restore the rubric that the "
+            "run began with, or start a new run"
+        )
     criteria = tuple(
         c.model_copy(update={"threshold": calibration["criteria"][c.name]["threshold"]}) for c in reviewer.criteria
     )

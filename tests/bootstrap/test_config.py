@@ -4,7 +4,7 @@ import json
 import pytest
 from support import tiny_config
 
-from bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest, to_json
+from bootstrap.config import BOUNDS, Config, ConfigError, changed, flat, from_json, nearest, to_json
 
 
 @pytest.mark.parametrize("config", [Config(), tiny_config(wrongthink__lambdas=(0.5, 2.0), seed=3)])
@@ -50,8 +50,49 @@ def test_a_value_outside_the_choices_lists_them():
 
 def test_one_model_at_most_thinks_wrongly():
     assert from_json(altered("wrongthink.sources", ["spoiled", "random"])).wrongthink.sources == ("spoiled", "random")
-    with pytest.raises(ConfigError, match="wrongthink.sources names 2 models .inverted, random.; choose one"):
+    with pytest.raises(ConfigError, match="wrongthink.sources is .*; inverted and random are models; choose one"):
         from_json(altered("wrongthink.sources", ["inverted", "spoiled", "random"]))
+
+
+def test_every_number_but_the_seed_has_one_bound():
+    numbers = {n for n, v in flat(Config()).items() if isinstance(v, (int, float, tuple)) and v is not True}
+    bounded = [name for _, names in BOUNDS.values() for name in names.split()]
+    assert sorted(bounded) == sorted(numbers - {"seed", "wrongthink.sources"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"),
+    [("simulate.passages", 0, "at least 1"), ("world.slice", -3, "at least 1"), ("train.batch", 1, "at least 2"),
+     ("simulate.temperature", -0.1, "at least 0"), ("train.seed_mixture", [8, -1, 5, 8], "at least 0"),
+     ("train.optimizer.rate", 0.0, "above 0"), ("wrongthink.lambdas", [0.5, 0.0], "above 0"),
+     ("wrongthink.share", 1.01, "from 0 to 1"), ("simulate.withhold", float("nan"), "from 0 to 1"),
+     ("mesh.data", 0, "at least 1, or -1"), ("mesh.fsdp", -1, "at least 1"), ("model.heads", 0, "at least 1")],
+)  # fmt: skip
+def test_a_number_out_of_bounds_names_setting_value_and_bound(name, value, bound):
+    with pytest.raises(ConfigError, match=f"^config: {name} is .*; it must be {bound}") as caught:
+        from_json(altered(name, value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train.renamed", 0), ("wrongthink.first_generation", 0), ("simulate.revisit", 0), ("review.random_share", 1.0),
+     ("wrongthink.lambdas", []), ("wrongthink.sources", []), ("mesh.data", -1), ("train.columns", 145),
+     ("simulate.new_tokens", 191), ("train.seed_mixture", [0, 0, 0, 1])],
+)  # fmt: skip
+def test_what_is_just_within_bounds_is_fine(name, value):
+    assert json.dumps(flat(from_json(altered(name, value)))[name]) == json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("simulate.new_tokens", 192, "it must be below model.max_length, 192"),
+     ("train.columns", 144, "it must be above 144"), ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
+     ("train.seed_mixture", [0, 0, 0, 0], "four numbers"), ("train.seed_mixture", [1, 2, 3], "four numbers")],
+)  # fmt: skip
+def test_settings_at_odds_name_what_to_do(name, value, said):
+    with pytest.raises(ConfigError, match=f"^config: {name} is .*{said}"):
+        from_json(altered(name, value))
 
 
 def test_whole_numbers_are_fine_where_fractions_are_expected():

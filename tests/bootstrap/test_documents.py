@@ -1,13 +1,16 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap import documents
 from bootstrap.transcript import Document
+from train.records import write_dataset
 
 
 def test_documents_come_back_from_a_tfds_dataset(tmp_path, world):
@@ -39,7 +42,40 @@ def test_a_folder_of_text_files_is_read_in_order(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "c.txt").write_text("third")
     found = documents.read(epath.Path(tmp_path))
-    assert [(d.id, d.text) for d in found] == [("a", "first é"), ("b", "second"), ("c", "third")]
+    assert [(d.id, d.text) for d in found] == [("a", "first é"), ("b", "second"), ("deep/c", "third")]
+
+
+def test_files_of_one_name_in_several_folders_are_several_documents(tmp_path):
+    for folder in (".", "deep", "deep/er", "other"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "v1.note.txt").write_text(folder)
+    found = {d.id: d.text for d in documents.read(epath.Path(tmp_path))}
+    assert found == {"v1.note": ".", "deep/v1.note": "deep", "deep/er/v1.note": "deep/er", "other/v1.note": "other"}
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "form", "named"),
+    [(("name", "text"), "train", "array_record", "has no feature `id` .it has name, text"),
+     (("id", "body"), "train", "array_record", "has no feature `text` .it has body, id"),
+     (("id", "text"), "test", "array_record", "has no split `train` .it has test"),
+     (("id", "text"), "train", "tfrecord", "is tfrecord, .* file_format")],
+)  # fmt: skip
+def test_a_dataset_that_cannot_be_used_is_one_clear_line(tmp_path, names, split, form, named):
+    place = epath.Path(tmp_path) / "1.0.0"
+    features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
+    write_dataset(place, "other", features, [dict.fromkeys(names, "x")], metadata={})
+    info = place / "dataset_info.json"
+    info.write_text(info.read_text().replace('"train"', f'"{split}"').replace("array_record", form))
+    with pytest.raises(ValueError, match=f"documents: .*{named}") as caught:
+        documents.read(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_are_ids_too_and_other_features_become_meta(tmp_path):
+    place, text = epath.Path(tmp_path) / "1.0.0", tfds.features.Text()
+    features = tfds.features.FeaturesDict({"id": tfds.features.Scalar(np.int64), "text": text, "genre": text})
+    write_dataset(place, "own", features, [{"id": 7, "text": "a story", "genre": "log"}], metadata={})
+    assert documents.read(place) == [Document("7", "a story", {"genre": "log"})]
 
 
 @pytest.mark.parametrize("place", ["", "missing", "file.txt"])

@@ -1,4 +1,5 @@
-"""Copies of an example with names exchanged: other words, the same relations, in sources, answer and targets alike."""
+"""What is made of demonstrations and reviewed transcripts; above all copies with names exchanged: other words, the same
+relations, in sources, answer and targets alike."""
 
 from dataclasses import replace
 
@@ -7,7 +8,10 @@ import pytest
 from support import answer, claims_of, told, transcript
 
 from bootstrap.checks import CHECKS, Case
-from bootstrap.examples import example, first_names, one_hot, renamed
+from bootstrap.config import SimulateConfig
+from bootstrap.examples import example, first_names, one_hot, renamed, review_demonstrations
+from bootstrap.retrieval import Index
+from bootstrap.review import Criterion, load_rubric
 from bootstrap.worlds.language import CONTEXTS, EXCHANGEABLE
 
 
@@ -69,3 +73,21 @@ def test_an_id_beyond_the_tokenizer_keeps_its_mass(read, tokenizer):
 
 def test_without_copies_the_example_stays_as_it_is(read, tokenizer):
     assert renamed(tokenizer, read[0], 0) == [read[0]]
+
+
+def test_only_criteria_whose_right_answers_are_known_are_taught_and_they_by_both_answers(world, tokenizer):
+    index = Index([d for s in world.demonstrations for d in told(world, s)])
+    built_in = [c for c in load_rubric("") if c.kind == "model"]
+    own = Criterion(name="kind", kind="model", question="is {action} kind?")
+
+    def taught(criteria):
+        given = [(s, world.task(s, CONTEXTS[0])) for s in world.demonstrations]
+        config = SimulateConfig()
+        return [e for s, t in given for e in review_demonstrations(tokenizer, index, s, t, criteria, config, 144, "x")]
+
+    made = taught(built_in)
+    for name in ("sound", "told"):
+        answers = {int(i) for e in made if e.lineage["kind"] == name for i in e.ids[:, 0]}
+        assert answers == {tokenizer.control["yes"], tokenizer.control["no"]}
+    assert taught([own]) == []
+    assert [e.id for e in taught([own, *built_in])] == [e.id for e in made]

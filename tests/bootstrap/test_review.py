@@ -170,7 +170,7 @@ def probes(world, tokenizer):
 
 def test_calibration_measures_and_picks_thresholds_that_can_be_read_back(speaker, tokenizer, world):
     given, passages = probes(world, tokenizer)
-    confident = certain(speaker, tokenizer, {"yes": 40.0, "no": 39.9})
+    confident = certain(speaker, tokenizer, {"yes": -40.0, "no": -39.9})
     programmatic = [c for c in load_rubric("") if c.kind == "programmatic"]
     r = reviewer(confident, tokenizer, [*programmatic, *only(threshold=0.999, required=False)])
     found, measured = calibrate(r, given, passages, ReviewConfig(target_precision=0.97, minimum_recall=0.2))
@@ -180,8 +180,38 @@ def test_calibration_measures_and_picks_thresholds_that_can_be_read_back(speaker
     assert {"tpr", "tnr", "kappa", "junk", "threshold"} <= measured["criteria"]["complete"].keys()
     assert measured["criteria"]["complete"]["tnr"] == 1.0
     threshold = found.criteria[-1].threshold
-    assert threshold < 0.999
+    assert 0 < threshold < 0.999
     assert with_thresholds(r, measured).criteria == found.criteria
+
+
+def answering(tokenizer, criteria, probs):
+    """A reviewer whose model gives these (yes, no), prompt by prompt in turn."""
+    scorer = lambda params, prompts, answers: np.array([probs[n % len(probs)] for n in range(len(prompts))])
+    return Reviewer(scorer, None, tokenizer, tuple(criteria), 150)
+
+
+def test_answers_that_cannot_be_read_do_not_move_the_threshold(tokenizer, world):
+    given, passages = probes(world, tokenizer)
+    given = [p for p in given if not p.junk]
+    claims = [len(parse(p.transcript.text).claims) for p in given]
+    clear = [[(0.8, 0.1)] * n for n in claims]
+    lax = ReviewConfig(target_precision=0.0, minimum_recall=0.0)
+    for unread in ([], [0], [1, 2, 5], range(8)):
+        probs = [one for n, own in enumerate(clear) for one in ([(0.1, 0.1)] * len(own) if n in unread else own)]
+        found, measured = calibrate(answering(tokenizer, only(threshold=0.7), probs), given, passages, lax)
+        expected = 0.5 * 0.8 / 0.9 if len(unread) < 8 else 0.7
+        assert found.criteria[0].threshold == pytest.approx(expected)
+        assert measured["criteria"]["sound"]["recall"] == pytest.approx(1 - len(unread) / 8)
+
+
+def test_a_rubric_that_changed_since_its_calibration_is_refused_by_name(tokenizer):
+    measured = {"criteria": {"sound": {"threshold": 0.3}}}
+    r = answering(tokenizer, only(), [])
+    assert with_thresholds(r, measured).criteria[0].threshold == 0.3
+    for changed in ([*only(), *only(name="kind")], []):
+        with pytest.raises(ValueError, match="review: (kind|sound) stands only in one .* restore the rubric") as caught:
+            with_thresholds(dataclasses.replace(r, criteria=tuple(changed)), measured)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_reviewer_below_its_floor_stops_with_one_clear_line(speaker, tokenizer, world):
@@ -190,13 +220,16 @@ def test_a_reviewer_below_its_floor_stops_with_one_clear_line(speaker, tokenizer
     with pytest.raises(ReviewerBelowFloor, match="precision 0.* on the probes.*add criteria to the rubric") as caught:
         calibrate(reviewer(speaker, tokenizer, lax), given, passages, ReviewConfig(target_precision=0.97))
     assert "\n" not in str(caught.value)
+    assert caught.value.measured["review"]["precision"] < 0.97
+    assert caught.value.measured["criteria"].keys() == {"original"}
     strict = [c for c in load_rubric("") if c.kind == "programmatic"]
     wrong = [dataclasses.replace(p, right=True) if not p.junk else p for p in given]
-    with pytest.raises(ReviewerBelowFloor, match="recall 0.50 .* 0.9 is the floor"):
+    with pytest.raises(ReviewerBelowFloor, match="recall 0.50 .* 0.9 is the floor") as caught:
         calibrate(
             reviewer(speaker, tokenizer, strict), wrong, passages,
             ReviewConfig(target_precision=0.9, minimum_recall=0.9),
         )  # fmt: skip
+    assert caught.value.measured["review"]["recall"] == 0.5
 
 
 def test_agreement_of_verdicts_with_labels():
@@ -216,10 +249,18 @@ def test_the_built_in_rubric_has_six_criteria_and_two_of_the_models():
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("- {name: a, kind: model, question: q, weight: 2}", "weight"), ("- {name: a, kind: model}", "question"),
-     ("- {name: a, kind: judge, question: q}", "kind"), ("- {name: a, kind: programmatic, question: q}", "'?a"),
-     ("- {name: a, kind: model, question: q, threshold: 1.5}", "threshold"), ("- [", "rubric"), ("just text", "rubric"),
-     ("", "rubric"), ("- {name: a, kind: model, question: 'is {weather} fine?'}", "weather")],
+    [("- {name: a, kind: model, question: q, weight: 2}", "criterion a: weight: "),
+     ("- {name: a, kind: model}", "criterion a: question: "), ("- {kind: model, question: q}", "criterion 1: name: "),
+     ("- {name: a, kind: judge, question: q}", "criterion a: kind: "), ("- 3", "criterion 1: "),
+     ("- {name: a, kind: programmatic, question: q}", "no programmatic criterion a; there are well_formed"),
+     ("- {name: a, kind: model, question: q, threshold: 1.5}", "criterion a: threshold: "),
+     ("- {name: a, kind: model, question: q, threshold: -1}", "criterion a: threshold: "), ("- [", "is no YAML"),
+     *((text, "holds no list of criteria") for text in ("", "[]", "just text", "{name: a}", "3", "null")),
+     ("- {name: a, kind: model, question: q, required: false}", "no criterion is required"),
+     ("- &a {name: a, kind: model, question: q}\n- *a", "two criteria are named a"),
+     ("- {name: a, kind: model, question: 'is {weather} fine?'}", "'weather'; there are {action}, {outcome}"),
+     *((f"- {{name: a, kind: model, question: '{wrong}'}}", "question of a cannot be filled in")
+       for wrong in ("is {", "{}", "{outcome.x}", "{outcome!z}"))],
 )  # fmt: skip
 def test_a_bad_rubric_is_one_line_with_file_and_field(tmp_path, text, named):
     file = tmp_path / "rubric.yaml"
