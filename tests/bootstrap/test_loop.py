@@ -277,7 +277,7 @@ def test_fewer_accepted_transcripts_than_a_batch_needs_is_one_line(tiny_run, tmp
 def test_a_generation_on_two_devices_goes_on_from_weights_on_disk(tiny_run, tmp_path, monkeypatch):
     """What was loaded lies on the same mesh as what was trained: the lesson vector is their difference."""
     monkeypatch.setattr(seed, "make_mesh", lambda config: make_mesh(config, jax.devices()[:2]))
-    config = tiny_config(wrongthink__first_generation=1, mesh__fsdp=2)
+    config = tiny_config(wrongthink__first_generation=1)
     r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "two", config)
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(past.params)} == {2}
     done = loop.turn(r, 1, past, past.params, demonstrations)
