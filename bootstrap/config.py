@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from models.decoder import DecoderConfig
+from models.decoder import DecoderConfig, check_sizes
 from train.optimizer import OptimizerConfig
 from train.sharding import MeshConfig
 
@@ -183,7 +183,8 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """A run of the loop. Raises ConfigError when a setting is out of bounds or at odds with another."""
+    """A run of the loop. Raises ConfigError when a setting is out of bounds or at odds with another, ValueError
+    when the model's sizes are."""
 
     recipe: str = "lessons"
     seed: int = 0
@@ -211,16 +212,19 @@ class Config:
         for name, at_odds, remedy in _relations(self):
             if at_odds:
                 raise ConfigError(f"config: {name} is {settings[name]}; {remedy}")
+        check_sizes(self.model)
 
 
 def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
     """(setting, whether it is at odds with another, what to do)."""
-    longest, room = c.model.max_length, c.model.max_length - c.simulate.new_tokens
+    longest, answer = c.model.max_length, c.simulate.new_tokens
+    part = max(longest - answer, answer)  # both together seldom are as long as they may be
     models = [source for source in c.wrongthink.sources if source != "spoiled"]
     return (
-        ("simulate.new_tokens", room < 1, f"it must be below model.max_length, {longest}, to leave room for a prompt"),
-        ("train.columns", c.train.columns <= room,
-         f"it must be above {room} (model.max_length - simulate.new_tokens), which a prompt may take"),
+        ("simulate.new_tokens", answer >= longest,
+         f"it must be below model.max_length, {longest}, to leave room for a prompt"),
+        ("train.columns", c.train.columns <= part,
+         f"it must be above {part}, which a prompt (model.max_length - simulate.new_tokens) or an answer may take"),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
         ("train.seed_mixture", len(c.train.seed_mixture) != 4 or not any(c.train.seed_mixture),
          "it must be four numbers that are not all 0"),

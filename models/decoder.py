@@ -151,13 +151,18 @@ class Decoder(nnx.Module):
         return {name: param[...] for name, param in self.layers.items()}
 
 
-def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
-    """A freshly initialised decoder, split once into its definition and its parameters."""
+def check_sizes(config: DecoderConfig) -> None:
+    """Raises ValueError when the heads fit neither the width nor each other."""
     if config.width % config.heads or config.head_width % 2 or config.heads % config.kv_heads:
         raise ValueError(
             f"model: width {config.width} / heads {config.heads} / kv_heads {config.kv_heads} do not fit: "
             "heads must divide width into an even head width, and kv_heads must divide heads"
         )
+
+
+def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """A freshly initialised decoder, split once into its definition and its parameters."""
+    check_sizes(config)
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
 
 

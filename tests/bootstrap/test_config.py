@@ -78,7 +78,7 @@ def test_a_number_out_of_bounds_names_setting_value_and_bound(name, value, bound
     ("name", "value"),
     [("train.renamed", 0), ("wrongthink.first_generation", 0), ("simulate.revisit", 0), ("review.random_share", 1.0),
      ("wrongthink.lambdas", []), ("wrongthink.sources", []), ("mesh.data", -1), ("train.columns", 145),
-     ("simulate.new_tokens", 191), ("train.seed_mixture", [0, 0, 0, 1])],
+     ("simulate.new_tokens", 175), ("train.seed_mixture", [0, 0, 0, 1])],
 )  # fmt: skip
 def test_what_is_just_within_bounds_is_fine(name, value):
     assert json.dumps(flat(from_json(altered(name, value)))[name]) == json.dumps(value)
@@ -87,12 +87,20 @@ def test_what_is_just_within_bounds_is_fine(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [("simulate.new_tokens", 192, "it must be below model.max_length, 192"),
-     ("train.columns", 144, "it must be above 144"), ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
+     ("train.columns", 144, "it must be above 144, which a prompt"),
+     ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
      ("train.seed_mixture", [0, 0, 0, 0], "four numbers"), ("train.seed_mixture", [1, 2, 3], "four numbers")],
 )  # fmt: skip
 def test_settings_at_odds_name_what_to_do(name, value, said):
     with pytest.raises(ConfigError, match=f"^config: {name} is .*{said}"):
         from_json(altered(name, value))
+
+
+def test_a_row_holds_the_longest_answer_and_heads_divide_the_width():
+    with pytest.raises(ConfigError, match="train.columns is 176; it must be above 176, .* or an answer "):
+        from_json(altered("simulate.new_tokens", 176))
+    with pytest.raises(ValueError, match="model: width 96 / heads 5 .* heads must divide width"):
+        from_json(altered("model.heads", 5))
 
 
 def test_whole_numbers_are_fine_where_fractions_are_expected():
