@@ -11,6 +11,7 @@ from flax import nnx
 
 from bootstrap import documents, examples
 from bootstrap.config import Config
+from bootstrap.ledger import once
 from bootstrap.progress import Metrics, Progress
 from bootstrap.retrieval import Index
 from bootstrap.review import Criterion, load_rubric
@@ -91,9 +92,14 @@ def check(config: Config) -> None:
 
 
 def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
-    """Reads or makes corpus, tokenizer and model definition. Cheap enough to repeat on every resume."""
+    """Reads or makes corpus, tokenizer and model definition. Cheap enough to repeat on every resume.
+
+    Raises ValueError when the documents or the rubric are not those that the run began with.
+    """
     world = _world(config)
+    rubric = load_rubric(config.review.rubric)
     corpus, slices, oracle = _material(directory, config, world)
+    _check_inputs(directory, corpus, rubric)
     passages = documents.passages(corpus, config.documents.passage_words)
     tokenizer = _tokenizer(directory, config, world, corpus)
     graphdef, _ = decoder.create(config.model, 0)
@@ -102,7 +108,7 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     )
     return Run(
         directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus),
-        tokenizer, load_rubric(config.review.rubric), graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
+        tokenizer, rubric, graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
         make_mesh(config.mesh), progress, Metrics(directory),
     )  # fmt: skip
 
@@ -142,6 +148,19 @@ def _questions(world: Lessons, situation: Situation, count: int, first: int) -> 
         also = random.Random(f"askings {situation.id} {n}").sample(others, len(SEEN))
         tasks.append(world.task(situation, context, n, also))
     return tasks
+
+
+def _check_inputs(directory: epath.Path, corpus: Sequence[Document], rubric: Sequence[Criterion]) -> None:
+    """Files outside the run's directory are compared by hash: units made from two versions do not mix."""
+    now = {
+        "documents": content_id([[d.id, d.text] for d in corpus]),
+        "rubric": content_id([c.model_dump() for c in rubric]),
+    }
+    began = once(directory / "inputs.json", lambda: now)
+    if different := [name for name in now if now[name] != began[name]]:
+        raise ValueError(
+            f"{directory}: the {different[0]} changed since this run began; restore the old or start a new run"
+        )
 
 
 def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:

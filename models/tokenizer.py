@@ -28,24 +28,33 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Trains on `texts`; small corpora may give fewer pieces than `vocab_size`. Deterministic."""
+        """Trains on `texts`; small corpora may give fewer pieces than `vocab_size`. Deterministic.
+
+        Raises ValueError when `vocab_size` is too small for them.
+        """
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            byte_fallback=True,
-            control_symbols=[f"<|{name}|>" for name in CONTROLS],
-            pad_id=PAD,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            normalization_rule_name="nmt_nfkc_cf",
-            num_threads=1,
-            minloglevel=2,
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                control_symbols=[f"<|{name}|>" for name in CONTROLS],
+                pad_id=PAD,
+                unk_id=1,
+                bos_id=-1,
+                eos_id=-1,
+                normalization_rule_name="nmt_nfkc_cf",
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"tokenizer: {vocab_size} pieces cannot hold the bytes, controls and letters of the text "
+                f"({str(error).splitlines()[-1].strip()}); raise --model.vocab-size"
+            ) from error
         return cls(model.getvalue())
 
     @classmethod

@@ -246,6 +246,20 @@ def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(tmp_path):
     assert rejected and all(t["id"] in page for t in rejected)
 
 
+def test_documents_that_changed_under_a_run_are_refused(tmp_path):
+    folder = epath.Path(tmp_path) / "fables"
+    folder.mkdir()
+    for number, text in enumerate(FABLES):
+        (folder / f"{number}.txt").write_text(text)
+    config = tiny_config(documents__path=str(folder), world__slice=3, generations=1)
+    directory = start(epath.Path(tmp_path) / "run", config)
+    seed.prepare(directory, config, Silent()).metrics.close()
+    seed.prepare(directory, config, Silent()).metrics.close()
+    (folder / "1.txt").write_text(FABLES[0])
+    with pytest.raises(ValueError, match="the documents changed since this run began; restore"):
+        seed.prepare(directory, config, Silent())
+
+
 def test_a_reviewer_below_its_floor_ends_the_run_with_its_figures_on_show(tiny_run, tmp_path):
     """A reviewer that no probe passes has no recall."""
     blind = tiny_config(review__random_share=0.0, review__minimum_recall=1.0)

@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(capsys, tmp_path, monkeypatc
         (["--train.steps", "many"], "--train.steps: invalid literal for int"),
         (["--targets.kind", "soft"], "'soft' for argument '--targets.kind'. Expected one of ('one_hot', 'teacher'"),
         (["--train.steps"], "Missing value for argument '--train.steps'"),
-        (["--simulate.passages", "0"], "simulate.passages is 0"),
+        (["--simulate.passages", "0"], "simulate.passages is 0; it must be at least 1"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, words, named):

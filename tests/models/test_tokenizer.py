@@ -64,3 +64,9 @@ def test_a_model_without_the_control_symbols_is_refused(tmp_path):
     )  # fmt: skip
     with pytest.raises(ValueError, match="lacks the control symbols"):
         Tokenizer(out.getvalue())
+
+
+def test_too_few_pieces_are_refused_with_the_setting_to_raise():
+    with pytest.raises(ValueError, match=r"100 pieces cannot hold .*raise --model\.vocab-size") as caught:
+        Tokenizer.train(["abc"], 100)
+    assert "\n" not in str(caught.value)
