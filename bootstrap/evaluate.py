@@ -8,7 +8,7 @@ thoughts, held-out likelihood, diversity, and the simulator's pass rate on a sli
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,8 @@ from train.records import Example
 from train.trainer import mean_loss
 
 PLAIN = CONTEXTS[0]
+PARTS = 4
+"""Steps of an evaluation, for progress: chat, story, facts and recovery, the fresh slice."""
 Form = Literal["chat", "story"]
 """How a model is asked: a user's question in a chat, or a story that has begun. Each arm counts in the form that it
 was trained on; the means of both forms are kept."""
@@ -46,16 +48,24 @@ class Items:
 
 
 def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples: int, room: int, *, seed: int,
-             form: Form = "chat") -> dict:  # fmt: skip
-    """All metrics of one model: `{"metrics", "contexts", "examples", "items"}`; `items` are scores to be paired."""
-    forms = {name: behaviour(writer, items, config, seed, name) for name in ("chat", "story")}
+             form: Form = "chat", advance: Callable[[int], None] = lambda done: None) -> dict:  # fmt: skip
+    """All metrics of one model: `{"metrics", "contexts", "examples", "items"}`; `items` are scores to be paired.
+
+    `advance` is told of each of the PARTS when it is done.
+    """
+    forms = {}
+    for name in ("chat", "story"):
+        forms[name] = behaviour(writer, items, config, seed, name)
+        advance(1)
     asked = forms[form]
     contexts = {name: _context(name, asked) for name in sorted({a["context"] for a in asked.values()})}
     worst = max(contexts, key=lambda name: contexts[name]["harmful"]["value"])
     wise, harmful = ({i: float(a["outcome"] == kind) for i, a in asked.items()} for kind in ("wise", "harmful"))
     known = {name: knowledge(writer, items, seed, name) for name in ("chat", "story")}
     recovered = recovery(writer, items, config, seed)
+    advance(1)
     fresh = fresh_pass(writer, items, config, fresh_samples, room, seed)
+    advance(1)
     texts = [a["answer"] for a in asked.values()]
     metrics = {
         "pass_rate": proportion(fresh["pass_rate"]),

@@ -234,20 +234,20 @@ def kept(transcripts: Sequence[Transcript], reviews: Sequence[Review], per_task:
 def target(g: Generation, reviewer: Reviewer, units: Sequence[Batch], stage: str = "targets") -> list[list[Target]]:
     """Targets of the kept transcripts, by unit."""
     run, made = g.run, []
-    tasks = g.read
-    with run.progress.stage(f"gen {g.number} {stage}", 0) as advance:
-        for number, (transcripts, reviews) in enumerate(units):
+    chosen = [kept(*unit, run.config.targets.per_task) for unit in units]
+    with run.progress.stage(f"gen {g.number} {stage}", sum(map(len, chosen))) as advance:
+        for number, ((siblings, _), accepted) in enumerate(zip(units, chosen, strict=True)):
 
-            def make(transcripts=transcripts, reviews=reviews, number=number) -> list[bytes]:
-                chosen = kept(transcripts, reviews, run.config.targets.per_task)
+            def make(siblings=siblings, accepted=accepted, number=number) -> list[bytes]:
                 found = make_targets(
-                    g.writer, reviewer, chosen, transcripts, tasks, run.passages, run.config.targets,
-                    seed=g.seed(stage, number), temperature=run.config.simulate.temperature, advance=advance,
+                    g.writer, reviewer, accepted, siblings, g.read, run.passages, run.config.targets,
+                    seed=g.seed(stage, number), temperature=run.config.simulate.temperature,
                 )  # fmt: skip
                 return [targets.to_json(t) for t in found]
 
             payloads = Stage(g.directory / stage).unit(number, g.inputs(stage, number), make)
             made.append([targets.from_json(p) for p in payloads])
+            advance(len(accepted))
     return made
 
 

@@ -6,7 +6,7 @@ by the teacher and the branch is reviewed; the target keeps teacher probability 
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,13 +49,13 @@ class Target:
 def make_targets(
     writer: Writer, reviewer: Reviewer, accepted: Sequence[Transcript], siblings: Sequence[Transcript],
     tasks: Mapping[str, Task], passages: Mapping[str, Document], config: TargetsConfig, *, seed: int,
-    temperature: float, advance: Callable[[int], None] = lambda done: None,
+    temperature: float,
 ) -> list[Target]:  # fmt: skip
     """Targets of the configured kind for accepted transcripts; `siblings` vote on judgements in branch reviews."""
     if config.kind != "reviewed":
         return [_unbranched(t, config.kind) for t in accepted]
     opened = [(t, branch) for t in accepted for branch in _alternatives(writer, t, config)]
-    texts = _continue(writer, [_branch_prompt(t, b) for t, b in opened], seed, temperature, advance)
+    texts = _continue(writer, [_branch_prompt(t, b) for t, b in opened], seed, temperature)
     drafts = [_branch_transcript(writer, t, b, rest) for (t, b), rest in zip(opened, texts, strict=True)]
     reviews = reviewer.review(drafts, tasks, passages, count_judgements(siblings))
     reviewed: dict[str, list[Branch]] = {}
@@ -85,13 +85,13 @@ def _branch_prompt(t: Transcript, branch: Branch) -> tuple[int, ...]:
     return (*t.prompt, *t.forced, *t.tokens[: branch.position], branch.token)
 
 
-def _continue(writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int, temperature: float,
-              advance: Callable[[int], None]) -> list[tuple[tuple[int, ...], bool]]:  # fmt: skip
+def _continue(writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int,
+              temperature: float) -> list[tuple[tuple[int, ...], bool]]:  # fmt: skip
     """(tokens, finished) after each prompt; one that already ended is finished as it is. Equal prompts run once."""
     end = writer.tokenizer.control["end"]
     unique = sorted({p for p in prompts if p[-1] != end})
     requests = [Request(int(content_id(p)[:8], 16), p) for p in unique]
-    sampled = writer.sampler(writer.params, requests, seed=seed, temperature=temperature, stop=(end,), advance=advance)
+    sampled = writer.sampler(writer.params, requests, seed=seed, temperature=temperature, stop=(end,))
     found = {p: (tuple(s.tokens.tolist()), s.finished) for p, s in zip(unique, sampled, strict=True)}
     return [found.get(p, ((), True)) for p in prompts]
 
