@@ -56,7 +56,7 @@ def source_of(g: Generation, correction: Transcript) -> str | None:
 
 
 def why_wrong(g: Generation, correction: Transcript) -> str:
-    """The supervisor's fault with the thought that it interrupts; "" where the documents bear the thought out."""
+    """The fault of the interrupted thought; "" where the supervisor finds none, as in a spoiled judgement."""
     documents = {d.id: d for d in g.run.corpus}
     return wrongthink.first_wrong_step(g.writer, g.read[correction.task_id], correction.forced, documents)[1]
 

@@ -117,6 +117,22 @@ def decimals(value: Any) -> str:
     return "–" if number is None else f"{number:.2f}"
 
 
+def duration(seconds: Any) -> str:
+    """Seconds as people say them."""
+    s = value_of(seconds)
+    if s is None:
+        return "–"
+    if s < 60:
+        return f"{s:.1f} s"
+    return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
+
+
+def figure(value: Any) -> str:
+    """A number with three decimals, for metrics of different units in one column."""
+    number = value_of(value)
+    return "–" if number is None else f"{number:.3f}"
+
+
 def promoted(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value if isinstance(value, bool) else None, "–")
 
