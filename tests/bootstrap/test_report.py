@@ -16,7 +16,7 @@ from bootstrap.status import duration
 NONE = {"made": 0, "passed": 0}
 NAMED = ("contexts", "criteria", "verdicts", "accepted_by_criterion", "tokens_by_origin", "comparisons")
 """Objects of a run's files whose keys are names that vary from run to run."""
-EXAMPLES = {f".examples[].{name}" for name in ("thought", "correction", "source", "reason")}
+EXAMPLES = {f".examples[].{name}" for name in ("question", "thought", "correction", "source", "reason")}
 """Of wrongthink.json: `tiny` is too small to be corrected, test_corrections sees to them."""
 
 
