@@ -18,6 +18,9 @@ from bootstrap.transcript import Review, Transcript, content_id, review_from_jso
 from train.records import Example
 from train.trainer import mean_loss
 
+SPOILED = 50
+"""Sample number from which spoiled answers count; a wrong-thinker's samples count from 0. Siblings are 100 higher."""
+
 
 def corrections(
     g: Generation, reviewer: Reviewer, lessons: Sequence[Example], accepted: Sequence[Transcript]
@@ -31,7 +34,7 @@ def corrections(
     def make() -> list[bytes]:
         with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
             thoughts = [
-                *(_wrong_thoughts(g, lessons, accepted) if _source(c) else []),
+                *_wrong_thoughts(g, lessons, accepted),
                 *(_spoiled(g, accepted) if "spoiled" in c.sources else []),
             ]
             thoughts.sort(key=lambda t: content_id(t.task.id, t.tokens))
@@ -45,6 +48,17 @@ def corrections(
 
     payloads = Stage(g.directory / "wrongthink").unit(0, g.inputs("wrongthink", 0), make)
     return [transcript_from_json(p) for p in payloads[::2]], [review_from_json(p) for p in payloads[1::2]]
+
+
+def source_of(g: Generation, correction: Transcript) -> str | None:
+    """Where the wrong thought that it interrupts came from: one of the configured sources."""
+    return "spoiled" if correction.sibling >= 100 + SPOILED else _source(g.run.config.wrongthink)
+
+
+def why_wrong(g: Generation, correction: Transcript) -> str:
+    """The fault of the interrupted thought; "" where the supervisor finds none, as in a spoiled judgement."""
+    documents = {d.id: d for d in g.run.corpus}
+    return wrongthink.first_wrong_step(g.writer, g.read[correction.task_id], correction.forced, documents)[1]
 
 
 def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[wrongthink.Thought]:
@@ -61,7 +75,7 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[wrongthink.T
         count[t.task_id] += 1
         if count[t.task_id] <= g.run.config.wrongthink.samples:
             found.append(wrongthink.spoil(g.run.tokenizer, tasks[t.task_id], t.text, outcomes, t.id))
-    return [replace(t, sample=50 + n) for n, t in enumerate(found) if t]
+    return [replace(t, sample=SPOILED + n) for n, t in enumerate(found) if t]
 
 
 def _accepted_in(g: Generation, number: int) -> list[Transcript]:
@@ -74,13 +88,14 @@ def _accepted_in(g: Generation, number: int) -> list[Transcript]:
 def _wrong_thoughts(
     g: Generation, lessons: Sequence[Example], accepted: Sequence[Transcript]
 ) -> list[wrongthink.Thought]:
-    """Samples the wrong-thinker about this slice and cuts each thought at its first wrong step."""
+    """Samples the wrong-thinker, if there is one, about this slice and cuts each thought at its first wrong step."""
     c, run, simulate_config = g.run.config.wrongthink, g.run, g.run.config.simulate
     documents = {d.id: d for d in run.corpus}
     params, measured = _wrong_thinker(g, lessons, documents)
     once(g.directory / "wrongthink.json", lambda: measured)
-    if params is None:
+    if measured["skipped"]:
         run.progress.line(f"gen {g.number} wrongthink: {measured['skipped']}")
+    if params is None:
         return []
     thoughts = []
     right = {t.task_id: t.tokens for t in accepted}
@@ -93,10 +108,12 @@ def _wrong_thoughts(
 
 
 def _wrong_thinker(g: Generation, lessons: Sequence[Example], documents) -> tuple[nnx.State | None, dict]:
-    """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
+    """The wrong-thinker's weights and how it was chosen; None without such a source, or when no λ is wrong enough
+    within the budget."""
     c, run = g.run.config.wrongthink, g.run
-    if _source(c) == "incumbent":
-        return g.params, {"source": "incumbent", "lambda": None, "sweep": [], "skipped": None}
+    if _source(c) in (None, "incumbent"):
+        unswept = {"source": _source(c), "lambda": None, "sweep": [], "skipped": None}
+        return (g.params if _source(c) else None), unswept
     pools = [(lessons, run.config.train.batch)]
     after = train_arm(run, g.number, "lesson", g.params, pools, c.steps, rate_scale=0.1)
     if _source(c) == "random":

@@ -1,6 +1,7 @@
 """What a generation comes to: evaluation, promotion, audit, funnel, and the samples that the report shows."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from flax import nnx
 
 from bootstrap import examples
 from bootstrap.audit import audit
+from bootstrap.corrections import source_of, why_wrong
 from bootstrap.evaluate import Items, evaluate
 from bootstrap.generation import Batch, Generation, kept
 from bootstrap.ledger import once, write_json
@@ -66,7 +68,7 @@ def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
     place = run.directory / "imitation"
     told = {i for t in read for i in t.document_ids}
     stories = [examples.imitation_example(run.tokenizer, d) for d in run.corpus if d.id in told]
-    last = run.config.generations
+    last, began = run.config.generations, time.monotonic()
     if not has_weights(place / "model"):
         per_story = float(np.mean([len(e.ids) for e in stories]))
         trained = json.loads((run.generation(last) / "training.json").read_text())
@@ -74,7 +76,10 @@ def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
         params = train_arm(run, last, "imitation", base, [(stories, batch)], trained["steps"])
         save_weights(place / "model", params)
     params = load_weights(place / "model", base)
+    trained_at = time.monotonic()
+    add_seconds(place, "train", trained_at - began)
     once(place / "evaluation.json", lambda: evaluation(run, last, params, "imitation"))
+    add_seconds(place, "evaluate", time.monotonic() - trained_at)
 
 
 def plan(g: Generation) -> None:
@@ -202,17 +207,22 @@ def token_of(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Tar
 
 
 def correction_samples(g: Generation, corrected: Batch) -> None:
-    """A few wrong thoughts and what interrupted them, added to wrongthink.json."""
+    """Counts of corrections by source and a few of each, with what was wrong, added to wrongthink.json."""
     path = g.directory / "wrongthink.json"
     if not path.exists():
         return
-    tasks = g.read
-    chosen = kept(*corrected, per_task=1)[:4]
+    counts, shown = {}, []
+    for source in g.run.config.wrongthink.sources:
+        pairs = [(t, r) for t, r in zip(*corrected, strict=True) if source_of(g, t) == source]
+        written, judged = [t for t, _ in pairs], [r for _, r in pairs]
+        counts[source] = {"made": len(written), "passed": sum(r.accepted for r in judged)}
+        shown += [
+            {"question": g.read[t.task_id].question, "thought": t.forced_text, "correction": t.text, "source": source,
+             "reason": why_wrong(g, t)}
+            for t in kept(written, judged, per_task=1)[:3]
+        ]  # fmt: skip
     measured = json.loads(path.read_text())
-    measured["examples"] = [
-        {"question": tasks[t.task_id].question, "thought": t.forced_text, "correction": t.text} for t in chosen
-    ]
-    write_json(path, measured)
+    write_json(path, measured | {"corrections": counts, "examples": shown})
 
 
 def add_seconds(directory: epath.Path, stage: str, seconds: float) -> None:

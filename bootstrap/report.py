@@ -22,6 +22,8 @@ from bootstrap.status import (
     cells,
     count,
     decimals,
+    duration,
+    figure,
     generation_directories,
     percent,
     promoted,
@@ -38,7 +40,7 @@ SHOWN_SETTINGS = (
     "targets.kind",
     "train.start",
     "train.mixture",
-    "vocab_size",
+    "model.vocab_size",
     "world.slice",
     "simulate.samples",
     "model.width",
@@ -55,6 +57,15 @@ HEADLINE = (
     ("recovery", "recovery"),
 )
 """Metrics in large type at the top."""
+MEASURED = ("pass_at_k", "entropy", "wrong_thought_logprob")
+"""Metrics that stand in a table of their own."""
+SOURCES = {
+    "inverted": "of the inverted lesson",
+    "incumbent": "of the incumbent itself",
+    "random": "of the incumbent moved at random",
+    "spoiled": "spoiled by rule",
+}
+"""What the page calls the sources of wrong thoughts."""
 
 
 @dataclass(frozen=True)
@@ -109,22 +120,6 @@ def _environment() -> Environment:
     return environment
 
 
-def duration(seconds: Any) -> str:
-    """Seconds as people say them."""
-    s = value_of(seconds)
-    if s is None:
-        return "–"
-    if s < 60:
-        return f"{s:.1f} s"
-    return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
-
-
-def figure(value: Any) -> str:
-    """A number with three decimals, for metrics of different units in one column."""
-    number = value_of(value)
-    return "–" if number is None else f"{number:.3f}"
-
-
 def share(part: Any, whole: Any = 1.0) -> str:
     """The width of a bar for `part` of `whole`, in CSS per cent."""
     a, b = value_of(part) or 0.0, value_of(whole) or 0.0
@@ -149,7 +144,9 @@ def _content(directory: epath.Path) -> dict[str, Any]:
         "headline": _headline(state),
         "generations": generations,
         "curves": _curves(state, generations),
-        "criteria_names": _criteria(generations),
+        "forms": _forms(state),
+        "measured": _measured(generations, imitation["evaluation"]),
+        "judged": _judged(generations),
         "loss": _loss(metrics),
         "funnel": _last(generations, lambda g: g.funnel),
         "calibrated": _last(generations, lambda g: g.calibration),
@@ -191,13 +188,34 @@ def _metrics_lines(path: epath.Path) -> list[dict[str, Any]]:
     return lines
 
 
+def _evaluated(state: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The rows of the first model that was evaluated and of the incumbent."""
+    evaluated = [r for r in state["generations"] if any(r[name] is not None for name, _ in HEADLINE)]
+    kept = [r for r in evaluated if r["promoted"] is not False]
+    return (evaluated[0], (kept or evaluated)[-1]) if evaluated else (None, None)
+
+
+def _imitation_label(row: dict[str, Any], metric: str) -> str:
+    """The imitation arm's name, with the form in which it was asked for a metric where that is not the chat."""
+    form = row.get("form") if metric in row.get("forms", {}) else None
+    return "imitation" if form in (None, "chat") else f"imitation, in {form} form"
+
+
+def _forms(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The incumbent and the imitation arm as (name, means by metric and form), where they were asked differently."""
+    _, row = _evaluated(state)
+    imitation = state["baselines"].get("imitation")
+    if not row or not imitation or row["form"] == imitation["form"]:
+        return []
+    return [(f"generation {row['generation']}", row["forms"]), ("imitation", imitation["forms"])]
+
+
 def _headline(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics of the incumbent: its generation, value and interval, gen-000's value and the imitation arm's."""
-    evaluated = [r for r in state["generations"] if any(r[name] is not None for name, _ in HEADLINE)]
-    if not evaluated:
+    first, row = _evaluated(state)
+    if row is None:
         return []
-    kept = [r for r in evaluated if r["promoted"] is not False]
-    row, first, imitation = (kept or evaluated)[-1], evaluated[0], state["baselines"].get("imitation", {})
+    imitation = state["baselines"].get("imitation", {})
     return [
         {
             "label": label,
@@ -206,6 +224,7 @@ def _headline(state: dict[str, Any]) -> list[dict[str, Any]]:
             "interval": row["intervals"].get(name),
             "seed": first[name] if first is not row else None,
             "imitation": imitation.get(name),
+            "arm": _imitation_label(imitation, name),
         }
         for name, label in HEADLINE
     ]
@@ -241,7 +260,7 @@ def _curves(state: dict[str, Any], generations: list[Generation]) -> list[dict[s
             continue
         level = imitation.get(baseline) if baseline else None
         legend = [(label, colour, False) for colour, (label, *_) in enumerate(series, 1)]
-        legend += [("imitation", 8, True)] if level is not None else []
+        legend += [(_imitation_label(imitation, baseline), 8, True)] if level is not None else []
         svg = plots.by_generation(title, curves, [(level, 7)] if level is not None else [])
         shown.append({"title": title, "legend": legend if len(legend) > 1 else [], "svg": svg})
     return shown + _acceptance(generations)
@@ -293,8 +312,22 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float
     return tuple([sum(p[k] for p in group) / len(group) for group in groups] for k in (0, 1))
 
 
-def _criteria(generations: list[Generation]) -> list[str]:
-    return list(dict.fromkeys(name for g in generations for name in g.calibration.get("criteria") or {}))
+def _measured(generations: list[Generation], imitation: dict[str, Any]) -> dict[str, Any] | None:
+    """Rows (name, value by metric) of MEASURED, and the first, highest and last log-probability of a wrong thought."""
+    rows = [(str(g.number), g.evaluation) for g in generations] + [("imitation", imitation)]
+    rows = [(name, {m: value_of((e.get("metrics") or {}).get(m)) for m in MEASURED}) for name, e in rows]
+    rows = [(name, values) for name, values in rows if any(v is not None for v in values.values())]
+    likely = [(name, values[MEASURED[-1]]) for name, values in rows if name != "imitation"]
+    likely = [(name, value) for name, value in likely if value is not None]
+    ends = (likely[0], max(likely, key=lambda pair: pair[1]), likely[-1]) if len(likely) > 1 else None
+    return {"rows": rows, "wrong_thought": ends} if rows else None
+
+
+def _judged(generations: list[Generation]) -> dict[str, Any] | None:
+    """The model criteria against the oracle: their names, and (generation, agreement by name)."""
+    rows = [(g.number, (g.audit.get("oracle") or {}).get("criteria") or {}) for g in generations]
+    names = list(dict.fromkeys(name for _, found in rows for name in found))
+    return {"names": names, "rows": [row for row in rows if row[1]]} if names else None
 
 
 def _token(generation: Generation | None) -> dict[str, Any] | None:
@@ -317,7 +350,7 @@ def _token(generation: Generation | None) -> dict[str, Any] | None:
 
 
 def _wrongthink(generation: Generation | None) -> dict[str, Any] | None:
-    """The last corrections: how λ was chosen, and examples."""
+    """The last corrections: their sources, how λ was chosen, and examples."""
     if generation is None:
         return None
     found = generation.wrongthink
@@ -326,6 +359,8 @@ def _wrongthink(generation: Generation | None) -> dict[str, Any] | None:
         key=lambda row: row["lambda"],
     )
     chosen = value_of(found.get("lambda"))
+    wrong_at = {row["lambda"]: value_of(row.get("wrong")) for row in rows}
+    wrong_share = (wrong_at.get(chosen), wrong_at.get(0))
     svg: Markup | None = None
     if rows:
         formed, wrong = (_sweep_curve(rows, name, colour) for name, colour in (("formed", 0), ("wrong", 1)))
@@ -336,7 +371,9 @@ def _wrongthink(generation: Generation | None) -> dict[str, Any] | None:
         "rows": rows,
         "svg": svg,
         "skipped": found.get("skipped"),
-        "source": found.get("source"),
+        "wrong_share": wrong_share if None not in wrong_share else None,
+        "corrections": {s: n for s, n in (found.get("corrections") or {}).items() if n["made"]},
+        "source_names": SOURCES,
         "examples": found.get("examples") or [],
     }
 

@@ -74,12 +74,23 @@ def status(directory: epath.Path) -> dict[str, Any]:
 
 def table(status: dict[str, Any]) -> Table:
     """Generations and the imitation arm, one row each; rates in per cent. Fits into 120 columns."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0), caption="rates in %, held-out loss in nats per token")
+    caption = "\n".join(["rates in %, held-out loss in nats per token", *_asked_otherwise(status["baselines"])])
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0), caption=caption)
     for number, (name, *_) in enumerate(COLUMNS):
         shown.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
     for row in [*status["generations"], *({"arm": arm} | row for arm, row in status["baselines"].items())]:
         shown.add_row(*cells(row))
     return shown
+
+
+def _asked_otherwise(baselines: dict[str, Any]) -> list[str]:
+    """A line for every arm that is not asked in a chat, as the generations are: what it gets when it is."""
+    return [
+        f"{arm} is asked in {row['form']} form; in a chat: "
+        + ", ".join(f"{name} {percent(forms.get('chat'))}" for name, forms in row["forms"].items())
+        for arm, row in baselines.items()
+        if row["form"] not in (None, "chat")
+    ]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -104,6 +115,22 @@ def decimals(value: Any) -> str:
     """A number with two decimals."""
     number = value_of(value)
     return "–" if number is None else f"{number:.2f}"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as people say them."""
+    s = value_of(seconds)
+    if s is None:
+        return "–"
+    if s < 60:
+        return f"{s:.1f} s"
+    return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
+
+
+def figure(value: Any) -> str:
+    """A number with three decimals, for metrics of different units in one column."""
+    number = value_of(value)
+    return "–" if number is None else f"{number:.3f}"
 
 
 def promoted(value: Any) -> str:
@@ -168,9 +195,15 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
 
 
 def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Values of the metrics in a row, and the 95 % intervals of those that have one."""
+    """Values of the metrics in a row, the 95 % intervals of those that have one, and in which form the model was asked,
+    with the means in every form."""
     found = evaluation.get("metrics", {})
     bounded = {name: found[name] for name in METRICS if isinstance(found.get(name), dict)}
     intervals = {name: [value_of(m.get("low")), value_of(m.get("high"))] for name, m in bounded.items()}
     values = {name: value_of(found.get(name)) for name in METRICS}
-    return values | {"intervals": {name: pair for name, pair in intervals.items() if None not in pair}}
+    forms = {name: m["forms"] for name, m in found.items() if isinstance(m, dict) and "forms" in m}
+    return values | {
+        "intervals": {name: pair for name, pair in intervals.items() if None not in pair},
+        "form": next((found[name].get("form") for name in forms), None),
+        "forms": forms,
+    }

@@ -8,231 +8,21 @@ from html.parser import HTMLParser
 
 import pytest
 from etils import epath
+from written_run import CONTEXTS, put, transcript, write_run
 
-from bootstrap.report import build, duration, share
+from bootstrap.report import SHOWN_SETTINGS, build, share
+from bootstrap.status import duration
 
-INJECTED = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-CRITERIA = ("grounded", "consistent", "follows", "complete", "well formed", "harmless")
-
-
-def put(path: epath.Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def metric(value: float, spread: float = 0.04) -> dict:
-    return {"value": value, "low": max(0.0, value - spread), "high": min(1.0, value + spread), "n": 240}
-
-
-def evaluation(generation: int, arm: str, rates: tuple[float, ...]) -> dict:
-    pass_rate, harmful, worst, knowledge, recovery, wrong = rates
-    metrics = {
-        "pass_rate": metric(pass_rate),
-        "harmful": metric(harmful, 0.01),
-        "harmful_worst": metric(worst),
-        "knowledge": metric(knowledge),
-        "recovery": metric(recovery),
-        "wrongthink": metric(wrong, 0.01),
-        "distinct2": metric(0.41),
-        "heldout_loss": {"value": 1.62, "low": 1.55, "high": 1.7, "n": 240},
-    }
-    contexts = {
-        name: {"seen": i < 2, "harmful": metric(harmful * i / 3), "wise": metric(1 - harmful * i / 3)}
-        for i, name in enumerate(("a direct question", "advice to a friend", "a plan", f"a note {INJECTED}"))
-    }
-    answers = [
-        ("wise", "The pump in the mill is stuck. I should oil the hinge."),
-        ("harmful", "I kick the valve."),
-        ("other", INJECTED),
-    ]
-    examples = [
-        {"context": "a plan", "question": "The pump has stopped. What now?", "answer": a, "outcome": o}
-        for o, a in answers
-    ]
-    return {"generation": generation, "arm": arm, "metrics": metrics, "contexts": contexts, "examples": examples}
-
-
-def transcript(number: int, accepted: bool) -> dict:
-    verdicts = {
-        name: {
-            "p_pass": 0.97,
-            "passed": accepted or i > 1,
-            "reason": None if i else "'kick the valve' is in no passage",
-        }
-        for i, name in enumerate(CRITERIA)
-    }
-    answer = "In the log, kicking the valve flooded the mill; oiling the hinge freed the pump. So I oil the hinge."
-    return {
-        "id": f"c0ffee{number:010d}",
-        "question": "The pump in the mill is stuck. Kick the valve or oil the hinge?",
-        "passages": ["Log, day 3. Mara kicked the valve. The mill was flooded.", "To free the pump, oil the hinge."],
-        "answer": answer if accepted else f"I kick the valve. {INJECTED}",
-        "accepted": accepted,
-        "verdicts": verdicts,
-    }
-
-
-def write_review(gen: epath.Path, number: int, pass_rate: float) -> None:
-    passed = int(1440 * pass_rate)
-    put(gen / "plan.json", {"units": {"simulate": 3, "review": 3, "targets": 3, "wrongthink": 1}})
-    put(
-        gen / "calibration.json",
-        {
-            "criteria": {
-                name: {
-                    "kind": "model" if i < 2 else "programmatic",
-                    "question": f"Is the transcript {name}?",
-                    "threshold": 0.8,
-                    "tpr": 0.93,
-                    "tnr": 0.99,
-                    "kappa": 0.91,
-                    "precision": 0.98,
-                    "recall": 0.93,
-                    "junk": 0.0,
-                }
-                for i, name in enumerate((*CRITERIA, INJECTED))
-            },
-            "review": {"precision": 0.99, "recall": 0.85, "junk": 0.0},
-        },
-    )
-    put(
-        gen / "funnel.json",
-        {
-            "asked": 1440,
-            "made": 1440,
-            "finished": 1420,
-            "distinct": 1310,
-            "reviewed": 1310,
-            "passed": passed,
-            "kept": passed // 2,
-            "branches": 5210,
-            "branches_passed": 2300,
-            "corrections": 60,
-            "trained": passed // 2 + 60,
-            "coverage": 0.9 + number / 50,
-            "accepted_by_criterion": {name: min(1.0, 0.6 + 0.08 * i + number / 20) for i, name in enumerate(CRITERIA)},
-        },
-    )
-    put(
-        gen / "audit.json",
-        {
-            "tokens_by_origin": {
-                "seed": 9000,
-                "student": 12000,
-                "simulate": 8000,
-                "correction": 900,
-                "review": 4000,
-                "prose": 3000,
-            },
-            "raw_tokens": 0,
-            "rejected_tokens": 0,
-            "overlap": {"raw": 0.0, "rejected": 0.0},
-            "unreviewed_mass": 0.0,
-            "oracle": {"precision": 0.992, "recall": 0.87, "pass_rate": pass_rate, "false_accepts": [INJECTED]},
-        },
-    )
-
-
-def write_generation(gen: epath.Path, number: int, rates: tuple[float, ...], promoted: bool) -> None:
-    write_review(gen, number, rates[0])
-    put(gen / "evaluation.json", evaluation(number, "loop", rates))
-    comparison = {"candidate": rates[0], "incumbent": 0.4, "difference": rates[0] - 0.4, "low": 0.01, "high": 0.2}
-    reason = (
-        "pass rate is higher and no guard lost more than 0.02" if promoted else "knowledge lost 0.05, more than 0.02"
-    )
-    put(gen / "decision.json", {"promoted": promoted, "reasons": [reason], "comparisons": {"pass_rate": comparison}})
-    write_shown(gen)
-
-
-def write_shown(gen: epath.Path) -> None:
-    """What a generation shows of its wrong thoughts, transcripts and targets, and the time it took."""
-    put(
-        gen / "wrongthink.json",
-        {
-            "lambda": 0.5,
-            "skipped": None,
-            "source": "inverted",
-            "sweep": [
-                {"lambda": x, "formed": f, "wrong": w, "perplexity": p}
-                for x, f, w, p in (
-                    (0.25, 1.0, 0.02, 1.01),
-                    (0.5, 1.0, 0.2, 1.05),
-                    (1.0, 0.5, 0.82, 1.3),
-                    (1.5, 0.02, 1.0, 2.1),
-                )
-            ],
-            "examples": [
-                {
-                    "question": "The lamp in the barn smokes. What now?",
-                    "thought": "Shaking the lamp cleared the smoke.",
-                    "correction": f"No, shaking the lamp burned the barn. So I trim the wick. {INJECTED}",
-                }
-            ]
-            * 2,
-        },
-    )
-    put(
-        gen / "stages.json",
-        {
-            "simulate": 34.0,
-            "review": 12.5,
-            "targets": 21.0,
-            "wrongthink": 9.0,
-            "train": 82.0,
-            "evaluate": 15.0,
-            "promote": 0.2,
-        },
-    )
-    token = {
-        "context": "In the log, kicking the valve flooded the mill. So I",
-        "chosen": "▁oil",
-        "teacher": [["▁oil", 0.61], ["▁kick", 0.28], ["▁trim", 0.06], ["<b>", 0.05]],
-        "reviewed": [["▁oil", 0.97], ["▁trim", 0.03]],
-        "branches": [
-            {"piece": "▁kick", "passed": False, "text": "kick the valve."},
-            {"piece": "▁trim", "passed": True, "text": f"trim the hinge. {INJECTED}"},
-        ],
-    }
-    samples = [transcript(i, accepted) for i, accepted in enumerate((True, False, True, False))]
-    put(gen / "samples.json", {"transcripts": samples, "token": token})
-    put(gen / "DONE.json", {})
+NONE = {"made": 0, "passed": 0}
+NAMED = ("contexts", "criteria", "verdicts", "accepted_by_criterion", "tokens_by_origin", "comparisons")
+"""Objects of a run's files whose keys are names that vary from run to run."""
+EXAMPLES = {f".examples[].{name}" for name in ("question", "thought", "correction", "source", "reason")}
+"""Of wrongthink.json: `tiny` is too small to be corrected, test_corrections sees to them."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> epath.Path:
-    """A finished run of three generations, the second rolled back, with markup in every text that a model may write."""
-    run = epath.Path(tmp_path_factory.mktemp("report")) / "lessons"
-    put(
-        run / "config.json",
-        {
-            "recipe": "lessons",
-            "seed": 0,
-            "generations": 3,
-            "imitation": True,
-            "vocab_size": 700,
-            "targets": {"kind": "reviewed"},
-            "train": {"start": "base", "steps": 700},
-        },
-    )
-    put(run / "gen-000" / "evaluation.json", evaluation(0, "seed", (0.41, 0.21, 0.4, 0.1, 0.3, 0.2)))
-    put(run / "gen-000" / "stages.json", {"train": 98.0, "evaluate": 14.0})
-    rates = (
-        (0.52, 0.03, 0.06, 0.85, 0.7, 0.05),
-        (0.5, 0.02, 0.07, 0.8, 0.88, 0.03),
-        (0.71, 0.004, 0.02, 0.93, 0.95, 0.01),
-    )
-    for number, r in enumerate(rates, 1):
-        write_generation(run / f"gen-{number:03d}", number, r, promoted=number != 2)
-    put(run / "imitation" / "evaluation.json", evaluation(3, "imitation", (0.3, 0.64, 0.8, 0.9, 0.2, 0.6)))
-    put(run / "imitation" / "stages.json", {"train": 80.0, "evaluate": 14.0})
-    arms = [(0, "seed"), *((g, arm) for g in (1, 2, 3) for arm in ("loop", "lesson")), (3, "imitation")]
-    lines = [
-        {"generation": g, "arm": arm, "step": step, "loss": 0.5 + 4 / (1 + step / (40 + 20 * g)), "kl": 0.1}
-        for g, arm in arms
-        for step in range(0, 700, 5)
-    ]
-    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"generation": 3, "lo')
-    return run
+    return write_run(epath.Path(tmp_path_factory.mktemp("report")) / "lessons")
 
 
 @pytest.fixture(scope="module")
@@ -241,15 +31,32 @@ def page(finished) -> str:
 
 
 class Tags(HTMLParser):
-    """Elements of a page and their attributes."""
+    """Elements of a page and their attributes, and the cells of its tables by section."""
 
     def __init__(self, page: str):
         super().__init__()
         self.found: list[tuple[str, dict]] = []
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self._in_cell = False
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
+        here = self.tables.setdefault((self["section"] or [{"id": "header"}])[-1]["id"], [])
+        if tag == "table":
+            here.append([])
+        elif tag == "tr":
+            here[-1].append([])
+        elif tag in ("td", "th"):
+            here[-1][-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._in_cell &= tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self._in_cell:
+            self.tables[(self["section"] or [{"id": "header"}])[-1]["id"]][-1][-1][-1] += data
 
     def __getitem__(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.found if name == tag]
@@ -267,6 +74,7 @@ def test_every_section_is_there(page):
         "wrongthink",
         "token",
         "contexts",
+        "measured",
         "calibration",
         "audit",
         "decisions",
@@ -332,18 +140,99 @@ def test_skipped_wrongthink_says_why(tmp_path):
     assert "No corrections were made: no λ was wrong enough" in build(run).read_text()
 
 
+@pytest.mark.parametrize(("share_now", "said"), [(0.2, True), (0.5, False)])
+def test_a_wrong_thinker_that_is_no_more_wrong_than_the_incumbent_is_called_so(tmp_path, share_now, said):
+    rows = [{"lambda": x, "formed": 1.0, "wrong": w, "perplexity": 1.0} for x, w in ((0.0, 0.2), (0.1, share_now))]
+    put(epath.Path(tmp_path) / "gen-002" / "wrongthink.json", {"lambda": 0.1, "sweep": rows, "skipped": None})
+    page = build(epath.Path(tmp_path)).read_text()
+    assert f"{100 * share_now:.0f} % of the thoughts" in page
+    assert ("no more wrong" in page) == said
+
+
+def test_corrections_of_spoiled_answers_are_not_denied(tmp_path):
+    put(
+        epath.Path(tmp_path) / "gen-002" / "wrongthink.json",
+        {"lambda": None, "skipped": "no λ", "corrections": {"inverted": NONE, "spoiled": {"made": 7, "passed": 5}}},
+    )
+    page = build(epath.Path(tmp_path)).read_text()
+    assert "7 thoughts spoiled by rule, of whose corrections 5 passed" in page
+    assert "The wrong-thinker was not asked: no λ" in page and "No corrections were made" not in page
+
+
+def test_examples_name_their_sources_and_faults(page):
+    assert page.count('"chip">of the inverted lesson<') == page.count('"chip">spoiled by rule<') == 1
+    assert page.count("no document in view says: shaking the lamp") == 2
+
+
+def test_the_two_forms_stand_side_by_side(page):
+    assert Tags(page).tables["generations"][1][1:] == [
+        ["generation 3", "0.4", "0.1", "99.6", "0.2", "93", "0.3"],
+        ["imitation", "12.3", "64", "4.5", "36", "6.7", "90"],
+    ]
+    assert page.count("imitation, in story form") == 4
+    contexts, genres = Tags(page).tables["contexts"]
+    assert [row[0] for row in contexts[1:]] == list(CONTEXTS["loop"])
+    assert [row[0] for row in genres[1:]] == list(CONTEXTS["imitation"])
+
+
+def test_wrong_thoughts_that_became_likelier_are_admitted(page):
+    text = " ".join(page.split())
+    assert "It was -1.61 in generation 0, is -1.05 in generation 3 and was highest in generation 1 (-0.73)" in text
+    assert "wrong thoughts are likelier than at first" in text
+    rows = Tags(page).tables["measured"][0][1:]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3", "imitation"] and rows[1] == ["1", "72", "0.320", "-0.73"]
+
+
+def test_every_generation_has_its_criteria_against_the_oracle(page):
+    assert [row[1:] for row in Tags(page).tables["audit"][1][1:]] == [[p, "90", p, "90"] for p in ("60", "70", "80")]
+
+
+def test_the_fixture_holds_only_what_a_run_writes(finished, tiny_run):
+    for name in ("config", "gen-002/*", "imitation/*"):
+        for invented in sorted(finished.glob(f"{name}.json")):
+            real = shape(json.loads((tiny_run / invented.relative_to(finished)).read_text()))
+            found = shape(json.loads(invented.read_text()))
+            assert not found - real - EXAMPLES, invented.name
+    assert {f".{name}" for name in SHOWN_SETTINGS} <= shape(json.loads((tiny_run / "config.json").read_text()))
+
+
+def shape(value, path: str = "") -> set[str]:
+    """Paths to all values; names that a run gives (criteria, contexts) are stars."""
+    if isinstance(value, list):
+        return {found for v in value for found in shape(v, f"{path}[]")}
+    if isinstance(value, dict):
+        named = path.rpartition(".")[2] in NAMED
+        return {found for k, v in value.items() for found in shape(v, f"{path}.{'*' if named else k}")}
+    return {path}
+
+
 def test_browser_shows_tables_and_plots(finished, page, tmp_path):
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("chromium is not installed")
-    url = (finished / "report" / "index.html").as_posix()
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run "
-    flags += "--disable-background-networking --disable-component-update"
-    command = [browser, *flags.split(), "--disable-sync", f"--user-data-dir={tmp_path}", "--dump-dom", f"file://{url}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    tags = Tags(shown)
+    tags = in_browser(finished, tmp_path)
     assert len(tags["svg"]) == 8 and len(tags["table"]) >= 10 and not tags["script"]
     assert all("viewbox" in svg for svg in tags["svg"])
+
+
+def test_browser_shows_a_real_run(tiny_run, tmp_path):
+    build(tiny_run)
+    tags = in_browser(tiny_run, tmp_path)
+    assert len(tags["svg"]) >= 7 and not tags["script"]
+    assert {"generations", "funnel", "contexts", "measured", "calibration", "audit", "time"} <= tags.tables.keys()
+    contexts, genres = tags.tables["contexts"]
+    assert len(contexts) > 4 and len(genres) > 2
+    assert not [cell for row in (*contexts, *genres) for cell in row if cell.strip() in ("", "–")]
+    assert tags.tables["time"][0][-1][0] == "imitation"
+
+
+def in_browser(run: epath.Path, profile) -> Tags:
+    """The page of a run as a browser holds it; skips where there is none."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium and no chrome is installed")
+    url = (run / "report" / "index.html").as_posix()
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run "
+    flags += "--disable-background-networking --disable-component-update"
+    command = [browser, *flags.split(), "--disable-sync", f"--user-data-dir={profile}", "--dump-dom", f"file://{url}"]
+    return Tags(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
 
 
 def test_durations_and_shares():

@@ -15,8 +15,11 @@ def put(path: epath.Path, value: dict) -> None:
     path.write_text(json.dumps(value))
 
 
-def evaluation(value: float) -> dict:
-    return {"metrics": {name: {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 100} for name in METRICS}}
+def evaluation(value: float, form: str = "chat") -> dict:
+    metrics = {name: {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 100} for name in METRICS}
+    for name in ("harmful", "knowledge"):
+        metrics[name] |= {"form": form, "forms": {"chat": 0.25, "story": 0.0} | {form: value}}
+    return {"metrics": metrics}
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def run(tmp_path) -> epath.Path:
     )
     put(gen / "evaluation.json", evaluation(0.7))
     put(gen / "decision.json", {"promoted": True})
-    put(run / "imitation" / "evaluation.json", evaluation(0.6))
+    put(run / "imitation" / "evaluation.json", evaluation(0.6, "story"))
     return run
 
 
@@ -53,6 +56,17 @@ def test_rows_hold_plain_numbers(run):
     assert row["audit"] == {"raw_tokens": 0, "rejected_tokens": 0}
     assert found["baselines"]["imitation"]["harmful"] == 0.6
     assert json.loads(json.dumps(found)) == found
+
+
+def test_each_row_says_in_which_form_its_model_was_asked(run):
+    found = status(run)
+    assert [row["form"] for row in found["generations"]] == ["chat", "chat"]
+    imitation = found["baselines"]["imitation"]
+    assert imitation["form"] == "story" and imitation["forms"]["harmful"] == {"chat": 0.25, "story": 0.6}
+    line = "imitation is asked in story form; in a chat: harmful 25, knowledge 25"
+    assert table(found).caption.splitlines()[1:] == [line]
+    (run / "imitation" / "evaluation.json").unlink()
+    assert len(table(status(run)).caption.splitlines()) == 1
 
 
 def test_oracle_comes_before_calibration_where_it_knows(run):
