@@ -157,7 +157,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
         """generations documents.passage_words world.slice world.demonstrations world.questions world.probes
         model.vocab_size model.width model.layers model.heads model.kv_heads model.mlp_width model.max_length model.conv
         simulate.samples simulate.passages simulate.new_tokens simulate.slots simulate.keep simulate.unit_tasks
-        targets.per_task wrongthink.steps wrongthink.samples train.seed_steps train.steps train.columns train.save_every
+        targets.per_task wrongthink.steps train.seed_steps train.steps train.columns train.save_every
         evaluate.fresh evaluate.fresh_samples mesh.fsdp mesh.tensor""",
     ),
     "at least 0": (
@@ -176,6 +176,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
         targets.open_mass targets.smallest_branch wrongthink.minimum_formed wrongthink.share train.student
         train.demonstrations train.optimizer.warmup""",
     ),
+    "from 1 to 50": (lambda v: 1 <= v <= 50, "wrongthink.samples"),
     "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data"),
 }
 """What every number has to be, and the settings of which it is asked; of a tuple, each number."""
@@ -230,10 +231,6 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
          "it must be four numbers that are not all 0"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
     )  # fmt: skip
-
-
-def to_json(config: Config) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> Config:

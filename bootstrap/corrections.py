@@ -19,7 +19,7 @@ from train.records import Example
 from train.trainer import mean_loss
 
 SPOILED = 50
-"""Sample number from which spoiled answers count; a wrong-thinker's samples count from 0. Siblings are 100 higher."""
+"""Sample number from which spoiled answers count; a wrong-thinker's samples count from 0 and are fewer."""
 
 
 def corrections(
@@ -32,17 +32,16 @@ def corrections(
     tasks = g.read
 
     def make() -> list[bytes]:
-        with run.progress.stage(f"gen {g.number} wrongthink", 0) as advance:
-            thoughts = [
-                *_wrong_thoughts(g, lessons, accepted),
-                *(_spoiled(g, accepted) if "spoiled" in c.sources else []),
-            ]
-            thoughts.sort(key=lambda t: content_id(t.task.id, t.tokens))
+        thoughts = [
+            *_wrong_thoughts(g, lessons, accepted),
+            *(_spoiled(g, accepted) if "spoiled" in c.sources else []),
+        ]
+        thoughts.sort(key=lambda t: content_id(t.task.id, t.tokens))
+        with run.progress.stage(f"gen {g.number} wrongthink", len(thoughts)) as advance:
             written = wrongthink.interrupt(
                 g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number,
-                seed=g.seed("interrupt"),
+                seed=g.seed("interrupt"), advance=advance,
             ) if thoughts else []  # fmt: skip
-            advance(len(written))
             found = reviewer.review(written, tasks, run.passages)
         return [part for t, r in zip(written, found, strict=True) for part in (to_json(t), to_json(r))]
 
@@ -52,7 +51,7 @@ def corrections(
 
 def source_of(g: Generation, correction: Transcript) -> str | None:
     """Where the wrong thought that it interrupts came from: one of the configured sources."""
-    return "spoiled" if correction.sibling >= 100 + SPOILED else _source(g.run.config.wrongthink)
+    return "spoiled" if correction.sibling >= wrongthink.CORRECTED + SPOILED else _source(g.run.config.wrongthink)
 
 
 def why_wrong(g: Generation, correction: Transcript) -> str:

@@ -1,7 +1,5 @@
 """The whole cycle: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again."""
 
-import contextlib
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from bootstrap.config import Config
 from bootstrap.corrections import corrections
 from bootstrap.generation import Generation, TooFewAccepted
 from bootstrap.ledger import once, write_json
+from bootstrap.outcome import timed
 from bootstrap.progress import Progress
 from bootstrap.review import ReviewerBelowFloor
 from bootstrap.seed import Run
@@ -48,9 +47,9 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     try:
         made = seed.seed_examples(r)
         demonstrations = seed.blend(made, config.train.seed_mixture)
-        with _timed(r, 0, "train"):
+        with timed(r.generation(0), "train"):
             base = seed.train_seed_model(r, made)
-        with _timed(r, 0, "evaluate"):
+        with timed(r.generation(0), "evaluate"):
             outcome.evaluate_generation(r, 0, base)
         past = Past(0, base, (), (), Counter(), 0)
         for number in range(1, config.generations + 1):
@@ -70,9 +69,9 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
     again = [t for t in past.read if past.accepted[t.document_ids] < r.config.simulate.revisit]
     g = Generation(r, number, past.incumbent, past.params, (*fresh, *again))
     outcome.plan(g)
-    with _timed(r, number, "simulate"):
+    with timed(r.generation(number), "simulate"):
         transcripts = stages.simulate(g)
-    with _timed(r, number, "review"):
+    with timed(r.generation(number), "review"):
         reviewer, calibration, reviewer_lessons = stages.calibration(g)
         reviews = stages.review(g, reviewer, transcripts)
     units = list(zip(transcripts, reviews, strict=True))
@@ -84,9 +83,9 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
             f"generation {number}: no transcript passed the review ({asked} sampled, {asked} reviewed, 0 accepted); "
             f"`ratchet report {r.directory}` shows the rejected ones and why"
         )
-    with _timed(r, number, "targets"):
+    with timed(r.generation(number), "targets"):
         found = stages.target(g, reviewer, units)
-    with _timed(r, number, "wrongthink"):
+    with timed(r.generation(number), "wrongthink"):
         lessons = stages.student_examples(g, units, found)
         chosen = [t for unit in units for t in stages.kept(*unit, r.config.targets.per_task)]
         written, judged = corrections(g, reviewer, lessons, chosen)
@@ -99,12 +98,12 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
     outcome.token_of(g, units, found)
     outcome.correction_samples(g, (written, judged))
 
-    with _timed(r, number, "train"):
+    with timed(r.generation(number), "train"):
         start = base if r.config.train.start == "base" else past.params
         params = stages.train(g, start, newest, past.examples, demonstrations)
-    with _timed(r, number, "evaluate"):
+    with timed(r.generation(number), "evaluate"):
         outcome.evaluate_generation(r, number, params)
-    with _timed(r, number, "promote"):
+    with timed(r.generation(number), "promote"):
         promoted = outcome.promote(g)
     once(g.directory / "DONE.json", dict)
     rollbacks = 0 if promoted else past.rollbacks + 1
@@ -113,11 +112,3 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
     examples = (*past.examples, *newest) if r.config.train.mixture == "accumulate" else ()
     kept = (number, params) if promoted else (past.incumbent, past.params)
     return Past(*kept, examples, (*past.read, *fresh), accepted, rollbacks)
-
-
-@contextlib.contextmanager
-def _timed(r: Run, number: int, stage: str):
-    """Adds the seconds that a stage took to the generation's stages.json, across resumes."""
-    began = time.monotonic()
-    yield
-    outcome.add_seconds(r.generation(number), stage, time.monotonic() - began)

@@ -1,9 +1,10 @@
 """What a generation comes to: evaluation, promotion, audit, funnel, and the samples that the report shows."""
 
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -12,7 +13,7 @@ from flax import nnx
 from bootstrap import examples
 from bootstrap.audit import audit
 from bootstrap.corrections import source_of, why_wrong
-from bootstrap.evaluate import Items, evaluate
+from bootstrap.evaluate import PARTS, Items, evaluate
 from bootstrap.generation import Batch, Generation, kept
 from bootstrap.ledger import once, write_json
 from bootstrap.lineage import reviewed
@@ -38,10 +39,11 @@ def evaluate_generation(run: Run, number: int, params: nnx.State) -> None:
 
 def evaluation(run: Run, number: int, params: nnx.State, arm: str = "loop") -> dict:
     """All metrics of a generation; the same numbers whenever it is asked again."""
-    with run.progress.stage(f"gen {number} evaluate ({arm})", 0):
+    with run.progress.stage(f"gen {number} evaluate ({arm})", PARTS) as advance:
         found = evaluate(
             run.writer(params), items(run, number), run.config.simulate, run.config.evaluate.fresh_samples, run.room,
             seed=run.seed("evaluate"), form="story" if arm == "imitation" else "chat",
+            advance=advance,
         )  # fmt: skip
     return {"generation": number, "arm": arm} | found
 
@@ -68,18 +70,17 @@ def imitate(run: Run, base: nnx.State, read: Sequence[Task]) -> None:
     place = run.directory / "imitation"
     told = {i for t in read for i in t.document_ids}
     stories = [examples.imitation_example(run.tokenizer, d) for d in run.corpus if d.id in told]
-    last, began = run.config.generations, time.monotonic()
-    if not has_weights(place / "model"):
-        per_story = float(np.mean([len(e.ids) for e in stories]))
-        trained = json.loads((run.generation(last) / "training.json").read_text())
-        batch = max(1, round(trained["tokens_per_step"] / per_story))
-        params = train_arm(run, last, "imitation", base, [(stories, batch)], trained["steps"])
-        save_weights(place / "model", params)
-    params = load_weights(place / "model", base)
-    trained_at = time.monotonic()
-    add_seconds(place, "train", trained_at - began)
-    once(place / "evaluation.json", lambda: evaluation(run, last, params, "imitation"))
-    add_seconds(place, "evaluate", time.monotonic() - trained_at)
+    last = run.config.generations
+    with timed(place, "train"):
+        if not has_weights(place / "model"):
+            per_story = float(np.mean([len(e.ids) for e in stories]))
+            trained = json.loads((run.generation(last) / "training.json").read_text())
+            batch = max(1, round(trained["tokens_per_step"] / per_story))
+            params = train_arm(run, last, "imitation", base, [(stories, batch)], trained["steps"])
+            save_weights(place / "model", params)
+        params = load_weights(place / "model", base)
+    with timed(place, "evaluate"):
+        once(place / "evaluation.json", lambda: evaluation(run, last, params, "imitation"))
 
 
 def plan(g: Generation) -> None:
@@ -225,7 +226,11 @@ def correction_samples(g: Generation, corrected: Batch) -> None:
     write_json(path, measured | {"corrections": counts, "examples": shown})
 
 
-def add_seconds(directory: epath.Path, stage: str, seconds: float) -> None:
+@contextlib.contextmanager
+def timed(directory: epath.Path, stage: str) -> Iterator[None]:
+    """Adds the seconds that a stage took to the directory's stages.json, across resumes."""
+    began = time.monotonic()
+    yield
     path = directory / "stages.json"
     spent = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, spent | {stage: round(spent.get(stage, 0.0) + seconds, 2)})
+    write_json(path, spent | {stage: round(spent.get(stage, 0.0) + time.monotonic() - began, 2)})

@@ -28,6 +28,9 @@ from models.tokenizer import Tokenizer
 STEP_ENDS = (CLAIM_PATTERN, CHOICE_PATTERN)
 STEP = re.compile("|".join(p.pattern for p in STEP_ENDS))
 
+CORRECTED = 100
+"""Sibling numbers of corrections begin here; answers have lower ones."""
+
 
 @dataclass(frozen=True)
 class Thought:
@@ -196,15 +199,16 @@ def sweep(
 
 def interrupt(
     writer: Writer, index: Index, thoughts: Sequence[Thought], config: SimulateConfig, room: int, *, generation: int,
-    seed: int,
+    seed: int, advance: Callable[[int], None] = lambda done: None,
 ) -> list[Transcript]:  # fmt: skip
     """The teacher, documents in view, interrupts each wrong thought with "no," and goes on."""
     said = tuple(writer.tokenizer.encode(NO))
     drafts: list[Draft] = []
     for thought in thoughts:
-        d = draft(writer.tokenizer, index, thought.task, 100 + thought.sample, config, room, f"wrongthink {seed}")
+        d = draft(writer.tokenizer, index, thought.task, CORRECTED + thought.sample, config, room, f"wrongthink {seed}")
         drafts.append(replace(d, forced=(*thought.tokens, *said)))
-    corrections = complete(writer, index, drafts, replace(config, lookups=0), generation=generation, seed=seed)
+    own = replace(config, lookups=0)
+    corrections = complete(writer, index, drafts, own, generation=generation, seed=seed, advance=advance)
     return [_with_interruption(writer, t, len(said)) for t in corrections]
 
 

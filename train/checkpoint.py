@@ -81,7 +81,7 @@ class Checkpoints:
                 self._manager.delete(damaged)
             return restored
         why = "; ".join(f"step {s}: {reason}" for s, reason in failures.items()) or "there is none"
-        raise CheckpointError(f"{self.directory}: no checkpoint can be restored ({why}); start over or copy one back")
+        raise CheckpointError(f"{self.directory}: no checkpoint can be restored ({why}); delete it to train this again")
 
     def wait(self) -> None:
         """Blocks until every save is committed."""
