@@ -164,16 +164,15 @@ def _oracle_audit(run: Run, units: Sequence[Batch], calibration: dict) -> dict:
 
 
 def samples(g: Generation, units: Sequence[Batch]) -> None:
-    """A few accepted and rejected transcripts with their verdicts, for the report."""
+    """A few accepted and rejected transcripts with their verdicts, for the report; repetitions only if need be."""
     if (g.directory / "samples.json").exists():
         return
     shown = []
-    for wanted in (True, False):
-        pairs = [
-            (t, r) for transcripts, reviews in units for t, r in zip(transcripts, reviews, strict=True)
-            if r.accepted == wanted
-        ]  # fmt: skip
-        shown += [_shown(g, t, r) for t, r in pairs[:: max(1, len(pairs) // 4)][:4]]
+    pairs = [(t, r) for transcripts, reviews in units for t, r in zip(transcripts, reviews, strict=True)]
+    faulty = [(t, r) for t, r in pairs if not r.accepted and "distinct" not in r.verdicts]
+    repeated = [(t, r) for t, r in pairs if not r.accepted and "distinct" in r.verdicts]
+    for chosen in ([(t, r) for t, r in pairs if r.accepted], faulty or repeated):
+        shown += [_shown(g, t, r) for t, r in chosen[:: max(1, len(chosen) // 4)][:4]]
     write_json(g.directory / "samples.json", {"transcripts": shown})
 
 
