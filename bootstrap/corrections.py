@@ -8,6 +8,7 @@ from dataclasses import replace
 from flax import nnx
 
 from bootstrap import wrongthink
+from bootstrap.checks import count_judgements
 from bootstrap.config import WrongthinkConfig
 from bootstrap.generation import Generation
 from bootstrap.ledger import Stage, once
@@ -18,6 +19,8 @@ from bootstrap.transcript import Review, Transcript, content_id, review_from_jso
 from train.records import Example
 from train.trainer import mean_loss
 
+ATTEMPTS = 3
+"""Corrections that are tried of a wrong thought until one passes the review."""
 SPOILED = 50
 """Sample number from which spoiled answers count; a wrong-thinker's samples count from 0 and are fewer."""
 
@@ -26,10 +29,9 @@ def corrections(
     g: Generation, reviewer: Reviewer, lessons: Sequence[Example], accepted: Sequence[Transcript]
 ) -> tuple[list[Transcript], list[Review]]:
     """Interrupted wrong thoughts about what was read, with reviews; both empty before the first such generation."""
-    c, run = g.run.config.wrongthink, g.run
+    c = g.run.config.wrongthink
     if not c.first_generation or g.number < c.first_generation or not lessons:
         return [], []
-    tasks = g.read
 
     def make() -> list[bytes]:
         thoughts = [
@@ -37,16 +39,33 @@ def corrections(
             *(_spoiled(g, accepted) if "spoiled" in c.sources else []),
         ]
         thoughts.sort(key=lambda t: content_id(t.task.id, t.tokens))
-        with run.progress.stage(f"gen {g.number} wrongthink", len(thoughts)) as advance:
-            written = wrongthink.interrupt(
-                g.writer, run.index, thoughts, run.config.simulate, run.room, generation=g.number,
-                seed=g.seed("interrupt"), advance=advance,
-            ) if thoughts else []  # fmt: skip
-            found = reviewer.review(written, tasks, run.passages)
-        return [part for t, r in zip(written, found, strict=True) for part in (to_json(t), to_json(r))]
+        pairs = _interrupted(g, reviewer, thoughts)
+        return [part for t, r in pairs for part in (to_json(t), to_json(r))]
 
     payloads = Stage(g.directory / "wrongthink").unit(0, g.inputs("wrongthink", 0), make)
     return [transcript_from_json(p) for p in payloads[::2]], [review_from_json(p) for p in payloads[1::2]]
+
+
+def _interrupted(
+    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought]
+) -> list[tuple[Transcript, Review]]:
+    """Corrections of wrong thoughts with their reviews; one that fails is tried again, or hard cases would be rare."""
+    run, left = g.run, list(enumerate(thoughts))
+    done: list[tuple[int, Transcript, Review]] = []
+    with run.progress.stage(f"gen {g.number} wrongthink", len(thoughts)) as advance:
+        for attempt in range(ATTEMPTS):
+            if not left:
+                break
+            written = wrongthink.interrupt(
+                g.writer, run.index, [thought for _, thought in left], run.config.simulate, run.room,
+                generation=g.number, seed=g.seed("interrupt", attempt),
+            )  # fmt: skip
+            votes = count_judgements([*(t for _, t, _ in done), *written])
+            reviews = reviewer.review(written, g.read, run.passages, votes)
+            done += [(number, t, r) for (number, _), t, r in zip(left, written, reviews, strict=True)]
+            tried, left = len(left), [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
+            advance(tried - len(left))
+    return [(t, r) for _, t, r in sorted(done, key=lambda one: one[0])]
 
 
 def source_of(g: Generation, correction: Transcript) -> str | None:

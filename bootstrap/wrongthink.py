@@ -199,16 +199,17 @@ def sweep(
 
 def interrupt(
     writer: Writer, index: Index, thoughts: Sequence[Thought], config: SimulateConfig, room: int, *, generation: int,
-    seed: int, advance: Callable[[int], None] = lambda done: None,
+    seed: int,
 ) -> list[Transcript]:  # fmt: skip
-    """The teacher, documents in view, interrupts each wrong thought with "no," and goes on."""
+    """The teacher, documents in view, interrupts each wrong thought with "no," and goes on. It looks nothing up, so
+    none is withheld."""
     said = tuple(writer.tokenizer.encode(NO))
+    own = replace(config, lookups=0, withhold=0.0)
     drafts: list[Draft] = []
     for thought in thoughts:
-        d = draft(writer.tokenizer, index, thought.task, CORRECTED + thought.sample, config, room, f"wrongthink {seed}")
+        d = draft(writer.tokenizer, index, thought.task, CORRECTED + thought.sample, own, room, f"wrongthink {seed}")
         drafts.append(replace(d, forced=(*thought.tokens, *said)))
-    own = replace(config, lookups=0)
-    corrections = complete(writer, index, drafts, own, generation=generation, seed=seed, advance=advance)
+    corrections = complete(writer, index, drafts, own, generation=generation, seed=seed)
     return [_with_interruption(writer, t, len(said)) for t in corrections]
 
 
