@@ -1,6 +1,7 @@
 """The wrongthink stage's record: written whatever the sources are, with the source and the fault of every example."""
 
 import json
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,22 @@ def test_spoiled_answers_alone_are_recorded_too(turn, torn):
     assert found["source"] is None and found["skipped"] is None
     assert found["corrections"] == {"spoiled": {"made": len(made[0]), "passed": len(made[0])}}
     assert [e["source"] for e in found["examples"]] == ["spoiled"]
+
+
+def test_a_correction_that_fails_is_tried_again_and_one_that_passed_is_not(turn, torn):
+    g, right, _ = turn("spoiled")
+    accepted = [transcript(g.tasks[0], right, tokenizer=torn.tokenizer, id=str(n)) for n in range(3)]
+    asked = []
+
+    def review(written, *_):
+        asked.append([t.forced for t in written])
+        return [Review(t.id, {}, len(asked) > 1 or n == 0) for n, t in enumerate(written)]
+
+    written, reviews = corrections(g, SimpleNamespace(review=review), ["a lesson"], accepted)
+    assert len(set(asked[0])) == 3 and asked[1:] == [asked[0][1:]]
+    assert [r.transcript_id for r in reviews] == [t.id for t in written]
+    assert [t.forced for t, r in zip(written, reviews, strict=True) if r.accepted] == asked[0]
+    assert len(list(groupby(t.forced for t in written))) == 3, "attempts stay together, so that none is kept less"
 
 
 def test_examples_name_their_own_source_and_fault(turn, torn):
