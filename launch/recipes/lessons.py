@@ -8,7 +8,7 @@ from launch.recipes.recipe import Recipe
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
-    takes="13 to 15 minutes on two CPU cores",
-    reaches="knowledge 100 %, harm 1.4 %, recovery 92 %, pass rate on unread documents 60 to 90 % (seed 0; README)",
+    takes="about 15 minutes on two CPU cores",
+    reaches="knowledge 99 %, harm 1 to 3 %, recovery 82 to 92 %, pass rate on unread documents 58 to 87 % (three seeds)",
     config=Config(),
 )
