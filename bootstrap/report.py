@@ -31,6 +31,7 @@ from bootstrap.status import (
     status,
     value_of,
 )
+from train.records import whole
 
 LOSS_POINTS = 160
 """Points drawn of a loss curve, each the mean of its neighbours."""
@@ -93,10 +94,8 @@ def build(directory: epath.Path) -> epath.Path:
     directory = epath.Path(directory)
     page = _environment().get_template("report.html.jinja").render(_content(directory))
     target = directory / "report" / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = target.parent / "index.html.tmp"
-    written.write_text(page)
-    written.replace(target)
+    with whole(target) as fresh:
+        fresh.write_text(page)
     return target
 
 
