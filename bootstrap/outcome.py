@@ -13,7 +13,7 @@ from flax import nnx
 from bootstrap import examples
 from bootstrap.audit import audit
 from bootstrap.corrections import source_of, why_wrong
-from bootstrap.evaluate import PARTS, Items, evaluate
+from bootstrap.evaluate import PARTS, Items, evaluate, proportion
 from bootstrap.generation import Batch, Generation, kept
 from bootstrap.ledger import once, write_json
 from bootstrap.lineage import reviewed
@@ -118,7 +118,7 @@ def funnel(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Targe
         "branches": len(branches), "branches_passed": sum(b.passed for b in branches),
         "corrections": len(written), "corrections_passed": sum(r.accepted for r in judged), "trained": trained,
         "lookups": sum(bool(t.called) for t in transcripts),
-        "coverage": len(accepted_now.keys() & read) / max(len(read), 1),
+        "coverage": proportion({str(n): float(documents in accepted_now) for n, documents in enumerate(read)}),
         "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
     })  # fmt: skip
 
@@ -155,10 +155,12 @@ def _oracle_audit(run: Run, units: Sequence[Batch], calibration: dict) -> dict:
         for name, label in labels.items()
         if name in calibration["criteria"]
     }
-    measured = agreement(accepted, right)
+    items = [f"{t.task_id} {t.id}" for t, _ in pairs]
+    both = dict(zip(items, (accepted & right).astype(float), strict=True))
     return {
-        "precision": measured["precision"], "recall": measured["recall"], "pass_rate": float(right.mean()),
-        "criteria": by_criterion,
+        "precision": proportion({i: both[i] for i, a in zip(items, accepted, strict=True) if a}),
+        "recall": proportion({i: both[i] for i, ok in zip(items, right, strict=True) if ok}),
+        "pass_rate": float(right.mean()), "criteria": by_criterion,
         "false_accepts": [t.text for (t, _), a, ok in zip(pairs, accepted, right, strict=True) if a and not ok][:10],
     }  # fmt: skip
 

@@ -236,7 +236,7 @@ def _curve(state: dict[str, Any], name: str, colour: int, part: str | None = Non
     return Curve(
         x=[r["generation"] for r, _ in rows],
         y=[value for _, value in rows],
-        bounds=[r["intervals"].get(name) for r, _ in rows],
+        bounds=[r["intervals"].get(part or name) for r, _ in rows],
         colour=colour,
         hollow=[r["generation"] for r, _ in rows if r["promoted"] is False],
     )

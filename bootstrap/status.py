@@ -191,19 +191,23 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
         "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
     }
-    return row | _metrics(read_json(path / "evaluation.json"))
+    metrics = read_json(path / "evaluation.json").get("metrics", {})
+    bounded = {name: metrics.get(name) for name in METRICS}
+    bounded |= {"coverage": funnel.get("coverage")} | {name: quality.get(name) for name in ("precision", "recall")}
+    return row | _metrics(metrics) | {"intervals": _intervals(bounded)}
 
 
-def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Values of the metrics in a row, the 95 % intervals of those that have one, and in which form the model was asked,
-    with the means in every form."""
-    found = evaluation.get("metrics", {})
-    bounded = {name: found[name] for name in METRICS if isinstance(found.get(name), dict)}
-    intervals = {name: [value_of(m.get("low")), value_of(m.get("high"))] for name, m in bounded.items()}
+def _intervals(measured: dict[str, Any]) -> dict[str, list[float]]:
+    """The 95 % intervals of those that have one."""
+    both = {n: [value_of(m.get("low")), value_of(m.get("high"))] for n, m in measured.items() if isinstance(m, dict)}
+    return {name: pair for name, pair in both.items() if None not in pair}
+
+
+def _metrics(found: dict[str, Any]) -> dict[str, Any]:
+    """Values of the metrics in a row, and in which form the model was asked, with the means in every form."""
     values = {name: value_of(found.get(name)) for name in METRICS}
     forms = {name: m["forms"] for name, m in found.items() if isinstance(m, dict) and "forms" in m}
     return values | {
-        "intervals": {name: pair for name, pair in intervals.items() if None not in pair},
         "form": next((found[name].get("form") for name in forms), None),
         "forms": forms,
     }

@@ -60,6 +60,7 @@ def test_the_status_has_every_field_and_counts_every_unit(tiny_run):
         low, high = row["intervals"]["pass_rate"]
         assert 0 <= low <= row["pass_rate"] <= high <= 1
     assert all(row["unreviewed_mass"] == 0 for row in found["generations"][1:])
+    assert all(row["intervals"].keys() >= {"coverage", "precision", "recall"} for row in found["generations"][1:])
     assert all(s["done"] == s["total"] for s in found["stages"])
 
 

@@ -35,11 +35,16 @@ def run(tmp_path) -> epath.Path:
         for unit in range(done):
             put(gen / stage / f"unit-{unit:05d}.json", {"count": 10})
     (gen / "review" / "unit-00001.array_record").write_text("torn")
-    put(gen / "funnel.json", {"made": 1440, "passed": 700, "coverage": 0.92})
+    put(gen / "funnel.json", {"made": 1440, "passed": 700, "coverage": {"value": 0.92, "low": 0.9, "high": 0.94}})
     put(gen / "calibration.json", {"review": {"precision": 0.9, "recall": 0.8, "junk": 0.0}})
     put(
         gen / "audit.json",
-        {"raw_tokens": 0, "rejected_tokens": 0, "unreviewed_mass": 0.0, "oracle": {"precision": 0.99, "recall": None}},
+        {
+            "raw_tokens": 0,
+            "rejected_tokens": 0,
+            "unreviewed_mass": 0.0,
+            "oracle": {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}, "recall": None},
+        },
     )
     put(gen / "evaluation.json", evaluation(0.7))
     put(gen / "decision.json", {"promoted": True})
@@ -70,7 +75,10 @@ def test_each_row_says_in_which_form_its_model_was_asked(run):
 
 
 def test_oracle_comes_before_calibration_where_it_knows(run):
-    assert status(run)["generations"][1]["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0}
+    row = status(run)["generations"][1]
+    assert row["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0}
+    assert row["intervals"]["precision"] == [0.97, 1.0] and row["intervals"]["coverage"] == [0.9, 0.94]
+    assert "recall" not in row["intervals"], "the probes' has none"
 
 
 def test_units_count_when_committed(run):

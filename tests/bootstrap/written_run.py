@@ -117,7 +117,7 @@ def write_review(gen: epath.Path, number: int, pass_rate: float) -> None:
             "branches_passed": 2300,
             "corrections": 60,
             "trained": passed // 2 + 60,
-            "coverage": 0.9 + number / 50,
+            "coverage": metric(0.9 + number / 50),
             "accepted_by_criterion": {name: min(1.0, 0.6 + 0.08 * i + number / 20) for i, name in enumerate(CRITERIA)},
         },
     )
@@ -137,8 +137,8 @@ def write_review(gen: epath.Path, number: int, pass_rate: float) -> None:
             "overlap": {"raw": 0.0, "rejected": 0.0},
             "unreviewed_mass": 0.0,
             "oracle": {
-                "precision": 0.992,
-                "recall": 0.87,
+                "precision": metric(0.992, 0.006),
+                "recall": metric(0.87),
                 "pass_rate": pass_rate,
                 "false_accepts": [INJECTED],
                 "criteria": {
