@@ -166,10 +166,6 @@ def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
 
 
-def count_parameters(params: nnx.State) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
 def _norm(x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
     variance = jnp.mean(jnp.square(x_BTD.astype(jnp.float32)), axis=-1, keepdims=True)
     return (x_BTD * jax.lax.rsqrt(variance + 1e-6)).astype(x_BTD.dtype) * scale_D

@@ -70,12 +70,11 @@ def test_no_position_sees_a_later_token(small):
         assert not np.array_equal(before[at], after[at])
 
 
-def test_creation_is_a_function_of_the_seed_and_counts_its_parameters(small):
+def test_creation_is_a_function_of_the_seed(small):
     config = DecoderConfig(vocab_size=16, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
     a, b, other = (decoder.create(config, seed)[1] for seed in (3, 3, 4))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, a, b))
     assert not jax.tree.all(jax.tree.map(jnp.array_equal, a, other))
-    assert decoder.count_parameters(a) == sum(np.asarray(leaf).size for leaf in jax.tree.leaves(a))
 
 
 @pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 36, "heads": 12}, {"heads": 4, "kv_heads": 3}])
