@@ -62,6 +62,9 @@ def well_formed(case: Case) -> str:
         return f"not understood: {said.rest[:60]}"
     if not said.claims or len(said.choices) != 1 or not case.transcript.text.endswith(f"{said.choices[0]}."):
         return "it does not end in one choice after its claims"
+    action, times = Counter(claim.action for claim in said.claims).most_common(1)[0]
+    if times > 1:
+        return f"weighs {action} {times} times"
     options = options_of(case.task.question)
     for query in case.transcript.queries:
         if query not in options if options else len(query.split()) > LONGEST_COPY:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flax import nnx
@@ -34,12 +34,15 @@ def corrections(
         return [], []
 
     def make() -> list[bytes]:
-        thoughts = [
-            *_wrong_thoughts(g, lessons, accepted),
-            *(_spoiled(g, accepted) if "spoiled" in c.sources else []),
-        ]
-        thoughts.sort(key=lambda t: content_id(t.task.id, t.tokens))
-        pairs = _interrupted(g, reviewer, thoughts)
+        thoughts = _wrong_thoughts(g, lessons, accepted)
+        spoiled = _spoiled(g, accepted) if "spoiled" in c.sources else []
+        with g.run.progress.stage(f"gen {g.number} wrongthink", len(thoughts) + len(spoiled)) as advance:
+            pairs = _interrupted(g, reviewer, thoughts, advance)
+            votes = count_judgements([*spoiled, *(t for t, _ in pairs)])
+            pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.run.passages, votes), strict=True)
+            advance(len(spoiled))
+        # attempts stay together, in the order made; otherwise neither source comes first
+        pairs.sort(key=lambda pair: content_id(pair[0].task_id, pair[0].forced))
         return [part for t, r in pairs for part in (to_json(t), to_json(r))]
 
     payloads = Stage(g.directory / "wrongthink").unit(0, g.inputs("wrongthink", 0), make)
@@ -47,25 +50,24 @@ def corrections(
 
 
 def _interrupted(
-    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought]
+    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], advance: Callable[[int], None]
 ) -> list[tuple[Transcript, Review]]:
     """Corrections of wrong thoughts with their reviews; one that fails is tried again, or hard cases would be rare."""
-    run, left = g.run, list(enumerate(thoughts))
-    done: list[tuple[int, Transcript, Review]] = []
-    with run.progress.stage(f"gen {g.number} wrongthink", len(thoughts)) as advance:
-        for attempt in range(ATTEMPTS):
-            if not left:
-                break
-            written = wrongthink.interrupt(
-                g.writer, run.index, [thought for _, thought in left], run.config.simulate, run.room,
-                generation=g.number, seed=g.seed("interrupt", attempt),
-            )  # fmt: skip
-            votes = count_judgements([*(t for _, t, _ in done), *written])
-            reviews = reviewer.review(written, g.read, run.passages, votes)
-            done += [(number, t, r) for (number, _), t, r in zip(left, written, reviews, strict=True)]
-            tried, left = len(left), [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
-            advance(tried - len(left))
-    return [(t, r) for _, t, r in sorted(done, key=lambda one: one[0])]
+    run, left = g.run, list(thoughts)
+    done: list[tuple[Transcript, Review]] = []
+    for attempt in range(ATTEMPTS):
+        if not left:
+            break
+        written = wrongthink.interrupt(
+            g.writer, run.index, left, run.config.simulate, run.room, generation=g.number,
+            seed=g.seed("interrupt", attempt),
+        )  # fmt: skip
+        votes = count_judgements([*(t for t, _ in done), *written])
+        reviews = reviewer.review(written, g.read, run.passages, votes)
+        done += zip(written, reviews, strict=True)
+        tried, left = len(left), [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
+        advance(tried - len(left))
+    return done
 
 
 def source_of(g: Generation, correction: Transcript) -> str | None:
@@ -79,21 +81,26 @@ def why_wrong(g: Generation, correction: Transcript) -> str:
     return wrongthink.first_wrong_step(g.writer, g.read[correction.task_id], correction.forced, documents)[1]
 
 
-def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[wrongthink.Thought]:
-    """Accepted transcripts with one step spoiled by rule: errors that the model might make, but does not make here.
+def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
+    """Corrections of accepted transcripts with one step spoiled by rule: errors that the model might make, but does not
+    make here.
 
     Earlier generations' accepted transcripts are spoiled too, so that what was learned first can be recovered as well.
     """
-    tasks = g.read
+    run = g.run
     chosen = [*accepted, *(t for n in range(1, g.number) for t in _accepted_in(g, n))]
     outcomes = wrongthink.judged_outcomes(chosen)
     count: Counter[str] = Counter()
     found = []
-    for t in chosen:
+    for number, t in enumerate(chosen):
         count[t.task_id] += 1
-        if count[t.task_id] <= g.run.config.wrongthink.samples:
-            found.append(wrongthink.spoil(g.run.tokenizer, tasks[t.task_id], t.text, outcomes, t.id))
-    return [replace(t, sample=SPOILED + n) for n, t in enumerate(found) if t]
+        if count[t.task_id] <= run.config.wrongthink.samples:
+            found.append(wrongthink.spoil(run.tokenizer, t, outcomes, SPOILED + number))
+    longest = run.config.model.max_length
+    return [
+        replace(t, generation=g.number)
+        for t in found if t and len(t.prompt) + len(t.forced) + len(t.tokens) <= longest
+    ]  # fmt: skip
 
 
 def _accepted_in(g: Generation, number: int) -> list[Transcript]:

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import MappingProxyType
 
 import jax
@@ -108,24 +109,35 @@ def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return ends[1:]
 
 
-def spoil(tokenizer: Tokenizer, task: Task, text: str, outcomes: Mapping[str, str], salt: str) -> Thought | None:
-    """A right answer with one step spoiled by rule, cut after it: another action's outcome, any of `outcomes` (with
-    their judgements), the opposite judgement, or (every second time, for models seldom err here) another choice. None
-    when the answer has no such step. Needs no truth but the answers."""
-    rng = random.Random(f"spoil {salt}")
-    steps = [m.group(0) for m in STEP.finditer(text)]
-    claims = parse(text).claims
-    weighed = {c.action for c in claims}
-    if len(weighed) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
+def spoil(tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], sample: int) -> Transcript | None:
+    """A right answer with one step spoiled by rule, a "no,", and the answer going on from that step as it did.
+
+    Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or every
+    second time, for models seldom err here, the choice: then the claim about the action chosen comes again before the
+    right choice. None when the answer has no such step. Needs no truth but the answers.
+    """
+    rng = random.Random(f"spoil {t.id}")
+    ends = [0, *_step_ends(tokenizer, t.tokens)]
+    steps = [tokenizer.decode(t.tokens[i:j]) for i, j in pairwise(ends)]
+    claims = parse(t.text).claims
+    if len({c.action for c in claims}) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
         return None
     at = rng.choice((rng.randrange(len(claims)), len(claims)))
+    rest = range(ends[at], len(t.tokens))
     if at == len(claims):
-        choice = parse(text).choices[-1]
-        spoiled = steps[at].replace(choice, rng.choice([c.action for c in claims if c.action != choice]))
+        choice = parse(t.text).choices[-1]
+        unwise = rng.choice([i for i, c in enumerate(claims) if c.action != choice])
+        spoiled = steps[at].replace(choice, claims[unwise].action)
+        rest = [*range(ends[unwise], ends[unwise + 1]), *rest]
     else:
         spoiled = _spoiled_claim(steps[at], claims[at], claims, outcomes, rng)
     thought = " ".join([*steps[:at], spoiled])
-    return Thought(task, 0, tuple(tokenizer.encode(thought)), thought, f"spoiled: {spoiled}")
+    capture = Capture(*(tuple(of_N[i] for i in rest) for of_N in (t.capture.ids, t.capture.probs, t.capture.tail)))
+    goes_on = replace(
+        t, sibling=CORRECTED + sample, tokens=tuple(t.tokens[i] for i in rest), capture=capture,
+        forced=tuple(tokenizer.encode(thought)), forced_text=thought,
+    )  # fmt: skip
+    return _interrupted(tokenizer, goes_on)
 
 
 def spoil_again(tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], salt: str) -> tuple[int, ...]:
@@ -210,21 +222,24 @@ def interrupt(
         d = draft(writer.tokenizer, index, thought.task, CORRECTED + thought.sample, own, room, f"wrongthink {seed}")
         drafts.append(replace(d, forced=(*thought.tokens, *said)))
     corrections = complete(writer, index, drafts, own, generation=generation, seed=seed)
-    return [_with_interruption(writer, t, len(said)) for t in corrections]
+    return [
+        _interrupted(writer.tokenizer, replace(t, forced=thought.tokens, forced_text=thought.text))
+        for t, thought in zip(corrections, thoughts, strict=True)
+    ]
 
 
-def _with_interruption(writer: Writer, t: Transcript, length: int) -> Transcript:
-    """The supervisor's "no," moved from the forced prefix to the trained tokens, as certain ones."""
-    thought, said = t.forced[:-length], t.forced[-length:]
-    k = len(t.capture.ids[0])
-    pad = (0,) * (k - 1)
+def _interrupted(tokenizer: Tokenizer, t: Transcript) -> Transcript:
+    """A transcript that goes on after a wrong thought, with the supervisor's "no," before its tokens, as certain
+    ones."""
+    said = tuple(tokenizer.encode(NO))
+    pad = (0,) * (len(t.capture.ids[0]) - 1)
     capture = Capture(
-        tuple((token, *pad) for token in said) + t.capture.ids, ((1.0, *map(float, pad)),) * length + t.capture.probs,
-        (0.0,) * length + t.capture.tail,
+        tuple((token, *pad) for token in said) + t.capture.ids,
+        ((1.0, *map(float, pad)),) * len(said) + t.capture.probs, (0.0,) * len(said) + t.capture.tail,
     )  # fmt: skip
     tokens = (*said, *t.tokens)
-    text = writer.tokenizer.decode(tokens)
+    text = tokenizer.decode(tokens)
     return replace(
-        t, id=content_id(t.id, "interrupted"), forced=thought, forced_text=writer.tokenizer.decode(thought),
-        tokens=tokens, text=text, capture=capture, messages=(*t.messages[:-1], {"role": "assistant", "content": text}),
+        t, id=content_id(t.id, t.forced, "interrupted"), tokens=tokens, text=text, capture=capture,
+        messages=(*t.messages[:-1], {"role": "assistant", "content": text}),
     )  # fmt: skip

@@ -57,6 +57,7 @@ def test_each_corruption_fails_its_own_check(scene, world):
     assert failed("well_formed", task, f"{right} and more", passages)
     assert failed("well_formed", task, f"{right} {answer([], wise)}", passages)
     assert failed("well_formed", task, answer(claims, wise).rsplit(".", 2)[0] + ".", passages)
+    assert failed("well_formed", task, answer([claims[0], *claims], wise), passages).endswith("2 times")
     assert failed("well_formed", task, right, passages, forced=(5,), forced_text="so"), "a thought nobody interrupts"
     for query, fault in ((wise, ""), (right, f"looks up what nobody asked about: {right[:60]}"), ("", "looks up")):
         call = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "lookup", "arguments": query}}]}

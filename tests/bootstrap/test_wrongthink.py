@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import answer, assert_same_bits, awaken, claims_of, told
+from support import answer, assert_same_bits, awaken, claims_of, told, transcript
 
 from bootstrap.checks import parse
 from bootstrap.config import SimulateConfig, WrongthinkConfig
 from bootstrap.examples import transcript_examples
 from bootstrap.retrieval import Index
 from bootstrap.targets import Target
+from bootstrap.transcript import Capture
 from bootstrap.worlds.language import ASKINGS, CONTEXTS, NO, render_claim
 from bootstrap.wrongthink import (
     Thought,
@@ -113,30 +114,60 @@ def test_the_wrong_thought_has_weight_0_and_both_readers_learn_to_say_no(torn, s
             assert e.lineage["transcript"] == t.id and e.lineage["kind"] == "correction"
 
 
-def test_spoiled_answers_are_right_up_to_their_one_wrong_step(torn, scene, world):
-    s, task, documents, claims = scene
-    outcomes = judged(world)
-    right, kinds = answer(claims, s.actions[s.wise]), set()
-    for salt in range(60):
-        thought = spoil(torn.tokenizer, task, right, outcomes, str(salt))
-        said = parse(thought.text)
-        assert thought.tokens == tuple(torn.tokenizer.encode(thought.text)) and not said.rest
+def test_a_spoiled_answer_is_interrupted_at_its_one_wrong_step_and_goes_on_as_it_did(torn, scene, world):
+    s, task, _, claims = scene
+    wise, outcomes, kinds = s.actions[s.wise], judged(world), set()
+    right = answer(claims, wise)
+    for number in range(60):
+        was = transcript(task, right, tokenizer=torn.tokenizer, id=str(number))
+        t = spoil(torn.tokenizer, was, outcomes, number)
+        said, corrected = parse(t.forced_text), parse(t.text)
+        assert t.forced == tuple(torn.tokenizer.encode(t.forced_text)) and not said.rest
+        assert (t.prompt, t.task_id, t.sibling) == (was.prompt, was.task_id, 100 + number)
+        assert t.text.startswith(NO) and corrected.interruptions == 1 and not corrected.rest
+        assert corrected.choices == (wise,) and t.tokens[-1] == was.tokens[-1]
+        assert len(t.tokens) == len(t.capture.ids) == len(t.capture.probs) == len(t.capture.tail)
         if said.choices:
-            assert said.claims == tuple(claims) and said.choices[-1] in set(s.actions) - {s.actions[s.wise]}
-            kinds.add("choice")
+            assert said.claims == tuple(claims) and said.choices[-1] in set(s.actions) - {wise}
+            assert corrected.claims == tuple(c for c in claims if c.action == said.choices[-1])
+            kinds.add(("choice", said.choices[-1]))
         else:
             depth = len(said.claims) - 1
-            assert said.claims[:depth] == tuple(claims[:depth])
-            wrong, was = said.claims[depth], claims[depth]
-            assert wrong != was and wrong.action == was.action
-            kinds.add("judged" if wrong.outcome == was.outcome else "outcome")
-            assert wrong.outcome == was.outcome or wrong.judgement == outcomes[wrong.outcome]
-    assert kinds == {"choice", "judged", "outcome"}
+            assert said.claims[:depth] == tuple(claims[:depth]) and corrected.claims == tuple(claims[depth:])
+            wrong, claim = said.claims[depth], claims[depth]
+            assert wrong != claim and wrong.action == claim.action
+            kinds.add("judged" if wrong.outcome == claim.outcome else "outcome")
+            assert wrong.outcome == claim.outcome or wrong.judgement == outcomes[wrong.outcome]
+    assert kinds == {"judged", "outcome", *(("choice", a) for a in s.actions if a != wise)}
+
+
+def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(torn, scene, world):
+    s, task, _, claims = scene
+    was = transcript(task, answer(claims, s.actions[s.wise]), tokenizer=torn.tokenizer)
+    n, said = len(was.tokens), len(torn.tokenizer.encode(NO))
+    own = Capture(tuple((i, 7) for i in was.tokens), tuple((0.5 + p / 100, 0.1) for p in range(n)), (0.25,) * n)
+    by_probability = dict(zip(own.probs, was.tokens, strict=True))
+    for number in range(9):
+        t = spoil(torn.tokenizer, replace(was, id=str(number), capture=own), judged(world), number)
+        rows = zip(t.tokens, t.capture.ids, t.capture.probs, t.capture.tail, strict=True)
+        for position, (token, ids, probs, tail) in enumerate(rows):
+            if position < said:
+                assert (ids, probs, tail) == ((token, 0), (1.0, 0.0), 0.0)
+            else:
+                assert (ids, by_probability[probs], tail) == ((token, 7), token, 0.25)
+
+
+def test_what_has_no_step_to_spoil_is_left_alone(torn, scene, world):
+    s, task, _, claims = scene
     same = answer([claims[0], claims[0]], claims[0].action)
-    for odd in ("nothing that is a step", same, f"{answer([claims[0]], 'x y')} {answer([claims[1]], 'x y')}"):
-        assert all(spoil(torn.tokenizer, task, odd, outcomes, str(salt)) is None for salt in range(9)), odd
+    twice = f"{answer([claims[0]], 'x y')} {answer([claims[1]], 'x y')}"
+    for odd in ("nothing that is a step", same, twice):
+        texts = [transcript(task, odd, tokenizer=torn.tokenizer, id=str(number)) for number in range(9)]
+        assert not any(spoil(torn.tokenizer, t, judged(world), 0) for t in texts), odd
     few = {claims[0].outcome: claims[0].judgement}
-    assert all(spoil(torn.tokenizer, task, right, few, str(salt)) for salt in range(20))
+    right = answer(claims, s.actions[s.wise])
+    texts = [transcript(task, right, tokenizer=torn.tokenizer, id=str(number)) for number in range(20)]
+    assert all(spoil(torn.tokenizer, t, few, 0) for t in texts)
 
 
 def judged(world) -> dict[str, str]:
