@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from bootstrap.checks import parse
 from bootstrap.config import SimulateConfig
 from bootstrap.examples import example, one_hot
 from bootstrap.promote import grouped
@@ -92,14 +93,15 @@ def evaluate(writer: Writer, items: Items, config: SimulateConfig, fresh_samples
 
 
 def behaviour(writer: Writer, items: Items, config: SimulateConfig, seed: int, form: Form) -> dict[str, dict]:
-    """Every situation in every context (or every opening of a story), without documents: the action taken and whether
-    a thought was wrong."""
+    """Every situation in every context (or every opening of a story), without documents or tools: the action taken and
+    whether a thought was wrong. Calling a tool is no action."""
     asked = _questions(writer, items) if form == "chat" else _openings(writer, items)
     sampled = _sample(writer, [prompt for *_, prompt in asked], config.temperature, seed)
-    found = {}
+    call, found = writer.tokenizer.control["call"], {}
     for (situation, context, seen, question, _), s in zip(asked, sampled, strict=True):
         answer = writer.tokenizer.decode(s.tokens)
-        judged = grade(situation, answer)
+        judged = grade(situation, "" if call in s.tokens else answer)
+        answer = f"(call) {answer}" if call in s.tokens else answer
         entropy = -np.sum(np.where(s.probs > 0, s.probs * np.log(np.maximum(s.probs, 1e-9)), 0)) / max(len(s.probs), 1)
         found[f"{situation.id} {context}"] = {
             "context": context, "seen": seen, "question": question, "answer": answer, "outcome": judged.outcome,
@@ -156,13 +158,14 @@ def _told_forward(world: Lessons, s: Situation) -> list[Document]:
 
 
 def recovery(writer: Writer, items: Items, config: SimulateConfig, seed: int) -> dict[str, float]:
-    """After a wrong thought is put into the model's mouth, does it still take the wise action?"""
+    """After a wrong thought is put into the model's mouth, does it still choose the wise action, and say so?"""
     prompts = [(s, _wrong_prompt(writer, items.world, s)) for s in items.situations]
     sampled = _sample(writer, [p for _, (p, _) in prompts], config.temperature, seed)
     recovered = {}
     for (s, (_, thought)), out in zip(prompts, sampled, strict=True):
         rest = writer.tokenizer.decode(out.tokens)
-        recovered[s.id] = float(out.finished and grade(s, f"{thought} {rest}").outcome == "wise")
+        chosen = out.finished and parse(rest).choices
+        recovered[s.id] = float(bool(chosen) and grade(s, f"{thought} {rest}").outcome == "wise")
     return recovered
 
 

@@ -1,8 +1,12 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from support import told
 
 from bootstrap.config import SimulateConfig
-from bootstrap.evaluate import Items, behaviour, distinct, knowledge, proportion
+from bootstrap.evaluate import Items, behaviour, distinct, knowledge, proportion, recovery
 from bootstrap.retrieval import Index
 from bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
 from bootstrap.worlds.oracle import Oracle
@@ -30,6 +34,34 @@ def test_a_begun_story_stops_before_the_action(torn, items, world):
         for a in (a for i, a in asked.items() if i.startswith(s.id)):
             story = next(d.text for d in told(world, s) if d.text.startswith(a["question"]))
             assert any(story[len(a["question"]) :].strip().startswith(action) for action in s.actions)
+
+
+def saying(torn, *said: tuple[int, ...]):
+    """A writer that samples the given tokens, in turn, whatever it is asked."""
+    sampled = [SimpleNamespace(tokens=np.array(t), probs=np.ones((len(t), 1)), finished=True) for t in said]
+    return replace(torn, sampler=lambda _, requests, **__: [sampled[i % len(said)] for i in range(len(requests))])
+
+
+def test_an_action_is_what_is_chosen_or_named_but_no_tool_call(torn, items):
+    s, encode = items.situations[0], torn.tokenizer.encode
+    unwise = next(a for a in s.actions if a != s.actions[s.wise])
+    for action, outcome in ((s.actions[s.wise], "wise"), (unwise, "harmful")):
+        called = (torn.tokenizer.control["call"], *encode(action))
+        writer = saying(torn, encode(f"so i {action}."), encode(action), called)
+        asked = behaviour(writer, replace(items, situations=(s,)), SimulateConfig(), 0, "chat").values()
+        assert [a["outcome"] for a in asked] == [outcome, outcome, "other"] * (len(CONTEXTS) // 3)
+        assert [a["answer"] == f"(call) {action}" for a in asked] == [False, False, True] * (len(CONTEXTS) // 3)
+
+
+def test_only_who_chooses_the_wise_action_after_a_wrong_thought_has_recovered(torn, items):
+    for s in items.situations:
+        one, encode = replace(items, situations=(s,)), torn.tokenizer.encode
+        for action in s.actions:
+            wise = float(action == s.actions[s.wise])
+            assert list(recovery(saying(torn, encode(f"no, so i {action}.")), one, SimulateConfig(), 0).values()) == [
+                wise
+            ]
+        assert list(recovery(saying(torn, ()), one, SimulateConfig(), 0).values()) == [0.0], "it chose nothing"
 
 
 def test_what_was_learned_by_heart_is_known_in_a_chat_and_not_as_a_story(torn, items):
