@@ -92,7 +92,7 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
         corrected = stages.target(g, reviewer, [(written, judged)], "corrections") if written else [[]]
     batches = [*((t, f) for (t, _), f in zip(units, found, strict=True)), (written, corrected[0])]
     newest = stages.dataset(g, batches, reviewer_lessons)
-    outcome.audit_generation(g, newest, units, [*found, corrected[0]], calibration)
+    outcome.audit_generation(g, [*newest, *past.examples], units, [*found, corrected[0]], calibration)
     accepted = past.accepted + outcome.accepted(g, units)
     outcome.funnel(g, units, found, (written, judged, corrected[0]), len(newest), accepted)
     outcome.token_of(g, units, found)

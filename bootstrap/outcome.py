@@ -23,7 +23,7 @@ from bootstrap.seed import Run, train_arm
 from bootstrap.targets import Target
 from bootstrap.transcript import Review, Task, Transcript
 from train.checkpoint import has_weights, load_weights, save_weights
-from train.records import Example, read_examples
+from train.records import Example
 
 
 def items(run: Run, number: int) -> Items:
@@ -125,16 +125,14 @@ def funnel(g: Generation, units: Sequence[Batch], found: Sequence[Sequence[Targe
 
 def audit_generation(g: Generation, trained: Sequence[Example], units: Sequence[Batch],
                      found: Sequence[Sequence[Target]], calibration: dict) -> None:  # fmt: skip
-    """Audits all datasets as written against all that was ever rejected; with an oracle, also the review's verdicts."""
+    """Audits what will be trained on, as read from disk, against all that was ever rejected; with an oracle, also the
+    review's verdicts."""
     run = g.run
-    earlier = [
-        e for n in range(1, g.number) for e in read_examples(run.generation(n) / "dataset" / "1.0.0")
-    ] if run.config.train.mixture == "accumulate" else []  # fmt: skip
     transcripts, reviews = {}, {}
     for n in range(1, g.number + 1):
         more, judged = reviewed(run.generation(n))
         transcripts, reviews = transcripts | more, reviews | judged
-    result = audit([*trained, *earlier], run.corpus, list(transcripts.values()), reviews, run.tokenizer)
+    result = audit(trained, run.corpus, list(transcripts.values()), reviews, run.tokenizer)
     masses = [one.unreviewed for unit in found for one in unit]
     result["unreviewed_mass"] = float(np.mean(masses)) if masses else 0.0
     if run.oracle:

@@ -4,7 +4,6 @@ At every position where the teacher puts more than τ outside the sampled token,
 by the teacher and the branch is reviewed; the target keeps teacher probability × pass rate, renormalised.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -139,7 +138,7 @@ def _target(t: Transcript, ids_NK, probs_NK, tail_N, unreviewed: float, branches
 
 
 def to_json(target: Target) -> bytes:
-    return json.dumps(dataclasses.asdict(target), separators=(",", ":")).encode()
+    return json.dumps(target, default=vars, separators=(",", ":")).encode()
 
 
 def from_json(payload: bytes) -> Target:

@@ -4,7 +4,6 @@ Everything here is JSON-able, and identity is the sha256 of content. Sampled tex
 beside it is for people.
 """
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -110,14 +109,14 @@ class Review:
 
 
 def to_json(item: Any) -> bytes:
-    return json.dumps(dataclasses.asdict(item), separators=(",", ":")).encode()
+    return json.dumps(item, default=vars, separators=(",", ":")).encode()
 
 
 def transcript_from_json(payload: bytes) -> Transcript:
     fields = json.loads(payload)
-    capture = {name: _tuples(value) for name, value in fields.pop("capture").items()}
-    frozen = {name: _tuples(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return Transcript(**frozen, capture=Capture(**capture))
+    ids, probs, tail = fields.pop("capture").values()
+    capture = Capture(tuple(map(tuple, ids)), tuple(map(tuple, probs)), tuple(tail))
+    return Transcript(**{name: _tuples(value) for name, value in fields.items()}, capture=capture)
 
 
 def review_from_json(payload: bytes) -> Review:
