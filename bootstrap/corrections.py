@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from flax import nnx
 
@@ -95,12 +94,11 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
     for number, t in enumerate(chosen):
         count[t.task_id] += 1
         if count[t.task_id] <= run.config.wrongthink.samples:
-            found.append(wrongthink.spoil(run.tokenizer, t, outcomes, SPOILED + number))
+            found.append(
+                wrongthink.spoil(run.tokenizer, t, outcomes, sample=SPOILED + number, generation=g.number)
+            )  # fmt: skip
     longest = run.config.model.max_length
-    return [
-        replace(t, generation=g.number)
-        for t in found if t and len(t.prompt) + len(t.forced) + len(t.tokens) <= longest
-    ]  # fmt: skip
+    return [t for t in found if t and len(t.prompt) + len(t.forced) + len(t.tokens) <= longest]
 
 
 def _accepted_in(g: Generation, number: int) -> list[Transcript]:

@@ -131,6 +131,7 @@ def audit_generation(g: Generation, trained: Sequence[Example], units: Sequence[
     transcripts, reviews = {}, {}
     for n in range(1, g.number + 1):
         more, judged = reviewed(run.generation(n))
+        assert not more.keys() & transcripts.keys(), "one generation's verdicts would pass for another's"
         transcripts, reviews = transcripts | more, reviews | judged
     result = audit(trained, run.corpus, list(transcripts.values()), reviews, run.tokenizer)
     masses = [one.unreviewed for unit in found for one in unit]

@@ -109,14 +109,17 @@ def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return ends[1:]
 
 
-def spoil(tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], sample: int) -> Transcript | None:
+def spoil(
+    tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], *, sample: int, generation: int
+) -> Transcript | None:
     """A right answer with one step spoiled by rule, a "no,", and the answer going on from that step as it did.
 
     Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or every
     second time, for models seldom err here, the choice: then the claim about the action chosen comes again before the
-    right choice. None when the answer has no such step. Needs no truth but the answers.
+    right choice. Each generation spoils in its own way. None when the answer has no such step. Needs no truth but the
+    answers.
     """
-    rng = random.Random(f"spoil {t.id}")
+    rng = random.Random(f"spoil {generation} {t.id}")
     ends = [0, *_step_ends(tokenizer, t.tokens)]
     steps = [tokenizer.decode(t.tokens[i:j]) for i, j in pairwise(ends)]
     claims = parse(t.text).claims
@@ -134,7 +137,7 @@ def spoil(tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], samp
     thought = " ".join([*steps[:at], spoiled])
     capture = Capture(*(tuple(of_N[i] for i in rest) for of_N in (t.capture.ids, t.capture.probs, t.capture.tail)))
     goes_on = replace(
-        t, sibling=CORRECTED + sample, tokens=tuple(t.tokens[i] for i in rest), capture=capture,
+        t, generation=generation, sibling=CORRECTED + sample, tokens=tuple(t.tokens[i] for i in rest), capture=capture,
         forced=tuple(tokenizer.encode(thought)), forced_text=thought,
     )  # fmt: skip
     return _interrupted(tokenizer, goes_on)
@@ -240,6 +243,6 @@ def _interrupted(tokenizer: Tokenizer, t: Transcript) -> Transcript:
     tokens = (*said, *t.tokens)
     text = tokenizer.decode(tokens)
     return replace(
-        t, id=content_id(t.id, t.forced, "interrupted"), tokens=tokens, text=text, capture=capture,
+        t, id=content_id(t.id, t.forced, t.generation, "interrupted"), tokens=tokens, text=text, capture=capture,
         messages=(*t.messages[:-1], {"role": "assistant", "content": text}),
     )  # fmt: skip
