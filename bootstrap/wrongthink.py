@@ -117,7 +117,7 @@ def spoil(
     Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or every
     second time, for models seldom err here, the choice: then the claim about the action chosen comes again before the
     right choice. Each token keeps the distribution that it was sampled from; branch review opens it after the wrong
-    thought. Each generation spoils in its own way. None when the answer has no such step. Needs no truth but the answers.
+    thought. Each generation spoils in its own way. None when the answer has no such step. Needs no truth but answers.
     """
     rng = random.Random(f"spoil {generation} {t.id}")
     ends = [0, *_step_ends(tokenizer, t.tokens)]
