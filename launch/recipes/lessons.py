@@ -9,6 +9,6 @@ from launch.recipes.recipe import Recipe
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
     takes="about 15 minutes on two CPU cores",
-    reaches="knowledge 99 %, harm 1 to 2 %, recovery 89 to 93 %, pass rate on unread documents 58 to 88 % (3 seeds)",
+    reaches="knowledge 99 %, harm 1 to 2 %, recovery 89 to 93 %, pass rate on unread documents 61 to 89 % (3 seeds)",
     config=Config(),
 )
