@@ -174,7 +174,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
         lambda v: 0 <= v <= 1,
         """world.third_option simulate.withhold review.target_precision review.minimum_recall review.random_share
         targets.open_mass targets.smallest_branch wrongthink.minimum_formed wrongthink.share train.student
-        train.demonstrations train.optimizer.warmup""",
+        train.demonstrations train.optimizer.warmup train.optimizer.average""",
     ),
     "from 1 to 50": (lambda v: 1 <= v <= 50, "wrongthink.samples"),
     "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data"),

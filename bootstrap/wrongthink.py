@@ -114,10 +114,10 @@ def spoil(
 ) -> Transcript | None:
     """A right answer with one step spoiled by rule, a "no,", and the answer going on from that step as it did.
 
-    Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or every
-    second time, for models seldom err here, the choice: then the claim about the action chosen comes again before the
-    right choice. Each token keeps the distribution that it was sampled from; branch review opens it after the wrong
-    thought. Each generation spoils in its own way. None when the answer has no such step. Needs no truth but answers.
+    Four errors are equally common: another action's outcome, any of `outcomes` with its judgement, the opposite
+    judgement, and the choice of another action, whose claim then comes again before the right choice. Each token keeps
+    the distribution that it was sampled from; branch review opens it after the wrong thought. Each generation spoils in
+    its own way. None when the answer has no such step. Needs no truth but answers.
     """
     rng = random.Random(f"spoil {generation} {t.id}")
     ends = [0, *_step_ends(tokenizer, t.tokens)]
@@ -125,7 +125,7 @@ def spoil(
     claims = parse(t.text).claims
     if len({c.action for c in claims}) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
         return None
-    at = rng.choice((rng.randrange(len(claims)), len(claims)))
+    at = len(claims) if rng.random() < 1 / 4 else rng.randrange(len(claims))
     rest = range(ends[at], len(t.tokens))
     if at == len(claims):
         choice = parse(t.text).choices[-1]

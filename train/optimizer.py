@@ -1,9 +1,11 @@
-"""Muon for matrices and a slower AdamW for the rest, or AdamW alone; warm-up and a cosine to a tenth of the peak."""
+"""Muon for matrices and a slower AdamW for the rest, or AdamW alone; warm-up and a cosine to a tenth of the peak; and
+an average of the last weights, when asked for."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -30,6 +32,16 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest global norm of a gradient."""
+    average: float = 0.0
+    """Weights kept at the end: their mean over about this share of the steps, the last ones counting most; 0 for the
+    last weights alone."""
+
+
+class Average(NamedTuple):
+    """State of `running_average`: steps so far, and the mean of the weights (a pytree like them)."""
+
+    count: jax.Array
+    mean: Any
 
 
 def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -44,7 +56,32 @@ def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     else:
         mask = lambda params: jax.tree_util.tree_map_with_path(lambda p, _: _matrix(p, _) is not None, params)
         rule = optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay, mask=mask)
-    return optax.chain(optax.clip_by_global_norm(config.clip), rule)
+    averaging = [running_average(config.average)] if config.average else []
+    return optax.chain(optax.clip_by_global_norm(config.clip), rule, *averaging)
+
+
+def running_average(share: float) -> optax.GradientTransformation:
+    """Follows the weights that the updates lead to, changing no update; stands last in a chain.
+
+    The window grows with the steps t: mean += (weights − mean)/(1 + share·t), the polynomial decay of arXiv 1212.1824,
+    so that a short run forgets its start as well as a long one.
+    """
+
+    def init(params):
+        return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates, state, params):
+        weight = 1.0 / (1.0 + share * state.count)
+        mean = jax.tree.map(lambda m, p, u: m + weight * (p + u - m), state.mean, params, updates)
+        return updates, Average(state.count + 1, mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+def final_weights(state: optax.OptState, params: Any) -> Any:
+    """What a run keeps: the average of its last weights where the optimizer took one, else the weights themselves."""
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Average))
+    return next((part.mean for part in parts if isinstance(part, Average)), params)
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -55,7 +55,7 @@ class TrainingDiverged(RuntimeError):
 def fit(
     run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, Metrics], None]
 ) -> nnx.State:
-    """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights.
+    """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights to keep.
 
     Raises TrainingDiverged when a loss is not finite, ValueError when a checkpoint belongs to another run.
     """
@@ -76,7 +76,7 @@ def fit(
         pending = (step, sums)
     if pending:
         log(*_fetch(*pending, seconds=(time.monotonic() - began) / (run.batches.steps - start)))
-    return state.params
+    return optimizers.final_weights(state.optimizer, state.params)
 
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation):

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from train.optimizer import OptimizerConfig, create, schedule
+from train.optimizer import OptimizerConfig, create, final_weights, running_average, schedule
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 300])
@@ -46,3 +46,38 @@ def test_weight_decay_pulls_matrices_and_leaves_vectors(kind):
     assert float(params["up"].max()) < 1.0
     if kind == "adamw":
         assert float(params["norm"].min()) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_the_weights_kept_are_the_mean_of_the_last_ones_and_training_is_the_same(kind):
+    rng, params = np.random.default_rng(0), {"up": jnp.ones((1, 4, 4)), "norm": jnp.ones(4)}
+    grads = [jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params) for _ in range(40)]
+
+    def trained(share):
+        tx, now, path = create(OptimizerConfig(kind=kind, average=share), 40), params, []
+        state = tx.init(now)
+        for g in grads:
+            updates, state = tx.update(g, state, now)
+            now = optax.apply_updates(now, updates)
+            path.append(now)
+        return path, final_weights(state, now)
+
+    (plain, last), (path, mean) = trained(0.0), trained(0.25)
+    for name in params:
+        np.testing.assert_array_equal(plain[-1][name], path[-1][name])
+        np.testing.assert_array_equal(last[name], plain[-1][name])
+        expected = np.zeros(path[0][name].shape)  # the first step counts whole, so the start is forgotten
+        for t, weights in enumerate(path):
+            expected += (np.asarray(weights[name], np.float64) - expected) / (1 + 0.25 * t)
+        np.testing.assert_allclose(mean[name], expected, rtol=1e-5)
+        assert np.abs(mean[name] - path[-1][name]).max() > 1e-4
+
+
+def test_a_short_and_a_long_run_average_the_same_share_of_their_steps():
+    for steps in (100, 1000):
+        tx = create(OptimizerConfig(kind="adamw", average=0.1), steps)
+        at, state = {"norm": jnp.zeros(())}, tx.init({"norm": jnp.zeros(())})
+        average = state[-1]
+        for step in range(1, steps + 1):  # weights that rise with the step: the lag of the mean is its window
+            _, average = running_average(0.1).update({"norm": jnp.float32(step)}, average, at)
+        assert steps - float(average.mean["norm"]) == pytest.approx(steps / 11, rel=0.1)
