@@ -106,7 +106,8 @@ class WrongthinkConfig:
     minimum_formed: float = 0.7
     """Share of the wrong-thinker's samples that must be well formed."""
     samples: int = 3
-    """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ..."""
+    """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ...
+    An answer is spoiled twice: a claim, and the choice."""
     share: float = 0.3
     """Share of corrections, of all generations, in a training batch's newest half."""
 

@@ -81,8 +81,8 @@ def why_wrong(g: Generation, correction: Transcript) -> str:
 
 
 def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
-    """Corrections of accepted transcripts with one step spoiled by rule: errors that the model might make, but does not
-    make here.
+    """Corrections of accepted transcripts with a claim, and again with the choice, spoiled by rule: errors that the
+    model might make, but does not make here.
 
     Earlier generations' accepted transcripts are spoiled too, so that what was learned first can be recovered as well.
     """
@@ -94,9 +94,10 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
     for number, t in enumerate(chosen):
         count[t.task_id] += 1
         if count[t.task_id] <= run.config.wrongthink.samples:
-            found.append(
-                wrongthink.spoil(run.tokenizer, t, outcomes, sample=SPOILED + number, generation=g.number)
-            )  # fmt: skip
+            for choice in (False, True):
+                sample = SPOILED + 2 * number + choice
+                given = {"sample": sample, "generation": g.number, "choice": choice}
+                found.append(wrongthink.spoil(run.tokenizer, t, outcomes, **given))
     longest = run.config.model.max_length
     return [t for t in found if t and len(t.prompt) + len(t.forced) + len(t.tokens) <= longest]
 

@@ -137,9 +137,9 @@ def transcript_examples(
 ) -> tuple[list[Example], Example]:  # fmt: skip
     """What one accepted transcript trains: students, who see no sources, in each asking; the simulator, who does.
 
-    A wrong thought in front of a correction is part of the prompt: it has weight 0. Both learn the "no,": the simulator
-    by comparing a claim with its sources. In every other asking, the student meets another error in the same claim
-    (`outcomes`: what may be claimed, with its judgement); the correction was reviewed after the first.
+    A wrong thought in front of a correction is part of the prompt: it has weight 0. In every other asking, the student
+    meets another error in the same claim (`outcomes`: what may be claimed, with its judgement); the correction was
+    reviewed after the first.
     """
     targets = (
         np.asarray(target.ids, np.int32), np.asarray(target.probs, np.float32), np.asarray(target.tail, np.float32)

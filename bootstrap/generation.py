@@ -268,8 +268,8 @@ def dataset(
             students, simulator = examples.transcript_examples(
                 run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}", outcomes
             )
-            # one copy of a correction: it starts in the middle of an answer, and answers teach the whole reading
-            made += [*students, *examples.renamed(run.tokenizer, simulator, min(copies, 1) if t.forced else copies)]
+            # The simulator learns from answers alone: after many corrections it interrupts and repeats what is right.
+            made += [*students, *([] if t.forced else examples.renamed(run.tokenizer, simulator, copies))]
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,

@@ -110,27 +110,27 @@ def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
 
 
 def spoil(
-    tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], *, sample: int, generation: int
+    tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], *, sample: int, generation: int, choice: bool
 ) -> Transcript | None:
     """A right answer with one step spoiled by rule, a "no,", and the answer going on from that step as it did.
 
-    Four errors are equally common: another action's outcome, any of `outcomes` with its judgement, the opposite
-    judgement, and the choice of another action, whose claim then comes again before the right choice. Each token keeps
-    the distribution that it was sampled from; branch review opens it after the wrong thought. Each generation spoils in
-    its own way. None when the answer has no such step. Needs no truth but answers.
+    Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or the
+    `choice`: then the claim about the action chosen comes again before the right choice. Each token keeps the
+    distribution that it was sampled from; branch review opens it after the wrong thought. Each generation spoils in its
+    own way. None when the answer has no such step. Needs no truth but answers.
     """
-    rng = random.Random(f"spoil {generation} {t.id}")
+    rng = random.Random(f"spoil {generation} {choice} {t.id}")
     ends = [0, *_step_ends(tokenizer, t.tokens)]
     steps = [tokenizer.decode(t.tokens[i:j]) for i, j in pairwise(ends)]
     claims = parse(t.text).claims
     if len({c.action for c in claims}) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
         return None
-    at = len(claims) if rng.random() < 1 / 4 else rng.randrange(len(claims))
+    at = len(claims) if choice else rng.randrange(len(claims))
     rest = range(ends[at], len(t.tokens))
-    if at == len(claims):
-        choice = parse(t.text).choices[-1]
-        unwise = rng.choice([i for i, c in enumerate(claims) if c.action != choice])
-        spoiled = steps[at].replace(choice, claims[unwise].action)
+    if choice:
+        right = parse(t.text).choices[-1]
+        unwise = rng.choice([i for i, c in enumerate(claims) if c.action != right])
+        spoiled = steps[at].replace(right, claims[unwise].action)
         rest = [*range(ends[unwise], ends[unwise + 1]), *rest]
     else:
         spoiled = _spoiled_claim(steps[at], claims[at], claims, outcomes, rng)

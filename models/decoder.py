@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.attention import attend, rotate
+from models.attention import attend, attend_packed, rotate
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,6 @@ class Decoder(nnx.Module):
 
     def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
         """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding)."""
-        causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
-        same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
-        mask_BTS = causal_TT & same_BTT
         first_BTD = self._embed(tokens_BT)
         nothing_BCD = jnp.zeros((len(first_BTD), self.config.conv - 1, self.config.width), first_BTD.dtype)
 
@@ -91,9 +88,7 @@ class Decoder(nnx.Module):
             history_BTD = jnp.concatenate([nothing_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
             y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
             q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
-            mixed = attend(
-                rotate(q, positions_BT), rotate(k, positions_BT).swapaxes(1, 2), v.swapaxes(1, 2), mask_BTS
-            )  # fmt: skip
+            mixed = attend_packed(rotate(q, positions_BT), rotate(k, positions_BT), v, segments_BT)
             return _finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0], None
 
         x_BTD, _ = jax.lax.scan(layer, first_BTD, self._stacked(), unroll=self._unroll)

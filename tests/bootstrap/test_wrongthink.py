@@ -120,14 +120,16 @@ def test_a_spoiled_answer_is_interrupted_at_its_one_wrong_step_and_goes_on_as_it
     right = answer(claims, wise)
     for number in range(60):
         was = transcript(task, right, tokenizer=torn.tokenizer, id=str(number))
-        t = spoil(torn.tokenizer, was, outcomes, sample=number, generation=2)
+        choice = number % 2 == 1
+        t = spoil(torn.tokenizer, was, outcomes, sample=number, generation=2, choice=choice)
         said, corrected = parse(t.forced_text), parse(t.text)
         assert t.forced == tuple(torn.tokenizer.encode(t.forced_text)) and not said.rest
         assert (t.prompt, t.task_id, t.sibling) == (was.prompt, was.task_id, 100 + number)
         assert t.text.startswith(NO) and corrected.interruptions == 1 and not corrected.rest
         assert corrected.choices == (wise,) and t.tokens[-1] == was.tokens[-1]
         assert len(t.tokens) == len(t.capture.ids) == len(t.capture.probs) == len(t.capture.tail)
-        if said.choices:
+        assert bool(said.choices) == choice
+        if choice:
             assert said.claims == tuple(claims) and said.choices[-1] in set(s.actions) - {wise}
             assert corrected.claims == tuple(c for c in claims if c.action == said.choices[-1])
             kinds.add(("choice", said.choices[-1]))
@@ -148,7 +150,8 @@ def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(to
     own = Capture(tuple((i, 7) for i in was.tokens), tuple((0.5 + p / 100, 0.1) for p in range(n)), (0.25,) * n)
     by_probability = dict(zip(own.probs, was.tokens, strict=True))
     for number in range(9):
-        t = spoil(torn.tokenizer, replace(was, id=str(number), capture=own), judged(world), sample=0, generation=2)
+        named = replace(was, id=str(number), capture=own)
+        t = spoil(torn.tokenizer, named, judged(world), sample=0, generation=2, choice=number % 2 == 1)
         rows = zip(t.tokens, t.capture.ids, t.capture.probs, t.capture.tail, strict=True)
         for position, (token, ids, probs, tail) in enumerate(rows):
             if position < said:
@@ -160,7 +163,7 @@ def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(to
 def test_an_answer_is_spoiled_differently_in_every_generation(torn, scene, world):
     s, task, _, claims = scene
     was = transcript(task, answer(claims, s.actions[s.wise]), tokenizer=torn.tokenizer)
-    made = [spoil(torn.tokenizer, was, judged(world), sample=0, generation=n) for n in range(2, 22)]
+    made = [spoil(torn.tokenizer, was, judged(world), sample=0, generation=n, choice=False) for n in range(2, 22)]
     assert [t.generation for t in made] == list(range(2, 22))
     assert len({t.id for t in made}) == 20, "a verdict of one generation must not pass for another's"
     assert len({t.forced for t in made}) > 5
@@ -172,11 +175,13 @@ def test_what_has_no_step_to_spoil_is_left_alone(torn, scene, world):
     twice = f"{answer([claims[0]], 'x y')} {answer([claims[1]], 'x y')}"
     for odd in ("nothing that is a step", same, twice):
         texts = [transcript(task, odd, tokenizer=torn.tokenizer, id=str(number)) for number in range(9)]
-        assert not any(spoil(torn.tokenizer, t, judged(world), sample=0, generation=2) for t in texts), odd
+        for choice in (False, True):
+            spoiled = [spoil(torn.tokenizer, t, judged(world), sample=0, generation=2, choice=choice) for t in texts]
+            assert not any(spoiled), odd
     few = {claims[0].outcome: claims[0].judgement}
     right = answer(claims, s.actions[s.wise])
     texts = [transcript(task, right, tokenizer=torn.tokenizer, id=str(number)) for number in range(20)]
-    assert all(spoil(torn.tokenizer, t, few, sample=0, generation=2) for t in texts)
+    assert all(spoil(torn.tokenizer, t, few, sample=0, generation=2, choice=False) for t in texts)
 
 
 def judged(world) -> dict[str, str]:
