@@ -133,7 +133,7 @@ class TrainConfig:
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     renamed: int = 4
     """Copies of an example with sources in view, each with names exchanged in sources and answer alike: reading
-    answers it, memory does not. Of a correction, one. 0: the example as it is."""
+    answers it, memory does not. 0: the example as it is."""
     demonstrations: float = 0.35
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     save_every: int = 200

@@ -131,29 +131,40 @@ def prose_example(tokenizer: Tokenizer, beginning: str, continuation: str) -> Ex
     return example(prompt, trained, one_hot(trained), "prose", {})
 
 
-def transcript_examples(
+def for_students(
     tokenizer: Tokenizer, t: Transcript, target: Target, task: Task, teacher: str,
     outcomes: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[list[Example], Example]:  # fmt: skip
-    """What one accepted transcript trains: students, who see no sources, in each asking; the simulator, who does.
+) -> list[Example]:  # fmt: skip
+    """What one accepted transcript trains students in, who see no sources: its answer or correction in each asking.
 
     A wrong thought in front of a correction is part of the prompt: it has weight 0. In every other asking, the student
     meets another error in the same claim (`outcomes`: what may be claimed, with its judgement); the correction was
     reviewed after the first.
     """
-    targets = (
-        np.asarray(target.ids, np.int32), np.asarray(target.probs, np.float32), np.asarray(target.tail, np.float32)
-    )  # fmt: skip
-    lineage = {
+    origin = "correction" if t.forced else "student"
+    given = t.tokens, _arrays(target), origin, _lineage(t, task, teacher)
+    students = [example([*t.student_prompt, *t.forced], *given)]
+    for number, messages in enumerate(task.askings):
+        thought = spoil_again(tokenizer, t, outcomes, f"{t.id} {number}") if t.forced else ()
+        students.append(example([*tokenizer.chat(messages), *thought], *given))
+    return students
+
+
+def for_simulator(t: Transcript, target: Target, task: Task, teacher: str) -> Example:
+    """What one accepted answer trains the simulator in, who has the sources in view and looks things up."""
+    assert not t.forced, "after many corrections the simulator interrupts and repeats what is right"
+    return example(t.prompt, t.tokens, _arrays(target), "simulate", _lineage(t, task, teacher), t.called)
+
+
+def _arrays(target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.asarray(target.ids, np.int32), np.asarray(target.probs, np.float32), np.asarray(target.tail, np.float32)
+
+
+def _lineage(t: Transcript, task: Task, teacher: str) -> dict:
+    return {
         "transcript": t.id, "task": task.id, "documents": list(task.document_ids), "generation": t.generation,
         "teacher": teacher, "kind": "correction" if t.forced else "answer",
     }  # fmt: skip
-    origin = "correction" if t.forced else "student"
-    students = [example([*t.student_prompt, *t.forced], t.tokens, targets, origin, lineage)]
-    for number, messages in enumerate(task.askings):
-        thought = spoil_again(tokenizer, t, outcomes, f"{t.id} {number}") if t.forced else ()
-        students.append(example([*tokenizer.chat(messages), *thought], t.tokens, targets, origin, lineage))
-    return students, example([*t.prompt, *t.forced], t.tokens, targets, "simulate", lineage, t.called)
 
 
 def renamed(tokenizer: Tokenizer, e: Example, copies: int) -> list[Example]:

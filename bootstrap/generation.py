@@ -265,11 +265,10 @@ def dataset(
         chosen = [(by_id[one.transcript_id], one) for _, found in batches for one in found]
         outcomes = judged_outcomes([t for t, _ in chosen])
         for t, one in chosen:
-            students, simulator = examples.transcript_examples(
-                run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}", outcomes
-            )
-            # The simulator learns from answers alone: after many corrections it interrupts and repeats what is right.
-            made += [*students, *([] if t.forced else examples.renamed(run.tokenizer, simulator, copies))]
+            given = t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}"
+            made += examples.for_students(run.tokenizer, *given, outcomes)
+            if not t.forced:
+                made += examples.renamed(run.tokenizer, examples.for_simulator(*given), copies)
         header = {
             "vocab_size": run.config.model.vocab_size, "tokenizer": run.tokenizer.hash,
             "temperature": run.config.simulate.temperature, "K": run.config.simulate.keep, "unwarped": True,
@@ -287,7 +286,7 @@ def student_examples(g: Generation, units: Sequence[Batch], found: Sequence[Sequ
         by_id = {t.id: t for t in transcripts}
         for one in targets_found:
             t = by_id[one.transcript_id]
-            made += examples.transcript_examples(g.run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")[0]
+            made += examples.for_students(g.run.tokenizer, t, one, tasks[t.task_id], f"gen-{g.incumbent:03d}")
     return made
 
 

@@ -2,7 +2,7 @@ import pytest
 from support import answer, claims_of, told, train_tokenizer, transcript
 
 from bootstrap.audit import audit
-from bootstrap.examples import example, imitation_example, one_hot, renamed, transcript_examples
+from bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
 from bootstrap.targets import Target
 from bootstrap.transcript import Review
 from bootstrap.worlds.language import CONTEXTS
@@ -31,7 +31,8 @@ def clean(world, tokenizer):
         bad = transcript(task, answer(flipped, wise, 1), told(world, s), tokenizer=tokenizer)
         transcripts += [good, bad]
         reviews |= {good.id: Review(good.id, {}, True), bad.id: Review(bad.id, {}, False)}
-        students, simulator = transcript_examples(tokenizer, good, target(good), task, "gen-000")
+        students = for_students(tokenizer, good, target(good), task, "gen-000")
+        simulator = for_simulator(good, target(good), task, "gen-000")
         made += [*students, simulator]
     return made, world.documents(), transcripts, reviews
 
@@ -58,7 +59,7 @@ def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, t
     made, documents, transcripts, reviews = clean
     bad = transcripts[1]
     task = world.task(world.situations[0], CONTEXTS[0])
-    named = transcript_examples(tokenizer, bad, target(bad), task, "gen-000")[1]
+    named = for_simulator(bad, target(bad), task, "gen-000")
     found = audit([*made, named], documents, transcripts, reviews, tokenizer)
     assert found["rejected_tokens"] == len(bad.tokens)
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})

@@ -8,7 +8,7 @@ from support import answer, assert_same_bits, awaken, claims_of, told, transcrip
 
 from bootstrap.checks import parse
 from bootstrap.config import SimulateConfig, WrongthinkConfig
-from bootstrap.examples import transcript_examples
+from bootstrap.examples import for_simulator, for_students
 from bootstrap.retrieval import Index
 from bootstrap.targets import Target
 from bootstrap.transcript import Capture
@@ -97,15 +97,17 @@ def test_a_correction_starts_with_no_and_keeps_the_thought_apart(torn, correctio
     assert len({t.id for t in made}) == 2
 
 
-def test_the_wrong_thought_has_weight_0_and_both_readers_learn_to_say_no(torn, scene, corrections, world):
+def test_the_wrong_thought_has_weight_0_and_students_alone_learn_to_say_no(torn, scene, corrections, world):
     s, *_ = scene
     task = world.task(s, CONTEXTS[0], 0, ASKINGS[:2])
     for t in corrections[1]:
         n = len(t.tokens)
         target = Target(t.id, tuple((i,) for i in t.tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
-        students, simulator = transcript_examples(torn.tokenizer, t, target, task, "gen-001")
+        students = for_students(torn.tokenizer, t, target, task, "gen-001")
         assert len(students) == 3 and len({tuple(e.tokens) for e in students}) == 3
-        for e in (*students, simulator):
+        with pytest.raises(AssertionError, match="repeats what is right"):
+            for_simulator(t, target, task, "gen-001")
+        for e in students:
             assert e.weights.sum() == n
             np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens)
             start = len(e.tokens) - n
@@ -218,11 +220,11 @@ def test_every_student_has_its_own_error_before_the_same_correction(torn, scene,
     n = len(tokens)
     target = Target(t.id, tuple((i,) for i in tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
     task = world.task(s, CONTEXTS[0], 0, ASKINGS)
-    students, simulator = transcript_examples(torn.tokenizer, t, target, task, "gen-001", judged(world))
-    for e in (*students, simulator):
+    students = for_students(torn.tokenizer, t, target, task, "gen-001", judged(world))
+    for e in students:
         np.testing.assert_array_equal(e.tokens[e.weights > 0], tokens)
-    prefixes = [torn.tokenizer.decode(e.tokens[:-n]) for e in (*students, simulator)]
-    assert prefixes[0].endswith(text) and prefixes[-1].endswith(text), "reviewed as it was thought"
+    prefixes = [torn.tokenizer.decode(e.tokens[:-n]) for e in students]
+    assert prefixes[0].endswith(text), "reviewed as it was thought"
     errors = {parse(prefix).claims[-1] for prefix in prefixes}
     assert len(errors) > 3 and claims[0] not in errors and {c.action for c in errors} == {claims[0].action}
 
