@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import attend, rotate
+from models.attention import attend, attend_packed, rotate
 
 
 def reference(q, k, v, mask):
@@ -48,3 +48,14 @@ def test_rotary_scores_depend_on_the_distance_alone():
     assert score(40, 33) == pytest.approx(score(107, 100), abs=1e-4)
     assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
     np.testing.assert_array_equal(rotate(q, jnp.array([[0]])), q)
+
+
+@pytest.mark.parametrize("length", [7, 80, 176, 401])
+def test_blocks_of_queries_give_what_the_square_gives(length):
+    """Lengths of one block, of two, of four and of eight with a shorter last."""
+    rng = np.random.default_rng(length)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, length, heads, 6)), jnp.float32) for heads in (4, 2, 2))
+    segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, length)), axis=1))
+    mask = jnp.tril(jnp.ones((length, length), bool)) & (segments[:, :, None] == segments[:, None, :])
+    whole = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+    np.testing.assert_allclose(attend_packed(q, k, v, segments), whole, rtol=1e-5, atol=1e-6)
