@@ -1,4 +1,4 @@
-"""Eight forced CPU devices, a persistent compilation cache, and small things that many tests share."""
+"""Freed memory kept as in a run, eight forced CPU devices, a compilation cache, and small things that tests share."""
 
 import logging
 import sys
@@ -6,6 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # tests/models must not be taken for the package `models`
+
+from launch.__main__ import keep_freed_memory  # noqa: E402
+
+keep_freed_memory()
 
 import jax  # noqa: E402
 

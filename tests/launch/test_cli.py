@@ -1,6 +1,9 @@
 """What users type and read: one line for every mistake, exit code 2."""
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +179,28 @@ def test_control_c_is_one_line(capsys, tiny_run, monkeypatch):
 def test_the_report_is_rebuilt(capsys, tiny_run):
     code, out, _ = ratchet(capsys, "report", tiny_run)
     assert code == 0 and Path(out.strip()).read_text().startswith("<!")
+
+
+FREED = """
+import ctypes, resource
+from launch.__main__ import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    room = libc.malloc(8 << 20)
+    ctypes.memset(room, 1, 8 << 20)
+    libc.free(room)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone gives memory back each time")
+def test_memory_that_was_freed_is_used_again():
+    faults = [
+        int(subprocess.run([sys.executable, "-c", FREED.format(keep=keep)], capture_output=True, text=True).stdout)
+        for keep in (False, True)
+    ]
+    assert faults[1] < faults[0] / 2
