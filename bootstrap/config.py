@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from models.decoder import DecoderConfig, check_sizes
 from train.optimizer import OptimizerConfig
 from train.sharding import MeshConfig
+from train.trainer import EngineConfig
 
 
 class ConfigError(ValueError):
@@ -136,8 +137,7 @@ class TrainConfig:
     answers it, memory does not. 0: the example as it is."""
     demonstrations: float = 0.35
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
-    save_every: int = 200
-    """Steps between checkpoints."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -158,24 +158,26 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
         """generations documents.passage_words world.slice world.demonstrations world.questions world.probes
         model.vocab_size model.width model.layers model.heads model.kv_heads model.mlp_width model.max_length model.conv
         simulate.samples simulate.passages simulate.new_tokens simulate.slots simulate.keep simulate.unit_tasks
-        targets.per_task wrongthink.steps train.seed_steps train.steps train.columns train.save_every
+        targets.per_task wrongthink.steps train.seed_steps train.steps train.columns train.engine.micro_batches
         evaluate.fresh evaluate.fresh_samples mesh.fsdp mesh.tensor""",
     ),
     "at least 0": (
         lambda v: v >= 0,
-        """world.prose simulate.temperature simulate.lookups simulate.revisit wrongthink.first_generation
-        train.seed_mixture train.growth train.renamed train.optimizer.vector_share train.optimizer.weight_decay
+        """world.prose model.head_width simulate.temperature simulate.lookups simulate.revisit
+        wrongthink.first_generation train.seed_mixture train.growth train.renamed train.engine.loss.z_loss
+        train.engine.save_every train.engine.profile train.optimizer.vector_share train.optimizer.weight_decay
         evaluate.margin""",
     ),
     "above 0": (
         lambda v: v > 0,
-        "wrongthink.lambdas wrongthink.perplexity_budget train.optimizer.rate train.optimizer.clip",
+        """model.rope_base wrongthink.lambdas wrongthink.perplexity_budget train.engine.loss.temperature
+        train.engine.save_minutes train.engine.stall_minutes train.optimizer.rate train.optimizer.clip""",
     ),
     "from 0 to 1": (
         lambda v: 0 <= v <= 1,
         """world.third_option simulate.withhold review.target_precision review.minimum_recall review.random_share
         targets.open_mass targets.smallest_branch wrongthink.minimum_formed wrongthink.share train.student
-        train.demonstrations train.optimizer.warmup train.optimizer.average""",
+        train.demonstrations train.engine.loss.hard_weight train.optimizer.warmup train.optimizer.average""",
     ),
     "from 1 to 50": (lambda v: 1 <= v <= 50, "wrongthink.samples"),
     "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data"),

@@ -11,9 +11,10 @@ from etils import epath
 
 
 class Progress(Protocol):
-    """Shows work being done. `stage` yields a function that is told how many more items are finished."""
+    """Shows work being done. `stage` yields a function that is told how many more items are finished, and may be told
+    in one line what is known about them."""
 
-    def stage(self, title: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]: ...
+    def stage(self, title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]: ...
 
     def line(self, text: str) -> None: ...
 
@@ -22,8 +23,8 @@ class Silent:
     """No output, for tests and for evaluation inside other programs."""
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda done: None
+    def stage(self, title: str, total: int) -> Iterator[Callable[..., None]]:
+        yield lambda done, about="": None
 
     def line(self, text: str) -> None: ...
 

@@ -26,6 +26,7 @@ from models.sampler import Sampler, Scorer
 from models.tokenizer import Tokenizer
 from train.batches import Batches
 from train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
+from train.monitor import describe
 from train.records import Example, whole
 from train.sharding import make_mesh, state_sharding
 from train.trainer import Training, fit
@@ -249,7 +250,7 @@ def train_arm(run: Run, generation: int, arm: str, params: nnx.State, pools, ste
               rate_scale: float = 1.0) -> nnx.State:  # fmt: skip
     """Trains with checkpoints under the arm's own directory, progress and metrics."""
     c = run.config.train
-    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
     batches = Batches(
         pools, seed=run.seed("batches", arm, generation), steps=steps, columns=c.columns, row_multiple=rows
     )
@@ -260,12 +261,14 @@ def train_arm(run: Run, generation: int, arm: str, params: nnx.State, pools, ste
         "steps": steps,
         "data": content_id([e.id for p in pools for e in p[0]]),
     }
-    training = Training(run.graphdef, batches, optimizer, run.mesh, c.save_every, position)
-    place = run.directory / "checkpoints" / f"{arm}-{generation:03d}"
-    with run.progress.stage(f"gen {generation} train ({arm})", steps) as advance, Checkpoints(place) as checkpoints:
+    name = f"{arm}-{generation:03d}"
+    profile = str(run.directory / "profile" / name)
+    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile)
+    checkpoints = Checkpoints(run.directory / "checkpoints" / name, keep_every=c.engine.save_every)
+    with run.progress.stage(f"gen {generation} train ({arm})", steps) as advance, checkpoints:
 
         def log(step: int, values: dict[str, float]) -> None:
-            advance(1)
+            advance(1, describe(step, steps, values))
             if step % 20 == 0 or step == steps - 1:
                 run.metrics.log(generation, arm, step, values)
 

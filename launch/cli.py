@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from bootstrap.ledger import write_json
 from launch.console import Terminal
 from launch.recipes import RECIPES
 from train.checkpoint import has_weights
+from train.monitor import TrainingStopped
 from train.trainer import TrainingDiverged
 
 USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
@@ -73,7 +75,8 @@ class Status:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 130 when stopped."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 130 or 143
+    when stopped by Ctrl-C or SIGTERM."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "run": _run, "resume": _resume, "status": _status, "evaluate": _evaluate, "show": _show, "report": _report,
@@ -92,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, ValueError, OSError) as error:
         print(f"ratchet: {error}", file=sys.stderr)
         return 2
+    except TrainingStopped as stopped:
+        print(f"ratchet: {stopped}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("ratchet: stopped; `ratchet resume DIR` goes on from what is committed", file=sys.stderr)
         return 130

@@ -1,16 +1,27 @@
-"""One decoder-only transformer: rotary positions, grouped-query attention, squared-ReLU MLP, RMSNorm, tied embedding.
+"""One decoder-only transformer: rotary positions, grouped-query attention, an MLP, RMSNorm.
+
+The defaults are the small model of the laptop recipe (squared ReLU, convolutions, tied embedding); `gated`,
+`query_key_norm`, `head_width` and `tied` make it the Llama and Qwen3 shapes of `launch.preflight`.
 
 Shapes: B batch, T new tokens, S all keys (cache and new), D width, H query heads, G key/value heads, E head width,
 F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from models.attention import attend, attend_packed, rotate
+
+Remat = Literal["none", "dots", "full"]
+REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the forward pass of a layer keeps for the backward pass: everything, the matrix products, or its input alone."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class DecoderConfig:
     """Residual width D."""
     layers: int = 3
     heads: int = 2
-    """Query heads H; must divide the width into an even head width."""
+    """Query heads H; without a `head_width` they must divide the width into an even head width."""
     kv_heads: int = 2
     """Key/value heads G; must divide `heads`."""
     mlp_width: int = 256
@@ -33,10 +44,21 @@ class DecoderConfig:
     """Tokens that the causal depthwise convolutions before attention and before the MLP mix, itself included; 1 for
     none. They let a small model look things up in its context after hundreds of steps instead of thousands (Canon
     layers, Allen-Zhu)."""
+    head_width: int = 0
+    """Width of a head E; 0 for width / heads."""
+    gated: bool = False
+    """An MLP of silu(gate)·up (SwiGLU, arXiv 2002.05202) instead of relu(up)²."""
+    query_key_norm: bool = False
+    """RMSNorm of every query and key head before the rotation, as in Qwen3."""
+    tied: bool = True
+    """The embedding is the output projection as well."""
+    rope_base: float = 10_000.0
+    """Longest wavelength of the rotary positions, over 2π."""
 
     @property
-    def head_width(self) -> int:
-        return self.width // self.heads
+    def head_size(self) -> int:
+        """E, given or derived."""
+        return self.head_width or self.width // self.heads
 
 
 class Cache(nnx.Pytree):
@@ -54,49 +76,69 @@ class Decoder(nnx.Module):
     """The language model. Split it once with `nnx.split` and use the functions below inside jit."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        c, e = config, config.head_width
+        c, e = config, config.head_size
 
         def normal(*shape: int, fan_in: int) -> nnx.Param:
             return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
 
         self.config = config
         self.embedding = normal(c.vocab_size, c.width, fan_in=c.width)
-        self.layers = nnx.Dict(
-            attention_norm=nnx.Param(jnp.ones((c.layers, c.width))),
-            conv=nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0)),
-            mlp_conv=nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0)),
-            query=normal(c.layers, c.width, c.heads, e, fan_in=c.width),
-            key=normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
-            value=normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
-            output=nnx.Param(jnp.zeros((c.layers, c.heads, e, c.width))),
-            mlp_norm=nnx.Param(jnp.ones((c.layers, c.width))),
-            up=normal(c.layers, c.width, c.mlp_width, fan_in=c.width),
-            down=nnx.Param(jnp.zeros((c.layers, c.mlp_width, c.width))),
-        )
+        layers = {
+            "attention_norm": nnx.Param(jnp.ones((c.layers, c.width))),
+            "query": normal(c.layers, c.width, c.heads, e, fan_in=c.width),
+            "key": normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
+            "value": normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
+            "output": nnx.Param(jnp.zeros((c.layers, c.heads, e, c.width))),
+            "mlp_norm": nnx.Param(jnp.ones((c.layers, c.width))),
+            "up": normal(c.layers, c.width, c.mlp_width, fan_in=c.width),
+            "down": nnx.Param(jnp.zeros((c.layers, c.mlp_width, c.width))),
+        }
+        if c.conv > 1:
+            layers |= {
+                name: nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0))
+                for name in ("conv", "mlp_conv")
+            }
+        if c.gated:
+            layers["gate"] = normal(c.layers, c.width, c.mlp_width, fan_in=c.width)
+        if c.query_key_norm:
+            layers |= {name: nnx.Param(jnp.ones((c.layers, e))) for name in ("query_norm", "key_norm")}
+        self.layers = nnx.Dict(layers)
         self.final_norm = nnx.Param(jnp.ones((c.width,)))
+        if not c.tied:
+            self.head = normal(c.width, c.vocab_size, fan_in=c.width)
 
     def head_DV(self) -> jax.Array:
-        """The output projection: the embedding, transposed."""
-        return self.embedding[...].T
+        """The output projection."""
+        return self.embedding[...].T if self.config.tied else self.head[...]
 
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
-        """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding)."""
-        first_BTD = self._embed(tokens_BT)
-        nothing_BCD = jnp.zeros((len(first_BTD), self.config.conv - 1, self.config.width), first_BTD.dtype)
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
+        dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none",
+    ) -> jax.Array:  # fmt: skip
+        """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding).
+
+        Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again.
+        """
+        c = self.config
+        stacked = {name: weight.astype(dtype or weight.dtype) for name, weight in self._stacked().items()}
+        first_BTD = self._embed(tokens_BT, dtype)
+        nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
 
         def layer(x_BTD, weights):
-            history_BTD = jnp.concatenate([nothing_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
-            y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
-            q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
-            mixed = attend_packed(rotate(q, positions_BT), rotate(k, positions_BT), v, segments_BT)
+            normed_BTD = _norm(x_BTD, weights["attention_norm"])
+            y_BTD, _ = _convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
+            q, k, v = _queries_keys_values(y_BTD, positions_BT, weights, c)
+            mixed = attend_packed(q, k, v, segments_BT)
             return _finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0], None
 
-        x_BTD, _ = jax.lax.scan(layer, first_BTD, self._stacked(), unroll=self._unroll)
-        return _norm(x_BTD, self.final_norm[...])
+        if remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+        x_BTD, _ = jax.lax.scan(layer, first_BTD, stacked, unroll=self._unroll)
+        return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype))
 
     def new_cache(self, batch: int, length: int) -> Cache:
         c, dtype = self.config, self.embedding[...].dtype
-        empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_width), dtype)
+        empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_size), dtype)
         last_BC2D = jnp.zeros((batch, c.conv - 1, 2 * c.width), dtype)
         per_layer = ((empty_BGSE,) * c.layers, (empty_BGSE,) * c.layers, (last_BC2D,) * c.layers)
         return Cache(*per_layer, jnp.zeros((batch, length), bool))
@@ -120,22 +162,23 @@ class Decoder(nnx.Module):
             weights = {name: weight[layer] for name, weight in stacked.items()}
             keys_BGSE, values_BGSE, last_BC2D = cache.keys[layer], cache.values[layer], cache.last[layer]
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
-            history_BTD = jnp.concatenate([last_BCD, _norm(x_BTD, weights["attention_norm"])], axis=1)
-            y_BTD = _convolve(history_BTD, positions_BT, weights["conv"])
-            q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
-            new_BGTE = rotate(k, positions_BT).swapaxes(1, 2), v.swapaxes(1, 2)
+            normed_BTD = _norm(x_BTD, weights["attention_norm"])
+            y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
+            q, k, v = _queries_keys_values(y_BTD, positions_BT, weights, self.config)
+            new_BGTE = k.swapaxes(1, 2), v.swapaxes(1, 2)
             keys.append(jax.lax.dynamic_update_slice(keys_BGSE, new_BGTE[0], (0, 0, column, 0)))
             values.append(jax.lax.dynamic_update_slice(values_BGSE, new_BGTE[1], (0, 0, column, 0)))
-            mixed = attend(rotate(q, positions_BT), keys[-1], values[-1], mask_BTS)
+            mixed = attend(q, keys[-1], values[-1], mask_BTS)
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
         x_BTD = _norm(x_BTD, self.final_norm[...])
         return x_BTD, Cache(tuple(keys), tuple(values), tuple(last), filled_BS)
 
-    def _embed(self, tokens_BT: jax.Array) -> jax.Array:
+    def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
         """Token embeddings scaled to unit variance, so that what a token is outweighs what early layers add."""
-        return self.embedding[...][tokens_BT] * self.config.width**0.5
+        embedding_VD = self.embedding[...]
+        return embedding_VD.astype(dtype or embedding_VD.dtype)[tokens_BT] * self.config.width**0.5
 
     @property
     def _unroll(self) -> int:
@@ -148,7 +191,8 @@ class Decoder(nnx.Module):
 
 def check_sizes(config: DecoderConfig) -> None:
     """Raises ValueError when the heads fit neither the width nor each other."""
-    if config.width % config.heads or config.head_width % 2 or config.heads % config.kv_heads:
+    derived = config.head_width == 0 and config.width % config.heads
+    if derived or config.head_size % 2 or config.heads % config.kv_heads:
         raise ValueError(
             f"model: width {config.width} / heads {config.heads} / kv_heads {config.kv_heads} do not fit: "
             "heads must divide width into an even head width, and kv_heads must divide heads"
@@ -166,14 +210,30 @@ def _norm(x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
     return (x_BTD * jax.lax.rsqrt(variance + 1e-6)).astype(x_BTD.dtype) * scale_D
 
 
-def _convolve(history_BTD: jax.Array, positions_BT: jax.Array, weight_CD: jax.Array) -> jax.Array:
-    """Depthwise causal convolution of T tokens preceded by C-1 earlier ones; it stops at the start of a sequence."""
+def _convolve(
+    last_BCD: jax.Array, x_BTD: jax.Array, positions_BT: jax.Array, weight_CD: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Depthwise causal convolution of T tokens preceded by C-1 earlier ones, and all its inputs, earlier ones first.
+
+    It stops at the start of a sequence. Without a weight the tokens stay as they are.
+    """
+    if weight_CD is None:
+        return x_BTD, x_BTD
+    history_BTD = jnp.concatenate([last_BCD, x_BTD], axis=1)
     t, c = positions_BT.shape[1], weight_CD.shape[0]
     mixed = 0.0
     for back in range(c):
         before_BTD = jax.lax.dynamic_slice_in_dim(history_BTD, c - 1 - back, t, axis=1)
         mixed += weight_CD[back] * jnp.where(positions_BT[..., None] >= back, before_BTD, 0)
-    return mixed
+    return mixed, history_BTD
+
+
+def _queries_keys_values(y_BTD: jax.Array, positions_BT: jax.Array, weights: dict[str, jax.Array], c: DecoderConfig):
+    """Queries and keys, normed where the model does and rotated, and values: [B, T, H or G, E]."""
+    q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
+    if c.query_key_norm:
+        q, k = _norm(q, weights["query_norm"]), _norm(k, weights["key_norm"])
+    return rotate(q, positions_BT, c.rope_base), rotate(k, positions_BT, c.rope_base), v
 
 
 def _project(x_BTD: jax.Array, weight_DHE: jax.Array) -> jax.Array:
@@ -186,10 +246,14 @@ def _finish_layer(
     """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
     mixed = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
     x_BTD = x_BTD + _matmul(mixed, weights["output"].reshape(mixed.shape[-1], -1))
-    history_BTD = jnp.concatenate([last_BCD, _norm(x_BTD, weights["mlp_norm"])], axis=1)
-    y_BTD = _convolve(history_BTD, positions_BT, weights["mlp_conv"])
-    x_BTD = x_BTD + _matmul(jnp.square(jax.nn.relu(_matmul(y_BTD, weights["up"]))), weights["down"])
-    return x_BTD, history_BTD
+    normed_BTD = _norm(x_BTD, weights["mlp_norm"])
+    y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("mlp_conv"))
+    up_BTF = _matmul(y_BTD, weights["up"])
+    if "gate" in weights:
+        up_BTF = jax.nn.silu(_matmul(y_BTD, weights["gate"])) * up_BTF
+    else:
+        up_BTF = jnp.square(jax.nn.relu(up_BTF))
+    return x_BTD + _matmul(up_BTF, weights["down"]), history_BTD
 
 
 def _matmul(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ from train.batches import Batches
 from train.optimizer import OptimizerConfig
 from train.records import Example
 from train.sharding import MeshConfig, make_mesh
-from train.trainer import Training, fit
+from train.trainer import EngineConfig, Training, fit
 
 
 def awaken(params: nnx.State, seed: int = 1) -> nnx.State:
@@ -132,7 +132,7 @@ def learn_by_heart(world: Lessons, tokenizer: Tokenizer, speaker) -> Writer:
             made.append(example(tokenizer.chat(task.messages), tokens, one_hot(tokens), "seed", {"text": text}))
     batches = Batches([(made, len(made))], seed=0, steps=150, columns=192)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    training = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, 10**6, {})
+    training = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, EngineConfig(), {})
     trained = fit(training, params, None, lambda step, values: None)
     return Writer(Sampler(graphdef, slots=16, new_tokens=60, keep=6), trained, tokenizer, 192)
 

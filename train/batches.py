@@ -46,10 +46,21 @@ class Batches:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
+        return self.part(step, np.arange(self.rows))
+
+    def part(self, step: int, rows: np.ndarray) -> Batch:
+        """The given rows of a step's batch. Which example lies where does not depend on who asks."""
         picked = self.picks(step)
         chosen = [self.pools[pool][0][index] for pool, index in picked]
-        row_of = _first_fit([len(e.tokens) for e in chosen], self.columns)
-        return pack(chosen, row_of, self.rows, self.columns, int(self.predictions), self.keep)
+        place = {int(row): at for at, row in enumerate(rows)}
+        mine = [
+            (e, place[row])
+            for e, row in zip(chosen, _first_fit([len(e.tokens) for e in chosen], self.columns), strict=True)
+            if row in place
+        ]
+        return pack(
+            [e for e, _ in mine], [row for _, row in mine], len(rows), self.columns, int(self.predictions), self.keep
+        )
 
     def picks(self, step: int) -> list[tuple[int, int]]:
         """(pool, index) of every example of a step."""
@@ -59,9 +70,10 @@ class Batches:
             for draw in range(step * count, (step + 1) * count)
         ]
 
-    def iterate(self, start: int) -> Iterator[Batch]:
-        """Batches from step `start` on, prefetched by Grain."""
-        source = grain.MapDataset.source(self)[start:]
+    def iterate(self, start: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """Batches from step `start` on, or these rows of them, prefetched by Grain."""
+        own = np.arange(self.rows) if rows is None else rows
+        source = grain.MapDataset.range(start, self.steps).map(lambda step: self.part(int(step), own))
         return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  a run holds one source
@@ -101,9 +113,10 @@ def _first_fit(lengths: Sequence[int], columns: int) -> list[int]:
 
 def pack(examples: Sequence[Example], row_of: Sequence[int], rows: int, columns: int, predictions: int,
          keep: int) -> Batch:  # fmt: skip
-    """Arrays of one step: tokens, positions, segments [R, T]; predict, weights, tail [R, M]; ids, probs [R, M, K]."""
+    """Arrays of one step: tokens, positions, segments [R, T]; predict, labels (the emitted tokens), weights, tail
+    [R, M]; ids, probs [R, M, K]."""
     batch = {name: np.zeros((rows, columns), np.int32) for name in ("tokens", "positions", "segments")}
-    batch |= {"predict": np.zeros((rows, predictions), np.int32)}
+    batch |= {name: np.zeros((rows, predictions), np.int32) for name in ("predict", "labels")}
     batch |= {name: np.zeros((rows, predictions), np.float32) for name in ("weights", "tail")}
     batch |= {
         name: np.zeros((rows, predictions, keep), kind) for name, kind in (("ids", np.int32), ("probs", np.float32))
@@ -119,6 +132,7 @@ def pack(examples: Sequence[Example], row_of: Sequence[int], rows: int, columns:
         slots = slice(listed[row], listed[row] + len(weighted))
         listed[row] = slots.stop
         batch["predict"][row, slots] = start + weighted - 1
+        batch["labels"][row, slots] = example.tokens[weighted]
         batch["weights"][row, slots] = example.weights[weighted]
         batch["tail"][row, slots] = example.tail
         batch["ids"][row, slots, : example.ids.shape[1]] = example.ids

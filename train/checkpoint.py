@@ -24,15 +24,18 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one run, written asynchronously, each under `directory/<step>`.
+    """The newest `keep` checkpoints of one run, written asynchronously, each under `directory/<step>`; those of every
+    `keep_every` steps stay for good (0: none do).
 
     Every process of a multi-host run makes the same calls; Orbax coordinates them. Use it as a context manager, or call
     `close`, so that the last save is committed.
     """
 
-    def __init__(self, directory: epath.PathLike, keep: int = 2):
+    def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
         self.directory = epath.Path(directory)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=_ITEMS)
 
     def save(self, step: int, state: Any, *, position: dict) -> None:
@@ -52,6 +55,11 @@ class Checkpoints:
             ),
             force=True,  # a run that went back to an older step saves below the newest one
         )
+
+    def steps(self) -> list[int]:
+        """The steps there are, in order. Waits for the save in flight."""
+        self.wait()
+        return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
         """The newest step, or None. Waits for the save in flight, so that what it names is committed."""

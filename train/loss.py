@@ -6,17 +6,45 @@ q = softmax(z), Q = Σ q over the kept ids. Per token ℓ = m·lse(z) − Σ p_k
 the student keeps its own shape there. One-hot targets are K = 1, p = 1, t = 0; K = V is dense cross-entropy; N draws
 with counts/N as p and t = 0 are the unbiased sampled form.
 
-Shapes: B batch, T time, D width, V vocabulary, K kept ids, C a chunk of T.
+Logits never exist whole. A chip takes its own tokens, in chunks, against its own part of the vocabulary; the chips of
+one tensor group exchange the maximum, the sum and the K kept logits of a token, never its row of logits.
+
+Shapes: B batch, T time, N tokens of one chip, D width, V vocabulary (inside the shards: one chip's part), K kept ids,
+C a chunk of N.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+Mode = Literal["auto", "recompute", "grad_in_forward"]
 
 # 1−Q is a float32 difference: closer to 1 than this Q is rounding, and t/(1−Q) would amplify it.
 _LARGEST_Q = 1.0 - 1e-6
+_CHUNK_LOGITS = 2**26
+"""Logits of a chunk, of which float32 takes 256 MB: far below a chip's memory, enough rows to fill its matrix unit."""
+_GRADIENT_BYTES = 2**30
+"""What `auto` lets the gradients take that `grad_in_forward` holds from the forward to the backward pass."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How a token's loss is made of logits and target, and how its gradient is computed."""
+
+    hard_weight: float = 0.0
+    """Share of the target that is the emitted token alone (one-hot), the rest being the teacher's distribution."""
+    temperature: float = 1.0
+    """q = softmax(z / temperature), for targets that were taken at that temperature."""
+    z_loss: float = 0.0
+    """Weight of lse², which keeps the logits' scale (PaLM, arXiv 2204.02311, uses 1e-4)."""
+    mode: Mode = "auto"
+    """Logits again in the backward pass (8·N·D·V FLOPs, least memory), gradients in the forward pass (6·N·D·V), or the
+    latter where the gradients take at most 1 GiB a chip."""
 
 
 class LossSums(NamedTuple):
@@ -25,20 +53,35 @@ class LossSums(NamedTuple):
     All are float32 scalars; losses are in nats. With t > 0, `hits` compares with the likeliest kept id.
     """
 
-    loss: jax.Array  # Σ w·ℓ
+    loss: jax.Array  # Σ w·(ℓ + z_loss·lse²)
     weight: jax.Array  # Σ w
     kl: jax.Array  # Σ w·(ℓ − the teacher's entropy, tail bucket included)
     tail: jax.Array  # Σ w·t
-    hits: jax.Array  # Σ w·[argmax student == argmax teacher]
+    hits: jax.Array  # Σ w·[the teacher's likeliest id has the student's largest logit]
+
+
+class _Plan(NamedTuple):
+    """What is known before tracing."""
+
+    chunk: int
+    in_forward: bool
+    temperature: float
+    z_loss: float
+    mesh: jax.sharding.AbstractMesh | None
+    """None: one chip, nothing to exchange."""
+
+    @property
+    def vocab_axis(self) -> str | None:
+        return "tensor" if self.mesh is not None and self.mesh.shape["tensor"] > 1 else None
 
 
 class _Softmax(NamedTuple):
     """What both passes need of a chunk's logits."""
 
-    max_BC1: jax.Array
-    total_BC1: jax.Array  # Σ exp(z − max)
-    kept_BCK: jax.Array  # which slots of K hold an id
-    mass_BC: jax.Array  # Q, bounded away from 1
+    max_C1: jax.Array
+    total_C1: jax.Array  # Σ exp(z − max)
+    at_CK: jax.Array  # z − max of the kept ids, 0 where padded
+    mass_C: jax.Array  # Q, bounded away from 1
 
 
 def soft_target_loss(
@@ -48,116 +91,216 @@ def soft_target_loss(
     probs_BTK: jax.Array,
     tail_BT: jax.Array,
     weights_BT: jax.Array,
+    config: LossConfig = LossConfig(),
     *,
-    chunk: int = 128,
+    labels_BT: jax.Array | None = None,
+    chunk: int = 0,
 ) -> LossSums:
-    """Sums the soft-target loss of `hidden @ head` over all tokens.
+    """Sums the soft-target loss of `hidden @ head` over all tokens of all chips.
 
-    Logits exist for `chunk` positions of the sequence at a time, in float32, and are recomputed in the backward pass
-    (8·N·D·V FLOPs in all). A slot of K is kept when its probability is above 0; kept ids of a token are distinct.
-    Gradients flow to `hidden` and `head` only, through `loss` and `kl`. Works under any sharding of B, D and V; hand in
-    `head` already gathered over D's axis so that it is not gathered once per chunk.
+    Products take the dtype of `hidden`, logits and sums are float32; `head` may be kept wider, and its gradient has its
+    dtype. A slot of K is kept when its probability is above 0; kept ids of a token are distinct. `labels` are the
+    emitted tokens, needed for a `hard_weight`. `chunk` is how many of a chip's tokens have logits at a time; 0 chooses.
+
+    Under `jax.set_mesh` with the axes of `train.sharding`, rows lie over (data, fsdp) and the head's columns over
+    tensor; its rows are gathered over fsdp once. Gradients flow to `hidden` and `head` alone, through `loss` alone.
     """
     assert hidden_BTD.shape[:2] == tail_BT.shape == weights_BT.shape == ids_BTK.shape[:2] == probs_BTK.shape[:2]
-    assert hidden_BTD.shape[2] == head_DV.shape[0] and ids_BTK.shape == probs_BTK.shape and chunk > 0
-    targets = (ids_BTK, *(x.astype(jnp.float32) for x in (probs_BTK, tail_BT, weights_BT)))
-    return _loss(chunk, hidden_BTD, head_DV, targets)
+    assert hidden_BTD.shape[2] == head_DV.shape[0] and ids_BTK.shape == probs_BTK.shape and chunk >= 0
+    probs_BTK, tail_BT, weights_BT = (x.astype(jnp.float32) for x in (probs_BTK, tail_BT, weights_BT))
+    if config.hard_weight:
+        assert labels_BT is not None, "a hard weight needs the emitted tokens"
+        ids_BTK, probs_BTK, tail_BT = harden(ids_BTK, probs_BTK, tail_BT, labels_BT, config.hard_weight)
+    plan = _plan(config, hidden_BTD.shape, head_DV.shape[1], chunk)
+    return _loss(plan, hidden_BTD, head_DV, (ids_BTK, probs_BTK, tail_BT, weights_BT))
+
+
+def harden(ids_BTK, probs_BTK, tail_BT, labels_BT, weight: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(1 − weight)·target + weight·one-hot of the labels; the loss is linear in the target, so this mixes losses.
+
+    A label that is not among the kept ids takes a slot of its own, hence K grows by one; the tail keeps what it has.
+    """
+    is_label_BTK = (ids_BTK == labels_BT[..., None]) & (probs_BTK > 0)
+    absent_BT1 = ~is_label_BTK.any(-1, keepdims=True)
+    probs_BTK = (1 - weight) * probs_BTK + weight * is_label_BTK
+    ids = jnp.concatenate([ids_BTK, jnp.where(absent_BT1, labels_BT[..., None], 0)], -1)
+    return ids, jnp.concatenate([probs_BTK, weight * absent_BT1], -1), (1 - weight) * tail_BT
+
+
+def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, chunk: int) -> _Plan:
+    mesh = jax.sharding.get_abstract_mesh()
+    mesh = None if mesh.empty or mesh.size == 1 else mesh
+    rows, parts = (1, 1) if mesh is None else (mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"])
+    assert shape[0] % rows == 0, f"{shape[0]} rows do not divide over {rows} chips"
+    assert vocab % parts == 0, f"a vocabulary of {vocab} does not divide over {parts} chips"
+    tokens, vocab = shape[0] // rows * shape[1], vocab // parts
+    most = max(128, 2 ** ((_CHUNK_LOGITS // vocab).bit_length() - 1))
+    held = 4 * shape[2] * (vocab + tokens)
+    in_forward = held <= _GRADIENT_BYTES if config.mode == "auto" else config.mode == "grad_in_forward"
+    return _Plan(min(chunk or most, max(tokens, 1)), in_forward, config.temperature, config.z_loss, mesh)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(chunk, hidden_BTD, head_DV, targets):
-    def step(sums, xs):
-        hidden_BCD, *chunk_targets = xs
-        return jax.tree.map(jnp.add, sums, _chunk_sums(_logits(hidden_BCD, head_DV), *chunk_targets)), None
-
-    zero = LossSums(*[jnp.zeros((), jnp.float32)] * 5)
-    return jax.lax.scan(step, zero, _split(chunk, hidden_BTD, *targets))[0]
+def _loss(plan: _Plan, hidden_BTD, head_DV, targets) -> LossSums:
+    return _on_every_chip(_sums, plan, hidden_BTD, head_DV, targets)
 
 
-def _forward(chunk, hidden_BTD, head_DV, targets):
-    return _loss(chunk, hidden_BTD, head_DV, targets), (hidden_BTD, head_DV, targets)
+def _forward(plan: _Plan, hidden_BTD, head_DV, targets):
+    if not plan.in_forward:
+        return _loss(plan, hidden_BTD, head_DV, targets), (hidden_BTD, head_DV, targets)
+    return _on_every_chip(_sums_and_gradients, plan, hidden_BTD, head_DV, targets)
 
 
-def _backward(chunk, residuals, cotangent):
-    hidden_BTD, head_DV, targets = residuals
-    scale = cotangent.loss + cotangent.kl  # they differ by a constant
-
-    def step(grad_head_DV, xs):
-        hidden_BCD, *chunk_targets = xs
-        grad_BCV = _chunk_grad(_logits(hidden_BCD, head_DV), *chunk_targets) * scale
-        grad_BCV = grad_BCV.astype(head_DV.dtype)
-        grad_hidden_BCD = jnp.einsum("bcv,dv->bcd", grad_BCV, head_DV, preferred_element_type=jnp.float32)
-        grad_head_DV += jnp.einsum("bcd,bcv->dv", hidden_BCD, grad_BCV, preferred_element_type=jnp.float32)
-        return grad_head_DV, grad_hidden_BCD.astype(hidden_BTD.dtype)
-
-    zero_DV = jnp.zeros(head_DV.shape, jnp.float32)
-    grad_head_DV, grad_chunks = jax.lax.scan(step, zero_DV, _split(chunk, hidden_BTD, *targets))
-    return _join(grad_chunks, hidden_BTD.shape[1]), grad_head_DV.astype(head_DV.dtype), None
+def _backward(plan: _Plan, residuals, cotangent: LossSums):
+    if not plan.in_forward:
+        _, residuals = _on_every_chip(_sums_and_gradients, plan, *residuals)
+    grad_hidden_BTD, grad_head_DV = residuals
+    scaled = [(g.astype(jnp.float32) * cotangent.loss).astype(g.dtype) for g in (grad_hidden_BTD, grad_head_DV)]
+    return *scaled, None
 
 
 _loss.defvjp(_forward, _backward)
 
 
-def _chunk_sums(logits_BCV, ids_BCK, probs_BCK, tail_BC, weights_BC) -> LossSums:
-    student = _softmax(logits_BCV, ids_BCK, probs_BCK)
+def _on_every_chip(run: Callable, plan: _Plan, hidden_BTD, head_DV, targets):
+    """`run` on each chip's own tokens and part of the head. Differentiated by hand, so it may reduce as it likes."""
+    if plan.mesh is None:
+        return run(plan, hidden_BTD, head_DV, targets)
+    rows = P(("data", "fsdp"))
+    gradients = rows, P("fsdp" if _scattered(plan, len(head_DV)) else None, "tensor")
+    return jax.shard_map(
+        partial(run, plan),
+        in_specs=(rows, P(None, "tensor"), rows),
+        out_specs=P() if run is _sums else (P(), gradients),
+        check_vma=False,
+    )(hidden_BTD, head_DV, targets)
+
+
+def _sums(plan: _Plan, hidden_BTD, head_DV, targets) -> LossSums:
+    head_DV = head_DV.astype(hidden_BTD.dtype)
+
+    def step(sums: LossSums, xs):
+        hidden_CD, *chunk_targets = xs
+        logits_CV = _logits(plan, hidden_CD, head_DV)
+        softmax = _softmax(plan, logits_CV, *chunk_targets[:2])
+        return jax.tree.map(jnp.add, sums, _chunk_sums(plan, softmax, *chunk_targets)), None
+
+    sums, _ = jax.lax.scan(step, _zero(), _chunks(plan.chunk, hidden_BTD, *targets))
+    return _over_rows(plan, sums)
+
+
+def _sums_and_gradients(plan: _Plan, hidden_BTD, head_DV, targets):
+    """The sums, and the gradient of `loss` in hidden and head: one product for the logits, one for each gradient."""
+    wide, head_DV = head_DV.dtype, head_DV.astype(hidden_BTD.dtype)
+
+    def step(carry, xs):
+        sums, grad_head_DV = carry
+        hidden_CD, *chunk_targets = xs
+        logits_CV = _logits(plan, hidden_CD, head_DV)
+        softmax = _softmax(plan, logits_CV, *chunk_targets[:2])
+        grad_CV = _chunk_grad(plan, softmax, logits_CV, *chunk_targets).astype(head_DV.dtype)
+        grad_hidden_CD = jnp.einsum("cv,dv->cd", grad_CV, head_DV, preferred_element_type=jnp.float32)
+        grad_head_DV += jnp.einsum("cd,cv->dv", hidden_CD, grad_CV, preferred_element_type=jnp.float32)
+        sums = jax.tree.map(jnp.add, sums, _chunk_sums(plan, softmax, *chunk_targets))
+        # Parts of a sum over the vocabulary's chips stay in float32 until they are added.
+        return (sums, grad_head_DV), grad_hidden_CD if plan.vocab_axis else grad_hidden_CD.astype(hidden_BTD.dtype)
+
+    start = _zero(), jnp.zeros(head_DV.shape, jnp.float32)
+    (sums, grad_head_DV), grad_chunks = jax.lax.scan(step, start, _chunks(plan.chunk, hidden_BTD, *targets))
+    grad_hidden_ND = grad_chunks.reshape(-1, grad_chunks.shape[-1])[: hidden_BTD.shape[0] * hidden_BTD.shape[1]]
+    if plan.vocab_axis:
+        grad_hidden_ND = jax.lax.psum(grad_hidden_ND, plan.vocab_axis)
+    if plan.mesh is not None:
+        if _scattered(plan, len(head_DV)):
+            grad_head_DV = jax.lax.psum_scatter(grad_head_DV, "fsdp", scatter_dimension=0, tiled=True)
+        else:
+            grad_head_DV = jax.lax.psum(grad_head_DV, "fsdp")
+        grad_head_DV = jax.lax.psum(grad_head_DV, "data")
+    grad_hidden_BTD = grad_hidden_ND.reshape(hidden_BTD.shape).astype(hidden_BTD.dtype)
+    return _over_rows(plan, sums), (grad_hidden_BTD, grad_head_DV.astype(wide))
+
+
+def _chunk_sums(plan: _Plan, softmax: _Softmax, ids_CK, probs_CK, tail_C, weights_C) -> LossSums:
+    lse_C = jnp.log(softmax.total_C1[:, 0])  # of z − max
     # Subtracting before weighting keeps large logits from cancelling: m·lse − Σ p z = Σ p (lse − z).
-    surprise_BCK = jnp.log(student.total_BC1) + student.max_BC1 - _at(logits_BCV, ids_BCK)
-    surprise_BCK = jnp.where(student.kept_BCK, surprise_BCK, 0.0)
-    loss_BC = (probs_BCK * surprise_BCK).sum(-1) - tail_BC * jnp.log1p(-student.mass_BC)
+    surprise_CK = jnp.where(probs_CK > 0, lse_C[:, None] - softmax.at_CK, 0.0)
+    loss_C = (probs_CK * surprise_CK).sum(-1) - tail_C * jnp.log1p(-softmax.mass_C)
     xlogx = jax.scipy.special.xlogy
-    entropy_BC = -xlogx(probs_BCK, probs_BCK).sum(-1) - xlogx(tail_BC, tail_BC)
-    top_BC1 = _at(ids_BCK, probs_BCK.argmax(-1, keepdims=True))
-    hits_BC = (logits_BCV.argmax(-1) == top_BC1[..., 0]) & student.kept_BCK.any(-1)
-    per_token = LossSums(loss_BC, jnp.ones_like(tail_BC), loss_BC - entropy_BC, tail_BC, hits_BC)
-    return jax.tree.map(lambda x_BC: (weights_BC * x_BC).sum(), per_token)
+    entropy_C = -xlogx(probs_CK, probs_CK).sum(-1) - xlogx(tail_C, tail_C)
+    z_loss_C = plan.z_loss * jnp.square(lse_C + softmax.max_C1[:, 0]) if plan.z_loss else 0.0
+    top_C1 = probs_CK.argmax(-1, keepdims=True)
+    hits_C = (jnp.take_along_axis(softmax.at_CK, top_C1, -1)[:, 0] >= 0) & (probs_CK > 0).any(-1)
+    per_token = LossSums(loss_C + z_loss_C, jnp.ones_like(tail_C), loss_C - entropy_C, tail_C, hits_C)
+    return jax.tree.map(lambda x_C: (weights_C * x_C).sum(), per_token)
 
 
-def _chunk_grad(logits_BCV, ids_BCK, probs_BCK, tail_BC, weights_BC) -> jax.Array:
-    """dℓ/dz of a chunk, weighted."""
-    student = _softmax(logits_BCV, ids_BCK, probs_BCK)
-    q_BCV = jnp.exp(logits_BCV - student.max_BC1) / student.total_BC1
-    total_BC = probs_BCK.sum(-1) + tail_BC
-    elsewhere_BC = total_BC - tail_BC / (1.0 - student.mass_BC)
-    kept_grad_BCK = total_BC[..., None] * _at(q_BCV, ids_BCK) - probs_BCK
+def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, ids_CK, probs_CK, tail_C, weights_C) -> jax.Array:
+    """d loss / d(hidden @ head) of a chunk on this chip's part of the vocabulary, weighted."""
+    q_CV = jnp.exp(logits_CV - softmax.max_C1) / softmax.total_C1
+    q_CK = jnp.exp(softmax.at_CK) / softmax.total_C1
+    total_C = probs_CK.sum(-1) + tail_C
+    if plan.z_loss:
+        total_C += 2 * plan.z_loss * (jnp.log(softmax.total_C1) + softmax.max_C1)[:, 0]
+    elsewhere_C = total_C - tail_C / (1.0 - softmax.mass_C)
+    scale_C1 = (weights_C / plan.temperature)[:, None]
+    kept_grad_CK = (total_C[:, None] * q_CK - probs_CK) * scale_C1
+    grad_CV = (elsewhere_C[:, None] * scale_C1) * q_CV
     # Setting, not adding: a difference of two terms in t/(1−Q) would lose the kept ids' gradient when 1−Q is small.
-    slots_BCK = jnp.where(student.kept_BCK, ids_BCK, logits_BCV.shape[-1])
-    place = jax.vmap(jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop")))
-    grad_BCV = place(elsewhere_BC[..., None] * q_BCV, slots_BCK, kept_grad_BCK)
-    return grad_BCV * weights_BC[..., None]
+    place = jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop"))
+    return place(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
 
 
-def _softmax(logits_BCV, ids_BCK, probs_BCK) -> _Softmax:
-    max_BC1 = logits_BCV.max(-1, keepdims=True)
-    total_BC1 = jnp.exp(logits_BCV - max_BC1).sum(-1, keepdims=True)
-    kept_BCK = probs_BCK > 0
+def _softmax(plan: _Plan, logits_CV, ids_CK, probs_CK) -> _Softmax:
+    kept_CK = probs_CK > 0
+    vocab = logits_CV.shape[-1]
+    slots_CK = _slots(plan, ids_CK, kept_CK, vocab)
+    max_C1 = logits_CV.max(-1, keepdims=True)
+    if plan.vocab_axis:
+        max_C1 = jax.lax.pmax(max_C1, plan.vocab_axis)
+    total_C1 = jnp.exp(logits_CV - max_C1).sum(-1, keepdims=True)
+    at_CK = jnp.take_along_axis(logits_CV, jnp.minimum(slots_CK, vocab - 1), axis=-1) - max_C1
+    at_CK = jnp.where(slots_CK < vocab, at_CK, 0.0)
+    if plan.vocab_axis:
+        total_C1, at_CK = jax.lax.psum((total_C1, at_CK), plan.vocab_axis)
     # exp(z−max)/total is accurate to 1 ulp; exp(z−lse) loses digits when lse is large.
-    q_BCK = jnp.where(kept_BCK, jnp.exp(_at(logits_BCV, ids_BCK) - max_BC1) / total_BC1, 0.0)
-    return _Softmax(max_BC1, total_BC1, kept_BCK, jnp.minimum(q_BCK.sum(-1), _LARGEST_Q))
+    q_CK = jnp.where(kept_CK, jnp.exp(at_CK) / total_C1, 0.0)
+    return _Softmax(max_C1, total_C1, at_CK, jnp.minimum(q_CK.sum(-1), _LARGEST_Q))
 
 
-def _logits(hidden_BCD, head_DV) -> jax.Array:
-    return jnp.einsum("bcd,dv->bcv", hidden_BCD, head_DV, preferred_element_type=jnp.float32)
+def _slots(plan: _Plan, ids_CK, kept_CK, vocab: int) -> jax.Array:
+    """Where kept ids lie on this chip's part of the vocabulary; `vocab` (past its end) for all others."""
+    first = jax.lax.axis_index(plan.vocab_axis) * vocab if plan.vocab_axis else 0
+    local_CK = ids_CK - first
+    return jnp.where(kept_CK & (local_CK >= 0) & (local_CK < vocab), local_CK, vocab)
 
 
-def _at(x_BCN: jax.Array, index_BCK: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x_BCN, index_BCK, axis=-1)
+def _logits(plan: _Plan, hidden_CD, head_DV) -> jax.Array:
+    logits_CV = jnp.einsum("cd,dv->cv", hidden_CD, head_DV, preferred_element_type=jnp.float32)
+    return logits_CV if plan.temperature == 1.0 else logits_CV / plan.temperature
 
 
-def _split(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """[B, T, ...] to [chunks, B, C, ...], T padded with zeros, hence weight 0. B stays whole: it may be sharded."""
+def _zero() -> LossSums:
+    return LossSums(*[jnp.zeros((), jnp.float32)] * 5)
+
+
+def _over_rows(plan: _Plan, sums: LossSums) -> LossSums:
+    return sums if plan.mesh is None else jax.lax.psum(sums, ("data", "fsdp"))
+
+
+def _scattered(plan: _Plan, width: int) -> bool:
+    """Whether the head's gradient comes out split over fsdp, as the head itself is stored."""
+    return width % plan.mesh.shape["fsdp"] == 0
+
+
+def _chunks(chunk: int, *arrays_BT: jax.Array) -> tuple[jax.Array, ...]:
+    """[B, T, ...] to [chunks, C, ...], N = B·T padded with zeros, hence weight 0; even chunks pad least."""
+    tokens = arrays_BT[0].shape[0] * arrays_BT[0].shape[1]
+    count = max(1, -(-tokens // chunk))
+    size = max(1, -(-tokens // count))
 
     def split(x_BT):
-        count = max(1, -(-x_BT.shape[1] // chunk))
-        size = max(1, -(-x_BT.shape[1] // count))  # even chunks pad least
-        pads = [(0, 0)] * x_BT.ndim
-        pads[1] = (0, count * size - x_BT.shape[1])
-        padded = jnp.pad(x_BT, pads).reshape(x_BT.shape[0], count, size, *x_BT.shape[2:])
-        return jnp.moveaxis(padded, 1, 0)
+        flat_N = x_BT.reshape(tokens, *x_BT.shape[2:])
+        padded = jnp.pad(flat_N, [(0, count * size - tokens)] + [(0, 0)] * (flat_N.ndim - 1))
+        return padded.reshape(count, size, *flat_N.shape[1:])
 
-    return tuple(map(split, arrays))
-
-
-def _join(x_chunks: jax.Array, time: int) -> jax.Array:
-    """Undoes `_split`."""
-    x = jnp.moveaxis(x_chunks, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :time]
+    return tuple(map(split, arrays_BT))

@@ -1,5 +1,5 @@
-"""Muon for matrices and a slower AdamW for the rest, or AdamW alone; warm-up and a cosine to a tenth of the peak; and
-an average of the last weights, when asked for."""
+"""AdamW, or Muon for matrices and a slower AdamW for the rest; warm-up, then a cosine or a stable rate and a decay, to
+a tenth of the peak; and an average of the last weights, when asked for."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ MATRICES = {
     "value": MuonDimensionNumbers((1,), (2, 3)),
     "output": MuonDimensionNumbers((1, 2), (3,)),
     "up": MuonDimensionNumbers((1,), (2,)),
+    "gate": MuonDimensionNumbers((1,), (2,)),
     "down": MuonDimensionNumbers((1,), (2,)),
 }
 """Layer-stacked matrices by name, as (input axes, output axes); everything else is left to AdamW."""
@@ -22,9 +23,12 @@ MATRICES = {
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    kind: Literal["muon", "adamw"] = "muon"
-    rate: float = 3e-2
+    kind: Literal["adamw", "muon"] = "adamw"
+    rate: float = 3e-3
     """Peak learning rate."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up: a cosine down, or the peak until the last fifth and a straight line down (warmup-stable-decay,
+    arXiv 2404.06395), from which a run can be gone on with."""
     vector_share: float = 0.3
     """Rate of the embedding and the vectors, which AdamW updates, relative to `rate`; used by Muon alone."""
     warmup: float = 0.05
@@ -85,8 +89,18 @@ def final_weights(state: optax.OptState, params: Any) -> Any:
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate by step: 0 at first, the peak after the warm-up, a tenth of it after the last step."""
     warmup = max(1, min(round(config.warmup * steps), steps - 1))
-    return optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, max(steps, warmup + 1), config.rate / 10)
+    last = max(steps, warmup + 1)
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, last, config.rate / 10)
+    decay = max(warmup, last - max(1, round(last / 5)))
+    parts = [
+        optax.linear_schedule(0.0, config.rate, warmup),
+        optax.constant_schedule(config.rate),
+        optax.linear_schedule(config.rate, config.rate / 10, last - decay),
+    ]
+    return optax.join_schedules(parts, [warmup, decay])
 
 
 def _matrix(path, _leaf) -> MuonDimensionNumbers | None:

@@ -4,9 +4,12 @@ The mesh always has the axes (data, fsdp, tensor), size 1 included. Batch rows a
 parameters over fsdp (their width) and tensor (heads, MLP width, vocabulary); XLA derives the rest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,11 +18,13 @@ BATCH = P(("data", "fsdp"))
 
 PARAMETERS = {
     "embedding": P("tensor", "fsdp"),
+    "head": P("fsdp", "tensor"),
     "query": P(None, "fsdp", "tensor", None),
     "key": P(None, "fsdp", "tensor", None),
     "value": P(None, "fsdp", "tensor", None),
     "output": P(None, "tensor", None, "fsdp"),
     "up": P(None, "fsdp", "tensor"),
+    "gate": P(None, "fsdp", "tensor"),
     "down": P(None, "tensor", "fsdp"),
 }
 """By the parameter's own name; what is not listed (norms) is kept whole everywhere."""
@@ -46,6 +51,33 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
+
+
+def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """The rows of a batch, in order, that lie on devices of this process."""
+    parts = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
+
+
+def place_batch(mesh: Mesh, rows: int, own: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Arrays of `rows` rows over all processes, each of which gives its `own_rows`."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array, (rows, *array.shape[1:]))
+        for name, array in own.items()
+    }
+
+
+def place(tree, shardings):
+    """A new copy of a pytree, laid out; every process has the same values, on the host or laid out already."""
+
+    def one(leaf, sharding):
+        if jax.process_count() == 1 or getattr(leaf, "sharding", None) == sharding:
+            return jnp.copy(jax.device_put(leaf, sharding))
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
+
+    return jax.tree.map(one, tree, shardings)
 
 
 def state_sharding(mesh: Mesh, state):

@@ -1,13 +1,14 @@
 """The training loop: evaluate → save → next batch → step → log. The order is a contract that resume relies on.
 
-Everything on device is one jitted step; metrics of a step are fetched after the next one is dispatched.
+Everything on device is one jitted step; metrics of a step are fetched after the next one is dispatched, and nothing
+else touches the host.
 """
 
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,36 @@ import numpy as np
 import optax
 from flax import nnx
 
+from models.decoder import Remat
+from train import flops
 from train import optimizer as optimizers
 from train.batches import Batches, pack
 from train.checkpoint import Checkpoints
-from train.loss import LossSums, soft_target_loss
+from train.loss import LossConfig, LossSums, soft_target_loss
+from train.monitor import STOP, Metrics, Profile, TrainingStopped, Watchdog, Wishes, stopping
 from train.records import Example
-from train.sharding import batch_sharding, state_sharding
+from train.sharding import own_rows, place, place_batch, state_sharding
 
-Metrics = dict[str, float]
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How steps are computed and watched; none of it changes what is learned, beyond rounding, but the loss's own."""
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of products and activations; weights, optimizer and sums are float32."""
+    remat: Remat = "none"
+    """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
+    micro_batches: int = 1
+    """Parts of a batch that are computed one after the other; their gradients are added."""
+    save_every: int = 0
+    """Steps between checkpoints that are kept; 0 for none."""
+    save_minutes: float = 10.0
+    """Minutes between checkpoints of which the newest two are kept."""
+    stall_minutes: float = 60.0
+    """A run in which no step ends for so long is ended; the first step compiles meanwhile."""
+    profile: tuple[int, int] = (0, 0)
+    """Traces the steps from the first number to before the second for xprof."""
 
 
 class State(NamedTuple):
@@ -44,8 +67,9 @@ class Training:
     batches: Batches
     optimizer: optimizers.OptimizerConfig
     mesh: jax.sharding.Mesh
-    save_every: int
+    engine: EngineConfig
     position: dict[str, Any]
+    profile_directory: str = "profile"
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,60 +77,144 @@ class TrainingDiverged(RuntimeError):
 
 
 def fit(
-    run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, Metrics], None]
-) -> nnx.State:
+    run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, Metrics], None],
+    *, clock: Callable[[], float] = time.monotonic,
+) -> nnx.State:  # fmt: skip
     """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights to keep.
 
-    Raises TrainingDiverged when a loss is not finite, ValueError when a checkpoint belongs to another run.
+    All processes call it alike, with the same weights. Raises TrainingDiverged when a loss is not finite,
+    TrainingStopped after SIGTERM, ValueError when a checkpoint belongs to another run.
     """
-    tx = optimizers.create(run.optimizer, run.batches.steps)
-    state = State(params, tx.init(params), jnp.zeros((), jnp.int32))
-    state = jax.tree.map(jnp.copy, jax.device_put(state, state_sharding(run.mesh, state)))
-    state = _restore(run, state, checkpoints)
-    train_step = make_step(run.graphdef, tx)
-    start, pending, began = int(state.step), None, time.monotonic()
-    stream = run.batches.iterate(start)
-    for step in range(start, run.batches.steps):
-        if checkpoints and step > start and step % run.save_every == 0:
-            checkpoints.save(step, state, position=run.position)
-        batch = jax.device_put(next(stream), batch_sharding(run.mesh))
-        state, sums = train_step(state, batch)
+    engine, batches = run.engine, run.batches
+    tx = optimizers.create(run.optimizer, batches.steps)
+    wishes, profile = Wishes(engine.save_minutes, clock), Profile(engine.profile, run.profile_directory)
+    watchdog = Watchdog(engine.stall_minutes, "train")
+    with jax.set_mesh(run.mesh), stopping(wishes), watchdog:
+        state = _restore(run, _initial(run, tx, params), checkpoints)
+        train_step = make_step(run.graphdef, tx, engine)
+        start = saved = int(state.step)
+        report, pending, wish = _Reporter(run, state.params, log, start, clock), None, 0
+        own = own_rows(run.mesh, batches.rows)
+        stream = batches.iterate(start, own)
+        for step in range(start, batches.steps):
+            due = engine.save_every and step > start and step % engine.save_every == 0
+            if checkpoints and (wish or due):
+                checkpoints.save(step, state, position=run.position)
+                saved = step
+                wishes.saved()
+            if wish == STOP:
+                raise TrainingStopped(f"train: stopped before step {step} by SIGTERM; resume the run to go on")
+            profile.before(step)
+            wished = np.full(len(own), wishes.now(), np.int32)
+            batch = place_batch(run.mesh, batches.rows, next(stream) | {"wish": wished})
+            state, sums = train_step(state, batch)
+            if pending:
+                asked = report(*pending)
+                wish = asked if pending[0] >= saved else 0  # else the last save has granted it
+            watchdog.beat(f"after step {step - 1}")
+            pending = (step, sums)
         if pending:
-            log(*_fetch(*pending, seconds=(time.monotonic() - began) / (step - start)))
-        pending = (step, sums)
-    if pending:
-        log(*_fetch(*pending, seconds=(time.monotonic() - began) / (run.batches.steps - start)))
+            report(*pending)
+        profile.stop()
     return optimizers.final_weights(state.optimizer, state.params)
 
 
-def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation):
+def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig):
     """The jitted step (state, batch) -> (state, sums and gradient norm)."""
 
     def objective(params: nnx.State, batch) -> tuple[jax.Array, LossSums]:
-        sums = _loss_sums(graphdef, params, batch)
-        return sums.loss / jnp.maximum(sums.weight, 1.0), sums
+        sums = loss_sums(graphdef, params, batch, engine)
+        return sums.loss, sums
 
     def train_step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
-        grads, sums = jax.grad(objective, has_aux=True)(state.params, batch)
+        wish = jnp.max(batch["wish"])
+        batch = {name: array for name, array in batch.items() if name != "wish"}
+        grads, sums = _accumulated(jax.grad(objective, has_aux=True), state.params, batch, engine.micro_batches)
+        # One division for all: over the mesh, packed rows and micro-batches a mean of means would weigh wrongly.
+        grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
         updates, opt_state = tx.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        filled = jnp.sum(batch["segments"] > 0)
-        metrics = sums._asdict() | {"gradient_norm": optax.tree.norm(grads), "tokens": filled}
+        metrics = sums._asdict() | {
+            "gradient_norm": optax.tree.norm(grads), "tokens": jnp.sum(batch["segments"] > 0), "wish": wish,
+        }  # fmt: skip
         return State(params, opt_state, state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
 
-def _fetch(step: int, sums, *, seconds: float) -> tuple[int, Metrics]:
-    host = {name: float(value) for name, value in jax.device_get(sums).items()}
-    if not np.isfinite(host["loss"]):
-        raise TrainingDiverged(f"train: the loss is {host['loss']} at step {step}; lower --train.optimizer.rate")
-    weight = max(host["weight"], 1.0)
-    means = {name: host[name] / weight for name in ("loss", "kl", "tail", "hits")}
-    return step, means | {
-        "gradient_norm": host["gradient_norm"], "tokens": host["tokens"], "trained_tokens": host["weight"],
-        "tokens_per_second": host["tokens"] / seconds,
-    }  # fmt: skip
+def _accumulated(gradient: Callable, params: nnx.State, batch, parts: int) -> tuple[nnx.State, LossSums]:
+    """Gradients and sums of a batch, added up over `parts` of it."""
+    if parts == 1:
+        return gradient(params, batch)
+
+    def part(total, micro_batch):
+        return jax.tree.map(jnp.add, total, gradient(params, micro_batch)), None
+
+    # Row r goes to part r mod parts, so that a part's rows lie on all devices and none has to move.
+    parted = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, _first(parted)))
+    return jax.lax.scan(part, zero, parted)[0]
+
+
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig) -> LossSums:
+    """The sums of the loss over the weighted positions of a batch."""
+    model = nnx.merge(graphdef, params)
+    hidden_RTD = model(
+        batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat
+    )
+    hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
+    return soft_target_loss(
+        hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"], engine.loss,
+        labels_BT=batch["labels"],
+    )  # fmt: skip
+
+
+class _Reporter:
+    """Turns the sums of a step into metrics, one step late, and hands them on."""
+
+    def __init__(self, run: Training, params: nnx.State, log: Callable[[int, Metrics], None], start: int,
+                 clock: Callable[[], float]):  # fmt: skip
+        self._run, self._log, self._start, self._clock, self._began = run, log, start, clock, clock()
+        self._rate = optimizers.schedule(run.optimizer, run.batches.steps)
+        self._model = nnx.merge(run.graphdef, params).config
+        self._devices = list(run.mesh.devices.flat)
+
+    def __call__(self, step: int, sums: dict[str, jax.Array]) -> int:
+        """Logs the step; returns what the processes wish for."""
+        host = {name: float(value) for name, value in jax.device_get(sums).items()}
+        if not np.isfinite(host["loss"]):
+            raise TrainingDiverged(f"train: the loss is {host['loss']} at step {step}; lower --train.optimizer.rate")
+        seconds = self._seconds(step)
+        batches, weight = self._run.batches, host["weight"] or 1.0
+        cost = flops.step_flops(self._model, host["tokens"], host["weight"], batches.columns)
+        means = {name: host[name] / weight for name in ("loss", "kl", "tail", "hits")}
+        used = flops.mfu(cost, seconds, self._devices)
+        self._log(step, means | {
+            "gradient_norm": host["gradient_norm"], "tokens": host["tokens"], "trained_tokens": host["weight"],
+            "rate": float(self._rate(step)), "tokens_per_second": host["tokens"] / seconds,
+            "seconds_left": seconds * (batches.steps - step - 1),
+        } | ({} if used is None else {"mfu": used}))  # fmt: skip
+        return int(host["wish"])
+
+    def _seconds(self, step: int) -> float:
+        """Of a step, on average since the first one, which compiles."""
+        now, steps = self._clock(), step - self._start
+        if steps:
+            return max((now - self._began) / steps, 1e-9)
+        took, self._began = now - self._began, now
+        return max(took, 1e-9)
+
+
+def _initial(run: Training, tx: optax.GradientTransformation, params: nnx.State) -> State:
+    params = place(params, state_sharding(run.mesh, params))
+    like = jax.eval_shape(tx.init, params)
+    optimizer = jax.jit(tx.init, out_shardings=state_sharding(run.mesh, like))(params)
+    step = jnp.zeros((), jnp.int32)
+    return State(params, optimizer, place(step, state_sharding(run.mesh, step)))
 
 
 def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> State:
@@ -127,14 +235,9 @@ def mean_loss(graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Exam
     total = weight = 0.0
     for start in range(0, len(examples), rows):
         chosen = examples[start : start + rows]
-        sums = _loss_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
+        sums = _plain_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
         total, weight = total + float(sums.loss), weight + float(sums.weight)
     return total / max(weight, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch) -> LossSums:
-    model = nnx.merge(graphdef, params)
-    hidden_RTD = model(batch["tokens"], batch["positions"], batch["segments"])
-    hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
-    return soft_target_loss(hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"])
+_plain_sums = jax.jit(functools.partial(loss_sums, engine=EngineConfig()), static_argnums=0)

@@ -6,10 +6,15 @@ ratchet run lessons --out runs/lessons
 from bootstrap.config import Config, TrainConfig
 from launch.recipes.recipe import Recipe
 from train.optimizer import OptimizerConfig
+from train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
     takes="about 15 minutes on two CPU cores",
     reaches="knowledge 100 %, harm 1 %, recovery 90 to 95 %, pass rate on unread documents 55 to 90 % (3 seeds)",
-    config=Config(train=TrainConfig(optimizer=OptimizerConfig(average=0.1))),
+    config=Config(
+        train=TrainConfig(
+            engine=EngineConfig(save_minutes=1.0), optimizer=OptimizerConfig("muon", 3e-2, average=0.1)
+        )
+    ),
 )

@@ -14,6 +14,8 @@ from bootstrap.config import (
 )
 from launch.recipes.recipe import Recipe
 from models.decoder import DecoderConfig
+from train.optimizer import OptimizerConfig
+from train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Every stage end to end with a model too small to learn: to see the machinery move.",
@@ -27,7 +29,8 @@ RECIPE = Recipe(
         simulate=SimulateConfig(samples=2, slots=16, unit_tasks=3),
         review=ReviewConfig(random_share=0.5, target_precision=0.0, minimum_recall=0.0),
         wrongthink=WrongthinkConfig(steps=4, samples=1, lambdas=(0.5,)),
-        train=TrainConfig(seed_steps=8, seed_mixture=(5, 1, 3, 5), steps=8, batch=8, save_every=3),
+        train=TrainConfig(seed_steps=8, seed_mixture=(5, 1, 3, 5), steps=8, batch=8, engine=EngineConfig(save_every=3),
+                          optimizer=OptimizerConfig("muon", 3e-2)),
         evaluate=EvaluateConfig(fresh=4, fresh_samples=1),
     ),
 )

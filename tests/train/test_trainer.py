@@ -1,4 +1,6 @@
 import dataclasses
+import re
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,15 @@ from support import assert_same_bits, awaken, random_examples
 
 from models import decoder
 from models.decoder import DecoderConfig
-from train import trainer
+from train import flops, trainer
 from train.batches import Batches
 from train.checkpoint import Checkpoints
+from train.loss import LossConfig
+from train.monitor import TrainingStopped, describe
 from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig, batch_sharding, make_mesh, state_sharding
-from train.trainer import State, Training, TrainingDiverged, fit, make_step, mean_loss
+from train.records import Example
+from train.sharding import MeshConfig, make_mesh, place, place_batch, state_sharding
+from train.trainer import EngineConfig, State, Training, TrainingDiverged, fit, make_step, mean_loss
 
 CONFIG = DecoderConfig(vocab_size=64, width=32, layers=1, heads=8, kv_heads=8, mlp_width=64, max_length=40)
 GOLDEN = {"loss": 4.380894, "gradient_norm": 2.196493}
@@ -36,18 +41,27 @@ def alone():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def training(graphdef, source, *, kind="adamw", rate=1e-2):
-    return Training(graphdef, source, OptimizerConfig(kind, rate), alone(), 2, {"data": "d", "arm": "test"})
+def training(graphdef, source, *, kind="adamw", rate=1e-2, **engine):
+    engine = EngineConfig(**{"save_every": 2} | engine)
+    return Training(graphdef, source, OptimizerConfig(kind, rate), alone(), engine, {"data": "d", "arm": "test"})
 
 
-def one_step(mesh, tx=None, batch=None):
-    graphdef, params = model()
-    tx = tx or optax.sgd(0.1)
+def one_step(mesh, engine=EngineConfig(), batch=None, config=CONFIG):
+    graphdef, params = model(config)
+    tx = optax.sgd(0.1)
     state = State(params, tx.init(params), jnp.zeros((), jnp.int32))
-    state = jax.tree.map(jnp.copy, jax.device_put(state, state_sharding(mesh, state)))
-    batch = jax.device_put(batches()[0] if batch is None else batch, batch_sharding(mesh))
-    state, sums = make_step(graphdef, tx)(state, batch)
+    state = place(state, state_sharding(mesh, state))
+    batch = batches()[0] if batch is None else batch
+    rows = len(batch["tokens"])
+    with jax.set_mesh(mesh):
+        batch = place_batch(mesh, rows, batch | {"wish": np.zeros(rows, np.int32)})
+        state, sums = make_step(graphdef, tx, engine)(state, batch)
     return state.params, {name: float(value) for name, value in sums.items()}
+
+
+def assert_close(got, want, tolerance):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance)
 
 
 def reference_loss(batch) -> float:
@@ -83,17 +97,93 @@ def test_a_step_is_the_same_on_every_mesh(shape):
     params, sums = one_step(make_mesh(MeshConfig(*shape)))
     expected, expected_sums = one_step(alone())
     assert sums == pytest.approx(expected_sums, rel=1e-5)
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert_close(params, expected, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_of_unequal_token_counts_add_up_to_one_batch(parts, shape):
+    """Most rows weigh nothing, so a mean of means would be far off."""
+    batch = dict(batches(rows=16, size=40, count=24)[0])
+    batch["weights"] = batch["weights"] * (np.arange(16) % 3 == 0)[:, None]
+    mesh = make_mesh(MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
+    params, sums = one_step(mesh, EngineConfig(micro_batches=parts), batch)
+    expected, expected_sums = one_step(alone(), EngineConfig(), batch)
+    assert sums == pytest.approx(expected_sums, rel=1e-5)
+    assert_close(params, expected, 1e-6)
+
+
+def test_packed_rows_equal_one_sequence_a_row():
+    packed = batches(columns=40)
+    examples = [packed.pools[0][0][i] for _, i in packed.picks(0)]
+    apart = trainer.pack(examples, range(len(examples)), len(examples), 40, int(packed.predictions), 4)
+    assert packed[0]["segments"].max() > 1
+    params, sums = one_step(alone(), batch=packed[0])
+    expected, expected_sums = one_step(alone(), batch=apart)
+    assert sums == pytest.approx(expected_sums, rel=1e-5)
+    assert_close(params, expected, 1e-6)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_computing_layers_again_changes_nothing(remat):
+    deep = dataclasses.replace(CONFIG, layers=3)
+    params, sums = one_step(alone(), EngineConfig(remat=remat), config=deep)
+    expected, expected_sums = one_step(alone(), config=deep)
+    assert sums == pytest.approx(expected_sums, rel=1e-6)
+    assert_close(params, expected, 1e-6)
+
+
+def test_bfloat16_products_stay_near_float32_and_weights_stay_float32():
+    params, sums = one_step(alone(), EngineConfig(dtype="bfloat16"))
+    _, expected = one_step(alone())
+    assert sums["loss"] == pytest.approx(expected["loss"], rel=1e-2) and sums["loss"] != expected["loss"]
+    assert sums["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=5e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_the_hard_weight_of_a_run_uses_the_emitted_tokens():
+    _, sums = one_step(alone(), EngineConfig(loss=LossConfig(hard_weight=1.0)))
+    batch = dict(batches()[0])
+    slots = np.arange(batch["ids"].shape[-1]) == 0
+    one_hot = batch | {
+        "ids": batch["labels"][..., None] * slots,
+        "probs": np.float32((batch["weights"] > 0)[..., None] * slots),
+        "tail": np.zeros_like(batch["tail"]),
+    }
+    _, expected = one_step(alone(), batch=one_hot)
+    assert sums["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_a_run_traces_its_step_once(monkeypatch):
     calls = []
     real = trainer.soft_target_loss
-    monkeypatch.setattr(trainer, "soft_target_loss", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(trainer, "soft_target_loss", lambda *args, **more: calls.append(1) or real(*args, **more))
     graphdef, params = model(dataclasses.replace(CONFIG, mlp_width=56))
     fit(training(graphdef, batches(steps=5)), params, None, lambda step, values: None)
     assert len(calls) == 1
+
+
+def evenly(length):
+    """An example of `length` tokens, all but the first of which are predicted from four ids alike."""
+    ids, probs = np.tile(np.arange(4), (length - 1, 1)), np.full((length - 1, 4), 0.25)
+    weights = np.r_[0.0, np.ones(length - 1)]
+    return Example.create(np.arange(length) % 4, weights, ids, probs, np.zeros(length - 1), origin="seed", lineage={})
+
+
+@pytest.mark.parametrize("settings", [{}, {"gated": True, "query_key_norm": True, "head_width": 16, "conv": 1}])
+def test_the_traced_step_costs_what_the_formula_says(settings):
+    """Attention in blocks does a little more than half of the square; full remat runs the layers forward twice."""
+    config = dataclasses.replace(CONFIG, layers=4, width=128, mlp_width=512, vocab_size=512, **settings)
+    graphdef, params = decoder.create(config, 0)
+    batch = trainer.pack([evenly(320)] * 2, (0, 1), 2, 320, 319, 4)
+
+    def cost(remat):
+        engine = EngineConfig(remat=remat, loss=LossConfig(mode="grad_in_forward"))
+        return flops.traced_flops(jax.grad(lambda p: trainer.loss_sums(graphdef, p, batch, engine).loss), params)
+
+    formula = flops.step_flops(config, 640, 638, 320)
+    assert 1.0 <= cost("none") / formula < 1.03
+    assert 1.2 < cost("full") / formula < 1.36
 
 
 class Killed(Exception):
@@ -119,6 +209,61 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_p
     assert sorted(again) == [6, 7, 8]
     assert all(again[step] == logged[step] for step in again)
     assert_same_bits(whole, resumed)
+
+
+def test_checkpoints_by_the_clock_are_temporary_and_those_by_the_step_stay(tmp_path):
+    """The clock stands still but for two jumps; what is due by it is saved soon, and only the newest stays."""
+    graphdef, params = model()
+    now = [0.0]
+    run = training(graphdef, batches(steps=14), save_every=5, save_minutes=1.0)
+    saved = []
+
+    def log(step, values):
+        now[0] += 61.0 if step in (0, 5) else 0.0  # logged one step late, wished for in the next
+
+    with Checkpoints(tmp_path / "c", keep=1, keep_every=5) as checkpoints:
+        save = checkpoints.save
+        checkpoints.save = lambda step, *args, **more: saved.append(step) or save(step, *args, **more)
+        fit(run, params, checkpoints, log, clock=lambda: now[0])
+        assert checkpoints.steps() == [5, 10]
+    assert saved == [4, 5, 9, 10]
+
+
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(tmp_path):
+    graphdef, params = model()
+    run = training(graphdef, batches(steps=9), save_every=0)
+    whole = fit(run, params, None, lambda step, values: None)
+
+    def terminate(step, values):
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(TrainingStopped, match="before step .* by SIGTERM"):
+        fit(run, params, checkpoints, terminate)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert 4 < checkpoints.latest() < 9
+        assert_same_bits(whole, fit(run, params, checkpoints, lambda step, values: None))
+
+
+def test_every_step_has_one_readable_line():
+    graphdef, params = model()
+    lines = []
+    run = training(graphdef, batches(steps=3))
+    fit(run, params, None, lambda step, values: lines.append(describe(step, 3, values)))
+    assert len(lines) == 3
+    losses = r"loss \d+\.\d{4}  kl \d+\.\d{4}  tail 0\.\d{4}"
+    assert re.fullmatch(
+        rf"step 2/3  {losses}  gradient \S+  rate \S+  [\d,]+ tokens/s  mfu -  0:00 left", lines[2]
+    )
+
+
+def test_a_window_of_steps_is_profiled(tmp_path):
+    graphdef, params = model()
+    run = training(graphdef, batches(steps=5), profile=(2, 4))
+    fit(dataclasses.replace(run, profile_directory=str(tmp_path)), params, None, lambda step, values: None)
+    assert list(tmp_path.rglob("*.xplane.pb"))
 
 
 def test_the_given_weights_survive_training():

@@ -1,0 +1,43 @@
+from train.monitor import SAVE, STOP, Watchdog, Wishes
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_checkpoint_is_due_by_the_clock_and_an_end_after_a_signal():
+    clock = Clock()
+    wishes = Wishes(2.0, clock)
+    assert wishes.now() == 0
+    clock.now = 120.0
+    assert wishes.now() == SAVE
+    wishes.saved()
+    assert wishes.now() == 0
+    wishes.stop()
+    assert wishes.now() == STOP
+
+
+def test_only_silence_counts_as_a_stall():
+    clock = Clock()
+    dog = Watchdog(10.0, "train", clock=clock)
+    clock.now = 599.0
+    assert not dog.stalled()
+    dog.beat("after step 7")
+    clock.now = 1199.0
+    assert not dog.stalled()
+    clock.now = 1200.0
+    assert dog.stalled()
+
+
+def test_the_watchdog_says_where_it_was_and_ends_the_process(capsys):
+    ended = []
+    with Watchdog(0.002 / 60, "train", end=ended.append) as dog:
+        dog.beat("after step 7")
+        dog._thread.join(5.0)
+    assert ended == [1]
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.startswith("train: nothing for") and "after step 7 (process 0 of 1)" in said

@@ -1,0 +1,132 @@
+"""What is known of a training run while it goes on: a readable line a step, a watchdog, wishes to save, a profile."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+Metrics = dict[str, float]
+
+SAVE, STOP = 1, 2
+"""What a process may ask of all others, the largest counting: a checkpoint, or a checkpoint and an end."""
+
+
+class TrainingStopped(RuntimeError):
+    """The run was asked to end, and has saved where it is."""
+
+
+def describe(step: int, steps: int, metrics: Metrics) -> str:
+    """One readable line: `step 20/300  loss 1.234  kl ...`. Losses in nats per token; `-` where nothing is known."""
+    left = metrics["seconds_left"]
+    used = f"{100 * metrics['mfu']:.1f} %" if metrics.get("mfu") is not None else "-"
+    return (
+        f"step {step}/{steps}  loss {metrics['loss']:.4f}  kl {metrics['kl']:.4f}  tail {metrics['tail']:.4f}  "
+        f"gradient {metrics['gradient_norm']:.3g}  rate {metrics['rate']:.3g}  "
+        f"{metrics['tokens_per_second']:,.0f} tokens/s  mfu {used}  {left // 60:.0f}:{left % 60:02.0f} left"
+    )
+
+
+class Watchdog:
+    """Ends the process when nothing has happened for too long: a hung collective never returns, and never raises.
+
+    One line says since when and where; the stacks of all threads follow, then `end(1)`.
+    """
+
+    def __init__(self, minutes: float, what: str, *, clock: Callable[[], float] = time.monotonic,
+                 end: Callable[[int], None] = os._exit):  # fmt: skip
+        self._seconds, self._what, self._clock, self._end = 60 * minutes, what, clock, end
+        self._last, self._at = clock(), "before its first step"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+
+    def beat(self, at: str) -> None:
+        """Something happened; `at` says where."""
+        self._last, self._at = self._clock(), at
+
+    def stalled(self) -> bool:
+        """Whether the last beat is longer ago than allowed."""
+        return self._clock() - self._last > self._seconds
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self._seconds / 4, 5.0)):
+            if self.stalled():
+                me = f"process {jax.process_index()} of {jax.process_count()}"
+                print(
+                    f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._at} ({me}); another process is "
+                    "gone or a device hangs; resume the run, or raise --train.engine.stall-minutes",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+                with contextlib.suppress(Exception):  # standard error may be no file
+                    faulthandler.dump_traceback(all_threads=True)
+                self._end(1)
+                return
+
+
+class Wishes:
+    """What this process would have all of them do: a checkpoint when the clock says so, an end after SIGTERM.
+
+    A wish goes into the step and comes out of it as the largest of all processes' wishes, so that all act alike.
+    """
+
+    def __init__(self, save_minutes: float, clock: Callable[[], float]):
+        self._seconds, self._clock, self._saved, self._stop = 60 * save_minutes, clock, clock(), False
+
+    def now(self) -> int:
+        """What to wish for in the next step."""
+        if self._stop:
+            return STOP
+        return SAVE if self._clock() - self._saved >= self._seconds else 0
+
+    def saved(self) -> None:
+        """A checkpoint is being written."""
+        self._saved = self._clock()
+
+    def stop(self, *_) -> None:
+        self._stop = True
+
+
+@contextlib.contextmanager
+def stopping(wishes: Wishes) -> Iterator[None]:
+    """SIGTERM, with which clusters announce that they take a machine back, becomes a wish to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, wishes.stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Profile:
+    """Traces the steps from `first` to before `last` into a directory that TensorBoard and xprof open."""
+
+    def __init__(self, window: tuple[int, int], directory: str):
+        self._window, self._directory, self._on = window, directory, False
+
+    def before(self, step: int) -> None:
+        first, last = self._window
+        if first <= step < last and not self._on:
+            jax.profiler.start_trace(self._directory)
+            self._on = True
+        elif step >= last:
+            self.stop()
+
+    def stop(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
