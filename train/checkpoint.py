@@ -43,6 +43,9 @@ class Checkpoints:
 
         Returns once the arrays are copied out, so that their buffers may be donated.
         """
+        # Orbax meets the other processes in collectives of its own. Beside those of a step that is still running, which
+        # the CPU backend does not keep in order, each process would wait for another.
+        jax.block_until_ready(state)
         if step in self._manager.all_steps():  # which counts a save in flight
             self.wait()
             self._manager.delete(step)
@@ -144,11 +147,22 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _checksums(state: Any) -> list[int]:
-    # One jit a leaf: leaves may live on different device sets. All are dispatched before the first is fetched.
-    return [int(total) for total in [_checksum(leaf) for leaf in jax.tree.leaves(state)]]
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    groups: dict[frozenset, list[int]] = {}  # one program for all leaves on the same devices
+    for number, leaf in enumerate(leaves):
+        groups.setdefault(frozenset(leaf.sharding.device_set), []).append(number)
+    totals = {}
+    for numbers in groups.values():
+        found = jax.device_get(_checksums_of([leaves[n] for n in numbers]))
+        totals |= {n: int(total) for n, total in zip(numbers, found, strict=True)}
+    return [totals[n] for n in range(len(leaves))]
 
 
 @jax.jit
+def _checksums_of(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [_checksum(leaf) for leaf in leaves]
+
+
 def _checksum(leaf: jax.Array) -> jax.Array:
     """The wrapping uint32 sum of a leaf's bits, which no sharding or order of summation can change."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -96,7 +96,9 @@ class Wishes:
         self._saved = self._clock()
 
     def stop(self, *_) -> None:
+        """Handles the first SIGTERM; a second one ends the process, should no step ever end again."""
         self._stop = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-from train.monitor import SAVE, STOP, Watchdog, Wishes
+import signal
+
+from train.monitor import SAVE, STOP, Watchdog, Wishes, stopping
 
 
 class Clock:
@@ -17,8 +19,10 @@ def test_a_checkpoint_is_due_by_the_clock_and_an_end_after_a_signal():
     assert wishes.now() == SAVE
     wishes.saved()
     assert wishes.now() == 0
-    wishes.stop()
-    assert wishes.now() == STOP
+    with stopping(wishes):
+        signal.raise_signal(signal.SIGTERM)
+        assert wishes.now() == STOP
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_only_silence_counts_as_a_stall():

@@ -1,0 +1,47 @@
+"""Two and four processes on this machine, each with its own devices: the loss curve of one, and resume with fewer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import portpicker
+import pytest
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def losses(processes, directory, last=-1):
+    """The loss by step, which all processes have to agree on."""
+    port = str(portpicker.pick_unused_port())
+    started = [
+        subprocess.Popen([sys.executable, WORKER, port, str(processes), str(number), directory, str(last)],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(processes)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in started]
+    if last < 0:
+        assert not any(process.returncode for process in started), said[0][1][-2000:]
+    lines = [[line.split() for line in out.splitlines() if line.startswith("step ")] for out, _ in said]
+    curves = [{int(step): float(loss) for _, step, loss in mine} for mine in lines]
+    assert all(curve == curves[0] for curve in curves)
+    return curves[0]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return losses(1, tmp_path_factory.mktemp("one"))
+
+
+def test_two_processes_have_the_loss_curve_of_one(alone, tmp_path):
+    together = losses(2, tmp_path)
+    assert sorted(together) == list(range(12))
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+def test_four_processes_have_it_too_and_two_go_on_from_what_they_saved(alone, tmp_path):
+    before = losses(4, tmp_path, last=8)
+    assert sorted(before) == list(range(9))
+    assert before == pytest.approx({step: alone[step] for step in before}, rel=1e-5)
+    after = losses(2, tmp_path)
+    assert min(after) in (6, 9) and max(after) == 11  # 9 may still have been in flight
+    assert after == pytest.approx({step: alone[step] for step in after}, rel=1e-5)

@@ -1,0 +1,60 @@
+"""One process of several that train together: python worker.py PORT PROCESSES NUMBER DIRECTORY LAST.
+
+Four CPU devices in all. Prints `step N loss` for every step; after step LAST it dies without a word (-1: never), and so
+do the others.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import numpy as np
+
+from models import decoder
+from models.decoder import DecoderConfig
+from train.batches import Batches
+from train.checkpoint import Checkpoints
+from train.optimizer import OptimizerConfig
+from train.records import Example
+from train.sharding import MeshConfig, make_mesh
+from train.trainer import EngineConfig, Training, fit
+
+
+def example(number: int) -> Example:
+    """Random tokens, of which the last few are predicted from two ids each."""
+    rng = np.random.default_rng(number)
+    tokens = rng.integers(2, 64, int(rng.integers(6, 20)))
+    count = int(rng.integers(2, 5))
+    weights = np.r_[np.zeros(len(tokens) - count), np.ones(count)]
+    ids = np.stack([tokens[-count:], (tokens[-count:] + 1) % 64], 1)
+    probs = np.tile([0.6, 0.3], (count, 1))
+    return Example.create(tokens, weights, ids, probs, np.full(count, 0.1), origin="seed", lineage={"number": number})
+
+
+def main(port: str, processes: int, number: int, directory: str, last: int) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 4 // processes)
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, number)
+    assert jax.device_count() == 4 and jax.process_count() == processes
+    config = DecoderConfig(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=64, max_length=40)
+    batches = Batches([([example(n) for n in range(24)], 8)], seed=0, steps=12, columns=40, row_multiple=8)
+    engine = EngineConfig(save_every=3, micro_batches=2, stall_minutes=0.5)
+    graphdef, params = decoder.create(config, 0)
+    run = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), make_mesh(MeshConfig(-1, 2, 1)), engine, {})
+
+    def log(step: int, values: dict[str, float]) -> None:
+        print("step", step, repr(values["loss"]), flush=True)
+        if step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Checkpoints(directory) as checkpoints:
+        fit(run, params, checkpoints, log)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
