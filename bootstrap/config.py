@@ -159,7 +159,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
         model.vocab_size model.width model.layers model.heads model.kv_heads model.mlp_width model.max_length model.conv
         simulate.samples simulate.passages simulate.new_tokens simulate.slots simulate.keep simulate.unit_tasks
         targets.per_task wrongthink.steps train.seed_steps train.steps train.columns train.engine.micro_batches
-        evaluate.fresh evaluate.fresh_samples mesh.fsdp mesh.tensor""",
+        evaluate.fresh evaluate.fresh_samples mesh.tensor""",
     ),
     "at least 0": (
         lambda v: v >= 0,
@@ -180,7 +180,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
         train.demonstrations train.engine.loss.hard_weight train.optimizer.warmup train.optimizer.average""",
     ),
     "from 1 to 50": (lambda v: 1 <= v <= 50, "wrongthink.samples"),
-    "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data"),
+    "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data mesh.fsdp"),
 }
 """What every number has to be, and the settings of which it is asked; of a tuple, each number."""
 

@@ -1,7 +1,9 @@
-"""Where the process begins: how memory is kept comes first, since it counts only until the first thread starts."""
+"""Where the process begins: what counts only before the first thread starts and before JAX looks for devices."""
 
 import ctypes
+import importlib.util
 import platform
+from pathlib import Path
 
 
 def keep_freed_memory() -> None:
@@ -18,8 +20,19 @@ def keep_freed_memory() -> None:
         mallopt(parameter, value)
 
 
+def look_for_no_tpu() -> None:
+    """libtpu without a TPU, as preflight has it, would complain at length whenever JAX looks for devices."""
+    present = any(Path("/dev").glob("accel*")) or Path("/dev/vfio").exists()
+    others = importlib.util.find_spec("jax_plugins")
+    if importlib.util.find_spec("libtpu") and not present and not others:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+
+
 def entry() -> None:
     keep_freed_memory()
+    look_for_no_tpu()
     from launch.cli import entry as run  # its imports start threads
 
     run()

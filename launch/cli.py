@@ -26,8 +26,11 @@ from bootstrap import config as configs
 from bootstrap import lineage, loop, outcome, report, seed, status
 from bootstrap.config import Config, ConfigError
 from bootstrap.ledger import write_json
+from launch import preflight
 from launch.console import Terminal
+from launch.preflight import Preflight
 from launch.recipes import RECIPES
+from launch.recipes.recipe import Recipe
 from train.checkpoint import has_weights
 from train.monitor import TrainingStopped
 from train.trainer import TrainingDiverged
@@ -41,6 +44,7 @@ USAGE = """ratchet: grow a language model on reviewed simulations of what it sho
   ratchet show DIR TRANSCRIPT_ID                                          one transcript with its whole lineage
   ratchet report DIR                                                      rebuild the page
   ratchet recipes                                                         list recipes
+  ratchet preflight RECIPE --topology v5e:4x4 [--slices 2] [--json]       compile for TPUs without one: memory, traffic
   ratchet run RECIPE --help                                               every setting
 """
 
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "run": _run, "resume": _resume, "status": _status, "evaluate": _evaluate, "show": _show, "report": _report,
-        "recipes": _recipes,
+        "recipes": _recipes, "preflight": _preflight,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -104,11 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if not words or words[0] not in RECIPES and not words[0].startswith("-"):
-        raise UserError(
-            f"no recipe {words[0] if words else ''!r}; there are {', '.join(RECIPES)} (see `ratchet recipes`)"
-        )
-    recipe = RECIPES.get(words[0], RECIPES["lessons"])
+    recipe = _recipe(words)
     asked = _parse(Run, words[1:], Run(recipe.config))
     directory = epath.Path(asked.out or f"runs/{recipe.config.recipe}")
     if (directory / "config.json").exists():
@@ -119,6 +119,26 @@ def _run(words: list[str]) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", dataclasses.asdict(asked.config))
     return _go(directory, asked.config)
+
+
+def _recipe(words: list[str]) -> Recipe:
+    if not words or words[0] not in RECIPES and not words[0].startswith("-"):
+        raise UserError(
+            f"no recipe {words[0] if words else ''!r}; there are {', '.join(RECIPES)} (see `ratchet recipes`)"
+        )
+    return RECIPES.get(words[0], RECIPES["lessons"])
+
+
+def _preflight(words: list[str]) -> int:
+    recipe = _recipe(words)
+    asked = _parse(Preflight, words[1:], Preflight(recipe.config))
+    _quiet()
+    found = preflight.preflight(asked)
+    if asked.json:
+        print(json.dumps(found, indent=1))
+    else:
+        preflight.show(found, _console())
+    return 0 if found["fits"] else 1
 
 
 def _resume(words: list[str]) -> int:

@@ -13,6 +13,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from models.attention import attend, attend_packed, rotate
 
@@ -113,15 +114,17 @@ class Decoder(nnx.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
-        dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none",
+        dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none", rows: PartitionSpec | None = None,
     ) -> jax.Array:  # fmt: skip
         """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding).
 
-        Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again.
+        Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again;
+        `rows` lays what flows between layers out over a mesh, so that weights come to the rows and not the other way.
         """
         c = self.config
         stacked = {name: weight.astype(dtype or weight.dtype) for name, weight in self._stacked().items()}
-        first_BTD = self._embed(tokens_BT, dtype)
+        lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
+        first_BTD = lay(self._embed(tokens_BT, dtype))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
 
         def layer(x_BTD, weights):
@@ -129,7 +132,7 @@ class Decoder(nnx.Module):
             y_BTD, _ = _convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, weights, c)
             mixed = attend_packed(q, k, v, segments_BT)
-            return _finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0], None
+            return lay(_finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0]), None
 
         if remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)

@@ -13,6 +13,7 @@ keep_freed_memory()
 
 import jax  # noqa: E402
 
+jax.config.update("jax_platforms", "cpu")  # libtpu, which preflight needs, would look for a TPU
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

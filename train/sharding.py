@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -32,7 +33,8 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; data -1 takes all that fsdp and tensor leave."""
+    """Devices along each axis. One of data and fsdp at -1 takes all that the others leave; with both at -1, data is
+    the number of slices, which a slower network joins, and fsdp takes what is in a slice."""
 
     data: int = -1
     fsdp: int = 1
@@ -40,13 +42,25 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices. Raises ValueError when the sizes do not multiply to their number."""
+    """The mesh over all devices, slices along data. Raises ValueError when the sizes do not make their number."""
     devices = jax.devices() if devices is None else devices
-    data = len(devices) // (config.fsdp * config.tensor) if config.data == -1 else config.data
-    shape = (data, config.fsdp, config.tensor)
-    if data * config.fsdp * config.tensor != len(devices):
-        raise ValueError(f"mesh: data × fsdp × tensor = {shape} does not make {len(devices)} devices; change --mesh.*")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    count, slices = len(devices), len({getattr(d, "slice_index", None) for d in devices})
+    data, fsdp, tensor = config.data, config.fsdp, config.tensor
+    if fsdp == -1:
+        data = slices if data == -1 else data
+        fsdp = count // (data * tensor)
+    elif data == -1:
+        data = count // (fsdp * tensor)
+    if data * fsdp * tensor != count or not data * fsdp * tensor:
+        shape = (data, fsdp, tensor)
+        raise ValueError(f"mesh: data × fsdp × tensor = {shape} does not make {count} devices; change --mesh.*")
+    if slices > 1 and data % slices:
+        raise ValueError(f"mesh: data is {data}, which {slices} slices do not divide; change --mesh.data")
+    types = (AxisType.Auto,) * 3
+    if slices == 1:
+        return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=types, devices=devices)
+    within, across = (data // slices, fsdp, tensor), (slices, 1, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -24,7 +24,7 @@ from train.checkpoint import Checkpoints
 from train.loss import LossConfig, LossSums, soft_target_loss
 from train.monitor import STOP, Metrics, Profile, TrainingStopped, Watchdog, Wishes, stopping
 from train.records import Example
-from train.sharding import own_rows, place, place_batch, state_sharding
+from train.sharding import BATCH, own_rows, place, place_batch, state_sharding
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,11 @@ def _first(tree):
 def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig) -> LossSums:
     """The sums of the loss over the weighted positions of a batch."""
     model = nnx.merge(graphdef, params)
+    rows = None if jax.sharding.get_abstract_mesh().empty else BATCH
     hidden_RTD = model(
-        batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat
-    )
+        batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat,
+        rows=rows,
+    )  # fmt: skip
     hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
     return soft_target_loss(
         hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"], engine.loss,

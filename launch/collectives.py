@@ -1,0 +1,147 @@
+"""What a compiled program sends between chips, read from its HLO text: bytes by kind of collective and mesh axis.
+
+Between slices the TPU compiler reduces inside a slice and hands a chip's part to the hosts: a `send`, along data.
+"""
+
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_COLLECTIVE = re.compile(
+    r"= (?P<shape>.+?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|send)(?:-start)?\("
+)
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations|branch_computations)=\{?%?([\w.\-]+)")
+_SHAPE = re.compile(r"\b(?:s|u|f|bf)(\d+)\w*\[([\d,]*)\]")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of a step. `bytes` is what a chip ends up with or gives: the whole result of an all-gather, the
+    whole operand of all others; `times` is how often a step runs it."""
+
+    kind: str
+    axes: tuple[str, ...]
+    bytes: int
+    times: int
+    name: str
+
+    @property
+    def total(self) -> int:
+        return self.bytes * self.times
+
+
+def collectives(text: str, mesh: jax.sharding.Mesh) -> list[Collective]:
+    """All collectives of a program, once each: where the compiler splits one into pieces that share a channel, the
+    pieces count as one."""
+    lines = _by_computation(text)
+    times = _times(lines)
+    found: dict[tuple[str, str], Collective] = {}
+    for computation, body in lines.items():
+        for line in body:
+            match = _COLLECTIVE.search(line)
+            if not match or match["kind"] == "send" and "is_host_transfer=true" not in line:
+                continue
+            channel = re.search(r"channel_id=(\d+)", line)
+            key = (match["kind"], channel[1] if channel else line.split(" = ")[0].strip())
+            source = re.search(r'op_name="([^"]*)"', line)
+            one = Collective(
+                match["kind"], _axes(line, mesh), _bytes(match["shape"], match["kind"], line), times[computation],
+                source[1] if source else "",
+            )  # fmt: skip
+            if key not in found or one.total > found[key].total:
+                found[key] = one
+    return sorted(found.values(), key=lambda c: -c.total)
+
+
+def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
+    """Bytes of a step by kind and by axes, as `{"all-gather": {"fsdp": 123}}`."""
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for c in found:
+        sums[c.kind]["×".join(c.axes) or "none"] += c.total
+    return {kind: dict(axes) for kind, axes in sorted(sums.items())}
+
+
+def _by_computation(text: str) -> dict[str, list[str]]:
+    lines: dict[str, list[str]] = {}
+    current = ""
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            current = match[1] if not line.startswith("ENTRY") else "ENTRY"
+            lines[current] = []
+        elif current:
+            lines[current].append(line)
+    return lines
+
+
+def _times(lines: dict[str, list[str]]) -> dict[str, int]:
+    """How often each computation runs in a step: the product of the loops around it."""
+    times: dict[str, int] = defaultdict(int)
+    waiting = [("ENTRY", 1)]
+    while waiting:
+        name, count = waiting.pop()
+        if count <= times[name]:
+            continue
+        times[name] = count
+        for line in lines.get(name, ()):
+            loop = " while(" in line and re.search(r"condition=%?([\w.\-]+)", line)
+            inner = count * (_trips(lines.get(loop[1], [])) if loop else 1)
+            waiting += [(called, inner) for called in _CALLED.findall(line) if called in lines]
+    return times
+
+
+def _trips(condition: list[str]) -> int:
+    """A scan's condition compares its counter with the one whole number in it."""
+    limits = [int(n) for line in condition for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", line)]
+    return max(limits, default=1)
+
+
+def _bytes(shape: str, kind: str, line: str) -> int:
+    """Of a result; the operand of a reduce-scatter is as many times larger as its groups have members."""
+    parts = _SHAPE.findall(shape)
+    if "-start(" in line and kind in ("all-gather", "collective-permute"):
+        parts = parts[1:2]  # (operand, result, ...)
+    if kind == "send":
+        parts = parts[:1]  # (operand, context, token)
+    sizes = [math.prod(int(n) for n in dims.split(",") if n) * max(int(bits) // 8, 1) for bits, dims in parts]
+    size = sum(sizes)
+    return size * len(_groups(line)[0]) if kind == "reduce-scatter" else size
+
+
+def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, ...]:
+    """The mesh axes along which the members of a group differ."""
+    if " send(" in line:
+        return ("data",)
+    ids = np.arange(mesh.size).reshape(mesh.devices.shape)
+    groups = _groups(line) or [list(range(mesh.size))]
+    varying = set()
+    for group in groups:
+        places = np.array([np.argwhere(ids == member)[0] for member in group])
+        varying |= {mesh.axis_names[i] for i in range(ids.ndim) if len(set(places[:, i])) > 1}
+    return tuple(axis for axis in mesh.axis_names if axis in varying)
+
+
+def _groups(line: str) -> list[list[int]]:
+    """Members of the groups, in any of the three notations: lists, iota tiles, or axes of a device grid."""
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
+        return [[int(n) for n in re.findall(r"\d+", pair)] for pair in pairs[1].split("},")]
+    if listed := re.search(r"replica_groups=\{(\{.*?\})\}", line):
+        return [[int(n) for n in re.findall(r"\d+", group)] for group in re.findall(r"\{([\d,]*)\}", listed[1])]
+    if tiled := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+        shape, dims = (list(map(int, tiled[n].split(","))) for n in (1, 2))
+        ids = np.arange(math.prod(dims)).reshape(dims)
+        if tiled[3]:
+            ids = ids.transpose(list(map(int, tiled[3].split(","))))
+        return ids.reshape(shape).tolist()
+    if grid := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", grid[1])}
+        along = re.findall(r"'(\w+)'", grid[2])
+        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        order = [list(sizes).index(name) for name in sizes if name not in along]
+        order += [list(sizes).index(name) for name in along]
+        return ids.transpose(order).reshape(-1, math.prod(sizes[name] for name in along)).tolist()
+    return []

@@ -1,0 +1,80 @@
+"""Preflight compiles with the real TPU compiler, for a small model."""
+
+import json
+
+import jax
+import pytest
+from support import tiny_config
+
+from launch import cli, preflight
+from launch.preflight import Preflight, PreflightError
+from models.decoder import DecoderConfig
+from train.optimizer import OptimizerConfig
+from train.sharding import MeshConfig
+from train.trainer import EngineConfig
+
+MODEL = DecoderConfig(
+    vocab_size=1024, width=256, layers=6, heads=2, kv_heads=2, head_width=128, mlp_width=512, max_length=512, conv=1,
+    gated=True,
+)  # fmt: skip
+
+
+def asked(**fields):
+    engine = EngineConfig(dtype="bfloat16", remat="full")
+    train = {"train__columns": 512, "train__engine": engine, "train__optimizer": OptimizerConfig()}
+    config = tiny_config(**train, model=MODEL, mesh=MeshConfig(-1, -1, 1))
+    return Preflight(config, **fields)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return preflight.preflight(asked(slices=2))
+
+
+def test_memory_is_within_the_chip_and_its_parts_add_up(found):
+    assert found["fits"] and found["chips"] == 32 and found["mesh"] == {"data": 2, "fsdp": 16, "tensor": 1}
+    consumers = found["memory"]["consumers"]
+    assert list(consumers.values()) == sorted(consumers.values(), reverse=True)
+    assert found["memory"]["needed"] == pytest.approx(sum(consumers.values()), rel=0.05)
+    split = 4 * found["parameters"] / 16
+    assert split <= consumers["weights"] < 1.02 * split  # norms are whole on every chip
+    assert consumers["optimizer state"] == pytest.approx(2 * consumers["weights"], rel=0.01)
+
+
+def test_traffic_is_named_by_kind_and_axis_and_held_against_the_formula(found):
+    assert found["collectives"]["all-gather"]["fsdp"] == found["fsdp"]["gathered"]
+    assert 1.0 < found["fsdp"]["ratio"] < 1.3  # queries, keys and values come thrice, and are a quarter here
+    between = found["collectives"]["send"]["data"]  # each chip sends its part of the gradients, in bfloat16 mostly
+    assert 2 * found["parameters"] / 16 < between < 4 * found["parameters"] / 16
+    assert found["fsdp"]["gradients"] in ("all-reduced", "reduce-scattered")
+
+
+def test_the_cost_is_that_of_the_formula_and_the_bound_follows(found):
+    assert 1.15 < found["flops"]["ratio"] < 1.36
+    bound = found["bound"]
+    assert bound["by"] == max(bound["seconds"], key=bound["seconds"].get) and 0 < bound["mfu_at_most"] < 1
+
+
+def test_what_does_not_fit_is_an_answer(capsys):
+    rows = ["--rows", "600", "--train.engine.remat", "none", "--train.columns", "2048", "--model.layers", "12"]
+    words = ["preflight", "qwen3-0.6b", "--json", *rows]
+    assert cli.main(words) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["fits"] and found["memory"]["of"] == 16 * 2**30
+    assert any("remat full" in line for line in found["advice"]) and "bound" not in found
+
+
+def test_mistakes_are_one_line(capsys):
+    with pytest.raises(PreflightError, match="no topology 'v9z:1x1' .*; there are v5e:4x4"):
+        preflight.preflight(asked(topology="v9z:1x1"))
+    with pytest.raises(PreflightError, match="rows 0, slices 1; both must be at least 1"):
+        preflight.preflight(asked(rows=0))
+    assert cli.main(["preflight", "qwen3-0.6b", "--mesh.tensor", "3"]) == 2
+    assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
+
+
+def test_people_get_a_table(found, capsys):
+    preflight.show(found, cli._console())
+    said = capsys.readouterr().out
+    assert "memory of a chip" in said and "all-gather" in said and "MFU at most" in said
+    assert jax.default_backend() == "cpu"
