@@ -1,14 +1,19 @@
-# `make run` shows the whole loop; `make test` runs the tests. Both install into .venv first.
+# `make run` shows the whole loop, `make test` runs the tests, `make bench` measures. All install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/preflights.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

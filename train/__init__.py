@@ -2,9 +2,11 @@
 
 records.py      the soft-target record and the dataset on disk (ArrayRecord, TFDS)
 batches.py      which examples make up step s, packed into rows: a pure function of (seed, step)
-loss.py         the soft-target loss, chunked, as sums
-optimizer.py    Muon and AdamW, their schedule, and the mean of the last weights
+loss.py         the soft-target loss, chunked and vocabulary-sharded, as sums
+optimizer.py    AdamW and Muon, their schedules, and the mean of the last weights
 sharding.py     the mesh and every partition rule
 checkpoint.py   Orbax: train state with its data position, and a generation's weights
+flops.py        what a step costs, by formula and as traced, and what devices can do
+monitor.py      the line of a step, watchdog, stop signal, profile
 trainer.py      the training loop
 """

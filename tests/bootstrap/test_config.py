@@ -66,7 +66,7 @@ def test_every_number_but_the_seed_has_one_bound():
      ("simulate.temperature", -0.1, "at least 0"), ("train.seed_mixture", [8, -1, 5, 8], "at least 0"),
      ("train.optimizer.rate", 0.0, "above 0"), ("wrongthink.lambdas", [0.5, 0.0], "above 0"),
      ("wrongthink.share", 1.01, "from 0 to 1"), ("simulate.withhold", float("nan"), "from 0 to 1"),
-     ("mesh.data", 0, "at least 1, or -1"), ("mesh.fsdp", -1, "at least 1"), ("model.heads", 0, "at least 1")],
+     ("mesh.data", 0, "at least 1, or -1"), ("mesh.tensor", -1, "at least 1"), ("model.heads", 0, "at least 1")],
 )  # fmt: skip
 def test_a_number_out_of_bounds_names_setting_value_and_bound(name, value, bound):
     with pytest.raises(ConfigError, match=f"^config: {name} is .*; it must be {bound}") as caught:

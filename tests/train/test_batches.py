@@ -71,6 +71,12 @@ def test_rows_hold_whole_examples_and_every_target_is_the_next_token(seed, sizes
         np.testing.assert_allclose(mass, 1.0, atol=1e-6)
 
 
+@given(rows=st.sets(st.integers(0, 7), min_size=1), seed=st.integers(0, 100))
+def test_the_rows_of_one_process_are_those_of_the_whole_batch(rows, seed):
+    source, rows = batches(((30, 12),), seed=seed, steps=2, columns=20, row_multiple=8, keep=2), np.array(sorted(rows))
+    assert_equal(source.part(1, rows), {name: array[rows] for name, array in source[1].items()})
+
+
 def test_shapes_never_change_over_a_run():
     source = batches(steps=9)
     shapes = [{name: array.shape for name, array in source[step].items()} for step in range(9)]

@@ -19,6 +19,18 @@ def test_the_rate_warms_up_to_its_peak_and_falls(steps):
         assert rates[-1] == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10, 300])
+def test_a_stable_rate_stays_at_its_peak_until_the_last_fifth(steps):
+    config = OptimizerConfig(rate=0.5, warmup=0.1, schedule="wsd")
+    rates = np.array([float(schedule(config, steps)(step)) for step in range(steps + 1)])
+    assert rates[0] == 0 and rates.max() == pytest.approx(0.5)
+    if steps == 300:
+        np.testing.assert_allclose(rates[30:241], 0.5)
+        np.testing.assert_allclose(np.diff(rates[240:301]), -0.45 / 60, rtol=1e-4)
+    if steps > 2:
+        assert rates[-1] == pytest.approx(0.05)
+
+
 def test_gradients_are_clipped_by_their_global_norm():
     config = OptimizerConfig(kind="adamw", clip=1.0)
     params = {"up": jnp.ones((1, 4, 4)), "norm": jnp.ones(4)}

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -7,7 +8,7 @@ from models import decoder
 from models.decoder import DecoderConfig
 from train import optimizer
 from train.optimizer import OptimizerConfig
-from train.sharding import AXES, MeshConfig, batch_sharding, make_mesh, state_sharding
+from train.sharding import AXES, MeshConfig, batch_sharding, make_mesh, own_rows, place_batch, state_sharding
 
 
 def specs(mesh, state):
@@ -29,6 +30,19 @@ def test_the_mesh_always_has_all_axes_and_takes_all_devices():
     assert make_mesh(MeshConfig()).shape == dict(zip(AXES, (8, 1, 1), strict=True))
     assert make_mesh(MeshConfig(fsdp=2, tensor=2)).shape == dict(zip(AXES, (2, 2, 2), strict=True))
     assert make_mesh(MeshConfig(), jax.devices()[:1]).size == 1
+
+
+def test_fsdp_may_take_what_is_left_and_data_the_slices():
+    assert make_mesh(MeshConfig(-1, -1, 2)).shape == dict(zip(AXES, (1, 4, 2), strict=True))
+    assert make_mesh(MeshConfig(2, -1, 1)).shape == dict(zip(AXES, (2, 4, 1), strict=True))
+
+
+def test_every_row_belongs_to_the_processes_that_hold_it():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    np.testing.assert_array_equal(own_rows(mesh, 8), np.arange(8))  # there is one process here
+    placed = place_batch(mesh, 8, {"x": np.arange(16).reshape(8, 2)})["x"]
+    np.testing.assert_array_equal(placed, np.arange(16).reshape(8, 2))
+    assert placed.sharding == batch_sharding(mesh)
 
 
 @pytest.mark.parametrize("config", [MeshConfig(3, 1, 1), MeshConfig(-1, 3, 1), MeshConfig(4, 4, 1)])
