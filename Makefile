@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench bench-peers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -15,6 +15,15 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/preflights.py
 
+# Peers have an environment of their own, ten gigabytes of it.
+bench-peers: .venv/installed .venv-peers/installed
+	$(BIN)/python tests/benchmarks/peers.py
+
+.venv-peers/installed:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet google-tunix==0.1.7 torch==2.14.1 transformers==5.12.1
+	touch $@
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 
@@ -24,4 +33,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-peers build *.egg-info
