@@ -15,7 +15,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/preflights.py
 
-# Peers have an environment of their own, ten gigabytes of it.
+# Peers have an environment of their own, seven gigabytes of it.
 bench-peers: .venv/installed .venv-peers/installed
 	$(BIN)/python tests/benchmarks/peers.py
 

@@ -10,7 +10,7 @@ from train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
-    takes="about 15 minutes on two CPU cores",
+    takes="10 to 15 minutes on two CPU cores",
     reaches="knowledge 100 %, harm 1 %, recovery 90 to 95 %, pass rate on unread documents 55 to 90 % (3 seeds)",
     config=Config(
         train=TrainConfig(
