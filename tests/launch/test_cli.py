@@ -189,9 +189,9 @@ if {keep}:
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    room = libc.malloc(8 << 20)
-    ctypes.memset(room, 1, 8 << 20)
+for _ in range(10):
+    room = libc.malloc(64 << 20)  # above 32 MiB, glibc never learns by itself to keep it
+    ctypes.memset(room, 1, 64 << 20)
     libc.free(room)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -203,4 +203,4 @@ def test_memory_that_was_freed_is_used_again():
         int(subprocess.run([sys.executable, "-c", FREED.format(keep=keep)], capture_output=True, text=True).stdout)
         for keep in (False, True)
     ]
-    assert faults[1] < faults[0] / 2
+    assert faults[1] < faults[0] / 5, faults
