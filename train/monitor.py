@@ -115,7 +115,10 @@ def stopping(wishes: Wishes) -> Iterator[None]:
 
 
 class Profile:
-    """Traces the steps from `first` to before `last` into a directory that TensorBoard and xprof open."""
+    """Traces the steps from `first` to before `last` into a directory that TensorBoard and xprof open.
+
+    What was traced is written at the end of the `with` block too, also when training raises.
+    """
 
     def __init__(self, window: tuple[int, int], directory: str):
         self._window, self._directory, self._on = window, directory, False
@@ -126,9 +129,15 @@ class Profile:
             jax.profiler.start_trace(self._directory)
             self._on = True
         elif step >= last:
-            self.stop()
+            self._stop()
 
-    def stop(self) -> None:
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._on:
             jax.profiler.stop_trace()
             self._on = False

@@ -89,7 +89,7 @@ def fit(
     tx = optimizers.create(run.optimizer, batches.steps)
     wishes, profile = Wishes(engine.save_minutes, clock), Profile(engine.profile, run.profile_directory)
     watchdog = Watchdog(engine.stall_minutes, "train")
-    with jax.set_mesh(run.mesh), stopping(wishes), watchdog:
+    with jax.set_mesh(run.mesh), stopping(wishes), watchdog, profile:
         state = _restore(run, _initial(run, tx, params), checkpoints)
         train_step = make_step(run.graphdef, tx, engine)
         start = saved = int(state.step)
@@ -115,7 +115,6 @@ def fit(
             pending = (step, sums)
         if pending:
             report(*pending)
-        profile.stop()
     return optimizers.final_weights(state.optimizer, state.params)
 
 

@@ -266,7 +266,7 @@ def test_chips_exchange_no_logits():
         for shape in re.findall(r"f32\[([\d,]*)\][^=]* (?:all-reduce|all-gather|all-to-all|collective-permute)", text)
     ]
     assert sent and max(sent) <= D * V // 2  # the head, gathered once
-    assert not [n for n in sent if n == T * V // 2]
+    assert T * V // 2 > D * V // 2  # so that a sequence's logits would show
 
 
 def test_the_mean_gradient_of_sampled_targets_is_that_of_the_dense_one():

@@ -266,6 +266,17 @@ def test_a_window_of_steps_is_profiled(tmp_path):
     assert list(tmp_path.rglob("*.xplane.pb"))
 
 
+def test_a_profile_is_written_when_training_breaks_off(tmp_path):
+    def full(step, values):
+        raise OSError("no space left")
+
+    graphdef, params = model()
+    run = training(graphdef, batches(steps=5), profile=(0, 5))
+    with pytest.raises(OSError, match="no space"):
+        fit(dataclasses.replace(run, profile_directory=str(tmp_path)), params, None, full)
+    assert list(tmp_path.rglob("*.xplane.pb"))
+
+
 def test_the_given_weights_survive_training():
     graphdef, params = model()
     before = jax.tree.map(np.array, params)
