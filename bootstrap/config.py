@@ -170,7 +170,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "above 0": (
         lambda v: v > 0,
-        """model.rope_base wrongthink.lambdas wrongthink.perplexity_budget train.engine.loss.temperature
+        """wrongthink.lambdas wrongthink.perplexity_budget train.engine.loss.temperature
         train.engine.save_minutes train.engine.stall_minutes train.optimizer.rate train.optimizer.clip""",
     ),
     "from 0 to 1": (

@@ -1,21 +1,23 @@
 """One decoder-only transformer: rotary positions, grouped-query attention, an MLP, RMSNorm.
 
-The defaults are the small model of the laptop recipe (squared ReLU, convolutions, tied embedding); `gated`,
-`query_key_norm`, `head_width` and `tied` make it the Llama and Qwen3 shapes of `launch.preflight`.
+The defaults are the small model of the laptop recipe (squared ReLU, convolutions, tied embedding); `models.family`
+has the traits that make it a Llama, Qwen, Gemma or Mistral.
 
 Shapes: B batch, T new tokens, S all keys (cache and new), D width, H query heads, G key/value heads, E head width,
 F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import tyro
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from models.attention import attend, attend_packed, rotate
+from models.attention import attend, attend_packed, rotate, sees
+from models.family import ACTIVATIONS, Family, reach
 
 Remat = Literal["none", "dots", "full"]
 REMAT = {
@@ -47,19 +49,17 @@ class DecoderConfig:
     layers, Allen-Zhu)."""
     head_width: int = 0
     """Width of a head E; 0 for width / heads."""
-    gated: bool = False
-    """An MLP of silu(gate)·up (SwiGLU, arXiv 2002.05202) instead of relu(up)²."""
-    query_key_norm: bool = False
-    """RMSNorm of every query and key head before the rotation, as in Qwen3."""
-    tied: bool = True
-    """The embedding is the output projection as well."""
-    rope_base: float = 10_000.0
-    """Longest wavelength of the rotary positions, over 2π."""
+    family: tyro.conf.Suppress[Family] = field(default_factory=Family)
+    """What sets it apart from others of its size; it comes with weights or a recipe."""
 
     @property
     def head_size(self) -> int:
         """E, given or derived."""
         return self.head_width or self.width // self.heads
+
+    @property
+    def query_scale(self) -> float:
+        return self.family.query_scale or self.head_size**-0.5
 
 
 class Cache(nnx.Pytree):
@@ -77,20 +77,23 @@ class Decoder(nnx.Module):
     """The language model. Split it once with `nnx.split` and use the functions below inside jit."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        c, e = config, config.head_size
+        c, e, f = config, config.head_size, config.family
 
         def normal(*shape: int, fan_in: int) -> nnx.Param:
             return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
 
+        def norm(*shape: int) -> nnx.Param:
+            return nnx.Param(jnp.zeros(shape) if f.norm_offset else jnp.ones(shape))
+
         self.config = config
         self.embedding = normal(c.vocab_size, c.width, fan_in=c.width)
         layers = {
-            "attention_norm": nnx.Param(jnp.ones((c.layers, c.width))),
+            "attention_norm": norm(c.layers, c.width),
             "query": normal(c.layers, c.width, c.heads, e, fan_in=c.width),
             "key": normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
             "value": normal(c.layers, c.width, c.kv_heads, e, fan_in=c.width),
             "output": nnx.Param(jnp.zeros((c.layers, c.heads, e, c.width))),
-            "mlp_norm": nnx.Param(jnp.ones((c.layers, c.width))),
+            "mlp_norm": norm(c.layers, c.width),
             "up": normal(c.layers, c.width, c.mlp_width, fan_in=c.width),
             "down": nnx.Param(jnp.zeros((c.layers, c.mlp_width, c.width))),
         }
@@ -99,18 +102,29 @@ class Decoder(nnx.Module):
                 name: nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0))
                 for name in ("conv", "mlp_conv")
             }
-        if c.gated:
+        if f.gated:
             layers["gate"] = normal(c.layers, c.width, c.mlp_width, fan_in=c.width)
-        if c.query_key_norm:
-            layers |= {name: nnx.Param(jnp.ones((c.layers, e))) for name in ("query_norm", "key_norm")}
+        if f.query_key_norm:
+            layers |= {name: norm(c.layers, e) for name in ("query_norm", "key_norm")}
+        if f.post_norms:
+            layers |= {name: norm(c.layers, c.width) for name in ("attention_post_norm", "mlp_post_norm")}
+        inputs = {"output": 2, "down": 1}  # axes that a product sums over, of what is one but for these
+        for name in f.biases:
+            shape = layers[name].shape
+            layers[f"{name}_bias"] = nnx.Param(jnp.zeros((shape[0], *shape[1 + inputs.get(name, 1) :])))
         self.layers = nnx.Dict(layers)
-        self.final_norm = nnx.Param(jnp.ones((c.width,)))
-        if not c.tied:
+        self.final_norm = norm(c.width)
+        if not f.tied:
             self.head = normal(c.width, c.vocab_size, fan_in=c.width)
 
     def head_DV(self) -> jax.Array:
         """The output projection."""
-        return self.embedding[...].T if self.config.tied else self.head[...]
+        return self.embedding[...].T if self.config.family.tied else self.head[...]
+
+    def logits(self, hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
+        """Float32 logits [B, V] of a few hidden states; `head` is `head_DV()`, taken once outside a loop."""
+        logits_BV, cap = (hidden_BD @ head_DV).astype(jnp.float32), self.config.family.logit_softcap
+        return cap * jnp.tanh(logits_BV / cap) if cap else logits_BV
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
@@ -126,18 +140,21 @@ class Decoder(nnx.Module):
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
         first_BTD = lay(self._embed(tokens_BT, dtype))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
+        sliding_L = jnp.array(c.family.sliding) if any(c.family.sliding) else None
 
-        def layer(x_BTD, weights):
-            normed_BTD = _norm(x_BTD, weights["attention_norm"])
+        def layer(x_BTD, xs):
+            weights, sliding = xs
+            frequencies_E, window = reach(c.family, c.head_size, sliding)
+            normed_BTD = _norm(x_BTD, weights["attention_norm"], c.family)
             y_BTD, _ = _convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
-            q, k, v = _queries_keys_values(y_BTD, positions_BT, weights, c)
-            mixed = attend_packed(q, k, v, segments_BT)
-            return lay(_finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights)[0]), None
+            q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, c.family)
+            mixed = attend_packed(q, k, v, segments_BT, window, c.query_scale, c.family.attention_softcap)
+            return lay(_finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights, c.family)[0]), None
 
         if remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-        x_BTD, _ = jax.lax.scan(layer, first_BTD, stacked, unroll=self._unroll)
-        return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype))
+        x_BTD, _ = jax.lax.scan(layer, first_BTD, (stacked, sliding_L), unroll=self._unroll)
+        return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), c.family)
 
     def new_cache(self, batch: int, length: int) -> Cache:
         c, dtype = self.config, self.embedding[...].dtype
@@ -156,32 +173,33 @@ class Decoder(nnx.Module):
         before_B = jnp.sum(cache.filled, axis=1)
         positions_BT = jnp.maximum(before_B[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
         columns_T = column + jnp.arange(tokens_BT.shape[1])
-        causal_TS = jnp.arange(filled_BS.shape[1])[None, :] <= columns_T[:, None]
-        mask_BTS = causal_TS[None] & filled_BS[:, None, :]
-
+        family, e, slides = self.config.family, self.config.head_size, any(self.config.family.sliding)
         x_BTD, stacked = self._embed(tokens_BT), self._stacked()
         keys, values, last = [], [], []
         for layer in range(self.config.layers):
             weights = {name: weight[layer] for name, weight in stacked.items()}
             keys_BGSE, values_BGSE, last_BC2D = cache.keys[layer], cache.values[layer], cache.last[layer]
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
-            normed_BTD = _norm(x_BTD, weights["attention_norm"])
+            frequencies_E, window = reach(family, e, family.sliding[layer] if slides else None)
+            mask_BTS = sees(columns_T, filled_BS.shape[1], window)[None] & filled_BS[:, None, :]
+            normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
-            q, k, v = _queries_keys_values(y_BTD, positions_BT, weights, self.config)
+            q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
             new_BGTE = k.swapaxes(1, 2), v.swapaxes(1, 2)
             keys.append(jax.lax.dynamic_update_slice(keys_BGSE, new_BGTE[0], (0, 0, column, 0)))
             values.append(jax.lax.dynamic_update_slice(values_BGSE, new_BGTE[1], (0, 0, column, 0)))
-            mixed = attend(q, keys[-1], values[-1], mask_BTS)
-            x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights)
+            mixed = attend(q, keys[-1], values[-1], mask_BTS, self.config.query_scale, family.attention_softcap)
+            x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
-        x_BTD = _norm(x_BTD, self.final_norm[...])
+        x_BTD = _norm(x_BTD, self.final_norm[...], family)
         return x_BTD, Cache(tuple(keys), tuple(values), tuple(last), filled_BS)
 
     def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
-        """Token embeddings scaled to unit variance, so that what a token is outweighs what early layers add."""
+        """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""
         embedding_VD = self.embedding[...]
-        return embedding_VD.astype(dtype or embedding_VD.dtype)[tokens_BT] * self.config.width**0.5
+        x_BTD = embedding_VD.astype(dtype or embedding_VD.dtype)[tokens_BT]
+        return x_BTD * self.config.width**0.5 if self.config.family.scaled_embedding else x_BTD
 
     @property
     def _unroll(self) -> int:
@@ -208,9 +226,10 @@ def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
 
 
-def _norm(x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
+def _norm(x_BTD: jax.Array, scale_D: jax.Array, family: Family) -> jax.Array:
     variance = jnp.mean(jnp.square(x_BTD.astype(jnp.float32)), axis=-1, keepdims=True)
-    return (x_BTD * jax.lax.rsqrt(variance + 1e-6)).astype(x_BTD.dtype) * scale_D
+    normed_BTD = (x_BTD * jax.lax.rsqrt(variance + family.norm_epsilon)).astype(x_BTD.dtype)
+    return normed_BTD * (1 + scale_D if family.norm_offset else scale_D)
 
 
 def _convolve(
@@ -231,32 +250,42 @@ def _convolve(
     return mixed, history_BTD
 
 
-def _queries_keys_values(y_BTD: jax.Array, positions_BT: jax.Array, weights: dict[str, jax.Array], c: DecoderConfig):
-    """Queries and keys, normed where the model does and rotated, and values: [B, T, H or G, E]."""
-    q, k, v = (_project(y_BTD, weights[n]) for n in ("query", "key", "value"))
-    if c.query_key_norm:
-        q, k = _norm(q, weights["query_norm"]), _norm(k, weights["key_norm"])
-    return rotate(q, positions_BT, c.rope_base), rotate(k, positions_BT, c.rope_base), v
+def _queries_keys_values(
+    y_BTD: jax.Array, positions_BT: jax.Array, frequencies_E: jax.Array, weights: dict[str, jax.Array], family: Family
+):
+    """Queries and keys, normed where the family does and rotated, and values: [B, T, H or G, E]."""
+    q, k, v = (_project(y_BTD, weights, name) for name in ("query", "key", "value"))
+    if family.query_key_norm:
+        q, k = _norm(q, weights["query_norm"], family), _norm(k, weights["key_norm"], family)
+    return rotate(q, positions_BT, frequencies_E), rotate(k, positions_BT, frequencies_E), v
 
 
-def _project(x_BTD: jax.Array, weight_DHE: jax.Array) -> jax.Array:
-    return _matmul(x_BTD, weight_DHE.reshape(weight_DHE.shape[0], -1)).reshape(*x_BTD.shape[:2], *weight_DHE.shape[1:])
+def _project(x_BTD: jax.Array, weights: dict[str, jax.Array], name: str) -> jax.Array:
+    """x @ weight, with its bias if there is one; [B, T, D] by [D, H, E] to [B, T, H, E]."""
+    weight = weights[name]
+    y_BTO = _matmul(x_BTD, weight.reshape(x_BTD.shape[-1], -1))
+    y = y_BTO.reshape(*x_BTD.shape[:2], *weight.shape[1:]) if weight.ndim == 3 and name != "output" else y_BTO
+    bias = weights.get(f"{name}_bias")
+    return y if bias is None else y + bias
 
 
 def _finish_layer(
-    x_BTD: jax.Array, mixed_BTHE: jax.Array, last_BCD: jax.Array, positions_BT: jax.Array, weights: dict[str, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+    x_BTD: jax.Array, mixed_BTHE: jax.Array, last_BCD: jax.Array, positions_BT: jax.Array,
+    weights: dict[str, jax.Array], family: Family,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
-    mixed = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
-    x_BTD = x_BTD + _matmul(mixed, weights["output"].reshape(mixed.shape[-1], -1))
-    normed_BTD = _norm(x_BTD, weights["mlp_norm"])
+    found_BTD = _project(mixed_BTHE.reshape(*x_BTD.shape[:2], -1), weights, "output")
+    if family.post_norms:
+        found_BTD = _norm(found_BTD, weights["attention_post_norm"], family)
+    x_BTD = x_BTD + found_BTD
+    normed_BTD = _norm(x_BTD, weights["mlp_norm"], family)
     y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("mlp_conv"))
-    up_BTF = _matmul(y_BTD, weights["up"])
-    if "gate" in weights:
-        up_BTF = jax.nn.silu(_matmul(y_BTD, weights["gate"])) * up_BTF
-    else:
-        up_BTF = jnp.square(jax.nn.relu(up_BTF))
-    return x_BTD + _matmul(up_BTF, weights["down"]), history_BTD
+    up_BTF, activate = _project(y_BTD, weights, "up"), ACTIVATIONS[family.activation]
+    up_BTF = activate(_project(y_BTD, weights, "gate")) * up_BTF if family.gated else activate(up_BTF)
+    down_BTD = _project(up_BTF, weights, "down")
+    if family.post_norms:
+        down_BTD = _norm(down_BTD, weights["mlp_post_norm"], family)
+    return x_BTD + down_BTD, history_BTD
 
 
 def _matmul(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:

@@ -112,7 +112,7 @@ def _sample(graphdef, params, prompt_BP, ids_B, seed, temperature, stop, *, new_
 
     def decode(carry):
         step, done_B, hidden_BD, cache, tokens_BN, kept_BNK, probs_BNK, tail_BN = carry
-        logits_BV = (hidden_BD @ head_DV).astype(jnp.float32)
+        logits_BV = model.logits(hidden_BD, head_DV)
         token_B = _draw(logits_BV, keys_B, step, temperature)
         kept_BK, probs_BK, tail_B = capture(jax.nn.softmax(logits_BV), token_B, keep)
         token_B = jnp.where(done_B, PAD, token_B)
@@ -179,5 +179,5 @@ class Scorer:
 def _score(graphdef, params, prompt_BP, answers_A):
     model = nnx.merge(graphdef, params)
     hidden_BPD, _ = model.extend(prompt_BP, prompt_BP != PAD, model.new_cache(*prompt_BP.shape), 0)
-    logits_BV = (hidden_BPD[:, -1] @ model.head_DV()).astype(jnp.float32)
+    logits_BV = model.logits(hidden_BPD[:, -1], model.head_DV())
     return jax.nn.softmax(logits_BV)[:, answers_A]

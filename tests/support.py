@@ -43,7 +43,7 @@ def awaken(params: nnx.State, seed: int = 1) -> nnx.State:
 def _logits(graphdef, params, tokens_1T):
     model = nnx.merge(graphdef, params)
     positions = jnp.arange(tokens_1T.shape[1])[None]
-    return (model(tokens_1T, positions, jnp.ones_like(tokens_1T)) @ model.head_DV())[0]
+    return model.logits(model(tokens_1T, positions, jnp.ones_like(tokens_1T))[0], model.head_DV())
 
 
 def full_logits(graphdef, params, tokens) -> np.ndarray:

@@ -50,7 +50,7 @@ def chip_of(kind: str) -> Chip | None:
 def layer_weights(c: DecoderConfig) -> int:
     """Weights of one layer's matrices."""
     attention = c.width * c.head_size * (2 * c.heads + 2 * c.kv_heads)
-    return attention + (3 if c.gated else 2) * c.width * c.mlp_width
+    return attention + (3 if c.family.gated else 2) * c.width * c.mlp_width
 
 
 def step_flops(c: DecoderConfig, tokens: float, predictions: float, columns: int) -> float:

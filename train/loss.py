@@ -67,6 +67,7 @@ class _Plan(NamedTuple):
     in_forward: bool
     temperature: float
     z_loss: float
+    softcap: float
     mesh: jax.sharding.AbstractMesh | None
     """None: one chip, nothing to exchange."""
 
@@ -94,13 +95,15 @@ def soft_target_loss(
     config: LossConfig = LossConfig(),
     *,
     labels_BT: jax.Array | None = None,
+    softcap: float = 0.0,
     chunk: int = 0,
 ) -> LossSums:
     """Sums the soft-target loss of `hidden @ head` over all tokens of all chips.
 
     Products take the dtype of `hidden`, logits and sums are float32; `head` may be kept wider, and its gradient has its
     dtype. A slot of K is kept when its probability is above 0; kept ids of a token are distinct. `labels` are the
-    emitted tokens, needed for a `hard_weight`. `chunk` is how many of a chip's tokens have logits at a time; 0 chooses.
+    emitted tokens, needed for a `hard_weight`. With a `softcap`, logits are cap·tanh(hidden @ head / cap). `chunk` is
+    how many of a chip's tokens have logits at a time; 0 chooses.
 
     Under `jax.set_mesh` with the axes of `train.sharding`, rows lie over (data, fsdp) and the head's columns over
     tensor; its rows are gathered over fsdp once. Gradients flow to `hidden` and `head` alone, through `loss` alone.
@@ -111,7 +114,7 @@ def soft_target_loss(
     if config.hard_weight:
         assert labels_BT is not None, "a hard weight needs the emitted tokens"
         ids_BTK, probs_BTK, tail_BT = harden(ids_BTK, probs_BTK, tail_BT, labels_BT, config.hard_weight)
-    plan = _plan(config, hidden_BTD.shape, head_DV.shape[1], chunk)
+    plan = _plan(config, hidden_BTD.shape, head_DV.shape[1], softcap, chunk)
     return _loss(plan, hidden_BTD, head_DV, (ids_BTK, probs_BTK, tail_BT, weights_BT))
 
 
@@ -127,7 +130,7 @@ def harden(ids_BTK, probs_BTK, tail_BT, labels_BT, weight: float) -> tuple[jax.A
     return ids, jnp.concatenate([probs_BTK, weight * absent_BT1], -1), (1 - weight) * tail_BT
 
 
-def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, chunk: int) -> _Plan:
+def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, softcap: float, chunk: int) -> _Plan:
     mesh = jax.sharding.get_abstract_mesh()
     mesh = None if mesh.empty or mesh.size == 1 else mesh
     rows, parts = (1, 1) if mesh is None else (mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"])
@@ -137,7 +140,7 @@ def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, chunk: in
     most = max(128, 2 ** ((_CHUNK_LOGITS // vocab).bit_length() - 1))
     held = 4 * shape[2] * (vocab + tokens)
     in_forward = held <= _GRADIENT_BYTES if config.mode == "auto" else config.mode == "grad_in_forward"
-    return _Plan(min(chunk or most, max(tokens, 1)), in_forward, config.temperature, config.z_loss, mesh)
+    return _Plan(min(chunk or most, max(tokens, 1)), in_forward, config.temperature, config.z_loss, softcap, mesh)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -247,7 +250,8 @@ def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, ids_CK, probs_CK, tai
     grad_CV = (elsewhere_C[:, None] * scale_C1) * q_CV
     # Setting, not adding: a difference of two terms in t/(1−Q) would lose the kept ids' gradient when 1−Q is small.
     place = jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop"))
-    return place(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
+    grad_CV = place(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
+    return grad_CV * (1 - jnp.square(logits_CV * plan.temperature / plan.softcap)) if plan.softcap else grad_CV
 
 
 def _softmax(plan: _Plan, logits_CV, ids_CK, probs_CK) -> _Softmax:
@@ -276,6 +280,8 @@ def _slots(plan: _Plan, ids_CK, kept_CK, vocab: int) -> jax.Array:
 
 def _logits(plan: _Plan, hidden_CD, head_DV) -> jax.Array:
     logits_CV = jnp.einsum("cd,dv->cv", hidden_CD, head_DV, preferred_element_type=jnp.float32)
+    if plan.softcap:
+        logits_CV = plan.softcap * jnp.tanh(logits_CV / plan.softcap)
     return logits_CV if plan.temperature == 1.0 else logits_CV / plan.temperature
 
 

@@ -24,11 +24,16 @@ PARAMETERS = {
     "key": P(None, "fsdp", "tensor", None),
     "value": P(None, "fsdp", "tensor", None),
     "output": P(None, "tensor", None, "fsdp"),
+    "query_bias": P(None, "tensor", None),
+    "key_bias": P(None, "tensor", None),
+    "value_bias": P(None, "tensor", None),
     "up": P(None, "fsdp", "tensor"),
     "gate": P(None, "fsdp", "tensor"),
     "down": P(None, "tensor", "fsdp"),
+    "up_bias": P(None, "tensor"),
+    "gate_bias": P(None, "tensor"),
 }
-"""By the parameter's own name; what is not listed (norms) is kept whole everywhere."""
+"""By the parameter's own name; what is not listed (norms, biases of width D) is kept whole everywhere."""
 
 
 @dataclass(frozen=True)

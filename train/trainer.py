@@ -170,7 +170,7 @@ def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineCo
     hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
     return soft_target_loss(
         hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"], engine.loss,
-        labels_BT=batch["labels"],
+        labels_BT=batch["labels"], softcap=model.config.family.logit_softcap,
     )  # fmt: skip
 
 

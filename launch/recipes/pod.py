@@ -6,6 +6,7 @@ ratchet preflight qwen3-0.6b --topology v5e:4x4
 from bootstrap.config import Config, SimulateConfig, TrainConfig
 from launch.recipes.recipe import Recipe
 from models.decoder import DecoderConfig
+from models.family import Family
 from train.optimizer import OptimizerConfig
 from train.sharding import MeshConfig
 from train.trainer import EngineConfig
@@ -15,7 +16,9 @@ def _recipe(name: str, width: int, layers: int, heads: int, mlp_width: int, tied
     """Sizes as in the config.json of Qwen/Qwen3-0.6B, -1.7B and -8B."""
     model = DecoderConfig(
         vocab_size=151_936, width=width, layers=layers, heads=heads, kv_heads=8, head_width=128, mlp_width=mlp_width,
-        max_length=2048, conv=1, gated=True, query_key_norm=True, tied=tied, rope_base=1e6,
+        max_length=2048, conv=1,
+        family=Family("Qwen3ForCausalLM", tied=tied, scaled_embedding=False, activation="silu", gated=True,
+                      query_key_norm=True, rope_base=1e6),
     )  # fmt: skip
     train = TrainConfig(
         batch=512, columns=2048, engine=EngineConfig(dtype="bfloat16", remat="full"),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -32,6 +33,7 @@ from flax import nnx  # noqa: E402
 from launch.preflight import Preflight, _devices  # noqa: E402
 from launch.recipes import RECIPES  # noqa: E402
 from models.decoder import Decoder, DecoderConfig  # noqa: E402
+from models.family import Family  # noqa: E402
 from train import flops, optimizer, trainer  # noqa: E402
 from train.checkpoint import Checkpoints  # noqa: E402
 from train.loss import LossConfig, soft_target_loss  # noqa: E402
@@ -128,8 +130,9 @@ def loss_time() -> dict[str, float]:
     return found
 
 
+LLAMA = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
 SMALL = DecoderConfig(vocab_size=8192, width=256, layers=6, heads=4, kv_heads=2, head_width=64, mlp_width=768,
-                      max_length=512, conv=1, gated=True)  # fmt: skip
+                      max_length=512, conv=1, family=LLAMA)  # fmt: skip
 
 
 def example(rng: np.random.Generator, length: int, vocab: int, keep: int) -> Example:
@@ -221,7 +224,7 @@ def compile_depth() -> dict[str, float]:
 
     def compiled(layers: int) -> float:
         config = DecoderConfig(vocab_size=1024, width=64, layers=layers, heads=2, kv_heads=2, mlp_width=128,
-                               max_length=128, conv=1, gated=True)  # fmt: skip
+                               max_length=128, conv=1, family=LLAMA)  # fmt: skip
         return compiling(train_step(config, 4, 2, 128))
 
     jax.config.update("jax_enable_compilation_cache", False)
@@ -242,7 +245,7 @@ print(training.compiling(step))
 """
 
 REAL = DecoderConfig(vocab_size=32_000, width=256, layers=8, heads=4, kv_heads=2, head_width=64, mlp_width=768,
-                     max_length=512, conv=1, gated=True, query_key_norm=True)  # fmt: skip
+                     max_length=512, conv=1, family=replace(LLAMA, query_key_norm=True))  # fmt: skip
 
 
 def warm_start() -> dict[str, float]:

@@ -9,13 +9,14 @@ from support import tiny_config
 from launch import cli, preflight
 from launch.preflight import Preflight, PreflightError
 from models.decoder import DecoderConfig
+from models.family import Family
 from train.optimizer import OptimizerConfig
 from train.sharding import MeshConfig
 from train.trainer import EngineConfig
 
 MODEL = DecoderConfig(
     vocab_size=1024, width=256, layers=6, heads=2, kv_heads=2, head_width=128, mlp_width=512, max_length=512, conv=1,
-    gated=True,
+    family=Family(gated=True),
 )  # fmt: skip
 
 

@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import attend, attend_packed, rotate
+from models.attention import attend, attend_packed, rotate, sees
+from models.family import Family, frequencies
 
 
 def reference(q, k, v, mask):
@@ -24,7 +25,7 @@ def test_attention_equals_a_float64_reference(heads, kv_heads):
     k, v = rng.normal(size=(2, 2, 7, kv_heads, 8)).astype(np.float32)
     mask = rng.random((2, 5, 7)) < 0.6
     mask[..., 0] = True
-    got = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask))
+    got = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask), 8**-0.5)
     np.testing.assert_allclose(got, reference(q, k, v, mask), atol=2e-6)
 
 
@@ -34,20 +35,22 @@ def test_what_is_masked_changes_nothing():
     mask = np.tril(np.ones((1, 4, 4), bool))
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     other = [np.concatenate([x[:, :, :3], x[:, :, 3:] + 9], axis=2) for x in (k, v)]
-    np.testing.assert_array_equal(attend(q, k, v, mask)[:, :3], attend(q, *other, mask)[:, :3])
+    np.testing.assert_array_equal(attend(q, k, v, mask, 0.3)[:, :3], attend(q, *other, mask, 0.3)[:, :3])
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
     rng = np.random.default_rng(2)
     q, k = rng.normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
 
+    turn = frequencies(Family(), 16)
+
     def score(at, other):
-        return float(jnp.sum(rotate(q, jnp.array([[at]])) * rotate(k, jnp.array([[other]]))))
+        return float(jnp.sum(rotate(q, jnp.array([[at]]), turn) * rotate(k, jnp.array([[other]]), turn)))
 
     assert score(9, 4) == pytest.approx(score(5, 0), abs=1e-5)
     assert score(40, 33) == pytest.approx(score(107, 100), abs=1e-4)
     assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
-    np.testing.assert_array_equal(rotate(q, jnp.array([[0]])), q)
+    np.testing.assert_array_equal(rotate(q, jnp.array([[0]]), turn), q)
 
 
 @pytest.mark.parametrize("length", [7, 80, 176, 401])
@@ -56,6 +59,9 @@ def test_blocks_of_queries_give_what_the_square_gives(length):
     rng = np.random.default_rng(length)
     q, k, v = (jnp.asarray(rng.normal(size=(2, length, heads, 6)), jnp.float32) for heads in (4, 2, 2))
     segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, length)), axis=1))
-    mask = jnp.tril(jnp.ones((length, length), bool)) & (segments[:, :, None] == segments[:, None, :])
-    whole = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
-    np.testing.assert_allclose(attend_packed(q, k, v, segments), whole, rtol=1e-5, atol=1e-6)
+    rows = jnp.arange(length)
+    for window in (None, 5):
+        mask = sees(rows, length, window) & (segments[:, :, None] == segments[:, None, :])
+        assert bool(sees(rows, length, window)[-1, 0]) == (window is None or length <= window)
+        whole = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.4, 3.0)
+        np.testing.assert_allclose(attend_packed(q, k, v, segments, window, 0.4, 3.0), whole, rtol=1e-5, atol=1e-6)

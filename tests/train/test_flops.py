@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from models.decoder import DecoderConfig
+from models.family import Family
 from train.flops import CHIPS, chip_of, layer_weights, mfu, step_flops, traced_flops
 
 
@@ -14,7 +15,7 @@ def test_chips_are_found_by_the_longest_beginning_of_their_kind():
 
 def test_the_formula_is_that_of_a_llama_layer():
     heads = {"heads": 8, "kv_heads": 2, "head_width": 16}
-    c = DecoderConfig(vocab_size=1000, width=64, layers=3, mlp_width=128, gated=True, **heads)
+    c = DecoderConfig(vocab_size=1000, width=64, layers=3, mlp_width=128, family=Family(gated=True), **heads)
     assert layer_weights(c) == 64 * 128 + 2 * 64 * 32 + 128 * 64 + 3 * 64 * 128
     assert step_flops(c, 10, 0, 100) == 10 * 3 * 6 * (layer_weights(c) + 8 * 16 * 100)
     assert step_flops(c, 0, 10, 100) == 6 * 64 * 1000 * 10

@@ -39,9 +39,10 @@ def labels_of(seed=0):
     return np.random.default_rng([seed, 1]).integers(0, V, (B, T)).astype(np.int32)
 
 
-def dense_sums(hidden, head, ids, probs, tail, weights, config=LossConfig(), labels=None):
+def dense_sums(hidden, head, ids, probs, tail, weights, config=LossConfig(), labels=None, softcap=0.0):
     """The definition, from whole logits and a dense mask; float64 when x64 is on."""
-    logits = hidden @ head / config.temperature
+    logits = softcap * jnp.tanh(hidden @ head / softcap) if softcap else hidden @ head
+    logits = logits / config.temperature
     log_q = jax.nn.log_softmax(logits)
     one_hot = jax.nn.one_hot(ids, V, dtype=logits.dtype) * (probs > 0)[..., None]
     p = (one_hot * probs[..., None]).sum(-2)
@@ -69,9 +70,9 @@ def _hardened(config, logits, log_q, one_hot, p, tail, weights, labels):
     return LossSums(jnp.sum(weights * loss), jnp.sum(weights), *[jnp.zeros(())] * 3)
 
 
-def reference(args, config=LossConfig(), labels=None):
+def reference(args, config=LossConfig(), labels=None, softcap=0.0):
     def sums_of(*b):
-        return dense_sums(*b, config, labels)
+        return dense_sums(*b, config, labels, softcap)
 
     with jax.enable_x64(True):
         args = [jnp.asarray(np.asarray(a, np.float64) if a.dtype == np.float32 else a) for a in args]
@@ -79,10 +80,10 @@ def reference(args, config=LossConfig(), labels=None):
         return jax.tree.map(np.asarray, (sums, grads))
 
 
-@partial(jax.jit, static_argnames=("chunk", "config"))
-def sums_and_grads(*args, chunk=128, config=LossConfig(), labels=None):
+@partial(jax.jit, static_argnames=("chunk", "config", "softcap"))
+def sums_and_grads(*args, chunk=128, config=LossConfig(), labels=None, softcap=0.0):
     def loss(*args):
-        sums = soft_target_loss(*args, config, labels_BT=labels, chunk=chunk)
+        sums = soft_target_loss(*args, config, labels_BT=labels, softcap=softcap, chunk=chunk)
         return sums.loss, sums
 
     (_, sums), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(*args)
@@ -115,6 +116,13 @@ def test_matches_float64_autodiff(chunk, tail, mode):
 def test_temperature_and_z_loss_match_float64_autodiff(settings, mode):
     args, config = problem(12), LossConfig(mode=mode, **settings)
     assert_close(ours(args, chunk=17, config=config), reference(args, config), 1e-5)
+
+
+@MODES
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_capped_logits_match_float64_autodiff(temperature, mode):
+    args, config = problem(18, scale=2.0), LossConfig(mode=mode, temperature=temperature)
+    assert_close(ours(args, chunk=17, config=config, softcap=4.0), reference(args, config, softcap=4.0), 1e-5)
 
 
 @MODES

@@ -12,6 +12,7 @@ from support import assert_same_bits, awaken, random_examples
 
 from models import decoder
 from models.decoder import DecoderConfig
+from models.family import Family
 from train import flops, trainer
 from train.batches import Batches
 from train.checkpoint import Checkpoints
@@ -170,7 +171,10 @@ def evenly(length):
     return Example.create(np.arange(length) % 4, weights, ids, probs, np.zeros(length - 1), origin="seed", lineage={})
 
 
-@pytest.mark.parametrize("settings", [{}, {"gated": True, "query_key_norm": True, "head_width": 16, "conv": 1}])
+QWEN3 = Family(gated=True, query_key_norm=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"family": QWEN3, "head_width": 16, "conv": 1}])
 def test_the_traced_step_costs_what_the_formula_says(settings):
     """Attention in blocks does a little more than half of the square; full remat runs the layers forward twice."""
     config = dataclasses.replace(CONFIG, layers=4, width=128, mlp_width=512, vocab_size=512, **settings)
