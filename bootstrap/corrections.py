@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from flax import nnx
 
@@ -18,6 +19,7 @@ from bootstrap.transcript import Review, Transcript, content_id, review_from_jso
 from train.records import Example
 from train.trainer import mean_loss
 
+KINDS = get_args(wrongthink.Spoiled)
 ATTEMPTS = 3
 """Corrections that are tried of a wrong thought until one passes the review."""
 SPOILED = 50
@@ -81,8 +83,8 @@ def why_wrong(g: Generation, correction: Transcript) -> str:
 
 
 def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
-    """Corrections of accepted transcripts with a claim, and again with the choice, spoiled by rule: errors that the
-    model might make, but does not make here.
+    """Corrections of accepted transcripts with a step of each kind spoiled by rule: errors that the model might make,
+    but does not make here.
 
     Earlier generations' accepted transcripts are spoiled too, so that what was learned first can be recovered as well.
     """
@@ -94,9 +96,9 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
     for number, t in enumerate(chosen):
         count[t.task_id] += 1
         if count[t.task_id] <= run.config.wrongthink.samples:
-            for choice in (False, True):
-                sample = SPOILED + 2 * number + choice
-                given = {"sample": sample, "generation": g.number, "choice": choice}
+            for which, kind in enumerate(KINDS):
+                sample = SPOILED + len(KINDS) * number + which
+                given = {"sample": sample, "generation": g.number, "kind": kind}
                 found.append(wrongthink.spoil(run.tokenizer, t, outcomes, **given))
     longest = run.config.model.max_length
     return [t for t in found if t and len(t.prompt) + len(t.forced) + len(t.tokens) <= longest]

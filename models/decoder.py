@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec
 from models.attention import attend, attend_packed, rotate, sees
 from models.family import ACTIVATIONS, Family, reach
 
+INPUT_AXES = {"output": 2}
+"""Axes of a layer's matrix that its product sums over; of all others the first."""
 Remat = Literal["none", "dots", "full"]
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -108,10 +110,9 @@ class Decoder(nnx.Module):
             layers |= {name: norm(c.layers, e) for name in ("query_norm", "key_norm")}
         if f.post_norms:
             layers |= {name: norm(c.layers, c.width) for name in ("attention_post_norm", "mlp_post_norm")}
-        inputs = {"output": 2, "down": 1}  # axes that a product sums over, of what is one but for these
         for name in f.biases:
             shape = layers[name].shape
-            layers[f"{name}_bias"] = nnx.Param(jnp.zeros((shape[0], *shape[1 + inputs.get(name, 1) :])))
+            layers[f"{name}_bias"] = nnx.Param(jnp.zeros((shape[0], *shape[1 + INPUT_AXES.get(name, 1) :])))
         self.layers = nnx.Dict(layers)
         self.final_norm = norm(c.width)
         if not f.tied:

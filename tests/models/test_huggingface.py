@@ -1,0 +1,296 @@
+"""Small random models of every family, against transformers."""
+
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from etils import epath
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+from support import assert_same_bits
+
+from models import huggingface
+from models.architectures import FolderError, read_config
+from models.decoder import DecoderConfig, create
+from models.family import Family
+from models.huggingface import load, save
+from models.sampler import Request, Sampler
+from train.sharding import MeshConfig, make_mesh, state_sharding
+
+SIZES = {
+    "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 96, "max_position_embeddings": 256, "initializer_range": 0.2, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}  # fmt: skip
+GEMMA = SIZES | {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8}
+FAMILIES = {
+    "llama-2": transformers.LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
+    "llama-3.1": transformers.LlamaConfig(**SIZES, rope_parameters=LLAMA3 | {"rope_theta": 500_000.0}),
+    "llama-linear": transformers.LlamaConfig(**SIZES, rope_parameters={"rope_type": "linear", "factor": 4.0,
+                                                                       "rope_theta": 10_000.0}),
+    "llama-biased": transformers.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "smollm": transformers.LlamaConfig(**SIZES, tie_word_embeddings=True, rms_norm_eps=1e-5),
+    "mistral": transformers.MistralConfig(**SIZES, head_dim=32, sliding_window=8),
+    "mistral-0.3": transformers.MistralConfig(**SIZES, sliding_window=None),
+    "qwen2.5": transformers.Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen2-sliding": transformers.Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=2),
+    "qwen3": transformers.Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=True),
+    "gemma-2": transformers.Gemma2Config(**GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=6.0),
+    "gemma-3": transformers.Gemma3TextConfig(**GEMMA | {"num_hidden_layers": 7}, rope_parameters={
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1_000_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+    }),
+}  # fmt: skip
+
+
+def theirs(name):
+    """A model of the family with every weight random, norms and biases included."""
+    torch.manual_seed(0)
+    config = FAMILIES[name]
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def shardings(mesh):
+    return lambda params: state_sharding(mesh, params)
+
+
+ONE = make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """(transformers' model, its folder, our config, our weights)"""
+    model, folder = theirs(request.param), epath.Path(tmp_path_factory.mktemp("family"))
+    model.save_pretrained(folder)
+    config = read_config(folder)
+    return model, folder, config, load(folder, config, shardings(ONE))
+
+
+def logits(config, params, tokens_BT, dtype=None):
+    merged = nnx.merge(create(config, 0)[0], params)
+    positions = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    hidden = merged(tokens_BT, positions, np.ones_like(tokens_BT), dtype=dtype)
+    return merged.logits(hidden, merged.head_DV().astype(hidden.dtype))
+
+
+def tokens(rows=2, length=40):
+    return np.random.default_rng(0).integers(3, 128, (rows, length)).astype(np.int32)
+
+
+def their_logits(model, tokens_BT):
+    with torch.no_grad():
+        return model(torch.tensor(tokens_BT, dtype=torch.long)).logits.float().numpy()
+
+
+def test_logits_are_those_of_transformers(family):
+    model, _, config, params = family
+    want, got = their_logits(model, tokens()), logits(config, params, tokens())
+    assert np.abs(want).max() > 1
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
+
+
+def test_bfloat16_is_within_its_rounding(family):
+    model, _, config, params = family
+    want, got = their_logits(model, tokens()), logits(config, params, tokens(), jnp.bfloat16)
+    rounded = their_logits(theirs_in_bfloat16(model), tokens())
+    ours, their = (np.sqrt(np.mean((x - want) ** 2)) for x in (got, rounded))
+    assert ours <= 1.25 * their
+
+
+def theirs_in_bfloat16(model):
+    copy = transformers.AutoModelForCausalLM.from_config(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    return copy.to(torch.bfloat16)
+
+
+def test_greedy_continuations_are_identical(family):
+    model, _, config, params = family
+    prompts = tokens(2, 12)
+    graphdef, _ = create(config, 0)
+    sampler = Sampler(graphdef, slots=2, new_tokens=64, keep=4)
+    requests = [Request(i, tuple(map(int, row))) for i, row in enumerate(prompts)]
+    out = sampler(params, requests, seed=0, temperature=0.0, stop=(127_000,))
+    with torch.no_grad():
+        want = model.generate(torch.tensor(prompts, dtype=torch.long), max_new_tokens=64, min_new_tokens=64,
+                              do_sample=False, eos_token_id=None, pad_token_id=0)  # fmt: skip
+    np.testing.assert_array_equal([s.tokens for s in out], want[:, 12:].numpy())
+
+
+def test_there_and_back_and_there_again_is_the_same(family, tmp_path):
+    model, folder, config, params = family
+    save(epath.Path(tmp_path), config, params, "float32")
+    again = read_config(epath.Path(tmp_path))
+    assert again == config
+    assert_same_bits(load(epath.Path(tmp_path), again, shardings(ONE)), params)
+    ours, their = (load_file(f / "model.safetensors") for f in (tmp_path, folder))
+    assert ours.keys() == their.keys()
+    for name, array in their.items():
+        np.testing.assert_array_equal(ours[name], array)
+    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    np.testing.assert_allclose(their_logits(loaded, tokens()), their_logits(model, tokens()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A Qwen2 folder, whose every part a test may break in a copy."""
+    folder = tmp_path_factory.mktemp("whole")
+    theirs("qwen2.5").save_pretrained(folder)
+    return folder
+
+
+def copied(folder, place, tensors=None, **config):
+    place = epath.Path(place)
+    given = json.loads((folder / "config.json").read_text()) | config
+    (place / "config.json").write_text(json.dumps(given))
+    save_file(load_file(folder / "model.safetensors") | (tensors or {}), place / "model.safetensors")
+    return place
+
+
+def read(place):
+    return load(place, read_config(place), shardings(ONE))
+
+
+def test_a_mesh_of_eight_holds_the_same_weights(folder):
+    config, mesh = read_config(epath.Path(folder)), make_mesh(MeshConfig(2, 2, 2))
+    split = load(epath.Path(folder), config, shardings(mesh))
+    assert_same_bits(split, read(epath.Path(folder)))
+    query = split["layers"]["query"][...]
+    assert {shard.data.shape for shard in query.addressable_shards} == {(4, 32, 2, 16)}
+    np.testing.assert_allclose(logits(config, split, tokens()), logits(config, read(epath.Path(folder)), tokens()),
+                               rtol=1e-4, atol=1e-4)  # fmt: skip
+
+
+def test_several_files_with_an_index_are_one_model(folder, tmp_path, monkeypatch):
+    want = read(epath.Path(folder))
+    monkeypatch.setattr(huggingface, "_FILE_BYTES", 60_000)
+    config = read_config(epath.Path(folder))
+    save(epath.Path(tmp_path), config, want, "float32")
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 3 and all(path.stat().st_size < 70_000 for path in files)
+    assert_same_bits(read(epath.Path(tmp_path)), want)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    np.testing.assert_allclose(their_logits(loaded, tokens()), logits(config, want, tokens()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_weights_come_back_as_they_were(folder, tmp_path, dtype):
+    params = read(epath.Path(folder))
+    narrow = jax.tree.map(lambda x: x.astype(dtype).astype(jnp.float32), params)
+    save(epath.Path(tmp_path), read_config(epath.Path(folder)), params, dtype)
+    assert_same_bits(read(epath.Path(tmp_path)), narrow)
+    assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == dtype
+
+
+SCALED = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture is GPT2LMHeadModel; there are LlamaForCausalLM"),
+        ({"rope_parameters": SCALED}, "scaled by yarn"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"hidden_act": "relu"}, "the activation is relu"),
+        ({"layer_types": ["full_attention"]}, "1 entries for 4 layers"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"vocab_size": 64}, "model.embed_tokens.weight is [128, 64]; config.json makes it [64, 64]"),
+        ({"num_hidden_layers": 3, "layer_types": None}, "has the tensor model.layers.3.input_layernorm.weight and 11"),
+        ({"num_hidden_layers": 5, "layer_types": None}, "lacks the tensor model.layers.4.input_layernorm.weight"),
+        ({"tie_word_embeddings": False}, "lacks the tensor lm_head.weight, unlike"),
+    ],
+)
+def test_another_model_than_the_decoder_is_one_clear_line(folder, tmp_path, config, named):
+    with pytest.raises(FolderError) as error:
+        read(copied(folder, tmp_path, **config))
+    assert named in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_broken_folders_are_one_clear_line_each(folder, tmp_path):
+    place = copied(folder, tmp_path, {"model.norm.weight": np.ones(64, np.int8)})
+    with pytest.raises(FolderError, match="model.norm.weight has dtype I8"):
+        read(place)
+    (place / "model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(FolderError, match="model.safetensors: cannot be read"):
+        read(place)
+    (place / "model.safetensors").unlink()
+    with pytest.raises(FolderError, match="no model.safetensors"):
+        read(place)
+    (place / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FolderError, match="only pickled weights"):
+        read(place)
+    (place / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(FolderError, match="index.json: cannot be read"):
+        read(place)
+    (place / "config.json").write_text("[")
+    with pytest.raises(FolderError, match="config.json: "):
+        read(place)
+    (place / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(FolderError, match="lacks 'hidden_size'"):
+        read(place)
+    (place / "config.json").unlink()
+    with pytest.raises(FolderError, match="no config.json"):
+        read(place)
+
+
+def test_a_decoder_that_no_library_knows_is_not_exported(tmp_path):
+    config = DecoderConfig(vocab_size=64, width=32, layers=1)
+    with pytest.raises(FolderError, match="transformers has no such decoder"):
+        save(epath.Path(tmp_path), config, create(config, 0)[1], "float32")
+    assert not list(tmp_path.iterdir())
+
+
+_READ = """
+import sys, threading, time
+import jax
+from etils import epath
+from models.architectures import read_config
+from models.huggingface import load
+from train.sharding import MeshConfig, make_mesh, state_sharding
+
+def anonymous():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+
+def watch():
+    while not done:
+        seen.append(anonymous())
+        time.sleep(0.002)
+
+place, mesh, done = epath.Path(sys.argv[1]), make_mesh(MeshConfig(), jax.devices()[:1]), []
+jax.jit(lambda: jax.numpy.ones(3))()
+before, seen, thread = anonymous(), [], threading.Thread(target=watch)
+thread.start()
+weights = load(place, read_config(place), lambda params: state_sharding(mesh, params))
+jax.block_until_ready(weights)
+done.append(True)
+thread.join()
+print(max(seen) - before - sum(x.nbytes for x in jax.tree.leaves(weights)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_beside_the_weights_a_host_holds_about_one_tensor(tmp_path):
+    family = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
+    config = DecoderConfig(vocab_size=32_768, width=1024, layers=2, heads=8, kv_heads=8, mlp_width=1024, max_length=64,
+                           conv=1, family=family)  # fmt: skip
+    save(epath.Path(tmp_path), config, create(config, 0)[1], "float32")
+    run = subprocess.run([sys.executable, "-c", _READ, str(tmp_path)], capture_output=True, text=True,
+                         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""})  # fmt: skip
+    largest = 4 * config.vocab_size * config.width
+    assert 0.5 * largest < int(run.stdout) < 1.2 * largest + 2**26, run.stderr
