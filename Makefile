@@ -7,16 +7,16 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
 
-test: .venv/installed
+test: .venv/tested
 	$(BIN)/python -m pytest
 
 # The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
-bench: .venv/installed
+bench: .venv/tested
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/preflights.py
 
 # Peers have an environment of their own, seven gigabytes of it.
-bench-peers: .venv/installed .venv-peers/installed
+bench-peers: .venv/tested .venv-peers/installed
 	$(BIN)/python tests/benchmarks/peers.py
 
 .venv-peers/installed:
@@ -24,11 +24,16 @@ bench-peers: .venv/installed .venv-peers/installed
 	.venv-peers/bin/pip install --quiet google-tunix==0.1.7 torch==2.14.1 transformers==5.12.1
 	touch $@
 
-lint: .venv/installed
+lint: .venv/tested
 	$(BIN)/ruff check .
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# The tests also need transformers and torch as references, and the TPU compiler.
+.venv/tested: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 

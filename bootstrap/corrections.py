@@ -3,12 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 from flax import nnx
 
 from bootstrap import wrongthink
-from bootstrap.checks import count_judgements
+from bootstrap.checks import count_judgements, parse
 from bootstrap.config import WrongthinkConfig
 from bootstrap.generation import Generation
 from bootstrap.ledger import Stage, once
@@ -19,7 +18,6 @@ from bootstrap.transcript import Review, Transcript, content_id, review_from_jso
 from train.records import Example
 from train.trainer import mean_loss
 
-KINDS = get_args(wrongthink.Spoiled)
 ATTEMPTS = 3
 """Corrections that are tried of a wrong thought until one passes the review."""
 SPOILED = 50
@@ -83,8 +81,8 @@ def why_wrong(g: Generation, correction: Transcript) -> str:
 
 
 def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
-    """Corrections of accepted transcripts with a step of each kind spoiled by rule: errors that the model might make,
-    but does not make here.
+    """Corrections of accepted transcripts with each step in turn spoiled by rule: errors that the model might make, but
+    does not make here.
 
     Earlier generations' accepted transcripts are spoiled too, so that what was learned first can be recovered as well.
     """
@@ -92,13 +90,12 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
     chosen = [*accepted, *(t for n in range(1, g.number) for t in _accepted_in(g, n))]
     outcomes = wrongthink.judged_outcomes(chosen)
     count: Counter[str] = Counter()
-    found = []
-    for number, t in enumerate(chosen):
+    found: list[Transcript | None] = []
+    for t in chosen:
         count[t.task_id] += 1
         if count[t.task_id] <= run.config.wrongthink.samples:
-            for which, kind in enumerate(KINDS):
-                sample = SPOILED + len(KINDS) * number + which
-                given = {"sample": sample, "generation": g.number, "kind": kind}
+            for step in range(len(parse(t.text).claims) + 1):
+                given = {"step": step, "sample": SPOILED + len(found), "generation": g.number}
                 found.append(wrongthink.spoil(run.tokenizer, t, outcomes, **given))
     longest = run.config.model.max_length
     return [t for t in found if t and len(t.prompt) + len(t.forced) + len(t.tokens) <= longest]

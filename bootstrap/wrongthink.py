@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,6 @@ from bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO, Claim
 from models.sampler import Request
 from models.tokenizer import Tokenizer
 
-Spoiled = Literal["claim", "late", "choice"]
-"""What a spoiled answer has wrong: its last claim, a claim that further ones follow, its choice."""
 STEP_ENDS = (CLAIM_PATTERN, CHOICE_PATTERN)
 STEP = re.compile("|".join(p.pattern for p in STEP_ENDS))
 
@@ -113,31 +110,31 @@ def _step_ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
 
 
 def spoil(
-    tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], *, sample: int, generation: int, kind: Spoiled
+    tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str], *, step: int, sample: int, generation: int
 ) -> Transcript | None:
     """A right answer with one step spoiled by rule, a "no,", and the answer going on from that step as it did.
 
-    Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or the
-    choice. When the "no," comes late, after all claims or after the choice, the claim that it is about comes again, and
-    the right choice. Each token keeps the distribution that it was sampled from; branch review opens it after the wrong
-    thought. Each generation spoils in its own way. None when the answer has no such step. Needs no truth but answers.
+    Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or, as
+    the step after the last claim, the choice: then the claim about the action chosen comes again before the right
+    choice. Each token keeps the distribution that it was sampled from; branch review opens it after the wrong thought.
+    Each generation spoils in its own way. None when the answer has no such step. Needs no truth but answers.
     """
-    rng = random.Random(f"spoil {generation} {kind} {t.id}")
+    rng = random.Random(f"spoil {generation} {step} {t.id}")
     ends = [0, *_step_ends(tokenizer, t.tokens)]
     steps = [tokenizer.decode(t.tokens[i:j]) for i, j in pairwise(ends)]
     claims = parse(t.text).claims
-    if len({c.action for c in claims}) < 2 or len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
+    whole = len(steps) == len(claims) + 1 and CHOICE_PATTERN.fullmatch(steps[-1])
+    if not whole or len({c.action for c in claims}) < 2 or step > len(claims):
         return None
-    if kind == "choice":
+    rest = range(ends[step], len(t.tokens))
+    if step == len(claims):
         right = parse(t.text).choices[-1]
-        at = rng.choice([i for i, c in enumerate(claims) if c.action != right])
-        thought = " ".join([*steps[:-1], steps[-1].replace(right, claims[at].action)])
+        unwise = rng.choice([i for i, c in enumerate(claims) if c.action != right])
+        spoiled = steps[step].replace(right, claims[unwise].action)
+        rest = [*range(ends[unwise], ends[unwise + 1]), *rest]
     else:
-        at = rng.randrange(len(claims) - (kind == "late"))
-        spoiled = _spoiled_claim(steps[at], claims[at], claims, outcomes, rng)
-        thought = " ".join([*steps[:at], spoiled, *(steps[at + 1 : -1] if kind == "late" else ())])
-    goes_on = ends[at + 1] if kind == "claim" else ends[-2]
-    rest = [*range(ends[at], ends[at + 1]), *range(goes_on, len(t.tokens))]
+        spoiled = _spoiled_claim(steps[step], claims[step], claims, outcomes, rng)
+    thought = " ".join([*steps[:step], spoiled])
     capture = Capture(*(tuple(of_N[i] for i in rest) for of_N in (t.capture.ids, t.capture.probs, t.capture.tail)))
     corrected = replace(
         t, generation=generation, sibling=CORRECTED + sample, tokens=tuple(t.tokens[i] for i in rest), capture=capture,
@@ -152,15 +149,14 @@ def spoil_again(tokenizer: Tokenizer, t: Transcript, outcomes: Mapping[str, str]
     The correction is as true after it, and a student that meets many errors cannot learn them by heart: it has to
     compare.
     """
-    steps, claims = [m.group(0) for m in STEP.finditer(t.forced_text)], parse(t.text).claims
-    said = [parse(step).claims for step in steps]
-    at = next((i for i, step in enumerate(said) if step and claims and step[0].action == claims[0].action), None)
-    if at is None or not said[-1]:
+    *before, last = (m.group(0) for m in STEP.finditer(t.forced_text))
+    wrong, claims = parse(last).claims, parse(t.text).claims
+    if not wrong or not claims or wrong[0].action != claims[0].action:
         return t.forced
     right = STEP.search(t.text).group(0)
-    known = [*(c for i, step in enumerate(said) if i != at for c in step), *claims]
-    steps[at] = _spoiled_claim(right, claims[0], known, outcomes, random.Random(f"spoil again {salt}"))
-    return tuple(tokenizer.encode(" ".join(steps)))
+    known = [*parse(" ".join(before)).claims, *claims]
+    spoiled = _spoiled_claim(right, claims[0], known, outcomes, random.Random(f"spoil again {salt}"))
+    return tuple(tokenizer.encode(" ".join([*before, spoiled])))
 
 
 def judged_outcomes(transcripts: Sequence[Transcript]) -> dict[str, str]:

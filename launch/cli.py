@@ -26,8 +26,9 @@ from bootstrap import config as configs
 from bootstrap import lineage, loop, outcome, report, seed, status
 from bootstrap.config import Config, ConfigError
 from bootstrap.ledger import write_json
-from launch import preflight
+from launch import folders, preflight
 from launch.console import Terminal
+from launch.folders import Export, Import
 from launch.preflight import Preflight
 from launch.recipes import RECIPES
 from launch.recipes.recipe import Recipe
@@ -45,6 +46,8 @@ USAGE = """ratchet: grow a language model on reviewed simulations of what it sho
   ratchet report DIR                                                      rebuild the page
   ratchet recipes                                                         list recipes
   ratchet preflight RECIPE --topology v5e:4x4 [--slices 2] [--json]       compile for TPUs without one: memory, traffic
+  ratchet import DIR [--json]                                             read a Hugging Face folder, say what it is
+  ratchet export DIR --generation N --to FOLDER                           write one that transformers loads
   ratchet run RECIPE --help                                               every setting
 """
 
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "run": _run, "resume": _resume, "status": _status, "evaluate": _evaluate, "show": _show, "report": _report,
-        "recipes": _recipes, "preflight": _preflight,
+        "recipes": _recipes, "preflight": _preflight, "import": _import, "export": _export,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -206,17 +209,45 @@ def _evaluate(words: list[str]) -> int:
     directory, rest = _directory(words)
     config = _saved(directory)
     number = _parse(Evaluate, rest, None).generation
-    _quiet()
-    run = seed.prepare(directory, config, Terminal(_console()))
+    run = _prepared("evaluate", directory, config, number)
     if run.oracle is None:
         raise UserError(f"evaluate: the documents of {directory} have no oracle; only embedded worlds are evaluated")
-    if not has_weights(run.generation(number) / "model"):
-        raise UserError(f"evaluate: {directory} has no finished generation {number}; see `ratchet status {directory}`")
     found = outcome.evaluation(run, number, run.weights(number))
     table = Table("metric", "value", "95 % interval", title=f"generation {number}")
     for name, m in found["metrics"].items():
         table.add_row(name, f"{m['value']:.4f}", f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else "")
     Console().print(table)
+    return 0
+
+
+def _prepared(command: str, directory: epath.Path, config: Config, number: int) -> seed.Run:
+    """A run that has this generation."""
+    _quiet()
+    run = seed.prepare(directory, config, Terminal(_console()))
+    if not has_weights(run.generation(number) / "model"):
+        raise UserError(
+            f"{command}: {directory} has no finished generation {number}; see `ratchet status {directory}`"
+        )
+    return run
+
+
+def _import(words: list[str]) -> int:
+    if not words or words[0].startswith("-"):
+        raise UserError("import: give the folder of a model: config.json and safetensors")
+    asked = _parse(Import, words[1:], Import())
+    _quiet()
+    found = folders.read(epath.Path(words[0]))
+    if asked.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _console().print(folders.table(found))
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    directory, rest = _directory(words)
+    config, asked = _saved(directory), _parse(Export, rest, None)
+    print(folders.write(_prepared("export", directory, config, asked.generation), asked))
     return 0
 
 

@@ -1,7 +1,10 @@
 """What a model is.
 
-decoder.py     one decoder-only transformer
-attention.py   rotary positions and masked attention
-sampler.py     batched sampling that captures distributions; scoring by prefill
-tokenizer.py   SentencePiece with control symbols, and the chat format
+decoder.py        one decoder-only transformer
+family.py         what a family of decoders has that others have not
+attention.py      rotary positions and masked attention
+architectures.py  config.json of Hugging Face folders
+huggingface.py    their weights, read onto the mesh and written
+sampler.py        batched sampling that captures distributions; scoring by prefill
+tokenizer.py      SentencePiece with control symbols, and the chat format
 """

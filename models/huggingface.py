@@ -16,6 +16,8 @@ from etils import epath
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from models.architectures import FolderError, config_json
 from models.decoder import INPUT_AXES, Decoder, DecoderConfig
@@ -80,8 +82,6 @@ def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: st
 
     All processes call it alike; one writes. Raises FolderError when no other library knows such a model.
     """
-    from safetensors.numpy import save_file
-
     described = config_json(config) | {"torch_dtype": dtype}
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
@@ -199,8 +199,6 @@ class _Files:
         return self._open(self._where[name]).get_slice(name)
 
     def _open(self, name: str):
-        from safetensors import SafetensorError, safe_open
-
         if name not in self._files:
             try:
                 self._files[name] = safe_open(self._folder / name, "numpy").__enter__()

@@ -8,7 +8,6 @@ from support import answer, assert_same_bits, awaken, claims_of, told, transcrip
 
 from bootstrap.checks import parse
 from bootstrap.config import SimulateConfig, WrongthinkConfig
-from bootstrap.corrections import KINDS
 from bootstrap.examples import for_simulator, for_students
 from bootstrap.retrieval import Index
 from bootstrap.targets import Target
@@ -123,32 +122,29 @@ def test_a_spoiled_answer_is_interrupted_at_its_one_wrong_step_and_goes_on_as_it
     right = answer(claims, wise)
     for number in range(60):
         was = transcript(task, right, tokenizer=torn.tokenizer, id=str(number))
-        kind = KINDS[number % 3]
-        t = spoil(torn.tokenizer, was, outcomes, sample=number, generation=2, kind=kind)
+        step = number % (len(claims) + 1)
+        choice = step == len(claims)
+        t = spoil(torn.tokenizer, was, outcomes, step=step, sample=number, generation=2)
         said, corrected = parse(t.forced_text), parse(t.text)
         assert t.forced == tuple(torn.tokenizer.encode(t.forced_text)) and not said.rest
         assert (t.prompt, t.task_id, t.sibling) == (was.prompt, was.task_id, 100 + number)
         assert t.text.startswith(NO) and corrected.interruptions == 1 and not corrected.rest
         assert corrected.choices == (wise,) and t.tokens[-1] == was.tokens[-1]
         assert len(t.tokens) == len(t.capture.ids) == len(t.capture.probs) == len(t.capture.tail)
-        assert bool(said.choices) == (kind == "choice")
-        if kind == "choice":
+        assert bool(said.choices) == choice
+        if choice:
             assert said.claims == tuple(claims) and said.choices[-1] in set(s.actions) - {wise}
             assert corrected.claims == tuple(c for c in claims if c.action == said.choices[-1])
             kinds.add(("choice", said.choices[-1]))
         else:
-            late = kind == "late"
-            depth = claims.index(corrected.claims[0])
+            depth = len(said.claims) - 1
+            assert depth == step
+            assert said.claims[:depth] == tuple(claims[:depth]) and corrected.claims == tuple(claims[depth:])
             wrong, claim = said.claims[depth], claims[depth]
-            assert said.claims[:depth] == tuple(claims[:depth])
-            assert said.claims[depth + 1 :] == (tuple(claims[depth + 1 :]) if late else ())
-            assert corrected.claims == ((claim,) if late else tuple(claims[depth:]))
-            assert not late or claim != claims[-1]
             assert wrong != claim and wrong.action == claim.action
-            kinds.add((kind, "judged" if wrong.outcome == claim.outcome else "outcome"))
+            kinds.add("judged" if wrong.outcome == claim.outcome else "outcome")
             assert wrong.outcome == claim.outcome or wrong.judgement == outcomes[wrong.outcome]
-    errors = {(kind, error) for kind in ("claim", "late") for error in ("judged", "outcome")}
-    assert kinds == errors | {*(("choice", a) for a in s.actions if a != wise)}
+    assert kinds == {"judged", "outcome", *(("choice", a) for a in s.actions if a != wise)}
 
 
 def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(torn, scene, world):
@@ -159,7 +155,7 @@ def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(to
     by_probability = dict(zip(own.probs, was.tokens, strict=True))
     for number in range(9):
         named = replace(was, id=str(number), capture=own)
-        t = spoil(torn.tokenizer, named, judged(world), sample=0, generation=2, kind=KINDS[number % 3])
+        t = spoil(torn.tokenizer, named, judged(world), step=number % 3, sample=0, generation=2)
         rows = zip(t.tokens, t.capture.ids, t.capture.probs, t.capture.tail, strict=True)
         for position, (token, ids, probs, tail) in enumerate(rows):
             if position < said:
@@ -171,7 +167,7 @@ def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(to
 def test_an_answer_is_spoiled_differently_in_every_generation(torn, scene, world):
     s, task, _, claims = scene
     was = transcript(task, answer(claims, s.actions[s.wise]), tokenizer=torn.tokenizer)
-    made = [spoil(torn.tokenizer, was, judged(world), sample=0, generation=n, kind="claim") for n in range(2, 22)]
+    made = [spoil(torn.tokenizer, was, judged(world), step=0, sample=0, generation=n) for n in range(2, 22)]
     assert [t.generation for t in made] == list(range(2, 22))
     assert len({t.id for t in made}) == 20, "a verdict of one generation must not pass for another's"
     assert len({t.forced for t in made}) > 5
@@ -183,13 +179,14 @@ def test_what_has_no_step_to_spoil_is_left_alone(torn, scene, world):
     twice = f"{answer([claims[0]], 'x y')} {answer([claims[1]], 'x y')}"
     for odd in ("nothing that is a step", same, twice):
         texts = [transcript(task, odd, tokenizer=torn.tokenizer, id=str(number)) for number in range(9)]
-        for kind in KINDS:
-            spoiled = [spoil(torn.tokenizer, t, judged(world), sample=0, generation=2, kind=kind) for t in texts]
+        for step in range(4):
+            spoiled = [spoil(torn.tokenizer, t, judged(world), step=step, sample=0, generation=2) for t in texts]
             assert not any(spoiled), odd
     few = {claims[0].outcome: claims[0].judgement}
     right = answer(claims, s.actions[s.wise])
     texts = [transcript(task, right, tokenizer=torn.tokenizer, id=str(number)) for number in range(20)]
-    assert all(spoil(torn.tokenizer, t, few, sample=0, generation=2, kind="claim") for t in texts)
+    assert not spoil(torn.tokenizer, texts[0], few, step=len(claims) + 1, sample=0, generation=2)
+    assert all(spoil(torn.tokenizer, t, few, step=0, sample=0, generation=2) for t in texts)
 
 
 def judged(world) -> dict[str, str]:
@@ -210,9 +207,6 @@ def test_another_asking_meets_another_error_in_the_same_claim(torn, scene, corre
         assert said.claims[0] == claims[0] and len(said.claims) == 2 and not said.rest and not said.choices
         assert said.claims[1].action == claims[1].action and said.claims[1] != claims[1]
         seen.add(said.claims[1])
-        followed = replace(t, forced_text=f"{first} {wrong} {' '.join(others[1:])}")
-        later = parse(torn.tokenizer.decode(spoil_again(torn.tokenizer, followed, judged(world), str(salt))))
-        assert later.claims[0] == claims[0] and later.claims[2:] == tuple(claims[2:]) and later.claims[1] != claims[1]
     assert len(seen) > 10
     choice = replace(t, forced_text=right.replace(f"so i {s.actions[s.wise]}", f"so i {claims[0].action}"))
     strange = replace(t, forced_text=f"{first} if x y, z w: good.")

@@ -51,6 +51,9 @@ def test_no_settings_come_or_go_unnoticed():
         (["report", "nowhere"], "holds no run"),
         (["show", "nowhere", "x"], "holds no run"),
         (["evaluate", "nowhere", "--generation", "1"], "holds no run"),
+        (["export", "nowhere", "--generation", "1", "--to", "x"], "holds no run"),
+        (["import"], "give the folder of a model"),
+        (["import", "nowhere"], "no config.json; give the folder of a model"),
         (["run", "tiny", "--outt", "x"], "the nearest is --out"),
         (["recipes", "--all"], "unknown setting --all; this command takes none"),
     ],
@@ -130,7 +133,8 @@ def test_recipes_say_what_they_do_how_long_and_what_they_reach(capsys):
 def test_help_lists_every_command(capsys, words):
     code, out, _ = ratchet(capsys, *words)
     assert code == 0
-    assert all(f"ratchet {c}" in out for c in ("run", "resume", "status", "evaluate", "show", "report", "recipes"))
+    commands = ("run", "resume", "status", "evaluate", "show", "report", "recipes", "preflight", "import", "export")
+    assert all(f"ratchet {c}" in out for c in commands)
 
 
 def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):

@@ -1,0 +1,66 @@
+"""Hugging Face folders: what one holds, read onto the mesh to be sure; and a generation written as one."""
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+from etils import epath
+from rich.table import Table
+
+from bootstrap.seed import Run
+from models import architectures, huggingface
+from models.architectures import FolderError
+from train.sharding import MeshConfig, make_mesh, state_sharding
+
+
+@dataclass(frozen=True)
+class Import:
+    json: bool = False
+    """Print everything as JSON."""
+
+
+@dataclass(frozen=True)
+class Export:
+    generation: int
+    """Which generation to write."""
+    to: str
+    """A directory that does not exist yet."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Of the weights in the files."""
+
+
+def read(folder: epath.Path) -> dict[str, Any]:
+    """Reads a folder's weights over all devices; returns what they are. Raises FolderError for what cannot be read."""
+    config = architectures.read_config(folder)
+    mesh = make_mesh(MeshConfig(1, -1, 1))
+    weights = huggingface.load(folder, config, lambda params: state_sharding(mesh, params))
+    sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
+    return {
+        "folder": str(folder), "parameters": sum(x.size for x in jax.tree.leaves(weights)),
+        **sizes, "family": dataclasses.asdict(config.family),
+    }  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> Table:
+    """The same for people; traits that a family does not have are left out."""
+    made = Table("model", found["family"]["architecture"], box=None)
+    made.add_row("parameters", f"{found['parameters']:,}")
+    for name, value in {**found, **found["family"]}.items():
+        if name not in ("parameters", "family", "folder", "architecture") and value not in (0, "", (), []):
+            made.add_row(name.replace("_", " "), f"{sum(value)} layers" if name == "sliding" else str(value))
+    return made
+
+
+def write(run: Run, asked: Export) -> epath.Path:
+    """Writes a finished generation's weights, config.json and the SentencePiece model.
+
+    Raises FolderError when the directory exists, or for a decoder that transformers does not have.
+    """
+    place = epath.Path(asked.to)
+    if place.exists():
+        raise FolderError(f"export: {place} exists already; give another --to")
+    huggingface.save(place, run.config.model, run.weights(asked.generation), asked.dtype)
+    shutil.copy(run.directory / "tokenizer" / "model.spm", place / "tokenizer.model")
+    return place

@@ -1,0 +1,60 @@
+"""`ratchet import` and `ratchet export`."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from etils import epath
+from support import awaken, tiny_config
+
+from bootstrap.ledger import write_json
+from launch import cli
+from models.decoder import DecoderConfig, create
+from models.family import Family
+from train.checkpoint import save_weights
+
+LLAMA = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of Llama's shape with a generation 0."""
+    directory = epath.Path(tmp_path_factory.mktemp("run"))
+    config = tiny_config(model=DecoderConfig(width=32, layers=2, heads=2, mlp_width=64, conv=1, family=LLAMA))
+    write_json(directory / "config.json", dataclasses.asdict(config))
+    params = awaken(create(config.model, 0)[1])
+    save_weights(directory / "gen-000" / "model", params)
+    return directory, config, params
+
+
+def test_an_exported_generation_is_read_by_transformers_and_by_us(run, tmp_path, capsys):
+    directory, config, params = run
+    place = tmp_path / "model"
+    words = ["export", str(directory), "--generation", "0", "--to", str(place), "--dtype", "float32"]
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(place)
+    np.testing.assert_array_equal(theirs.model.embed_tokens.weight.detach().numpy(), params["embedding"][...])
+    assert torch.isfinite(theirs(torch.arange(9)[None]).logits).all()
+    assert (place / "tokenizer.model").read_bytes() == (directory / "tokenizer" / "model.spm").read_bytes()
+
+    assert cli.main(["import", str(place), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == theirs.num_parameters() and found["width"] == 32
+    assert found["family"]["architecture"] == "LlamaForCausalLM"
+    assert cli.main(["import", str(place)]) == 0
+    assert f"{theirs.num_parameters():,}" in capsys.readouterr().out
+
+    assert cli.main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_run_whose_decoder_is_our_own_says_so(tiny_run, tmp_path, capsys):
+    assert cli.main(["export", str(tiny_run), "--generation", "1", "--to", str(tmp_path / "model")]) == 2
+    assert "transformers has no such decoder (family none, conv 6)" in capsys.readouterr().err
+    assert cli.main(["export", str(tiny_run), "--generation", "9", "--to", str(tmp_path / "model")]) == 2
+    assert "no finished generation 9" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
