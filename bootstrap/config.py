@@ -108,7 +108,7 @@ class WrongthinkConfig:
     """Share of the wrong-thinker's samples that must be well formed."""
     samples: int = 3
     """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ...
-    Of an answer, every claim and the choice is spoiled in turn."""
+    Of an answer, every claim and every wrong choice is made in turn."""
     share: float = 0.3
     """Share of corrections, of all generations, in a training batch's newest half."""
 

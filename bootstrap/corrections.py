@@ -20,6 +20,8 @@ from train.trainer import mean_loss
 
 ATTEMPTS = 3
 """Corrections that are tried of a wrong thought until one passes the review."""
+KEPT = 8
+"""Accepted corrections of a task that a generation trains on."""
 SPOILED = 50
 """Sample number from which spoiled answers count; a wrong-thinker's samples count from 0 and are fewer."""
 
@@ -81,8 +83,8 @@ def why_wrong(g: Generation, correction: Transcript) -> str:
 
 
 def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
-    """Corrections of accepted transcripts with each step in turn spoiled by rule: errors that the model might make, but
-    does not make here.
+    """Corrections of accepted transcripts with each claim, and the choice in each way, spoiled by rule: errors that the
+    model might make, but does not make here.
 
     Earlier generations' accepted transcripts are spoiled too, so that what was learned first can be recovered as well.
     """
@@ -94,7 +96,7 @@ def _spoiled(g: Generation, accepted: Sequence[Transcript]) -> list[Transcript]:
     for t in chosen:
         count[t.task_id] += 1
         if count[t.task_id] <= run.config.wrongthink.samples:
-            for step in range(len(parse(t.text).claims) + 1):
+            for step in range(2 * len(parse(t.text).claims) - 1):
                 given = {"step": step, "sample": SPOILED + len(found), "generation": g.number}
                 found.append(wrongthink.spoil(run.tokenizer, t, outcomes, **given))
     longest = run.config.model.max_length

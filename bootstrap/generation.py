@@ -231,10 +231,12 @@ def kept(transcripts: Sequence[Transcript], reviews: Sequence[Review], per_task:
     return chosen
 
 
-def target(g: Generation, reviewer: Reviewer, units: Sequence[Batch], stage: str = "targets") -> list[list[Target]]:
+def target(
+    g: Generation, reviewer: Reviewer, units: Sequence[Batch], per_task: int, stage: str = "targets"
+) -> list[list[Target]]:
     """Targets of the kept transcripts, by unit."""
     run, made = g.run, []
-    chosen = [kept(*unit, run.config.targets.per_task) for unit in units]
+    chosen = [kept(*unit, per_task) for unit in units]
     with run.progress.stage(f"gen {g.number} {stage}", sum(map(len, chosen))) as advance:
         for number, ((siblings, _), accepted) in enumerate(zip(units, chosen, strict=True)):
 

@@ -10,7 +10,7 @@ from flax import nnx
 from bootstrap import generation as stages
 from bootstrap import outcome, seed
 from bootstrap.config import Config
-from bootstrap.corrections import corrections
+from bootstrap.corrections import KEPT, corrections
 from bootstrap.generation import Generation, TooFewAccepted
 from bootstrap.ledger import once, write_json
 from bootstrap.outcome import timed
@@ -84,12 +84,12 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
             f"`ratchet report {r.directory}` shows the rejected ones and why"
         )
     with timed(r.generation(number), "targets"):
-        found = stages.target(g, reviewer, units)
+        found = stages.target(g, reviewer, units, r.config.targets.per_task)
     with timed(r.generation(number), "wrongthink"):
         lessons = stages.student_examples(g, units, found)
         chosen = [t for unit in units for t in stages.kept(*unit, r.config.targets.per_task)]
         written, judged = corrections(g, reviewer, lessons, chosen)
-        corrected = stages.target(g, reviewer, [(written, judged)], "corrections") if written else [[]]
+        corrected = stages.target(g, reviewer, [(written, judged)], KEPT, "corrections") if written else [[]]
     batches = [*((t, f) for (t, _), f in zip(units, found, strict=True)), (written, corrected[0])]
     newest = stages.dataset(g, batches, reviewer_lessons)
     outcome.audit_generation(g, [*newest, *past.examples], units, [*found, corrected[0]], calibration)

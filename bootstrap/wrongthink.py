@@ -115,26 +115,28 @@ def spoil(
     """A right answer with one step spoiled by rule, a "no,", and the answer going on from that step as it did.
 
     Spoiled is a claim (another action's outcome, any of `outcomes` with its judgement, the opposite judgement) or, as
-    the step after the last claim, the choice: then the claim about the action chosen comes again before the right
-    choice. Each token keeps the distribution that it was sampled from; branch review opens it after the wrong thought.
-    Each generation spoils in its own way. None when the answer has no such step. Needs no truth but answers.
+    steps after the last claim, the choice, of each other action in turn: then the claim about it comes again before the
+    right choice. Each token keeps the distribution that it was sampled from; branch review opens it after the wrong
+    thought. Each generation spoils in its own way. None when the answer has no such step. Needs no truth but answers.
     """
     rng = random.Random(f"spoil {generation} {step} {t.id}")
     ends = [0, *_step_ends(tokenizer, t.tokens)]
     steps = [tokenizer.decode(t.tokens[i:j]) for i, j in pairwise(ends)]
     claims = parse(t.text).claims
-    whole = len(steps) == len(claims) + 1 and CHOICE_PATTERN.fullmatch(steps[-1])
-    if not whole or len({c.action for c in claims}) < 2 or step > len(claims):
+    if len(steps) != len(claims) + 1 or not CHOICE_PATTERN.fullmatch(steps[-1]):
         return None
-    rest = range(ends[step], len(t.tokens))
-    if step == len(claims):
-        right = parse(t.text).choices[-1]
-        unwise = rng.choice([i for i, c in enumerate(claims) if c.action != right])
-        spoiled = steps[step].replace(right, claims[unwise].action)
-        rest = [*range(ends[unwise], ends[unwise + 1]), *rest]
-    else:
+    right = parse(t.text).choices[-1]
+    unwise = [i for i, c in enumerate(claims) if c.action != right]
+    if not unwise or step >= len(claims) + len(unwise):
+        return None
+    if step < len(claims):
         spoiled = _spoiled_claim(steps[step], claims[step], claims, outcomes, rng)
-    thought = " ".join([*steps[:step], spoiled])
+        rest = range(ends[step], len(t.tokens))
+    else:
+        at = unwise[step - len(claims)]
+        spoiled = steps[-1].replace(right, claims[at].action)
+        rest = [*range(ends[at], ends[at + 1]), *range(ends[-2], len(t.tokens))]
+    thought = " ".join([*steps[:-1][:step], spoiled])
     capture = Capture(*(tuple(of_N[i] for i in rest) for of_N in (t.capture.ids, t.capture.probs, t.capture.tail)))
     corrected = replace(
         t, generation=generation, sibling=CORRECTED + sample, tokens=tuple(t.tokens[i] for i in rest), capture=capture,

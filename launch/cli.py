@@ -46,7 +46,7 @@ USAGE = """ratchet: grow a language model on reviewed simulations of what it sho
   ratchet report DIR                                                      rebuild the page
   ratchet recipes                                                         list recipes
   ratchet preflight RECIPE --topology v5e:4x4 [--slices 2] [--json]       compile for TPUs without one: memory, traffic
-  ratchet import DIR [--json]                                             read a Hugging Face folder, say what it is
+  ratchet import DIR [--template FILE] [--json]                           read a Hugging Face folder, say what it is
   ratchet export DIR --generation N --to FOLDER                           write one that transformers loads
   ratchet run RECIPE --help                                               every setting
 """
@@ -236,7 +236,7 @@ def _import(words: list[str]) -> int:
         raise UserError("import: give the folder of a model: config.json and safetensors")
     asked = _parse(Import, words[1:], Import())
     _quiet()
-    found = folders.read(epath.Path(words[0]))
+    found = folders.read(epath.Path(words[0]), asked.template)
     if asked.json:
         print(json.dumps(found, indent=1))
     else:

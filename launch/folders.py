@@ -1,6 +1,7 @@
 """Hugging Face folders: what one holds, read onto the mesh to be sure; and a generation written as one."""
 
 import dataclasses
+import importlib.util
 import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from train.sharding import MeshConfig, make_mesh, state_sharding
 
 @dataclass(frozen=True)
 class Import:
+    template: str = ""
+    """A chat template (Jinja) in place of the folder's own."""
     json: bool = False
     """Print everything as JSON."""
 
@@ -31,7 +34,7 @@ class Export:
     """Of the weights in the files."""
 
 
-def read(folder: epath.Path) -> dict[str, Any]:
+def read(folder: epath.Path, template: str = "") -> dict[str, Any]:
     """Reads a folder's weights over all devices; returns what they are. Raises FolderError for what cannot be read."""
     config = architectures.read_config(folder)
     mesh = make_mesh(MeshConfig(1, -1, 1))
@@ -39,8 +42,21 @@ def read(folder: epath.Path) -> dict[str, Any]:
     sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
     return {
         "folder": str(folder), "parameters": sum(x.size for x in jax.tree.leaves(weights)),
-        **sizes, "family": dataclasses.asdict(config.family),
+        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(folder, config.vocab_size, template),
     }  # fmt: skip
+
+
+def _chat(folder: epath.Path, vocab_size: int, template: str) -> str:
+    """Whether its tokenizer and chat template will do; what is wrong with them does not keep the weights from use."""
+    if importlib.util.find_spec("tokenizers") is None:
+        return "not looked at: pip install 'ratchet[hf]'"
+    from models.chat import ChatTokenizer
+
+    try:
+        own = ChatTokenizer.load(folder, vocab_size, epath.Path(template).read_text() if template else None)
+    except FolderError as error:
+        return str(error)
+    return f"{own.vocab_size:,} tokens; the template marks what the assistant says"
 
 
 def table(found: dict[str, Any]) -> Table:

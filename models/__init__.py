@@ -5,6 +5,7 @@ family.py         what a family of decoders has that others have not
 attention.py      rotary positions and masked attention
 architectures.py  config.json of Hugging Face folders
 huggingface.py    their weights, read onto the mesh and written
+chat.py           their tokenizers and chat templates
 sampler.py        batched sampling that captures distributions; scoring by prefill
 tokenizer.py      SentencePiece with control symbols, and the chat format
 """

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import random
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as FastTokenizer
 
 from bootstrap import loop
 from bootstrap.config import Config
@@ -176,3 +179,35 @@ def assert_same_bits(a, b) -> None:
     assert a.keys() == b.keys()
     different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
     assert not different
+
+
+CHATML = """{%- if tools %}<|im_start|>system
+{{ tools | tojson }}<|im_end|>
+{% endif %}
+{%- for m in messages %}
+{%- if m['role'] == 'assistant' %}<|im_start|>assistant
+{% generation %}{{ m['content'] | trim }}<|im_end|>{% endgeneration %}
+
+{% else %}<|im_start|>{{ m['role'] }}
+{{ m['content'] }}<|im_end|>
+{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def write_chat(place, template=CHATML, special=SPECIAL):
+    """A small byte-level tokenizer with a chat template, as Hugging Face folders have them."""
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[AddedToken(name, special=True, normalized=False) for name in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(["what is it and system user assistant be brief doubled"] * 5, trainer)
+    tokenizer.save(str(place / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": template}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    return epath.Path(place)

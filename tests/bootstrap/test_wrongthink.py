@@ -122,8 +122,8 @@ def test_a_spoiled_answer_is_interrupted_at_its_one_wrong_step_and_goes_on_as_it
     right = answer(claims, wise)
     for number in range(60):
         was = transcript(task, right, tokenizer=torn.tokenizer, id=str(number))
-        step = number % (len(claims) + 1)
-        choice = step == len(claims)
+        step = number % (2 * len(claims) - 1)
+        choice = step >= len(claims)
         t = spoil(torn.tokenizer, was, outcomes, step=step, sample=number, generation=2)
         said, corrected = parse(t.forced_text), parse(t.text)
         assert t.forced == tuple(torn.tokenizer.encode(t.forced_text)) and not said.rest
@@ -185,7 +185,7 @@ def test_what_has_no_step_to_spoil_is_left_alone(torn, scene, world):
     few = {claims[0].outcome: claims[0].judgement}
     right = answer(claims, s.actions[s.wise])
     texts = [transcript(task, right, tokenizer=torn.tokenizer, id=str(number)) for number in range(20)]
-    assert not spoil(torn.tokenizer, texts[0], few, step=len(claims) + 1, sample=0, generation=2)
+    assert not spoil(torn.tokenizer, texts[0], few, step=2 * len(claims) - 1, sample=0, generation=2)
     assert all(spoil(torn.tokenizer, t, few, step=0, sample=0, generation=2) for t in texts)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from etils import epath
-from support import awaken, tiny_config
+from support import awaken, tiny_config, write_chat
 
 from bootstrap.ledger import write_json
 from launch import cli
@@ -44,9 +44,17 @@ def test_an_exported_generation_is_read_by_transformers_and_by_us(run, tmp_path,
     assert cli.main(["import", str(place), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == theirs.num_parameters() and found["width"] == 32
-    assert found["family"]["architecture"] == "LlamaForCausalLM"
+    assert found["family"]["architecture"] == "LlamaForCausalLM" and "no tokenizer.json" in found["chat"]
     assert cli.main(["import", str(place)]) == 0
     assert f"{theirs.num_parameters():,}" in capsys.readouterr().out
+
+    write_chat(place)
+    assert cli.main(["import", str(place)]) == 0
+    assert "tokens; the template marks what the assistant says" in capsys.readouterr().out
+    template = tmp_path / "unmarked.jinja"
+    template.write_text("{{ messages }}")
+    assert cli.main(["import", str(place), "--template", str(template), "--json"]) == 0
+    assert "marks nothing as said" in json.loads(capsys.readouterr().out)["chat"]
 
     assert cli.main(words) == 2
     assert "exists already" in capsys.readouterr().err
