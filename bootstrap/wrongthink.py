@@ -173,7 +173,10 @@ def _spoiled_claim(step: str, claim: Claim, claims: Sequence[Claim], outcomes: M
         "invented": [(outcome, judgement) for outcome, judgement in outcomes.items() if outcome != claim.outcome],
         "judged": [(claim.outcome, opposite)],
     }
-    outcome, judgement = rng.choice(wrong[rng.choice([kind for kind, some in wrong.items() if some])])
+    # An outcome of the situation itself, but of another action, is the hardest to notice; a judgement the easiest.
+    shares = {"swapped": 3, "invented": 2, "judged": 1}
+    kinds = [kind for kind, share in shares.items() if wrong[kind] for _ in range(share)]
+    outcome, judgement = rng.choice(wrong[rng.choice(kinds)])
     return step.replace(f"{claim.judgement}.", f"{judgement}.").replace(claim.outcome, outcome)
 
 

@@ -170,7 +170,7 @@ def test_an_answer_is_spoiled_differently_in_every_generation(torn, scene, world
     made = [spoil(torn.tokenizer, was, judged(world), step=0, sample=0, generation=n) for n in range(2, 22)]
     assert [t.generation for t in made] == list(range(2, 22))
     assert len({t.id for t in made}) == 20, "a verdict of one generation must not pass for another's"
-    assert len({t.forced for t in made}) > 5
+    assert len({t.forced for t in made}) > 3
 
 
 def test_what_has_no_step_to_spoil_is_left_alone(torn, scene, world):
