@@ -159,7 +159,10 @@ def _raise(message: str) -> None:
 def _settings(folder: epath.Path) -> tuple[dict[str, str], str]:
     """Special tokens by name, and the chat template, "" where there is none."""
     path, alone = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    settings = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        settings = json.loads(path.read_text()) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise FolderError(f"{path}: cannot be read ({error}); fetch it again") from error
     text = lambda value: value.get("content") if isinstance(value, dict) else value
     named = {n: text(v) for n, v in settings.items() if n.endswith("_token") and isinstance(text(v), str)}
     template = alone.read_text() if alone.exists() else settings.get("chat_template") or ""

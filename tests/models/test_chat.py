@@ -112,6 +112,10 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(folder, tmp_path):
         ChatTokenizer.load(folder, 64)
     with pytest.raises(FolderError, match=r"no tokenizer.json"):
         ChatTokenizer.load(epath.Path(tmp_path), 64)
+    place = write_chat(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(FolderError, match=r"tokenizer_config.json: cannot be read"):
+        ChatTokenizer.load(place, 512)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(FolderError, match=r"tokenizer.json: cannot be read"):
         ChatTokenizer.load(epath.Path(tmp_path), 64)
