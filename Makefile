@@ -13,6 +13,7 @@ test: .venv/tested
 # The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
 bench: .venv/tested
 	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/sampling.py
 	$(BIN)/python tests/benchmarks/preflights.py
 
 # Peers have an environment of their own, seven gigabytes of it.

@@ -43,7 +43,8 @@ def decode_step(rows: int = 32, columns: int = 1024) -> dict[str, float]:
     )
     graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
     params = jax.tree.map(narrow, params)
-    cache = jax.tree.map(narrow, nnx.eval_shape(lambda: nnx.merge(graphdef, params).new_cache(rows, columns)))
+    cache = jax.eval_shape(lambda params: nnx.merge(graphdef, params).new_cache(rows, columns), params)
+    cache = jax.tree.map(narrow, cache)
 
     def step(params, cache, token_B1, column):
         model = nnx.merge(graphdef, params)
