@@ -25,7 +25,7 @@ from models.decoder import INPUT_AXES, Decoder, DecoderConfig
 Shardings = Any
 """A pytree of NamedSharding, one for every parameter."""
 _FILE_BYTES = 2 * 2**30
-FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_FLOATS = ("F32", "BF16", "F16")
 _LAYER = {
     "attention_norm": "input_layernorm", "query": "self_attn.q_proj", "key": "self_attn.k_proj",
     "value": "self_attn.v_proj", "output": "self_attn.o_proj", "query_norm": "self_attn.q_norm",
@@ -181,9 +181,9 @@ class _Files:
             found = self._slice(name)
             if tuple(found.get_shape()) != shape:
                 raise FolderError(f"{self._folder}: {name} is {found.get_shape()}; config.json makes it {list(shape)}")
-            if found.get_dtype() not in FLOATS:
+            if found.get_dtype() not in _FLOATS:
                 raise FolderError(
-                    f"{self._folder}: {name} has dtype {found.get_dtype()}; there are {', '.join(FLOATS)} (quantized "
+                    f"{self._folder}: {name} has dtype {found.get_dtype()}; there are {', '.join(_FLOATS)} (quantized "
                     "weights are not read)"
                 )
 
