@@ -51,6 +51,12 @@ class SimulateConfig:
     samples: int = 16
     """Transcripts per task."""
     temperature: float = 1.0
+    top_k: int = 0
+    """Only the likeliest ids are sampled; 0: all."""
+    top_p: float = 1.0
+    """Only the likeliest ids that together have this much probability."""
+    min_p: float = 0.0
+    """Only ids with at least this share of the likeliest one's probability. What is captured is never cut."""
     passages: int = 3
     """Retrieved passages in view of the teacher."""
     withhold: float = 0.2
@@ -59,8 +65,8 @@ class SimulateConfig:
     """Tool calls allowed per transcript."""
     new_tokens: int = 48
     """Longest assistant turn."""
-    slots: int = 256
-    """Rows of a sampling batch."""
+    slots: int = 64
+    """Answers sampled at a time, and questions asked; a slot takes the next as it ends."""
     keep: int = 8
     """Ids kept of every next-token distribution (K)."""
     unit_tasks: int = 80
@@ -163,7 +169,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "at least 0": (
         lambda v: v >= 0,
-        """world.prose model.head_width simulate.temperature simulate.lookups simulate.revisit
+        """world.prose model.head_width simulate.temperature simulate.top_k simulate.lookups simulate.revisit
         wrongthink.first_generation train.seed_mixture train.growth train.renamed train.engine.loss.z_loss
         train.engine.save_every train.engine.profile train.optimizer.vector_share train.optimizer.weight_decay
         evaluate.margin""",
@@ -175,10 +181,12 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "from 0 to 1": (
         lambda v: 0 <= v <= 1,
-        """world.third_option simulate.withhold review.target_precision review.minimum_recall review.random_share
+        """world.third_option simulate.min_p simulate.withhold
+        review.target_precision review.minimum_recall review.random_share
         targets.open_mass targets.smallest_branch wrongthink.minimum_formed wrongthink.share train.student
         train.demonstrations train.engine.loss.hard_weight train.optimizer.warmup train.optimizer.average""",
     ),
+    "above 0 and at most 1": (lambda v: 0 < v <= 1, "simulate.top_p"),
     "from 1 to 50": (lambda v: 1 <= v <= 50, "wrongthink.samples"),
     "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data mesh.fsdp"),
 }

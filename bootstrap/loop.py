@@ -105,6 +105,8 @@ def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Seque
         outcome.evaluate_generation(r, number, params)
     with timed(r.generation(number), "promote"):
         promoted = outcome.promote(g)
+    meter = r.sampler.meter
+    r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     once(g.directory / "DONE.json", dict)
     rollbacks = 0 if promoted else past.rollbacks + 1
     if rollbacks == 2:

@@ -5,7 +5,7 @@ An answer that cannot be read is a rejection with that reason, never a default s
 
 import importlib.resources
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,7 +20,7 @@ from bootstrap.checks import CHECKS, Case, count_judgements
 from bootstrap.config import ReviewConfig
 from bootstrap.transcript import Document, Review, Task, Transcript, Verdict
 from bootstrap.worlds.language import Claim
-from models.sampler import Scorer
+from models.scorer import Scorer
 from models.tokenizer import Tokenizer
 
 LENIENT = (1.0, 0.97, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
@@ -99,34 +99,36 @@ class Reviewer:
         """One review for each transcript; those given together are each other's siblings unless `votes` are given."""
         votes = count_judgements(transcripts) if votes is None else votes
         cases = [Case(t, tasks[t.task_id], [passages[p] for p in t.passages], votes) for t in transcripts]
-        verdicts: list[dict[str, Verdict]] = [{} for _ in cases]
-        for criterion in self.criteria:
-            answers = (
-                self._ask(criterion, cases) if criterion.kind == "model" else [_check(criterion, c) for c in cases]
-            )
-            for found, verdict in zip(verdicts, answers, strict=True):
-                found[criterion.name] = verdict
+        asked = self._ask(cases)
+        verdicts = [
+            {
+                c.name: _check(c, case) if c.kind == "programmatic" else _verdict(c, asked[c.name, number])
+                for c in self.criteria
+            }
+            for number, case in enumerate(cases)
+        ]
         required = [c.name for c in self.criteria if c.required]
         return [
             Review(t.id, found, all(found[name].passed for name in required))
             for t, found in zip(transcripts, verdicts, strict=True)
         ]
 
-    def _ask(self, criterion: Criterion, cases: Sequence[Case]) -> list[Verdict]:
-        """A model criterion is asked about every claim; the least certain answer decides."""
+    def _ask(self, cases: Sequence[Case]) -> Mapping[tuple[str, int], list[tuple[float, float, Claim]]]:
+        """By model criterion and case, (P(yes), P(no), claim) of every claim; asked together, they share contexts."""
         prompts, owners = [], []
-        for number, case in enumerate(cases):
-            texts = [p.text for p in case.passages]
-            for claim in case.said.claims:
-                context, question = criterion_prompt(self.tokenizer, criterion, texts, case.task, claim, self.room)
-                prompts.append((*context, *question))
-                owners.append((number, claim))
+        for criterion in self.criteria:
+            for number, case in enumerate(cases if criterion.kind == "model" else ()):
+                texts = [p.text for p in case.passages]
+                for claim in case.said.claims:
+                    context, question = criterion_prompt(self.tokenizer, criterion, texts, case.task, claim, self.room)
+                    prompts.append((tuple(context), tuple(question)))
+                    owners.append((criterion.name, number, claim))
         control = self.tokenizer.control
         probs_NA = self.scorer(self.params, prompts, (control["yes"], control["no"]))
-        asked: list[list[tuple[float, float, Claim]]] = [[] for _ in cases]
-        for (number, claim), (yes, no) in zip(owners, probs_NA, strict=True):
-            asked[number].append((float(yes), float(no), claim))
-        return [_verdict(criterion, answers) for answers in asked]
+        asked = defaultdict(list)
+        for (name, number, claim), (yes, no) in zip(owners, probs_NA, strict=True):
+            asked[name, number].append((float(yes), float(no), claim))
+        return asked
 
 
 def criterion_prompt(tokenizer: Tokenizer, criterion: Criterion, passages: Sequence[str], task: Task, claim: Claim,

@@ -22,13 +22,14 @@ from bootstrap.worlds.language import ASKINGS, CONTEXTS
 from bootstrap.worlds.lessons import Lessons, Situation, stories
 from bootstrap.worlds.oracle import Oracle
 from models import decoder
-from models.sampler import Sampler, Scorer
+from models.sampler import Sampler
+from models.scorer import Scorer
 from models.tokenizer import Tokenizer
 from train.batches import Batches
 from train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
 from train.monitor import describe
 from train.records import Example, whole
-from train.sharding import make_mesh, state_sharding
+from train.sharding import batch_sharding, make_mesh, state_sharding
 from train.trainer import Training, fit
 
 SKILLS = ("simulate", "interrupt", "review", "prose")
@@ -86,8 +87,7 @@ def check(config: Config) -> None:
     """Raises ValueError for what a run would stumble over at its start: world, rubric, mesh, model or documents."""
     _world(config)
     load_rubric(config.review.rubric)
-    make_mesh(config.mesh)
-    decoder.create(config.model, 0)
+    _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.documents.path:
         documents.read(epath.Path(config.documents.path))
 
@@ -104,14 +104,21 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     passages = documents.passages(corpus, config.documents.passage_words)
     tokenizer = _tokenizer(directory, config, world, corpus)
     graphdef, _ = decoder.create(config.model, 0)
-    sampler = Sampler(
-        graphdef, slots=config.simulate.slots, new_tokens=config.simulate.new_tokens, keep=config.simulate.keep
-    )
+    mesh = make_mesh(config.mesh)
     return Run(
         directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus),
-        tokenizer, rubric, graphdef, sampler, Scorer(graphdef, rows=config.simulate.slots),
-        make_mesh(config.mesh), progress, Metrics(directory),
+        tokenizer, rubric, graphdef, _sampler(config, graphdef, mesh), Scorer(graphdef, rows=config.simulate.slots),
+        mesh, progress, Metrics(directory),
     )  # fmt: skip
+
+
+def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Sampler:
+    """The sampler, its slots over the mesh. Raises ValueError when they do not fill it."""
+    c, parts = config.simulate, mesh.shape["data"] * mesh.shape["fsdp"]
+    if c.slots % parts:
+        raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
+    rows = batch_sharding(mesh) if mesh.size > 1 else None
+    return Sampler(graphdef, slots=c.slots, new_tokens=c.new_tokens, keep=c.keep, rows=rows)
 
 
 def _world(config: Config) -> Lessons:

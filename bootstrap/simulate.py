@@ -79,7 +79,7 @@ def draft(tokenizer: Tokenizer, index: Index, task: Task, sibling: int, config: 
 
 def complete(
     writer: Writer, index: Index, drafts: Sequence[Draft], config: SimulateConfig, *, generation: int, seed: int,
-    temperature: float | None = None, advance: Callable[[int], None] = lambda done: None,
+    advance: Callable[[int], None] = lambda done: None,
 ) -> list[Transcript]:  # fmt: skip
     """Samples every draft to its end, running the tool calls between turns."""
     control = writer.tokenizer.control
@@ -87,8 +87,10 @@ def complete(
     waiting = list(enumerate(drafts))
     for turn in range(config.lookups + 1):
         requests = [Request(_request_id(d, turn), d.prompt + d.forced) for _, d in waiting]
-        heat = config.temperature if temperature is None else temperature
-        sampled = writer.sampler(writer.params, requests, seed=seed, temperature=heat, stop=(control["end"],))
+        sampled = writer.sampler(
+            writer.params, requests, seed=seed, temperature=config.temperature, stop=(control["end"],),
+            top_k=config.top_k, top_p=config.top_p, min_p=config.min_p,
+        )  # fmt: skip
         still = []
         for (position, d), s in zip(waiting, sampled, strict=True):
             calls = len(s.tokens) > 0 and s.tokens[0] == control["call"] and s.finished

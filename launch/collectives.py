@@ -1,4 +1,5 @@
-"""What a compiled program sends between chips, read from its HLO text: bytes by kind of collective and mesh axis.
+"""What a compiled program moves, read from its HLO text: bytes between chips by kind of collective and mesh axis, and
+bytes between a chip and its memory.
 
 Between slices the TPU compiler reduces inside a slice and hands a chip's part to the hosts: a `send`, along data.
 """
@@ -16,6 +17,8 @@ _COLLECTIVE = re.compile(
     r"= (?P<shape>.+?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|send)(?:-start)?\("
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations|branch_computations)=\{?%?([\w.\-]+)")
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
+_MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done"}
 _SHAPE = re.compile(r"\b(?:s|u|f|bf)(\d+)\w*\[([\d,]*)\]")
 
 
@@ -64,6 +67,50 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
     for c in found:
         sums[c.kind]["×".join(c.axes) or "none"] += c.total
     return {kind: dict(axes) for kind, axes in sorted(sums.items())}
+
+
+def memory_traffic(text: str) -> int:
+    """Bytes that the entry computation reads from and writes to the HBM of a TPU, every loop body once.
+
+    The compiler's own sum also counts what moves within the chip: arrays with memory space S(1), into which it copies
+    weights ahead of their use. A gather is taken to read the whole of what it gathers from.
+    """
+    outputs: dict[str, list[tuple[int, bool]]] = {}
+    total = 0
+    for line in _by_computation(text)["ENTRY"]:
+        if not (match := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)):
+            continue
+        shape, op, inputs = _parts(match[2])
+        outputs[match[1]] = _arrays(shape)
+        operands = [outputs[name] for name in re.findall(r"%([\w.\-]+)", inputs) if name in outputs]
+        if op in ("copy-start", "slice-start"):  # (to, from, ...) and ((from), to, ...): read once, as much as arrives
+            total += outputs[match[1]][1 if op == "slice-start" else 0][0]
+        elif op == "dynamic-update-slice":
+            total += operands[1][0][0]
+        elif op not in _MOVES_NOTHING:
+            arrays = [*outputs[match[1]], *(o[0] for o in operands if len(o) == 1)]
+            total += sum(size for size, on_chip in arrays if not on_chip)
+    return total
+
+
+def _parts(instruction: str) -> tuple[str, str, str]:
+    """The result's shape, which may be a tuple, the operation, and its operands."""
+    depth = 0
+    for end, character in enumerate(instruction):
+        depth += (character == "(") - (character == ")")
+        if character == " " and not depth:
+            op, _, inputs = instruction[end + 1 :].partition("(")
+            return instruction[:end], op, inputs.partition("), ")[0]
+    raise AssertionError(f"no operation in {instruction}")
+
+
+def _arrays(shape: str) -> list[tuple[int, bool]]:
+    """(bytes, whether on the chip itself) of every array of a shape."""
+    found = []
+    for kind, bits, dims, layout in _ARRAY.findall(shape):
+        size = math.prod(int(n) for n in dims.split(",") if n) * (1 if kind == "pred" else max(int(bits) // 8, 1))
+        found.append((size, "S(1)" in layout or "S(2)" in layout))
+    return found
 
 
 def _by_computation(text: str) -> dict[str, list[str]]:

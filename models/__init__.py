@@ -6,6 +6,8 @@ attention.py      rotary positions and masked attention
 architectures.py  config.json of Hugging Face folders
 huggingface.py    their weights, read onto the mesh and written
 chat.py           their tokenizers and chat templates
-sampler.py        batched sampling that captures distributions; scoring by prefill
+sampler.py        sampling in slots that are refilled, capturing distributions
+draw.py           from logits to a token and what is kept of its distribution
+scorer.py         questions answered by the next token's probabilities
 tokenizer.py      SentencePiece with control symbols, and the chat format
 """

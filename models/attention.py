@@ -52,14 +52,16 @@ def attend_packed(
     mixed = []
     for start in range(0, t, size):
         end = min(start + size, t)
-        causal_TS = sees(jnp.arange(start, end), end, window)
+        columns_1S = jnp.arange(end)[None]
+        causal_1TS = sees(columns_1S[:, start:], columns_1S, window)
         same_BTS = segments_BT[:, start:end, None] == segments_BT[:, None, :end]
-        mixed.append(attend(q_BTHE[:, start:end], k_BGSE[:, :, :end], v_BGSE[:, :, :end], causal_TS & same_BTS,
+        mixed.append(attend(q_BTHE[:, start:end], k_BGSE[:, :, :end], v_BGSE[:, :, :end], causal_1TS & same_BTS,
                             scale, softcap))  # fmt: skip
     return jnp.concatenate(mixed, axis=1)
 
 
-def sees(columns_T: jax.Array, keys: int, window: jax.Array | None) -> jax.Array:
-    """Which of the first `keys` columns a query in a column sees [T, S]: its own and those before, in the window."""
-    distance_TS = columns_T[:, None] - jnp.arange(keys)[None, :]
-    return distance_TS >= 0 if window is None else (distance_TS >= 0) & (distance_TS < window)
+def sees(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None) -> jax.Array:
+    """Which keys a query sees [B, T, S], by their positions: its own and those before, in the window; none below 0."""
+    distance_BTS = queries_BT[:, :, None] - keys_BS[:, None, :]
+    seen_BTS = (distance_BTS >= 0) & (keys_BS >= 0)[:, None, :]
+    return seen_BTS if window is None else seen_BTS & (distance_BTS < window)

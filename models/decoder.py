@@ -8,7 +8,7 @@ F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,15 +64,22 @@ class DecoderConfig:
         return self.family.query_scale or self.head_size**-0.5
 
 
-class Cache(nnx.Pytree):
-    """Keys and values, the last C-1 inputs of attention and MLP, and which columns hold a token.
+class Cache(NamedTuple):
+    """Keys and values, the last C-1 inputs of attention and MLP, and the position of the token in each column.
 
-    keys, values: a tuple of [B, G, S, E] by layer, so that a step of decoding writes one column in place instead of
-    copying a stack; last: a tuple of [B, C-1, 2D] by layer, for convolutions over C tokens; filled: bool [B, S].
+    keys, values: by layer [B, G, S, E], so that a step of decoding writes one column in place instead of copying a
+    stack; last: by layer [B, C-1, 2D], for convolutions over C tokens; positions: int32 [B, S], -1 where there is
+    none. Columns need be in no order: keys are rotated by their positions before they are kept.
     """
 
-    def __init__(self, keys, values, last, filled):
-        self.keys, self.values, self.last, self.filled = map(nnx.data, (keys, values, last, filled))
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    last: tuple[jax.Array, ...]
+    positions: jax.Array
+
+
+Layers = tuple[dict[str, jax.Array], ...]
+"""The weights of each layer on their own: slices of the stacks cost a step of decoding a copy of every weight."""
 
 
 class Decoder(nnx.Module):
@@ -162,27 +169,31 @@ class Decoder(nnx.Module):
         empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_size), dtype)
         last_BC2D = jnp.zeros((batch, c.conv - 1, 2 * c.width), dtype)
         per_layer = ((empty_BGSE,) * c.layers, (empty_BGSE,) * c.layers, (last_BC2D,) * c.layers)
-        return Cache(*per_layer, jnp.zeros((batch, length), bool))
+        return Cache(*per_layer, jnp.full((batch, length), -1, jnp.int32))
 
-    def extend(self, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: jax.Array):
+    def unstacked(self) -> Layers:
+        """What `extend` takes; outside a loop, once."""
+        stacked = self._stacked()
+        return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
+
+    def extend(self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: jax.Array):
         """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
 
-        `real_BT` is False at padding. Rows are padded on the left, so all rows share one write column; a token's
-        position is the number of real tokens before it in its row.
+        `real_BT` is False at padding; a token's position is the number of real tokens before it in its row. All rows
+        write the same columns. Rows padded on the right can only be read, not extended again.
         """
-        filled_BS = jax.lax.dynamic_update_slice(cache.filled, real_BT, (0, column))
-        before_B = jnp.sum(cache.filled, axis=1)
+        before_B = jnp.max(cache.positions, axis=1) + 1
         positions_BT = jnp.maximum(before_B[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
-        columns_T = column + jnp.arange(tokens_BT.shape[1])
+        kept_BT = jnp.where(real_BT, positions_BT, -1)
+        positions_BS = jax.lax.dynamic_update_slice(cache.positions, kept_BT, (0, column))
         family, e, slides = self.config.family, self.config.head_size, any(self.config.family.sliding)
-        x_BTD, stacked = self._embed(tokens_BT), self._stacked()
+        x_BTD = self._embed(tokens_BT)
         keys, values, last = [], [], []
-        for layer in range(self.config.layers):
-            weights = {name: weight[layer] for name, weight in stacked.items()}
+        for layer, weights in enumerate(layers):
             keys_BGSE, values_BGSE, last_BC2D = cache.keys[layer], cache.values[layer], cache.last[layer]
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
             frequencies_E, window = reach(family, e, family.sliding[layer] if slides else None)
-            mask_BTS = sees(columns_T, filled_BS.shape[1], window)[None] & filled_BS[:, None, :]
+            mask_BTS = sees(positions_BT, positions_BS, window)
             normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
@@ -194,7 +205,7 @@ class Decoder(nnx.Module):
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
         x_BTD = _norm(x_BTD, self.final_norm[...], family)
-        return x_BTD, Cache(tuple(keys), tuple(values), tuple(last), filled_BS)
+        return x_BTD, Cache(tuple(keys), tuple(values), tuple(last), positions_BS)
 
     def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
         """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""

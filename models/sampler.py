@@ -1,20 +1,34 @@
-"""Batched sampling with a KV cache, capturing the next-token distribution of every sampled token in the step.
+"""Sampling with a KV cache in slots that are refilled as sequences end, capturing every token's distribution.
 
-Shapes: B rows, P prompt columns, N new tokens, K kept ids, V vocabulary. Prompts are padded on the left, so that all
-rows write the same cache column. A request's randomness depends only on (seed, request id, position): its row and its
-neighbours do not change what it says.
+Shapes: B slots, Q queued requests, A distinct prompts, P prompt columns, N new tokens, C steps of a dispatch, K kept
+ids, D width, V vocabulary.
+
+A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
+same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
+they lie does not matter, and one column is written in place. Prompts are read in advance into a queue, a prompt with
+several requests once; inside the dispatch, slots that become free take the next of it. A request's randomness depends
+only on (seed, request id, position): its slot, its neighbours and their order do not change what it says.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from models.decoder import Cache, Layers
+from models.draw import Captured, Warp, capture, capture_draws, draw
 from models.tokenizer import PAD
+
+LEAST_STEPS, MOST_STEPS = 16, 64
+"""Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
+REFILL = 16
+"""Free slots are refilled when they are one in so many."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Sampled:
     """What was sampled, without the stop token; `finished` is False when the length limit cut it off.
 
     tokens: int32 [N]; ids, probs: [N+1, K] when finished (the stop token's own position included), else [N, K];
-    tail: the mass outside the kept ids. Distributions are taken before the sampling temperature.
+    tail: the mass outside the kept ids. Distributions are taken before temperature and cuts.
     """
 
     tokens: np.ndarray
@@ -41,143 +55,277 @@ class Sampled:
     tail: np.ndarray
 
 
-class Sampler:
-    """Samples requests in batches of `slots` rows, longest prompts first, one compile per prompt bucket."""
+@dataclass
+class Meter:
+    """What the sampler has done: dispatches of decoding, their steps, and slots that worked in them, summed up."""
 
-    def __init__(self, graphdef: nnx.GraphDef, *, slots: int, new_tokens: int, keep: int, bucket: int = 32):
-        self.graphdef, self.slots, self.new_tokens = graphdef, slots, new_tokens
-        self.keep, self.bucket = keep, bucket
+    dispatches: int = 0
+    steps: int = 0
+    working: int = 0
+    slots: int = 0
+
+    def count(self, steps: int, working: int, slots: int) -> None:
+        self.dispatches += steps > 0
+        self.steps += steps
+        self.working += working
+        self.slots += steps * slots
+
+    @property
+    def busy(self) -> float:
+        """Share of slots that worked, weighted by steps."""
+        return self.working / max(self.slots, 1)
+
+
+class _Queue(NamedTuple):
+    """Requests whose prompts have been read: the last hidden state [Q, D], the cache of P columns, and which they
+    are; the first `count` are real."""
+
+    hidden_QD: jax.Array
+    cache: Cache
+    index_Q: jax.Array
+    id_Q: jax.Array
+    count: jax.Array
+
+
+class _Slots(NamedTuple):
+    """What slots work at: the request's index or -1, its id, the tokens it has said; the next column of the ring; and
+    how many of the queue have been taken."""
+
+    hidden_BD: jax.Array
+    cache: Cache
+    index_B: jax.Array
+    id_B: jax.Array
+    said_B: jax.Array
+    column: jax.Array
+    taken: jax.Array
+
+
+class _Steps(NamedTuple):
+    """What the steps of a dispatch gave: by step and slot the request's index (-1: none), token and distribution."""
+
+    index_CB: jax.Array
+    token_CB: jax.Array
+    captured_CB: Captured
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Samples any number of requests in `slots` rows, longest prompts first.
+
+    It compiles once for every width of prompts, in steps of `bucket`. `keep` ids are captured (0: nothing is), or with
+    `draws` so many draws. `rows` lays the slots out over a mesh; results are then whole on every host.
+    """
+
+    graphdef: nnx.GraphDef
+    slots: int
+    """Rows that sample at a time; as many more prompts wait, read."""
+    new_tokens: int
+    keep: int
+    bucket: int = 32
+    draws: int = 0
+    rows: NamedSharding | None = None
+    meter: Meter = field(default_factory=Meter, compare=False)
 
     def __call__(
-        self,
-        params: nnx.State,
-        requests: Sequence[Request],
-        *,
-        seed: int,
-        temperature: float,
-        stop: tuple[int, ...],
-        advance: Callable[[int], None] = lambda done: None,
-    ) -> list[Sampled]:
+        self, params: nnx.State, requests: Sequence[Request], *, seed: int, temperature: float, stop: tuple[int, ...],
+        top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Sampled]:  # fmt: skip
         """Continues every request, in the order given. `advance(n)` is told of n more finished requests.
 
-        Temperature 0 is greedy. Sampling ends at any id of `stop`.
+        Temperature 0 is greedy. Sampling ends at any id of `stop`. The cuts are those of `models.draw.Warp`.
         """
-        order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), i))
-        results: list[Sampled | None] = [None] * len(requests)
-        for start in range(0, len(order), self.slots):
-            rows = order[start : start + self.slots]
-            batch = [requests[i] for i in rows]
-            longest = max(len(r.prompt) for r in batch)
-            width = -(-longest // self.bucket) * self.bucket
-            prompt_BP = left_pad([r.prompt for r in batch], width, self.slots)
-            ids_B = np.zeros(self.slots, np.uint32)
-            ids_B[: len(batch)] = [r.id & 0xFFFFFFFF for r in batch]
-            out = _sample(
-                self.graphdef, params, prompt_BP, ids_B, jnp.uint32(seed), jnp.float32(temperature),
-                jnp.array(stop, jnp.int32), new_tokens=self.new_tokens, keep=self.keep,
-            )  # fmt: skip
-            tokens_BN, kept_BNK, probs_BNK, tail_BN = jax.device_get(out)
-            for row, index in enumerate(rows):
-                results[index] = _cut(tokens_BN[row], kept_BNK[row], probs_BNK[row], tail_BN[row], stop)
-            advance(len(rows))
-        return results
+        if not requests:
+            return []
+        warp = Warp(temperature, top_k, top_p, min_p)
+        order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), requests[i].prompt, i))
+        columns = round_up(len(requests[order[0]].prompt), self.bucket)
+        layers = _unstack(self.graphdef, params)
+        slots = _empty(self.graphdef, params, self.slots, columns + self.new_tokens, self.rows)
+        decode = functools.partial(
+            _decode, self.graphdef, params, layers, seed=jnp.uint32(seed), warp=jax.tree.map(jnp.asarray, warp),
+            stop=jnp.array(stop, jnp.int32), cuts=warp.cuts, sampler=self,
+        )  # fmt: skip
+        parts: list[_Steps] = []
+        queue, queued, taken, working, done = None, 0, 0, 0, 0
+        while done < len(requests):
+            if queue is None or (taken == queued and order):
+                now, order = order[: self.slots], order[self.slots :]
+                queue, queued, taken = self._read(params, layers, [requests[i] for i in now], now, columns), len(now), 0
+                slots = slots._replace(taken=jnp.int32(0))
+            only_seat = bool(order) and working + queued - taken <= self.slots
+            most = 0 if only_seat else MOST_STEPS
+            slots, told, out = decode(slots, queue, most=jnp.int32(most), more=jnp.bool_(bool(order)))
+            (steps, taken, working), part = jax.device_get((told, out))
+            before, done = done, len(requests) - len(order) - int(queued - taken + working)
+            parts.append(part)
+            self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
+            advance(done - before)
+        return _by_request(parts, len(requests), stop)
+
+    def _read(self, params, layers: Layers, requests: Sequence[Request], indices: Sequence[int], columns: int):
+        """A queue of requests; prompts that several share are read once."""
+        distinct = list(dict.fromkeys(r.prompt for r in requests))
+        width = round_up(len(distinct[0]), self.bucket)
+        few = max(self.slots // 8, 1)
+        prompt_AP = left_pad(distinct, width, few if len(distinct) <= few else self.slots)
+        place = {prompt: i for i, prompt in enumerate(distinct)}
+        prompt_Q, index_Q, id_Q = (np.zeros(self.slots, kind) for kind in (np.int32, np.int32, np.uint32))
+        count = len(requests)
+        prompt_Q[:count], index_Q[:count] = [place[r.prompt] for r in requests], indices
+        id_Q[:count] = [r.id & 0xFFFFFFFF for r in requests]
+        hidden_QD, cache = _prefill(self.graphdef, params, layers, prompt_AP, prompt_Q, columns=columns)
+        return _Queue(hidden_QD, cache, index_Q, id_Q, np.int32(count))
 
 
 def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> np.ndarray:
-    """Token ids [rows, width], padded on the left; missing rows repeat a single pad-only prompt."""
+    """Token ids [rows, width], padded on the left; missing rows are padding alone."""
     out_BP = np.full((rows, width), PAD, np.int32)
     for row, prompt in enumerate(prompts):
         out_BP[row, width - len(prompt) :] = prompt
     return out_BP
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "new_tokens", "keep"))
-def _sample(graphdef, params, prompt_BP, ids_B, seed, temperature, stop, *, new_tokens, keep):
-    """The whole batch on device: prefill, then a while loop of decode steps until every row has stopped."""
-    model = nnx.merge(graphdef, params)
-    batch, columns = prompt_BP.shape
-    key = jax.random.key(seed)
-    keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids_B)
-    head_DV = model.head_DV()
-    real_BP = prompt_BP != PAD
-    hidden, cache = model.extend(prompt_BP, real_BP, model.new_cache(batch, columns + new_tokens), 0)
-    tokens_BN = jnp.full((batch, new_tokens), PAD, jnp.int32)
-    kept_BNK = jnp.zeros((batch, new_tokens, keep), jnp.int32)
-    probs_BNK = jnp.zeros((batch, new_tokens, keep), jnp.float32)
-    tail_BN = jnp.zeros((batch, new_tokens), jnp.float32)
-
-    def unfinished(carry):
-        step, done_B = carry[0], carry[1]
-        return (step < new_tokens) & ~jnp.all(done_B)
-
-    def decode(carry):
-        step, done_B, hidden_BD, cache, tokens_BN, kept_BNK, probs_BNK, tail_BN = carry
-        logits_BV = model.logits(hidden_BD, head_DV)
-        token_B = _draw(logits_BV, keys_B, step, temperature)
-        kept_BK, probs_BK, tail_B = capture(jax.nn.softmax(logits_BV), token_B, keep)
-        token_B = jnp.where(done_B, PAD, token_B)
-        tokens_BN = tokens_BN.at[:, step].set(token_B)
-        kept_BNK, probs_BNK = kept_BNK.at[:, step].set(kept_BK), probs_BNK.at[:, step].set(probs_BK)
-        tail_BN = tail_BN.at[:, step].set(tail_B)
-        hidden, cache = model.extend(token_B[:, None], ~done_B[:, None], cache, columns + step)
-        done_B = done_B | jnp.any(token_B[:, None] == stop, axis=1)
-        return step + 1, done_B, hidden[:, -1], cache, tokens_BN, kept_BNK, probs_BNK, tail_BN
-
-    done_B = ~jnp.any(real_BP, axis=1)
-    carry = (0, done_B, hidden[:, -1], cache, tokens_BN, kept_BNK, probs_BNK, tail_BN)
-    return jax.lax.while_loop(unfinished, decode, carry)[4:]
-
-
-def _draw(logits_BV, keys_B, step, temperature):
-    """One token a row by inverting the distribution at a uniform number from (row key, position)."""
-    uniform_B = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step)))(keys_B)
-    warped_BV = jax.nn.softmax(logits_BV / jnp.maximum(temperature, 1e-6), axis=-1)
-    cumulative_BV = jnp.cumsum(warped_BV, axis=-1)
-    drawn_B = jnp.sum(cumulative_BV < uniform_B[:, None] * cumulative_BV[:, -1:], axis=-1)
-    return jnp.where(temperature <= 0, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
-
-
-def capture(probs_BV: jax.Array, token_B: jax.Array, keep: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The `keep` most likely ids with their probabilities and the mass outside; `token_B` is always kept."""
-    top_BK, ids_BK = jax.lax.top_k(probs_BV, keep)
-    replaced_BK = ~jnp.any(ids_BK == token_B[:, None], axis=1)[:, None] & (jnp.arange(keep) == keep - 1)
-    own_B = jnp.sum(jnp.where(jnp.arange(probs_BV.shape[1]) == token_B[:, None], probs_BV, 0), axis=1)
-    ids_BK = jnp.where(replaced_BK, token_B[:, None], ids_BK)
-    top_BK = jnp.where(replaced_BK, own_B[:, None], top_BK)
-    return ids_BK, top_BK, jnp.maximum(1.0 - top_BK.sum(-1), 0.0)
-
-
-def _cut(tokens_N, ids_NK, probs_NK, tail_N, stop: tuple[int, ...]) -> Sampled:
-    stops = np.flatnonzero(np.isin(tokens_N, stop))
-    finished = len(stops) > 0
-    end = int(stops[0]) if finished else len(tokens_N)
-    seen = end + finished
-    token = int(tokens_N[end]) if finished else PAD
-    return Sampled(tokens_N[:end], finished, token, ids_NK[:seen], probs_NK[:seen], tail_N[:seen])
-
-
-class Scorer:
-    """Asks for the next-token probabilities of a few answers, by one batched prefill."""
-
-    def __init__(self, graphdef: nnx.GraphDef, *, rows: int, bucket: int = 32):
-        self.graphdef, self.rows, self.bucket = graphdef, rows, bucket
-
-    def __call__(self, params: nnx.State, prompts: Sequence[tuple[int, ...]], answers: tuple[int, ...]) -> np.ndarray:
-        """Probabilities [len(prompts), len(answers)] of each answer id as the next token; equal prompts run once."""
-        unique = sorted(set(prompts), key=lambda p: (len(p), p))
-        rows: dict[tuple[int, ...], np.ndarray] = {}
-        for start in range(0, len(unique), self.rows):
-            batch = unique[start : start + self.rows]
-            width = -(-len(batch[-1]) // self.bucket) * self.bucket
-            padded_BP = left_pad(batch, width, self.rows)
-            probs_BA = jax.device_get(_score(self.graphdef, params, padded_BP, jnp.array(answers, jnp.int32)))
-            rows.update(zip(batch, probs_BA, strict=False))
-        return np.stack([rows[p] for p in prompts]) if prompts else np.zeros((0, len(answers)), np.float32)
+def round_up(length: int, step: int) -> int:
+    return -(-length // step) * step
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _score(graphdef, params, prompt_BP, answers_A):
+def _unstack(graphdef, params) -> Layers:
+    return nnx.merge(graphdef, params).unstacked()
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "batch", "length", "rows"))
+def _empty(graphdef, params, batch: int, length: int, rows: NamedSharding | None) -> _Slots:
     model = nnx.merge(graphdef, params)
-    hidden_BPD, _ = model.extend(prompt_BP, prompt_BP != PAD, model.new_cache(*prompt_BP.shape), 0)
-    logits_BV = model.logits(hidden_BPD[:, -1], model.head_DV())
-    return jax.nn.softmax(logits_BV)[:, answers_A]
+    cache, nothing_B = model.new_cache(batch, length), jnp.zeros(batch, jnp.int32)
+    hidden_BD = jnp.zeros((batch, model.config.width), cache.last[0].dtype)
+    slots = _Slots(hidden_BD, cache, nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, jnp.int32(0), jnp.int32(0))
+    return slots if rows is None else _lay(slots, rows)
+
+
+def _lay(slots: _Slots, rows: NamedSharding) -> _Slots:
+    """Slots over the mesh's rows; the counters on all devices."""
+    whole = NamedSharding(rows.mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else whole), slots)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "columns"))
+def _prefill(graphdef, params, layers, prompt_AP, prompt_Q, *, columns: int):
+    """Last hidden states [Q, D] and caches of `columns` columns for requests, whose prompts are read once each."""
+    model = nnx.merge(graphdef, params)
+    real_AP = prompt_AP != PAD
+    hidden_APD, cache = model.extend(layers, prompt_AP, real_AP, model.new_cache(*prompt_AP.shape), 0)
+    room = columns - prompt_AP.shape[1]
+    widen = lambda x: jnp.pad(x[prompt_Q], ((0, 0), (0, 0), (room, 0), (0, 0)))
+    keys, values = (tuple(map(widen, stack)) for stack in (cache.keys, cache.values))
+    last = tuple(x[prompt_Q] for x in cache.last)
+    positions_QP = jnp.pad(cache.positions[prompt_Q], ((0, 0), (room, 0)), constant_values=-1)
+    return hidden_APD[:, -1][prompt_Q], Cache(keys, values, last, positions_QP)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "cuts", "sampler"), donate_argnames="slots")
+def _decode(graphdef, params, layers, slots: _Slots, queue: _Queue, *, seed, warp, stop, cuts, sampler, most, more):
+    """Up to `most` steps, refilling slots from the queue; returns slots, (steps done, taken of the queue, slots at
+    work) and what the steps gave.
+
+    `more` says that there is more to queue: then it returns when the queue is empty and slots are free.
+    """
+    model = nnx.merge(graphdef, params)
+    head_DV = model.head_DV()
+    batch, width = slots.index_B.shape[0], sampler.draws or sampler.keep
+    empty_CBK = jnp.zeros((MOST_STEPS, batch, width))
+    nothing_CB = jnp.full((MOST_STEPS, batch), -1, jnp.int32)
+    out = _Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, empty_CBK[..., 0]))
+
+    def waits(slots, step, left):
+        """Whether enough slots are free for this to stop and be refilled: from the queue, or by the host."""
+        free = jnp.sum(slots.index_B < 0) * REFILL >= batch
+        return free & ((left > 0) | (more & (step >= LEAST_STEPS)))
+
+    def decoding(carry):
+        slots, step, _ = carry
+        busy = jnp.any(slots.index_B >= 0)
+        return busy & (step < most) & ~waits(slots, step, queue.count - slots.taken)
+
+    def going(carry):
+        slots, step, _ = carry
+        return jnp.any(slots.index_B >= 0) & (step < most) & ~waits(slots, step, 0)
+
+    def decode(carry):
+        slots, step, out = carry
+        key = jax.random.key(seed)
+        keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
+        logits_BV = model.logits(slots.hidden_BD, head_DV)
+        token_B = draw(logits_BV, jax.vmap(jax.random.uniform)(keys_B), warp, cuts)
+        captured = _capture(logits_BV, token_B, keys_B, sampler)
+        busy_B = slots.index_B >= 0
+        out = jax.tree.map(lambda all_C, one: all_C.at[step].set(one), out, _Steps(slots.index_B, token_B, captured))
+        prompts = slots.cache.positions.shape[1] - sampler.new_tokens
+        hidden_B1D, cache = model.extend(
+            layers, jnp.where(busy_B, token_B, PAD)[:, None], busy_B[:, None], slots.cache, prompts + slots.column
+        )
+        ends_B = jnp.any(token_B[:, None] == stop, axis=1) | (slots.said_B + 1 == sampler.new_tokens)
+        slots = slots._replace(
+            hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
+            said_B=slots.said_B + 1, column=(slots.column + 1) % sampler.new_tokens,
+        )  # fmt: skip
+        return (slots if sampler.rows is None else _lay(slots, sampler.rows)), step + 1, out
+
+    def refilled(carry):
+        slots, step, out = jax.lax.while_loop(decoding, decode, carry)
+        return _seat(slots, queue), step, out
+
+    slots, steps, out = jax.lax.while_loop(going, refilled, (_seat(slots, queue), 0, out))
+    if sampler.rows is not None:
+        out = jax.lax.with_sharding_constraint(out, NamedSharding(sampler.rows.mesh, PartitionSpec()))
+    return slots, (steps, slots.taken, jnp.sum(slots.index_B >= 0)), out
+
+
+def _capture(logits_BV, token_B, keys_B, sampler: Sampler) -> Captured:
+    if sampler.draws:
+        uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), sampler.draws))
+        return capture_draws(jax.nn.softmax(logits_BV), uniform(keys_B))
+    if sampler.keep:
+        return capture(jax.nn.softmax(logits_BV), token_B, sampler.keep)
+    nothing_B0 = jnp.zeros((len(token_B), 0))
+    return Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
+
+
+def _seat(slots: _Slots, queue: _Queue) -> _Slots:
+    """Free slots take the next requests of the queue, one after the other: a row of the cache is copied in place."""
+    free_B = slots.index_B < 0
+    (row_B,) = jnp.nonzero(free_B, size=len(free_B), fill_value=0)
+    seats = jnp.minimum(jnp.sum(free_B), queue.count - slots.taken)
+
+    def seat(number, slots: _Slots) -> _Slots:
+        row, place = row_B[number], slots.taken
+        put = lambda all_B, all_Q: jax.lax.dynamic_update_slice_in_dim(
+            all_B, jax.lax.dynamic_slice_in_dim(all_Q, place, 1), row, 0
+        )
+        ring = slots.cache.positions.shape[1] - queue.cache.positions.shape[1]
+        read = queue.cache._replace(
+            positions=jnp.pad(queue.cache.positions, ((0, 0), (0, ring)), constant_values=-1)
+        )  # what the slot said before is forgotten
+        return slots._replace(
+            hidden_BD=put(slots.hidden_BD, queue.hidden_QD), cache=jax.tree.map(put, slots.cache, read),
+            index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
+            said_B=slots.said_B.at[row].set(0), taken=place + 1,
+        )  # fmt: skip
+
+    return jax.lax.fori_loop(0, seats, seat, slots)
+
+
+def _by_request(parts: Sequence[_Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:
+    """What all dispatches gave, by request and in order."""
+    steps = jax.tree.map(lambda *arrays: np.concatenate([a.reshape(-1, *a.shape[2:]) for a in arrays]), *parts)
+    kept = np.flatnonzero(steps.index_CB >= 0)
+    kept = kept[np.argsort(steps.index_CB[kept], kind="stable")]
+    index, tokens, (ids, probs, tail) = (jax.tree.map(lambda a: a[kept], part) for part in steps)
+    bounds = np.searchsorted(index, np.arange(count + 1))
+    made = []
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        finished = bool(tokens[end - 1] in stop)
+        said = tokens[start : end - finished]
+        last = int(tokens[end - 1]) if finished else PAD
+        made.append(Sampled(said, finished, last, ids[start:end], probs[start:end], tail[start:end]))
+    return made

@@ -9,7 +9,7 @@ from bootstrap.review import Reviewer, load_rubric
 from bootstrap.simulate import Draft, complete
 from bootstrap.targets import make_targets
 from bootstrap.worlds.language import CONTEXTS
-from models.sampler import Scorer
+from models.scorer import Scorer
 
 
 @pytest.fixture(scope="module")

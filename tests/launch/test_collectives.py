@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from launch.collectives import _groups, by_kind, collectives
+from launch.collectives import _groups, by_kind, collectives, memory_traffic
 from train.sharding import MeshConfig, make_mesh
 
 MESH = make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
@@ -58,3 +58,26 @@ def test_pieces_of_one_collective_count_once():
     line = "  %g.{0} = f32[8]{{0}} all-gather(%p), channel_id={1}, replica_groups=[4,2]<=[8], dimensions={{0}}"
     text = one.format("\n".join([line.format(1, 7), line.format(2, 7), line.format(3, 8)]))
     assert [c.bytes for c in collectives(text, MESH)] == [32, 32]
+
+
+def test_memory_traffic_of_a_product_is_its_operands_and_its_result():
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((256, 512), (512, 128))]
+    compiled = jax.jit(lambda a, b: (a @ b).astype(jnp.float32)).lower(*arrays).compile()
+    assert memory_traffic(compiled.as_text()) >= 2 * 256 * 512 + 2 * 512 * 128 + 4 * 256 * 128
+
+
+def test_what_is_copied_into_the_chip_ahead_of_its_use_is_read_once():
+    text = """ENTRY %main (p: bf16[64,32], c: bf16[8,100]) -> bf16[64] {
+  %p = bf16[64,32]{1,0:T(8,128)} parameter(0)
+  %c = bf16[8,100]{1,0:T(8,128)} parameter(1)
+  %new = bf16[8,1]{1,0:T(8,128)S(1)} broadcast(%p)
+  %copy-start.1 = (bf16[64,32]{1,0:T(8,128)S(1)}, bf16[64,32]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done.1 = bf16[64,32]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((bf16[64,32]{1,0}), bf16[16,32]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:16], [0:32]}
+  %dynamic_update_slice.1 = bf16[8,100]{1,0:T(8,128)} dynamic-update-slice(%c, %new, %i, %j)
+  ROOT %sum = f32[64]{0} fusion(%copy-done.1, %dynamic_update_slice.1), kind=kLoop, calls=%f
+}
+"""
+    broadcast = copied = 2 * 64 * 32
+    sliced, updated, summed = 2 * 16 * 32, 2 * 8, 4 * 64 + 2 * 8 * 100
+    assert memory_traffic(text) == broadcast + copied + sliced + updated + summed

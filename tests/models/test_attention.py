@@ -59,9 +59,9 @@ def test_blocks_of_queries_give_what_the_square_gives(length):
     rng = np.random.default_rng(length)
     q, k, v = (jnp.asarray(rng.normal(size=(2, length, heads, 6)), jnp.float32) for heads in (4, 2, 2))
     segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, length)), axis=1))
-    rows = jnp.arange(length)
+    rows = jnp.arange(length)[None]
     for window in (None, 5):
-        mask = sees(rows, length, window) & (segments[:, :, None] == segments[:, None, :])
-        assert bool(sees(rows, length, window)[-1, 0]) == (window is None or length <= window)
+        mask = sees(rows, rows, window) & (segments[:, :, None] == segments[:, None, :])
+        assert bool(sees(rows, rows, window)[0, -1, 0]) == (window is None or length <= window)
         whole = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.4, 3.0)
         np.testing.assert_allclose(attend_packed(q, k, v, segments, window, 0.4, 3.0), whole, rtol=1e-5, atol=1e-6)

@@ -15,7 +15,8 @@ def forward(graphdef, params, tokens, positions, segments):
 
 @jax.jit(static_argnums=0)
 def extend(graphdef, params, tokens, real, cache, column):
-    return nnx.merge(graphdef, params).extend(tokens, real, cache, column)
+    model = nnx.merge(graphdef, params)
+    return model.extend(model.unstacked(), tokens, real, cache, column)
 
 
 def alone(small, tokens):

@@ -1,0 +1,101 @@
+"""From logits to a token and the distribution it came from, inside a step of decoding.
+
+Shapes: B rows, V vocabulary, K kept ids, N draws.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 128
+"""Ids summed together when a token is drawn."""
+
+
+class Warp(NamedTuple):
+    """What a distribution goes through before a token is drawn; what is captured is the one before.
+
+    Temperature 0 is greedy. Of the tempered distribution, `top_k` keeps the likeliest ids (0: all), `top_p` the fewest
+    whose mass reaches it (arXiv 1904.09751), `min_p` those of at least this share of the likeliest (arXiv 2407.01082).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether any id is left out, which takes a sort of the vocabulary."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+class Captured(NamedTuple):
+    """The next-token distribution in a few numbers: ids, probs [B, K] and tail [B], the mass outside."""
+
+    ids: jax.Array
+    probs: jax.Array
+    tail: jax.Array
+
+
+def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> jax.Array:
+    """One token [B] a row: where the cumulative warped distribution passes a uniform number in [0, 1)."""
+    heat = jnp.maximum(warp.temperature, 1e-6)
+    weights_BV = jnp.exp((logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / heat)
+    if cuts:
+        weights_BV = jnp.where(weights_BV >= _least_weight(weights_BV, warp)[:, None], weights_BV, 0)
+    drawn_B = _invert(weights_BV, uniform_B[:, None])[:, 0]
+    return jnp.where(warp.temperature <= 0, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
+
+
+def _least_weight(weights_BV: jax.Array, warp: Warp) -> jax.Array:
+    """The smallest weight [B] that all cuts keep; equal ones are kept together."""
+    sorted_BV = -jnp.sort(-weights_BV, axis=-1)
+    size = sorted_BV.shape[1]
+    kth_B = sorted_BV[:, jnp.where(warp.top_k > 0, jnp.minimum(warp.top_k, size), size) - 1]
+    before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+    nucleus_BV = before_BV < warp.top_p * jnp.sum(sorted_BV, axis=-1, keepdims=True)
+    nucleus_BV |= warp.top_p >= 1
+    last_B = jnp.min(jnp.where(nucleus_BV, sorted_BV, jnp.inf), axis=-1)
+    return jnp.maximum(jnp.maximum(kth_B, last_B), warp.min_p * sorted_BV[:, 0])
+
+
+def _invert(weights_BV: jax.Array, uniform_BN: jax.Array) -> jax.Array:
+    """Ids [B, N] at which the cumulative weights pass a share of their sum; never one of weight 0.
+
+    Sums of blocks first, then inside a block: the vocabulary is read once, not summed up id by id.
+    """
+    b, v = weights_BV.shape
+    padded = jnp.pad(weights_BV, ((0, 0), (0, -v % _BLOCK)))
+    blocks_BMI = padded.reshape(b, -1, _BLOCK)
+    ends_BM = jnp.cumsum(jnp.sum(blocks_BMI, axis=-1), axis=-1)
+    sought_BN = uniform_BN * ends_BM[:, -1:]
+    block_BN = jnp.minimum(jnp.sum(ends_BM[:, None, :] <= sought_BN[..., None], axis=-1), ends_BM.shape[1] - 1)
+    starts_BM = jnp.pad(ends_BM, ((0, 0), (1, 0)))[:, :-1]
+    within_BNI = jnp.take_along_axis(blocks_BMI, block_BN[..., None], axis=1)
+    rest_BN = sought_BN - jnp.take_along_axis(starts_BM, block_BN, axis=1)
+    place_BN = jnp.sum(jnp.cumsum(within_BNI, axis=-1) <= rest_BN[..., None], axis=-1)
+    last_BN = jnp.max(jnp.where(within_BNI > 0, jnp.arange(_BLOCK), 0), axis=-1)  # sums in another order fall short
+    return block_BN * _BLOCK + jnp.minimum(place_BN, last_BN)
+
+
+def capture(probs_BV: jax.Array, token_B: jax.Array, keep: int) -> Captured:
+    """The `keep` most likely ids with their probabilities and the mass outside; `token_B` is always kept."""
+    top_BK, ids_BK = jax.lax.top_k(probs_BV, keep)
+    own_B = jnp.take_along_axis(probs_BV, token_B[:, None], axis=1)[:, 0]
+    replaced_BK = ~jnp.any(ids_BK == token_B[:, None], axis=1)[:, None] & (jnp.arange(keep) == keep - 1)
+    ids_BK = jnp.where(replaced_BK, token_B[:, None], ids_BK)
+    top_BK = jnp.where(replaced_BK, own_B[:, None], top_BK)
+    return Captured(ids_BK, top_BK, jnp.maximum(1.0 - top_BK.sum(-1), 0.0))
+
+
+def capture_draws(probs_BV: jax.Array, uniform_BN: jax.Array) -> Captured:
+    """N draws with counts, sorted by id: counts / N stand at the first of equal ids, 0 at the others; no tail.
+
+    In expectation they are the distribution itself (arXiv 2503.16870), which its likeliest ids are not.
+    """
+    ids_BN = jnp.sort(_invert(probs_BV, uniform_BN), axis=-1)
+    first_BN = jnp.pad(ids_BN[:, 1:] != ids_BN[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    counts_BN = jnp.sum(ids_BN[:, :, None] == ids_BN[:, None, :], axis=-1)
+    share_BN = jnp.where(first_BN, counts_BN, 0) / ids_BN.shape[1]
+    return Captured(ids_BN, share_BN, jnp.zeros(len(ids_BN)))

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.draw import Warp, capture, capture_draws, draw
+
+BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
+
+
+def kept(probs: np.ndarray, warp: Warp) -> np.ndarray:
+    """The distribution after temperature and cuts, in float64 and id by id."""
+    heated = probs ** (1 / warp.temperature)
+    heated = heated / heated.sum()
+    order = np.argsort(-heated, kind="stable")
+    left = np.zeros_like(heated)
+    mass = 0.0
+    for rank, i in enumerate(order):
+        inside = (warp.top_k == 0 or rank < warp.top_k) and (warp.top_p >= 1 or mass < warp.top_p)
+        if inside and heated[i] >= warp.min_p * heated.max():
+            left[i] = heated[i]
+        mass += heated[i]
+    return left / left.sum()
+
+
+@pytest.mark.parametrize(
+    "warp",
+    [Warp(), Warp(0.5), Warp(2.0, top_k=5), Warp(1.0, top_p=0.7), Warp(1.3, min_p=0.2), Warp(1.0, 20, 0.8, 0.05)],
+)
+def test_tokens_are_drawn_from_the_tempered_and_cut_distribution(warp):
+    """Evenly spread uniform numbers draw every id as often as its probability says, blocks of 128 and all."""
+    logits = np.random.default_rng(0).normal(size=300) * 2
+    probs = np.exp(logits) / np.exp(logits).sum()
+    uniform = (np.arange(20_000) + 0.5) / 20_000
+    drawn = draw(
+        jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (20_000, 300)), jnp.asarray(uniform), warp, warp.cuts
+    )
+    seen = np.bincount(drawn, minlength=300) / 20_000
+    np.testing.assert_allclose(seen, kept(probs, warp), atol=2e-4)
+
+
+@given(st.lists(st.sampled_from([-1e30, 0.0, 3.0, 7.0]), min_size=1, max_size=270).filter(lambda z: max(z) >= 0),
+       st.sampled_from([0.0, 1e-7, 0.5, BELOW_1]))  # fmt: skip
+def test_an_id_without_probability_is_never_drawn(logits, uniform):
+    logits += [-1e30] * (270 - len(logits))
+    drawn = int(draw(jnp.asarray([logits], jnp.float32), jnp.asarray([uniform], jnp.float32), Warp(), False)[0])
+    assert logits[drawn] >= 0
+
+
+def test_temperature_0_is_greedy():
+    logits = jnp.asarray([[0.0, 2.0, 1.0]])
+    assert draw(logits, jnp.asarray([BELOW_1]), Warp(0.0), False).tolist() == [1]
+
+
+def test_capture_keeps_the_most_likely_ids_and_the_emitted_one():
+    probs = np.array([[0.4, 0.3, 0.2, 0.07, 0.03]], np.float32)
+    ids, top, tail = capture(probs, np.array([4]), 3)
+    assert ids.tolist() == [[0, 1, 4]]
+    np.testing.assert_allclose(top, [[0.4, 0.3, 0.03]])
+    np.testing.assert_allclose(tail, [0.27], atol=1e-6)
+    assert capture(probs, np.array([1]), 3)[0].tolist() == [[0, 1, 2]]
+
+
+def test_draws_are_the_distribution_in_the_mean_and_each_id_has_one_count():
+    probs = np.random.default_rng(1).dirichlet(np.full(40, 0.3)).astype(np.float32)
+    uniform = jax.random.uniform(jax.random.key(0), (4000, 12))
+    ids, share, tail = map(np.asarray, capture_draws(jnp.broadcast_to(probs, (4000, 40)), uniform))
+    np.testing.assert_allclose(share.sum(1), 1, atol=1e-6)
+    assert not tail.any() and (np.diff(ids, axis=1) >= 0).all()
+    assert all(len(set(row[s > 0])) == (s > 0).sum() for row, s in zip(ids[:100], share[:100], strict=True))
+    mean = np.bincount(ids.ravel(), share.ravel(), minlength=40) / 4000
+    np.testing.assert_allclose(mean, probs, atol=4 * np.sqrt(probs.max() / 48_000))
