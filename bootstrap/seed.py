@@ -29,7 +29,7 @@ from train.batches import Batches
 from train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
 from train.monitor import describe
 from train.records import Example, whole
-from train.sharding import batch_sharding, make_mesh, state_sharding
+from train.sharding import make_mesh, slots_sharding, state_sharding
 from train.trainer import Training, fit
 
 SKILLS = ("simulate", "interrupt", "review", "prose")
@@ -117,7 +117,7 @@ def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) ->
     c, parts = config.simulate, mesh.shape["data"] * mesh.shape["fsdp"]
     if c.slots % parts:
         raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
-    rows = batch_sharding(mesh) if mesh.size > 1 else None
+    rows = slots_sharding(mesh) if mesh.size > 1 else None
     return Sampler(graphdef, slots=c.slots, new_tokens=c.new_tokens, keep=c.keep, rows=rows)
 
 

@@ -6,7 +6,8 @@ attention.py      rotary positions and masked attention
 architectures.py  config.json of Hugging Face folders
 huggingface.py    their weights, read onto the mesh and written
 chat.py           their tokenizers and chat templates
-sampler.py        sampling in slots that are refilled, capturing distributions
+sampler.py        samples any number of requests: what is read and seated when
+slots.py          what that runs on the device: slots that are refilled, distributions captured
 draw.py           from logits to a token and what is kept of its distribution
 scorer.py         questions answered by the next token's probabilities
 tokenizer.py      SentencePiece with control symbols, and the chat format

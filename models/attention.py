@@ -3,11 +3,26 @@
 Shapes: B batch, T queries, S keys, H query heads, G key/value heads (H = G·R), E head width.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 _BLOCKS, _BLOCK = 8, 40
 """Packed rows attend in at most so many blocks of queries, of at least so many each."""
+
+
+class Int8(NamedTuple):
+    """Keys or values [B, G, S, E] in a byte a number: `codes` times the `scale` [B, G, S, 1] of their own head."""
+
+    codes: jax.Array
+    scale: jax.Array
+
+
+def quantized(x_BGSE: jax.Array) -> Int8:
+    """Rounded to the nearest of 255 numbers between the extremes of each head."""
+    scale = jnp.maximum(jnp.max(jnp.abs(x_BGSE), axis=-1, keepdims=True).astype(jnp.float32), 1e-30) / 127
+    return Int8(jnp.round(x_BGSE / scale).astype(jnp.int8), scale)
 
 
 def rotate(x_BTHE: jax.Array, positions_BT: jax.Array, frequencies_E: jax.Array) -> jax.Array:
@@ -19,22 +34,31 @@ def rotate(x_BTHE: jax.Array, positions_BT: jax.Array, frequencies_E: jax.Array)
 
 
 def attend(
-    q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, mask_BTS: jax.Array, scale: float, softcap: float = 0.0
-) -> jax.Array:
+    q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array | Int8, mask_BTS: jax.Array, scale: float,
+    softcap: float = 0.0,
+) -> jax.Array:  # fmt: skip
     """softmax(scale·q·k)·v where `mask_BTS` is True; a query with nothing to see attends evenly and is never read.
 
     With a `softcap`, scores become cap·tanh(score/cap) before the mask (Gemma 2).
     """
     b, t, h, e = q_BTHE.shape
+    (k_BGSE, k_scale), (v_BGSE, v_scale) = _codes(k_BGSE, q_BTHE.dtype), _codes(v_BGSE, q_BTHE.dtype)
     g = k_BGSE.shape[1]
     q_BGRTE = q_BTHE.reshape(b, t, g, h // g, e).transpose(0, 2, 3, 1, 4)
-    scores = jnp.einsum("bgrte,bgse->bgrts", q_BGRTE, k_BGSE, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("bgrte,bgse->bgrts", q_BGRTE, k_BGSE, preferred_element_type=jnp.float32) * (scale * k_scale)
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask_BTS[:, None, None], scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BGSE.dtype)
+    weights = (jax.nn.softmax(scores, axis=-1) * v_scale).astype(v_BGSE.dtype)
     mixed_BGRTE = jnp.einsum("bgrts,bgse->bgrte", weights, v_BGSE)
     return mixed_BGRTE.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
+
+
+def _codes(kept: jax.Array | Int8, dtype) -> tuple[jax.Array, jax.Array | float]:
+    """The numbers, and what products with them are multiplied by [B, G, 1, 1, S]."""
+    if not isinstance(kept, Int8):
+        return kept, 1.0
+    return kept.codes.astype(dtype), kept.scale.swapaxes(2, 3)[:, :, None]
 
 
 def attend_packed(

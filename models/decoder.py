@@ -16,7 +16,7 @@ import tyro
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from models.attention import attend, attend_packed, rotate, sees
+from models.attention import Int8, attend, attend_packed, quantized, rotate, sees
 from models.family import ACTIVATIONS, Family, reach
 
 INPUT_AXES = {"output": 2}
@@ -72,8 +72,8 @@ class Cache(NamedTuple):
     none. Columns need be in no order: keys are rotated by their positions before they are kept.
     """
 
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
+    keys: tuple[jax.Array | Int8, ...]
+    values: tuple[jax.Array | Int8, ...]
     last: tuple[jax.Array, ...]
     positions: jax.Array
 
@@ -164,9 +164,11 @@ class Decoder(nnx.Module):
         x_BTD, _ = jax.lax.scan(layer, first_BTD, (stacked, sliding_L), unroll=self._unroll)
         return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), c.family)
 
-    def new_cache(self, batch: int, length: int) -> Cache:
+    def new_cache(self, batch: int, length: int, int8: bool = False) -> Cache:
+        """An empty one, of the weights' dtype or, for keys and values, of a byte a number."""
         c, dtype = self.config, self.embedding[...].dtype
         empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_size), dtype)
+        empty_BGSE = quantized(empty_BGSE) if int8 else empty_BGSE
         last_BC2D = jnp.zeros((batch, c.conv - 1, 2 * c.width), dtype)
         per_layer = ((empty_BGSE,) * c.layers, (empty_BGSE,) * c.layers, (last_BC2D,) * c.layers)
         return Cache(*per_layer, jnp.full((batch, length), -1, jnp.int32))
@@ -197,9 +199,8 @@ class Decoder(nnx.Module):
             normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
-            new_BGTE = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            keys.append(jax.lax.dynamic_update_slice(keys_BGSE, new_BGTE[0], (0, 0, column, 0)))
-            values.append(jax.lax.dynamic_update_slice(values_BGSE, new_BGTE[1], (0, 0, column, 0)))
+            keys.append(_written(keys_BGSE, k.swapaxes(1, 2), column))
+            values.append(_written(values_BGSE, v.swapaxes(1, 2), column))
             mixed = attend(q, keys[-1], values[-1], mask_BTS, self.config.query_scale, family.attention_softcap)
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
@@ -236,6 +237,12 @@ def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised decoder, split once into its definition and its parameters."""
     check_sizes(config)
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
+
+
+def _written(kept_BGSE: jax.Array | Int8, new_BGTE: jax.Array, column: jax.Array) -> jax.Array | Int8:
+    new = quantized(new_BGTE) if isinstance(kept_BGSE, Int8) else new_BGTE
+    put = lambda kept, new: jax.lax.dynamic_update_slice(kept, new, (0, 0, column, 0))
+    return jax.tree.map(put, kept_BGSE, new)
 
 
 def _norm(x_BTD: jax.Array, scale_D: jax.Array, family: Family) -> jax.Array:

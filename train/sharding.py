@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+SLOTS = P(("data", "fsdp"), "tensor")
+"""Slots of the sampler, and the heads of their caches."""
 
 PARAMETERS = {
     "embedding": P("tensor", "fsdp"),
@@ -70,6 +72,10 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
+
+
+def slots_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, SLOTS)
 
 
 def own_rows(mesh: Mesh, rows: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from flax import nnx  # noqa: E402
 from launch.collectives import memory_traffic  # noqa: E402
 from launch.preflight import Preflight, _afresh, _devices  # noqa: E402
 from launch.recipes import RECIPES  # noqa: E402
-from models import decoder, sampler  # noqa: E402
+from models import decoder, slots  # noqa: E402
 from models.decoder import Decoder, DecoderConfig  # noqa: E402
 from models.family import Family  # noqa: E402
 from models.sampler import Request, Sampler  # noqa: E402
@@ -123,9 +123,9 @@ def capturing() -> dict[str, float]:
     say = [lambda make=make: make(params, asked, seed=0, temperature=1.0, stop=()) for make in arms]
     for arm in say:
         arm()
-    programs = [f._cache_size() for f in (sampler._decode, sampler._prefill, sampler._empty)]
+    programs = [f._cache_size() for f in (slots.dispatch, slots.prefill, slots.empty)]
     on, off = in_turns(*say)
-    after = [f._cache_size() for f in (sampler._decode, sampler._prefill, sampler._empty)]
+    after = [f._cache_size() for f in (slots.dispatch, slots.prefill, slots.empty)]
     meter = arms[0].meter
     return {
         "time_to_none_captured": on / off, "dispatches_per_16_tokens": 16 * meter.dispatches / meter.steps,

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import attend, attend_packed, rotate, sees
+from models.attention import attend, attend_packed, quantized, rotate, sees
 from models.family import Family, frequencies
 
 
@@ -65,3 +65,15 @@ def test_blocks_of_queries_give_what_the_square_gives(length):
         assert bool(sees(rows, rows, window)[0, -1, 0]) == (window is None or length <= window)
         whole = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.4, 3.0)
         np.testing.assert_allclose(attend_packed(q, k, v, segments, window, 0.4, 3.0), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_bytes_are_within_half_a_step_of_what_they_stand_for():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 8)), jnp.float32)
+    x = x.at[0, 0, 0].set(0.0)
+    kept = quantized(x)
+    assert kept.codes.dtype == jnp.int8 and int(jnp.max(jnp.abs(kept.codes))) == 127
+    assert float(jnp.max(jnp.abs(kept.codes * kept.scale - x) / kept.scale)) <= 0.5001
+    q = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, 6, 8)), jnp.float32)
+    mask = jnp.ones((2, 1, 5), bool)
+    exact = attend(q, kept.codes * kept.scale, kept.codes * kept.scale, mask, 0.3, 2.0)
+    np.testing.assert_allclose(attend(q, kept, kept, mask, 0.3, 2.0), exact, rtol=1e-5, atol=1e-6)

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from support import full_logits, full_probs
 
-from models import sampler as module
+from launch.collectives import collectives
+from models import slots
 from models.sampler import Request, Sampler
 from models.scorer import Scorer
-from train.sharding import MeshConfig, batch_sharding, make_mesh, state_sharding
+from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 STOP = (1,)
 
@@ -99,8 +100,8 @@ def test_a_sequence_cut_by_the_length_limit_is_marked(small):
 def test_a_prompt_of_many_requests_is_read_once_and_they_say_what_each_says_alone(small, monkeypatch):
     asked = [Request(1000 * i + n, r.prompt) for i, r in enumerate(requests(3, shortest=5)) for n in range(8)]
     read = []
-    prefill = module._prefill
-    monkeypatch.setattr(module, "_prefill", lambda *a, **k: read.append(np.asarray(a[3])) or prefill(*a, **k))
+    prefill = slots.prefill
+    monkeypatch.setattr(slots, "prefill", lambda *a, **k: read.append(np.asarray(a[1])) or prefill(*a, **k))
     together = sampler(small, slots=8)(small[1], asked, seed=1, temperature=1.0, stop=STOP)
     assert sum((rows != 0).any(axis=1).sum() for rows in read) <= 3 + 2  # a queue may end inside a prompt's requests
     alone = [sampler(small, slots=8)(small[1], [r], seed=1, temperature=1.0, stop=STOP)[0] for r in asked]
@@ -115,7 +116,7 @@ def test_free_slots_take_the_next_request_inside_a_dispatch(small):
     assert min(lengths) < 6 and max(lengths) > 40  # as skewed as makes a batch wait for its longest
     assert meter.working == sum(lengths) and meter.slots == 4 * meter.steps
     assert meter.busy > 0.85
-    assert meter.dispatches <= meter.steps / module.LEAST_STEPS + 1
+    assert meter.dispatches <= meter.steps / slots.LEAST_STEPS + 1
 
 
 def test_cuts_leave_out_unlikely_tokens(small):
@@ -138,15 +139,48 @@ def test_draws_are_captured_instead_of_the_likeliest_ids(small):
         np.testing.assert_allclose((s.probs * 9) % 1 % 1, 0, atol=1e-5)
 
 
+def test_a_cache_of_bytes_says_nearly_the_same(small):
+    """Distributions of the same tokens, against those of float32: the KL that the README gives."""
+    asked = requests(12, seed=4)
+    bytes_, floats = (
+        sampler(small, keep=64, int8=int8)(small[1], asked, seed=0, temperature=1.0, stop=()) for int8 in (True, False)
+    )
+    divergence = []
+    for a, b in zip(bytes_, floats, strict=True):
+        alike = int(np.argmin(np.r_[a.tokens == b.tokens, False]))  # after the first other token they go apart
+        p, q = (np.take_along_axis(s.probs, s.ids.argsort(axis=1), axis=1)[: alike + 1] for s in (b, a))
+        divergence += np.sum(p * (np.log(p) - np.log(q)), axis=1).tolist()
+    assert 0 < np.mean(divergence) < 2e-4 and len(divergence) > 100
+
+
+def test_weights_are_cast_once_for_a_call(small):
+    asked = requests(4)
+    rough = sampler(small, dtype="bfloat16")(small[1], asked, seed=0, temperature=0.0, stop=STOP)
+    fine = sampler(small)(small[1], asked, seed=0, temperature=0.0, stop=STOP)
+    off = [np.abs(a.probs[0] - b.probs[0]).max() for a, b in zip(rough, fine, strict=True)]
+    assert 1e-5 < max(off) < 0.05
+
+
 def test_slots_over_a_mesh_say_the_same(small):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     params = jax.device_put(small[1], state_sharding(mesh, small[1]))
     asked = requests(20)
     alone = sampler(small, slots=8)(small[1], asked, seed=3, temperature=1.0, stop=STOP)
-    spread = sampler(small, slots=8, rows=batch_sharding(mesh))(params, asked, seed=3, temperature=1.0, stop=STOP)
+    spread = sampler(small, slots=8, rows=slots_sharding(mesh))(params, asked, seed=3, temperature=1.0, stop=STOP)
     assert said(alone) == said(spread)
     for a, b in zip(alone, spread, strict=True):
         np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
+
+
+def test_a_step_on_a_mesh_sends_no_cache_and_no_weights(small):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    params = jax.device_put(small[1], state_sharding(mesh, small[1]))
+    make = sampler(small, slots=8, rows=slots_sharding(mesh))
+    sent = collectives(make.lowered(params, 16).compile().as_text(), mesh)
+    in_steps = [c for c in sent if "while/body" in c.name]
+    assert len(in_steps) > 5
+    assert max(c.bytes for c in in_steps) <= 2 * 64 * 8  # logits of a part's two slots, and what top-k makes of them
+    assert all(c.bytes <= 256 for c in in_steps if set(c.axes) & {"data", "fsdp"})
 
 
 def test_progress_counts_every_request_once(small):
@@ -168,7 +202,7 @@ def test_scorer_gives_the_probabilities_of_the_full_forward(small):
 def test_the_sampler_compiles_once_a_bucket(small):
     make = sampler(small, new_tokens=3)
     make(small[1], requests(2, longest=10), seed=0, temperature=1.0, stop=STOP)
-    before = module._decode._cache_size(), module._prefill._cache_size()
+    before = slots.dispatch._cache_size(), slots.prefill._cache_size()
     make(small[1], requests(3, seed=1, longest=16), seed=1, temperature=0.3, stop=(2,))
-    assert (module._decode._cache_size(), module._prefill._cache_size()) == before
+    assert (slots.dispatch._cache_size(), slots.prefill._cache_size()) == before
     assert jax.device_count() == 8

@@ -1,0 +1,289 @@
+"""The device side of sampling: slots with a cache each, a queue of prompts that were read, and dispatches of steps.
+
+Shapes: B slots, Q queued requests (as many), A distinct prompts, P prompt columns, N new tokens, C steps of a dispatch,
+K kept ids, M parts of the mesh that slots and queue are split into, D width, V vocabulary.
+
+A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
+same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
+they lie does not matter, and one column is written in place. Slots that become free inside a dispatch take the next of
+the queue; on a mesh, of their own part of it, so that nothing is sent between chips.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from models.decoder import Cache, Layers
+from models.draw import Captured, Warp, capture, capture_draws, draw
+from models.tokenizer import PAD
+
+LEAST_STEPS, MOST_STEPS = 16, 64
+"""Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
+REFILL = 16
+"""Free slots are refilled when they are one in so many."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sampler compiles for.
+
+    `keep` ids are captured (0: nothing is), or with `draws` so many draws. Weights are cast to `dtype`. `rows` lays
+    slots, and of their caches the heads, out over a mesh; weights then lie whole along the axes of slots (a step would
+    else gather them), and results whole on every host.
+    """
+
+    graphdef: nnx.GraphDef
+    slots: int
+    """Rows that sample at a time; as many more prompts wait, read."""
+    new_tokens: int
+    keep: int
+    bucket: int = 32
+    """Prompts are padded to multiples of this; it compiles once for each."""
+    draws: int = 0
+    int8: bool = False
+    """Keys and values in a byte a number: half of the memory and traffic of bfloat16."""
+    dtype: str = "float32"
+    rows: NamedSharding | None = None
+
+    @property
+    def across(self) -> frozenset[str]:
+        """The mesh axes over which slots lie."""
+        first = () if self.rows is None else self.rows.spec[0]
+        return frozenset((first,) if isinstance(first, str) else first)
+
+    @property
+    def parts(self) -> int:
+        """M."""
+        size = 1
+        for axis in self.across:
+            size *= self.rows.mesh.shape[axis]
+        return size
+
+
+class Weights(NamedTuple):
+    """What a call reads: parameters, but each layer on its own."""
+
+    params: nnx.State
+    layers: Layers
+
+
+class Queue(NamedTuple):
+    """Requests whose prompts have been read: the last hidden state [Q, D], the cache of P columns, and which they
+    are; of each part the first `count` are real."""
+
+    hidden_QD: jax.Array
+    cache: Cache
+    index_Q: jax.Array
+    id_Q: jax.Array
+    count_M: jax.Array
+
+
+class Slots(NamedTuple):
+    """What slots work at: the request's index or -1, its id, the tokens it has said; how many of each part of the queue
+    have been taken; and the next column of the ring."""
+
+    hidden_BD: jax.Array
+    cache: Cache
+    index_B: jax.Array
+    id_B: jax.Array
+    said_B: jax.Array
+    taken_M: jax.Array
+    column: jax.Array
+
+
+class Steps(NamedTuple):
+    """What the steps of a dispatch gave: by step and slot the request's index (-1: none), token and distribution."""
+
+    index_CB: jax.Array
+    token_CB: jax.Array
+    captured_CB: Captured
+
+
+class Asked(NamedTuple):
+    """What all requests of a call share."""
+
+    seed: jax.Array
+    warp: Warp
+    stop: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def cast(params: nnx.State, plan: Plan) -> Weights:
+    """In the sampler's dtype; the stacks of layers stay as they are, unread."""
+    own = nnx.merge(plan.graphdef, params).unstacked()
+    cast = lambda x: x.astype(plan.dtype)
+    rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)
+    return Weights(rest, jax.tree.map(cast, own))
+
+
+def layout(params: nnx.State, weights: Weights, plan: Plan) -> Weights:
+    """Where weights lie: as the parameters, but whole along the axes of rows."""
+    stacks = nnx.merge(plan.graphdef, params).layers
+
+    def whole(x, first: int) -> NamedSharding:
+        names = (part if isinstance(part, tuple) else (part,) for part in x.sharding.spec[first:])
+        spec = (None if plan.across & set(part) else part[0] for part in names)
+        return NamedSharding(plan.rows.mesh, PartitionSpec(*spec))
+
+    layers = tuple({name: whole(stacks[name], 1) for name in layer} for layer in weights.layers)
+    rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
+    return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
+
+
+@functools.partial(jax.jit, static_argnames=("columns", "plan"))
+def empty(weights: Weights, columns: int, plan: Plan) -> Slots:
+    """Free slots for prompts of so many columns."""
+    model, batch = nnx.merge(plan.graphdef, weights.params), plan.slots
+    cache, nothing_B = model.new_cache(batch, columns + plan.new_tokens, plan.int8), jnp.zeros(batch, jnp.int32)
+    hidden_BD, taken_M = jnp.zeros((batch, model.config.width), plan.dtype), jnp.zeros(plan.parts, jnp.int32)
+    return _over_rows(
+        Slots(hidden_BD, cache, nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, taken_M, jnp.int32(0)), plan
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("columns", "plan"))
+def prefill(weights: Weights, prompt_AP, prompt_Q, *, columns: int, plan: Plan) -> tuple[jax.Array, Cache]:
+    """Last hidden states [Q, D] and caches of `columns` columns for the requests of a queue, each with the prompt that
+    `prompt_Q` says; None: each with its own."""
+    model = nnx.merge(plan.graphdef, weights.params)
+    prompt_AP = _over_rows(prompt_AP, plan) if prompt_Q is None else prompt_AP
+    nothing = model.new_cache(*prompt_AP.shape, plan.int8)
+    hidden_APD, cache = model.extend(weights.layers, prompt_AP, prompt_AP != PAD, nothing, 0)
+    hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
+    room = columns - prompt_AP.shape[1]
+    keys, values = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (room, 0), (0, 0))), (cache.keys, cache.values))
+    positions_QP = jnp.pad(cache.positions, ((0, 0), (room, 0)), constant_values=-1)
+    return _over_rows((hidden_QD, Cache(keys, values, cache.last, positions_QP)), plan)
+
+
+@functools.partial(jax.jit, static_argnames=("cuts", "plan"), donate_argnames="slots")
+def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, more, *, cuts: bool, plan: Plan):
+    """Up to `most` steps, refilling slots from the queue; returns slots, (steps done, taken of the queue [M], slots at
+    work [M]) and what the steps gave.
+
+    `more` says that there is more to queue: then it returns when slots are free that the queue cannot fill.
+    """
+    model, width = nnx.merge(plan.graphdef, weights.params), plan.draws or plan.keep
+    head_DV = model.head_DV()
+    empty_CBK = jnp.zeros((MOST_STEPS, plan.slots, width))
+    nothing_CB = jnp.full((MOST_STEPS, plan.slots), -1, jnp.int32)
+    out = Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, empty_CBK[..., 0]))
+
+    def goes_on(carry) -> jax.Array:
+        slots, step, _ = carry
+        free_M = plan.slots // plan.parts - _working(slots, plan)
+        seats = jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
+        starved = more & (step >= LEAST_STEPS) & ((jnp.sum(free_M) - seats) * REFILL >= plan.slots)
+        return jnp.any(slots.index_B >= 0) & (step < most) & ~starved
+
+    def goes_on_unseated(carry) -> jax.Array:
+        slots = carry[0]
+        free_M = plan.slots // plan.parts - _working(slots, plan)
+        seats = jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
+        return goes_on(carry) & (seats * REFILL < plan.slots)
+
+    def step(carry):
+        slots, number, out = carry
+        token_B, captured = _over_parts(_choose, plan, cuts)(model.logits(slots.hidden_BD, head_DV), slots, asked)
+        busy_B = slots.index_B >= 0
+        out = jax.tree.map(lambda all_C, one: all_C.at[number].set(one), out, Steps(slots.index_B, token_B, captured))
+        column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
+        said_B1 = jnp.where(busy_B, token_B, PAD)[:, None]
+        hidden_B1D, cache = model.extend(weights.layers, said_B1, busy_B[:, None], slots.cache, column)
+        ends_B = jnp.any(token_B[:, None] == asked.stop, axis=1) | (slots.said_B + 1 == plan.new_tokens)
+        slots = slots._replace(
+            hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
+            said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
+        )  # fmt: skip
+        return _over_rows(slots, plan), number + 1, out
+
+    def seated(carry):
+        slots, number, out = carry
+        return _over_parts(_seat, plan)(slots, queue), number, out
+
+    steps_then_seats = lambda carry: seated(jax.lax.while_loop(goes_on_unseated, step, carry))
+    slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
+    told = (steps, slots.taken_M, _working(slots, plan))
+    if plan.rows is not None:
+        out, told = jax.lax.with_sharding_constraint((out, told), NamedSharding(plan.rows.mesh, PartitionSpec()))
+    return slots, told, out
+
+
+def _working(slots: Slots, plan: Plan) -> jax.Array:
+    """Slots at work [M]."""
+    return jnp.sum(slots.index_B.reshape(plan.parts, -1) >= 0, axis=1)
+
+
+def place(x, plan: Plan) -> NamedSharding:
+    """Where an array of slots [B, ...] or [B, G, S, E] lies; a number lies everywhere."""
+    mesh, (slots, heads) = plan.rows.mesh, plan.rows.spec
+    if x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
+        return NamedSharding(mesh, PartitionSpec(slots, heads))
+    return NamedSharding(mesh, PartitionSpec(slots) if x.ndim else PartitionSpec())
+
+
+def _over_rows(tree, plan: Plan):
+    if plan.rows is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place(x, plan)), tree)
+
+
+def _over_parts(function: Callable, plan: Plan, *static) -> Callable:
+    """The function on each part's own rows, with nothing sent between parts."""
+    own = functools.partial(function, plan, *static)
+    if plan.rows is None:
+        return own
+    rows = PartitionSpec(plan.rows.spec[0])
+
+    def split(tree):
+        return jax.tree.map(lambda x: rows if x.ndim and type(tree) is not Asked else PartitionSpec(), tree)
+
+    def mapped(*trees):
+        inputs, outputs = tuple(map(split, trees)), split(jax.eval_shape(own, *trees))
+        return jax.shard_map(
+            own, mesh=plan.rows.mesh, in_specs=inputs, out_specs=outputs, axis_names=plan.across, check_vma=False
+        )(*trees)  # fmt: skip
+
+    return mapped
+
+
+def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tuple[jax.Array, Captured]:
+    """The next token of every slot, and its distribution."""
+    key = jax.random.key(asked.seed)
+    keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
+    token_B = draw(logits_BV, jax.vmap(jax.random.uniform)(keys_B), asked.warp, cuts)
+    if plan.draws:
+        uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), plan.draws))
+        return token_B, capture_draws(jax.nn.softmax(logits_BV), uniform(keys_B))
+    if plan.keep:
+        return token_B, capture(jax.nn.softmax(logits_BV), token_B, plan.keep)
+    nothing_B0 = jnp.zeros((len(token_B), 0))
+    return token_B, Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
+
+
+def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
+    """Free slots take the next requests of the queue, one after the other: a row of the cache is copied in place."""
+    free_B = slots.index_B < 0
+    (row_B,) = jnp.nonzero(free_B, size=len(free_B), fill_value=0)
+    seats = jnp.minimum(jnp.sum(free_B), queue.count_M[0] - slots.taken_M[0])
+    positions_QS = jnp.pad(queue.cache.positions, ((0, 0), (0, plan.new_tokens)), constant_values=-1)
+    read = queue.cache._replace(positions=positions_QS)  # what the slot said before is forgotten
+
+    def seat(number, slots: Slots) -> Slots:
+        row, place = row_B[number], slots.taken_M[0]
+        put = lambda all_B, all_Q: jax.lax.dynamic_update_slice_in_dim(
+            all_B, jax.lax.dynamic_slice_in_dim(all_Q, place, 1), row, 0
+        )
+        return slots._replace(
+            hidden_BD=put(slots.hidden_BD, queue.hidden_QD), cache=jax.tree.map(put, slots.cache, read),
+            index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
+            said_B=slots.said_B.at[row].set(0), taken_M=slots.taken_M + 1,
+        )  # fmt: skip
+
+    return jax.lax.fori_loop(0, seats, seat, slots)
