@@ -67,6 +67,8 @@ class SimulateConfig:
     """Longest assistant turn."""
     slots: int = 64
     """Answers sampled at a time, and questions asked; a slot takes the next as it ends."""
+    int8_cache: bool = False
+    """Keys and values in a byte a number while sampling: half of the memory and traffic of bfloat16."""
     keep: int = 8
     """Ids kept of every next-token distribution (K)."""
     unit_tasks: int = 80

@@ -118,7 +118,10 @@ def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) ->
     if c.slots % parts:
         raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
     rows = slots_sharding(mesh) if mesh.size > 1 else None
-    return Sampler(graphdef, slots=c.slots, new_tokens=c.new_tokens, keep=c.keep, rows=rows)
+    return Sampler(
+        graphdef, slots=c.slots, new_tokens=c.new_tokens, keep=c.keep, int8=c.int8_cache,
+        dtype=config.train.engine.dtype, rows=rows,
+    )  # fmt: skip
 
 
 def _world(config: Config) -> Lessons:

@@ -26,7 +26,7 @@ from bootstrap import config as configs
 from bootstrap import lineage, loop, outcome, report, seed, status
 from bootstrap.config import Config, ConfigError
 from bootstrap.ledger import write_json
-from launch import folders, preflight
+from launch import folders, preflight, preflight_sampling
 from launch.console import Terminal
 from launch.folders import Export, Import
 from launch.preflight import Preflight
@@ -140,7 +140,7 @@ def _preflight(words: list[str]) -> int:
     if asked.json:
         print(json.dumps(found, indent=1))
     else:
-        preflight.show(found, _console())
+        (preflight if asked.step == "train" else preflight_sampling).show(found, _console())
     return 0 if found["fits"] else 1
 
 

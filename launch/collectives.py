@@ -18,7 +18,9 @@ _COLLECTIVE = re.compile(
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations|branch_computations)=\{?%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
-_MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done"}
+_MOVES_NOTHING = {
+    "parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done", "while",
+}  # fmt: skip
 _SHAPE = re.compile(r"\b(?:s|u|f|bf)(\d+)\w*\[([\d,]*)\]")
 
 
@@ -69,15 +71,24 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
     return {kind: dict(axes) for kind, axes in sorted(sums.items())}
 
 
-def memory_traffic(text: str) -> int:
-    """Bytes that the entry computation reads from and writes to the HBM of a TPU, every loop body once.
+def memory_traffic(text: str, step: str = "") -> int:
+    """Bytes that a step of a TPU program reads from and writes to its HBM: its entry computation, or the body of
+    the loop with most operations whose names contain `step`.
 
     The compiler's own sum also counts what moves within the chip: arrays with memory space S(1), into which it copies
     weights ahead of their use. A gather is taken to read the whole of what it gathers from.
     """
+    lines = _by_computation(text)
+    if not step:
+        return _traffic(lines["ENTRY"])
+    loops = {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
+    return _traffic(max((lines[name] for name in loops), key=lambda body: sum(step in line for line in body)))
+
+
+def _traffic(lines: list[str]) -> int:
     outputs: dict[str, list[tuple[int, bool]]] = {}
     total = 0
-    for line in _by_computation(text)["ENTRY"]:
+    for line in lines:
         if not (match := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)):
             continue
         shape, op, inputs = _parts(match[2])

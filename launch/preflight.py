@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from bootstrap.config import Config
 from launch.collectives import by_kind, collectives
+from launch.preflight_sampling import bytes_on_chip, sampling
 from models.decoder import Decoder, check_sizes
 from train import optimizer
 from train.flops import Chip, chip_of, step_flops, traced_flops
@@ -44,8 +45,12 @@ class Preflight:
     """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4 or v5p:2x2x2."""
     slices: int = 1
     """Slices, joined by a slower network along the data axis."""
+    step: Literal["train", "sample"] = "train"
+    """What is compiled: a step of training, or the sampler's dispatch."""
     rows: int = 2
     """Rows of a batch on each chip, of `--train.columns` tokens; all of them are predicted."""
+    slots: int = 32
+    """Answers that each chip samples at a time."""
     json: bool = False
     """Print everything as JSON."""
 
@@ -55,25 +60,30 @@ class PreflightError(ValueError):
 
 
 def preflight(asked: Preflight) -> dict[str, Any]:
-    """What the training step takes on a topology, as `ratchet preflight --json` prints it. All bytes are a chip's.
+    """What a step takes on a topology, as `ratchet preflight --json` prints it. All bytes are a chip's.
 
     Raises PreflightError without libtpu or for a topology that it does not know, ValueError when the mesh does not fit.
     """
     config = asked.config
     check_sizes(config.model)
-    if min(asked.rows, asked.slices) < 1:
-        raise PreflightError(f"preflight: rows {asked.rows}, slices {asked.slices}; both must be at least 1")
+    if min(asked.rows, asked.slices, asked.slots) < 1:
+        raise PreflightError(
+            f"preflight: rows {asked.rows}, slots {asked.slots}, slices {asked.slices}; all must be at least 1"
+        )
     mesh = make_mesh(config.mesh, _devices(asked))
     chip = chip_of(mesh.devices.flat[0].device_kind)
     if chip is None:
         raise PreflightError(f"preflight: nothing is known of {mesh.devices.flat[0].device_kind}; see train/flops.py")
+    where = {"topology": asked.topology, "slices": asked.slices, "chips": mesh.size, "mesh": dict(mesh.shape)}
+    if asked.step == "sample":
+        with _afresh():
+            return where | sampling(config, mesh, chip, asked.slots)
     rows = asked.rows * mesh.shape["data"] * mesh.shape["fsdp"]
     state, batch, step = _training_step(config, mesh, rows)
     tokens, columns = rows * config.train.columns, config.train.columns
     with jax.set_mesh(mesh):
         formula = step_flops(config.model, tokens, tokens, columns)
-        found = {
-            "topology": asked.topology, "slices": asked.slices, "chips": mesh.size, "mesh": dict(mesh.shape),
+        found = where | {
             "tokens_per_step": tokens, "parameters": _count(state.params),
             "flops": {"per_token": traced_flops(step, state, batch) / tokens, "formula": formula / tokens},
         }  # fmt: skip
@@ -185,7 +195,7 @@ def _memory(compiled, chip: Chip, state: State, batch) -> dict[str, Any]:
 def _resident(state: State, batch) -> dict[str, int]:
     """Bytes that a chip holds from step to step, and of a batch."""
     parts = {"weights": state.params, "optimizer state": state.optimizer, "batch": batch}
-    return {name: sum(map(_bytes_on_chip, jax.tree.leaves(tree))) for name, tree in parts.items()}
+    return {name: bytes_on_chip(tree) for name, tree in parts.items()}
 
 
 def _out_of_memory(message: str, chip: Chip, state: State, batch, mesh, config: Config) -> dict[str, Any]:
@@ -256,13 +266,6 @@ def _advice(found: dict[str, Any], config: Config, mesh) -> list[str]:
     elif found["bound"]["by"] == "memory":
         advice.append("memory traffic is the bound: more --rows a chip")
     return advice
-
-
-def _bytes_on_chip(leaf: jax.ShapeDtypeStruct) -> int:
-    size = leaf.dtype.itemsize
-    for n in leaf.sharding.shard_shape(leaf.shape):
-        size *= n
-    return size
 
 
 def _count(params) -> int:

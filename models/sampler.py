@@ -143,8 +143,9 @@ class Sampler(Plan):
         read = slots.prefill(weights, prompt_AP, prompt_Q, columns=columns, plan=self)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, self._count(places_Q).astype(np.int32))
 
-    def lowered(self, params: nnx.State, columns: int) -> jax.stages.Lowered:
-        """A dispatch with prompts of `columns` tokens on a mesh, for shapes of parameters with their layout."""
+    def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, tuple, slots.Cache]:
+        """A dispatch with prompts of `columns` tokens on a mesh, for shapes of parameters with their layout; with the
+        shapes of what a step reads: weights and caches."""
         laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         whole = NamedSharding(self.rows.mesh, PartitionSpec())
         over = lambda tree: jax.tree.map(lambda x: laid(x, slots.place(x, self)), tree)
@@ -159,7 +160,9 @@ class Sampler(Plan):
         warp = Warp(number(jnp.float32), number(jnp.int32), number(jnp.float32), number(jnp.float32))
         asked = slots.Asked(number(jnp.uint32), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)
-        return slots.dispatch.lower(weights, state, queue, asked, *flags, cuts=False, plan=self)
+        lowered = slots.dispatch.lower(weights, state, queue, asked, *flags, cuts=False, plan=self)
+        rest = [w for path, w in jax.tree_util.tree_leaves_with_path(weights.params) if path[0].key != "layers"]
+        return lowered, (rest, weights.layers), state.cache
 
 
 def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> np.ndarray:

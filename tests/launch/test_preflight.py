@@ -6,7 +6,7 @@ import jax
 import pytest
 from support import tiny_config
 
-from launch import cli, preflight
+from launch import cli, preflight, preflight_sampling
 from launch.preflight import Preflight, PreflightError
 from models.decoder import DecoderConfig
 from models.family import Family
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_an_answer(capsys):
 def test_mistakes_are_one_line(capsys):
     with pytest.raises(PreflightError, match="no topology 'v9z:1x1' .*; there are v5e:4x4"):
         preflight.preflight(asked(topology="v9z:1x1"))
-    with pytest.raises(PreflightError, match="rows 0, slices 1; both must be at least 1"):
+    with pytest.raises(PreflightError, match="rows 0, slots 32, slices 1; all must be at least 1"):
         preflight.preflight(asked(rows=0))
     assert cli.main(["preflight", "qwen3-0.6b", "--mesh.tensor", "3"]) == 2
     assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
@@ -79,3 +79,16 @@ def test_people_get_a_table(found, capsys):
     said = capsys.readouterr().out
     assert "memory of a chip" in said and "all-gather" in said and "MFU at most" in said
     assert jax.default_backend() == "cpu"
+
+
+def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
+    found = preflight.preflight(asked(step="sample", slots=8, topology="v5e:2x2"))
+    assert found["fits"] and found["slots"] == 32
+    consumers, step = found["memory"]["consumers"], found["step"]
+    assert found["memory"]["needed"] > consumers["weights of training"] + consumers["weights for sampling"]
+    assert step["formula"] == consumers["weights for sampling"] + consumers["caches of slots"]
+    assert 0.9 < step["ratio"] < 1.5
+    assert sum(step["sent"].values()) < 0.01 * step["bytes"]
+    preflight_sampling.show(found, cli._console())
+    said = capsys.readouterr().out
+    assert "caches of slots" in said and "tokens a second" in said

@@ -176,7 +176,7 @@ def test_a_step_on_a_mesh_sends_no_cache_and_no_weights(small):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     params = jax.device_put(small[1], state_sharding(mesh, small[1]))
     make = sampler(small, slots=8, rows=slots_sharding(mesh))
-    sent = collectives(make.lowered(params, 16).compile().as_text(), mesh)
+    sent = collectives(make.lowered(params, 16)[0].compile().as_text(), mesh)
     in_steps = [c for c in sent if "while/body" in c.name]
     assert len(in_steps) > 5
     assert max(c.bytes for c in in_steps) <= 2 * 64 * 8  # logits of a part's two slots, and what top-k makes of them
