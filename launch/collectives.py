@@ -80,15 +80,15 @@ def memory_traffic(text: str, step: str = "") -> int:
     """
     lines = _by_computation(text)
     if not step:
-        return _traffic(lines["ENTRY"])
+        return _traffic(lines["ENTRY"], lines)
     loops = {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
-    return _traffic(max((lines[name] for name in loops), key=lambda body: sum(step in line for line in body)))
+    return _traffic(max((lines[name] for name in loops), key=lambda body: sum(step in line for line in body)), lines)
 
 
-def _traffic(lines: list[str]) -> int:
+def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
     outputs: dict[str, list[tuple[int, bool]]] = {}
     total = 0
-    for line in lines:
+    for line in body:
         if not (match := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)):
             continue
         shape, op, inputs = _parts(match[2])
@@ -100,8 +100,17 @@ def _traffic(lines: list[str]) -> int:
             total += operands[1][0][0]
         elif op not in _MOVES_NOTHING:
             arrays = [*outputs[match[1]], *(o[0] for o in operands if len(o) == 1)]
+            if _updates_in_place(line, lines):  # in and out are one array, of which a slice is written
+                arrays = [one for one in arrays if one != outputs[match[1]][0]]
             total += sum(size for size, on_chip in arrays if not on_chip)
     return total
+
+
+def _updates_in_place(line: str, lines: dict[str, list[str]]) -> bool:
+    """Whether a fusion's result is one of its operands with a slice written anew."""
+    called = re.search(r" fusion\(.* calls=%?([\w.\-]+)", line)
+    roots = [inner for inner in lines.get(called[1], ()) if inner.lstrip().startswith("ROOT")] if called else []
+    return bool(roots) and " dynamic-update-slice(" in roots[0]
 
 
 def _parts(instruction: str) -> tuple[str, str, str]:

@@ -67,7 +67,15 @@ def test_memory_traffic_of_a_product_is_its_operands_and_its_result():
 
 
 def test_what_is_copied_into_the_chip_ahead_of_its_use_is_read_once():
-    text = """ENTRY %main (p: bf16[64,32], c: bf16[8,100]) -> bf16[64] {
+    text = """%f (a: bf16[64,32]) -> f32[64] {
+  ROOT %r = f32[64]{0} reduce(%a)
+}
+
+%g (a: bf16[8,100]) -> bf16[8,100] {
+  ROOT %u = bf16[8,100]{1,0} dynamic-update-slice(%a, %b, %i, %j)
+}
+
+ENTRY %main (p: bf16[64,32], c: bf16[8,100]) -> bf16[64] {
   %p = bf16[64,32]{1,0:T(8,128)} parameter(0)
   %c = bf16[8,100]{1,0:T(8,128)} parameter(1)
   %new = bf16[8,1]{1,0:T(8,128)S(1)} broadcast(%p)
@@ -75,7 +83,8 @@ def test_what_is_copied_into_the_chip_ahead_of_its_use_is_read_once():
   %copy-done.1 = bf16[64,32]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
   %slice-start.1 = ((bf16[64,32]{1,0}), bf16[16,32]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:16], [0:32]}
   %dynamic_update_slice.1 = bf16[8,100]{1,0:T(8,128)} dynamic-update-slice(%c, %new, %i, %j)
-  ROOT %sum = f32[64]{0} fusion(%copy-done.1, %dynamic_update_slice.1), kind=kLoop, calls=%f
+  %again = bf16[8,100]{1,0:T(8,128)} fusion(%dynamic_update_slice.1, %new), kind=kLoop, calls=%g
+  ROOT %sum = f32[64]{0} fusion(%copy-done.1, %again), kind=kLoop, calls=%f
 }
 """
     broadcast = copied = 2 * 64 * 32

@@ -82,12 +82,12 @@ def test_people_get_a_table(found, capsys):
 
 
 def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
-    found = preflight.preflight(asked(step="sample", slots=8, topology="v5e:2x2"))
-    assert found["fits"] and found["slots"] == 32
+    found = preflight.preflight(asked(step="sample", slots=128, topology="v5e:2x2"))  # more than lies in the chip
+    assert found["fits"] and found["slots"] == 512
     consumers, step = found["memory"]["consumers"], found["step"]
     assert found["memory"]["needed"] > consumers["weights of training"] + consumers["weights for sampling"]
     assert step["formula"] == consumers["weights for sampling"] + consumers["caches of slots"]
-    assert 0.9 < step["ratio"] < 1.5
+    assert 0.6 < step["ratio"] < 1.2  # a part of so small a model stays in the chip
     assert sum(step["sent"].values()) < 0.01 * step["bytes"]
     preflight_sampling.show(found, cli._console())
     said = capsys.readouterr().out
