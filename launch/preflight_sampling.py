@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bootstrap.config import Config
-from launch.collectives import by_kind, collectives, memory_traffic
+from launch.collectives import collectives, memory_traffic
 from models.decoder import Decoder
 from models.sampler import Sampler, round_up
 from train.flops import Chip
@@ -55,7 +55,7 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
         "memory": {"needed": needed, "of": int(chip.memory),
                    "consumers": resident | {"temporaries": m.temp_size_in_bytes}},
         "step": {"bytes": read, "formula": formula, "ratio": read / formula,
-                 "sent": {kind: sum(axes.values()) for kind, axes in by_kind(sent).items()}},
+                 "sent": {kind: sum(c.bytes for c in sent if c.kind == kind) for kind in sorted({c.kind for c in sent})}},
         "bound": {"seconds": seconds, "by": slowest, "tokens_a_second_at_most": sampler.slots / seconds[slowest]},
     }  # fmt: skip
 
