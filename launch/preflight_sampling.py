@@ -48,6 +48,7 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
     text = compiled.as_text()
     read, formula = memory_traffic(text, _STEP), resident["weights for sampling"] + resident["caches of slots"]
     sent = [one for one in collectives(text, mesh) if _STEP in one.name]
+    kinds = sorted({one.kind for one in sent})
     seconds = {"memory": read / chip.bandwidth, "network": sum(one.bytes for one in sent) / chip.network}
     slowest = max(seconds, key=seconds.get)
     return found | {
@@ -55,7 +56,7 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
         "memory": {"needed": needed, "of": int(chip.memory),
                    "consumers": resident | {"temporaries": m.temp_size_in_bytes}},
         "step": {"bytes": read, "formula": formula, "ratio": read / formula,
-                 "sent": {kind: sum(c.bytes for c in sent if c.kind == kind) for kind in sorted({c.kind for c in sent})}},
+                 "sent": {kind: sum(c.bytes for c in sent if c.kind == kind) for kind in kinds}},
         "bound": {"seconds": seconds, "by": slowest, "tokens_a_second_at_most": sampler.slots / seconds[slowest]},
     }  # fmt: skip
 
