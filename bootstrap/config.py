@@ -130,6 +130,8 @@ class TrainConfig:
     steps: int = 300
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 1.0
+    lora: int = 0
+    """Rank of adapters that are trained in place of the weights of `base`, and merged into them; 0: all is trained."""
     batch: int = 64
     """Examples per step, half of them from the newest generation."""
     columns: int = 176
@@ -172,7 +174,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     "at least 0": (
         lambda v: v >= 0,
         """world.prose model.head_width simulate.temperature simulate.top_k simulate.lookups simulate.revisit
-        wrongthink.first_generation train.seed_mixture train.growth train.renamed train.engine.loss.z_loss
+        wrongthink.first_generation train.seed_mixture train.lora train.growth train.renamed train.engine.loss.z_loss
         train.engine.save_every train.engine.profile train.optimizer.vector_share train.optimizer.weight_decay
         evaluate.margin""",
     ),
@@ -201,6 +203,9 @@ class Config:
     when the model's sizes are."""
 
     recipe: str = "lessons"
+    base: str = ""
+    """A Hugging Face folder to start from instead of random weights: its config.json takes the place of `model`, but
+    for `max_length`, and its tokenizer that of SentencePiece."""
     seed: int = 0
     generations: int = 3
     imitation: bool = True
@@ -242,6 +247,7 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
         ("train.seed_mixture", len(c.train.seed_mixture) != 4 or not any(c.train.seed_mixture),
          "it must be four numbers that are not all 0"),
+        ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
     )  # fmt: skip
 

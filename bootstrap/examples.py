@@ -176,8 +176,7 @@ def renamed(tokenizer: Tokenizer, e: Example, copies: int) -> list[Example]:
     made = []
     for copy in range(copies):
         lineage = e.lineage | {"renamed": f"{e.id} {copy}"}
-        size = max(tokenizer.vocab_size, int(e.ids.max(initial=0)) + 1)
-        exchange_V = _exchange(tokenizer, lineage["renamed"], size)
+        exchange_V = _exchange(tokenizer, lineage["renamed"], e)
         tokens, ids = exchange_V[e.tokens], exchange_V[e.ids]
         made.append(Example.create(tokens, e.weights, ids, e.probs, e.tail, origin=e.origin, lineage=lineage))
     return made or [e]
@@ -187,13 +186,15 @@ def first_names(tokenizer: Tokenizer, e: Example) -> np.ndarray:
     """The tokens [T] of an example as they were before it was renamed."""
     if "renamed" not in e.lineage:
         return e.tokens
-    return np.argsort(_exchange(tokenizer, e.lineage["renamed"], tokenizer.vocab_size))[e.tokens]
+    return np.argsort(_exchange(tokenizer, e.lineage["renamed"], e))[e.tokens]
 
 
-def _exchange(tokenizer: Tokenizer, salt: str, size: int) -> np.ndarray:
-    """A permutation of ids: the words of each kind change places at random, everything else stays."""
+def _exchange(tokenizer: Tokenizer, salt: str, e: Example) -> np.ndarray:
+    """A permutation of ids: the words of each kind change places at random, everything else stays. Models also sample
+    ids that no piece has."""
     rng = random.Random(salt)
-    exchange_V = np.arange(size, dtype=np.int32)
+    largest = max(int(e.ids.max(initial=0)), int(e.tokens.max(initial=0)))
+    exchange_V = np.arange(max(tokenizer.vocab_size, largest + 1), dtype=np.int32)
     for kind in _exchangeable(tokenizer):
         exchange_V[kind] = rng.sample(kind, len(kind))
     return exchange_V
@@ -203,7 +204,7 @@ def _exchange(tokenizer: Tokenizer, salt: str, size: int) -> np.ndarray:
 def _exchangeable(tokenizer: Tokenizer) -> list[list[int]]:
     """The ids of the words of each kind that are one piece."""
     pieces = [[tokenizer.encode(word) for word in kind] for kind in EXCHANGEABLE]
-    return [[piece[0] for piece in kind if len(piece) == 1] for kind in pieces]
+    return [list(dict.fromkeys(piece[0] for piece in kind if len(piece) == 1)) for kind in pieces]
 
 
 def imitation_example(tokenizer: Tokenizer, document: Document) -> Example:

@@ -7,6 +7,7 @@ from etils import epath
 from bootstrap import documents, targets
 from bootstrap.config import from_json
 from bootstrap.ledger import Stage
+from bootstrap.seed import load_tokenizer
 from bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
 from models.tokenizer import Tokenizer
 from train.records import read_examples
@@ -30,7 +31,7 @@ def _in_generation(directory: epath.Path, generation: epath.Path, wanted: str) -
         return None
     made = [targets.from_json(p) for stage in ("targets", "corrections") for p in Stage(generation / stage).committed()]
     target = next((one for one in made if one.transcript_id == t.id), None)
-    tokenizer = Tokenizer.load(directory / "tokenizer" / "model.spm")
+    tokenizer = load_tokenizer(directory)
     sources = _sources(directory)
     review = reviews.get(t.id)
     return {

@@ -21,7 +21,8 @@ from bootstrap.worlds import demonstrations
 from bootstrap.worlds.language import ASKINGS, CONTEXTS
 from bootstrap.worlds.lessons import Lessons, Situation, stories
 from bootstrap.worlds.oracle import Oracle
-from models import decoder
+from models import architectures, decoder, huggingface
+from models.folder_tokenizer import FolderTokenizer
 from models.sampler import Sampler
 from models.scorer import Scorer
 from models.tokenizer import Tokenizer
@@ -174,10 +175,30 @@ def _check_inputs(directory: epath.Path, corpus: Sequence[Document], rubric: Seq
         )
 
 
+def load_tokenizer(directory: epath.Path) -> Tokenizer | None:
+    """That of a run, once it has one."""
+    own, folder = directory / "tokenizer" / "model.spm", directory / "tokenizer" / "tokenizer.json"
+    if folder.exists():
+        return FolderTokenizer(folder.read_bytes())
+    return Tokenizer.load(own) if own.exists() else None
+
+
 def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:
-    path = directory / "tokenizer" / "model.spm"
-    if path.exists():
-        return Tokenizer.load(path)
+    if found := load_tokenizer(directory):
+        return found
+    if config.base:
+        folder = epath.Path(config.base)
+        tokenizer, name = FolderTokenizer.of_folder(folder), "tokenizer.json"
+        with whole(directory / "tokenizer" / "config.json") as kept:  # how long its sequences may be, for an export
+            kept.write_bytes((folder / "config.json").read_bytes())
+    else:
+        tokenizer, name = _own_tokenizer(config, world, corpus), "model.spm"
+    with whole(directory / "tokenizer" / name) as fresh:
+        fresh.write_bytes(tokenizer.model)
+    return tokenizer
+
+
+def _own_tokenizer(config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:
     questions = [t for s in world.demonstrations for t in _questions(world, s, len(SEEN), 0)]
     asked = [m["content"] for t in questions for messages in (t.messages, *t.askings) for m in messages]
     answers = [
@@ -186,10 +207,7 @@ def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: li
     prose = [" ".join(line) for line in demonstrations.prose(random.Random("tokenizer"), 1000)]
     told = [story.text for s in world.demonstrations for story in _stories(world, s)]
     own = [*told, *asked, *answers, *prose]
-    tokenizer = Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
-    with whole(path) as fresh:
-        fresh.write_bytes(tokenizer.model)
-    return tokenizer
+    return Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
 
 
 def _as_much_as(own: list[str], corpus: list[Document]) -> list[str]:
@@ -237,6 +255,25 @@ def blend(made: Mapping[str, list[Example]], mixture: Sequence[int]) -> list[Exa
         itertools.cycle(made[name]), unit * share)]  # fmt: skip
 
 
+def with_base(config: Config) -> Config:
+    """The settings with the model of the folder `base`, if there is one, and rows for the control symbols; only
+    `model.max_length` stays. Raises FolderError for a folder that cannot be read."""
+    if not config.base:
+        return config
+    folder = epath.Path(config.base)
+    model, ids = architectures.read_config(folder), FolderTokenizer.of_folder(folder).vocab_size
+    rows = max(model.vocab_size, -(-ids // 64) * 64)
+    return replace(config, model=replace(model, vocab_size=rows, max_length=config.model.max_length))
+
+
+def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
+    """The weights of the folder `base` over the mesh, with rows for the control symbols."""
+    folder = epath.Path(config.base)
+    own = huggingface.load(folder, architectures.read_config(folder), lambda params: state_sharding(mesh, params))
+    more = huggingface.with_rows(own, config.model.vocab_size)
+    return jax.device_put(more, state_sharding(mesh, more))
+
+
 def control_text(run: Run) -> list[Example]:
     """Prose that nothing was trained on, for perplexity."""
     lines = demonstrations.prose(random.Random(f"control {run.config.seed}"), 64)
@@ -244,12 +281,13 @@ def control_text(run: Run) -> list[Example]:
 
 
 def train_seed_model(run: Run, made: Mapping[str, list[Example]]) -> nnx.State:
-    """Generation 0: a decoder from scratch on the demonstrations and general prose, never on the corpus."""
+    """Generation 0: a decoder from scratch, or from the weights of `base`, on the demonstrations and general prose,
+    never on the corpus."""
     target = run.generation(0) / "model"
     c = run.config
-    params = run.fresh_weights()
     if has_weights(target):
-        return load_weights(target, params)
+        return run.weights(0)
+    params = base_weights(c, run.mesh) if c.base else run.fresh_weights()
     pools = list(zip((made[skill] for skill in SKILLS), c.train.seed_mixture, strict=True))
     params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
     save_weights(target, params)
@@ -273,7 +311,7 @@ def train_arm(run: Run, generation: int, arm: str, params: nnx.State, pools, ste
     }
     name = f"{arm}-{generation:03d}"
     profile = str(run.directory / "profile" / name)
-    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile)
+    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
     checkpoints = Checkpoints(run.directory / "checkpoints" / name, keep_every=c.engine.save_every)
     with run.progress.stage(f"gen {generation} train ({arm})", steps) as advance, checkpoints:
 

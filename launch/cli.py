@@ -118,10 +118,11 @@ def _run(words: list[str]) -> int:
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
-    seed.check(asked.config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    config = seed.with_base(asked.config)
+    seed.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", dataclasses.asdict(asked.config))
-    return _go(directory, asked.config)
+    write_json(directory / "config.json", dataclasses.asdict(config))
+    return _go(directory, config)
 
 
 def _recipe(words: list[str]) -> Recipe:

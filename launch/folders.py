@@ -1,7 +1,6 @@
 """Hugging Face folders: what one holds, read onto the mesh to be sure; and a generation written as one."""
 
 import dataclasses
-import importlib.util
 import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,8 +10,9 @@ from etils import epath
 from rich.table import Table
 
 from bootstrap.seed import Run
-from models import architectures, huggingface
+from models import architectures, folder_tokenizer, huggingface
 from models.architectures import FolderError
+from models.chat import ChatTokenizer
 from train.sharding import MeshConfig, make_mesh, state_sharding
 
 
@@ -48,10 +48,6 @@ def read(folder: epath.Path, template: str = "") -> dict[str, Any]:
 
 def _chat(folder: epath.Path, vocab_size: int, template: str) -> str:
     """Whether its tokenizer and chat template will do; what is wrong with them does not keep the weights from use."""
-    if importlib.util.find_spec("tokenizers") is None:
-        return "not looked at: pip install 'ratchet[hf]'"
-    from models.chat import ChatTokenizer
-
     try:
         own = ChatTokenizer.load(folder, vocab_size, epath.Path(template).read_text() if template else None)
     except FolderError as error:
@@ -70,13 +66,21 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def write(run: Run, asked: Export) -> epath.Path:
-    """Writes a finished generation's weights, config.json and the SentencePiece model.
+    """Writes a finished generation's weights, config.json and tokenizer: that of a run from a base folder with a chat
+    template, else the SentencePiece model.
 
     Raises FolderError when the directory exists, or for a decoder that transformers does not have.
     """
     place = epath.Path(asked.to)
     if place.exists():
         raise FolderError(f"export: {place} exists already; give another --to")
-    huggingface.save(place, run.config.model, run.weights(asked.generation), asked.dtype)
-    shutil.copy(run.directory / "tokenizer" / "model.spm", place / "tokenizer.model")
+    model = run.config.model
+    if run.config.base:
+        longest = architectures.read_config(run.directory / "tokenizer").max_length
+        model = dataclasses.replace(model, max_length=longest)
+    huggingface.save(place, model, run.weights(asked.generation), asked.dtype)
+    if run.config.base:
+        folder_tokenizer.write(run.tokenizer, place)
+    else:
+        shutil.copy(run.directory / "tokenizer" / "model.spm", place / "tokenizer.model")
     return place

@@ -7,7 +7,9 @@ Shapes: B batch, T new tokens, S all keys (cache and new), D width, H query head
 F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
@@ -137,14 +139,16 @@ class Decoder(nnx.Module):
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
         dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none", rows: PartitionSpec | None = None,
+        adapters: Mapping[str, jax.Array] = MappingProxyType({}),
     ) -> jax.Array:  # fmt: skip
         """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding).
 
         Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again;
         `rows` lays what flows between layers out over a mesh, so that weights come to the rows and not the other way.
+        `adapters` are low-rank changes of matrices (`train.lora`), stacked like them.
         """
         c = self.config
-        stacked = {name: weight.astype(dtype or weight.dtype) for name, weight in self._stacked().items()}
+        stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self._stacked() | adapters).items()}
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
         first_BTD = lay(self._embed(tokens_BT, dtype))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
@@ -280,9 +284,11 @@ def _queries_keys_values(
 
 
 def _project(x_BTD: jax.Array, weights: dict[str, jax.Array], name: str) -> jax.Array:
-    """x @ weight, with its bias if there is one; [B, T, D] by [D, H, E] to [B, T, H, E]."""
+    """x @ weight, with its bias and its adapter if there is one; [B, T, D] by [D, H, E] to [B, T, H, E]."""
     weight = weights[name]
     y_BTO = _matmul(x_BTD, weight.reshape(x_BTD.shape[-1], -1))
+    if (into := weights.get(f"{name}_into")) is not None:
+        y_BTO = y_BTO + _matmul(_matmul(x_BTD, into), weights[f"{name}_out"])
     y = y_BTO.reshape(*x_BTD.shape[:2], *weight.shape[1:]) if weight.ndim == 3 and name != "output" else y_BTO
     bias = weights.get(f"{name}_bias")
     return y if bias is None else y + bias

@@ -77,6 +77,19 @@ def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.Sta
     return jax.tree_util.tree_map_with_path(parameter, template, shardings(template))
 
 
+def with_rows(params: nnx.State, rows: int) -> nnx.State:
+    """Weights with the embedding, and a head of its own, widened to so many ids; each new one is the mean of all."""
+
+    def widened(path, leaf):
+        axis = {"embedding": 0, "head": 1}.get(_name(path))
+        if axis is None or leaf.shape[axis] == rows:
+            return leaf
+        mean = jnp.mean(leaf, axis=axis, keepdims=True)
+        return jnp.concatenate([leaf, jnp.repeat(mean, rows - leaf.shape[axis], axis=axis)], axis=axis)
+
+    return jax.tree_util.tree_map_with_path(widened, params)
+
+
 def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: str) -> None:
     """Writes config.json and safetensors of `dtype` (float32, bfloat16 or float16), about 2 GiB a file.
 

@@ -18,7 +18,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from models import slots
 from models.draw import Warp
 from models.slots import MOST_STEPS, Plan
-from models.tokenizer import PAD
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,9 @@ class Sampler(Plan):
         else:
             prompts, row = distinct, {prompt: i for i, prompt in enumerate(distinct)}
             prompt_Q = np.array([row[asked[q].prompt] if q in asked else 0 for q in range(self.slots)], np.int32)
-        prompt_AP = left_pad(prompts, width, few if len(prompts) <= few else self.slots)
+        prompt_AP, real_AP = left_pad(prompts, width, few if len(prompts) <= few else self.slots)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
-        read = slots.prefill(weights, prompt_AP, prompt_Q, columns=columns, plan=self)
+        read = slots.prefill(weights, prompt_AP, real_AP, prompt_Q, columns=columns, plan=self)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, self._count(places_Q).astype(np.int32))
 
     def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, tuple, slots.Cache]:
@@ -153,9 +152,9 @@ class Sampler(Plan):
         weights = jax.eval_shape(functools.partial(slots.cast, plan=self), params)
         weights = jax.tree.map(laid, weights, slots.layout(params, weights, self))
         state = over(jax.eval_shape(lambda w: slots.empty(w, columns, self), weights))
-        prompts = jax.ShapeDtypeStruct((self.slots, columns), jnp.int32)
+        prompts, real = (jax.ShapeDtypeStruct((self.slots, columns), kind) for kind in (jnp.int32, bool))
         prefill = functools.partial(slots.prefill, columns=columns, plan=self)
-        read = over(jax.eval_shape(prefill, weights, prompts, None))
+        read = over(jax.eval_shape(prefill, weights, prompts, real, None))
         queue = slots.Queue(*read, state.index_B, state.id_B, state.taken_M)
         warp = Warp(number(jnp.float32), number(jnp.int32), number(jnp.float32), number(jnp.float32))
         asked = slots.Asked(number(jnp.uint32), warp, number(jnp.int32, 1))
@@ -165,12 +164,12 @@ class Sampler(Plan):
         return lowered, (rest, weights.layers), state.cache
 
 
-def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> np.ndarray:
-    """Token ids [rows, width], padded on the left; missing rows are padding alone."""
-    out_BP = np.full((rows, width), PAD, np.int32)
+def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [rows, width], padded on the left, and which of them are real; missing rows have none."""
+    out_BP, real_BP = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
     for row, prompt in enumerate(prompts):
-        out_BP[row, width - len(prompt) :] = prompt
-    return out_BP
+        out_BP[row, width - len(prompt) :], real_BP[row, width - len(prompt) :] = prompt, True
+    return out_BP, real_BP
 
 
 def round_up(length: int, step: int) -> int:
@@ -188,6 +187,6 @@ def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...])
     for start, end in zip(bounds, bounds[1:], strict=False):
         finished = bool(tokens[end - 1] in stop)
         said = tokens[start : end - finished]
-        last = int(tokens[end - 1]) if finished else PAD
+        last = int(tokens[end - 1]) if finished else 0
         made.append(Sampled(said, finished, last, ids[start:end], probs[start:end], tail[start:end]))
     return made

@@ -14,7 +14,6 @@ from flax import nnx
 
 from models.decoder import Cache
 from models.sampler import left_pad, round_up
-from models.tokenizer import PAD
 
 Tokens = tuple[int, ...]
 Asked = tuple[Tokens, Tokens]
@@ -36,12 +35,13 @@ class Scorer:
             place = {context: i for i, context in enumerate(contexts)}
             width = round_up(max(map(len, contexts)), self.bucket)
             length = round_up(max(len(question) for _, question in batch), self.bucket)
-            question_BT, ends_B, place_B = np.full((self.rows, length), PAD, np.int32), *np.zeros((2, self.rows), int)
+            question_BT, ends_B, place_B = np.zeros((self.rows, length), np.int32), *np.zeros((2, self.rows), int)
             for row, (context, question) in enumerate(batch):
                 question_BT[row, : len(question)] = question
                 ends_B[row], place_B[row] = len(question) - 1, place[context]
-            context_AW = left_pad(contexts, width, self._height(len(contexts)))
-            probs_BA = _ask(self.graphdef, params, context_AW, place_B, question_BT, ends_B, jnp.array(answers))
+            context_AW, real_AW = left_pad(contexts, width, self._height(len(contexts)))
+            asked_of = (context_AW, real_AW, place_B, question_BT, ends_B)
+            probs_BA = _ask(self.graphdef, params, *asked_of, jnp.array(answers))
             found.update(zip(batch, jax.device_get(probs_BA), strict=False))
         return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
 
@@ -58,13 +58,13 @@ class Scorer:
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _ask(graphdef, params, context_AW, place_B, question_BT, ends_B, answers):
+def _ask(graphdef, params, context_AW, real_AW, place_B, question_BT, ends_B, answers):
     """Reads the contexts, gives every question the cache of its own, and reads the questions, padded on the right."""
     model = nnx.merge(graphdef, params)
     layers, (a, w), (b, t) = model.unstacked(), context_AW.shape, question_BT.shape
     cache = model.new_cache(a, w)
     if w:
-        cache = model.extend(layers, context_AW, context_AW != PAD, cache, 0)[1]
+        cache = model.extend(layers, context_AW, real_AW, cache, 0)[1]
     widen = lambda x: jnp.pad(x[place_B], ((0, 0), (0, 0), (0, t), (0, 0)))
     keys, values = (tuple(map(widen, stack)) for stack in (cache.keys, cache.values))
     positions_BS = jnp.pad(cache.positions[place_B], ((0, 0), (0, t)), constant_values=-1)

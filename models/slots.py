@@ -21,7 +21,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from models.decoder import Cache, Layers
 from models.draw import Captured, Warp, capture, capture_draws, draw
-from models.tokenizer import PAD
 
 LEAST_STEPS, MOST_STEPS = 16, 64
 """Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
@@ -148,13 +147,13 @@ def empty(weights: Weights, columns: int, plan: Plan) -> Slots:
 
 
 @functools.partial(jax.jit, static_argnames=("columns", "plan"))
-def prefill(weights: Weights, prompt_AP, prompt_Q, *, columns: int, plan: Plan) -> tuple[jax.Array, Cache]:
+def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, plan: Plan) -> tuple[jax.Array, Cache]:
     """Last hidden states [Q, D] and caches of `columns` columns for the requests of a queue, each with the prompt that
     `prompt_Q` says; None: each with its own."""
     model = nnx.merge(plan.graphdef, weights.params)
     prompt_AP = _over_rows(prompt_AP, plan) if prompt_Q is None else prompt_AP
     nothing = model.new_cache(*prompt_AP.shape, plan.int8)
-    hidden_APD, cache = model.extend(weights.layers, prompt_AP, prompt_AP != PAD, nothing, 0)
+    hidden_APD, cache = model.extend(weights.layers, prompt_AP, real_AP, nothing, 0)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
     room = columns - prompt_AP.shape[1]
     keys, values = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (room, 0), (0, 0))), (cache.keys, cache.values))
@@ -194,7 +193,7 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
         busy_B = slots.index_B >= 0
         out = jax.tree.map(lambda all_C, one: all_C.at[number].set(one), out, Steps(slots.index_B, token_B, captured))
         column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
-        said_B1 = jnp.where(busy_B, token_B, PAD)[:, None]
+        said_B1 = jnp.where(busy_B, token_B, 0)[:, None]
         hidden_B1D, cache = model.extend(weights.layers, said_B1, busy_B[:, None], slots.cache, column)
         ends_B = jnp.any(token_B[:, None] == asked.stop, axis=1) | (slots.said_B + 1 == plan.new_tokens)
         slots = slots._replace(

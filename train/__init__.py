@@ -4,6 +4,7 @@ records.py      the soft-target record and the dataset on disk (ArrayRecord, TFD
 batches.py      which examples make up step s, packed into rows: a pure function of (seed, step)
 loss.py         the soft-target loss, chunked and vocabulary-sharded, as sums
 optimizer.py    AdamW and Muon, their schedules, and the mean of the last weights
+lora.py         low-rank adapters, trained in place of the weights
 sharding.py     the mesh and every partition rule
 checkpoint.py   Orbax: train state with its data position, and a generation's weights
 flops.py        what a step costs, by formula and as traced, and what devices can do

@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import optax
 from flax import nnx
 
 from models.decoder import Remat
-from train import flops
+from train import flops, lora
 from train import optimizer as optimizers
 from train.batches import Batches, pack
 from train.checkpoint import Checkpoints
@@ -49,9 +50,10 @@ class EngineConfig:
 
 
 class State(NamedTuple):
-    """What training changes. `step` is the data position: the next batch to read."""
+    """What training changes: the weights or, with a rank, the adapters. `step` is the data position: the next batch to
+    read."""
 
-    params: nnx.State
+    params: nnx.State | lora.Adapters
     optimizer: optax.OptState
     step: jax.Array
 
@@ -70,6 +72,8 @@ class Training:
     engine: EngineConfig
     position: dict[str, Any]
     profile_directory: str = "profile"
+    rank: int = 0
+    """Of the adapters that are trained instead of the weights, and merged at the end; 0: the weights are trained."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -90,10 +94,14 @@ def fit(
     wishes, profile = Wishes(engine.save_minutes, clock), Profile(engine.profile, run.profile_directory)
     watchdog = Watchdog(engine.stall_minutes, "train")
     with jax.set_mesh(run.mesh), stopping(wishes), watchdog, profile:
-        state = _restore(run, _initial(run, tx, params), checkpoints)
+        trained, frozen = params, None
+        if run.rank:
+            trained = lora.create(params, run.rank, run.batches.seed)
+            frozen = place(params, state_sharding(run.mesh, params))
+        state = _restore(run, _initial(run, tx, trained), checkpoints)
         train_step = make_step(run.graphdef, tx, engine)
         start = saved = int(state.step)
-        report, pending, wish = _Reporter(run, state.params, log, start, clock), None, 0
+        report, pending, wish = _Reporter(run, params, log, start, clock), None, 0
         own = own_rows(run.mesh, batches.rows)
         stream = batches.iterate(start, own)
         for step in range(start, batches.steps):
@@ -107,7 +115,7 @@ def fit(
             profile.before(step)
             wished = np.full(len(own), wishes.now(), np.int32)
             batch = place_batch(run.mesh, batches.rows, next(stream) | {"wish": wished})
-            state, sums = train_step(state, batch)
+            state, sums = train_step(state, batch, frozen)
             if pending:
                 asked = report(*pending)
                 wish = asked if pending[0] >= saved else 0  # else the last save has granted it
@@ -115,17 +123,20 @@ def fit(
             pending = (step, sums)
         if pending:
             report(*pending)
-    return optimizers.final_weights(state.optimizer, state.params)
+    found = optimizers.final_weights(state.optimizer, state.params)
+    return lora.merged(frozen, found) if run.rank else found
 
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig):
-    """The jitted step (state, batch) -> (state, sums and gradient norm)."""
+    """The jitted step (state, batch, frozen) -> (state, sums and gradient norm); `frozen` are the weights that trained
+    adapters change, if it is these that are trained."""
 
-    def objective(params: nnx.State, batch) -> tuple[jax.Array, LossSums]:
-        sums = loss_sums(graphdef, params, batch, engine)
-        return sums.loss, sums
+    def train_step(state: State, batch, frozen: nnx.State | None = None) -> tuple[State, dict[str, jax.Array]]:
+        def objective(trained, batch) -> tuple[jax.Array, LossSums]:
+            weights = (trained, {}) if frozen is None else (frozen, trained)
+            sums = loss_sums(graphdef, weights[0], batch, engine, weights[1])
+            return sums.loss, sums
 
-    def train_step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
         wish = jnp.max(batch["wish"])
         batch = {name: array for name, array in batch.items() if name != "wish"}
         grads, sums = _accumulated(jax.grad(objective, has_aux=True), state.params, batch, engine.micro_batches)
@@ -159,13 +170,14 @@ def _first(tree):
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig) -> LossSums:
+def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig,
+              adapters: lora.Adapters = MappingProxyType({})) -> LossSums:  # fmt: skip
     """The sums of the loss over the weighted positions of a batch."""
     model = nnx.merge(graphdef, params)
     rows = None if jax.sharding.get_abstract_mesh().empty else BATCH
     hidden_RTD = model(
         batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat,
-        rows=rows,
+        rows=rows, adapters=adapters,
     )  # fmt: skip
     hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
     return soft_target_loss(

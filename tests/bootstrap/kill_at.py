@@ -52,10 +52,10 @@ def after_the_first_checkpoint():
     def make_step(*args):
         step = real(*args)
 
-        def stepping(state, batch):
+        def stepping(state, batch, frozen):
             if int(state.step) == 5:  # saved at 3, by now committed
                 die()
-            return step(state, batch)
+            return step(state, batch, frozen)
 
         return stepping
 

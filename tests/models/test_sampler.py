@@ -57,6 +57,14 @@ def test_greedy_takes_the_likeliest_token_of_the_full_forward(small):
         assert tokens == logits.argmax(-1).tolist()
 
 
+def test_id_0_is_a_token_like_any_other(small):
+    asked = [Request(i, prompt) for i, prompt in enumerate([(0, 5, 0), (5, 0), (0,)])]
+    for r, s in zip(asked, sampler(small)(small[1], asked, seed=0, temperature=0.0, stop=()), strict=True):
+        np.testing.assert_allclose(s.probs[0].max(), full_probs(*small, r.prompt)[-1].max(), atol=1e-5)
+    found = Scorer(small[0], rows=4)(small[1], [((0, 5), (0,))], (5, 9))
+    np.testing.assert_allclose(found[0], full_probs(*small, (0, 5, 0))[-1][[5, 9]], atol=1e-5)
+
+
 def test_captured_distributions_are_those_before_the_temperature(small):
     asked = requests(6, seed=5)
     for r, s in zip(asked, sampler(small)(small[1], asked, seed=0, temperature=2.5, stop=STOP), strict=True):
@@ -101,9 +109,9 @@ def test_a_prompt_of_many_requests_is_read_once_and_they_say_what_each_says_alon
     asked = [Request(1000 * i + n, r.prompt) for i, r in enumerate(requests(3, shortest=5)) for n in range(8)]
     read = []
     prefill = slots.prefill
-    monkeypatch.setattr(slots, "prefill", lambda *a, **k: read.append(np.asarray(a[1])) or prefill(*a, **k))
+    monkeypatch.setattr(slots, "prefill", lambda *a, **k: read.append(a[2]) or prefill(*a, **k))
     together = sampler(small, slots=8)(small[1], asked, seed=1, temperature=1.0, stop=STOP)
-    assert sum((rows != 0).any(axis=1).sum() for rows in read) <= 3 + 2  # a queue may end inside a prompt's requests
+    assert sum(real.any(axis=1).sum() for real in read) <= 3 + 2  # a queue may end inside a prompt's requests
     alone = [sampler(small, slots=8)(small[1], [r], seed=1, temperature=1.0, stop=STOP)[0] for r in asked]
     assert said(together) == said(alone)
 

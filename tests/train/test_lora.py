@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import arrays, assert_same_bits, awaken, random_examples
+
+from models import decoder
+from models.decoder import DecoderConfig
+from models.family import Family
+from train import lora
+from train.batches import Batches
+from train.checkpoint import Checkpoints
+from train.optimizer import OptimizerConfig
+from train.sharding import MeshConfig, make_mesh
+from train.trainer import EngineConfig, Training, fit, loss_sums, mean_loss
+
+QWEN = DecoderConfig(
+    vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, max_length=64, conv=1,
+    family=Family("Qwen2ForCausalLM", activation="silu", gated=True, biases=("query", "key", "value")),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    graphdef, params = decoder.create(QWEN, 0)
+    return graphdef, awaken(params)
+
+
+def noisy(params, rank=3):
+    made = lora.create(params, rank, 0)
+    return {name: x + 0.1 * jax.random.normal(jax.random.key(i), x.shape) for i, (name, x) in enumerate(made.items())}
+
+
+def training(graphdef, examples, *, steps=60, devices=1, rank=4):
+    batches = Batches([(examples, 8)], seed=1, steps=steps, columns=48, row_multiple=devices)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=devices), jax.devices()[:devices])
+    return Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, EngineConfig(), {"arm": "lora"}, rank=rank)
+
+
+def test_a_new_adapter_changes_nothing(model):
+    graphdef, params = model
+    made = lora.create(params, 3, 0)
+    assert made["query_into"].shape == (2, 32, 3) and made["output_out"].shape == (2, 3, 32)
+    assert made["down_into"].shape == (2, 48, 3) and made["key_out"].shape == (2, 3, 16)
+    assert_same_bits(lora.merged(params, made), params)
+
+
+def test_merged_weights_give_what_the_adapters_give(model):
+    graphdef, params = model
+    adapters = noisy(params)
+    batch = next(training(graphdef, random_examples(20)).batches.iterate(0, np.arange(4)))
+    batch = {name: jnp.asarray(x) for name, x in batch.items()}
+    beside = loss_sums(graphdef, params, batch, EngineConfig(), adapters)
+    within = loss_sums(graphdef, lora.merged(params, adapters), batch, EngineConfig())
+    assert float(beside.loss) == pytest.approx(float(within.loss), rel=1e-5)
+    assert float(beside.loss) != pytest.approx(float(loss_sums(graphdef, params, batch, EngineConfig()).loss), rel=1e-3)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_training_learns_through_matrices_of_the_rank_alone(model, devices):
+    graphdef, params = model
+    examples = random_examples(16)
+    trained = fit(training(graphdef, examples, devices=devices), params, None, lambda step, values: None)
+    assert mean_loss(graphdef, trained, examples) < 0.8 * mean_loss(graphdef, params, examples)
+    before, after = arrays(params), arrays(trained)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name.split("'")[3] for name in changed} == set(lora.ADAPTED)
+    for name in changed:
+        change = (after[name] - before[name])[0]
+        matrix = change.reshape(-1, change.shape[-1]) if "output" in name else change.reshape(change.shape[0], -1)
+        assert np.linalg.matrix_rank(matrix, tol=1e-4) <= 4
+
+
+def test_resumed_adapters_are_those_of_an_unbroken_run(model, tmp_path):
+    graphdef, params = model
+    run = training(graphdef, random_examples(16), steps=12)
+    whole = fit(run, params, None, lambda step, values: None)
+
+    class Killed(Exception):
+        pass
+
+    def until_7(step, values):
+        if step == 7:
+            raise Killed
+
+    saving = replace(run, engine=EngineConfig(save_every=3))
+    with Checkpoints(tmp_path / "c", keep_every=3) as checkpoints, pytest.raises(Killed):
+        fit(saving, params, checkpoints, until_7)
+    with Checkpoints(tmp_path / "c", keep_every=3) as checkpoints:
+        assert checkpoints.latest() == 6
+        assert_same_bits(fit(saving, params, checkpoints, lambda step, values: None), whole)
