@@ -126,7 +126,7 @@ def layout(params: nnx.State, weights: Weights, plan: Plan) -> Weights:
     stacks = nnx.merge(plan.graphdef, params).layers
 
     def whole(x, first: int) -> NamedSharding:
-        names = (part if isinstance(part, tuple) else (part,) for part in x.sharding.spec[first:])
+        names = (part if isinstance(part, tuple) else (part,) for part in getattr(x.sharding, "spec", ())[first:])
         spec = (None if plan.across & set(part) else part[0] for part in names)
         return NamedSharding(plan.rows.mesh, PartitionSpec(*spec))
 

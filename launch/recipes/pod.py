@@ -1,4 +1,4 @@
-"""The same loop with models of Qwen3's shapes, for accelerators: from scratch, until weights can be brought along.
+"""The same loop with models of Qwen3's shapes, for accelerators: from scratch, or with `--base DIR` from their weights.
 
 ratchet preflight qwen3-0.6b --topology v5e:4x4
 """
