@@ -19,6 +19,7 @@ bench: .venv/tested
 # Peers have an environment of their own, seven gigabytes of it.
 bench-peers: .venv/tested .venv-peers/installed
 	$(BIN)/python tests/benchmarks/peers.py
+	$(BIN)/python tests/benchmarks/sampling_peers.py
 
 .venv-peers/installed:
 	$(PYTHON) -m venv .venv-peers

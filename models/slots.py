@@ -170,9 +170,9 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
     """
     model, width = nnx.merge(plan.graphdef, weights.params), plan.draws or plan.keep
     head_DV = model.head_DV()
-    empty_CBK = jnp.zeros((MOST_STEPS, plan.slots, width))
+    empty_CBK, tail_CB = jnp.zeros((MOST_STEPS, plan.slots, width)), jnp.zeros((MOST_STEPS, plan.slots))
     nothing_CB = jnp.full((MOST_STEPS, plan.slots), -1, jnp.int32)
-    out = Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, empty_CBK[..., 0]))
+    out = Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, tail_CB))
 
     def goes_on(carry) -> jax.Array:
         slots, step, _ = carry

@@ -147,6 +147,13 @@ def test_draws_are_captured_instead_of_the_likeliest_ids(small):
         np.testing.assert_allclose((s.probs * 9) % 1 % 1, 0, atol=1e-5)
 
 
+def test_without_capture_the_same_is_said(small):
+    asked = requests(5)
+    bare = sampler(small, keep=0)(small[1], asked, seed=0, temperature=1.0, stop=STOP)
+    assert said(bare) == said(sampler(small)(small[1], asked, seed=0, temperature=1.0, stop=STOP))
+    assert all(s.probs.shape == (len(s.tail), 0) and (s.tail == 1).all() for s in bare)
+
+
 def test_a_cache_of_bytes_says_nearly_the_same(small):
     """Distributions of the same tokens, against those of float32: the KL that the README gives."""
     asked = requests(12, seed=4)
