@@ -178,7 +178,8 @@ def round_up(length: int, step: int) -> int:
 
 def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:
     """What all dispatches gave, by request and in order."""
-    steps = jax.tree.map(lambda *arrays: np.concatenate([a.reshape(-1, *a.shape[2:]) for a in arrays]), *parts)
+    flat = lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
+    steps = jax.tree.map(lambda *arrays: np.concatenate([flat(a) for a in arrays]), *parts)
     kept = np.flatnonzero(steps.index_CB >= 0)
     kept = kept[np.argsort(steps.index_CB[kept], kind="stable")]
     index, tokens, (ids, probs, tail) = (jax.tree.map(lambda a: a[kept], part) for part in steps)
