@@ -61,13 +61,7 @@ class ChatTokenizer:
         Raises FolderError when something is missing, when the tokenizer has ids that the model has not, and when the
         template marks nothing as said by the assistant, since nothing would be trained on.
         """
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise FolderError(f"{folder}: no tokenizer.json; write it again with transformers' save_pretrained")
-        try:
-            tokenizer = FastTokenizer.from_str(path.read_text())
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise FolderError(f"{path}: cannot be read ({error})") from error
+        path, tokenizer = folder / "tokenizer.json", read_tokenizer(folder)
         largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
         if largest >= vocab_size:
             raise FolderError(f"{path}: has the id {largest}, but the model's embedding has {vocab_size} rows")
@@ -135,6 +129,17 @@ class ChatTokenizer:
                 pieces.append((self._special[match.group(0)], match.start()))
                 at = match.end()
         return pieces
+
+
+def read_tokenizer(folder: epath.Path) -> FastTokenizer:
+    """A folder's tokenizer.json. Raises FolderError when there is none to be read."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise FolderError(f"{folder}: no tokenizer.json; write it again with transformers' save_pretrained")
+    try:
+        return FastTokenizer.from_str(path.read_text())
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise FolderError(f"{path}: cannot be read ({error})") from error
 
 
 class _Generation(Extension):

@@ -9,7 +9,7 @@ from etils import epath
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
-from models.architectures import FolderError
+from models.chat import read_tokenizer
 from models.tokenizer import CONTROLS, Tokenizer
 
 CHAT_TEMPLATE = (
@@ -39,13 +39,7 @@ class FolderTokenizer(Tokenizer):
     @classmethod
     def of_folder(cls, folder: epath.Path) -> "FolderTokenizer":
         """The folder's own with what control symbols it lacks. Raises FolderError when there is none to be read."""
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise FolderError(f"{folder}: no tokenizer.json; write it again with transformers' save_pretrained")
-        try:
-            own = FastTokenizer.from_str(path.read_text())
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise FolderError(f"{path}: cannot be read ({error})") from error
+        own = read_tokenizer(folder)
         own.add_special_tokens([AddedToken(f"<|{name}|>", special=True, normalized=False) for name in CONTROLS])
         return cls(own.to_str().encode())
 

@@ -4,10 +4,6 @@ Bytes are the compiler's, and exact; times are medians of five in turns, by a Ll
 results/sampling.json with date, machine and versions.
 """
 
-import datetime
-import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +21,7 @@ look_for_no_tpu()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from figures import report  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from launch.collectives import memory_traffic  # noqa: E402
@@ -154,18 +151,5 @@ BOUNDS = {
 """What each figure must be at most, or at least where it is negative."""
 
 
-def main(names: list[str]) -> None:
-    found = json.loads(RESULT.read_text())["figures"] if RESULT.exists() else {}
-    for name in names or BOUNDS:
-        found[name] = globals()[name]()
-        for figure, value in found[name].items():
-            bound = BOUNDS[name].get(figure)
-            met = "" if bound is None else ("met" if (value <= bound if bound >= 0 else value >= -bound) else "MISSED")
-            print(f"{name:12} {figure:26} {value:14.6g} {'' if bound is None else bound:>6} {met}", flush=True)
-        made = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-                "versions": {"jax": jax.__version__, "python": platform.python_version()}}  # fmt: skip
-        RESULT.write_text(json.dumps(made | {"bounds": BOUNDS, "figures": found}, indent=1))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    report(sys.argv[1:], globals(), BOUNDS, RESULT)
