@@ -345,15 +345,16 @@ def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def _evened(found: Sequence[Example]) -> list[Example]:
-    """Every document group as often as its answers are long: what was hard to learn, and so passed the review less
-    often, is not trained less. No example is left out."""
+    """Every document group as often as its answers are long, squared: what was hard to learn, and so passed the review
+    less often, is not trained less, and what weighs more options, where more can go wrong, is trained more. No example
+    is left out."""
     groups: dict[tuple, list[Example]] = {}
     for e in found:
         groups.setdefault(tuple(e.lineage["documents"]), []).append(e)
-    lengths = {documents: float(np.mean([len(e.ids) for e in group])) for documents, group in groups.items()}
-    most = max((len(group) / lengths[documents] for documents, group in groups.items()), default=0.0)
+    shares = {documents: float(np.mean([len(e.ids) for e in group])) ** 2 for documents, group in groups.items()}
+    most = max((len(group) / shares[documents] for documents, group in groups.items()), default=0.0)
     return [
-        group[i % len(group)] for documents, group in groups.items() for i in range(round(most * lengths[documents]))
+        group[i % len(group)] for documents, group in groups.items() for i in range(round(most * shares[documents]))
     ]
 
 
