@@ -108,8 +108,8 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     mesh = make_mesh(config.mesh)
     return Run(
         directory, config, world, oracle, slices, Index(passages), {p.id: p for p in passages}, tuple(corpus),
-        tokenizer, rubric, graphdef, _sampler(config, graphdef, mesh), Scorer(graphdef, rows=config.simulate.slots),
-        mesh, progress, Metrics(directory),
+        tokenizer, rubric, graphdef, _sampler(config, graphdef, mesh), _scorer(config, graphdef, mesh), mesh, progress,
+        Metrics(directory),
     )  # fmt: skip
 
 
@@ -118,11 +118,18 @@ def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) ->
     c, parts = config.simulate, mesh.shape["data"] * mesh.shape["fsdp"]
     if c.slots % parts:
         raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
-    rows = slots_sharding(mesh) if mesh.size > 1 else None
     return Sampler(
         graphdef, slots=c.slots, new_tokens=c.new_tokens, keep=c.keep, int8=c.int8_cache,
-        dtype=config.train.engine.dtype, rows=rows,
+        dtype=config.train.engine.dtype, rows=_rows(mesh),
     )  # fmt: skip
+
+
+def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Scorer:
+    return Scorer(graphdef, questions=config.simulate.slots, dtype=config.train.engine.dtype, rows=_rows(mesh))
+
+
+def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding | None:
+    return slots_sharding(mesh) if mesh.size > 1 else None
 
 
 def _world(config: Config) -> Lessons:

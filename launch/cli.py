@@ -26,7 +26,7 @@ from bootstrap import config as configs
 from bootstrap import lineage, loop, outcome, report, seed, status
 from bootstrap.config import Config, ConfigError
 from bootstrap.ledger import write_json
-from launch import folders, preflight, preflight_sampling
+from launch import folders, preflight, preflight_inference
 from launch.console import Terminal
 from launch.folders import Export, Import
 from launch.preflight import Preflight
@@ -141,7 +141,7 @@ def _preflight(words: list[str]) -> int:
     if asked.json:
         print(json.dumps(found, indent=1))
     else:
-        (preflight if asked.step == "train" else preflight_sampling).show(found, _console())
+        (preflight if asked.step == "train" else preflight_inference).show(found, _console())
     return 0 if found["fits"] else 1
 
 
@@ -226,9 +226,7 @@ def _prepared(command: str, directory: epath.Path, config: Config, number: int) 
     _quiet()
     run = seed.prepare(directory, config, Terminal(_console()))
     if not has_weights(run.generation(number) / "model"):
-        raise UserError(
-            f"{command}: {directory} has no finished generation {number}; see `ratchet status {directory}`"
-        )
+        raise UserError(f"{command}: {directory} has no finished generation {number}; see `ratchet status {directory}`")
     return run
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bootstrap.config import Config
 from launch.collectives import by_kind, collectives
-from launch.preflight_sampling import bytes_on_chip, sampling
+from launch.preflight_inference import bytes_on_chip, sampling, scoring
 from models.decoder import Decoder, check_sizes
 from train import optimizer
 from train.flops import Chip, chip_of, step_flops, traced_flops
@@ -45,12 +45,12 @@ class Preflight:
     """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4 or v5p:2x2x2."""
     slices: int = 1
     """Slices, joined by a slower network along the data axis."""
-    step: Literal["train", "sample"] = "train"
-    """What is compiled: a step of training, or the sampler's dispatch."""
+    step: Literal["train", "sample", "score"] = "train"
+    """What is compiled: a step of training, the sampler's dispatch, or a batch of the review's questions."""
     rows: int = 2
     """Rows of a batch on each chip, of `--train.columns` tokens; all of them are predicted."""
     slots: int = 32
-    """Answers that each chip samples at a time."""
+    """Answers that each chip samples at a time, or questions that it is asked."""
     json: bool = False
     """Print everything as JSON."""
 
@@ -75,9 +75,9 @@ def preflight(asked: Preflight) -> dict[str, Any]:
     if chip is None:
         raise PreflightError(f"preflight: nothing is known of {mesh.devices.flat[0].device_kind}; see train/flops.py")
     where = {"topology": asked.topology, "slices": asked.slices, "chips": mesh.size, "mesh": dict(mesh.shape)}
-    if asked.step == "sample":
+    if asked.step != "train":
         with _afresh():
-            return where | sampling(config, mesh, chip, asked.slots)
+            return where | {"sample": sampling, "score": scoring}[asked.step](config, mesh, chip, asked.slots)
     rows = asked.rows * mesh.shape["data"] * mesh.shape["fsdp"]
     state, batch, step = _training_step(config, mesh, rows)
     tokens, columns = rows * config.train.columns, config.train.columns

@@ -9,6 +9,7 @@ chat.py           their tokenizers and chat templates
 sampler.py        samples any number of requests: what is read and seated when
 slots.py          what that runs on the device: slots that are refilled, distributions captured
 draw.py           from logits to a token and what is kept of its distribution
+inference.py      weights and rows of a model that is only read, on a mesh
 scorer.py         questions answered by the next token's probabilities
 folder_tokenizer.py  a folder's tokenizer.json with control symbols, for runs that start from its weights
 tokenizer.py      SentencePiece with control symbols, and the chat format

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from models import slots
 from models.draw import Warp
+from models.inference import Weights
 from models.slots import MOST_STEPS, Plan
 
 
@@ -84,9 +85,7 @@ class Sampler(Plan):
         warp = Warp(temperature, top_k, top_p, min_p)
         waiting = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), requests[i].prompt, i))
         columns = round_up(len(requests[waiting[0]].prompt), self.bucket)
-        weights = slots.cast(params, self)
-        if self.rows is not None:
-            weights = jax.device_put(weights, slots.layout(params, weights, self))
+        weights = self.weights(params)
         asked = slots.Asked(jnp.uint32(seed), jax.tree.map(jnp.asarray, warp), jnp.array(stop, jnp.int32))
         parts: list[slots.Steps] = []
         state, done = slots.empty(weights, columns, self), 0
@@ -127,7 +126,7 @@ class Sampler(Plan):
         parts = zip(places_Q.reshape(self.parts, -1), taken_M, self._count(places_Q), strict=True)
         return [int(index) for places, taken, count in parts for index in places[taken:count]]
 
-    def _read(self, weights: slots.Weights, requests: Sequence[Request], places_Q: np.ndarray, columns: int):
+    def _read(self, weights: Weights, requests: Sequence[Request], places_Q: np.ndarray, columns: int):
         """A queue of requests; prompts that several share are read once."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
@@ -142,15 +141,13 @@ class Sampler(Plan):
         read = slots.prefill(weights, prompt_AP, real_AP, prompt_Q, columns=columns, plan=self)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, self._count(places_Q).astype(np.int32))
 
-    def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, tuple, slots.Cache]:
+    def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, list, slots.Cache]:
         """A dispatch with prompts of `columns` tokens on a mesh, for shapes of parameters with their layout; with the
         shapes of what a step reads: weights and caches."""
-        laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         whole = NamedSharding(self.rows.mesh, PartitionSpec())
-        over = lambda tree: jax.tree.map(lambda x: laid(x, slots.place(x, self)), tree)
+        over = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), tree)
         number = lambda kind, *shape: jax.ShapeDtypeStruct(shape, kind, sharding=whole)
-        weights = jax.eval_shape(functools.partial(slots.cast, plan=self), params)
-        weights = jax.tree.map(laid, weights, slots.layout(params, weights, self))
+        weights = self.shapes(params)
         state = over(jax.eval_shape(lambda w: slots.empty(w, columns, self), weights))
         prompts, real = (jax.ShapeDtypeStruct((self.slots, columns), kind) for kind in (jnp.int32, bool))
         prefill = functools.partial(slots.prefill, columns=columns, plan=self)
@@ -160,8 +157,7 @@ class Sampler(Plan):
         asked = slots.Asked(number(jnp.uint32), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)
         lowered = slots.dispatch.lower(weights, state, queue, asked, *flags, cuts=False, plan=self)
-        rest = [w for path, w in jax.tree_util.tree_leaves_with_path(weights.params) if path[0].key != "layers"]
-        return lowered, (rest, weights.layers), state.cache
+        return lowered, weights.read, state.cache
 
 
 def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[np.ndarray, np.ndarray]:

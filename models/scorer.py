@@ -1,11 +1,13 @@
 """Questions about contexts, answered by the next token's probabilities; a context is read once for all its questions.
 
-Shapes: A contexts, W columns of a context, B questions, T columns of a question, V vocabulary.
+Shapes: A contexts, W columns of a context, B questions, T columns of a question, V vocabulary, M parts of a mesh, each
+with contexts and questions of its own.
 """
 
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from models.decoder import Cache
+from models.inference import Inference, Weights
 from models.sampler import left_pad, round_up
 
 Tokens = tuple[int, ...]
@@ -20,55 +23,101 @@ Asked = tuple[Tokens, Tokens]
 """Context, which may be empty, and question."""
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """Asks in batches of `rows` questions; it compiles once for every width, in steps of `bucket`."""
+class Shared(NamedTuple):
+    """What all parts need."""
 
-    graphdef: nnx.GraphDef
-    rows: int
+    weights: Weights
+    answers: jax.Array
+
+
+class Batch(NamedTuple):
+    """Contexts, padded on the left, and questions, padded on the right: where each ends, and which context of its own
+    part it is about."""
+
+    context_AW: np.ndarray
+    real_AW: np.ndarray
+    place_B: np.ndarray
+    question_BT: np.ndarray
+    ends_B: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scorer(Inference):
+    """Asks in batches of so many `questions`; it compiles once for every width, in steps of `bucket`."""
+
+    questions: int
     bucket: int = 32
 
     def __call__(self, params: nnx.State, asked: Sequence[Asked], answers: Tokens) -> np.ndarray:
         """Probabilities [len(asked), len(answers)] of each answer's id as the next token; equal questions run once."""
         found: dict[Asked, np.ndarray] = {}
-        for contexts, batch in self._batches(asked):
+        shared = Shared(self.weights(params), jnp.array(answers)) if asked else None
+        for parts in self._batches(asked):
+            probs_BA = jax.device_get(ask(shared, self._padded(parts), scorer=self))
+            own = self.questions // self.parts
+            for part, (_, questions) in enumerate(parts):
+                found.update(zip(questions, probs_BA[part * own :], strict=False))
+        return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
+
+    def _batches(self, asked: Sequence[Asked]) -> Iterator[list[tuple[list[Tokens], list[Asked]]]]:
+        """What runs together: by part, contexts and questions; those of a context side by side, and contexts of one
+        length too."""
+        unique = sorted(set(asked), key=lambda a: (len(a[0]), a[0], len(a[1]), a[1]))
+        for start in range(0, len(unique), self.questions):
+            batch = unique[start : start + self.questions]
+            size = -(-len(batch) // self.parts)
+            dealt = [batch[part * size : (part + 1) * size] for part in range(self.parts)]
+            yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
+
+    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Asked]]]) -> Batch:
+        longest = lambda texts: round_up(max(map(len, texts), default=0), self.bucket)
+        width = longest([context for contexts, _ in parts for context in contexts])
+        length = longest([question for _, batch in parts for _, question in batch])
+        own, height = self.questions // self.parts, self._height(max(len(contexts) for contexts, _ in parts))
+        made = []
+        for contexts, batch in parts:
             place = {context: i for i, context in enumerate(contexts)}
-            width = round_up(max(map(len, contexts)), self.bucket)
-            length = round_up(max(len(question) for _, question in batch), self.bucket)
-            question_BT, ends_B, place_B = np.zeros((self.rows, length), np.int32), *np.zeros((2, self.rows), int)
+            question_BT, ends_B, place_B = np.zeros((own, length), np.int32), *np.zeros((2, own), int)
             for row, (context, question) in enumerate(batch):
                 question_BT[row, : len(question)] = question
                 ends_B[row], place_B[row] = len(question) - 1, place[context]
-            context_AW, real_AW = left_pad(contexts, width, self._height(len(contexts)))
-            asked_of = (context_AW, real_AW, place_B, question_BT, ends_B)
-            probs_BA = _ask(self.graphdef, params, *asked_of, jnp.array(answers))
-            found.update(zip(batch, jax.device_get(probs_BA), strict=False))
-        return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
-
-    def _batches(self, asked: Sequence[Asked]) -> Iterator[tuple[list[Tokens], list[Asked]]]:
-        """Contexts and questions that run together: those of a context side by side, contexts of one length too."""
-        unique = sorted(set(asked), key=lambda a: (len(a[0]), a[0], len(a[1]), a[1]))
-        for start in range(0, len(unique), self.rows):
-            batch = unique[start : start + self.rows]
-            yield list(dict.fromkeys(context for context, _ in batch)), batch
+            made.append(Batch(*left_pad(contexts, width, height), place_B, question_BT, ends_B))
+        return Batch(*map(np.concatenate, zip(*made, strict=True)))
 
     def _height(self, contexts: int) -> int:
         """Contexts are read in one of few numbers, each of which compiles."""
-        return next(rows for rows in (self.rows // 8, self.rows // 2, self.rows) if rows >= contexts)
+        own = self.questions // self.parts
+        return next(rows for rows in (own // 8, own // 2, own) if rows >= contexts)
+
+    def lowered(self, params: nnx.State, contexts: int, width: int, length: int) -> tuple[jax.stages.Lowered, tuple]:
+        """A batch on a mesh with so many contexts of `width` tokens a part, and questions of `length`, for shapes of
+        parameters with their layout; with the shapes of what it is made from."""
+        heights = (contexts * self.parts, self.questions)
+        ints, real = jnp.int32, jax.ShapeDtypeStruct((heights[0], width), bool)
+        shape = lambda rows, *columns: jax.ShapeDtypeStruct((rows, *columns), ints)
+        batch = Batch(shape(heights[0], width), real, shape(heights[1]), shape(heights[1], length), shape(heights[1]))
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), batch)
+        shared = Shared(self.shapes(params), jax.ShapeDtypeStruct((2,), ints))
+        return ask.lower(shared, batch, scorer=self), (shared, batch)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _ask(graphdef, params, context_AW, real_AW, place_B, question_BT, ends_B, answers):
-    """Reads the contexts, gives every question the cache of its own, and reads the questions, padded on the right."""
-    model = nnx.merge(graphdef, params)
-    layers, (a, w), (b, t) = model.unstacked(), context_AW.shape, question_BT.shape
+@functools.partial(jax.jit, static_argnames="scorer")
+def ask(shared: Shared, batch: Batch, *, scorer: Scorer) -> jax.Array:
+    """Probabilities [B, answers], whole on every host."""
+    return scorer.everywhere(scorer.over_parts(_ask, whole=Shared)(shared, scorer.over_rows(batch)))
+
+
+def _ask(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
+    """Reads the contexts, gives every question the cache of its own, and reads the questions."""
+    model, layers = nnx.merge(scorer.graphdef, shared.weights.params), shared.weights.layers
+    (a, w), (b, t) = batch.context_AW.shape, batch.question_BT.shape
     cache = model.new_cache(a, w)
     if w:
-        cache = model.extend(layers, context_AW, real_AW, cache, 0)[1]
-    widen = lambda x: jnp.pad(x[place_B], ((0, 0), (0, 0), (0, t), (0, 0)))
+        cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0)[1]
+    widen = lambda x: jnp.pad(x[batch.place_B], ((0, 0), (0, 0), (0, t), (0, 0)))
     keys, values = (tuple(map(widen, stack)) for stack in (cache.keys, cache.values))
-    positions_BS = jnp.pad(cache.positions[place_B], ((0, 0), (0, t)), constant_values=-1)
-    own = Cache(keys, values, tuple(x[place_B] for x in cache.last), positions_BS)
-    hidden_BTD, _ = model.extend(layers, question_BT, jnp.arange(t) <= ends_B[:, None], own, w)
-    logits_BV = model.logits(hidden_BTD[jnp.arange(b), ends_B], model.head_DV())
-    return jax.nn.softmax(logits_BV)[:, answers]
+    positions_BS = jnp.pad(cache.positions[batch.place_B], ((0, 0), (0, t)), constant_values=-1)
+    own = Cache(keys, values, tuple(x[batch.place_B] for x in cache.last), positions_BS)
+    hidden_BTD, _ = model.extend(layers, batch.question_BT, jnp.arange(t) <= batch.ends_B[:, None], own, w)
+    logits_BV = model.logits(hidden_BTD[jnp.arange(b), batch.ends_B], model.head_DV())
+    return jax.nn.softmax(logits_BV)[:, shared.answers]

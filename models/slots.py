@@ -10,17 +10,16 @@ the queue; on a mesh, of their own part of it, so that nothing is sent between c
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
-from models.decoder import Cache, Layers
+from models.decoder import Cache
 from models.draw import Captured, Warp, capture, capture_draws, draw
+from models.inference import Inference, Weights
 
 LEAST_STEPS, MOST_STEPS = 16, 64
 """Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
@@ -29,15 +28,9 @@ REFILL = 16
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a sampler compiles for.
+class Plan(Inference):
+    """What a sampler compiles for: `keep` ids are captured (0: nothing is), or with `draws` so many draws."""
 
-    `keep` ids are captured (0: nothing is), or with `draws` so many draws. Weights are cast to `dtype`. `rows` lays
-    slots, and of their caches the heads, out over a mesh; weights then lie whole along the axes of slots (a step would
-    else gather them), and results whole on every host.
-    """
-
-    graphdef: nnx.GraphDef
     slots: int
     """Rows that sample at a time; as many more prompts wait, read."""
     new_tokens: int
@@ -47,29 +40,6 @@ class Plan:
     draws: int = 0
     int8: bool = False
     """Keys and values in a byte a number: half of the memory and traffic of bfloat16."""
-    dtype: str = "float32"
-    rows: NamedSharding | None = None
-
-    @property
-    def across(self) -> frozenset[str]:
-        """The mesh axes over which slots lie."""
-        first = () if self.rows is None else self.rows.spec[0]
-        return frozenset((first,) if isinstance(first, str) else first)
-
-    @property
-    def parts(self) -> int:
-        """M."""
-        size = 1
-        for axis in self.across:
-            size *= self.rows.mesh.shape[axis]
-        return size
-
-
-class Weights(NamedTuple):
-    """What a call reads: parameters, but each layer on its own."""
-
-    params: nnx.State
-    layers: Layers
 
 
 class Queue(NamedTuple):
@@ -112,37 +82,14 @@ class Asked(NamedTuple):
     stop: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def cast(params: nnx.State, plan: Plan) -> Weights:
-    """In the sampler's dtype; the stacks of layers stay as they are, unread."""
-    own = nnx.merge(plan.graphdef, params).unstacked()
-    cast = lambda x: x.astype(plan.dtype)
-    rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)
-    return Weights(rest, jax.tree.map(cast, own))
-
-
-def layout(params: nnx.State, weights: Weights, plan: Plan) -> Weights:
-    """Where weights lie: as the parameters, but whole along the axes of rows."""
-    stacks = nnx.merge(plan.graphdef, params).layers
-
-    def whole(x, first: int) -> NamedSharding:
-        names = (part if isinstance(part, tuple) else (part,) for part in getattr(x.sharding, "spec", ())[first:])
-        spec = (None if plan.across & set(part) else part[0] for part in names)
-        return NamedSharding(plan.rows.mesh, PartitionSpec(*spec))
-
-    layers = tuple({name: whole(stacks[name], 1) for name in layer} for layer in weights.layers)
-    rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
-    return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
-
-
 @functools.partial(jax.jit, static_argnames=("columns", "plan"))
 def empty(weights: Weights, columns: int, plan: Plan) -> Slots:
     """Free slots for prompts of so many columns."""
     model, batch = nnx.merge(plan.graphdef, weights.params), plan.slots
     cache, nothing_B = model.new_cache(batch, columns + plan.new_tokens, plan.int8), jnp.zeros(batch, jnp.int32)
     hidden_BD, taken_M = jnp.zeros((batch, model.config.width), plan.dtype), jnp.zeros(plan.parts, jnp.int32)
-    return _over_rows(
-        Slots(hidden_BD, cache, nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, taken_M, jnp.int32(0)), plan
+    return plan.over_rows(
+        Slots(hidden_BD, cache, nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, taken_M, jnp.int32(0))
     )
 
 
@@ -151,14 +98,14 @@ def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, pla
     """Last hidden states [Q, D] and caches of `columns` columns for the requests of a queue, each with the prompt that
     `prompt_Q` says; None: each with its own."""
     model = nnx.merge(plan.graphdef, weights.params)
-    prompt_AP = _over_rows(prompt_AP, plan) if prompt_Q is None else prompt_AP
+    prompt_AP = plan.over_rows(prompt_AP) if prompt_Q is None else prompt_AP
     nothing = model.new_cache(*prompt_AP.shape, plan.int8)
     hidden_APD, cache = model.extend(weights.layers, prompt_AP, real_AP, nothing, 0)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
     room = columns - prompt_AP.shape[1]
     keys, values = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (room, 0), (0, 0))), (cache.keys, cache.values))
     positions_QP = jnp.pad(cache.positions, ((0, 0), (room, 0)), constant_values=-1)
-    return _over_rows((hidden_QD, Cache(keys, values, cache.last, positions_QP)), plan)
+    return plan.over_rows((hidden_QD, Cache(keys, values, cache.last, positions_QP)))
 
 
 @functools.partial(jax.jit, static_argnames=("cuts", "plan"), donate_argnames="slots")
@@ -189,7 +136,8 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
 
     def step(carry):
         slots, number, out = carry
-        token_B, captured = _over_parts(_choose, plan, cuts)(model.logits(slots.hidden_BD, head_DV), slots, asked)
+        choose, logits_BV = plan.over_parts(_choose, cuts, whole=Asked), model.logits(slots.hidden_BD, head_DV)
+        token_B, captured = choose(logits_BV, slots, asked)
         busy_B = slots.index_B >= 0
         out = jax.tree.map(lambda all_C, one: all_C.at[number].set(one), out, Steps(slots.index_B, token_B, captured))
         column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
@@ -200,56 +148,22 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
         )  # fmt: skip
-        return _over_rows(slots, plan), number + 1, out
+        return plan.over_rows(slots), number + 1, out
 
     def seated(carry):
         slots, number, out = carry
-        return _over_parts(_seat, plan)(slots, queue), number, out
+        return plan.over_parts(_seat, whole=Asked)(slots, queue), number, out
 
     steps_then_seats = lambda carry: seated(jax.lax.while_loop(goes_on_unseated, step, carry))
     slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
     told = (steps, slots.taken_M, _working(slots, plan))
-    if plan.rows is not None:
-        out, told = jax.lax.with_sharding_constraint((out, told), NamedSharding(plan.rows.mesh, PartitionSpec()))
+    out, told = plan.everywhere((out, told))
     return slots, told, out
 
 
 def _working(slots: Slots, plan: Plan) -> jax.Array:
     """Slots at work [M]."""
     return jnp.sum(slots.index_B.reshape(plan.parts, -1) >= 0, axis=1)
-
-
-def place(x, plan: Plan) -> NamedSharding:
-    """Where an array of slots [B, ...] or [B, G, S, E] lies; a number lies everywhere."""
-    mesh, (slots, heads) = plan.rows.mesh, plan.rows.spec
-    if x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
-        return NamedSharding(mesh, PartitionSpec(slots, heads))
-    return NamedSharding(mesh, PartitionSpec(slots) if x.ndim else PartitionSpec())
-
-
-def _over_rows(tree, plan: Plan):
-    if plan.rows is None:
-        return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place(x, plan)), tree)
-
-
-def _over_parts(function: Callable, plan: Plan, *static) -> Callable:
-    """The function on each part's own rows, with nothing sent between parts."""
-    own = functools.partial(function, plan, *static)
-    if plan.rows is None:
-        return own
-    rows = PartitionSpec(plan.rows.spec[0])
-
-    def split(tree):
-        return jax.tree.map(lambda x: rows if x.ndim and type(tree) is not Asked else PartitionSpec(), tree)
-
-    def mapped(*trees):
-        inputs, outputs = tuple(map(split, trees)), split(jax.eval_shape(own, *trees))
-        return jax.shard_map(
-            own, mesh=plan.rows.mesh, in_specs=inputs, out_specs=outputs, axis_names=plan.across, check_vma=False
-        )(*trees)  # fmt: skip
-
-    return mapped
 
 
 def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tuple[jax.Array, Captured]:

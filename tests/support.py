@@ -25,7 +25,7 @@ from bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, rende
 from bootstrap.worlds.lessons import Lessons, Situation, stories
 from launch.recipes import RECIPES
 from models import decoder
-from models.sampler import Sampler
+from models.sampler import Request, Sampler
 from models.tokenizer import Tokenizer
 from train.batches import Batches
 from train.optimizer import OptimizerConfig
@@ -79,6 +79,15 @@ def random_examples(count: int, *, seed: int = 0, vocab: int = 64, longest: int 
         lineage = {"number": number}
         made.append(Example.create(tokens, weights, ids, mass[:, :-1], mass[:, -1], origin="seed", lineage=lineage))
     return made
+
+
+def requests(count: int, seed: int = 0, shortest: int = 1, longest: int = 16) -> list[Request]:
+    """Prompts of random length and ids below 64."""
+    rng = np.random.default_rng(seed)
+    return [
+        Request(int(rng.integers(2**40)), tuple(rng.integers(2, 64, rng.integers(shortest, longest + 1)).tolist()))
+        for _ in range(count)
+    ]
 
 
 def small_world(seed: int = 0) -> Lessons:

@@ -98,9 +98,9 @@ def _product(equation) -> float:
 
 
 def _times(equation) -> int:
-    """How often an equation's own jaxpr runs: the length of a scan, the chips of a shard_map."""
+    """How often an equation's own jaxpr runs: the length of a scan, the parts that a shard_map splits by hand."""
     if equation.primitive.name == "shard_map":
-        return equation.params["mesh"].size
+        return math.prod(equation.params["mesh"].shape[axis] for axis in equation.params["newly_manual_axes"])
     return equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
 
 

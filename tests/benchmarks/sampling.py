@@ -134,7 +134,7 @@ def review() -> dict[str, float]:
     """Six questions of 32 tokens about each of 8 contexts of 128: the contexts read once against six prefills."""
     graphdef, params = llama()
     contexts, questions = prompts(8, 128), prompts(6, 32)
-    scorer = Scorer(graphdef, rows=48)
+    scorer = Scorer(graphdef, questions=48)
     whole = [((), (*c, *q)) for c in contexts for q in questions]
     apart = [(c, q) for c in contexts for q in questions]
     assert np.allclose(scorer(params, whole, (5, 6)), scorer(params, apart, (5, 6)), atol=1e-5)

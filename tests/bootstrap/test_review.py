@@ -96,7 +96,7 @@ def test_what_a_passage_says_about_the_review_changes_nothing(scene):
 
 
 def reviewer(speaker, tokenizer, criteria):
-    return Reviewer(Scorer(speaker[0], rows=8), speaker[1], tokenizer, tuple(criteria), 150)
+    return Reviewer(Scorer(speaker[0], questions=8), speaker[1], tokenizer, tuple(criteria), 150)
 
 
 def only(**fields):

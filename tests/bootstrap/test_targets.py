@@ -25,7 +25,7 @@ def case(world, torn):
     ]
     sampled = complete(torn, index, drafts, SimulateConfig(new_tokens=60), generation=1, seed=0)
     criteria = tuple(c for c in load_rubric("") if c.kind == "programmatic")
-    reviewer = Reviewer(Scorer(torn.sampler.graphdef, rows=16), torn.params, torn.tokenizer, criteria, 130)
+    reviewer = Reviewer(Scorer(torn.sampler.graphdef, questions=16), torn.params, torn.tokenizer, criteria, 130)
     by_id = {t.id: t for t in tasks}
     reviews = reviewer.review(sampled, by_id, passages)
     accepted = [t for t, r in zip(sampled, reviews, strict=True) if r.accepted]

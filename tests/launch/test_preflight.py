@@ -6,7 +6,7 @@ import jax
 import pytest
 from support import tiny_config
 
-from launch import cli, preflight, preflight_sampling
+from launch import cli, preflight, preflight_inference
 from launch.preflight import Preflight, PreflightError
 from models.decoder import DecoderConfig
 from models.family import Family
@@ -89,6 +89,21 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     assert step["formula"] == consumers["weights for sampling"] + consumers["caches of slots"]
     assert 0.6 < step["ratio"] < 1.2  # a part of so small a model stays in the chip
     assert sum(step["sent"].values()) < 0.01 * step["bytes"]
-    preflight_sampling.show(found, cli._console())
+    preflight_inference.show(found, cli._console())
     said = capsys.readouterr().out
     assert "caches of slots" in said and "tokens a second" in said
+
+
+def test_a_batch_of_questions_costs_what_the_formula_says_and_sends_nothing_between_parts(capsys):
+    found = preflight.preflight(asked(step="score", slots=64, topology="v5e:2x2"))
+    assert found["fits"] and found["questions"] == 256 and found["contexts"] == 32
+    assert found["context_columns"] + found["question_columns"] == 480  # of 512, less 32 that an answer may take
+    consumers = found["memory"]["consumers"]
+    assert found["memory"]["needed"] > sum(consumers.values()) > consumers["weights for scoring"] > 0
+    assert found["step"]["bytes"] > consumers["weights for scoring"]
+    assert 1.0 < found["flops"]["ratio"] < 1.5  # attention looks at whole squares
+    assert sum(found["step"]["sent"].values()) < 2**20, "weights lie whole on every chip"
+    assert found["bound"]["questions_a_second_at_most"] > 0
+    preflight_inference.show(found, cli._console())
+    said = capsys.readouterr().out
+    assert "FLOPs of a question" in said and "questions a second" in said

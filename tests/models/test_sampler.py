@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from support import full_logits, full_probs
+from support import full_logits, full_probs, requests
 
 from launch.collectives import collectives
 from models import slots
@@ -14,14 +14,6 @@ STOP = (1,)
 
 def sampler(small, **sizes):
     return Sampler(small[0], **{"slots": 4, "new_tokens": 12, "keep": 6, "bucket": 16} | sizes)
-
-
-def requests(count, seed=0, shortest=1, longest=16):
-    rng = np.random.default_rng(seed)
-    return [
-        Request(int(rng.integers(2**40)), tuple(rng.integers(2, 64, rng.integers(shortest, longest + 1)).tolist()))
-        for _ in range(count)
-    ]
 
 
 def said(sampled):
@@ -61,7 +53,7 @@ def test_id_0_is_a_token_like_any_other(small):
     asked = [Request(i, prompt) for i, prompt in enumerate([(0, 5, 0), (5, 0), (0,)])]
     for r, s in zip(asked, sampler(small)(small[1], asked, seed=0, temperature=0.0, stop=()), strict=True):
         np.testing.assert_allclose(s.probs[0].max(), full_probs(*small, r.prompt)[-1].max(), atol=1e-5)
-    found = Scorer(small[0], rows=4)(small[1], [((0, 5), (0,))], (5, 9))
+    found = Scorer(small[0], questions=4)(small[1], [((0, 5), (0,))], (5, 9))
     np.testing.assert_allclose(found[0], full_probs(*small, (0, 5, 0))[-1][[5, 9]], atol=1e-5)
 
 
@@ -202,16 +194,6 @@ def test_progress_counts_every_request_once(small):
     told = []
     sampler(small)(small[1], requests(10), seed=0, temperature=1.0, stop=STOP, advance=told.append)
     assert sum(told) == 10
-
-
-def test_scorer_gives_the_probabilities_of_the_full_forward(small):
-    contexts = [(), *(r.prompt for r in requests(3, seed=2, longest=30))]
-    asked = [(contexts[i % 4], r.prompt) for i, r in enumerate(requests(11, seed=3))]
-    asked.append(asked[0])
-    found = Scorer(small[0], rows=8, bucket=16)(small[1], asked, (5, 9))
-    expected = np.stack([full_probs(*small, (*c, *q))[-1][[5, 9]] for c, q in asked])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert Scorer(small[0], rows=4)(small[1], [], (5, 9)).shape == (0, 2)
 
 
 def test_the_sampler_compiles_once_a_bucket(small):

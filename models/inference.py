@@ -1,0 +1,124 @@
+"""A model that is only read: weights in one dtype, each layer on its own, laid out once; and rows that stay on their
+own part of a mesh.
+
+Shapes: A rows of any kind (slots, prompts, questions), M parts of the mesh that they are split into.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from models.decoder import Layers
+
+
+class Weights(NamedTuple):
+    """What a call reads: parameters, but each layer on its own."""
+
+    params: nnx.State
+    layers: Layers
+
+    @property
+    def read(self) -> list[jax.Array]:
+        """All but the stacks of layers, which stay in `params` unread."""
+        rest = [w for path, w in jax.tree_util.tree_leaves_with_path(self.params) if path[0].key != "layers"]
+        return [*rest, *jax.tree.leaves(self.layers)]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a mesh; weights then lie
+    whole along the axes of rows (a step would else gather them), and results whole on every host."""
+
+    graphdef: nnx.GraphDef
+    dtype: str = field(default="float32", kw_only=True)
+    rows: NamedSharding | None = field(default=None, kw_only=True)
+
+    @property
+    def across(self) -> frozenset[str]:
+        """The mesh axes over which rows lie."""
+        first = () if self.rows is None else self.rows.spec[0]
+        return frozenset((first,) if isinstance(first, str) else first)
+
+    @property
+    def parts(self) -> int:
+        """M."""
+        size = 1
+        for axis in self.across:
+            size *= self.rows.mesh.shape[axis]
+        return size
+
+    def weights(self, params: nnx.State) -> Weights:
+        """Cast and laid out; once a call."""
+        weights = _cast(params, self.graphdef, self.dtype)
+        return weights if self.rows is None else jax.device_put(weights, self._layout(params, weights))
+
+    def shapes(self, params: nnx.State) -> Weights:
+        """Those of `weights`, with their layout over the mesh, for shapes of parameters with theirs."""
+        weights = jax.eval_shape(functools.partial(_cast, graphdef=self.graphdef, dtype=self.dtype), params)
+        laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        return jax.tree.map(laid, weights, self._layout(params, weights))
+
+    def place(self, x: jax.Array) -> NamedSharding:
+        """Where an array of rows [A, ...] or [A, G, S, E] lies; a number lies everywhere."""
+        mesh, (rows, heads) = self.rows.mesh, self.rows.spec
+        if x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
+            return NamedSharding(mesh, PartitionSpec(rows, heads))
+        return NamedSharding(mesh, PartitionSpec(rows) if x.ndim else PartitionSpec())
+
+    def over_rows(self, tree):
+        """Arrays of rows, inside jit, where they belong."""
+        if self.rows is None:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.place(x)), tree)
+
+    def everywhere(self, tree):
+        """Results, inside jit, whole on every host."""
+        if self.rows is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.rows.mesh, PartitionSpec()))
+
+    def over_parts(self, function: Callable, *static, whole: type) -> Callable:
+        """`function(self, *static, *trees)` on each part's own rows, with nothing sent between parts; trees of the type
+        `whole` go to all of them as they are."""
+        own = functools.partial(function, self, *static)
+        if self.rows is None:
+            return own
+        rows = PartitionSpec(self.rows.spec[0])
+
+        def split(tree: Any):
+            return jax.tree.map(lambda x: rows if x.ndim and type(tree) is not whole else PartitionSpec(), tree)
+
+        def mapped(*trees):
+            inputs, outputs = tuple(map(split, trees)), split(jax.eval_shape(own, *trees))
+            return jax.shard_map(
+                own, mesh=self.rows.mesh, in_specs=inputs, out_specs=outputs, axis_names=self.across, check_vma=False
+            )(*trees)  # fmt: skip
+
+        return mapped
+
+    def _layout(self, params: nnx.State, weights: Weights) -> Weights:
+        """Where weights lie: as the parameters, but whole along the axes of rows."""
+        stacks = nnx.merge(self.graphdef, params).layers
+
+        def whole(x, first: int) -> NamedSharding:
+            names = (part if isinstance(part, tuple) else (part,) for part in getattr(x.sharding, "spec", ())[first:])
+            spec = (None if self.across & set(part) else part[0] for part in names)
+            return NamedSharding(self.rows.mesh, PartitionSpec(*spec))
+
+        layers = tuple({name: whole(stacks[name], 1) for name in layer} for layer in weights.layers)
+        rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
+        return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "dtype"))
+def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str) -> Weights:
+    """In one dtype; the stacks of layers stay as they are, unread."""
+    own = nnx.merge(graphdef, params).unstacked()
+    cast = lambda x: x.astype(dtype)
+    rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)
+    return Weights(rest, jax.tree.map(cast, own))

@@ -1,0 +1,52 @@
+"""Questions of contexts, against the full forward pass; and over a mesh."""
+
+import jax
+import numpy as np
+import pytest
+from support import full_probs, requests
+
+from launch.collectives import collectives
+from models.scorer import Scorer
+from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+
+
+@pytest.fixture(scope="module")
+def asked():
+    contexts = [(), *(r.prompt for r in requests(3, seed=2, longest=30))]
+    asked = [(contexts[i % 4], r.prompt) for i, r in enumerate(requests(11, seed=3))]
+    return [*asked, asked[0]]
+
+
+def test_it_gives_the_probabilities_of_the_full_forward(small, asked):
+    found = Scorer(small[0], questions=8, bucket=16)(small[1], asked, (5, 9))
+    expected = np.stack([full_probs(*small, (*c, *q))[-1][[5, 9]] for c, q in asked])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert Scorer(small[0], questions=4)(small[1], [], (5, 9)).shape == (0, 2)
+
+
+def test_weights_are_cast(small, asked):
+    rough, fine = (Scorer(small[0], questions=8, dtype=d)(small[1], asked, (5, 9)) for d in ("bfloat16", "float32"))
+    assert 1e-6 < np.abs(rough - fine).max() < 0.02
+
+
+@pytest.fixture(scope="module")
+def spread(small):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    params = jax.device_put(small[1], state_sharding(mesh, small[1]))
+    return Scorer(small[0], questions=8, bucket=16, rows=slots_sharding(mesh)), params, mesh
+
+
+def test_over_a_mesh_it_says_the_same(small, spread, asked):
+    scorer, params, _ = spread
+    alone = Scorer(small[0], questions=8, bucket=16)(small[1], asked, (5, 9))
+    np.testing.assert_allclose(scorer(params, asked, (5, 9)), alone, atol=1e-6)
+    few = asked[:3]  # fewer than there are parts
+    np.testing.assert_allclose(scorer(params, few, (5, 9)), alone[:3], atol=1e-6)
+
+
+def test_parts_of_a_mesh_exchange_nothing_but_answers(spread):
+    scorer, params, mesh = spread
+    lowered, _ = scorer.lowered(params, contexts=1, width=16, length=16)
+    sent = collectives(lowered.compile().as_text(), mesh)
+    assert sent, "layers are split over tensor"
+    assert sum(c.bytes for c in sent if set(c.axes) & {"data", "fsdp"}) <= 8 * 2 * 4
