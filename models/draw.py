@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 _BLOCK = 128
 """Ids summed together when a token is drawn."""
+_SMALL = 32
+"""Ids whose largest is looked for first: on CPU, an argmax or top-k of a whole vocabulary costs several times more."""
 
 
 class Warp(NamedTuple):
@@ -45,7 +47,7 @@ def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> 
     if cuts:
         weights_BV = jnp.where(weights_BV >= _least_weight(weights_BV, warp)[:, None], weights_BV, 0)
     drawn_B = _invert(weights_BV, uniform_B[:, None])[:, 0]
-    return jnp.where(warp.temperature <= 0, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
+    return jnp.where(warp.temperature <= 0, top(logits_BV, 1)[1][:, 0], drawn_B).astype(jnp.int32)
 
 
 def _least_weight(weights_BV: jax.Array, warp: Warp) -> jax.Array:
@@ -65,9 +67,7 @@ def _invert(weights_BV: jax.Array, uniform_BN: jax.Array) -> jax.Array:
 
     Sums of blocks first, then inside a block: the vocabulary is read once, not summed up id by id.
     """
-    b, v = weights_BV.shape
-    padded = jnp.pad(weights_BV, ((0, 0), (0, -v % _BLOCK)))
-    blocks_BMI = padded.reshape(b, -1, _BLOCK)
+    blocks_BMI = _blocks(weights_BV, _BLOCK, 0.0)
     ends_BM = jnp.cumsum(jnp.sum(blocks_BMI, axis=-1), axis=-1)
     sought_BN = uniform_BN * ends_BM[:, -1:]
     block_BN = jnp.minimum(jnp.sum(ends_BM[:, None, :] <= sought_BN[..., None], axis=-1), ends_BM.shape[1] - 1)
@@ -79,14 +79,34 @@ def _invert(weights_BV: jax.Array, uniform_BN: jax.Array) -> jax.Array:
     return block_BN * _BLOCK + jnp.minimum(place_BN, last_BN)
 
 
-def capture(probs_BV: jax.Array, token_B: jax.Array, keep: int) -> Captured:
+def top(values_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The largest values and their ids [B, count], as of `jax.lax.top_k`, equal ones included: the largest lie in as
+    many blocks, those with the largest maxima."""
+    if values_BV.shape[1] <= 2 * count * _SMALL:
+        return jax.lax.top_k(values_BV, count)
+    blocks_BMI = _blocks(values_BV, _SMALL, -jnp.inf)
+    block_BK = jnp.sort(jax.lax.top_k(jnp.max(blocks_BMI, axis=-1), count)[1], axis=-1)
+    within_BKI = jnp.take_along_axis(blocks_BMI, block_BK[..., None], axis=1)
+    found_BK, place_BK = jax.lax.top_k(within_BKI.reshape(len(values_BV), -1), count)
+    return found_BK, jnp.take_along_axis(block_BK, place_BK // _SMALL, axis=1) * _SMALL + place_BK % _SMALL
+
+
+def _blocks(x_BV: jax.Array, size: int, fill: float) -> jax.Array:
+    """[B, blocks, size], the last filled up."""
+    padded = jnp.pad(x_BV, ((0, 0), (0, -x_BV.shape[1] % size)), constant_values=fill)
+    return padded.reshape(len(x_BV), -1, size)
+
+
+def capture(logits_BV: jax.Array, token_B: jax.Array, keep: int) -> Captured:
     """The `keep` most likely ids with their probabilities and the mass outside; `token_B` is always kept."""
-    top_BK, ids_BK = jax.lax.top_k(probs_BV, keep)
-    own_B = jnp.take_along_axis(probs_BV, token_B[:, None], axis=1)[:, 0]
+    top_BK, ids_BK = top(logits_BV, keep)
+    own_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
     replaced_BK = ~jnp.any(ids_BK == token_B[:, None], axis=1)[:, None] & (jnp.arange(keep) == keep - 1)
+    peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    whole_B1 = jnp.sum(jnp.exp(logits_BV - peak_B1), axis=-1, keepdims=True)
+    probs_BK = jnp.exp(jnp.where(replaced_BK, own_B[:, None], top_BK) - peak_B1) / whole_B1
     ids_BK = jnp.where(replaced_BK, token_B[:, None], ids_BK)
-    top_BK = jnp.where(replaced_BK, own_B[:, None], top_BK)
-    return Captured(ids_BK, top_BK, jnp.maximum(1.0 - top_BK.sum(-1), 0.0))
+    return Captured(ids_BK, probs_BK, jnp.maximum(1.0 - probs_BK.sum(-1), 0.0))
 
 
 def capture_draws(probs_BV: jax.Array, uniform_BN: jax.Array) -> Captured:

@@ -85,9 +85,9 @@ class Scorer(Inference):
         return Batch(*map(np.concatenate, zip(*made, strict=True)))
 
     def _height(self, contexts: int) -> int:
-        """Contexts are read in one of few numbers, each of which compiles."""
+        """Contexts are read in one of few numbers, powers of two, each of which compiles."""
         own = self.questions // self.parts
-        return next(rows for rows in (own // 8, own // 2, own) if rows >= contexts)
+        return min(own, max(own // 8, 1 << (contexts - 1).bit_length()))
 
     def lowered(self, params: nnx.State, contexts: int, width: int, length: int) -> tuple[jax.stages.Lowered, tuple]:
         """A batch on a mesh with so many contexts of `width` tokens a part, and questions of `length`, for shapes of

@@ -175,7 +175,7 @@ def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tu
         uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), plan.draws))
         return token_B, capture_draws(jax.nn.softmax(logits_BV), uniform(keys_B))
     if plan.keep:
-        return token_B, capture(jax.nn.softmax(logits_BV), token_B, plan.keep)
+        return token_B, capture(logits_BV, token_B, plan.keep)
     nothing_B0 = jnp.zeros((len(token_B), 0))
     return token_B, Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.draw import Warp, capture, capture_draws, draw
+from models.draw import Warp, capture, capture_draws, draw, top
 
 BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
@@ -56,11 +56,11 @@ def test_temperature_0_is_greedy():
 
 def test_capture_keeps_the_most_likely_ids_and_the_emitted_one():
     probs = np.array([[0.4, 0.3, 0.2, 0.07, 0.03]], np.float32)
-    ids, top, tail = capture(probs, np.array([4]), 3)
+    ids, top, tail = capture(jnp.log(probs), np.array([4]), 3)
     assert ids.tolist() == [[0, 1, 4]]
-    np.testing.assert_allclose(top, [[0.4, 0.3, 0.03]])
+    np.testing.assert_allclose(top, [[0.4, 0.3, 0.03]], rtol=1e-6)
     np.testing.assert_allclose(tail, [0.27], atol=1e-6)
-    assert capture(probs, np.array([1]), 3)[0].tolist() == [[0, 1, 2]]
+    assert capture(jnp.log(probs), np.array([1]), 3)[0].tolist() == [[0, 1, 2]]
 
 
 def test_draws_are_the_distribution_in_the_mean_and_each_id_has_one_count():
@@ -72,3 +72,10 @@ def test_draws_are_the_distribution_in_the_mean_and_each_id_has_one_count():
     assert all(len(set(row[s > 0])) == (s > 0).sum() for row, s in zip(ids[:100], share[:100], strict=True))
     mean = np.bincount(ids.ravel(), share.ravel(), minlength=40) / 4000
     np.testing.assert_allclose(mean, probs, atol=4 * np.sqrt(probs.max() / 48_000))
+
+
+@given(st.integers(1, 40), st.integers(1, 700), st.integers(0, 2**32 - 1))
+def test_the_largest_values_are_those_of_top_k_equal_ones_included(count, size, seed):
+    values = np.random.default_rng(seed).integers(-3, 30, (2, size)).astype(np.float32)
+    for found, expected in zip(top(values, min(count, size)), jax.lax.top_k(values, min(count, size)), strict=True):
+        np.testing.assert_array_equal(found, expected)
