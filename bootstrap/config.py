@@ -127,7 +127,7 @@ class TrainConfig:
     """Examples per step of the seed model: simulate, interrupt, review, prose."""
     seed_steps: int = 550
     """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 300
+    steps: int = 360
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = 1.0
     lora: int = 0

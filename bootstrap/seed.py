@@ -120,12 +120,15 @@ def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) ->
         raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
     return Sampler(
         graphdef, slots=c.slots, new_tokens=c.new_tokens, keep=c.keep, int8=c.int8_cache,
-        dtype=config.train.engine.dtype, rows=_rows(mesh),
+        dtype=config.train.engine.dtype, rows=_rows(mesh), attention=config.train.engine.attention,
     )  # fmt: skip
 
 
 def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Scorer:
-    return Scorer(graphdef, questions=config.simulate.slots, dtype=config.train.engine.dtype, rows=_rows(mesh))
+    engine = config.train.engine
+    return Scorer(
+        graphdef, questions=config.simulate.slots, dtype=engine.dtype, rows=_rows(mesh), attention=engine.attention
+    )
 
 
 def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding | None:

@@ -72,16 +72,18 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
 
 
 def memory_traffic(text: str, step: str = "") -> int:
-    """Bytes that a step of a TPU program reads from and writes to its HBM: its entry computation, or the body of
-    the loop with most operations whose names contain `step`.
+    """Bytes that a TPU program reads from and writes to its HBM, loops as often as they run; or, once, the body of the
+    loop with most operations whose names contain `step`.
 
     The compiler's own sum also counts what moves within the chip: arrays with memory space S(1), into which it copies
-    weights ahead of their use. A gather is taken to read the whole of what it gathers from.
+    weights ahead of their use. A gather is taken to read the whole of what it gathers from; of a conditional, the
+    dearest branch counts.
     """
     lines = _by_computation(text)
-    if not step:
-        return _traffic(lines["ENTRY"], lines)
     loops = {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
+    if not step:
+        times = _times(lines)
+        return sum(times[name] * _traffic(lines[name], lines) for name in ("ENTRY", *loops))
     return _traffic(max((lines[name] for name in loops), key=lambda body: sum(step in line for line in body)), lines)
 
 
@@ -98,12 +100,20 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
             total += outputs[match[1]][1 if op == "slice-start" else 0][0]
         elif op == "dynamic-update-slice":
             total += operands[1][0][0]
+        elif op == "conditional":
+            total += max(_traffic(lines[branch], lines) for branch in _branches(line))
         elif op not in _MOVES_NOTHING:
             arrays = [*outputs[match[1]], *(o[0] for o in operands if len(o) == 1)]
             if _updates_in_place(line, lines):  # in and out are one array, of which a slice is written
                 arrays = [one for one in arrays if one != outputs[match[1]][0]]
             total += sum(size for size, on_chip in arrays if not on_chip)
     return total
+
+
+def _branches(line: str) -> list[str]:
+    listed = re.search(r"branch_computations=\{([^}]*)\}", line)
+    found = listed[1].split(",") if listed else re.findall(r"(?:true|false)_computation=([^,]+)", line)
+    return [name.strip().lstrip("%") for name in found]
 
 
 def _updates_in_place(line: str, lines: dict[str, list[str]]) -> bool:

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import jax
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bootstrap.config import Config
-from launch.collectives import by_kind, collectives
+from launch.collectives import by_kind, collectives, memory_traffic
 from launch.preflight_inference import bytes_on_chip, sampling, scoring
 from models.decoder import Decoder, check_sizes
 from train import optimizer
@@ -79,13 +79,13 @@ def preflight(asked: Preflight) -> dict[str, Any]:
         with _afresh():
             return where | {"sample": sampling, "score": scoring}[asked.step](config, mesh, chip, asked.slots)
     rows = asked.rows * mesh.shape["data"] * mesh.shape["fsdp"]
-    state, batch, step = _training_step(config, mesh, rows)
+    state, batch, step, plain_step = _training_step(config, mesh, rows)
     tokens, columns = rows * config.train.columns, config.train.columns
     with jax.set_mesh(mesh):
         formula = step_flops(config.model, tokens, tokens, columns)
         found = where | {
             "tokens_per_step": tokens, "parameters": _count(state.params),
-            "flops": {"per_token": traced_flops(step, state, batch) / tokens, "formula": formula / tokens},
+            "flops": {"per_token": traced_flops(plain_step, state, batch) / tokens, "formula": formula / tokens},
         }  # fmt: skip
         found["flops"]["ratio"] = found["flops"]["per_token"] / found["flops"]["formula"]
         try:
@@ -94,7 +94,8 @@ def preflight(asked: Preflight) -> dict[str, Any]:
         except jax.errors.JaxRuntimeError as error:
             return found | _out_of_memory(str(error), chip, state, batch, mesh, config)
     found |= _memory(compiled, chip, state, batch)
-    sent = collectives(compiled.as_text(), mesh)
+    text = compiled.as_text()
+    sent, found["memory"]["traffic"] = collectives(text, mesh), memory_traffic(text)
     found["collectives"] = by_kind(sent)
     found["largest_collectives"] = [
         {"kind": c.kind, "axes": "×".join(c.axes), "bytes": c.bytes, "times": c.times, "of": c.name} for c in sent[:5]
@@ -128,6 +129,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     table.add_row("memory of a chip", f"{needed} of {gib(memory['of'])}" + ("" if found["fits"] else ": does not fit"))
     for name, count in memory["consumers"].items():
         table.add_row("", f"{gib(count)} {name}")
+    if "traffic" in memory:
+        table.add_row("", f"{gib(memory['traffic'])} read and written in a step")
     table.add_row("FLOPs of a token", f"{flops['per_token']:.4g}, {flops['ratio']:.3f} × the formula")
     for kind, axes in found.get("collectives", {}).items():
         table.add_row(kind, ", ".join(f"{gib(count)} over {axis}" for axis, count in axes.items()))
@@ -164,7 +167,8 @@ def _devices(asked: Preflight) -> list[jax.Device]:
 
 
 def _training_step(config: Config, mesh: jax.sharding.Mesh, rows: int):
-    """(state, batch, jitted step): shapes with their layout; nothing is allocated."""
+    """(state, batch, jitted step, the same without attention kernels, whose products do not show): shapes with their
+    layout; nothing is allocated."""
     graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config.model, nnx.Rngs(params=0))))
     tx = optimizer.create(config.train.optimizer, config.train.steps)
     state = State(params, jax.eval_shape(tx.init, params), jax.ShapeDtypeStruct((), jnp.int32))
@@ -176,7 +180,8 @@ def _training_step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes |= {"ids": ((rows, columns, keep), jnp.int32), "probs": ((rows, columns, keep), jnp.float32)}
     shapes |= {"wish": ((rows,), jnp.int32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
-    return state, batch, make_step(graphdef, tx, config.train.engine)
+    engine = config.train.engine
+    return state, batch, *(make_step(graphdef, tx, e) for e in (engine, replace(engine, attention="plain")))
 
 
 def _memory(compiled, chip: Chip, state: State, batch) -> dict[str, Any]:
@@ -229,10 +234,9 @@ def _bound(found: dict[str, Any], sent, chip: Chip, mesh) -> dict[str, Any]:
     """Seconds of a step by each resource alone, and which is the largest: a step takes at least that."""
     across = sum(c.total for c in sent if c.kind == "send")
     inside = sum(_wire(c, mesh) for c in sent if c.kind != "send")
-    m = found["memory"]["consumers"]
     seconds = {
         "compute": found["flops"]["per_token"] * found["tokens_per_step"] / mesh.size / chip.flops,
-        "memory": 2 * (m["weights"] + m["optimizer state"] + m["temporaries"]) / chip.bandwidth,
+        "memory": found["memory"]["traffic"] / chip.bandwidth,
         "network": inside / chip.network + across / _BETWEEN_SLICES,
     }
     slowest = max(seconds, key=seconds.get)

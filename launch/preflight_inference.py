@@ -3,6 +3,7 @@ what it takes."""
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
     rows = slots_sharding(mesh)
     sampler = Sampler(
         graphdef, slots=slots_a_chip * Inference(graphdef, rows=rows).parts, new_tokens=c.new_tokens, keep=c.keep,
-        int8=c.int8_cache, dtype=config.train.engine.dtype, rows=rows,
+        int8=c.int8_cache, dtype=config.train.engine.dtype, rows=rows, attention=config.train.engine.attention,
     )  # fmt: skip
     columns = round_up(config.model.max_length - c.new_tokens, sampler.bucket)
     lowered, weights, cache = sampler.lowered(params, columns)
@@ -66,7 +67,9 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     graphdef, params = _model(config, mesh)
     rows, model = slots_sharding(mesh), config.model
     parts = Inference(graphdef, rows=rows).parts
-    scorer = Scorer(graphdef, questions=questions_a_chip * parts, dtype=config.train.engine.dtype, rows=rows)
+    engine = config.train.engine
+    scorer = Scorer(graphdef, questions=questions_a_chip * parts, dtype=engine.dtype, rows=rows,
+                    attention=engine.attention)  # fmt: skip
     contexts, length = max(1, questions_a_chip // _OF_A_CONTEXT), 2 * scorer.bucket
     width = round_up(model.max_length - config.simulate.new_tokens, scorer.bucket) - length
     lowered, (shared, batch) = scorer.lowered(params, contexts, width, length)
@@ -78,7 +81,7 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     keys = read * width / 2 + said * (width + length / 2)
     formula = model.layers * (2 * layer_weights(model) * (read + said) + 4 * model.heads * model.head_size * keys)
     formula += 2 * model.width * model.vocab_size * scorer.questions
-    flops = traced_flops(functools.partial(ask, scorer=scorer), shared, batch)
+    flops = traced_flops(functools.partial(ask, scorer=replace(scorer, attention="plain")), shared, batch)
     found["flops"] = {"of_a_question": flops / scorer.questions, "formula": formula / scorer.questions,
                       "ratio": flops / formula}  # fmt: skip
     compiled, memory = _compiled(lowered, chip, resident)

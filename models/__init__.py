@@ -2,7 +2,8 @@
 
 decoder.py        one decoder-only transformer
 family.py         what a family of decoders has that others have not
-attention.py      rotary positions and masked attention
+attention.py      rotary positions and masked attention, by matrix products
+kernels.py        attention by a device's own kernel, chosen where it is compiled
 architectures.py  config.json of Hugging Face folders
 huggingface.py    their weights, read onto the mesh and written
 chat.py           their tokenizers and chat templates

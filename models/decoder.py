@@ -18,11 +18,13 @@ import tyro
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from models.attention import Int8, attend, attend_packed, quantized, rotate, sees
+from models.attention import Int8, quantized, rotate
 from models.family import ACTIVATIONS, Family, reach
+from models.kernels import Kernel, Scores, attend_cache, attend_rows
 
 INPUT_AXES = {"output": 2}
 """Axes of a layer's matrix that its product sums over; of all others the first."""
+PLAIN = Kernel("plain")
 Remat = Literal["none", "dots", "full"]
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -62,8 +64,9 @@ class DecoderConfig:
         return self.head_width or self.width // self.heads
 
     @property
-    def query_scale(self) -> float:
-        return self.family.query_scale or self.head_size**-0.5
+    def scores(self) -> Scores:
+        f = self.family
+        return Scores(f.query_scale or self.head_size**-0.5, f.attention_softcap, f.window if any(f.sliding) else 0)
 
 
 class Cache(NamedTuple):
@@ -138,17 +141,19 @@ class Decoder(nnx.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
-        dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none", rows: PartitionSpec | None = None,
+        dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none", kernel: Kernel = PLAIN,
         adapters: Mapping[str, jax.Array] = MappingProxyType({}),
     ) -> jax.Array:  # fmt: skip
         """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding).
 
         Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again;
-        `rows` lays what flows between layers out over a mesh, so that weights come to the rows and not the other way.
+        what `kernel` says of a mesh also lays out what flows between layers, so that weights come to the rows and not
+        the other way.
         `adapters` are low-rank changes of matrices (`train.lora`), stacked like them.
         """
         c = self.config
         stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self._stacked() | adapters).items()}
+        rows = None if kernel.rows is None else PartitionSpec(kernel.rows[0])
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
         first_BTD = lay(self._embed(tokens_BT, dtype))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
@@ -160,7 +165,7 @@ class Decoder(nnx.Module):
             normed_BTD = _norm(x_BTD, weights["attention_norm"], c.family)
             y_BTD, _ = _convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, c.family)
-            mixed = attend_packed(q, k, v, segments_BT, window, c.query_scale, c.family.attention_softcap)
+            mixed = attend_rows(q, k, v, segments_BT, sliding, window, c.scores, kernel)
             return lay(_finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights, c.family)[0]), None
 
         if remat != "none":
@@ -182,7 +187,10 @@ class Decoder(nnx.Module):
         stacked = self._stacked()
         return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
 
-    def extend(self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: jax.Array):
+    def extend(
+        self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
+        kernel: Kernel = PLAIN,
+    ) -> tuple[jax.Array, Cache]:  # fmt: skip
         """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
 
         `real_BT` is False at padding; a token's position is the number of real tokens before it in its row. All rows
@@ -198,14 +206,15 @@ class Decoder(nnx.Module):
         for layer, weights in enumerate(layers):
             keys_BGSE, values_BGSE, last_BC2D = cache.keys[layer], cache.values[layer], cache.last[layer]
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
-            frequencies_E, window = reach(family, e, family.sliding[layer] if slides else None)
-            mask_BTS = sees(positions_BT, positions_BS, window)
+            sliding = family.sliding[layer] if slides else None
+            frequencies_E, window = reach(family, e, sliding)
             normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
             keys.append(_written(keys_BGSE, k.swapaxes(1, 2), column))
             values.append(_written(values_BGSE, v.swapaxes(1, 2), column))
-            mixed = attend(q, keys[-1], values[-1], mask_BTS, self.config.query_scale, family.attention_softcap)
+            mixed = attend_cache(q, keys[-1], values[-1], positions_BT, positions_BS, sliding, window,
+                                 self.config.scores, kernel, column)  # fmt: skip
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from models.decoder import Layers
+from models.kernels import Attention, Kernel
 
 
 class Weights(NamedTuple):
@@ -37,6 +38,11 @@ class Inference:
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)
     rows: NamedSharding | None = field(default=None, kw_only=True)
+    attention: Attention = field(default="auto", kw_only=True)
+
+    @property
+    def kernel(self) -> Kernel:
+        return Kernel(self.attention, self.rows)
 
     @property
     def across(self) -> frozenset[str]:

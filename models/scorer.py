@@ -113,11 +113,12 @@ def _ask(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
     (a, w), (b, t) = batch.context_AW.shape, batch.question_BT.shape
     cache = model.new_cache(a, w)
     if w:
-        cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0)[1]
+        cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0, scorer.kernel)[1]
     widen = lambda x: jnp.pad(x[batch.place_B], ((0, 0), (0, 0), (0, t), (0, 0)))
     keys, values = (tuple(map(widen, stack)) for stack in (cache.keys, cache.values))
     positions_BS = jnp.pad(cache.positions[batch.place_B], ((0, 0), (0, t)), constant_values=-1)
     own = Cache(keys, values, tuple(x[batch.place_B] for x in cache.last), positions_BS)
-    hidden_BTD, _ = model.extend(layers, batch.question_BT, jnp.arange(t) <= batch.ends_B[:, None], own, w)
+    real_BT = jnp.arange(t) <= batch.ends_B[:, None]
+    hidden_BTD, _ = model.extend(layers, batch.question_BT, real_BT, own, w, scorer.kernel)
     logits_BV = model.logits(hidden_BTD[jnp.arange(b), batch.ends_B], model.head_DV())
     return jax.nn.softmax(logits_BV)[:, shared.answers]

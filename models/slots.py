@@ -100,7 +100,7 @@ def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, pla
     model = nnx.merge(plan.graphdef, weights.params)
     prompt_AP = plan.over_rows(prompt_AP) if prompt_Q is None else prompt_AP
     nothing = model.new_cache(*prompt_AP.shape, plan.int8)
-    hidden_APD, cache = model.extend(weights.layers, prompt_AP, real_AP, nothing, 0)
+    hidden_APD, cache = model.extend(weights.layers, prompt_AP, real_AP, nothing, 0, plan.kernel)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
     room = columns - prompt_AP.shape[1]
     keys, values = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (room, 0), (0, 0))), (cache.keys, cache.values))

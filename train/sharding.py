@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
-SLOTS = P(("data", "fsdp"), "tensor")
-"""Slots of the sampler, and the heads of their caches."""
+ROWS_AND_HEADS = P(("data", "fsdp"), "tensor")
+"""Of attention's operands: rows of a batch, slots of the sampler, and heads."""
 
 PARAMETERS = {
     "embedding": P("tensor", "fsdp"),
@@ -75,7 +75,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def slots_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, SLOTS)
+    return NamedSharding(mesh, ROWS_AND_HEADS)
 
 
 def own_rows(mesh: Mesh, rows: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import optax
 from flax import nnx
 
 from models.decoder import Remat
+from models.kernels import Attention, Kernel
 from train import flops, lora
 from train import optimizer as optimizers
 from train.batches import Batches, pack
@@ -25,7 +26,7 @@ from train.checkpoint import Checkpoints
 from train.loss import LossConfig, LossSums, soft_target_loss
 from train.monitor import STOP, Metrics, Profile, TrainingStopped, Watchdog, Wishes, stopping
 from train.records import Example
-from train.sharding import BATCH, own_rows, place, place_batch, state_sharding
+from train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class EngineConfig:
     """Of products and activations; weights, optimizer and sums are float32."""
     remat: Remat = "none"
     """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
+    attention: Attention = "auto"
+    """By device: splash on TPU, cuDNN on GPU in bfloat16, plain matrix products elsewhere; sampling and review too."""
     micro_batches: int = 1
     """Parts of a batch that are computed one after the other; their gradients are added."""
     save_every: int = 0
@@ -174,10 +177,10 @@ def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineCo
               adapters: lora.Adapters = MappingProxyType({})) -> LossSums:  # fmt: skip
     """The sums of the loss over the weighted positions of a batch."""
     model = nnx.merge(graphdef, params)
-    rows = None if jax.sharding.get_abstract_mesh().empty else BATCH
+    kernel = Kernel(engine.attention, None if jax.sharding.get_abstract_mesh().empty else ROWS_AND_HEADS)
     hidden_RTD = model(
         batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat,
-        rows=rows, adapters=adapters,
+        kernel=kernel, adapters=adapters,
     )  # fmt: skip
     hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
     return soft_target_loss(
@@ -253,4 +256,4 @@ def mean_loss(graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Exam
     return total / max(weight, 1.0)
 
 
-_plain_sums = jax.jit(functools.partial(loss_sums, engine=EngineConfig()), static_argnums=0)
+_plain_sums = jax.jit(functools.partial(loss_sums, engine=EngineConfig(attention="plain")), static_argnums=0)

@@ -3,15 +3,19 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from support import tiny_config
 
 from launch import cli, preflight, preflight_inference
+from launch.collectives import collectives, memory_traffic
 from launch.preflight import Preflight, PreflightError
 from models.decoder import DecoderConfig
-from models.family import Family
+from models.family import NO_WINDOW, Family
+from models.kernels import Kernel, Scores, attend_rows
 from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig
+from train.sharding import MeshConfig, make_mesh, slots_sharding
 from train.trainer import EngineConfig
 
 MODEL = DecoderConfig(
@@ -92,6 +96,26 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     preflight_inference.show(found, cli._console())
     said = capsys.readouterr().out
     assert "caches of slots" in said and "tokens a second" in said
+
+
+def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
+    """Forward and backward, heads over tensor, for layers that slide or not."""
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), preflight._devices(asked(topology="v5e:2x2")))
+    rows, length, heads, window = 8, 2048, 8, 128
+    lay = lambda kind, *shape: jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, PartitionSpec("data")))
+    operands = [lay(jnp.bfloat16, rows, length, n, 128) for n in (heads, heads // 2, heads // 2)]
+    segments, slides = lay(jnp.int32, rows, length), jax.ShapeDtypeStruct((), bool)
+
+    def loss(operands, segments, slides):
+        seen, scores = jnp.where(slides, window, NO_WINDOW), Scores(0.1, window=window)
+        mixed = attend_rows(*operands, segments, slides, seen, scores, Kernel("auto", slots_sharding(mesh)))
+        return jnp.sum(mixed.astype(jnp.float32) ** 2)
+
+    with preflight._afresh():
+        text = jax.jit(jax.grad(loss)).lower(operands, segments, slides).compile().as_text()
+    assert "tpu_custom_call" in text
+    assert not collectives(text, mesh)
+    assert memory_traffic(text) < 2 * rows * heads * length**2 / mesh.size, "less than scores of half precision, once"
 
 
 def test_a_batch_of_questions_costs_what_the_formula_says_and_sends_nothing_between_parts(capsys):

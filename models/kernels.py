@@ -1,0 +1,171 @@
+"""What attends: matrix products, or a kernel whose scores never lie in memory (splash on TPU, cuDNN's on GPU).
+
+Shapes as in `models.attention`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import NamedSharding, PartitionSpec
+
+from models.attention import Int8, attend, attend_packed, sees
+
+Attention = Literal["auto", "plain", "splash", "cudnn"]
+"""By device; matrix products, the reference; TPU's kernel, which elsewhere a slow interpreter runs; GPU's kernel."""
+LANES, LARGEST_BLOCK = 128, 512
+"""Splash pads sequences to multiples of the first, and works at the largest block that divides them."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How scores are made: times `scale`; then, with a `softcap`, cap·tanh(score/cap). Layers that slide see `window`
+    keys, a query's own included; 0: none slides."""
+
+    scale: float
+    softcap: float = 0.0
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel asked for, and how its operands lie over a mesh: the spec names the axes of rows, then of heads. A
+    bare spec is of the mesh that is set. A kernel that cannot take the operands leaves them to matrix products."""
+
+    attention: Attention = "auto"
+    rows: NamedSharding | PartitionSpec | None = None
+
+    def chosen(self, *, rows: int, kv_heads: int, dtype, scores: Scores) -> Attention:
+        """Inside jit, for the devices that it is compiled for. Raises ValueError when these lack the one asked for."""
+        platform = self.platform
+        if self.attention == "cudnn" and platform not in ("gpu", "cuda"):
+            raise ValueError(f"train.engine.attention: cudnn needs a GPU and here is a {platform}; leave it at auto")
+        by_device = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "plain")
+        name = by_device if self.attention == "auto" else self.attention
+        mesh, of_rows, of_heads = self.axes
+        uneven = mesh and (rows % _size(mesh, of_rows) or kv_heads % _size(mesh, of_heads))
+        unable = name == "cudnn" and (scores.softcap or dtype == jnp.float32)
+        return "plain" if (name == "splash" and uneven) or unable else name
+
+    @property
+    def platform(self) -> str:
+        if isinstance(self.rows, NamedSharding):
+            return self.rows.mesh.devices.flat[0].platform
+        device = jax.sharding.get_abstract_mesh().abstract_device
+        return device.platform if device else jax.default_backend()
+
+    @property
+    def axes(self) -> tuple:
+        """The mesh, and its axes of rows and of heads that are not split by hand already."""
+        around, given = jax.sharding.get_abstract_mesh(), isinstance(self.rows, NamedSharding)
+        mesh = self.rows.mesh if given and around.empty else around
+        if mesh.empty or self.rows is None:
+            return None, (), ()
+        spec = self.rows.spec if given else self.rows
+        named = [(axes,) if isinstance(axes, str) else tuple(axes) for axes in spec]
+        return mesh, *(tuple(axis for axis in axes if axis not in around.manual_axes) for axes in named)
+
+
+def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array,
+                sliding: jax.Array | bool | None, window: jax.Array | None, scores: Scores,
+                kernel: Kernel) -> jax.Array:  # fmt: skip
+    """Causal attention inside the segments of packed rows; `window` is what a query of this layer sees."""
+    b, t, g = k_BTGE.shape[:3]
+    name = kernel.chosen(rows=b, kv_heads=g, dtype=q_BTHE.dtype, scores=scores)
+    if name == "splash":
+        k_BGTE, v_BGTE = k_BTGE.swapaxes(1, 2), v_BTGE.swapaxes(1, 2)
+        return splash(q_BTHE, k_BGTE, v_BGTE, segments_BT, segments_BT, sliding, scores, kernel)
+    if name == "cudnn":
+        columns_1T = jnp.arange(t)[None]
+        mask_BTT = sees(columns_1T, columns_1T, window) & (segments_BT[:, :, None] == segments_BT[:, None])
+        return fused(q_BTHE, k_BTGE, v_BTGE, mask_BTT, scores.scale)
+    return attend_packed(q_BTHE, k_BTGE, v_BTGE, segments_BT, window, scores.scale, scores.softcap)
+
+
+def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array | Int8, positions_BT: jax.Array,
+                 positions_BS: jax.Array, sliding: bool | None, window: jax.Array | None, scores: Scores,
+                 kernel: Kernel, column: int | jax.Array) -> jax.Array:  # fmt: skip
+    """Attention of new tokens, which were written at `column` of the cache, by position; below 0 is no token.
+
+    Kernels are for many tokens at a known column, in a row whose tokens follow each other without gaps: one token reads
+    its cache once, however it is done.
+    """
+    t, name = q_BTHE.shape[1], "plain"
+    if t > 1 and isinstance(column, int) and not isinstance(k_BGSE, Int8):
+        name = kernel.chosen(rows=len(q_BTHE), kv_heads=k_BGSE.shape[1], dtype=q_BTHE.dtype, scores=scores)
+    if name == "splash":
+        real_BT, real_BS = positions_BS[:, column : column + t] >= 0, positions_BS >= 0
+        ids = real_BT.astype(jnp.int32), real_BS.astype(jnp.int32)
+        return splash(q_BTHE, k_BGSE, v_BGSE, *ids, sliding, scores, kernel, column)
+    mask_BTS = sees(positions_BT, positions_BS, window)
+    if name == "cudnn":
+        return fused(q_BTHE, k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2), mask_BTS, scores.scale)
+    return attend(q_BTHE, k_BGSE, v_BGSE, mask_BTS, scores.scale, scores.softcap)
+
+
+def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT: jax.Array, segments_BS: jax.Array,
+           sliding: jax.Array | bool | None, scores: Scores, kernel: Kernel, first: int = 0) -> jax.Array:  # fmt: skip
+    """Causal attention of T queries, which stand at columns `first` and following of S keys, inside equal segments."""
+    t, s, interpret = q_BTHE.shape[1], k_BGSE.shape[2], kernel.platform != "tpu"
+
+    def own(q_BTHE, k_BGSE, v_BGSE, segments_BT, segments_BS, sliding) -> jax.Array:
+        q_BHTE = (q_BTHE * scores.scale).swapaxes(1, 2)
+        ids = splash_attention.SegmentIds(_filled(segments_BT, 1, -1), _filled(segments_BS, 1, -1))
+
+        def run(window: int) -> Callable:
+            one = _splash(t, s, first, window, q_BTHE.shape[2], scores.softcap, interpret)
+            return lambda operands: jax.vmap(one)(*operands, ids)
+
+        operands = tuple(_filled(x, 2) for x in (q_BHTE, k_BGSE, v_BGSE))
+        mixed = jax.lax.cond(sliding, run(scores.window), run(0), operands) if scores.window else run(0)(operands)
+        return mixed.swapaxes(1, 2)[:, :t].astype(q_BTHE.dtype)
+
+    mesh, of_rows, of_heads = kernel.axes
+    if mesh:  # each device's own rows and heads: the compiler cannot split a kernel
+        q_spec, k_spec = PartitionSpec(of_rows, None, of_heads), PartitionSpec(of_rows, of_heads)
+        specs = (q_spec, k_spec, k_spec, PartitionSpec(of_rows), PartitionSpec(of_rows), PartitionSpec())
+        own = jax.shard_map(
+            own, mesh=mesh, in_specs=specs, out_specs=q_spec, axis_names={*of_rows, *of_heads}, check_vma=False
+        )
+    slides = jnp.asarray(False if sliding is None else sliding)
+    return own(q_BTHE, k_BGSE, v_BGSE, segments_BT, segments_BS, slides)
+
+
+def fused(q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float,
+          implementation: Literal["cudnn", "xla"] = "cudnn") -> jax.Array:  # fmt: skip
+    """Attention where the mask is True; by cuDNN in bfloat16 or float16."""
+    return jax.nn.dot_product_attention(
+        q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation=implementation
+    )
+
+
+def _splash(t: int, s: int, first: int, window: int, heads: int, softcap: float, interpret: bool) -> Callable:
+    """The kernel for lengths before padding; with a window of 0, all before is seen."""
+    shape = (t + -t % LANES, s + -s % LANES)
+    if window:
+        mask = splash_attention.LocalMask(shape, (window - 1, 0), first)
+    else:
+        mask = splash_attention.CausalMask(shape, first)
+    q, kv = (next(size for size in range(LARGEST_BLOCK, 0, -LANES) if n % size == 0) for n in shape)
+    blocks = splash_attention.BlockSizes(
+        block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
+        block_q_dq=q, block_kv_dq=kv,
+    )  # fmt: skip
+    return splash_attention.make_splash_mha(
+        splash_attention.MultiHeadMask([mask] * heads), block_sizes=blocks, head_shards=1, q_seq_shards=1,
+        attn_logits_soft_cap=softcap or None, interpret=interpret,
+    )  # fmt: skip
+
+
+def _filled(x: jax.Array, axis: int, fill: int = 0) -> jax.Array:
+    """Padded at the end of an axis to a multiple of LANES."""
+    widths = [(0, -n % LANES if i == axis else 0) for i, n in enumerate(x.shape)]
+    return jnp.pad(x, widths, constant_values=fill)
+
+
+def _size(mesh, axes: tuple[str, ...]) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)
