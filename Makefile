@@ -8,7 +8,7 @@ run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
 
 test: .venv/tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
 bench: .venv/tested

@@ -25,7 +25,8 @@ def main(result: Path) -> None:
             found[f"{step} {shape} on {slices} × {topology}"] = one = json.loads(run.stdout)
             needed = one["memory"]["needed"]
             memory = "-" if needed is None else f"{needed / 2**30:.2f} GiB"
-            print(step, shape, topology, slices, memory, one["memory"]["of"], one.get("bound", {}).get("by"), flush=True)
+            bound = one.get("bound", {}).get("by")
+            print(step, shape, topology, slices, memory, one["memory"]["of"], bound, flush=True)
             result.write_text(json.dumps(found, indent=1))
 
 

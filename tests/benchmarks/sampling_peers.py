@@ -25,6 +25,8 @@ ROOT = HERE.parents[1]
 RESULT = HERE / "results" / "sampling-peers.json"
 VOCAB, WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_WIDTH, MLP_WIDTH = 16384, 512, 8, 8, 4, 64, 1536
 REQUESTS, LONGEST_PROMPT, NEW_TOKENS, FIRST = 256, 64, 128, 1
+ROPE_BASE = 1_000_000
+"""What tunix 0.1.7 rotates Llama by, whatever its config says."""
 SIZES = (16, 32, 64, 128)
 BOUNDS = {"torch": 2.0, "tunix": 1.5}
 """Tokens a second of ours over theirs must be at least this."""
@@ -52,7 +54,7 @@ def write_model(folder: Path) -> None:
     from models.family import Family
 
     family = Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True,
-                    norm_epsilon=1e-6)  # fmt: skip
+                    norm_epsilon=1e-6, rope_base=float(ROPE_BASE))  # fmt: skip
     config = DecoderConfig(VOCAB, WIDTH, LAYERS, HEADS, KV_HEADS, MLP_WIDTH, 256, 1, HEAD_WIDTH, family)
     _, params = decoder.create(config, 0)
     leaves, treedef = jax.tree.flatten(params)
@@ -124,7 +126,7 @@ def tunix(folder: Path, size: int) -> Say:
 
     config = model.ModelConfig(
         num_layers=LAYERS, vocab_size=VOCAB, embed_dim=WIDTH, hidden_dim=MLP_WIDTH, num_heads=HEADS,
-        head_dim=HEAD_WIDTH, num_kv_heads=KV_HEADS, rope_theta=10_000, norm_eps=1e-6, weight_tying=False,
+        head_dim=HEAD_WIDTH, num_kv_heads=KV_HEADS, rope_theta=ROPE_BASE, norm_eps=1e-6, weight_tying=False,
     )  # fmt: skip
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):

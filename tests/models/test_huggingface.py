@@ -19,7 +19,7 @@ from support import assert_same_bits
 
 from models import huggingface
 from models.architectures import FolderError, read_config
-from models.decoder import DecoderConfig, create
+from models.decoder import Decoder, DecoderConfig, create
 from models.family import Family
 from models.huggingface import load, save
 from models.sampler import Request, Sampler
@@ -82,11 +82,21 @@ def family(request, tmp_path_factory):
     return model, folder, config, load(folder, config, shardings(ONE))
 
 
+def definition(config):
+    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
+
+
 def logits(config, params, tokens_BT, dtype=None):
-    merged = nnx.merge(create(config, 0)[0], params)
+    graphdef = definition(config)
     positions = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    hidden = merged(tokens_BT, positions, np.ones_like(tokens_BT), dtype=dtype)
-    return merged.logits(hidden, merged.head_DV().astype(hidden.dtype))
+
+    @jax.jit
+    def run(params, tokens_BT):
+        merged = nnx.merge(graphdef, params)
+        hidden = merged(tokens_BT, positions, np.ones_like(positions), dtype=dtype)
+        return merged.logits(hidden, merged.head_DV().astype(hidden.dtype))
+
+    return run(params, tokens_BT)
 
 
 def tokens(rows=2, length=40):
@@ -122,8 +132,7 @@ def theirs_in_bfloat16(model):
 def test_greedy_continuations_are_identical(family):
     model, _, config, params = family
     prompts = tokens(2, 12)
-    graphdef, _ = create(config, 0)
-    sampler = Sampler(graphdef, slots=2, new_tokens=64, keep=4)
+    sampler = Sampler(definition(config), slots=2, new_tokens=64, keep=4)
     requests = [Request(i, tuple(map(int, row))) for i, row in enumerate(prompts)]
     out = sampler(params, requests, seed=0, temperature=0.0, stop=(127_000,))
     with torch.no_grad():
