@@ -95,15 +95,19 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
             continue
         shape, op, inputs = _parts(match[2])
         outputs[match[1]] = _arrays(shape)
-        operands = [outputs[name] for name in re.findall(r"%([\w.\-]+)", inputs) if name in outputs]
+        operands = [outputs.get(name, []) for name in re.findall(r"%([\w.\-]+)", inputs)]
         if op in ("copy-start", "slice-start"):  # (to, from, ...) and ((from), to, ...): read once, as much as arrives
             total += outputs[match[1]][1 if op == "slice-start" else 0][0]
         elif op == "dynamic-update-slice":
             total += operands[1][0][0]
+        elif op == "dynamic-slice":
+            total += 2 * outputs[match[1]][0][0]
         elif op == "conditional":
             total += max(_traffic(lines[branch], lines) for branch in _branches(line))
         elif op not in _MOVES_NOTHING:
-            arrays = [*outputs[match[1]], *(o[0] for o in operands if len(o) == 1)]
+            sliced = _sliced(line, lines)
+            read = [(sliced.get(i, o[0][0]), o[0][1]) for i, o in enumerate(operands) if len(o) == 1]
+            arrays = [*outputs[match[1]], *read]
             if _updates_in_place(line, lines):  # in and out are one array, of which a slice is written
                 arrays = [one for one in arrays if one != outputs[match[1]][0]]
             total += sum(size for size, on_chip in arrays if not on_chip)
@@ -114,6 +118,21 @@ def _branches(line: str) -> list[str]:
     listed = re.search(r"branch_computations=\{([^}]*)\}", line)
     found = listed[1].split(",") if listed else re.findall(r"(?:true|false)_computation=([^,]+)", line)
     return [name.strip().lstrip("%") for name in found]
+
+
+def _sliced(line: str, lines: dict[str, list[str]]) -> dict[int, int]:
+    """Of a fusion, the operands of which it reads slices alone, and bytes of these: a layer's part of a stack."""
+    called = re.search(r" fusion\(.* calls=%?([\w.\-]+)", line)
+    body, found = lines.get(called[1], []) if called else [], {}
+    for parameter in body:
+        if not (match := re.match(r"\s*%([\w.\-]+) = .* parameter\((\d+)\)", parameter)):
+            continue
+        name = re.compile(rf"%{re.escape(match[1])}\b(?![.\-])")
+        uses = [inner for inner in body if inner != parameter and name.search(inner)]
+        slices = [re.match(r"\s*(?:ROOT )?%[\w.\-]+ = (\S+) dynamic-slice\(%([\w.\-]+)", inner) for inner in uses]
+        if uses and all(one and one[2] == match[1] for one in slices):
+            found[int(match[2])] = sum(_arrays(one[1])[0][0] for one in slices)
+    return found
 
 
 def _updates_in_place(line: str, lines: dict[str, list[str]]) -> bool:

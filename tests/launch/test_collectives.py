@@ -90,3 +90,45 @@ ENTRY %main (p: bf16[64,32], c: bf16[8,100]) -> bf16[64] {
     broadcast = copied = 2 * 64 * 32
     sliced, updated, summed = 2 * 16 * 32, 2 * 8, 4 * 64 + 2 * 8 * 100
     assert memory_traffic(text) == broadcast + copied + sliced + updated + summed
+
+
+def test_loops_count_as_often_as_they_run_and_what_they_take_of_a_stack_alone():
+    text = """%part (a: f32[10,100], i: s32[]) -> f32[100] {
+  %a = f32[10,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %d = f32[1,100]{1,0} dynamic-slice(%a, %i), dynamic_slice_sizes={1,100}
+}
+
+%slow (x: f32[50]) -> f32[50] {
+  %x = f32[50]{0} parameter(0)
+  ROOT %y = f32[50]{0} negate(%x)
+}
+
+%fast (x.1: f32[50]) -> f32[50] {
+  %x.1 = f32[50]{0} parameter(0)
+  ROOT %z = f32[50]{0} copy-done(%x.1)
+}
+
+%cond (c: (s32[], f32[10,100])) -> pred[] {
+  %c = (s32[], f32[10,100]{1,0}) parameter(0)
+  %limit = s32[] constant(10)
+  ROOT %less = pred[] compare(%i.2, %limit), direction=LT
+}
+
+%body (b: (s32[], f32[10,100])) -> (s32[], f32[10,100]) {
+  %b = (s32[], f32[10,100]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%b), index=0
+  %stack = f32[10,100]{1,0} get-tuple-element(%b), index=1
+  %one = f32[1,100]{1,0:S(1)} fusion(%stack, %i.1), kind=kLoop, calls=%part
+  %v = f32[50]{0} parameter(1)
+  %chosen = f32[50]{0} conditional(%i.1, %v, %v), branch_computations={%slow, %fast}
+  ROOT %t = (s32[], f32[10,100]{1,0}) tuple(%i.1, %stack)
+}
+
+ENTRY %main (p: (s32[], f32[10,100])) -> (s32[], f32[10,100]) {
+  %p = (s32[], f32[10,100]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[10,100]{1,0}) while(%p), condition=%cond, body=%body
+}
+"""
+    number, part, branch = 4, 4 * 100, 2 * 4 * 50
+    assert memory_traffic(text) == 10 * (part + number + branch)
