@@ -16,7 +16,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _COLLECTIVE = re.compile(
     r"= (?P<shape>.+?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|send)(?:-start)?\("
 )
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations|branch_computations)=\{?%?([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
 _MOVES_NOTHING = {
     "parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done", "while",
@@ -186,7 +186,7 @@ def _times(lines: dict[str, list[str]]) -> dict[str, int]:
         for line in lines.get(name, ()):
             loop = " while(" in line and re.search(r"condition=%?([\w.\-]+)", line)
             inner = count * (_trips(lines.get(loop[1], [])) if loop else 1)
-            waiting += [(called, inner) for called in _CALLED.findall(line) if called in lines]
+            waiting += [(called, inner) for called in _CALLED.findall(line) + _branches(line) if called in lines]
     return times
 
 

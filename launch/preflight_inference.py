@@ -71,7 +71,7 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     scorer = Scorer(graphdef, questions=questions_a_chip * parts, dtype=engine.dtype, rows=rows,
                     attention=engine.attention)  # fmt: skip
     contexts, length = max(1, questions_a_chip // _OF_A_CONTEXT), 2 * scorer.bucket
-    width = round_up(model.max_length - config.simulate.new_tokens, scorer.bucket) - length
+    width = max(scorer.bucket, round_up(model.max_length - config.simulate.new_tokens, scorer.bucket) - length)
     lowered, (shared, batch) = scorer.lowered(params, contexts, width, length)
     found = {"questions": scorer.questions, "contexts": contexts * parts, "context_columns": width,
              "question_columns": length}  # fmt: skip

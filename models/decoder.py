@@ -153,7 +153,7 @@ class Decoder(nnx.Module):
         """
         c = self.config
         stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self._stacked() | adapters).items()}
-        rows = None if kernel.rows is None else PartitionSpec(kernel.rows[0])
+        rows = None if kernel.spec is None else PartitionSpec(kernel.spec[0])
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
         first_BTD = lay(self._embed(tokens_BT, dtype))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)

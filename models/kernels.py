@@ -1,4 +1,5 @@
-"""What attends: matrix products, or a kernel whose scores never lie in memory (splash on TPU, cuDNN's on GPU).
+"""What attends: matrix products, or a kernel that keeps its scores to itself (splash on TPU, cuDNN's on GPU, which is
+given its mask in memory, once for all heads).
 
 Shapes as in `models.attention`.
 """
@@ -39,17 +40,23 @@ class Kernel:
     attention: Attention = "auto"
     rows: NamedSharding | PartitionSpec | None = None
 
-    def chosen(self, *, rows: int, kv_heads: int, dtype, scores: Scores) -> Attention:
+    def chosen(self, q_BTHE: jax.Array, kv_heads: int, keys: int, scores: Scores) -> Attention:
         """Inside jit, for the devices that it is compiled for. Raises ValueError when these lack the one asked for."""
-        platform = self.platform
+        platform, (rows, length, _, width) = self.platform, q_BTHE.shape
         if self.attention == "cudnn" and platform not in ("gpu", "cuda"):
             raise ValueError(f"train.engine.attention: cudnn needs a GPU and here is a {platform}; leave it at auto")
         by_device = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "plain")
         name = by_device if self.attention == "auto" else self.attention
         mesh, of_rows, of_heads = self.axes
         uneven = mesh and (rows % _size(mesh, of_rows) or kv_heads % _size(mesh, of_heads))
-        unable = name == "cudnn" and (scores.softcap or dtype == jnp.float32)
-        return "plain" if (name == "splash" and uneven) or unable else name
+        odd = width % 8 or width > 128 or length % 2 or keys % 2
+        refused = name == "cudnn" and (scores.softcap or q_BTHE.dtype == jnp.float32 or odd)
+        return "plain" if uneven or refused else name
+
+    @property
+    def spec(self) -> PartitionSpec | None:
+        """The axes of rows, then of heads."""
+        return self.rows.spec if isinstance(self.rows, NamedSharding) else self.rows
 
     @property
     def platform(self) -> str:
@@ -63,10 +70,9 @@ class Kernel:
         """The mesh, and its axes of rows and of heads that are not split by hand already."""
         around, given = jax.sharding.get_abstract_mesh(), isinstance(self.rows, NamedSharding)
         mesh = self.rows.mesh if given and around.empty else around
-        if mesh.empty or self.rows is None:
+        if mesh.empty or self.spec is None:
             return None, (), ()
-        spec = self.rows.spec if given else self.rows
-        named = [(axes,) if isinstance(axes, str) else tuple(axes) for axes in spec]
+        named = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in self.spec]
         return mesh, *(tuple(axis for axis in axes if axis not in around.manual_axes) for axes in named)
 
 
@@ -74,15 +80,15 @@ def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
                 sliding: jax.Array | bool | None, window: jax.Array | None, scores: Scores,
                 kernel: Kernel) -> jax.Array:  # fmt: skip
     """Causal attention inside the segments of packed rows; `window` is what a query of this layer sees."""
-    b, t, g = k_BTGE.shape[:3]
-    name = kernel.chosen(rows=b, kv_heads=g, dtype=q_BTHE.dtype, scores=scores)
+    t, g = k_BTGE.shape[1:3]
+    name = kernel.chosen(q_BTHE, g, t, scores)
     if name == "splash":
         k_BGTE, v_BGTE = k_BTGE.swapaxes(1, 2), v_BTGE.swapaxes(1, 2)
         return splash(q_BTHE, k_BGTE, v_BGTE, segments_BT, segments_BT, sliding, scores, kernel)
     if name == "cudnn":
         columns_1T = jnp.arange(t)[None]
         mask_BTT = sees(columns_1T, columns_1T, window) & (segments_BT[:, :, None] == segments_BT[:, None])
-        return fused(q_BTHE, k_BTGE, v_BTGE, mask_BTT, scores.scale)
+        return fused(q_BTHE, k_BTGE, v_BTGE, mask_BTT, scores.scale, kernel)
     return attend_packed(q_BTHE, k_BTGE, v_BTGE, segments_BT, window, scores.scale, scores.softcap)
 
 
@@ -96,14 +102,14 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
     """
     t, name = q_BTHE.shape[1], "plain"
     if t > 1 and isinstance(column, int) and not isinstance(k_BGSE, Int8):
-        name = kernel.chosen(rows=len(q_BTHE), kv_heads=k_BGSE.shape[1], dtype=q_BTHE.dtype, scores=scores)
+        name = kernel.chosen(q_BTHE, *k_BGSE.shape[1:3], scores)
     if name == "splash":
         real_BT, real_BS = positions_BS[:, column : column + t] >= 0, positions_BS >= 0
         ids = real_BT.astype(jnp.int32), real_BS.astype(jnp.int32)
         return splash(q_BTHE, k_BGSE, v_BGSE, *ids, sliding, scores, kernel, column)
     mask_BTS = sees(positions_BT, positions_BS, window)
     if name == "cudnn":
-        return fused(q_BTHE, k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2), mask_BTS, scores.scale)
+        return fused(q_BTHE, k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2), mask_BTS, scores.scale, kernel)
     return attend(q_BTHE, k_BGSE, v_BGSE, mask_BTS, scores.scale, scores.softcap)
 
 
@@ -124,23 +130,35 @@ def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT:
         mixed = jax.lax.cond(sliding, run(scores.window), run(0), operands) if scores.window else run(0)(operands)
         return mixed.swapaxes(1, 2)[:, :t].astype(q_BTHE.dtype)
 
-    mesh, of_rows, of_heads = kernel.axes
-    if mesh:  # each device's own rows and heads: the compiler cannot split a kernel
-        q_spec, k_spec = PartitionSpec(of_rows, None, of_heads), PartitionSpec(of_rows, of_heads)
-        specs = (q_spec, k_spec, k_spec, PartitionSpec(of_rows), PartitionSpec(of_rows), PartitionSpec())
-        own = jax.shard_map(
-            own, mesh=mesh, in_specs=specs, out_specs=q_spec, axis_names={*of_rows, *of_heads}, check_vma=False
-        )
     slides = jnp.asarray(False if sliding is None else sliding)
-    return own(q_BTHE, k_BGSE, v_BGSE, segments_BT, segments_BS, slides)
+    operands = (q_BTHE, k_BGSE, v_BGSE, segments_BT, segments_BS, slides)
+    return _on_each_device(own, kernel, "q", "kv", "kv", "rows", "rows", "all")(*operands)
 
 
-def fused(q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float,
+def fused(q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float, kernel: Kernel,
           implementation: Literal["cudnn", "xla"] = "cudnn") -> jax.Array:  # fmt: skip
     """Attention where the mask is True; by cuDNN in bfloat16 or float16."""
-    return jax.nn.dot_product_attention(
-        q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation=implementation
-    )
+
+    def own(q_BTHE, k_BSGE, v_BSGE, mask_BTS) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation=implementation
+        )
+
+    return _on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BSGE, v_BSGE, mask_BTS)
+
+
+def _on_each_device(own: Callable, kernel: Kernel, *laid: Literal["q", "kv", "rows", "all"]) -> Callable:
+    """The function on each device's own rows and heads, as the compiler cannot split a kernel: operands have heads in
+    the third place (q) or the second (kv), rows alone, or lie everywhere."""
+    mesh, of_rows, of_heads = kernel.axes
+    if not (of_rows or of_heads):
+        return own
+    specs = {"q": PartitionSpec(of_rows, None, of_heads), "kv": PartitionSpec(of_rows, of_heads),
+             "rows": PartitionSpec(of_rows), "all": PartitionSpec()}  # fmt: skip
+    return jax.shard_map(
+        own, mesh=mesh, in_specs=tuple(specs[one] for one in laid), out_specs=specs["q"],
+        axis_names={*of_rows, *of_heads}, check_vma=False,
+    )  # fmt: skip
 
 
 def _splash(t: int, s: int, first: int, window: int, heads: int, softcap: float, interpret: bool) -> Callable:

@@ -50,6 +50,8 @@ class Scorer(Inference):
 
     def __call__(self, params: nnx.State, asked: Sequence[Asked], answers: Tokens) -> np.ndarray:
         """Probabilities [len(asked), len(answers)] of each answer's id as the next token; equal questions run once."""
+        assert self.questions % self.parts == 0, (self.questions, self.parts)
+        assert all(question for _, question in asked), "a question has at least one token"
         found: dict[Asked, np.ndarray] = {}
         shared = Shared(self.weights(params), jnp.array(answers)) if asked else None
         for parts in self._batches(asked):
@@ -85,7 +87,7 @@ class Scorer(Inference):
         return Batch(*map(np.concatenate, zip(*made, strict=True)))
 
     def _height(self, contexts: int) -> int:
-        """Contexts are read in one of few numbers, powers of two, each of which compiles."""
+        """Contexts are read in one of few numbers, mostly powers of two, each of which compiles."""
         own = self.questions // self.parts
         return min(own, max(own // 8, 1 << (contexts - 1).bit_length()))
 

@@ -95,21 +95,36 @@ def test_a_model_with_sliding_layers_answers_alike():
 
 
 def test_what_gpus_run_is_the_same_attention(operands, segments):
-    """By XLA: cuDNN's own kernel needs a GPU."""
+    """By XLA: cuDNN's own kernel needs a GPU. On one device and over a mesh."""
     q, k, v = operands
     columns = jnp.arange(LENGTH)[None]
     mask = sees(columns, columns, 30) & (segments[:, :, None] == segments[:, None])
     plain = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.25)
-    np.testing.assert_allclose(fused(q, k, v, mask, 0.25, "xla"), plain, atol=2e-6)
+    for kernel in (Kernel(), Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=4, tensor=2))))):
+        found = jax.jit(lambda *o, kernel=kernel: fused(*o, mask, 0.25, kernel, "xla"))(q, k, v)
+        np.testing.assert_allclose(found, plain, atol=2e-6)
 
 
 def test_the_kernel_is_the_devices_own_where_it_can_be():
-    usual = {"rows": 8, "kv_heads": 2, "dtype": jnp.float32, "scores": Scores(0.25)}
-    assert Kernel().chosen(**usual) == "plain"
-    assert SPLASH.chosen(**usual) == "splash"
+    choose = lambda kernel, rows=8, kv_heads=2: kernel.chosen(
+        jnp.zeros((rows, 64, 8, 16)), kv_heads, 64, Scores(0.25)
+    )  # fmt: skip
+    assert choose(Kernel()) == "plain"
+    assert choose(SPLASH) == "splash"
     mesh = Kernel("splash", slots_sharding(make_mesh(MeshConfig(data=2, tensor=4))))
-    assert mesh.chosen(**usual) == "plain", "two heads cannot be split in four"
-    assert mesh.chosen(**usual | {"kv_heads": 4}) == "splash"
-    assert mesh.chosen(**usual | {"kv_heads": 4, "rows": 3}) == "plain"
+    assert choose(mesh) == "plain", "two heads cannot be split in four"
+    assert choose(mesh, kv_heads=4) == "splash"
+    assert choose(mesh, kv_heads=4, rows=3) == "plain"
     with pytest.raises(ValueError, match=r"cudnn needs a GPU and here is a cpu; leave it at auto"):
-        Kernel("cudnn").chosen(**usual)
+        choose(Kernel("cudnn"))
+
+
+@pytest.mark.parametrize(
+    ("width", "length", "dtype", "softcap", "runs"),
+    [(64, 32, "bfloat16", 0.0, "cudnn"), (20, 32, "bfloat16", 0.0, "plain"), (256, 32, "bfloat16", 0.0, "plain"),
+     (64, 33, "bfloat16", 0.0, "plain"), (64, 32, "float32", 0.0, "plain"), (64, 32, "bfloat16", 5.0, "plain")],
+)  # fmt: skip
+def test_what_cudnn_refuses_is_left_to_matrix_products(monkeypatch, width, length, dtype, softcap, runs):
+    monkeypatch.setattr(Kernel, "platform", "gpu")
+    q = jnp.zeros((2, length, 4, width), dtype)
+    assert Kernel().chosen(q, 2, length, Scores(0.25, softcap)) == runs
