@@ -33,7 +33,8 @@ class Weights(NamedTuple):
 @dataclass(frozen=True)
 class Inference:
     """Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a mesh; weights then lie
-    whole along the axes of rows (a step would else gather them), and results whole on every host."""
+    whole along the axes of rows (a step would else gather them), and results whole on every host. `attention` is the
+    kernel for many tokens at once (`models.kernels`)."""
 
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)
