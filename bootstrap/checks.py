@@ -57,7 +57,7 @@ def well_formed(case: Case) -> str:
     """Every check returns the reason for a failure, or an empty string."""
     said = case.said
     if not case.transcript.finished:
-        return "cut off by the length limit"
+        return "cut off by the length limit or by a call"
     if said.rest:
         return f"not understood: {said.rest[:60]}"
     if not said.claims or len(said.choices) != 1 or not case.transcript.text.endswith(f"{said.choices[0]}."):

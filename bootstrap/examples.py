@@ -16,7 +16,7 @@ from bootstrap.retrieval import Index
 from bootstrap.review import LABELLED, Criterion, criterion_prompt
 from bootstrap.simulate import draft
 from bootstrap.targets import Target
-from bootstrap.tools import lookup
+from bootstrap.tools import call_text, lookup
 from bootstrap.transcript import Document, Task, Transcript
 from bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
 from bootstrap.worlds.language import EXCHANGEABLE, NO, options_of
@@ -65,7 +65,7 @@ def simulate_demonstration(
     answer = ideal_answer(situation, options_of(task.question), random.Random(f"{salt} {task.id}"), missing=missing)
     prompt, spans = list(d.prompt), []
     if answer.lookup:
-        call = [tokenizer.control["call"], *tokenizer.encode(answer.lookup), tokenizer.control["end"]]
+        call = [tokenizer.control["call"], *tokenizer.encode(call_text(answer.lookup)), tokenizer.control["end"]]
         found = lookup(index, task.question, answer.lookup, d.passages)
         spans.append((len(prompt), len(prompt) + len(call)))
         prompt += [*call, *tokenizer.turn("tool", found.text if found else ""), tokenizer.control["assistant"]]

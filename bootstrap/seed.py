@@ -16,6 +16,7 @@ from bootstrap.progress import Metrics, Progress
 from bootstrap.retrieval import Index
 from bootstrap.review import Criterion, load_rubric
 from bootstrap.simulate import Writer
+from bootstrap.tools import call_text
 from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds import demonstrations
 from bootstrap.worlds.language import ASKINGS, CONTEXTS
@@ -209,13 +210,13 @@ def _tokenizer(directory: epath.Path, config: Config, world: Lessons, corpus: li
 
 
 def _own_tokenizer(config: Config, world: Lessons, corpus: list[Document]) -> Tokenizer:
-    questions = [t for s in world.demonstrations for t in _questions(world, s, len(SEEN), 0)]
+    shown = world.demonstrations
+    questions = [t for s in shown for t in _questions(world, s, len(SEEN), 0)]
     asked = [m["content"] for t in questions for messages in (t.messages, *t.askings) for m in messages]
-    answers = [
-        demonstrations.ideal_answer(s, s.actions, random.Random(s.id)).text + " no, told?" for s in world.demonstrations
-    ]
+    ideal = [demonstrations.ideal_answer(s, s.actions, random.Random(s.id), missing=s.actions) for s in shown]
+    answers = [f"{answer.text} no, told? {call_text(answer.lookup)}" for answer in ideal]
     prose = [" ".join(line) for line in demonstrations.prose(random.Random("tokenizer"), 1000)]
-    told = [story.text for s in world.demonstrations for story in _stories(world, s)]
+    told = [story.text for s in shown for story in _stories(world, s)]
     own = [*told, *asked, *answers, *prose]
     return Tokenizer.train([*own, *_as_much_as(own, corpus)], config.model.vocab_size)
 

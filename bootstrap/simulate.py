@@ -3,17 +3,19 @@
 A unit holds the transcripts of a few tasks. Everything random is derived from (seed, generation, task, sibling).
 """
 
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flax import nnx
 
 from bootstrap.config import SimulateConfig
 from bootstrap.retrieval import Index
-from bootstrap.tools import lookup
+from bootstrap.tools import LOOKUP, call_grammar, lookup
 from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
 from bootstrap.worlds.language import options_of
+from models.grammar import Grammar
 from models.sampler import Request, Sampled, Sampler
 from models.tokenizer import Tokenizer
 
@@ -42,6 +44,11 @@ class Draft:
     forced: tuple[int, ...] = ()
     called: tuple[tuple[int, int], ...] = ()
     messages: tuple[dict, ...] = ()
+
+    def request(self, turn: int, begun: tuple[int, ...] = (), grammar: Grammar | None = None) -> Request:
+        """To go on, after tokens that the turn has `begun` with."""
+        number = int(content_id(self.task.id, self.sibling, turn, self.forced, *begun)[:8], 16)
+        return Request(number, self.prompt + self.forced + begun, grammar)
 
 
 def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfig, salt: str) -> list[Document]:
@@ -84,41 +91,45 @@ def complete(
     """Samples every draft to its end, running the tool calls between turns."""
     control = writer.tokenizer.control
     finished: dict[int, Transcript] = {}
-    waiting = list(enumerate(drafts))
+    waiting = dict(enumerate(drafts))
     for turn in range(config.lookups + 1):
-        requests = [Request(_request_id(d, turn), d.prompt + d.forced) for _, d in waiting]
-        sampled = writer.sampler(
-            writer.params, requests, seed=seed, temperature=config.temperature, stop=(control["end"],),
-            top_k=config.top_k, top_p=config.top_p, min_p=config.min_p,
-        )  # fmt: skip
-        still = []
-        for (position, d), s in zip(waiting, sampled, strict=True):
-            calls = len(s.tokens) > 0 and s.tokens[0] == control["call"] and s.finished
-            after = _after_call(writer, index, d, s) if calls and turn < config.lookups else None
-            if after and len(after.prompt) + config.new_tokens <= writer.max_length:
-                still.append((position, after))
-            else:
-                finished[position] = _transcript(writer, d, s, generation)
-                advance(1)
-        waiting = still
+        # A turn that begins with the call symbol ends there: its arguments are sampled by their grammar.
+        stop = (control["end"], control["call"] if turn < config.lookups else control["end"])
+        said = _sampled(writer, config, seed, stop, {at: d.request(turn) for at, d in waiting.items()})
+        calls = [at for at, s in said.items() if s.finished and s.stop == control["call"] and not len(s.tokens)]
+        grammar = call_grammar(writer.tokenizer)
+        asked = {at: waiting[at].request(turn, (control["call"],), grammar) for at in calls}
+        called = _sampled(writer, config, seed, (control["end"],), asked)
+        after = {at: _after_call(writer, index, waiting[at], s) for at, s in called.items() if s.finished}
+        still = {at: d for at, d in after.items() if len(d.prompt) + config.new_tokens <= writer.max_length}
+        ended = {at: _transcript(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
+        finished, waiting = finished | ended, still
+        advance(len(ended))
     return [finished[i] for i in range(len(drafts))]
 
 
-def _request_id(d: Draft, turn: int) -> int:
-    return int(content_id(d.task.id, d.sibling, turn, d.forced)[:8], 16)
+def _sampled(writer: Writer, config: SimulateConfig, seed: int, stop: tuple[int, ...],
+             requests: Mapping[int, Request]) -> dict[int, Sampled]:  # fmt: skip
+    sampled = writer.sampler(
+        writer.params, list(requests.values()), seed=seed, temperature=config.temperature, stop=stop,
+        top_k=config.top_k, top_p=config.top_p, min_p=config.min_p,
+    )  # fmt: skip
+    return dict(zip(requests, sampled, strict=True))
 
 
 def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
     """The draft with the model's call and the tool's answer appended; neither is part of the final turn."""
     tokenizer = writer.tokenizer
-    query = tokenizer.decode(s.tokens)
-    found = lookup(index, d.task.question, query, d.passages)
+    arguments = tokenizer.decode(s.tokens)
+    found = lookup(index, d.task.question, json.loads(arguments)["query"].strip(), d.passages)
     text = found.text if found else "nothing found."
-    called = (len(d.prompt), len(d.prompt) + len(s.tokens) + 1)
-    turn = [*s.tokens.tolist(), s.stop, *tokenizer.turn("tool", text), tokenizer.control["assistant"]]
-    call_id = content_id(d.task.id, d.sibling, query)
+    call = (tokenizer.control["call"], *s.tokens.tolist(), s.stop)
+    called = (len(d.prompt), len(d.prompt) + len(call))
+    turn = [*call, *tokenizer.turn("tool", text), tokenizer.control["assistant"]]
+    call_id = content_id(d.task.id, d.sibling, arguments)
+    function = {"name": LOOKUP["name"], "arguments": arguments}
     messages = (
-        {"role": "assistant", "tool_calls": [{"id": call_id, "function": {"name": "lookup", "arguments": query}}]},
+        {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]},
         {"role": "tool", "tool_call_id": call_id, "content": text},
     )
     return Draft(
@@ -128,16 +139,16 @@ def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
 
 
 def _transcript(writer: Writer, d: Draft, s: Sampled, generation: int) -> Transcript:
-    tokens = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ())
+    tokens, control = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ()), writer.tokenizer.control
     text = writer.tokenizer.decode(s.tokens)
-    if len(s.tokens) and int(s.tokens[0]) == writer.tokenizer.control["call"]:
+    if tokens[:1] == (control["call"],):
         text = f"(call) {text}"
     capture = Capture(tuple(map(tuple, s.ids.tolist())), tuple(map(tuple, s.probs.tolist())), tuple(s.tail.tolist()))
     return Transcript(
         id=content_id(d.task.id, d.prompt, d.forced, tokens, generation, d.sibling),
         task_id=d.task.id, generation=generation, sibling=d.sibling, prompt=d.prompt,
         student_prompt=tuple(writer.tokenizer.chat(d.task.messages)), tokens=tokens, text=text,
-        passages=d.passages, finished=s.finished, capture=capture, forced=d.forced,
+        passages=d.passages, finished=s.finished and s.stop == control["end"], capture=capture, forced=d.forced,
         forced_text=writer.tokenizer.decode(d.forced), called=d.called,
         messages=(*d.messages, {"role": "assistant", "content": text}),
     )  # fmt: skip

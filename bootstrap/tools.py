@@ -1,15 +1,45 @@
-"""What a simulating model may call. Tools are plain functions: no network, no files, bounded output."""
+"""What a simulating model may call. Tools are plain functions: no network, no files, bounded output.
 
+A call is the arguments in JSON, and what samples it keeps to the tool's schema.
+"""
+
+import functools
+import json
 import re
 from collections.abc import Sequence
 
 from bootstrap.retrieval import Index
 from bootstrap.transcript import Document
+from models.grammar import Grammar
+from models.tokenizer import Tokenizer
+
+LOOKUP = {
+    "name": "lookup",
+    "description": "Finds a passage that is not in view yet.",
+    "parameters": {
+        "type": "object",
+        "properties": {"query": {"type": "string", "minLength": 1, "maxLength": 100}},
+        "required": ["query"],
+        "additionalProperties": False,
+    },
+}
+"""A tool as chat templates and OpenAI's servers describe it."""
 
 REPEATED = 0.5
 """A passage that shares more than this of its words with one in view tells nothing new."""
 RELEVANT = 0.7
 """A passage that scores less than this share of the best one, in view or not, is about another matter."""
+
+
+@functools.lru_cache(maxsize=8)
+def call_grammar(tokenizer: Tokenizer) -> Grammar:
+    """What may follow the call symbol."""
+    return Grammar.of_json(LOOKUP["parameters"], tokenizer.spelled())
+
+
+def call_text(query: str) -> str:
+    """The arguments of a lookup. The query begins with a space: its first word is then the token it is elsewhere."""
+    return json.dumps({"query": f" {query}"}, separators=(",", ":"))
 
 
 def lookup(index: Index, question: str, query: str, shown: Sequence[str]) -> Document | None:

@@ -87,7 +87,8 @@ class Transcript:
     @property
     def queries(self) -> list[str]:
         """What it looked up."""
-        return [call["function"]["arguments"] for m in self.messages for call in m.get("tool_calls", ())]
+        calls = [call for m in self.messages for call in m.get("tool_calls", ())]
+        return [json.loads(call["function"]["arguments"])["query"].strip() for call in calls]
 
 
 @dataclass(frozen=True)

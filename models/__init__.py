@@ -7,6 +7,7 @@ kernels.py        attention by a device's own kernel, chosen where it is compile
 architectures.py  config.json of Hugging Face folders
 huggingface.py    their weights, read onto the mesh and written
 chat.py           their tokenizers and chat templates
+grammar.py        what a request may say, and masks of it between steps
 sampler.py        samples any number of requests: what is read and seated when
 slots.py          what that runs on the device: slots that are refilled, distributions captured
 draw.py           from logits to a token and what is kept of its distribution

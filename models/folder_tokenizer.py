@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
+from llguidance import LLTokenizer
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -57,6 +58,9 @@ class FolderTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         said = [int(i) for i in ids]
         return self._tokenizer.decode([i for i in said if i < self.vocab_size], skip_special_tokens=True).strip(" ")
+
+    def spelled(self) -> LLTokenizer:
+        return LLTokenizer(self.model.decode(), eos_token=self.control["end"])
 
     def piece(self, token: int) -> str:
         known = token < self.vocab_size

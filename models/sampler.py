@@ -17,16 +17,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from models import slots
 from models.draw import Warp
+from models.grammar import Grammar, Guides
 from models.inference import Weights
 from models.slots import MOST_STEPS, Plan
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue. `id` seeds its randomness and must be unique within a call's seed."""
+    """A prompt to continue. `id` seeds its randomness and must be unique within a call's seed. What is said keeps to
+    the `grammar`, if there is one; its end must be a stop id."""
 
     id: int
     prompt: tuple[int, ...]
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Sampled:
     """What was sampled, without the stop token; `finished` is False when the length limit cut it off.
 
     tokens: int32 [N]; ids, probs: [N+1, K] when finished (the stop token's own position included), else [N, K];
-    tail: the mass outside the kept ids. Distributions are taken before temperature and cuts.
+    tail: the mass outside the kept ids. Distributions are taken before temperature, cuts and grammar.
     """
 
     tokens: np.ndarray
@@ -78,7 +81,8 @@ class Sampler(Plan):
     ) -> list[Sampled]:  # fmt: skip
         """Continues every request, in the order given. `advance(n)` is told of n more finished requests.
 
-        Temperature 0 is greedy. Sampling ends at any id of `stop`. The cuts are those of `models.draw.Warp`.
+        Temperature 0 is greedy. Sampling ends at any id of `stop`. The cuts are those of `models.draw.Warp`. With
+        grammars, a dispatch is one step long: better ask for those requests by themselves.
         """
         if not requests:
             return []
@@ -88,27 +92,31 @@ class Sampler(Plan):
         weights = self.weights(params)
         asked = slots.Asked(jnp.uint32(seed), jax.tree.map(jnp.asarray, warp), jnp.array(stop, jnp.int32))
         parts: list[slots.Steps] = []
-        state, done = slots.empty(weights, columns, self), 0
-        places_Q, taken_M, working_M, steps = np.full(self.slots, -1), *np.zeros((2, self.parts), int), MOST_STEPS
+        guides = Guides([r.grammar for r in requests], nnx.merge(self.graphdef, params).config.vocab_size)
+        state, done, starved = slots.empty(weights, columns, guides.words, self), 0, False
+        places_Q, taken_M, working_M = np.full(self.slots, -1), *np.zeros((2, self.parts), int)
         while done < len(requests):
             left = self._left(places_Q, taken_M)
-            if waiting and (not left or steps < MOST_STEPS):
+            if waiting and (not left or starved):
                 waiting = left + waiting
                 places_Q = self._places(waiting[: self.slots])
                 waiting = waiting[self.slots :]
-                queue, taken_M = self._read(weights, requests, places_Q, columns), np.zeros(self.parts, int)
+                taken_M = np.zeros(self.parts, int)
+                queue = self._read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
                 state = state._replace(taken_M=jnp.asarray(taken_M, jnp.int32))
             fits = np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
-            most = 0 if waiting and fits else MOST_STEPS
+            most = 0 if waiting and fits else 1 if guides.words else MOST_STEPS
             state, told, out = slots.dispatch(
                 weights, state, queue, asked, jnp.int32(most), jnp.bool_(bool(waiting)), cuts=warp.cuts, plan=self
             )
-            (steps, taken_M, working_M), part = jax.device_get((told, out))
+            (steps, taken_M, working_M, index_B), part = jax.device_get((told, out))
             ended = len(requests) - len(waiting) - len(self._left(places_Q, taken_M)) - int(working_M.sum())
             advance(ended - done)
-            done, steps = ended, int(steps) if most else MOST_STEPS
-            self.meter.count(steps if most else 0, int(np.sum(part.index_CB >= 0)), self.slots)
+            done, starved = ended, bool(steps < most)
+            self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
             parts.append(part)
+            if guides.words:
+                state = state._replace(allowed_BW=guides.after(part, index_B, state.allowed_BW))
         return _by_request(parts, len(requests), stop)
 
     def _places(self, indices: Sequence[int]) -> np.ndarray:
@@ -139,7 +147,8 @@ class Sampler(Plan):
         prompt_AP, real_AP = left_pad(prompts, width, few if len(prompts) <= few else self.slots)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
         read = slots.prefill(weights, prompt_AP, real_AP, prompt_Q, columns=columns, plan=self)
-        return slots.Queue(*read, places_Q.astype(np.int32), id_Q, self._count(places_Q).astype(np.int32))
+        free_Q0 = np.zeros((self.slots, 0), np.int32)
+        return slots.Queue(*read, places_Q.astype(np.int32), id_Q, free_Q0, self._count(places_Q).astype(np.int32))
 
     def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, list, slots.Cache]:
         """A dispatch with prompts of `columns` tokens on a mesh, for shapes of parameters with their layout; with the
@@ -148,11 +157,11 @@ class Sampler(Plan):
         over = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), tree)
         number = lambda kind, *shape: jax.ShapeDtypeStruct(shape, kind, sharding=whole)
         weights = self.shapes(params)
-        state = over(jax.eval_shape(lambda w: slots.empty(w, columns, self), weights))
+        state = over(jax.eval_shape(lambda w: slots.empty(w, columns, 0, self), weights))
         prompts, real = (jax.ShapeDtypeStruct((self.slots, columns), kind) for kind in (jnp.int32, bool))
         prefill = functools.partial(slots.prefill, columns=columns, plan=self)
         read = over(jax.eval_shape(prefill, weights, prompts, real, None))
-        queue = slots.Queue(*read, state.index_B, state.id_B, state.taken_M)
+        queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
         warp = Warp(number(jnp.float32), number(jnp.int32), number(jnp.float32), number(jnp.float32))
         asked = slots.Asked(number(jnp.uint32), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)

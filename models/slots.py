@@ -1,7 +1,8 @@
 """The device side of sampling: slots with a cache each, a queue of prompts that were read, and dispatches of steps.
 
 Shapes: B slots, Q queued requests (as many), A distinct prompts, P prompt columns, N new tokens, C steps of a dispatch,
-K kept ids, M parts of the mesh that slots and queue are split into, D width, V vocabulary.
+K kept ids, M parts of the mesh that slots and queue are split into, D width, V vocabulary, W words of 32 bits, an id a
+bit (0: no request has a grammar).
 
 A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
 same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
@@ -23,7 +24,7 @@ from models.inference import Inference, Weights
 
 LEAST_STEPS, MOST_STEPS = 16, 64
 """Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
-REFILL = 16
+REFILL = 32
 """Free slots are refilled when they are one in so many."""
 
 
@@ -43,25 +44,27 @@ class Plan(Inference):
 
 
 class Queue(NamedTuple):
-    """Requests whose prompts have been read: the last hidden state [Q, D], the cache of P columns, and which they
-    are; of each part the first `count` are real."""
+    """Requests whose prompts have been read: the last hidden state [Q, D], the cache of P columns, which they are, and
+    what they may begin with; of each part the first `count` are real."""
 
     hidden_QD: jax.Array
     cache: Cache
     index_Q: jax.Array
     id_Q: jax.Array
+    allowed_QW: jax.Array
     count_M: jax.Array
 
 
 class Slots(NamedTuple):
-    """What slots work at: the request's index or -1, its id, the tokens it has said; how many of each part of the queue
-    have been taken; and the next column of the ring."""
+    """What slots work at: the request's index or -1, its id, the tokens it has said, what it may say next; how many of
+    each part of the queue have been taken; and the next column of the ring."""
 
     hidden_BD: jax.Array
     cache: Cache
     index_B: jax.Array
     id_B: jax.Array
     said_B: jax.Array
+    allowed_BW: jax.Array
     taken_M: jax.Array
     column: jax.Array
 
@@ -82,15 +85,14 @@ class Asked(NamedTuple):
     stop: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("columns", "plan"))
-def empty(weights: Weights, columns: int, plan: Plan) -> Slots:
-    """Free slots for prompts of so many columns."""
+@functools.partial(jax.jit, static_argnames=("columns", "words", "plan"))
+def empty(weights: Weights, columns: int, words: int, plan: Plan) -> Slots:
+    """Free slots for prompts of so many columns, with so many words of allowed ids."""
     model, batch = nnx.merge(plan.graphdef, weights.params), plan.slots
     cache, nothing_B = model.new_cache(batch, columns + plan.new_tokens, plan.int8), jnp.zeros(batch, jnp.int32)
     hidden_BD, taken_M = jnp.zeros((batch, model.config.width), plan.dtype), jnp.zeros(plan.parts, jnp.int32)
-    return plan.over_rows(
-        Slots(hidden_BD, cache, nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, taken_M, jnp.int32(0))
-    )
+    requests = nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, jnp.full((batch, words), -1, jnp.int32)
+    return plan.over_rows(Slots(hidden_BD, cache, *requests, taken_M, jnp.int32(0)))
 
 
 @functools.partial(jax.jit, static_argnames=("columns", "plan"))
@@ -111,14 +113,16 @@ def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, pla
 @functools.partial(jax.jit, static_argnames=("cuts", "plan"), donate_argnames="slots")
 def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, more, *, cuts: bool, plan: Plan):
     """Up to `most` steps, refilling slots from the queue; returns slots, (steps done, taken of the queue [M], slots at
-    work [M]) and what the steps gave.
+    work [M], the request of each slot [B]) and what the steps gave.
 
-    `more` says that there is more to queue: then it returns when slots are free that the queue cannot fill.
+    `more` says that there is more to queue: then it returns when slots are free that the queue cannot fill. With
+    grammars there is one step at most: what is allowed next is for the host to say.
     """
     model, width = nnx.merge(plan.graphdef, weights.params), plan.draws or plan.keep
     head_DV = model.head_DV()
-    empty_CBK, tail_CB = jnp.zeros((MOST_STEPS, plan.slots, width)), jnp.zeros((MOST_STEPS, plan.slots))
-    nothing_CB = jnp.full((MOST_STEPS, plan.slots), -1, jnp.int32)
+    columns = 1 if slots.allowed_BW.shape[1] else MOST_STEPS
+    empty_CBK, tail_CB = jnp.zeros((columns, plan.slots, width)), jnp.zeros((columns, plan.slots))
+    nothing_CB = jnp.full((columns, plan.slots), -1, jnp.int32)
     out = Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, tail_CB))
 
     def goes_on(carry) -> jax.Array:
@@ -156,7 +160,7 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
 
     steps_then_seats = lambda carry: seated(jax.lax.while_loop(goes_on_unseated, step, carry))
     slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
-    told = (steps, slots.taken_M, _working(slots, plan))
+    told = (steps, slots.taken_M, _working(slots, plan), slots.index_B)
     out, told = plan.everywhere((out, told))
     return slots, told, out
 
@@ -170,7 +174,8 @@ def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tu
     """The next token of every slot, and its distribution."""
     key = jax.random.key(asked.seed)
     keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
-    token_B = draw(logits_BV, jax.vmap(jax.random.uniform)(keys_B), asked.warp, cuts)
+    allowed_BV = _bits(slots.allowed_BW, logits_BV.shape[1])
+    token_B = draw(jnp.where(allowed_BV, logits_BV, -jnp.inf), jax.vmap(jax.random.uniform)(keys_B), asked.warp, cuts)
     if plan.draws:
         uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), plan.draws))
         return token_B, capture_draws(jax.nn.softmax(logits_BV), uniform(keys_B))
@@ -178,6 +183,13 @@ def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tu
         return token_B, capture(logits_BV, token_B, plan.keep)
     nothing_B0 = jnp.zeros((len(token_B), 0))
     return token_B, Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
+
+
+def _bits(allowed_BW: jax.Array, size: int) -> jax.Array:
+    """[B, V], whether an id is allowed; all are where nothing says otherwise."""
+    if not allowed_BW.shape[1]:
+        return jnp.array(True)
+    return ((allowed_BW[:, :, None] >> jnp.arange(32)) & 1).astype(bool).reshape(len(allowed_BW), -1)[:, :size]
 
 
 def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
@@ -196,7 +208,8 @@ def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
         return slots._replace(
             hidden_BD=put(slots.hidden_BD, queue.hidden_QD), cache=jax.tree.map(put, slots.cache, read),
             index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
-            said_B=slots.said_B.at[row].set(0), taken_M=slots.taken_M + 1,
+            allowed_BW=put(slots.allowed_BW, queue.allowed_QW), said_B=slots.said_B.at[row].set(0),
+            taken_M=slots.taken_M + 1,
         )  # fmt: skip
 
     return jax.lax.fori_loop(0, seats, seat, slots)

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 import sentencepiece
 from etils import epath
+from llguidance import LLTokenizer
+
+from models.grammar import Pieces
 
 CONTROLS = ("system", "user", "assistant", "tool", "document", "call", "ask", "yes", "no", "end")
 PAD = 0
@@ -74,6 +77,13 @@ class Tokenizer:
         """The text of `ids`; control symbols, and embedding rows that no piece uses, are left out."""
         left_out = {PAD, *self.control.values()}
         return self._pieces.decode([int(i) for i in ids if int(i) not in left_out and i < self.vocab_size])
+
+    def spelled(self) -> LLTokenizer:
+        """What each id spells, for grammars, which `<|end|>` ends."""
+        pieces, ids = self._pieces, range(self.vocab_size)
+        spell = lambda i: bytes([int(pieces.id_to_piece(i)[3:-1], 16)]) if pieces.is_byte(i) else self.piece(i).encode()
+        special = [i for i in ids if pieces.is_control(i) or pieces.is_unknown(i)]
+        return Pieces(list(map(spell, ids)), special, self.control["end"]).spelled()
 
     def piece(self, token: int) -> str:
         """How a token is spelled, for people."""

@@ -17,6 +17,7 @@ from bootstrap.review import (
     load_rubric,
     with_thresholds,
 )
+from bootstrap.tools import call_text
 from bootstrap.transcript import Document
 from bootstrap.worlds.language import CONTEXTS
 from models.scorer import Scorer
@@ -53,14 +54,15 @@ def test_each_corruption_fails_its_own_check(scene, world):
     strange = other.claim(0)
     elsewhere = claims[0]._replace(outcome=strange.outcome)
     judged = [c._replace(judgement=FLIP[c.judgement]) for c in claims]
-    assert failed("well_formed", task, right, passages, finished=False) == "cut off by the length limit"
+    assert failed("well_formed", task, right, passages, finished=False) == "cut off by the length limit or by a call"
     assert failed("well_formed", task, f"{right} and more", passages)
     assert failed("well_formed", task, f"{right} {answer([], wise)}", passages)
     assert failed("well_formed", task, answer(claims, wise).rsplit(".", 2)[0] + ".", passages)
     assert failed("well_formed", task, answer([claims[0], *claims], wise), passages).endswith("2 times")
     assert failed("well_formed", task, right, passages, forced=(5,), forced_text="so"), "a thought nobody interrupts"
     for query, fault in ((wise, ""), (right, f"looks up what nobody asked about: {right[:60]}"), ("", "looks up")):
-        call = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "lookup", "arguments": query}}]}
+        function = {"name": "lookup", "arguments": call_text(query)}
+        call = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
         assert failed("well_formed", task, right, passages, messages=(call,)).startswith(fault)
         assert bool(failed("well_formed", task, right, passages, messages=(call,))) == bool(fault)
     assert claims[-1].action in failed("complete", task, answer(claims[:-1], wise), passages)

@@ -1,0 +1,97 @@
+"""What a request may say: grammars (llguidance) whose masks of allowed ids are computed between steps, on the host.
+
+Shapes: Q queued requests, B slots, W words of 32 bits, one bit an id.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance.numpy import consume_token_par, fill_next_token_bitmask_par
+
+from models.slots import Steps
+
+
+class Pieces:
+    """A vocabulary as llguidance asks for it: what each id spells in bytes; `special` ones spell nothing."""
+
+    bos_token_id = None
+
+    def __init__(self, tokens: Sequence[bytes], special: Sequence[int], end: int):
+        self.tokens, self.special_token_ids, self.eos_token_id = list(tokens), list(special), end
+        self._ids = {piece: i for i, piece in enumerate(tokens) if i not in set(special)}
+        self._longest = max(map(len, self._ids))
+
+    def __call__(self, text: bytes) -> list[int]:
+        """Longest pieces first; SentencePiece would begin each text with a space."""
+        found = []
+        while text:
+            size = next(n for n in range(min(self._longest, len(text)), 0, -1) if text[:n] in self._ids)
+            found.append(self._ids[text[:size]])
+            text = text[size:]
+        return found
+
+    def spelled(self) -> LLTokenizer:
+        return LLTokenizer(TokenizerWrapper(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Grammar:
+    """Compiled once; every request begins with a copy."""
+
+    start: LLMatcher
+    size: int
+    """Ids that it knows; all others are never allowed."""
+
+    @classmethod
+    def of_json(cls, schema: Mapping, spelled: LLTokenizer) -> "Grammar":
+        """JSON by a schema, without white space between its parts but for a space at the beginning, which tokenizers
+        like to put there; then the end. Raises ValueError for a schema that cannot be kept to."""
+        compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
+        lark = f'start: " "? value\nvalue: %json {json.dumps(compact)}'
+        start = LLMatcher(spelled, LLMatcher.grammar_from_lark(lark))
+        if start.is_error():
+            raise ValueError(f"grammar: {start.get_error().splitlines()[0]}; mend the schema")
+        return cls(start, spelled.vocab_size)
+
+
+class Guides:
+    """The grammars of a call's requests, each as far as its request has come; None: all ids are allowed."""
+
+    def __init__(self, grammars: Sequence[Grammar | None], vocab_size: int):
+        self._grammars, self._executor = grammars, LLExecutor()
+        self._known = next((grammar.size for grammar in grammars if grammar), 0)
+        self._said: dict[int, LLMatcher] = {}
+        self.words = -(-vocab_size // 32) if self._known else 0
+        """W; 0 when no request has a grammar."""
+
+    def first(self, places_Q: np.ndarray) -> np.ndarray:
+        """Allowed at the beginning [Q, W] of the requests at these places; -1: none."""
+        for index in places_Q.tolist():
+            if index >= 0 and (grammar := self._grammars[index]):
+                self._said[index] = grammar.start.deep_copy()
+        return self._allowed(places_Q)
+
+    def after(self, steps: Steps, index_B: np.ndarray, allowed_BW: jax.Array) -> jax.Array:
+        """Allowed next [B, W], where slots still work at what they said a token of; others may what they might."""
+        said_B, token_B = steps.index_CB[0], steps.token_CB[0]
+        still_B = (said_B == index_B) & (said_B >= 0)
+        spoken = zip(said_B[still_B].tolist(), token_B[still_B].tolist(), strict=True)
+        moved = [(self._said[index], token) for index, token in spoken if index in self._said]
+        kept = all(consume_token_par(self._executor, moved)) if moved else True
+        assert kept, [matcher.get_error() for matcher, _ in moved if matcher.is_error()]
+        return jnp.where(still_B[:, None], self._allowed(np.where(still_B, said_B, -1)), allowed_BW)
+
+    def _allowed(self, index_B: np.ndarray) -> np.ndarray:
+        known_BW = np.full((len(index_B), -(-self._known // 32)), -1, np.int32)
+        rows = [(self._said[index], row) for row, index in enumerate(index_B.tolist()) if index in self._said]
+        if rows:
+            fill_next_token_bitmask_par(self._executor, rows, known_BW)
+            assert np.all(np.any(known_BW, axis=1)), "a grammar is left with nothing to say"
+        free_B = np.isin(np.arange(len(index_B)), [row for _, row in rows], invert=True)
+        unknown_BW = np.where(free_B[:, None], -1, np.zeros((1, self.words - known_BW.shape[1]), np.int32))
+        return np.concatenate([known_BW, unknown_BW.astype(np.int32)], axis=1)
