@@ -14,8 +14,9 @@ from bootstrap.checks import count_judgements
 from bootstrap.config import TargetsConfig
 from bootstrap.review import Reviewer
 from bootstrap.simulate import Writer
-from bootstrap.transcript import Document, Task, Transcript, content_id
+from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
 from models.sampler import Request
+from models.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def make_targets(
     temperature: float,
 ) -> list[Target]:  # fmt: skip
     """Targets of the configured kind for accepted transcripts; `siblings` vote on judgements in branch reviews."""
+    if config.kind == "teacher":
+        accepted = _drawn_where_they_stand(writer, reviewer.scorer, accepted)
     if config.kind != "reviewed":
         return [_unbranched(t, config.kind) for t in accepted]
     opened = [(t, branch) for t in accepted for branch in _alternatives(writer, t, config)]
@@ -63,6 +66,16 @@ def make_targets(
         done = replace(branch, passed=review.accepted, text=draft.text, reason=reason)
         reviewed.setdefault(t.id, []).append(done)
     return [_reviewed(t, reviewed.get(t.id, [])) for t in accepted]
+
+
+def _drawn_where_they_stand(writer: Writer, scorer: Scorer, accepted: Sequence[Transcript]) -> list[Transcript]:
+    """With the teacher's own distributions of corrections. Those that were captured are of an answer that no wrong
+    thought came before, and of its "no," there are none."""
+    corrections = [t for t in accepted if t.forced]
+    told = [((*t.prompt, *t.forced), t.tokens) for t in corrections]
+    found = scorer.distributions(writer.params, told, writer.sampler.keep)
+    captured = {t.id: Capture(*(of_N.tolist() for of_N in c)) for t, c in zip(corrections, found, strict=True)}
+    return [replace(t, capture=captured.get(t.id, t.capture)) for t in accepted]
 
 
 def _alternatives(writer: Writer, t: Transcript, config: TargetsConfig) -> list[Branch]:

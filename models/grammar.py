@@ -4,6 +4,7 @@ Shapes: Q queued requests, B slots, W words of 32 bits, one bit an id.
 """
 
 import json
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,12 +51,14 @@ class Grammar:
     @classmethod
     def of_json(cls, schema: Mapping, spelled: LLTokenizer) -> "Grammar":
         """JSON by a schema, without white space between its parts but for a space at the beginning, which tokenizers
-        like to put there; then the end. Raises ValueError for a schema that cannot be kept to."""
+        like to put there; then the end. Raises ValueError for a schema that cannot be kept to or spelled."""
         compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
         lark = f'start: " "? value\nvalue: %json {json.dumps(compact)}'
         start = LLMatcher(spelled, LLMatcher.grammar_from_lark(lark))
         if start.is_error():
-            raise ValueError(f"grammar: {start.get_error().splitlines()[0]}; mend the schema")
+            raise ValueError(f"grammar: {' '.join(start.get_error().split())[:200]}; mend the schema")
+        if unknown := "".join(c for c in string.printable[:95] if not spelled.greedy_tokenize(c)):
+            raise ValueError(f"grammar: the tokenizer cannot spell {unknown[:20]}; use one that falls back to bytes")
         return cls(start, spelled.vocab_size)
 
 

@@ -1,20 +1,22 @@
-"""Questions about contexts, answered by the next token's probabilities; a context is read once for all its questions.
+"""Questions about contexts, answered by the next token's probabilities, and what given tokens are drawn from; a context
+is read once for all that follows it.
 
 Shapes: A contexts, W columns of a context, B questions, T columns of a question, V vocabulary, M parts of a mesh, each
 with contexts and questions of its own.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models.decoder import Cache
+from models.decoder import Cache, Decoder
+from models.draw import Captured, capture
 from models.inference import Inference, Weights
 from models.sampler import left_pad, round_up
 
@@ -50,16 +52,30 @@ class Scorer(Inference):
 
     def __call__(self, params: nnx.State, asked: Sequence[Asked], answers: Tokens) -> np.ndarray:
         """Probabilities [len(asked), len(answers)] of each answer's id as the next token; equal questions run once."""
+        found = self._run(ask, params, asked, answers)
+        return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
+
+    def distributions(self, params: nnx.State, told: Sequence[Asked], keep: int) -> list[Captured]:
+        """What each token of (context, tokens) is drawn from when it comes next: ids and probs [N, keep], the token's
+        own always among them, and tail [N], as a sampler captures them. A context has at least one token."""
+        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in told]
+        found = self._run(functools.partial(tell, keep=keep), params, asked, ())
+        return [
+            Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, told, strict=True)
+        ]
+
+    def _run(self, step: Callable, params: nnx.State, asked: Sequence[Asked], answers: Tokens) -> dict[Asked, Any]:
+        """A step's rows, by what was asked."""
         assert self.questions % self.parts == 0, (self.questions, self.parts)
         assert all(question for _, question in asked), "a question has at least one token"
-        found: dict[Asked, np.ndarray] = {}
-        shared = Shared(self.weights(params), jnp.array(answers)) if asked else None
+        found, own = {}, self.questions // self.parts
+        shared = Shared(self.weights(params), jnp.array(answers, jnp.int32)) if asked else None
         for parts in self._batches(asked):
-            probs_BA = jax.device_get(ask(shared, self._padded(parts), scorer=self))
-            own = self.questions // self.parts
+            rows_B = jax.device_get(step(shared, self._padded(parts), scorer=self))
             for part, (_, questions) in enumerate(parts):
-                found.update(zip(questions, probs_BA[part * own :], strict=False))
-        return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
+                for row, question in enumerate(questions):
+                    found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
+        return found
 
     def _batches(self, asked: Sequence[Asked]) -> Iterator[list[tuple[list[Tokens], list[Asked]]]]:
         """What runs together: by part, contexts and questions; those of a context side by side, and contexts of one
@@ -109,10 +125,31 @@ def ask(shared: Shared, batch: Batch, *, scorer: Scorer) -> jax.Array:
     return scorer.everywhere(scorer.over_parts(_ask, whole=Shared)(shared, scorer.over_rows(batch)))
 
 
+@functools.partial(jax.jit, static_argnames=("keep", "scorer"))
+def tell(shared: Shared, batch: Batch, *, keep: int, scorer: Scorer) -> Captured:
+    """Distributions [B, T, ...] of the token after each of a question's but the last, whole on every host."""
+    return scorer.everywhere(scorer.over_parts(_tell, keep, whole=Shared)(shared, scorer.over_rows(batch)))
+
+
 def _ask(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
-    """Reads the contexts, gives every question the cache of its own, and reads the questions."""
+    model, hidden_BTD = _read(scorer, shared, batch)
+    logits_BV = model.logits(hidden_BTD[jnp.arange(len(batch.ends_B)), batch.ends_B], model.head_DV())
+    return jax.nn.softmax(logits_BV)[:, shared.answers]
+
+
+def _tell(scorer: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
+    """A column at a time: logits of all would be as large as what they are made from, times V / D."""
+    model, hidden_BTD = _read(scorer, shared, batch)
+    head_DV, next_BT = model.head_DV(), jnp.roll(batch.question_BT, -1, axis=1)
+    one = lambda column: capture(model.logits(column[0], head_DV), column[1], keep)
+    told_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), told_TB)
+
+
+def _read(scorer: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
+    """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
     model, layers = nnx.merge(scorer.graphdef, shared.weights.params), shared.weights.layers
-    (a, w), (b, t) = batch.context_AW.shape, batch.question_BT.shape
+    (a, w), t = batch.context_AW.shape, batch.question_BT.shape[1]
     cache = model.new_cache(a, w)
     if w:
         cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0, scorer.kernel)[1]
@@ -121,6 +158,4 @@ def _ask(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
     positions_BS = jnp.pad(cache.positions[batch.place_B], ((0, 0), (0, t)), constant_values=-1)
     own = Cache(keys, values, tuple(x[batch.place_B] for x in cache.last), positions_BS)
     real_BT = jnp.arange(t) <= batch.ends_B[:, None]
-    hidden_BTD, _ = model.extend(layers, batch.question_BT, real_BT, own, w, scorer.kernel)
-    logits_BV = model.logits(hidden_BTD[jnp.arange(b), batch.ends_B], model.head_DV())
-    return jax.nn.softmax(logits_BV)[:, shared.answers]
+    return model, model.extend(layers, batch.question_BT, real_BT, own, w, scorer.kernel)[0]

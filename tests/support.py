@@ -105,6 +105,26 @@ def train_tokenizer(world: Lessons, size: int = 400) -> Tokenizer:
     return Tokenizer.train([*(d.text for d in world.documents()), *asked, *answers, "no, told?"], size)
 
 
+def small_tokenizer_json(place, metaspace: bool = False) -> None:
+    """A tokenizer of the world's words, byte-level or as Llama 2 has it."""
+    made = FastTokenizer(models.BPE(unk_token="<unk>" if metaspace else None, byte_fallback=metaspace))
+    made.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.decoder = pieces if metaspace else decoders.ByteLevel()
+    spelled = [f"<0x{byte:02X}>" for byte in range(256)] if metaspace else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, special_tokens=["<unk>", AddedToken("<|endoftext|>", special=True), *spelled],
+        initial_alphabet=[] if metaspace else pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    world = small_world()
+    made.train_from_iterator([d.text for s in world.situations for d in told(world, s)], trainer)
+    whole = json.loads(made.to_str())
+    whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] not in spelled]
+    (place / "tokenizer.json").write_text(json.dumps(whole))
+
+
 def ideal(situation: Situation, task: Task, salt: int = 0) -> str:
     return ideal_answer(situation, options_of(task.question), random.Random(f"{situation.id} {salt}")).text
 

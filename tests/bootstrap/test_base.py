@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from etils import epath
-from support import awaken, full_logits, run_tiny, small_world, tiny_config, told
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from tokenizers import Tokenizer as FastTokenizer
+from support import awaken, full_logits, run_tiny, small_tokenizer_json, tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bootstrap import seed
@@ -29,25 +27,11 @@ LLAMA = DecoderConfig(
 )  # fmt: skip
 
 
-def write_tokenizer(place, metaspace=False):
-    """A small tokenizer of the world's words, byte-level or as Llama 2 has it."""
-    made = FastTokenizer(models.BPE(unk_token="<unk>" if metaspace else None))
-    made.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.Metaspace() if metaspace else decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<unk>", AddedToken("<|endoftext|>", special=True)],
-        initial_alphabet=[] if metaspace else pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    world = small_world()
-    made.train_from_iterator([d.text for s in world.situations for d in told(world, s)], trainer)
-    made.save(str(place / "tokenizer.json"))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = epath.Path(tmp_path_factory.mktemp("base") / "llama")
     huggingface.save(place, LLAMA, awaken(decoder.create(LLAMA, 3)[1]), "float32")
-    write_tokenizer(place)
+    small_tokenizer_json(place)
     return place
 
 
@@ -59,7 +43,7 @@ def ran(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("metaspace", [False, True])
 def test_pieces_of_text_join_by_a_space_and_controls_come_by_id_alone(tmp_path, metaspace):
-    write_tokenizer(tmp_path, metaspace)
+    small_tokenizer_json(tmp_path, metaspace)
     own = FolderTokenizer.of_folder(epath.Path(tmp_path))
     first, second = own.encode("if mara pulls the lever,"), own.encode("the bell leaks")
     assert own.decode([*first, *second]) == "if mara pulls the lever, the bell leaks"

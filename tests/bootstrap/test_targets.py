@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from support import told
+from support import full_probs, told
 
 from bootstrap import targets
 from bootstrap.config import SimulateConfig, TargetsConfig
@@ -97,3 +99,18 @@ def test_one_hot_and_teacher_report_what_nobody_reviewed(case):
 def test_targets_are_the_same_again_and_come_back_from_json(case, reviewed):
     assert make(case) == reviewed
     assert [targets.from_json(targets.to_json(t)) for t in reviewed] == reviewed
+
+
+def test_a_correction_has_the_teachers_distribution_after_the_wrong_thought(case):
+    writer, reviewer, accepted, *rest = case
+    wrong = tuple(writer.tokenizer.encode("so i leave. no,"))
+    corrections = [replace(t, id=f"{t.id} corrected", forced=wrong) for t in accepted]
+    made = make((writer, reviewer, [accepted[0], *corrections], *rest), kind="teacher")
+    assert made[0].probs == accepted[0].capture.probs
+    for t, target in zip(corrections, made[1:], strict=True):
+        before = (*t.prompt, *wrong)
+        probs = full_probs(writer.sampler.graphdef, writer.params, (*before, *t.tokens))[len(before) - 1 : -1]
+        np.testing.assert_allclose(target.probs, np.take_along_axis(probs, np.array(target.ids), axis=1), atol=1e-4)
+        np.testing.assert_allclose(np.sum(target.probs, axis=1) + target.tail, 1.0, atol=1e-5)
+        own = [p for n, i in enumerate(t.tokens) for j, p in zip(target.ids[n], target.probs[n], strict=True) if i == j]
+        assert target.unreviewed == pytest.approx(1 - np.mean(own), abs=1e-5)

@@ -6,6 +6,7 @@ import pytest
 from support import full_probs, requests
 
 from launch.collectives import collectives
+from models.sampler import Sampler
 from models.scorer import Scorer
 from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
@@ -50,3 +51,31 @@ def test_parts_of_a_mesh_exchange_nothing_but_answers(spread):
     sent = collectives(lowered.compile().as_text(), mesh)
     assert sent, "layers are split over tensor"
     assert sum(c.bytes for c in sent if set(c.axes) & {"data", "fsdp"}) <= 8 * 2 * 4
+
+
+def test_given_tokens_have_the_distributions_of_the_full_forward(small):
+    told = [(r.prompt, s.prompt) for r, s in zip(requests(9, seed=4), requests(9, seed=5), strict=True)]
+    told += [(told[0][0], told[1][1]), told[0]]
+    for (context, tokens), found in zip(
+        told, Scorer(small[0], questions=4, bucket=16).distributions(small[1], told, 6), strict=True
+    ):
+        probs = full_probs(*small, (*context, *tokens))[len(context) - 1 : -1]
+        assert found.ids.shape == (len(tokens), 6)
+        np.testing.assert_allclose(found.probs, np.take_along_axis(probs, found.ids, axis=1), atol=1e-5)
+        np.testing.assert_allclose(found.probs.sum(-1) + found.tail, 1.0, atol=1e-5)
+        assert all(token in ids for token, ids in zip(tokens, found.ids, strict=True))
+        np.testing.assert_allclose(found.probs[:, 0], probs.max(-1), atol=1e-5)
+    assert Scorer(small[0], questions=4).distributions(small[1], [], 6) == []
+
+
+def test_what_was_sampled_has_the_distributions_that_were_captured(small, spread):
+    asked = requests(10, seed=6)
+    made = Sampler(small[0], slots=4, new_tokens=12, keep=6)(small[1], asked, seed=0, temperature=1.0, stop=(1,))
+    told = [
+        (r.prompt, (*s.tokens.tolist(), *([s.stop] if s.finished else []))) for r, s in zip(asked, made, strict=True)
+    ]
+    scorer, params, _ = spread
+    for s, found in zip(made, scorer.distributions(params, told, 6), strict=True):
+        np.testing.assert_array_equal(found.ids, s.ids)
+        np.testing.assert_allclose(found.probs, s.probs, atol=1e-5)
+        np.testing.assert_allclose(found.tail, s.tail, atol=1e-5)

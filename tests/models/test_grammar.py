@@ -1,0 +1,144 @@
+import dataclasses
+import json
+from typing import Annotated
+
+import jax
+import numpy as np
+import pydantic
+import pytest
+from etils import epath
+from hypothesis import given
+from hypothesis import strategies as st
+from support import awaken, full_logits, requests, small_tokenizer_json
+
+from bootstrap.tools import LOOKUP, call_grammar, call_text
+from models import decoder, slots
+from models.decoder import DecoderConfig
+from models.folder_tokenizer import FolderTokenizer
+from models.grammar import Grammar, Pieces
+from models.sampler import Sampler
+from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+
+
+def object_of(**properties):
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+class Person(pydantic.BaseModel, extra="forbid"):
+    name: str = pydantic.Field(min_length=1, max_length=6)
+    age: int = pydantic.Field(ge=0, le=150)
+    likes: list[Annotated[str, pydantic.Field(max_length=4)]] = pydantic.Field(max_length=2)
+    wise: bool
+
+
+def speaks(tokenizer, **sizes):
+    """A sampler and weights that say anything at all."""
+    config = DecoderConfig(vocab_size=tokenizer.vocab_size + 40, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64)
+    graphdef, params = decoder.create(config, 0)
+    return Sampler(graphdef, **{"slots": 4, "new_tokens": 150, "keep": 4, "bucket": 16} | sizes), awaken(params)
+
+
+def guided(grammar, count=11, **kinds):
+    return [dataclasses.replace(r, grammar=grammar) for r in requests(count, **kinds)]
+
+
+@pytest.fixture(scope="session", params=["pieces", "bytes", "metaspace"])
+def any_tokenizer(request, tokenizer, tmp_path_factory):
+    """SentencePiece, and tokenizer.json as Qwen and Llama 2 have it."""
+    if request.param == "pieces":
+        return tokenizer
+    folder = tmp_path_factory.mktemp("tokenizer")
+    small_tokenizer_json(folder, metaspace=request.param == "metaspace")
+    return FolderTokenizer.of_folder(epath.Path(folder))
+
+
+def test_whatever_a_model_says_is_json_of_its_schema(any_tokenizer):
+    sampler, params = speaks(any_tokenizer)
+    asked = guided(Grammar.of_json(Person.model_json_schema(), any_tokenizer.spelled()))
+    told = sampler(params, asked, seed=0, temperature=1.0, stop=(any_tokenizer.control["end"],))
+    texts = [any_tokenizer.decode(s.tokens) for s in told if s.finished]
+    assert len(texts) > 5 and len(set(texts)) > 5
+    for text in texts:
+        Person.model_validate_json(text, strict=True)
+        assert "\n" not in text
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=5, unique=True))
+def test_of_given_values_one_is_said(tokenizer, values):
+    sampler, params = speaks(tokenizer, new_tokens=400)
+    grammar = Grammar.of_json(object_of(of={"enum": values}), tokenizer.spelled())
+    told = sampler(params, guided(grammar, 3), seed=0, temperature=1.0, stop=(tokenizer.control["end"],))
+    assert all(json.loads(tokenizer.decode(s.tokens))["of"] in values for s in told if s.finished)
+    assert any(s.finished for s in told) or max(map(len, values)) > 50
+
+
+def test_slot_order_and_neighbours_do_not_matter_and_those_without_a_grammar_are_free(tokenizer):
+    sampler, params = speaks(tokenizer, new_tokens=40)
+    grammar, end = call_grammar(tokenizer), (tokenizer.control["end"],)
+    mixed = [dataclasses.replace(r, grammar=None if i % 3 else grammar) for i, r in enumerate(requests(11))]
+    say = lambda asked: [(s.tokens.tolist(), s.finished) for s in sampler(params, asked, seed=3, temperature=1.0,
+                                                                          stop=end)]  # fmt: skip
+    together = say(mixed)
+    assert together == say(mixed[::-1])[::-1] == [say([r])[0] for r in mixed]
+    assert [said for i, said in enumerate(together) if i % 3] == say([r for r in mixed if not r.grammar])
+    assert sum(tokenizer.decode(said[0]).startswith('{"query":"') for said in together) == 4
+
+
+def test_over_a_mesh_the_same_is_said(tokenizer):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    alone, params = speaks(tokenizer, new_tokens=40, slots=8)
+    spread, _ = speaks(tokenizer, new_tokens=40, slots=8, rows=slots_sharding(mesh))
+    given = {"seed": 3, "temperature": 1.0, "stop": (tokenizer.control["end"],)}
+    asked = guided(call_grammar(tokenizer), 20)
+    laid = jax.device_put(params, state_sharding(mesh, params))
+    for a, b in zip(alone(params, asked, **given), spread(laid, asked, **given), strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist()
+
+
+def test_the_likeliest_of_what_is_allowed_is_taken_and_what_is_captured_knows_no_grammar(tokenizer):
+    sampler, params = speaks(tokenizer, new_tokens=30)
+    digits = Grammar.of_json({"enum": ["abc", "abd", 12]}, tokenizer.spelled())
+    asked = guided(digits, 4)
+    for r, s in zip(asked, sampler(params, asked, seed=0, temperature=0.0, stop=(tokenizer.control["end"],)),
+                    strict=True):  # fmt: skip
+        logits = full_logits(sampler.graphdef, params, [*r.prompt, *s.tokens.tolist()])[len(r.prompt) - 1 :]
+        probs = np.exp(logits - logits.max(-1, keepdims=True))
+        probs /= probs.sum(-1, keepdims=True)
+        matcher = digits.start.deep_copy()
+        for n, token in enumerate([*s.tokens.tolist(), s.stop]):
+            bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+            assert token == allowed[logits[n, allowed].argmax()]
+            np.testing.assert_allclose(s.probs[n], probs[n, s.ids[n]], atol=1e-5)
+            assert matcher.consume_token(token)
+
+
+def test_it_compiles_once_and_keeps_what_is_free_as_it_was(tokenizer):
+    sampler, params = speaks(tokenizer, new_tokens=30)
+    given = {"seed": 0, "temperature": 1.0, "stop": (tokenizer.control["end"],)}
+    sampler(params, guided(call_grammar(tokenizer)), **given)
+    before = slots.dispatch._cache_size()
+    sampler(params, guided(Grammar.of_json({"type": "integer"}, tokenizer.spelled()), 5, seed=2), **given)
+    assert slots.dispatch._cache_size() == before
+
+
+def test_a_schema_that_cannot_be_kept_to_is_refused_in_one_line(tokenizer):
+    for schema in ({"type": "nothing"}, {"type": "string", "pattern": "("}, {"anyOf": []}):
+        with pytest.raises(ValueError, match=r"^grammar: .*; mend the schema$"):
+            Grammar.of_json(schema, tokenizer.spelled())
+
+
+def test_a_tokenizer_that_cannot_spell_it_is_refused_in_one_line():
+    letters = Pieces([b"a", b"b", b""], [2], 2).spelled()
+    with pytest.raises(ValueError, match=r"^grammar: the tokenizer cannot spell 0123456789cde.*; use one .*$"):
+        Grammar.of_json(LOOKUP["parameters"], letters)
+
+
+def test_a_call_as_demonstrations_write_it_keeps_to_the_grammar(any_tokenizer):
+    matcher = call_grammar(any_tokenizer).start.deep_copy()
+    tokens = any_tokenizer.encode(call_text("pull the lever"))
+    assert matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+    assert matcher.consume_token(any_tokenizer.control["end"])
+    assert any_tokenizer.decode(tokens) == call_text("pull the lever")
+    assert not call_grammar(any_tokenizer).start.deep_copy().try_consume_tokens(any_tokenizer.encode("pull the lever"))
+    assert LOOKUP["parameters"]["required"] == ["query"]
