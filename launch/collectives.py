@@ -76,8 +76,8 @@ def memory_traffic(text: str, step: str = "") -> int:
     loop with most operations whose names contain `step`.
 
     The compiler's own sum also counts what moves within the chip: arrays with memory space S(1), into which it copies
-    weights ahead of their use. A gather is taken to read the whole of what it gathers from; of a conditional, the
-    dearest branch counts.
+    weights ahead of their use. A gather is taken to read the whole of what it gathers from, and a kernel all that it is
+    given, but for what it writes a part of in place; of a conditional, the dearest branch counts.
     """
     lines = _by_computation(text)
     loops = {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
@@ -106,8 +106,9 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
             total += max(_traffic(lines[branch], lines) for branch in _branches(line))
         elif op not in _MOVES_NOTHING:
             sliced = _sliced(line, lines)
-            read = [(sliced.get(i, o[0][0]), o[0][1]) for i, o in enumerate(operands) if len(o) == 1]
-            arrays = [*outputs[match[1]], *read]
+            kept = {int(i) for i in re.findall(r"\{\d*\}: \((\d+), ", line)} if op == "custom-call" else ()
+            read = [(sliced.get(i, o[0][0]), o[0][1]) for i, o in enumerate(operands) if len(o) == 1 and i not in kept]
+            arrays = [*outputs[match[1]][len(kept) :], *read]
             if _updates_in_place(line, lines):  # in and out are one array, of which a slice is written
                 arrays = [one for one in arrays if one != outputs[match[1]][0]]
             total += sum(size for size, on_chip in arrays if not on_chip)

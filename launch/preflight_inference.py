@@ -15,8 +15,9 @@ from bootstrap.config import Config
 from launch.collectives import Collective, collectives, memory_traffic
 from models.decoder import Decoder
 from models.inference import Inference
-from models.sampler import Sampler, round_up
+from models.sampler import Sampler
 from models.scorer import Scorer, ask
+from models.slots import round_up
 from train.flops import Chip, layer_weights, traced_flops
 from train.sharding import slots_sharding, state_sharding
 
@@ -38,7 +39,7 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
         graphdef, slots=slots_a_chip * Inference(graphdef, rows=rows).parts, new_tokens=c.new_tokens, keep=c.keep,
         int8=c.int8_cache, dtype=config.train.engine.dtype, rows=rows, attention=config.train.engine.attention,
     )  # fmt: skip
-    columns = round_up(config.model.max_length - c.new_tokens, sampler.bucket)
+    columns = sampler.columns(config.model, config.model.max_length - c.new_tokens)
     lowered, weights, cache = sampler.lowered(params, columns)
     found = {"slots": sampler.slots, "prompt_columns": columns, "new_tokens": c.new_tokens}
     resident = {"weights for sampling": bytes_on_chip(weights), "weights of training": bytes_on_chip(params),

@@ -18,9 +18,11 @@ import tyro
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from models import pages
 from models.attention import Int8, quantized, rotate
 from models.family import ACTIVATIONS, Family, reach
 from models.kernels import Kernel, Scores, attend_cache, attend_rows
+from models.pages import Pages
 
 INPUT_AXES = {"output": 2}
 """Axes of a layer's matrix that its product sums over; of all others the first."""
@@ -73,12 +75,13 @@ class Cache(NamedTuple):
     """Keys and values, the last C-1 inputs of attention and MLP, and the position of the token in each column.
 
     keys, values: by layer [B, G, S, E], so that a step of decoding writes one column in place instead of copying a
-    stack; last: by layer [B, C-1, 2D], for convolutions over C tokens; positions: int32 [B, S], -1 where there is
-    none. Columns need be in no order: keys are rotated by their positions before they are kept.
+    stack, or `Pages` of both as keys and no values; last: by layer [B, C-1, 2D], for convolutions over C tokens;
+    positions: int32 [B, S], -1 where there is none. But for pages, columns need be in no order: keys are rotated by
+    their positions before they are kept.
     """
 
-    keys: tuple[jax.Array | Int8, ...]
-    values: tuple[jax.Array | Int8, ...]
+    keys: tuple[jax.Array | Int8 | Pages, ...]
+    values: tuple[jax.Array | Int8 | None, ...]
     last: tuple[jax.Array, ...]
     positions: jax.Array
 
@@ -173,13 +176,16 @@ class Decoder(nnx.Module):
         x_BTD, _ = jax.lax.scan(layer, first_BTD, (stacked, sliding_L), unroll=self._unroll)
         return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), c.family)
 
-    def new_cache(self, batch: int, length: int, int8: bool = False) -> Cache:
+    def new_cache(self, batch: int, length: int, int8: bool = False, paged: bool = False) -> Cache:
         """An empty one, of the weights' dtype or, for keys and values, of a byte a number."""
         c, dtype = self.config, self.embedding[...].dtype
-        empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_size), dtype)
-        empty_BGSE = quantized(empty_BGSE) if int8 else empty_BGSE
         last_BC2D = jnp.zeros((batch, c.conv - 1, 2 * c.width), dtype)
-        per_layer = ((empty_BGSE,) * c.layers, (empty_BGSE,) * c.layers, (last_BC2D,) * c.layers)
+        if paged:
+            keys, values = pages.empty(batch, length, c.kv_heads, c.head_size, dtype), None
+        else:
+            empty_BGSE = jnp.zeros((batch, c.kv_heads, length, c.head_size), dtype)
+            keys = values = quantized(empty_BGSE) if int8 else empty_BGSE
+        per_layer = ((keys,) * c.layers, (values,) * c.layers, (last_BC2D,) * c.layers)
         return Cache(*per_layer, jnp.full((batch, length), -1, jnp.int32))
 
     def unstacked(self) -> Layers:
@@ -188,33 +194,42 @@ class Decoder(nnx.Module):
         return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
 
     def extend(
-        self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
+        self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array | None,
         kernel: Kernel = PLAIN,
     ) -> tuple[jax.Array, Cache]:  # fmt: skip
         """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
 
         `real_BT` is False at padding; a token's position is the number of real tokens before it in its row. All rows
-        write the same columns. Rows padded on the right can only be read, not extended again.
+        write the same columns; in pages (None), each row its one token after its last. Rows padded on the right can
+        only be read, not extended again.
         """
         before_B = jnp.max(cache.positions, axis=1) + 1
         positions_BT = jnp.maximum(before_B[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
         kept_BT = jnp.where(real_BT, positions_BT, -1)
-        positions_BS = jax.lax.dynamic_update_slice(cache.positions, kept_BT, (0, column))
+        if column is None:
+            last_BS = jnp.arange(cache.positions.shape[1]) == before_B[:, None]
+            positions_BS = jnp.where(last_BS & real_BT, before_B[:, None], cache.positions)
+        else:
+            positions_BS = jax.lax.dynamic_update_slice(cache.positions, kept_BT, (0, column))
         family, e, slides = self.config.family, self.config.head_size, any(self.config.family.sliding)
         x_BTD = self._embed(tokens_BT)
         keys, values, last = [], [], []
         for layer, weights in enumerate(layers):
-            keys_BGSE, values_BGSE, last_BC2D = cache.keys[layer], cache.values[layer], cache.last[layer]
-            last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
+            last_BCD, last_mlp_BCD = jnp.split(cache.last[layer], 2, axis=-1)
             sliding = family.sliding[layer] if slides else None
             frequencies_E, window = reach(family, e, sliding)
             normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
-            keys.append(_written(keys_BGSE, k.swapaxes(1, 2), column))
-            values.append(_written(values_BGSE, v.swapaxes(1, 2), column))
-            mixed = attend_cache(q, keys[-1], values[-1], positions_BT, positions_BS, sliding, window,
-                                 self.config.scores, kernel, column)  # fmt: skip
+            if column is None:
+                keys.append(pages.written(cache.keys[layer], k, v, positions_BT[:, 0], kernel))
+                values.append(None)
+                mixed = pages.attend(q, keys[-1], positions_BT[:, 0], bool(sliding), self.config.scores, kernel)
+            else:
+                keys.append(_written(cache.keys[layer], k.swapaxes(1, 2), column))
+                values.append(_written(cache.values[layer], v.swapaxes(1, 2), column))
+                mixed = attend_cache(q, keys[-1], values[-1], positions_BT, positions_BS, sliding, window,
+                                     self.config.scores, kernel, column)  # fmt: skip
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])

@@ -71,10 +71,12 @@ class Inference:
         return jax.tree.map(laid, weights, self._layout(params, weights))
 
     def place(self, x: jax.Array) -> NamedSharding:
-        """Where an array of rows [A, ...] or [A, G, S, E] lies; a number lies everywhere."""
+        """Where an array of rows [A, ...], [A, G, S, E] or [A, N, PAGE, 2G, E] lies; a number lies everywhere."""
         mesh, (rows, heads) = self.rows.mesh, self.rows.spec
         if x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
             return NamedSharding(mesh, PartitionSpec(rows, heads))
+        if x.ndim == 5:
+            return NamedSharding(mesh, PartitionSpec(rows, None, None, heads))
         return NamedSharding(mesh, PartitionSpec(rows) if x.ndim else PartitionSpec())
 
     def over_rows(self, tree):

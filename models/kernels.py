@@ -17,7 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from models.attention import Int8, attend, attend_packed, sees
 
 Attention = Literal["auto", "plain", "splash", "cudnn"]
-"""By device; matrix products, the reference; TPU's kernel, which elsewhere a slow interpreter runs; GPU's kernel."""
+"""By device; matrix products, the reference; TPU's kernels, of which a slow interpreter runs the first elsewhere (the
+other is in `models.pages`); GPU's kernel."""
+Laid = Literal["q", "kv", "pages", "rows", "all"]
 LANES, LARGEST_BLOCK = 128, 512
 """Splash pads sequences to multiples of the first, and works at the largest block that divides them."""
 
@@ -48,7 +50,7 @@ class Kernel:
         by_device = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "plain")
         name = by_device if self.attention == "auto" else self.attention
         mesh, of_rows, of_heads = self.axes
-        uneven = mesh and (rows % _size(mesh, of_rows) or kv_heads % _size(mesh, of_heads))
+        uneven = mesh and (rows % axis_size(mesh, of_rows) or kv_heads % axis_size(mesh, of_heads))
         odd = width % 8 or width > 128 or length % 2 or keys % 2
         refused = name == "cudnn" and (scores.softcap or q_BTHE.dtype == jnp.float32 or odd)
         return "plain" if uneven or refused else name
@@ -132,7 +134,7 @@ def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT:
 
     slides = jnp.asarray(False if sliding is None else sliding)
     operands = (q_BTHE, k_BGSE, v_BGSE, segments_BT, segments_BS, slides)
-    return _on_each_device(own, kernel, "q", "kv", "kv", "rows", "rows", "all")(*operands)
+    return on_each_device(own, kernel, "q", "kv", "kv", "rows", "rows", "all")(*operands)
 
 
 def fused(q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float, kernel: Kernel,
@@ -144,19 +146,20 @@ def fused(q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax
             q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation=implementation
         )
 
-    return _on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BSGE, v_BSGE, mask_BTS)
+    return on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BSGE, v_BSGE, mask_BTS)
 
 
-def _on_each_device(own: Callable, kernel: Kernel, *laid: Literal["q", "kv", "rows", "all"]) -> Callable:
+def on_each_device(own: Callable, kernel: Kernel, *laid: Laid, out: Laid = "q") -> Callable:
     """The function on each device's own rows and heads, as the compiler cannot split a kernel: operands have heads in
-    the third place (q) or the second (kv), rows alone, or lie everywhere."""
+    the third place (q), the second (kv) or the fourth (pages), rows alone, or lie everywhere."""
     mesh, of_rows, of_heads = kernel.axes
     if not (of_rows or of_heads):
         return own
     specs = {"q": PartitionSpec(of_rows, None, of_heads), "kv": PartitionSpec(of_rows, of_heads),
-             "rows": PartitionSpec(of_rows), "all": PartitionSpec()}  # fmt: skip
+             "pages": PartitionSpec(of_rows, None, None, of_heads), "rows": PartitionSpec(of_rows),
+             "all": PartitionSpec()}  # fmt: skip
     return jax.shard_map(
-        own, mesh=mesh, in_specs=tuple(specs[one] for one in laid), out_specs=specs["q"],
+        own, mesh=mesh, in_specs=tuple(specs[one] for one in laid), out_specs=specs[out],
         axis_names={*of_rows, *of_heads}, check_vma=False,
     )  # fmt: skip
 
@@ -185,5 +188,5 @@ def _filled(x: jax.Array, axis: int, fill: int = 0) -> jax.Array:
     return jnp.pad(x, widths, constant_values=fill)
 
 
-def _size(mesh, axes: tuple[str, ...]) -> int:
+def axis_size(mesh, axes: tuple[str, ...]) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)

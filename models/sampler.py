@@ -19,7 +19,7 @@ from models import slots
 from models.draw import Warp
 from models.grammar import Grammar, Guides
 from models.inference import Weights
-from models.slots import MOST_STEPS, Plan
+from models.slots import MOST_STEPS, Plan, round_up
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,12 @@ class Sampler(Plan):
             return []
         warp = Warp(temperature, top_k, top_p, min_p)
         waiting = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), requests[i].prompt, i))
-        columns = round_up(len(requests[waiting[0]].prompt), self.bucket)
+        model = nnx.merge(self.graphdef, params).config
+        columns = self.columns(model, len(requests[waiting[0]].prompt))
         weights = self.weights(params)
         asked = slots.Asked(jnp.uint32(seed), jax.tree.map(jnp.asarray, warp), jnp.array(stop, jnp.int32))
         parts: list[slots.Steps] = []
-        guides = Guides([r.grammar for r in requests], nnx.merge(self.graphdef, params).config.vocab_size)
+        guides = Guides([r.grammar for r in requests], model.vocab_size)
         state, done, starved = slots.empty(weights, columns, guides.words, self), 0, False
         places_Q, taken_M, working_M = np.full(self.slots, -1), *np.zeros((2, self.parts), int)
         while done < len(requests):
@@ -175,10 +176,6 @@ def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[n
     for row, prompt in enumerate(prompts):
         out_BP[row, width - len(prompt) :], real_BP[row, width - len(prompt) :] = prompt, True
     return out_BP, real_BP
-
-
-def round_up(length: int, step: int) -> int:
-    return -(-length // step) * step
 
 
 def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:

@@ -18,7 +18,8 @@ from flax import nnx
 from models.decoder import Cache, Decoder
 from models.draw import Captured, capture
 from models.inference import Inference, Weights
-from models.sampler import left_pad, round_up
+from models.sampler import left_pad
+from models.slots import round_up
 
 Tokens = tuple[int, ...]
 Asked = tuple[Tokens, Tokens]

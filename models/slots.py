@@ -6,11 +6,13 @@ bit (0: no request has a grammar).
 
 A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
 same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
-they lie does not matter, and one column is written in place. Slots that become free inside a dispatch take the next of
+they lie does not matter, and one column is written in place. Where TPU's kernel reads pages (`models.pages`), each slot
+fills its own, one after the other. Slots that become free inside a dispatch take the next of
 the queue; on a mesh, of their own part of it, so that nothing is sent between chips.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.decoder import Cache
+from models import pages
+from models.decoder import Cache, DecoderConfig
 from models.draw import Captured, Warp, capture, capture_draws, draw
 from models.inference import Inference, Weights
 
@@ -41,6 +44,18 @@ class Plan(Inference):
     draws: int = 0
     int8: bool = False
     """Keys and values in a byte a number: half of the memory and traffic of bfloat16."""
+
+    def paged(self, model: DecoderConfig) -> bool:
+        """Whether slots keep pages, each its own one after the other, instead of a ring that all turn together."""
+        return not self.int8 and pages.fits(self.kernel, self.slots, model.kv_heads, model.head_size, self.dtype)
+
+    def length(self, model: DecoderConfig, columns: int) -> int:
+        """Columns of a slot's cache: those of prompts, and the ring or as many as fill the last page."""
+        return columns + round_up(self.new_tokens, pages.PAGE if self.paged(model) else 1)
+
+    def columns(self, model: DecoderConfig, longest: int) -> int:
+        """P, for prompts of so many tokens: whole buckets, and whole pages."""
+        return round_up(longest, math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1))
 
 
 class Queue(NamedTuple):
@@ -89,7 +104,8 @@ class Asked(NamedTuple):
 def empty(weights: Weights, columns: int, words: int, plan: Plan) -> Slots:
     """Free slots for prompts of so many columns, with so many words of allowed ids."""
     model, batch = nnx.merge(plan.graphdef, weights.params), plan.slots
-    cache, nothing_B = model.new_cache(batch, columns + plan.new_tokens, plan.int8), jnp.zeros(batch, jnp.int32)
+    cache = model.new_cache(batch, plan.length(model.config, columns), plan.int8, plan.paged(model.config))
+    nothing_B = jnp.zeros(batch, jnp.int32)
     hidden_BD, taken_M = jnp.zeros((batch, model.config.width), plan.dtype), jnp.zeros(plan.parts, jnp.int32)
     requests = nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, jnp.full((batch, words), -1, jnp.int32)
     return plan.over_rows(Slots(hidden_BD, cache, *requests, taken_M, jnp.int32(0)))
@@ -104,10 +120,22 @@ def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, pla
     nothing = model.new_cache(*prompt_AP.shape, plan.int8)
     hidden_APD, cache = model.extend(weights.layers, prompt_AP, real_AP, nothing, 0, plan.kernel)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
-    room = columns - prompt_AP.shape[1]
+    return plan.over_rows((hidden_QD, (_in_pages if plan.paged(model.config) else _to_the_right)(cache, columns)))
+
+
+def _to_the_right(cache: Cache, columns: int) -> Cache:
+    room = columns - cache.positions.shape[1]
     keys, values = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (room, 0), (0, 0))), (cache.keys, cache.values))
     positions_QP = jnp.pad(cache.positions, ((0, 0), (room, 0)), constant_values=-1)
-    return plan.over_rows((hidden_QD, Cache(keys, values, cache.last, positions_QP)))
+    return Cache(keys, values, cache.last, positions_QP)
+
+
+def _in_pages(cache: Cache, columns: int) -> Cache:
+    given = zip(cache.keys, cache.values, strict=True)
+    keys = tuple(pages.of_columns(*both, cache.positions, columns) for both in given)
+    length_Q1 = jnp.max(cache.positions, axis=1, keepdims=True) + 1
+    positions_QP = jnp.where(jnp.arange(columns) < length_Q1, jnp.arange(columns), -1)
+    return Cache(keys, (None,) * len(keys), cache.last, positions_QP)
 
 
 @functools.partial(jax.jit, static_argnames=("cuts", "plan"), donate_argnames="slots")
@@ -144,9 +172,9 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
         token_B, captured = choose(logits_BV, slots, asked)
         busy_B = slots.index_B >= 0
         out = jax.tree.map(lambda all_C, one: all_C.at[number].set(one), out, Steps(slots.index_B, token_B, captured))
-        column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
+        column = None if plan.paged(model.config) else slots.cache.positions.shape[1] - plan.new_tokens + slots.column
         said_B1 = jnp.where(busy_B, token_B, 0)[:, None]
-        hidden_B1D, cache = model.extend(weights.layers, said_B1, busy_B[:, None], slots.cache, column)
+        hidden_B1D, cache = model.extend(weights.layers, said_B1, busy_B[:, None], slots.cache, column, plan.kernel)
         ends_B = jnp.any(token_B[:, None] == asked.stop, axis=1) | (slots.said_B + 1 == plan.new_tokens)
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
@@ -163,6 +191,10 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
     told = (steps, slots.taken_M, _working(slots, plan), slots.index_B)
     out, told = plan.everywhere((out, told))
     return slots, told, out
+
+
+def round_up(length: int, step: int) -> int:
+    return -(-length // step) * step
 
 
 def _working(slots: Slots, plan: Plan) -> jax.Array:
@@ -197,7 +229,8 @@ def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
     free_B = slots.index_B < 0
     (row_B,) = jnp.nonzero(free_B, size=len(free_B), fill_value=0)
     seats = jnp.minimum(jnp.sum(free_B), queue.count_M[0] - slots.taken_M[0])
-    positions_QS = jnp.pad(queue.cache.positions, ((0, 0), (0, plan.new_tokens)), constant_values=-1)
+    room = slots.cache.positions.shape[1] - queue.cache.positions.shape[1]
+    positions_QS = jnp.pad(queue.cache.positions, ((0, 0), (0, room)), constant_values=-1)
     read = queue.cache._replace(positions=positions_QS)  # what the slot said before is forgotten
 
     def seat(number, slots: Slots) -> Slots:
