@@ -1,6 +1,7 @@
 """Preflight compiles with the real TPU compiler, for a small model."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,15 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     preflight_inference.show(found, cli._console())
     said = capsys.readouterr().out
     assert "caches of slots" in said and "tokens a second" in said
+
+
+def test_heads_over_chips_send_hidden_states_and_choices_alone():
+    split = asked(step="sample", slots=64, topology="v5e:2x2")
+    split = replace(split, config=replace(split.config, mesh=MeshConfig(2, 1, 2)))
+    step = preflight.preflight(split)["step"]
+    per_slot = step["sent"]["all-reduce"] / 64 / MODEL.layers  # attention's output and the MLP's, float32 at most
+    assert 2 * 2 * MODEL.width <= per_slot <= 2 * 4 * MODEL.width + 64
+    assert sum(step["sent"].values()) < 0.02 * step["bytes"]
 
 
 def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
