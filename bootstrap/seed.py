@@ -16,7 +16,7 @@ from bootstrap.progress import Metrics, Progress
 from bootstrap.retrieval import Index
 from bootstrap.review import Criterion, load_rubric
 from bootstrap.simulate import Writer
-from bootstrap.tools import call_text
+from bootstrap.tools import call_grammar, call_text
 from bootstrap.transcript import Document, Task, content_id
 from bootstrap.worlds import demonstrations
 from bootstrap.worlds.language import ASKINGS, CONTEXTS
@@ -86,12 +86,15 @@ class Run:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for what a run would stumble over at its start: world, rubric, mesh, model or documents."""
+    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, or a tokenizer in
+    which no tool can be called."""
     _world(config)
     load_rubric(config.review.rubric)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.documents.path:
         documents.read(epath.Path(config.documents.path))
+    if config.base:
+        call_grammar(FolderTokenizer.of_folder(epath.Path(config.base)))
 
 
 def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:

@@ -99,3 +99,17 @@ def test_a_folder_without_a_tokenizer_is_one_line(tmp_path, folder):
         seed.with_base(tiny_config(base=str(tmp_path)))
     with pytest.raises(FolderError, match="config.json"):
         seed.with_base(tiny_config(base=str(tmp_path / "nowhere")))
+
+
+def test_a_tokenizer_in_which_no_tool_can_be_called_is_one_line(tmp_path, folder):
+    for name in ("config.json", "model.safetensors"):
+        (epath.Path(tmp_path) / name).write_bytes((folder / name).read_bytes())
+    small_tokenizer_json(tmp_path, metaspace=True)
+    path = tmp_path / "tokenizer.json"
+    written = json.loads(path.read_text())
+    written["model"]["byte_fallback"] = False
+    written["model"]["vocab"] = {k: v for k, v in written["model"]["vocab"].items() if not k.startswith("<0x")}
+    path.write_text(json.dumps(written))
+    config = seed.with_base(tiny_config(base=str(tmp_path), simulate__keep=4))
+    with pytest.raises(ValueError, match=r"^grammar: the tokenizer cannot spell .*; use one that falls back to bytes$"):
+        seed.check(config)
