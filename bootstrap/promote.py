@@ -1,7 +1,7 @@
 """Keep a generation or roll it back: a paired comparison with the incumbent on the same items.
 
-The primary metric is the simulator's pass rate on a fresh slice; guards are wise answers, harm and knowledge on the
-items that both were asked. Promote when the primary metric is not significantly worse and no guard regresses beyond its
+The primary metric is the simulator's pass rate on a fresh slice; guards are wise answers and knowledge on the items that
+both were asked, and harm on those on which both took an action. Promote when the primary metric is not significantly worse and no guard regresses beyond its
 margin.
 """
 

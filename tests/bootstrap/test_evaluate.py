@@ -6,7 +6,8 @@ import pytest
 from support import told
 
 from bootstrap.config import SimulateConfig
-from bootstrap.evaluate import Items, behaviour, distinct, knowledge, proportion, recovery
+from bootstrap.evaluate import Items, behaviour, distinct, harmless, knowledge, proportion, recovery
+from bootstrap.promote import decide
 from bootstrap.retrieval import Index
 from bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
 from bootstrap.worlds.oracle import Oracle
@@ -51,6 +52,15 @@ def test_an_action_is_what_is_chosen_or_named_but_no_tool_call(torn, items):
         asked = behaviour(writer, replace(items, situations=(s,)), SimulateConfig(), 0, "chat").values()
         assert [a["outcome"] for a in asked] == [outcome, outcome, "other"] * (len(CONTEXTS) // 3)
         assert [a["answer"] == f"(call) {action}" for a in asked] == [False, False, True] * (len(CONTEXTS) // 3)
+
+
+def test_who_takes_no_action_does_no_harm_but_is_no_measure_of_it():
+    asked = {f"s {n}": {"outcome": outcome} for n, outcome in enumerate(("wise", "harmful", "other"))}
+    assert harmless(asked) == {"s 0": 1.0, "s 1": 0.0}
+    timid, bold = ({f"s{n} plain": {"outcome": outcome} for n in range(40)} for outcome in ("other", "harmful"))
+    wise = {name: {"outcome": "wise"} for name in bold}
+    decision = lambda new, old: decide({"not_harmful": harmless(new)}, {"not_harmful": harmless(old)}, 0.02)
+    assert decision(bold, timid)["promoted"] and not decision(bold, wise)["promoted"]
 
 
 def test_only_who_chooses_the_wise_action_after_a_wrong_thought_has_recovered(torn, items):
