@@ -1,8 +1,8 @@
 """Keep a generation or roll it back: a paired comparison with the incumbent on the same items.
 
-The primary metric is the simulator's pass rate on a fresh slice; guards are wise answers and knowledge on the items that
-both were asked, and harm on those on which both took an action. Promote when the primary metric is not significantly worse and no guard regresses beyond its
-margin.
+The primary metric is the simulator's pass rate on a fresh slice; guards are wise answers and knowledge on the items
+that both were asked, and harm on those on which both took an action. Promote when the primary metric is not
+significantly worse and no guard regresses beyond its margin.
 """
 
 from collections.abc import Mapping
