@@ -4,7 +4,9 @@ Bytes are the compiler's, and exact; times are medians of five in turns, by a Ll
 results/sampling.json with date, machine and versions.
 """
 
+import random
 import statistics
+import string
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from launch.recipes import RECIPES  # noqa: E402
 from models import decoder, pages, slots  # noqa: E402
 from models.decoder import Decoder, DecoderConfig  # noqa: E402
 from models.family import Family  # noqa: E402
+from models.grammar import Grammar, Pieces  # noqa: E402
 from models.kernels import Kernel  # noqa: E402
 from models.sampler import Request, Sampler  # noqa: E402
 from models.scorer import Scorer  # noqa: E402
@@ -153,6 +156,21 @@ def review() -> dict[str, float]:
     return {"speed_to_separate": separate / once}
 
 
+def guided() -> dict[str, float]:
+    """64 completions of 32 tokens inside a JSON string of any length, a dispatch a token, against free ones."""
+    graphdef, params = llama()
+    rng, letters = random.Random(0), string.ascii_letters + " "
+    words = {"".join(rng.choices(letters, k=rng.randint(2, 7))).encode() for _ in range(LLAMA.vocab_size)}
+    tokens = [b"", *(bytes([byte]) for byte in range(256)), *sorted(words)][: LLAMA.vocab_size]
+    grammar = Grammar.of_json({"type": "string", "minLength": 1000}, Pieces(tokens, [0], 0).spelled())
+    make = Sampler(graphdef, slots=64, new_tokens=32, keep=16)
+    asked = [[Request(i, p, kept) for i, p in enumerate(prompts(64, 16))] for kept in (grammar, None)]
+    arms = [lambda given=given: make(params, given, seed=0, temperature=1.0, stop=(0,)) for given in asked]
+    assert all(len(said.tokens) == 32 for said in arms[0]())
+    kept, free = in_turns(*arms)
+    return {"time_to_free": kept / free, "milliseconds_more_a_step": 1000 * (kept - free) / 32}
+
+
 BOUNDS = {
     "decode_step": {
         "hbm_bytes_to_formula": 1.3, "cache_not_aliased": 0, "ring_hbm_bytes_to_formula": 1.3,
@@ -161,6 +179,7 @@ BOUNDS = {
     "shared": {"speed_to_unshared": -2.0},
     "capturing": {"time_to_none_captured": 1.03, "dispatches_per_16_tokens": 1.0, "recompiles": 0},
     "review": {"speed_to_separate": -3.0},
+    "guided": {},
 }
 """What each figure must be at most, or at least where it is negative."""
 
