@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bootstrap import config as configs
 from bootstrap import lineage, loop, outcome, report, seed, status
-from bootstrap.config import Config, ConfigError
+from bootstrap.config import Config, ConfigError, flat
 from bootstrap.ledger import write_json
 from launch import folders, preflight, preflight_inference
 from launch.console import Terminal
@@ -118,6 +118,10 @@ def _run(words: list[str]) -> int:
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
+    usual, model = flat(recipe.config.model), flat(asked.config.model)
+    own = [name for name in usual if model[name] != usual[name] and name != "max_length"]
+    if asked.config.base and own:
+        raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = seed.with_base(asked.config)
     seed.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
     directory.mkdir(parents=True, exist_ok=True)

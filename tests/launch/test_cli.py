@@ -87,6 +87,7 @@ def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, wo
         (["--review.rubric", "no.yaml"], "no.yaml is missing; set --review.rubric"),
         (["--documents.path", "nothing"], "set --documents.path"),
         (["--world.slice", "100000"], "lower --generations"),
+        (["--base", "x", "--model.mlp-width", "72"], "--model.mlp-width is for a model from scratch"),
     ],
 )
 def test_a_value_that_does_not_fit_is_one_line(capsys, tmp_path, monkeypatch, words, named):
