@@ -93,7 +93,7 @@ def check(config: Config) -> None:
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.documents.path:
         documents.read(epath.Path(config.documents.path))
-    if config.base:
+    if config.base and config.simulate.lookups:
         call_grammar(FolderTokenizer.of_folder(epath.Path(config.base)))
 
 

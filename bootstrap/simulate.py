@@ -92,16 +92,17 @@ def complete(
     control = writer.tokenizer.control
     finished: dict[int, Transcript] = {}
     waiting = dict(enumerate(drafts))
+    fits = lambda d, more=0: len(d.prompt) + more + config.new_tokens <= writer.max_length
     for turn in range(config.lookups + 1):
         # A turn that begins with the call symbol ends there: its arguments are sampled by their grammar.
         stop = (control["end"], control["call"] if turn < config.lookups else control["end"])
         said = _sampled(writer, config, seed, stop, {at: d.request(turn) for at, d in waiting.items()})
         calls = [at for at, s in said.items() if s.finished and s.stop == control["call"] and not len(s.tokens)]
-        grammar = call_grammar(writer.tokenizer)
-        asked = {at: waiting[at].request(turn, (control["call"],), grammar) for at in calls}
+        grammar = call_grammar(writer.tokenizer) if calls else None
+        asked = {at: waiting[at].request(turn, (control["call"],), grammar) for at in calls if fits(waiting[at], 1)}
         called = _sampled(writer, config, seed, (control["end"],), asked)
         after = {at: _after_call(writer, index, waiting[at], s) for at, s in called.items() if s.finished}
-        still = {at: d for at, d in after.items() if len(d.prompt) + config.new_tokens <= writer.max_length}
+        still = {at: d for at, d in after.items() if fits(d)}
         ended = {at: _transcript(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
         finished, waiting = finished | ended, still
         advance(len(ended))

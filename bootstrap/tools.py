@@ -13,12 +13,13 @@ from bootstrap.transcript import Document
 from models.grammar import Grammar
 from models.tokenizer import Tokenizer
 
+LONGEST_QUERY = 100
 LOOKUP = {
     "name": "lookup",
     "description": "Finds a passage that is not in view yet.",
     "parameters": {
         "type": "object",
-        "properties": {"query": {"type": "string", "minLength": 1, "maxLength": 100}},
+        "properties": {"query": {"type": "string", "minLength": 1, "maxLength": LONGEST_QUERY}},
         "required": ["query"],
         "additionalProperties": False,
     },
@@ -39,7 +40,7 @@ def call_grammar(tokenizer: Tokenizer) -> Grammar:
 
 def call_text(query: str) -> str:
     """The arguments of a lookup. The query begins with a space: its first word is then the token it is elsewhere."""
-    return json.dumps({"query": f" {query}"}, separators=(",", ":"))
+    return json.dumps({"query": f" {query}"[:LONGEST_QUERY]}, separators=(",", ":"), ensure_ascii=False)
 
 
 def lookup(index: Index, question: str, query: str, shown: Sequence[str]) -> Document | None:

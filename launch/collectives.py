@@ -106,9 +106,10 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
             total += max(_traffic(lines[branch], lines) for branch in _branches(line))
         elif op not in _MOVES_NOTHING:
             sliced = _sliced(line, lines)
-            kept = {int(i) for i in re.findall(r"\{\d*\}: \((\d+), ", line)} if op == "custom-call" else ()
-            read = [(sliced.get(i, o[0][0]), o[0][1]) for i, o in enumerate(operands) if len(o) == 1 and i not in kept]
-            arrays = [*outputs[match[1]][len(kept) :], *read]
+            kept = re.findall(r"\{(\d*)\}: \((\d+), ", line) if op == "custom-call" else ()
+            made, given = ({int(pair[side] or 0) for pair in kept} for side in (0, 1))
+            read = [(sliced.get(i, o[0][0]), o[0][1]) for i, o in enumerate(operands) if len(o) == 1 and i not in given]
+            arrays = [*(one for i, one in enumerate(outputs[match[1]]) if i not in made), *read]
             if _updates_in_place(line, lines):  # in and out are one array, of which a slice is written
                 arrays = [one for one in arrays if one != outputs[match[1]][0]]
             total += sum(size for size, on_chip in arrays if not on_chip)

@@ -207,6 +207,7 @@ class Decoder(nnx.Module):
         positions_BT = jnp.maximum(before_B[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
         kept_BT = jnp.where(real_BT, positions_BT, -1)
         if column is None:
+            positions_BT = jnp.where(real_BT, positions_BT, 0)  # of rows without a token no pages are read
             last_BS = jnp.arange(cache.positions.shape[1]) == before_B[:, None]
             positions_BS = jnp.where(last_BS & real_BT, before_B[:, None], cache.positions)
         else:

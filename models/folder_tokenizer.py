@@ -1,5 +1,6 @@
 """A Hugging Face folder's tokenizer.json with control symbols added, for runs that start from its weights."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ class FolderTokenizer(Tokenizer):
         own.add_special_tokens([AddedToken(f"<|{name}|>", special=True, normalized=False) for name in CONTROLS])
         return cls(own.to_str().encode())
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1

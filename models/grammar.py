@@ -8,8 +8,6 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import consume_token_par, fill_next_token_bitmask_par
@@ -51,12 +49,13 @@ class Grammar:
     @classmethod
     def of_json(cls, schema: Mapping, spelled: LLTokenizer) -> "Grammar":
         """JSON by a schema, without white space between its parts but for a space at the beginning, which tokenizers
-        like to put there; then the end. Raises ValueError for a schema that cannot be kept to or spelled."""
+        like to put there; then the end. Raises ValueError for a schema that cannot be kept to, and when the tokenizer
+        cannot spell printable ASCII."""
         compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
         lark = f'start: " "? value\nvalue: %json {json.dumps(compact)}'
         start = LLMatcher(spelled, LLMatcher.grammar_from_lark(lark))
         if start.is_error():
-            raise ValueError(f"grammar: {' '.join(start.get_error().split())[:200]}; mend the schema")
+            raise ValueError(f"grammar: {_line(start)}; mend the schema")
         if unknown := "".join(c for c in string.printable[:95] if not spelled.greedy_tokenize(c)):
             raise ValueError(f"grammar: the tokenizer cannot spell {unknown[:20]}; use one that falls back to bytes")
         return cls(start, spelled.vocab_size)
@@ -79,22 +78,28 @@ class Guides:
                 self._said[index] = grammar.start.deep_copy()
         return self._allowed(places_Q)
 
-    def after(self, steps: Steps, index_B: np.ndarray, allowed_BW: jax.Array) -> jax.Array:
-        """Allowed next [B, W], where slots still work at what they said a token of; others may what they might."""
+    def after(self, steps: Steps, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which slots [B] still work at what they said a token of, and what these may say next [B, W]."""
         said_B, token_B = steps.index_CB[0], steps.token_CB[0]
         still_B = (said_B == index_B) & (said_B >= 0)
         spoken = zip(said_B[still_B].tolist(), token_B[still_B].tolist(), strict=True)
         moved = [(self._said[index], token) for index, token in spoken if index in self._said]
-        kept = all(consume_token_par(self._executor, moved)) if moved else True
-        assert kept, [matcher.get_error() for matcher, _ in moved if matcher.is_error()]
-        return jnp.where(still_B[:, None], self._allowed(np.where(still_B, said_B, -1)), allowed_BW)
+        if moved:
+            consume_token_par(self._executor, moved)
+        return still_B, self._allowed(np.where(still_B, said_B, -1))
 
     def _allowed(self, index_B: np.ndarray) -> np.ndarray:
+        """Raises ValueError when a grammar is lost: it would take that for its end."""
         known_BW = np.full((len(index_B), -(-self._known // 32)), -1, np.int32)
         rows = [(self._said[index], row) for row, index in enumerate(index_B.tolist()) if index in self._said]
         if rows:
             fill_next_token_bitmask_par(self._executor, rows, known_BW)
-            assert np.all(np.any(known_BW, axis=1)), "a grammar is left with nothing to say"
+        if lost := [_line(matcher) for matcher, _ in rows if matcher.is_error()]:
+            raise ValueError(f"grammar: {lost[0]}; give it a simpler schema, of what the tokenizer can spell")
         free_B = np.isin(np.arange(len(index_B)), [row for _, row in rows], invert=True)
         unknown_BW = np.where(free_B[:, None], -1, np.zeros((1, self.words - known_BW.shape[1]), np.int32))
         return np.concatenate([known_BW, unknown_BW.astype(np.int32)], axis=1)
+
+
+def _line(matcher: LLMatcher) -> str:
+    return " ".join(matcher.get_error().split())[:200]

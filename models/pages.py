@@ -14,8 +14,8 @@ from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_
 
 from models.kernels import LANES, Kernel, Scores, axis_size, on_each_device
 
-PAGE, PAGES_AT_ONCE, QUERIES_AT_ONCE = 64, 4, 32
-"""Tokens of a page; what the kernel reads and works at together."""
+PAGE, PAGES_AT_ONCE, QUERIES_AT_ONCE, MOST_ROWS = 64, 4, 32, 1024
+"""Tokens of a page; what the kernel reads and works at together; rows whose pages the scalar memory can list."""
 
 
 class Pages(NamedTuple):
@@ -24,14 +24,18 @@ class Pages(NamedTuple):
     both: jax.Array
 
 
-def fits(kernel: Kernel, rows: int, kv_heads: int, width: int, dtype: str) -> bool:
-    """Whether the kernel is at hand and takes such keys and values: whole lanes, and heads that fill whole tiles."""
+def fits(kernel: Kernel, rows: int, heads: int, kv_heads: int, width: int, dtype: str) -> bool:
+    """Whether the kernel is at hand and takes such keys and values: heads as wide as lanes, which fill whole tiles, and
+    queries that fill whole blocks; and no more rows than its table of pages has room for."""
     mesh, of_rows, of_heads = kernel.axes
     parts, packed = axis_size(mesh, of_heads), 4 // jnp.dtype(dtype).itemsize
-    tiles, rest = divmod(2 * kv_heads // parts, packed)
+    both, own = 2 * kv_heads // parts, rows // axis_size(mesh, of_rows)
     even = kv_heads % parts == 0 and rows % axis_size(mesh, of_rows) == 0
-    tiled = not rest and (tiles in (1, 2, 4) or tiles % 8 == 0)
-    return kernel.platform == "tpu" and kernel.attention in ("auto", "splash") and even and tiled and width % LANES == 0
+    tiled = both % packed == 0 and (both // packed in (1, 2, 4) or both // packed % 8 == 0)
+    block = (8 * packed if both % (8 * packed) == 0 else both) // 2 * (heads // kv_heads)
+    whole = block % 8 == 0 or block == heads // parts
+    asked = kernel.platform == "tpu" and kernel.attention in ("auto", "splash")
+    return asked and even and tiled and whole and width == LANES and own <= MOST_ROWS
 
 
 def empty(batch: int, length: int, kv_heads: int, width: int, dtype) -> Pages:

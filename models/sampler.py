@@ -104,7 +104,7 @@ class Sampler(Plan):
                 waiting = waiting[self.slots :]
                 taken_M = np.zeros(self.parts, int)
                 queue = self._read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
-                state = state._replace(taken_M=jnp.asarray(taken_M, jnp.int32))
+                state = state._replace(taken_M=self.laid(taken_M))
             fits = np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
             most = 0 if waiting and fits else 1 if guides.words else MOST_STEPS
             state, told, out = slots.dispatch(
@@ -114,11 +114,18 @@ class Sampler(Plan):
             ended = len(requests) - len(waiting) - len(self._left(places_Q, taken_M)) - int(working_M.sum())
             advance(ended - done)
             done, starved = ended, bool(steps < most)
+            if guides.words:
+                starved = slots.starved(working_M, self._count(places_Q) - taken_M, self)
+                allowed_BW = slots.allow(state.allowed_BW, *guides.after(part, index_B), plan=self)
+                state = state._replace(allowed_BW=allowed_BW)
             self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
             parts.append(part)
-            if guides.words:
-                state = state._replace(allowed_BW=guides.after(part, index_B, state.allowed_BW))
         return _by_request(parts, len(requests), stop)
+
+    def laid(self, numbers: np.ndarray) -> jax.Array:
+        """Numbers of rows or parts where those of `Slots` lie, so that a dispatch is compiled once."""
+        numbers = numbers.astype(np.int32)
+        return jax.device_put(numbers, None if self.rows is None else self.place(numbers))
 
     def _places(self, indices: Sequence[int]) -> np.ndarray:
         """The request at each place of a queue, dealt out to its parts in turn; -1: none."""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from models import pages
@@ -47,7 +48,8 @@ class Plan(Inference):
 
     def paged(self, model: DecoderConfig) -> bool:
         """Whether slots keep pages, each its own one after the other, instead of a ring that all turn together."""
-        return not self.int8 and pages.fits(self.kernel, self.slots, model.kv_heads, model.head_size, self.dtype)
+        heads = model.heads, model.kv_heads, model.head_size
+        return not self.int8 and pages.fits(self.kernel, self.slots, *heads, self.dtype)
 
     def length(self, model: DecoderConfig, columns: int) -> int:
         """Columns of a slot's cache: those of prompts, and the ring or as many as fill the last page."""
@@ -190,7 +192,19 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
     slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
     told = (steps, slots.taken_M, _working(slots, plan), slots.index_B)
     out, told = plan.everywhere((out, told))
-    return slots, told, out
+    return plan.over_rows(slots), told, out
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def allow(allowed_BW: jax.Array, still_B: jax.Array, next_BW: jax.Array, *, plan: Plan) -> jax.Array:
+    """What slots may say next: another choice where they still work at the same, else what there was."""
+    return plan.over_rows(jnp.where(still_B[:, None], next_BW, allowed_BW))
+
+
+def starved(working_M: np.ndarray, left_M: np.ndarray, plan: Plan) -> bool:
+    """Whether enough slots are free that what is `left` of the queue cannot fill."""
+    free_M = plan.slots // plan.parts - working_M
+    return int(np.sum(free_M - np.minimum(free_M, left_M))) * REFILL >= plan.slots
 
 
 def round_up(length: int, step: int) -> int:

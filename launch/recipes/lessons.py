@@ -11,7 +11,7 @@ from train.trainer import EngineConfig
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
     takes="7 to 15 minutes on two CPU cores",
-    reaches="knowledge 100 %, harm below 1 %, recovery 92 to 97 %, pass rate on unread documents 55 to 92 % (3 seeds)",
+    reaches="knowledge 100 %, harm about 1 %, recovery 94 to 97 %, pass rate on unread documents 56 to 92 % (3 seeds)",
     config=Config(
         train=TrainConfig(
             engine=EngineConfig(save_minutes=1.0), optimizer=OptimizerConfig("muon", 3e-2, average=0.1)

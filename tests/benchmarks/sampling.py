@@ -60,7 +60,7 @@ def _step(paged: bool, rows: int = 32, columns: int = 1024) -> dict[str, float]:
     config = replace(RECIPES["qwen3-0.6b"].config.model, max_length=columns)
     chip = make_mesh(MeshConfig(), _devices(Preflight(RECIPES["tiny"].config, "v5e:2x2"))[:1])
     kernel = Kernel("auto", slots_sharding(chip))
-    assert pages.fits(kernel, rows, config.kv_heads, config.head_size, "bfloat16")
+    assert pages.fits(kernel, rows, config.heads, config.kv_heads, config.head_size, "bfloat16")
     here = jax.sharding.NamedSharding(chip, jax.sharding.PartitionSpec())
     narrow = lambda x: jax.ShapeDtypeStruct(
         x.shape, jnp.bfloat16 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype, sharding=here

@@ -132,3 +132,14 @@ ENTRY %main (p: (s32[], f32[10,100])) -> (s32[], f32[10,100]) {
 """
     number, part, branch = 4, 4 * 100, 2 * 4 * 50
     assert memory_traffic(text) == 10 * (part + number + branch)
+
+
+def test_of_what_a_kernel_writes_in_place_only_what_comes_in_counts():
+    text = """ENTRY %main (a: f32[1000], b: f32[10]) -> f32[1000] {
+  %a = f32[1000]{0} parameter(0)
+  %b = f32[10]{0} parameter(1)
+  %one = f32[1000]{0} custom-call(%b, %a), custom_call_target="k", output_to_operand_aliasing={{}: (1, {})}
+  ROOT %two = (f32[1000]{0}, f32[10]{0}) custom-call(%one, %b), output_to_operand_aliasing={{1}: (1, {})}
+}
+"""
+    assert memory_traffic(text) == 4 * 10 + 2 * 4 * 1000

@@ -84,15 +84,28 @@ def test_slot_order_and_neighbours_do_not_matter_and_those_without_a_grammar_are
     assert sum(tokenizer.decode(said[0]).startswith('{"query":"') for said in together) == 4
 
 
-def test_over_a_mesh_the_same_is_said(tokenizer):
+def test_over_a_mesh_the_same_is_said_by_one_program(tokenizer):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     alone, params = speaks(tokenizer, new_tokens=40, slots=8)
     spread, _ = speaks(tokenizer, new_tokens=40, slots=8, rows=slots_sharding(mesh))
-    given = {"seed": 3, "temperature": 1.0, "stop": (tokenizer.control["end"],)}
-    asked = guided(call_grammar(tokenizer), 20)
-    laid = jax.device_put(params, state_sharding(mesh, params))
-    for a, b in zip(alone(params, asked, **given), spread(laid, asked, **given), strict=True):
+    laid, asked = jax.device_put(params, state_sharding(mesh, params)), guided(call_grammar(tokenizer), 20)
+    say = lambda make, params: make(params, asked, seed=3, temperature=1.0, stop=(tokenizer.control["end"],))
+    told, before = say(alone, params), slots.dispatch._cache_size()
+    for a, b in zip(told, say(spread, laid), strict=True):
         assert a.tokens.tolist() == b.tokens.tolist()
+    assert slots.dispatch._cache_size() == before + 1
+
+
+def test_parts_of_a_mesh_that_starve_get_more_to_do(tokenizer):
+    """Short and long ones in turn, dealt to two parts: those of one end long before the others."""
+    mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+    sampler, params = speaks(tokenizer, new_tokens=40, slots=4, rows=slots_sharding(mesh))
+    short, long = ({"const": 1}, {"type": "string", "minLength": 30, "maxLength": 60})
+    grammars = [Grammar.of_json(schema, tokenizer.spelled()) for schema in (short, long)]
+    asked = [dataclasses.replace(r, grammar=grammars[i % 2]) for i, r in enumerate(requests(24, shortest=8, longest=8))]
+    laid = jax.device_put(params, state_sharding(mesh, params))
+    sampler(laid, asked, seed=0, temperature=1.0, stop=(tokenizer.control["end"],))
+    assert sampler.meter.busy > 0.7
 
 
 def test_the_likeliest_of_what_is_allowed_is_taken_and_what_is_captured_knows_no_grammar(tokenizer):
@@ -134,6 +147,18 @@ def test_a_tokenizer_that_cannot_spell_it_is_refused_in_one_line():
         Grammar.of_json(LOOKUP["parameters"], letters)
 
 
+def test_a_grammar_that_is_lost_on_the_way_is_no_end_of_it():
+    """Its one value has a letter that these ASCII pieces cannot spell."""
+    pieces = Pieces([b"", *(bytes([byte]) for byte in range(1, 127))], [0], 0)
+    config = DecoderConfig(vocab_size=128, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64)
+    graphdef, params = decoder.create(config, 0)
+    grammar = Grammar.of_json({"enum": ["é"]}, pieces.spelled())
+    with pytest.raises(ValueError, match=r"^grammar: [^\n]*; give it a simpler schema"):
+        Sampler(graphdef, slots=4, new_tokens=8, keep=2)(
+            params, guided(grammar, 2), seed=0, temperature=1.0, stop=(0,)
+        )
+
+
 def test_a_call_as_demonstrations_write_it_keeps_to_the_grammar(any_tokenizer):
     matcher = call_grammar(any_tokenizer).start.deep_copy()
     tokens = any_tokenizer.encode(call_text("pull the lever"))
@@ -141,4 +166,6 @@ def test_a_call_as_demonstrations_write_it_keeps_to_the_grammar(any_tokenizer):
     assert matcher.consume_token(any_tokenizer.control["end"])
     assert any_tokenizer.decode(tokens) == call_text("pull the lever")
     assert not call_grammar(any_tokenizer).start.deep_copy().try_consume_tokens(any_tokenizer.encode("pull the lever"))
-    assert LOOKUP["parameters"]["required"] == ["query"]
+    for query in ("café", "a" * 200, 'say "so"\\'):
+        tokens, matcher = any_tokenizer.encode(call_text(query)), call_grammar(any_tokenizer).start.deep_copy()
+        assert matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()

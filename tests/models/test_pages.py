@@ -17,8 +17,8 @@ from models.kernels import Kernel, Scores
 from models.sampler import Request, Sampler
 from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
-ROWS, HEADS, KV_HEADS, WIDTH = 5, 4, 2, 128
-LENGTH = 4 * pages.PAGE
+ROWS, HEADS, KV_HEADS, WIDTH = 6, 4, 2, 128
+LENGTH = 6 * pages.PAGE
 STOP, AUTO = (1,), Kernel()
 
 
@@ -56,7 +56,8 @@ def columns(rng, lengths):
     [(False, Scores(0.1)), (True, Scores(0.1, window=70)), (False, Scores(0.1, softcap=2.0, window=70))],
 )
 def test_pages_are_attended_to_as_matrix_products_do(sliding, scores):
-    rng, lengths = np.random.default_rng(0), [1, pages.PAGE, pages.PAGE + 1, 200, LENGTH]
+    block = pages.PAGE * pages.PAGES_AT_ONCE
+    rng, lengths = np.random.default_rng(0), [1, pages.PAGE, pages.PAGE + 1, block, block + 90, LENGTH]
     k, v, positions_BS = columns(rng, lengths)
     q = jnp.asarray(rng.normal(size=(ROWS, 1, HEADS, WIDTH)), jnp.float32)
     at_B = jnp.array(lengths) - 1
@@ -70,8 +71,8 @@ def test_pages_are_attended_to_as_matrix_products_do(sliding, scores):
 
 
 def test_a_token_is_written_in_its_place_and_nowhere_else():
-    rng, at = np.random.default_rng(1), [0, 5, pages.PAGE, 130, LENGTH - 1]
-    before = pages.of_columns(*columns(rng, [3, 5, pages.PAGE, 130, LENGTH]), LENGTH)
+    rng, at = np.random.default_rng(1), [0, 5, pages.PAGE, 130, 300, LENGTH - 1]
+    before = pages.of_columns(*columns(rng, [3, 5, pages.PAGE, 130, 300, LENGTH]), LENGTH)
     k, v = jnp.asarray(rng.normal(size=(2, ROWS, 1, KV_HEADS, WIDTH)), jnp.float32)
     after = jax.jit(lambda p: pages.written(p, k, v, jnp.array(at), Kernel()))(before)
     expected = np.array(before.both).reshape(ROWS, LENGTH, 2 * KV_HEADS, WIDTH)
@@ -116,9 +117,14 @@ def test_pages_over_a_mesh_say_the_same(wide):
 
 
 def test_where_the_kernel_does_not_fit_slots_keep_a_ring():
-    fits = lambda kernel=AUTO, rows=8, kv_heads=2, width=128: pages.fits(kernel, rows, kv_heads, width, "bfloat16")
+    """What TPU's compiler refuses, though the kernel does not."""
+    fits = lambda kernel=AUTO, rows=8, heads=8, kv_heads=2, width=128, dtype="bfloat16": pages.fits(
+        kernel, rows, heads, kv_heads, width, dtype
+    )
     assert fits() and fits(Kernel("splash")) and not fits(Kernel("plain"))
-    assert not fits(width=64) and fits(width=256) and not fits(kv_heads=3) and fits(kv_heads=8)
+    assert not fits(width=64) and not fits(width=256) and not fits(kv_heads=3) and fits(kv_heads=8)
+    assert not fits(kv_heads=8, dtype="float32") and fits(heads=16, kv_heads=8, dtype="float32")
+    assert fits(heads=4, kv_heads=4, dtype="float32") and not fits(rows=2048)
     mesh = Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=2, tensor=4))))
     assert fits(mesh, kv_heads=8) and not fits(mesh, kv_heads=2) and not fits(mesh, rows=3, kv_heads=8)
     assert not slots.Plan(None, slots=8, new_tokens=4, keep=0, int8=True).paged(DecoderConfig(head_width=128))

@@ -1,0 +1,48 @@
+"""One process of several that sample and score together: python speaker.py PORT PROCESSES NUMBER.
+
+Four CPU devices in all, slots over two of them and heads over two. Prints what each request says, and the likeliest ids
+of given tokens.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import numpy as np
+
+from models import decoder
+from models.decoder import DecoderConfig
+from models.grammar import Grammar, Pieces
+from models.sampler import Request, Sampler
+from models.scorer import Scorer
+from train.sharding import MeshConfig, make_mesh, place, slots_sharding, state_sharding
+
+
+def main(port: str, processes: int, number: int) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 4 // processes)
+    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, number)
+    config = DecoderConfig(vocab_size=300, width=32, layers=1, heads=4, kv_heads=2, mlp_width=64, max_length=40)
+    graphdef, params = decoder.create(config, 0)
+    mesh = make_mesh(MeshConfig(data=2, tensor=2))
+    params = place(params, state_sharding(mesh, params))
+    digits = Grammar.of_json({"type": "integer"}, Pieces([b"", *(bytes([i]) for i in range(256))], [0], 0).spelled())
+    rng = np.random.default_rng(0)
+    prompts = [tuple(rng.integers(1, 300, rng.integers(1, 9)).tolist()) for _ in range(9)]
+    sampler = Sampler(graphdef, slots=4, new_tokens=8, keep=2, rows=slots_sharding(mesh))
+    kept = [digits, None, digits] * 3
+    requests = [Request(i, prompt, grammar) for i, (prompt, grammar) in enumerate(zip(prompts, kept, strict=True))]
+    for told in sampler(params, requests, seed=0, temperature=1.0, stop=(0,)):
+        print("said", *told.tokens.tolist(), flush=True)
+    scorer = Scorer(graphdef, questions=4, rows=slots_sharding(mesh))
+    for told in scorer.distributions(params, [(prompts[i // 3], prompts[i]) for i in range(9)], 3):
+        print("said", *told.ids.ravel().tolist(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
