@@ -10,7 +10,7 @@ from train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
-    takes="7 to 15 minutes on two CPU cores",
+    takes="6 to 15 minutes on two CPU cores",
     reaches="knowledge 100 %, harm about 1 %, recovery 94 to 97 %, pass rate on unread documents 56 to 92 % (3 seeds)",
     config=Config(
         train=TrainConfig(
