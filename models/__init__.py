@@ -11,6 +11,7 @@ grammar.py        what a request may say, and masks of it between steps
 sampler.py        samples any number of requests: what is read and seated when
 slots.py          what that runs on the device: slots that are refilled, distributions captured
 draw.py           from logits to a token and what is kept of its distribution
+pages.py          keys and values in pages, for the kernel that TPUs decode with
 inference.py      weights and rows of a model that is only read, on a mesh
 scorer.py         questions answered by the next token's probabilities
 folder_tokenizer.py  a folder's tokenizer.json with control symbols, for runs that start from its weights
