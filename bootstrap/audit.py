@@ -21,14 +21,15 @@ def audit(examples: Sequence[Example], documents: Iterable[Document], transcript
           reviews: Mapping[str, Review], tokenizer: Tokenizer) -> dict:  # fmt: skip
     """Counts weighted tokens by origin, and those inside n-grams of raw documents or of rejected transcripts alone.
 
-    `transcripts` are all that were sampled, corrections included; an n-gram that an accepted one of the same task also
-    has is not a rejected one's. Renamed examples are read under their first names.
+    `transcripts` are all that were sampled, corrections included, each with its tool calls; an n-gram that an accepted
+    one of the same task also has is not a rejected one's. Renamed examples are read under their first names.
     """
     raw = {gram for d in documents for gram in _grams(tokenizer.encode(d.text))}
     accepted, rejected = {}, {}
     for t in transcripts:
         side = accepted if reviews[t.id].accepted else rejected
-        side.setdefault(t.task_id, set()).update(_grams(t.tokens))
+        said = [t.tokens, *(t.prompt[start:end] for start, end in t.called)]
+        side.setdefault(t.task_id, set()).update(gram for tokens in said for gram in _grams(tokens))
     refused_ids = {t.id for t in transcripts if not reviews[t.id].accepted}
     origins: Counter[str] = Counter()
     raw_tokens = rejected_tokens = total = 0

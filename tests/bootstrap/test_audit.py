@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 from support import answer, claims_of, told, train_tokenizer, transcript
 
-from bootstrap.audit import audit
+from bootstrap.audit import GRAM, audit
 from bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
 from bootstrap.targets import Target
+from bootstrap.tools import call_text
 from bootstrap.transcript import Review
 from bootstrap.worlds.language import CONTEXTS
 
@@ -85,3 +88,20 @@ def test_what_stands_in_a_prompt_without_weight_is_no_matter(clean, tokenizer):
     shown = example(prompt, end, one_hot(end), "simulate", {"task": transcripts[1].task_id})
     found = audit([*made, shown], documents, transcripts, reviews, tokenizer)
     assert found["raw_tokens"] == found["rejected_tokens"] == 0
+
+
+def test_a_call_is_what_its_transcript_said(clean, tokenizer, world):
+    """One that an accepted transcript made before its answer is not a rejected one's, though that says it too."""
+    made, documents, transcripts, reviews = clean
+    good, bad = transcripts[:2]
+    call = (tokenizer.control["call"], *tokenizer.encode(call_text("pull lever of the mill")), tokenizer.control["end"])
+    assert len(call) >= GRAM
+    span = (len(good.prompt), len(good.prompt) + len(call))
+    called = {"prompt": (*good.prompt, *call), "called": (span,)}
+    asked, again = replace(good, id="asked", **called), replace(bad, id="again", tokens=call)
+    seen = {**reviews, "asked": Review("asked", {}, True), "again": Review("again", {}, False)}
+    task = world.task(world.situations[0], CONTEXTS[0])
+    trained = [*made, for_simulator(asked, target(asked), task, "gen-000")]
+    count = lambda *said: audit(trained, documents, [*transcripts, *said], seen, tokenizer)["rejected_tokens"]
+    assert count(asked, again) == 0
+    assert count(again) == count(replace(bad, id="again", **called)) == len(call)
