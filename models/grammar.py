@@ -12,8 +12,6 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import consume_token_par, fill_next_token_bitmask_par
 
-from models.slots import Steps
-
 
 class Pieces:
     """A vocabulary as llguidance asks for it: what each id spells in bytes; `special` ones spell nothing."""
@@ -22,7 +20,8 @@ class Pieces:
 
     def __init__(self, tokens: Sequence[bytes], special: Sequence[int], end: int):
         self.tokens, self.special_token_ids, self.eos_token_id = list(tokens), list(special), end
-        self._ids = {piece: i for i, piece in enumerate(tokens) if i not in set(special)}
+        silent = set(special)
+        self._ids = {piece: i for i, piece in enumerate(tokens) if i not in silent}
         self._longest = max(map(len, self._ids))
 
     def __call__(self, text: bytes) -> list[int]:
@@ -78,9 +77,9 @@ class Guides:
                 self._said[index] = grammar.start.deep_copy()
         return self._allowed(places_Q)
 
-    def after(self, steps: Steps, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which slots [B] still work at what they said a token of, and what these may say next [B, W]."""
-        said_B, token_B = steps.index_CB[0], steps.token_CB[0]
+    def after(self, said_B: np.ndarray, token_B: np.ndarray, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """After a step, in which slots said a token of some requests and are now at those of `index_B`: which still
+        work at the same [B], and what these may say next [B, W]."""
         still_B = (said_B == index_B) & (said_B >= 0)
         spoken = zip(said_B[still_B].tolist(), token_B[still_B].tolist(), strict=True)
         moved = [(self._said[index], token) for index, token in spoken if index in self._said]

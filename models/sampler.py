@@ -104,7 +104,7 @@ class Sampler(Plan):
                 waiting = waiting[self.slots :]
                 taken_M = np.zeros(self.parts, int)
                 queue = self._read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
-                state = state._replace(taken_M=self.laid(taken_M))
+                state = state._replace(taken_M=self._laid(taken_M))
             fits = np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
             most = 0 if waiting and fits else 1 if guides.words else MOST_STEPS
             state, told, out = slots.dispatch(
@@ -116,13 +116,13 @@ class Sampler(Plan):
             done, starved = ended, bool(steps < most)
             if guides.words:
                 starved = slots.starved(working_M, self._count(places_Q) - taken_M, self)
-                allowed_BW = slots.allow(state.allowed_BW, *guides.after(part, index_B), plan=self)
-                state = state._replace(allowed_BW=allowed_BW)
+                still_B, next_BW = guides.after(part.index_CB[0], part.token_CB[0], index_B)
+                state = state._replace(allowed_BW=slots.allow(state.allowed_BW, still_B, next_BW, plan=self))
             self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
             parts.append(part)
         return _by_request(parts, len(requests), stop)
 
-    def laid(self, numbers: np.ndarray) -> jax.Array:
+    def _laid(self, numbers: np.ndarray) -> jax.Array:
         """Numbers of rows or parts where those of `Slots` lie, so that a dispatch is compiled once."""
         numbers = numbers.astype(np.int32)
         return jax.device_put(numbers, None if self.rows is None else self.place(numbers))

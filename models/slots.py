@@ -7,8 +7,8 @@ bit (0: no request has a grammar).
 A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
 same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
 they lie does not matter, and one column is written in place. Where TPU's kernel reads pages (`models.pages`), each slot
-fills its own, one after the other. Slots that become free inside a dispatch take the next of
-the queue; on a mesh, of their own part of it, so that nothing is sent between chips.
+fills its own, one after the other. Slots that become free inside a dispatch take the next of the queue; on a mesh, of
+their own part of it, so that nothing is sent between chips.
 """
 
 import functools
