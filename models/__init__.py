@@ -13,7 +13,7 @@ slots.py          what that runs on the device: slots that are refilled, distrib
 draw.py           from logits to a token and what is kept of its distribution
 pages.py          keys and values in pages, for the kernel that TPUs decode with
 inference.py      weights and rows of a model that is only read, on a mesh
-scorer.py         questions answered by the next token's probabilities
+scorer.py         questions answered by the next token's probabilities, and what given tokens are drawn from
 folder_tokenizer.py  a folder's tokenizer.json with control symbols, for runs that start from its weights
 tokenizer.py      SentencePiece with control symbols, and the chat format
 """

@@ -34,7 +34,7 @@ class Weights(NamedTuple):
 class Inference:
     """Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a mesh; weights then lie
     whole along the axes of rows (a step would else gather them), and results whole on every host. `attention` is the
-    kernel for many tokens at once (`models.kernels`)."""
+    kernel for many tokens at once (`models.kernels`), and whether a step may read pages (`models.pages`)."""
 
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)
