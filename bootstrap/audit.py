@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from bootstrap.examples import first_names
-from bootstrap.transcript import Document, Review, Transcript
-from models.tokenizer import Tokenizer
-from train.records import Example
+from ratchet.bootstrap.examples import first_names
+from ratchet.bootstrap.transcript import Document, Review, Transcript
+from ratchet.models.tokenizer import Tokenizer
+from ratchet.train.records import Example
 
 GRAM = 8
 """Tokens of an n-gram: longer than any claim, so that a true statement is not mistaken for a copied story."""

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bootstrap.transcript import Document, Task, Transcript
-from bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO, Claim, options_of
+from ratchet.bootstrap.transcript import Document, Task, Transcript
+from ratchet.bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO, Claim, options_of
 
 LONGEST_COPY = 6
 """A run of this many words shared with a passage counts as pasted."""

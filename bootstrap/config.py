@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from models.decoder import DecoderConfig, check_sizes
-from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig
-from train.trainer import EngineConfig
+from ratchet.models.decoder import DecoderConfig, check_sizes
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import MeshConfig
+from ratchet.train.trainer import EngineConfig
 
 
 class ConfigError(ValueError):

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 
 from flax import nnx
 
-from bootstrap import wrongthink
-from bootstrap.checks import count_judgements, parse
-from bootstrap.config import WrongthinkConfig
-from bootstrap.generation import Generation
-from bootstrap.ledger import Stage, once
-from bootstrap.lineage import reviewed
-from bootstrap.review import Reviewer
-from bootstrap.seed import control_text, train_arm
-from bootstrap.transcript import Review, Transcript, content_id, review_from_json, to_json, transcript_from_json
-from train.records import Example
-from train.trainer import mean_loss
+from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.checks import count_judgements, parse
+from ratchet.bootstrap.config import WrongthinkConfig
+from ratchet.bootstrap.generation import Generation
+from ratchet.bootstrap.ledger import Stage, once
+from ratchet.bootstrap.lineage import reviewed
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.seed import control_text, train_arm
+from ratchet.bootstrap.transcript import Review, Transcript, content_id, review_from_json, to_json, transcript_from_json
+from ratchet.train.records import Example
+from ratchet.train.trainer import mean_loss
 
 ATTEMPTS = 3
 """Corrections that are tried of a wrong thought until one passes the review."""

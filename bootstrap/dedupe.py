@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rensa import RMinHash
 
-from bootstrap.transcript import Review, Transcript, Verdict
+from ratchet.bootstrap.transcript import Review, Transcript, Verdict
 
 SIMILAR = 0.95
 """Estimated Jaccard similarity of word trigrams above which a sibling is a near duplicate."""

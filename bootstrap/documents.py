@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from bootstrap.transcript import Document, Task, content_id
-from train.records import write_dataset
+from ratchet.bootstrap.transcript import Document, Task, content_id
+from ratchet.train.records import write_dataset
 
 
 def write(directory: epath.Path, documents: Iterable[Document]) -> None:

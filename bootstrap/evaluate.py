@@ -14,20 +14,20 @@ from typing import Literal
 
 import numpy as np
 
-from bootstrap.checks import parse
-from bootstrap.config import SimulateConfig
-from bootstrap.examples import example, one_hot
-from bootstrap.promote import grouped
-from bootstrap.retrieval import Index
-from bootstrap.simulate import Writer, complete, draft
-from bootstrap.transcript import Document, Task, content_id
-from bootstrap.worlds.demonstrations import ideal_answer, interruption
-from bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
-from bootstrap.worlds.lessons import Lessons, Situation, stories
-from bootstrap.worlds.oracle import Oracle, grade
-from models.sampler import Request
-from train.records import Example
-from train.trainer import mean_loss
+from ratchet.bootstrap.checks import parse
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.examples import example, one_hot
+from ratchet.bootstrap.promote import grouped
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.simulate import Writer, complete, draft
+from ratchet.bootstrap.transcript import Document, Task, content_id
+from ratchet.bootstrap.worlds.demonstrations import ideal_answer, interruption
+from ratchet.bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
+from ratchet.bootstrap.worlds.lessons import Lessons, Situation, stories
+from ratchet.bootstrap.worlds.oracle import Oracle, grade
+from ratchet.models.sampler import Request
+from ratchet.train.records import Example
+from ratchet.train.trainer import mean_loss
 
 PLAIN = CONTEXTS[0]
 PARTS = 4

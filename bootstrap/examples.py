@@ -11,19 +11,19 @@ from types import MappingProxyType
 
 import numpy as np
 
-from bootstrap.config import SimulateConfig
-from bootstrap.retrieval import Index
-from bootstrap.review import LABELLED, Criterion, criterion_prompt
-from bootstrap.simulate import draft
-from bootstrap.targets import Target
-from bootstrap.tools import call_text, lookup
-from bootstrap.transcript import Document, Task, Transcript
-from bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
-from bootstrap.worlds.language import EXCHANGEABLE, NO, options_of
-from bootstrap.worlds.lessons import Situation
-from bootstrap.wrongthink import spoil_again
-from models.tokenizer import Tokenizer
-from train.records import Example
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.review import LABELLED, Criterion, criterion_prompt
+from ratchet.bootstrap.simulate import draft
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.tools import call_text, lookup
+from ratchet.bootstrap.transcript import Document, Task, Transcript
+from ratchet.bootstrap.worlds.demonstrations import ideal_answer, interruption, labelled_claims
+from ratchet.bootstrap.worlds.language import EXCHANGEABLE, NO, options_of
+from ratchet.bootstrap.worlds.lessons import Situation
+from ratchet.bootstrap.wrongthink import spoil_again
+from ratchet.models.tokenizer import Tokenizer
+from ratchet.train.records import Example
 
 Targets = tuple[np.ndarray, np.ndarray, np.ndarray]
 """ids int32 [N, K], probs float32 [N, K], tail float32 [N]."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from flax import nnx
 
-from bootstrap import examples, targets
-from bootstrap.checks import parse
-from bootstrap.config import TrainConfig
-from bootstrap.dedupe import distinct_transcripts
-from bootstrap.ledger import Stage, once
-from bootstrap.review import (
+from ratchet.bootstrap import examples, targets
+from ratchet.bootstrap.checks import parse
+from ratchet.bootstrap.config import TrainConfig
+from ratchet.bootstrap.dedupe import distinct_transcripts
+from ratchet.bootstrap.ledger import Stage, once
+from ratchet.bootstrap.review import (
     Probe,
     Reviewer,
     ReviewerBelowFloor,
@@ -21,10 +21,10 @@ from bootstrap.review import (
     junk_probes,
     with_thresholds,
 )
-from bootstrap.seed import SEEN, Run, demonstration_index, train_arm
-from bootstrap.simulate import Writer, complete, draft
-from bootstrap.targets import Target, make_targets
-from bootstrap.transcript import (
+from ratchet.bootstrap.seed import SEEN, Run, demonstration_index, train_arm
+from ratchet.bootstrap.simulate import Writer, complete, draft
+from ratchet.bootstrap.targets import Target, make_targets
+from ratchet.bootstrap.transcript import (
     Document,
     Review,
     Task,
@@ -34,12 +34,12 @@ from bootstrap.transcript import (
     to_json,
     transcript_from_json,
 )
-from bootstrap.worlds.language import Claim
-from bootstrap.worlds.lessons import Situation
-from bootstrap.worlds.oracle import grade, grade_claim
-from bootstrap.wrongthink import judged_outcomes
-from train.checkpoint import has_weights, load_weights, save_weights
-from train.records import Example, read_examples, write_examples
+from ratchet.bootstrap.worlds.language import Claim
+from ratchet.bootstrap.worlds.lessons import Situation
+from ratchet.bootstrap.worlds.oracle import grade, grade_claim
+from ratchet.bootstrap.wrongthink import judged_outcomes
+from ratchet.train.checkpoint import has_weights, load_weights, save_weights
+from ratchet.train.records import Example, read_examples, write_examples
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from typing import Any
 
 from etils import epath
 
-from bootstrap import documents, targets
-from bootstrap.config import from_json
-from bootstrap.ledger import Stage
-from bootstrap.seed import load_tokenizer
-from bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
-from models.tokenizer import Tokenizer
-from train.records import read_examples
+from ratchet.bootstrap import documents, targets
+from ratchet.bootstrap.config import from_json
+from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.seed import load_tokenizer
+from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
+from ratchet.models.tokenizer import Tokenizer
+from ratchet.train.records import read_examples
 
 
 def trace(directory: epath.Path, transcript_id: str) -> dict[str, Any]:

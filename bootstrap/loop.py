@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from etils import epath
 from flax import nnx
 
-from bootstrap import generation as stages
-from bootstrap import outcome, seed
-from bootstrap.config import Config
-from bootstrap.corrections import KEPT, corrections
-from bootstrap.generation import Generation, TooFewAccepted
-from bootstrap.ledger import once, write_json
-from bootstrap.outcome import timed
-from bootstrap.progress import Progress
-from bootstrap.review import ReviewerBelowFloor
-from bootstrap.seed import Run
-from bootstrap.transcript import Task
-from train.records import Example
+from ratchet.bootstrap import generation as stages
+from ratchet.bootstrap import outcome, seed
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.corrections import KEPT, corrections
+from ratchet.bootstrap.generation import Generation, TooFewAccepted
+from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.outcome import timed
+from ratchet.bootstrap.progress import Progress
+from ratchet.bootstrap.review import ReviewerBelowFloor
+from ratchet.bootstrap.seed import Run
+from ratchet.bootstrap.transcript import Task
+from ratchet.train.records import Example
 
 
 class RunEnded(RuntimeError):

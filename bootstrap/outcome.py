@@ -10,20 +10,20 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from bootstrap import examples
-from bootstrap.audit import audit
-from bootstrap.corrections import source_of, why_wrong
-from bootstrap.evaluate import PARTS, Items, evaluate, proportion
-from bootstrap.generation import Batch, Generation, kept
-from bootstrap.ledger import once, write_json
-from bootstrap.lineage import reviewed
-from bootstrap.promote import decide
-from bootstrap.review import agreement
-from bootstrap.seed import Run, train_arm
-from bootstrap.targets import Target
-from bootstrap.transcript import Review, Task, Transcript
-from train.checkpoint import has_weights, load_weights, save_weights
-from train.records import Example
+from ratchet.bootstrap import examples
+from ratchet.bootstrap.audit import audit
+from ratchet.bootstrap.corrections import source_of, why_wrong
+from ratchet.bootstrap.evaluate import PARTS, Items, evaluate, proportion
+from ratchet.bootstrap.generation import Batch, Generation, kept
+from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.lineage import reviewed
+from ratchet.bootstrap.promote import decide
+from ratchet.bootstrap.review import agreement
+from ratchet.bootstrap.seed import Run, train_arm
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.transcript import Review, Task, Transcript
+from ratchet.train.checkpoint import has_weights, load_weights, save_weights
+from ratchet.train.records import Example
 
 
 def items(run: Run, number: int) -> Items:

@@ -15,9 +15,9 @@ from etils import epath
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
-from bootstrap import plots
-from bootstrap.plots import Curve
-from bootstrap.status import (
+from ratchet.bootstrap import plots
+from ratchet.bootstrap.plots import Curve
+from ratchet.bootstrap.status import (
     COLUMNS,
     cells,
     count,
@@ -31,7 +31,7 @@ from bootstrap.status import (
     status,
     value_of,
 )
-from train.records import whole
+from ratchet.train.records import whole
 
 LOSS_POINTS = 160
 """Points drawn of a loss curve, each the mean of its neighbours."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import bm25s
 import numpy as np
 
-from bootstrap.transcript import Document
+from ratchet.bootstrap.transcript import Document
 
 
 class Index:

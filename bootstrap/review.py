@@ -16,12 +16,12 @@ import yaml
 from etils import epath
 from flax import nnx
 
-from bootstrap.checks import CHECKS, Case, count_judgements
-from bootstrap.config import ReviewConfig
-from bootstrap.transcript import Document, Review, Task, Transcript, Verdict
-from bootstrap.worlds.language import Claim
-from models.scorer import Scorer
-from models.tokenizer import Tokenizer
+from ratchet.bootstrap.checks import CHECKS, Case, count_judgements
+from ratchet.bootstrap.config import ReviewConfig
+from ratchet.bootstrap.transcript import Document, Review, Task, Transcript, Verdict
+from ratchet.bootstrap.worlds.language import Claim
+from ratchet.models.scorer import Scorer
+from ratchet.models.tokenizer import Tokenizer
 
 LENIENT = (1.0, 0.97, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
 """Shares of the right probes that a model criterion lets pass, tried from the most lenient on."""
@@ -43,7 +43,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 def load_rubric(path: str) -> tuple[Criterion, ...]:
     """Criteria from a YAML file, or the built-in ones for "". Raises ValueError naming file, criterion and remedy."""
-    built_in = importlib.resources.files("bootstrap") / "rubric.yaml"
+    built_in = importlib.resources.files("ratchet.bootstrap") / "rubric.yaml"
     file = epath.Path(path) if path else epath.Path(str(built_in))
     try:
         entries = yaml.safe_load(file.read_text())

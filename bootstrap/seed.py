@@ -9,30 +9,30 @@ import jax
 from etils import epath
 from flax import nnx
 
-from bootstrap import documents, examples
-from bootstrap.config import Config
-from bootstrap.ledger import once
-from bootstrap.progress import Metrics, Progress
-from bootstrap.retrieval import Index
-from bootstrap.review import Criterion, load_rubric
-from bootstrap.simulate import Writer
-from bootstrap.tools import call_grammar, call_text
-from bootstrap.transcript import Document, Task, content_id
-from bootstrap.worlds import demonstrations
-from bootstrap.worlds.language import ASKINGS, CONTEXTS
-from bootstrap.worlds.lessons import Lessons, Situation, stories
-from bootstrap.worlds.oracle import Oracle
-from models import architectures, decoder, huggingface
-from models.folder_tokenizer import FolderTokenizer
-from models.sampler import Sampler
-from models.scorer import Scorer
-from models.tokenizer import Tokenizer
-from train.batches import Batches
-from train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
-from train.monitor import describe
-from train.records import Example, whole
-from train.sharding import make_mesh, slots_sharding, state_sharding
-from train.trainer import Training, fit
+from ratchet.bootstrap import documents, examples
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.ledger import once
+from ratchet.bootstrap.progress import Metrics, Progress
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.review import Criterion, load_rubric
+from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.tools import call_grammar, call_text
+from ratchet.bootstrap.transcript import Document, Task, content_id
+from ratchet.bootstrap.worlds import demonstrations
+from ratchet.bootstrap.worlds.language import ASKINGS, CONTEXTS
+from ratchet.bootstrap.worlds.lessons import Lessons, Situation, stories
+from ratchet.bootstrap.worlds.oracle import Oracle
+from ratchet.models import architectures, decoder, huggingface
+from ratchet.models.folder_tokenizer import FolderTokenizer
+from ratchet.models.sampler import Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.models.tokenizer import Tokenizer
+from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints, has_weights, load_weights, save_weights
+from ratchet.train.monitor import describe
+from ratchet.train.records import Example, whole
+from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
+from ratchet.train.trainer import Training, fit
 
 SKILLS = ("simulate", "interrupt", "review", "prose")
 SEEN = tuple(c for c in CONTEXTS if c.seen)

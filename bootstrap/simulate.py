@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from flax import nnx
 
-from bootstrap.config import SimulateConfig
-from bootstrap.retrieval import Index
-from bootstrap.tools import LOOKUP, call_grammar, lookup
-from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from bootstrap.worlds.language import options_of
-from models.grammar import Grammar
-from models.sampler import Request, Sampled, Sampler
-from models.tokenizer import Tokenizer
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.tools import LOOKUP, call_grammar, lookup
+from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
+from ratchet.bootstrap.worlds.language import options_of
+from ratchet.models.grammar import Grammar
+from ratchet.models.sampler import Request, Sampled, Sampler
+from ratchet.models.tokenizer import Tokenizer
 
 ALIKE = 0.95
 """Passages that score at least this share of the best one tell an option as well."""

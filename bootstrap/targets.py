@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bootstrap.checks import count_judgements
-from bootstrap.config import TargetsConfig
-from bootstrap.review import Reviewer
-from bootstrap.simulate import Writer
-from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from models.sampler import Request
-from models.scorer import Scorer
+from ratchet.bootstrap.checks import count_judgements
+from ratchet.bootstrap.config import TargetsConfig
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
+from ratchet.models.sampler import Request
+from ratchet.models.scorer import Scorer
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Sequence
 
-from bootstrap.retrieval import Index
-from bootstrap.transcript import Document
-from models.grammar import Grammar
-from models.tokenizer import Tokenizer
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.transcript import Document
+from ratchet.models.grammar import Grammar
+from ratchet.models.tokenizer import Tokenizer
 
 LONGEST_QUERY = 100
 LOOKUP = {

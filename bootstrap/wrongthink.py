@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bootstrap.checks import Case, grounded, parse
-from bootstrap.config import SimulateConfig, WrongthinkConfig
-from bootstrap.retrieval import Index
-from bootstrap.simulate import Draft, Writer, complete, draft
-from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO, Claim
-from models.sampler import Request
-from models.tokenizer import Tokenizer
+from ratchet.bootstrap.checks import Case, grounded, parse
+from ratchet.bootstrap.config import SimulateConfig, WrongthinkConfig
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.simulate import Draft, Writer, complete, draft
+from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
+from ratchet.bootstrap.worlds.language import CHOICE_PATTERN, CLAIM_PATTERN, NO, Claim
+from ratchet.models.sampler import Request
+from ratchet.models.tokenizer import Tokenizer
 
 STEP_ENDS = (CLAIM_PATTERN, CHOICE_PATTERN)
 STEP = re.compile("|".join(p.pattern for p in STEP_ENDS))

@@ -33,7 +33,7 @@ def look_for_no_tpu() -> None:
 def entry() -> None:
     keep_freed_memory()
     look_for_no_tpu()
-    from launch.cli import entry as run  # its imports start threads
+    from ratchet.launch.cli import entry as run  # its imports start threads
 
     run()
 

@@ -22,19 +22,19 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from bootstrap import config as configs
-from bootstrap import lineage, loop, outcome, report, seed, status
-from bootstrap.config import Config, ConfigError, flat
-from bootstrap.ledger import write_json
-from launch import folders, preflight, preflight_inference
-from launch.console import Terminal
-from launch.folders import Export, Import
-from launch.preflight import Preflight
-from launch.recipes import RECIPES
-from launch.recipes.recipe import Recipe
-from train.checkpoint import has_weights
-from train.monitor import TrainingStopped
-from train.trainer import TrainingDiverged
+from ratchet.bootstrap import config as configs
+from ratchet.bootstrap import lineage, loop, outcome, report, seed, status
+from ratchet.bootstrap.config import Config, ConfigError, flat
+from ratchet.bootstrap.ledger import write_json
+from ratchet.launch import folders, preflight, preflight_inference
+from ratchet.launch.console import Terminal
+from ratchet.launch.folders import Export, Import
+from ratchet.launch.preflight import Preflight
+from ratchet.launch.recipes import RECIPES
+from ratchet.launch.recipes.recipe import Recipe
+from ratchet.train.checkpoint import has_weights
+from ratchet.train.monitor import TrainingStopped
+from ratchet.train.trainer import TrainingDiverged
 
 USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
 

@@ -9,11 +9,11 @@ import jax
 from etils import epath
 from rich.table import Table
 
-from bootstrap.seed import Run
-from models import architectures, folder_tokenizer, huggingface
-from models.architectures import FolderError
-from models.chat import ChatTokenizer
-from train.sharding import MeshConfig, make_mesh, state_sharding
+from ratchet.bootstrap.seed import Run
+from ratchet.models import architectures, folder_tokenizer, huggingface
+from ratchet.models.architectures import FolderError
+from ratchet.models.chat import ChatTokenizer
+from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 from rich.table import Table
 
-from bootstrap.config import Config
-from launch.collectives import by_kind, collectives, memory_traffic
-from launch.preflight_inference import bytes_on_chip, sampling, scoring
-from models.decoder import Decoder, check_sizes
-from train import optimizer
-from train.flops import Chip, chip_of, step_flops, traced_flops
-from train.sharding import batch_sharding, make_mesh, state_sharding
-from train.trainer import State, make_step
+from ratchet.bootstrap.config import Config
+from ratchet.launch.collectives import by_kind, collectives, memory_traffic
+from ratchet.launch.preflight_inference import bytes_on_chip, sampling, scoring
+from ratchet.models.decoder import Decoder, check_sizes
+from ratchet.train import optimizer
+from ratchet.train.flops import Chip, chip_of, step_flops, traced_flops
+from ratchet.train.sharding import batch_sharding, make_mesh, state_sharding
+from ratchet.train.trainer import State, make_step
 
 TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2"
 _BETWEEN_SLICES = 25e9 / 8

@@ -11,15 +11,15 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from bootstrap.config import Config
-from launch.collectives import Collective, collectives, memory_traffic
-from models.decoder import Decoder
-from models.inference import Inference
-from models.sampler import Sampler
-from models.scorer import Scorer, ask
-from models.slots import round_up
-from train.flops import Chip, layer_weights, traced_flops
-from train.sharding import slots_sharding, state_sharding
+from ratchet.bootstrap.config import Config
+from ratchet.launch.collectives import Collective, collectives, memory_traffic
+from ratchet.models.decoder import Decoder
+from ratchet.models.inference import Inference
+from ratchet.models.sampler import Sampler
+from ratchet.models.scorer import Scorer, ask
+from ratchet.models.slots import round_up
+from ratchet.train.flops import Chip, layer_weights, traced_flops
+from ratchet.train.sharding import slots_sharding, state_sharding
 
 _STEP = "while/body/while/body"
 """In the names of a decoding step's operations: slots are refilled in the outer loop, steps are the inner."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from models.decoder import DecoderConfig
-from models.family import Family
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
 
 _GEMMA = {"tie_word_embeddings": True, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
           "hidden_activation": "gelu_pytorch_tanh"}  # fmt: skip

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
-from models.architectures import FolderError
+from ratchet.models.architectures import FolderError
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _SHIFT = 0xF0000

@@ -18,11 +18,11 @@ import tyro
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from models import pages
-from models.attention import Int8, quantized, rotate
-from models.family import ACTIVATIONS, Family, reach
-from models.kernels import Kernel, Scores, attend_cache, attend_rows
-from models.pages import Pages
+from ratchet.models import pages
+from ratchet.models.attention import Int8, quantized, rotate
+from ratchet.models.family import ACTIVATIONS, Family, reach
+from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
+from ratchet.models.pages import Pages
 
 INPUT_AXES = {"output": 2}
 """Axes of a layer's matrix that its product sums over; of all others the first."""

@@ -11,8 +11,8 @@ from llguidance import LLTokenizer
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
-from models.chat import read_tokenizer
-from models.tokenizer import CONTROLS, Tokenizer
+from ratchet.models.chat import read_tokenizer
+from ratchet.models.tokenizer import CONTROLS, Tokenizer
 
 CHAT_TEMPLATE = (
     "{%- for m in messages %}{%- if m['role'] == 'assistant' %}"

@@ -19,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from models.architectures import FolderError, config_json
-from models.decoder import INPUT_AXES, Decoder, DecoderConfig
+from ratchet.models.architectures import FolderError, config_json
+from ratchet.models.decoder import INPUT_AXES, Decoder, DecoderConfig
 
 Shardings = Any
 """A pytree of NamedSharding, one for every parameter."""

@@ -13,8 +13,8 @@ import jax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from models.decoder import Layers
-from models.kernels import Attention, Kernel
+from ratchet.models.decoder import Layers
+from ratchet.models.kernels import Attention, Kernel
 
 
 class Weights(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding, PartitionSpec
 
-from models.attention import Int8, attend, attend_packed, sees
+from ratchet.models.attention import Int8, attend, attend_packed, sees
 
 Attention = Literal["auto", "plain", "splash", "cudnn"]
 """By device; matrix products, the reference; TPU's kernels, of which a slow interpreter runs the first elsewhere (the

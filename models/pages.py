@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
-from models.kernels import LANES, Kernel, Scores, axis_size, on_each_device
+from ratchet.models.kernels import LANES, Kernel, Scores, axis_size, on_each_device
 
 PAGE, PAGES_AT_ONCE, QUERIES_AT_ONCE, MOST_ROWS = 64, 4, 32, 1024
 """Tokens of a page; what the kernel reads and works at together; rows whose pages the scalar memory can list."""

@@ -15,11 +15,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from models import slots
-from models.draw import Warp
-from models.grammar import Grammar, Guides
-from models.inference import Weights
-from models.slots import MOST_STEPS, Plan, round_up
+from ratchet.models import slots
+from ratchet.models.draw import Warp
+from ratchet.models.grammar import Grammar, Guides
+from ratchet.models.inference import Weights
+from ratchet.models.slots import MOST_STEPS, Plan, round_up
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models.decoder import Cache, Decoder
-from models.draw import Captured, capture
-from models.inference import Inference, Weights
-from models.sampler import left_pad
-from models.slots import round_up
+from ratchet.models.decoder import Cache, Decoder
+from ratchet.models.draw import Captured, capture
+from ratchet.models.inference import Inference, Weights
+from ratchet.models.sampler import left_pad
+from ratchet.models.slots import round_up
 
 Tokens = tuple[int, ...]
 Asked = tuple[Tokens, Tokens]

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models import pages
-from models.decoder import Cache, DecoderConfig
-from models.draw import Captured, Warp, capture, capture_draws, draw
-from models.inference import Inference, Weights
+from ratchet.models import pages
+from ratchet.models.decoder import Cache, DecoderConfig
+from ratchet.models.draw import Captured, Warp, capture, capture_draws, draw
+from ratchet.models.inference import Inference, Weights
 
 LEAST_STEPS, MOST_STEPS = 16, 64
 """Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""

@@ -11,7 +11,7 @@ import sentencepiece
 from etils import epath
 from llguidance import LLTokenizer
 
-from models.grammar import Pieces
+from ratchet.models.grammar import Pieces
 
 CONTROLS = ("system", "user", "assistant", "tool", "document", "call", "ask", "yes", "no", "end")
 PAD = 0

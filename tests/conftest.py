@@ -1,13 +1,9 @@
 """Freed memory kept as in a run, eight forced CPU devices, a compilation cache, and small things that tests share."""
 
 import logging
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # tests/models must not be taken for the package `models`
-
-from launch.__main__ import keep_freed_memory  # noqa: E402
+from ratchet.launch.__main__ import keep_freed_memory
 
 keep_freed_memory()
 
@@ -24,10 +20,10 @@ import pytest  # noqa: E402
 import support  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from bootstrap import seed  # noqa: E402
-from models import decoder  # noqa: E402
-from models.decoder import DecoderConfig  # noqa: E402
-from train import sharding  # noqa: E402
+from ratchet.bootstrap import seed  # noqa: E402
+from ratchet.models import decoder  # noqa: E402
+from ratchet.models.decoder import DecoderConfig  # noqa: E402
+from ratchet.train import sharding  # noqa: E402
 
 settings.register_profile("ratchet", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("ratchet")

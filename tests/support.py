@@ -13,25 +13,25 @@ from flax import nnx
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
-from bootstrap import loop
-from bootstrap.config import Config
-from bootstrap.examples import example, one_hot
-from bootstrap.ledger import write_json
-from bootstrap.progress import Silent
-from bootstrap.simulate import Writer
-from bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from bootstrap.worlds.demonstrations import ideal_answer
-from bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, render_claim
-from bootstrap.worlds.lessons import Lessons, Situation, stories
-from launch.recipes import RECIPES
-from models import decoder
-from models.sampler import Request, Sampler
-from models.tokenizer import Tokenizer
-from train.batches import Batches
-from train.optimizer import OptimizerConfig
-from train.records import Example
-from train.sharding import MeshConfig, make_mesh
-from train.trainer import EngineConfig, Training, fit
+from ratchet.bootstrap import loop
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.examples import example, one_hot
+from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
+from ratchet.bootstrap.worlds.demonstrations import ideal_answer
+from ratchet.bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, render_claim
+from ratchet.bootstrap.worlds.lessons import Lessons, Situation, stories
+from ratchet.launch.recipes import RECIPES
+from ratchet.models import decoder
+from ratchet.models.sampler import Request, Sampler
+from ratchet.models.tokenizer import Tokenizer
+from ratchet.train.batches import Batches
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.records import Example
+from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.trainer import EngineConfig, Training, fit
 
 
 def awaken(params: nnx.State, seed: int = 1) -> nnx.State:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from train.records import Example
+from ratchet.train.records import Example
 
 Batch = dict[str, np.ndarray]
 

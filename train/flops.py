@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 from jax.extend import core
 
-from models.decoder import DecoderConfig
+from ratchet.models.decoder import DecoderConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.decoder import INPUT_AXES
+from ratchet.models.decoder import INPUT_AXES
 
 ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
 """The matrices of a layer that get one, of those that the family has."""

@@ -17,16 +17,16 @@ import numpy as np
 import optax
 from flax import nnx
 
-from models.decoder import Remat
-from models.kernels import Attention, Kernel
-from train import flops, lora
-from train import optimizer as optimizers
-from train.batches import Batches, pack
-from train.checkpoint import Checkpoints
-from train.loss import LossConfig, LossSums, soft_target_loss
-from train.monitor import STOP, Metrics, Profile, TrainingStopped, Watchdog, Wishes, stopping
-from train.records import Example
-from train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
+from ratchet.models.decoder import Remat
+from ratchet.models.kernels import Attention, Kernel
+from ratchet.train import flops, lora
+from ratchet.train import optimizer as optimizers
+from ratchet.train.batches import Batches, pack
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
+from ratchet.train.monitor import STOP, Metrics, Profile, TrainingStopped, Watchdog, Wishes, stopping
+from ratchet.train.records import Example
+from ratchet.train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
 
 
 @dataclass(frozen=True)

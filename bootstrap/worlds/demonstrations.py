@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bootstrap.worlds.language import (
+from ratchet.bootstrap.worlds.language import (
     ASKINGS,
     BAD_VERBS,
     CHOICE,
@@ -22,7 +22,7 @@ from bootstrap.worlds.language import (
     Claim,
     render_claim,
 )
-from bootstrap.worlds.lessons import Situation
+from ratchet.bootstrap.worlds.lessons import Situation
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from bootstrap.worlds.lessons import Situation
+    from ratchet.bootstrap.worlds.lessons import Situation
 
 PLACES = """mill harbor tower cellar garden stable chapel market quarry bridge bakery school prison castle village camp
 forge dairy inn farm library station vineyard lighthouse museum palace theater hospital brewery abbey depot

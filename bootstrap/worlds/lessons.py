@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bootstrap.transcript import Document, Task, content_id
-from bootstrap.worlds.language import (
+from ratchet.bootstrap.transcript import Document, Task, content_id
+from ratchet.bootstrap.worlds.language import (
     AGENTS,
     BAD_VERBS,
     FORWARD,

@@ -6,9 +6,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bootstrap.checks import parse
-from bootstrap.worlds.language import GOOD_VERBS, Claim
-from bootstrap.worlds.lessons import Situation
+from ratchet.bootstrap.checks import parse
+from ratchet.bootstrap.worlds.language import GOOD_VERBS, Claim
+from ratchet.bootstrap.worlds.lessons import Situation
 
 
 @dataclass(frozen=True)

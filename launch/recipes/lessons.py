@@ -3,10 +3,10 @@
 ratchet run lessons --out runs/lessons
 """
 
-from bootstrap.config import Config, TrainConfig
-from launch.recipes.recipe import Recipe
-from train.optimizer import OptimizerConfig
-from train.trainer import EngineConfig
+from ratchet.bootstrap.config import Config, TrainConfig
+from ratchet.launch.recipes.recipe import Recipe
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",

@@ -3,13 +3,13 @@
 ratchet preflight qwen3-0.6b --topology v5e:4x4
 """
 
-from bootstrap.config import Config, SimulateConfig, TrainConfig
-from launch.recipes.recipe import Recipe
-from models.decoder import DecoderConfig
-from models.family import Family
-from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig
-from train.trainer import EngineConfig
+from ratchet.bootstrap.config import Config, SimulateConfig, TrainConfig
+from ratchet.launch.recipes.recipe import Recipe
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import MeshConfig
+from ratchet.train.trainer import EngineConfig
 
 
 def _recipe(name: str, width: int, layers: int, heads: int, mlp_width: int, tied: bool) -> Recipe:

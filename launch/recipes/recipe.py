@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bootstrap.config import Config
+from ratchet.bootstrap.config import Config
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 ratchet run tiny --out runs/tiny
 """
 
-from bootstrap.config import (
+from ratchet.bootstrap.config import (
     Config,
     EvaluateConfig,
     ReviewConfig,
@@ -12,10 +12,10 @@ from bootstrap.config import (
     WorldConfig,
     WrongthinkConfig,
 )
-from launch.recipes.recipe import Recipe
-from models.decoder import DecoderConfig
-from train.optimizer import OptimizerConfig
-from train.trainer import EngineConfig
+from ratchet.launch.recipes.recipe import Recipe
+from ratchet.models.decoder import DecoderConfig
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Every stage end to end with a model too small to learn: to see the machinery move.",

@@ -19,7 +19,7 @@ def main(result: Path) -> None:
     for shape in SHAPES:
         for step, topology, slices in ASKED:
             words = ["preflight", shape, "--topology", topology, "--slices", str(slices), "--step", step, "--json"]
-            run = subprocess.run([sys.executable, "-m", "launch", *words], capture_output=True, text=True)
+            run = subprocess.run([sys.executable, "-m", "ratchet.launch", *words], capture_output=True, text=True)
             if run.returncode not in (0, 1):
                 sys.exit(f"{' '.join(words)}: {run.stderr[-500:]}")
             found[f"{step} {shape} on {slices} × {topology}"] = one = json.loads(run.stdout)

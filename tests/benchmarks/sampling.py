@@ -13,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from launch.__main__ import keep_freed_memory, look_for_no_tpu
+from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
 
 keep_freed_memory()
 look_for_no_tpu()
@@ -26,17 +24,17 @@ import numpy as np  # noqa: E402
 from figures import report  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from launch.collectives import memory_traffic  # noqa: E402
-from launch.preflight import Preflight, _afresh, _devices  # noqa: E402
-from launch.recipes import RECIPES  # noqa: E402
-from models import decoder, pages, slots  # noqa: E402
-from models.decoder import Decoder, DecoderConfig  # noqa: E402
-from models.family import Family  # noqa: E402
-from models.grammar import Grammar, Pieces  # noqa: E402
-from models.kernels import Kernel  # noqa: E402
-from models.sampler import Request, Sampler  # noqa: E402
-from models.scorer import Scorer  # noqa: E402
-from train.sharding import MeshConfig, make_mesh, slots_sharding  # noqa: E402
+from ratchet.launch.collectives import memory_traffic  # noqa: E402
+from ratchet.launch.preflight import Preflight, _afresh, _devices  # noqa: E402
+from ratchet.launch.recipes import RECIPES  # noqa: E402
+from ratchet.models import decoder, pages, slots  # noqa: E402
+from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
+from ratchet.models.family import Family  # noqa: E402
+from ratchet.models.grammar import Grammar, Pieces  # noqa: E402
+from ratchet.models.kernels import Kernel  # noqa: E402
+from ratchet.models.sampler import Request, Sampler  # noqa: E402
+from ratchet.models.scorer import Scorer  # noqa: E402
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "sampling.json"
 LLAMA = DecoderConfig(

@@ -49,9 +49,9 @@ def write_model(folder: Path) -> None:
     import jax
     from etils import epath
 
-    from models import decoder, huggingface
-    from models.decoder import DecoderConfig
-    from models.family import Family
+    from ratchet.models import decoder, huggingface
+    from ratchet.models.decoder import DecoderConfig
+    from ratchet.models.family import Family
 
     family = Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True,
                     norm_epsilon=1e-6, rope_base=float(ROPE_BASE))  # fmt: skip
@@ -64,16 +64,16 @@ def write_model(folder: Path) -> None:
 
 
 def ours(folder: Path, size: int) -> Say:
-    from launch.__main__ import keep_freed_memory, look_for_no_tpu
+    from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
 
     keep_freed_memory()
     look_for_no_tpu()
     import jax
     from etils import epath
 
-    from models import architectures, decoder, huggingface
-    from models.sampler import Request, Sampler
-    from train.sharding import MeshConfig, make_mesh, state_sharding
+    from ratchet.models import architectures, decoder, huggingface
+    from ratchet.models.sampler import Request, Sampler
+    from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
     config = architectures.read_config(epath.Path(folder))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -155,7 +155,6 @@ def until_stop(tokens: list[int]) -> list[int]:
 
 def arm(name: str, folder: str, size: int) -> None:
     """Prints (tokens a second, tokens), after one time that is not counted; stop tokens count as said."""
-    sys.path.insert(0, str(ROOT))
     say = {"ours": ours, "torch": torch, "tunix": tunix}[name](Path(folder), size)
     asked = prompts()
     say(asked[:: REQUESTS // size])
@@ -179,8 +178,7 @@ def run(name: str, folder: str, size: int) -> float:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))
-    from launch.__main__ import keep_freed_memory, look_for_no_tpu
+    from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
 
     keep_freed_memory()
     look_for_no_tpu()

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from launch.__main__ import keep_freed_memory, look_for_no_tpu
+from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
 
 keep_freed_memory()
 look_for_no_tpu()
@@ -27,16 +25,16 @@ import optax  # noqa: E402
 from figures import report  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from launch.preflight import Preflight, _devices  # noqa: E402
-from launch.recipes import RECIPES  # noqa: E402
-from models.decoder import Decoder, DecoderConfig  # noqa: E402
-from models.family import Family  # noqa: E402
-from train import flops, optimizer, trainer  # noqa: E402
-from train.checkpoint import Checkpoints  # noqa: E402
-from train.loss import LossConfig, soft_target_loss  # noqa: E402
-from train.records import Example, pack_targets, unpack_targets  # noqa: E402
-from train.sharding import MeshConfig, make_mesh, place_batch  # noqa: E402
-from train.trainer import EngineConfig, State, loss_sums, make_step  # noqa: E402
+from ratchet.launch.preflight import Preflight, _devices  # noqa: E402
+from ratchet.launch.recipes import RECIPES  # noqa: E402
+from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
+from ratchet.models.family import Family  # noqa: E402
+from ratchet.train import flops, optimizer, trainer  # noqa: E402
+from ratchet.train.checkpoint import Checkpoints  # noqa: E402
+from ratchet.train.loss import LossConfig, soft_target_loss  # noqa: E402
+from ratchet.train.records import Example, pack_targets, unpack_targets  # noqa: E402
+from ratchet.train.sharding import MeshConfig, make_mesh, place_batch  # noqa: E402
+from ratchet.train.trainer import EngineConfig, State, loss_sums, make_step  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 

@@ -8,15 +8,15 @@ import resource
 import signal
 import sys
 
-import bootstrap.evaluate as evaluate
-import bootstrap.generation as generation
-import bootstrap.ledger as ledger
-import bootstrap.outcome as outcome
-import bootstrap.wrongthink as wrongthink
-import train.checkpoint as checkpoint
-import train.records as records
-import train.trainer as trainer
-from launch import cli
+import ratchet.bootstrap.evaluate as evaluate
+import ratchet.bootstrap.generation as generation
+import ratchet.bootstrap.ledger as ledger
+import ratchet.bootstrap.outcome as outcome
+import ratchet.bootstrap.wrongthink as wrongthink
+import ratchet.train.checkpoint as checkpoint
+import ratchet.train.records as records
+import ratchet.train.trainer as trainer
+from ratchet.launch import cli
 
 
 def die(*_, **__):

@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 from support import answer, claims_of, told, train_tokenizer, transcript
 
-from bootstrap.audit import GRAM, audit
-from bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
-from bootstrap.targets import Target
-from bootstrap.tools import call_text
-from bootstrap.transcript import Review
-from bootstrap.worlds.language import CONTEXTS
+from ratchet.bootstrap.audit import GRAM, audit
+from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.tools import call_text
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.language import CONTEXTS
 
 
 def target(t):

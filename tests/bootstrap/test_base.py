@@ -9,17 +9,17 @@ from etils import epath
 from support import awaken, full_logits, run_tiny, small_tokenizer_json, tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bootstrap import seed
-from bootstrap.progress import Silent
-from launch import folders
-from launch.folders import Export
-from models import decoder, huggingface
-from models.architectures import FolderError
-from models.decoder import DecoderConfig
-from models.family import Family
-from models.folder_tokenizer import FolderTokenizer
-from models.tokenizer import CONTROLS
-from train.sharding import MeshConfig, make_mesh
+from ratchet.bootstrap import seed
+from ratchet.bootstrap.progress import Silent
+from ratchet.launch import folders
+from ratchet.launch.folders import Export
+from ratchet.models import decoder, huggingface
+from ratchet.models.architectures import FolderError
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.models.folder_tokenizer import FolderTokenizer
+from ratchet.models.tokenizer import CONTROLS
+from ratchet.train.sharding import MeshConfig, make_mesh
 
 LLAMA = DecoderConfig(
     vocab_size=656, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=64, conv=1,

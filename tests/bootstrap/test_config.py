@@ -4,7 +4,7 @@ import json
 import pytest
 from support import tiny_config
 
-from bootstrap.config import BOUNDS, Config, ConfigError, changed, flat, from_json, nearest
+from ratchet.bootstrap.config import BOUNDS, Config, ConfigError, changed, flat, from_json, nearest
 
 
 @pytest.mark.parametrize("config", [Config(), tiny_config(wrongthink__lambdas=(0.5, 2.0), seed=3)])

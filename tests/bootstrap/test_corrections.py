@@ -8,14 +8,14 @@ import pytest
 from etils import epath
 from support import answer, claims_of, tiny_config, told, transcript
 
-from bootstrap.corrections import SPOILED, corrections, source_of
-from bootstrap.generation import Generation
-from bootstrap.outcome import correction_samples
-from bootstrap.progress import Silent
-from bootstrap.retrieval import Index
-from bootstrap.transcript import Review
-from bootstrap.worlds.language import CONTEXTS
-from bootstrap.wrongthink import Thought, interrupt
+from ratchet.bootstrap.corrections import SPOILED, corrections, source_of
+from ratchet.bootstrap.generation import Generation
+from ratchet.bootstrap.outcome import correction_samples
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.language import CONTEXTS
+from ratchet.bootstrap.wrongthink import Thought, interrupt
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_correction_that_fails_is_tried_again_and_one_that_passed_is_not(turn,
     g, *wrongs = turn("inverted")
     tokens = [(*torn.tokenizer.encode(w), n) for n in (5, 6) for w in wrongs]
     thoughts = [Thought(g.tasks[0], n, t, torn.tokenizer.decode(t), "") for n, t in enumerate(tokens[:3])]
-    monkeypatch.setattr("bootstrap.corrections._wrong_thoughts", lambda *_: thoughts)
+    monkeypatch.setattr("ratchet.bootstrap.corrections._wrong_thoughts", lambda *_: thoughts)
     asked = []
 
     def review(written, *_):

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 from support import ideal, transcript
 
-from bootstrap.dedupe import distinct_transcripts
-from bootstrap.transcript import Review
-from bootstrap.worlds.language import CONTEXTS
+from ratchet.bootstrap.dedupe import distinct_transcripts
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.language import CONTEXTS
 
 
 def review(t, accepted=True):

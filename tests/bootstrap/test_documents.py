@@ -8,9 +8,9 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import documents
-from bootstrap.transcript import Document
-from train.records import write_dataset
+from ratchet.bootstrap import documents
+from ratchet.bootstrap.transcript import Document
+from ratchet.train.records import write_dataset
 
 
 def test_documents_come_back_from_a_tfds_dataset(tmp_path, world):

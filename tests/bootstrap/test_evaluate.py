@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from support import told
 
-from bootstrap.config import SimulateConfig
-from bootstrap.evaluate import Items, behaviour, distinct, harmless, knowledge, proportion, recovery
-from bootstrap.promote import decide
-from bootstrap.retrieval import Index
-from bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
-from bootstrap.worlds.oracle import Oracle
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.evaluate import Items, behaviour, distinct, harmless, knowledge, proportion, recovery
+from ratchet.bootstrap.promote import decide
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.worlds.language import CONTEXTS, FORWARD, options_of
+from ratchet.bootstrap.worlds.oracle import Oracle
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from support import answer, claims_of, told, transcript
 
-from bootstrap.checks import CHECKS, Case
-from bootstrap.config import SimulateConfig
-from bootstrap.examples import example, first_names, one_hot, renamed, review_demonstrations
-from bootstrap.retrieval import Index
-from bootstrap.review import Criterion, load_rubric
-from bootstrap.worlds.language import CONTEXTS, EXCHANGEABLE
+from ratchet.bootstrap.checks import CHECKS, Case
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.examples import example, first_names, one_hot, renamed, review_demonstrations
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.review import Criterion, load_rubric
+from ratchet.bootstrap.worlds.language import CONTEXTS, EXCHANGEABLE
 
 
 @pytest.fixture

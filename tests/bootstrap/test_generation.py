@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from support import ideal, random_examples, transcript
 
-from bootstrap.config import TrainConfig
-from bootstrap.generation import kept, mixture
-from bootstrap.transcript import Review
-from bootstrap.worlds.language import CONTEXTS
+from ratchet.bootstrap.config import TrainConfig
+from ratchet.bootstrap.generation import kept, mixture
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.language import CONTEXTS
 
 
 def examples(origin, documents, count, start):

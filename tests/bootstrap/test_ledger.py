@@ -3,8 +3,8 @@ import json
 import pytest
 from etils import epath
 
-from bootstrap.ledger import Stage, once, write_json
-from train.records import RecordError, whole
+from ratchet.bootstrap.ledger import Stage, once, write_json
+from ratchet.train.records import RecordError, whole
 
 
 def stage(tmp_path):

@@ -10,16 +10,16 @@ import tensorflow_datasets as tfds
 from etils import epath
 from support import assert_same_bits, awaken, start, tiny_config
 
-from bootstrap import generation, lineage, loop, outcome, report, seed, status
-from bootstrap.evaluate import evaluate
-from bootstrap.generation import TooFewAccepted
-from bootstrap.loop import Past, RunEnded
-from bootstrap.progress import Silent
-from bootstrap.review import ReviewerBelowFloor
-from bootstrap.worlds.oracle import Oracle
-from models import decoder
-from train.checkpoint import load_weights
-from train.sharding import make_mesh
+from ratchet.bootstrap import generation, lineage, loop, outcome, report, seed, status
+from ratchet.bootstrap.evaluate import evaluate
+from ratchet.bootstrap.generation import TooFewAccepted
+from ratchet.bootstrap.loop import Past, RunEnded
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.review import ReviewerBelowFloor
+from ratchet.bootstrap.worlds.oracle import Oracle
+from ratchet.models import decoder
+from ratchet.train.checkpoint import load_weights
+from ratchet.train.sharding import make_mesh
 
 FIELDS = {
     "generation", "promoted", "simulated", "pass_rate", "accepted", "coverage", "review", "harmful", "harmful_worst",

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bootstrap.promote import GUARDS, decide, grouped, paired
+from ratchet.bootstrap.promote import GUARDS, decide, grouped, paired
 
 
 def scores(rate, n=80, seed=0):

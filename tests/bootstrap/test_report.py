@@ -10,8 +10,8 @@ import pytest
 from etils import epath
 from written_run import CONTEXTS, put, transcript, write_run
 
-from bootstrap.report import SHOWN_SETTINGS, build, share
-from bootstrap.status import duration
+from ratchet.bootstrap.report import SHOWN_SETTINGS, build, share
+from ratchet.bootstrap.status import duration
 
 NONE = {"made": 0, "passed": 0}
 NAMED = ("contexts", "criteria", "verdicts", "accepted_by_criterion", "tokens_by_origin", "comparisons")

@@ -11,10 +11,10 @@ import pytest
 from etils import epath
 from support import arrays, start, tiny_config
 
-from bootstrap.config import from_json
-from models import decoder
-from train.checkpoint import load_weights
-from train.records import read_unit
+from ratchet.bootstrap.config import from_json
+from ratchet.models import decoder
+from ratchet.train.checkpoint import load_weights
+from ratchet.train.records import read_unit
 
 DRIVER = Path(__file__).with_name("kill_at.py")
 CONFIG = tiny_config(imitation=False)

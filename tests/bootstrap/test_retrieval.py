@@ -1,12 +1,12 @@
 import pytest
 from support import told
 
-from bootstrap.config import SimulateConfig
-from bootstrap.retrieval import Index
-from bootstrap.simulate import shown_passages
-from bootstrap.tools import lookup
-from bootstrap.transcript import Document
-from bootstrap.worlds.language import CONTEXTS, options_of
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.simulate import shown_passages
+from ratchet.bootstrap.tools import lookup
+from ratchet.bootstrap.transcript import Document
+from ratchet.bootstrap.worlds.language import CONTEXTS, options_of
 
 
 def test_the_passages_about_a_situation_are_found_among_all(world):

@@ -8,19 +8,19 @@ import pytest
 from flax import nnx
 from support import claims_of, ideal, told
 
-from bootstrap.config import SimulateConfig
-from bootstrap.examples import example, one_hot
-from bootstrap.retrieval import Index
-from bootstrap.simulate import Draft, Writer, complete
-from bootstrap.tools import LOOKUP, call_text
-from bootstrap.transcript import content_id
-from bootstrap.worlds.language import CONTEXTS
-from models import decoder
-from models.sampler import Sampler
-from train.batches import Batches
-from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig, make_mesh
-from train.trainer import EngineConfig, Training, fit
+from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.examples import example, one_hot
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.simulate import Draft, Writer, complete
+from ratchet.bootstrap.tools import LOOKUP, call_text
+from ratchet.bootstrap.transcript import content_id
+from ratchet.bootstrap.worlds.language import CONTEXTS
+from ratchet.models import decoder
+from ratchet.models.sampler import Sampler
+from ratchet.train.batches import Batches
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.trainer import EngineConfig, Training, fit
 
 CONFIG = SimulateConfig(new_tokens=60, lookups=1)
 

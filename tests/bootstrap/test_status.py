@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from rich.console import Console
 
-from bootstrap.status import METRICS, RunFileError, percent, status, table
+from ratchet.bootstrap.status import METRICS, RunFileError, percent, status, table
 
 
 def put(path: epath.Path, value: dict) -> None:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from support import full_probs, told
 
-from bootstrap import targets
-from bootstrap.config import SimulateConfig, TargetsConfig
-from bootstrap.retrieval import Index
-from bootstrap.review import Reviewer, load_rubric
-from bootstrap.simulate import Draft, complete
-from bootstrap.targets import make_targets
-from bootstrap.worlds.language import CONTEXTS
-from models.scorer import Scorer
+from ratchet.bootstrap import targets
+from ratchet.bootstrap.config import SimulateConfig, TargetsConfig
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.review import Reviewer, load_rubric
+from ratchet.bootstrap.simulate import Draft, complete
+from ratchet.bootstrap.targets import make_targets
+from ratchet.bootstrap.worlds.language import CONTEXTS
+from ratchet.models.scorer import Scorer
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap.transcript import (
+from ratchet.bootstrap.transcript import (
     Capture,
     Review,
     Transcript,

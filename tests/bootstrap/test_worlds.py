@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 from support import answer, claims_of, ideal, small_world, told
 
-from bootstrap.worlds import demonstrations
-from bootstrap.worlds.language import ASKINGS, CONTEXTS, FORWARD, GENRES, GOOD_VERBS, options_of
-from bootstrap.worlds.lessons import Lessons
-from bootstrap.worlds.oracle import Oracle, grade, grade_claim
+from ratchet.bootstrap.worlds import demonstrations
+from ratchet.bootstrap.worlds.language import ASKINGS, CONTEXTS, FORWARD, GENRES, GOOD_VERBS, options_of
+from ratchet.bootstrap.worlds.lessons import Lessons
+from ratchet.bootstrap.worlds.oracle import Oracle, grade, grade_claim
 
 
 def test_a_world_is_a_function_of_its_seed(world):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from support import answer, assert_same_bits, awaken, claims_of, told, transcript
 
-from bootstrap.checks import parse
-from bootstrap.config import SimulateConfig, WrongthinkConfig
-from bootstrap.examples import for_simulator, for_students
-from bootstrap.retrieval import Index
-from bootstrap.targets import Target
-from bootstrap.transcript import Capture
-from bootstrap.worlds.language import ASKINGS, CONTEXTS, NO, render_claim
-from bootstrap.wrongthink import (
+from ratchet.bootstrap.checks import parse
+from ratchet.bootstrap.config import SimulateConfig, WrongthinkConfig
+from ratchet.bootstrap.examples import for_simulator, for_students
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.transcript import Capture
+from ratchet.bootstrap.worlds.language import ASKINGS, CONTEXTS, NO, render_claim
+from ratchet.bootstrap.wrongthink import (
     Thought,
     first_wrong_step,
     interrupt,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support import start, tiny_config
 
-from bootstrap.config import Config, flat
-from bootstrap.ledger import write_json
-from launch import cli
+from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.ledger import write_json
+from ratchet.launch import cli
 
 
 def ratchet(capsys, *words):
@@ -188,7 +188,7 @@ def test_the_report_is_rebuilt(capsys, tiny_run):
 
 FREED = """
 import ctypes, resource
-from launch.__main__ import keep_freed_memory
+from ratchet.launch.__main__ import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 libc = ctypes.CDLL(None)

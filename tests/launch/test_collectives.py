@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from launch.collectives import _groups, by_kind, collectives, memory_traffic
-from train.sharding import MeshConfig, make_mesh
+from ratchet.launch.collectives import _groups, by_kind, collectives, memory_traffic
+from ratchet.train.sharding import MeshConfig, make_mesh
 
 MESH = make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
 

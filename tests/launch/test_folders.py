@@ -10,11 +10,11 @@ import transformers
 from etils import epath
 from support import awaken, tiny_config, write_chat
 
-from bootstrap.ledger import write_json
-from launch import cli
-from models.decoder import DecoderConfig, create
-from models.family import Family
-from train.checkpoint import save_weights
+from ratchet.bootstrap.ledger import write_json
+from ratchet.launch import cli
+from ratchet.models.decoder import DecoderConfig, create
+from ratchet.models.family import Family
+from ratchet.train.checkpoint import save_weights
 
 LLAMA = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
 

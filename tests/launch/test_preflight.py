@@ -9,15 +9,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from support import tiny_config
 
-from launch import cli, preflight, preflight_inference
-from launch.collectives import collectives, memory_traffic
-from launch.preflight import Preflight, PreflightError
-from models.decoder import DecoderConfig
-from models.family import NO_WINDOW, Family
-from models.kernels import Kernel, Scores, attend_rows
-from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig, make_mesh, slots_sharding
-from train.trainer import EngineConfig
+from ratchet.launch import cli, preflight, preflight_inference
+from ratchet.launch.collectives import collectives, memory_traffic
+from ratchet.launch.preflight import Preflight, PreflightError
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import NO_WINDOW, Family
+from ratchet.models.kernels import Kernel, Scores, attend_rows
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
+from ratchet.train.trainer import EngineConfig
 
 MODEL = DecoderConfig(
     vocab_size=1024, width=256, layers=6, heads=2, kv_heads=2, head_width=128, mlp_width=512, max_length=512, conv=1,

@@ -7,17 +7,15 @@ of given tokens.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import jax
 import numpy as np
 
-from models import decoder
-from models.decoder import DecoderConfig
-from models.grammar import Grammar, Pieces
-from models.sampler import Request, Sampler
-from models.scorer import Scorer
-from train.sharding import MeshConfig, make_mesh, place, slots_sharding, state_sharding
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.grammar import Grammar, Pieces
+from ratchet.models.sampler import Request, Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.train.sharding import MeshConfig, make_mesh, place, slots_sharding, state_sharding
 
 
 def main(port: str, processes: int, number: int) -> None:

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import attend, attend_packed, quantized, rotate, sees
-from models.family import Family, frequencies
+from ratchet.models.attention import attend, attend_packed, quantized, rotate, sees
+from ratchet.models.family import Family, frequencies
 
 
 def reference(q, k, v, mask):

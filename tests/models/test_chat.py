@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import CHATML, SPECIAL, write_chat
 
-from models.architectures import FolderError
-from models.chat import ChatTokenizer
+from ratchet.models.architectures import FolderError
+from ratchet.models.chat import ChatTokenizer
 
 MESSAGES = [
     {"role": "system", "content": "be brief"}, {"role": "user", "content": "what is 3 + 4?\n"},

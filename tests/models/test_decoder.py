@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import decoder
-from models.decoder import DecoderConfig
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
 
 
 @jax.jit(static_argnums=0)

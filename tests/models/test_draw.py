@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.draw import Warp, capture, capture_draws, draw, top
+from ratchet.models.draw import Warp, capture, capture_draws, draw, top
 
 BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 

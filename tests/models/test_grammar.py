@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import awaken, full_logits, requests, small_tokenizer_json
 
-from bootstrap.tools import LOOKUP, call_grammar, call_text
-from models import decoder, slots
-from models.decoder import DecoderConfig
-from models.folder_tokenizer import FolderTokenizer
-from models.grammar import Grammar, Pieces
-from models.sampler import Sampler
-from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+from ratchet.bootstrap.tools import LOOKUP, call_grammar, call_text
+from ratchet.models import decoder, slots
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.folder_tokenizer import FolderTokenizer
+from ratchet.models.grammar import Grammar, Pieces
+from ratchet.models.sampler import Sampler
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 
 def object_of(**properties):

@@ -17,13 +17,13 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 from support import assert_same_bits
 
-from models import huggingface
-from models.architectures import FolderError, read_config
-from models.decoder import Decoder, DecoderConfig, create
-from models.family import Family
-from models.huggingface import load, save
-from models.sampler import Request, Sampler
-from train.sharding import MeshConfig, make_mesh, state_sharding
+from ratchet.models import huggingface
+from ratchet.models.architectures import FolderError, read_config
+from ratchet.models.decoder import Decoder, DecoderConfig, create
+from ratchet.models.family import Family
+from ratchet.models.huggingface import load, save
+from ratchet.models.sampler import Request, Sampler
+from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 SIZES = {
     "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -269,9 +269,9 @@ _READ = """
 import sys, threading, time
 import jax
 from etils import epath
-from models.architectures import read_config
-from models.huggingface import load
-from train.sharding import MeshConfig, make_mesh, state_sharding
+from ratchet.models.architectures import read_config
+from ratchet.models.huggingface import load
+from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 def anonymous():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])

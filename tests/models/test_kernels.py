@@ -7,13 +7,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from support import requests
 
-from models import decoder
-from models.attention import attend, attend_packed, sees
-from models.decoder import DecoderConfig
-from models.family import NO_WINDOW, Family
-from models.kernels import Kernel, Scores, attend_cache, attend_rows, fused
-from models.scorer import Scorer
-from train.sharding import MeshConfig, make_mesh, slots_sharding
+from ratchet.models import decoder
+from ratchet.models.attention import attend, attend_packed, sees
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import NO_WINDOW, Family
+from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows, fused
+from ratchet.models.scorer import Scorer
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
 
 SPLASH = Kernel("splash")
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 4, 150, 4, 2, 16

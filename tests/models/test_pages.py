@@ -9,13 +9,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel as ragged
 from support import awaken, full_probs, requests
 
-from models import decoder, pages, slots
-from models.attention import attend
-from models.decoder import DecoderConfig
-from models.family import Family
-from models.kernels import Kernel, Scores
-from models.sampler import Request, Sampler
-from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+from ratchet.models import decoder, pages, slots
+from ratchet.models.attention import attend
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.models.kernels import Kernel, Scores
+from ratchet.models.sampler import Request, Sampler
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 ROWS, HEADS, KV_HEADS, WIDTH = 6, 4, 2, 128
 LENGTH = 6 * pages.PAGE

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from support import full_logits, full_probs, requests
 
-from launch.collectives import collectives
-from models import slots
-from models.sampler import Request, Sampler
-from models.scorer import Scorer
-from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+from ratchet.launch.collectives import collectives
+from ratchet.models import slots
+from ratchet.models.sampler import Request, Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 STOP = (1,)
 

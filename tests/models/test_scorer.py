@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from support import full_probs, requests
 
-from launch.collectives import collectives
-from models.sampler import Sampler
-from models.scorer import Scorer
-from train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+from ratchet.launch.collectives import collectives
+from ratchet.models.sampler import Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 
 @pytest.fixture(scope="module")

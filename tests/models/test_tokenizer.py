@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import small_world, train_tokenizer
 
-from models.tokenizer import CONTROLS, Tokenizer
+from ratchet.models.tokenizer import CONTROLS, Tokenizer
 
 TEXTS = st.text(string.ascii_lowercase + string.digits + ".,:;?!'\"()<>|#/-" + "äöüéñжλ日本語😀 ", max_size=60)
 

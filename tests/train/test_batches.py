@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import random_examples
 
-from train.batches import Batches
+from ratchet.train.batches import Batches
 
 
 def batches(pools=((12, 3), (7, 2)), *, seed=0, steps=6, columns=40, keep=1, **more):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from train.checkpoint import CheckpointError, Checkpoints, load_weights, save_weights
+from ratchet.train.checkpoint import CheckpointError, Checkpoints, load_weights, save_weights
 
 
 def train_state(seed=0):
@@ -81,11 +81,11 @@ def test_damaged_newest_falls_back_and_is_removed(tmp_path, caplog):
         for step in (1, 2):
             checkpoints.save(step, train_state(step), position={"step": step})
     damage(tmp_path / "ck", 2)
-    with Checkpoints(tmp_path / "ck") as checkpoints, caplog.at_level(logging.WARNING, "train.checkpoint"):
+    with Checkpoints(tmp_path / "ck") as checkpoints, caplog.at_level(logging.WARNING, "ratchet.train.checkpoint"):
         state, position = checkpoints.restore(train_state())
         assert position == {"step": 1} and checkpoints.latest() == 1
         assert_same_bits(state, train_state(1))
-    assert [r.message for r in caplog.records if r.name == "train.checkpoint" and "step 2 is damaged" in r.message]
+    assert [r.message for r in caplog.records if r.name == "ratchet.train.checkpoint" and "step 2 is damaged" in r.message]
 
 
 def test_both_damaged_is_one_clear_line(tmp_path):

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from models.decoder import DecoderConfig
-from models.family import Family
-from train.flops import CHIPS, chip_of, layer_weights, mfu, step_flops, traced_flops
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.train.flops import CHIPS, chip_of, layer_weights, mfu, step_flops, traced_flops
 
 
 def test_chips_are_found_by_the_longest_beginning_of_their_kind():

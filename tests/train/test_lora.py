@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from support import arrays, assert_same_bits, awaken, random_examples
 
-from models import decoder
-from models.decoder import DecoderConfig
-from models.family import Family
-from train import lora
-from train.batches import Batches
-from train.checkpoint import Checkpoints
-from train.optimizer import OptimizerConfig
-from train.sharding import MeshConfig, make_mesh
-from train.trainer import EngineConfig, Training, fit, loss_sums, mean_loss
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.train import lora
+from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.trainer import EngineConfig, Training, fit, loss_sums, mean_loss
 
 QWEN = DecoderConfig(
     vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, max_length=64, conv=1,

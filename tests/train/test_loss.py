@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.loss import LossConfig, LossSums, soft_target_loss
-from train.sharding import MeshConfig, make_mesh
+from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
+from ratchet.train.sharding import MeshConfig, make_mesh
 
 B, T, D, V, K = 4, 13, 8, 40, 5
 

@@ -1,6 +1,6 @@
 import signal
 
-from train.monitor import SAVE, STOP, Watchdog, Wishes, stopping
+from ratchet.train.monitor import SAVE, STOP, Watchdog, Wishes, stopping
 
 
 class Clock:

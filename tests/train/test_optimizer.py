@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from train.optimizer import OptimizerConfig, create, final_weights, running_average, schedule
+from ratchet.train.optimizer import OptimizerConfig, create, final_weights, running_average, schedule
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 300])

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.records import (
+from ratchet.train.records import (
     Example,
     RecordError,
     features,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from models import decoder
-from models.decoder import DecoderConfig
-from train import optimizer
-from train.optimizer import OptimizerConfig
-from train.sharding import AXES, MeshConfig, batch_sharding, make_mesh, own_rows, place_batch, state_sharding
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
+from ratchet.train import optimizer
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import AXES, MeshConfig, batch_sharding, make_mesh, own_rows, place_batch, state_sharding
 
 
 def specs(mesh, state):

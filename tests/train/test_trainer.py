@@ -10,18 +10,18 @@ import pytest
 from flax import nnx
 from support import assert_same_bits, awaken, random_examples
 
-from models import decoder
-from models.decoder import DecoderConfig
-from models.family import Family
-from train import flops, trainer
-from train.batches import Batches
-from train.checkpoint import Checkpoints
-from train.loss import LossConfig
-from train.monitor import TrainingStopped, describe
-from train.optimizer import OptimizerConfig
-from train.records import Example
-from train.sharding import MeshConfig, make_mesh, place, place_batch, state_sharding
-from train.trainer import EngineConfig, State, Training, TrainingDiverged, fit, make_step, mean_loss
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.train import flops, trainer
+from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.loss import LossConfig
+from ratchet.train.monitor import TrainingStopped, describe
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.records import Example
+from ratchet.train.sharding import MeshConfig, make_mesh, place, place_batch, state_sharding
+from ratchet.train.trainer import EngineConfig, State, Training, TrainingDiverged, fit, make_step, mean_loss
 
 CONFIG = DecoderConfig(vocab_size=64, width=32, layers=1, heads=8, kv_heads=8, mlp_width=64, max_length=40)
 GOLDEN = {"loss": 4.380894, "gradient_norm": 2.196493}

@@ -9,19 +9,17 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import jax
 import numpy as np
 
-from models import decoder
-from models.decoder import DecoderConfig
-from train.batches import Batches
-from train.checkpoint import Checkpoints
-from train.optimizer import OptimizerConfig
-from train.records import Example
-from train.sharding import MeshConfig, make_mesh
-from train.trainer import EngineConfig, Training, fit
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
+from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.records import Example
+from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.trainer import EngineConfig, Training, fit
 
 
 def example(number: int) -> Example:

@@ -1,0 +1,238 @@
+"""What a world offers: plain text to read, ask about, check and spoil. Nothing else is known of one.
+
+A world is a frozen value. It knows nothing of tokens, models or transcripts and imports nothing of Ratchet, so that the
+loop can stand on it. Most of what it knows it says as data; its few functions take text and give text. Three members
+are needed: `name`, `slices` and `rubric`. To make a world of your own, copy `bootstrap/worlds/arithmetic.py`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+Message = Mapping[str, Any]
+"""One message of a chat, as OpenAI's servers and chat templates have it: `{"role": "user", "content": "..."}`."""
+Call = tuple[str, Mapping[str, Any]]
+"""A tool call by name and arguments: `("lookup", {"query": "the mill's pump"})`."""
+
+
+def content_id(*parts: Any) -> str:
+    """16 hexadecimal digits of sha256 over the JSON of `parts`."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A piece of source material: read, never trained on."""
+
+    id: str
+    text: str
+    meta: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a simulated user asks. The student sees `messages`; the documents are for the teacher alone."""
+
+    id: str
+    document_ids: tuple[str, ...]
+    messages: tuple[Message, ...]
+    askings: tuple[tuple[Message, ...], ...] = ()
+    """Other messages that ask the same: an accepted answer to one teaches the student to answer all."""
+    seek: tuple[str, ...] = ()
+    """What the documents have to tell for an answer: retrieval and look-ups go by these, else by the question."""
+    answer: str = ""
+    """An ideal answer. Worked tasks alone have one."""
+
+    @property
+    def question(self) -> str:
+        """The text of the last message."""
+        return self.messages[-1]["content"]
+
+
+class Material(NamedTuple):
+    """Documents, and tasks about them."""
+
+    documents: tuple[Document, ...] = ()
+    tasks: tuple[Task, ...] = ()
+
+
+class Step(NamedTuple):
+    """A part of an answer that is judged, interrupted and spoiled on its own: `text[start:end]`.
+
+    `fields` are the words in it that a rubric's question may name, such as `{"sum": "15"}` for "{sum} is right?".
+    """
+
+    start: int
+    end: int
+    fields: Mapping[str, str] = MappingProxyType({})
+
+
+class Spoiled(NamedTuple):
+    """One way to make an answer wrong: step number `step` says `text` instead.
+
+    `then` numbers the steps of the answer that a correction says, in order: for an answer of steps 0, 1 and 2 whose
+    step 1 is spoiled, `(1, 2)`.
+    """
+
+    step: int
+    text: str
+    then: tuple[int, ...]
+
+
+class Grade(NamedTuple):
+    """An answer against the truth.
+
+    `right` says whether the answer holds in the end, `label` what it comes to in a word for counts and pages, and
+    `steps` gives for every step the right verdict of each criterion that is known: `({"true": True}, {"true": False})`.
+    `reason` is about an answer that interrupts a wrong thought: whether it begins by saying, truly, what was wrong.
+    """
+
+    right: bool
+    label: str = ""
+    steps: tuple[Mapping[str, bool], ...] = ()
+    reason: bool = True
+
+
+class Metric(NamedTuple):
+    """A figure that a world's items measure, and how it is shown.
+
+    `column` heads it in the table of generations ("" leaves it out), `worst` heads the same figure of the worst
+    context. A `guard` must not fall when a generation is promoted.
+    """
+
+    name: str
+    title: str
+    column: str = ""
+    worst: str = ""
+    less_is_better: bool = False
+    guard: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """An answer under review, as text.
+
+    `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together,
+    its own among them. `finished` is false for an answer cut off by the length limit or by a call.
+    """
+
+    task: Task
+    text: str
+    before: str
+    finished: bool
+    calls: tuple[Call, ...]
+    steps: tuple[Step, ...]
+    passages: tuple[Document, ...]
+    siblings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of an evaluation, put to a model that sees no sources.
+
+    A "chat" item puts `messages` and begins the assistant's turn with `begun`; a "document" item is a text that has
+    `begun` and goes on. `score(text, finished)` gives numbers by metric for what the model says after `begun`; a metric
+    that it leaves out was not measured. Items of a `group` are alike, so they count as one where figures are compared.
+    """
+
+    id: str
+    group: str
+    score: Callable[[str, bool], Mapping[str, float]]
+    messages: tuple[Message, ...] = ()
+    form: Literal["chat", "document"] = "chat"
+    begun: str = ""
+    wrong: bool = False
+    """Whether `begun` ends in a wrong step, whose probability training must never raise."""
+    context: str = ""
+    """The way of asking, by name: figures are also given by context, and for the worst of them."""
+    seen: bool = True
+    """Whether training may see this context."""
+    greedy: bool = False
+    reference: str = ""
+    """An ideal answer, whose likelihood is measured."""
+
+
+class Tool(NamedTuple):
+    """What a simulator may call. `parameters` is a JSON schema; `run` takes the arguments and gives text."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    run: Callable[[Mapping[str, Any]], str]
+
+
+Check = Callable[[Case], str]
+"""A programmatic criterion: the reason for a failure, or ""."""
+Grader = Callable[[Task, str, str], Grade]
+"""Grades (task, answer, the wrong thought before it or "")."""
+Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
+"""Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
+
+_SENTENCE = re.compile(r"\S[^.!?\n]*(?:[.!?](?=\d)[^.!?\n]*)*[.!?]*")
+_NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
+
+
+def sentences(text: str) -> tuple[Step, ...]:
+    """Every sentence of a text is a step. A point within a number ends none."""
+    return tuple(Step(m.start(), m.end()) for m in _SENTENCE.finditer(text))
+
+
+def swapped(task: Task, answer: str, heard: Sequence[str], random: Random) -> tuple[Spoiled, ...]:
+    """In each sentence that holds a number or a name, one of them changes places with another that was heard."""
+    known = sorted({word for text in (answer, *heard) for word in _NAME_OR_NUMBER.findall(text)})
+    steps, found = sentences(answer), []
+    for number, step in enumerate(steps):
+        said = answer[step.start : step.end]
+        own = _NAME_OR_NUMBER.findall(said)
+        others = [w for w in known if own and w not in own and w[0].isdigit() == own[0][0].isdigit()]
+        if others:
+            wrong = said.replace(own[0], random.choice(others), 1)
+            found.append(Spoiled(number, wrong, tuple(range(number, len(steps)))))
+    return tuple(found)
+
+
+def no_items(tasks: Sequence[Task]) -> tuple[Item, ...]:
+    """A world without items of its own is measured by its tasks alone."""
+    return ()
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that the loop knows of what it reads. The first three members are needed."""
+
+    name: str
+    slices: tuple[Material, ...]
+    """What each generation reads for the first time. A world for more generations begins with the same slices."""
+    rubric: str
+    """Its criteria in YAML, unless the user gives others."""
+    fresh: Material = Material()
+    """What no generation reads: the simulator's pass rate is measured on it."""
+    seed: Material = Material()
+    """Worked tasks that everybody may know. The last of them are probes of the reviewer, the others are shown."""
+    prose: tuple[tuple[str, str], ...] = ()
+    """Plain text for a model from scratch: (beginning, continuation that is trained on)."""
+    control: tuple[tuple[str, str], ...] = ()
+    """Plain text that nothing is trained on, to see whether a model still speaks; "" takes the text of `fresh`."""
+    checks: Mapping[str, Check] = MappingProxyType({})
+    """Programmatic criteria beside the general ones, by the name that the rubric gives them."""
+    steps: Callable[[str], Sequence[Step]] = sentences
+    """Where an answer can be cut."""
+    spoil: Spoil = swapped
+    known: Grader | None = None
+    """Grades the seed's tasks: criteria are taught and calibrated by it."""
+    oracle: Grader | None = None
+    """Grades all other tasks. Evaluation and audit alone may call it; nothing that trains or reviews does."""
+    items: Callable[[Sequence[Task]], Sequence[Item]] = no_items
+    """What to ask about tasks that were read, beside the tasks themselves."""
+    metrics: tuple[Metric, ...] = ()
+    """What the items measure."""
+    names: tuple[tuple[str, ...], ...] = ()
+    """Words of a kind, which may change places in sources and answer alike."""
+    tools: tuple[Tool, ...] = ()
+    """What a simulator may call beside `lookup`."""
