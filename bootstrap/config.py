@@ -1,13 +1,18 @@
-"""Every setting of a run, frozen. The command line and `config.json` are made from these classes."""
+"""Every setting of a run, frozen. The command line and `config.json` are made from these classes.
+
+The bound of a number lies with its field; `models.bounds` says what the texts mean.
+"""
 
 import dataclasses
 import difflib
 import json
 import types
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig
+from ratchet.models import bounds
+from ratchet.models.bounds import bounded
 from ratchet.models.decoder import DecoderConfig, check_sizes
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.sharding import MeshConfig
@@ -19,133 +24,134 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class DocumentsConfig:
-    """Source material."""
-
-    path: str = ""
-    """A TFDS dataset directory (with `id` and `text` features) or a folder of .txt files; empty: the world's own."""
-    passage_words: int = 60
-    """Longer documents are split into passages of at most this many words."""
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """The embedded lessons world."""
-
-    slice: int = 54
-    """Situations that each generation reads for the first time."""
-    demonstrations: int = 200
-    """Situations of the seed demonstrations; none of them is in the corpus."""
-    prose: int = 6000
-    """Lines of general prose for the seed model."""
-    questions: int = 3
-    """Tasks per situation, each in another context and order of options."""
-    probes: int = 60
-    """Further held-out situations with known references, for calibrating the reviewer."""
-    third_option: float = 0.4
-    """Share of situations with three possible actions instead of two; half of it among the demonstrations."""
-
-
-@dataclass(frozen=True)
 class SimulateConfig:
-    samples: int = 16
+    """How the teacher reads and writes."""
+
+    samples: int = bounded(8, "at least 1")
     """Transcripts per task."""
-    temperature: float = 1.0
-    top_k: int = 0
+    temperature: float = bounded(1.0, "at least 0")
+    top_k: int = bounded(0, "at least 0")
     """Only the likeliest ids are sampled; 0: all."""
-    top_p: float = 1.0
+    top_p: float = bounded(1.0, "above 0 and at most 1")
     """Only the likeliest ids that together have this much probability."""
-    min_p: float = 0.0
+    min_p: float = bounded(0.0, "from 0 to 1")
     """Only ids with at least this share of the likeliest one's probability. What is captured is never cut."""
-    passages: int = 3
+    passage_words: int = bounded(200, "at least 1")
+    """Longer documents are split into passages of at most this many words."""
+    passages: int = bounded(3, "at least 1")
     """Retrieved passages in view of the teacher."""
-    withhold: float = 0.2
+    alike: float = bounded(0.95, "from 0 to 1")
+    """Passages that score at least this share of the best one tell what is sought as well: siblings see different
+    ones."""
+    withhold: float = bounded(0.0, "from 0 to 1")
     """Share of transcripts whose teacher sees one passage less and has to look it up."""
-    lookups: int = 1
+    lookups: int = bounded(1, "at least 0")
     """Tool calls allowed per transcript."""
-    new_tokens: int = 48
+    relevant: float = bounded(0.7, "from 0 to 1")
+    """A look-up finds no passage that scores less than this share of the best one."""
+    repeated: float = bounded(0.5, "from 0 to 1")
+    """A look-up finds no passage that shares more than this of its words with one in view."""
+    new_tokens: int = bounded(256, "at least 1")
     """Longest assistant turn."""
-    slots: int = 64
+    slots: int = bounded(64, "at least 1")
     """Answers sampled at a time, and questions asked; a slot takes the next as it ends."""
     int8_cache: bool = False
     """Keys and values in a byte a number while sampling: half of the memory and traffic of bfloat16."""
-    keep: int = 8
+    keep: int = bounded(16, "at least 1")
     """Ids kept of every next-token distribution (K)."""
-    unit_tasks: int = 80
+    unit_tasks: int = bounded(80, "at least 1")
     """Tasks committed together."""
-    revisit: int = 6
+    revisit: int = bounded(6, "at least 0")
     """Also return to earlier documents with fewer accepted transcripts than this; 0 never does."""
 
 
 @dataclass(frozen=True)
 class ReviewConfig:
+    """How transcripts are judged."""
+
     rubric: str = ""
-    """A YAML file of criteria; empty: the built-in one."""
-    target_precision: float = 0.97
+    """A YAML file of criteria; empty: the world's own."""
+    probes: int = bounded(60, "at least 1")
+    """Worked tasks, the last of the world's seed, that no demonstration shows: the reviewer is calibrated on them."""
+    target_precision: float = bounded(0.97, "from 0 to 1")
     """The thresholds are the most lenient ones that reach this on the probes."""
-    minimum_recall: float = 0.2
+    minimum_recall: float = bounded(0.2, "from 0 to 1")
     """A reviewer below this recall on the probes, at the target precision, stops the generation."""
-    random_share: float = 0.0
-    """Control: above 0, this share of the transcripts is accepted at random instead of by their verdicts."""
 
 
 @dataclass(frozen=True)
 class TargetsConfig:
+    """What distribution an accepted transcript teaches."""
+
     kind: Literal["one_hot", "teacher", "reviewed"] = "reviewed"
-    per_task: int = 3
+    per_task: int = bounded(3, "at least 1")
     """Accepted transcripts kept per task."""
-    open_mass: float = 0.02
+    open_mass: float = bounded(0.02, "from 0 to 1")
     """τ: positions with more teacher probability than this outside the sampled token are branch-reviewed."""
-    smallest_branch: float = 0.02
+    smallest_branch: float = bounded(0.02, "from 0 to 1")
     """ε: alternatives below this probability get no branch, and no mass."""
 
 
 @dataclass(frozen=True)
 class WrongthinkConfig:
-    first_generation: int = 2
+    """Wrong thoughts, and what interrupts them."""
+
+    first_generation: int = bounded(2, "at least 0")
     """Generation from which corrections are made; 0 turns them off."""
-    sources: tuple[Literal["inverted", "incumbent", "random", "spoiled"], ...] = ("inverted", "spoiled")
-    """Where wrong thoughts come from: one model (the inverted lesson vector, the incumbent's own errors or a random
-    vector), and accepted transcripts with one step spoiled by rule."""
-    steps: int = 60
-    """Steps of the side run that measures what the lesson changes."""
-    lambdas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    perplexity_budget: float = 1.1
+    sources: tuple[Literal["inverted", "contrast", "incumbent", "random", "spoiled"], ...] = ("inverted", "spoiled")
+    """Where wrong thoughts come from: at most one model (the inverted lesson; lesson minus anti-lesson; the incumbent's
+    own errors; a random vector), and accepted transcripts with one step spoiled by rule."""
+    interruption: str = "no,"
+    """What the supervisor says first."""
+    steps: int = bounded(60, "at least 1")
+    """Steps of the side run on spoiled answers that gives the anti-lesson."""
+    lambdas: tuple[float, ...] = bounded((0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "above 0")
+    """How far the lesson is inverted: each is tried, and the most wrong within the two bounds below is taken."""
+    perplexity_budget: float = bounded(1.1, "above 0")
     """Largest perplexity of the wrong-thinker on control text, relative to the incumbent's."""
-    minimum_formed: float = 0.7
+    minimum_formed: float = bounded(0.9, "from 0 to 1")
     """Share of the wrong-thinker's samples that must be well formed."""
-    samples: int = 3
-    """Wrong thoughts per task and source; a model's first starts anew, the others after one right step, two, ...
-    Of an answer, every claim and every wrong choice is made in turn."""
-    share: float = 0.3
+    minimum_wrong: float = bounded(0.2, "from 0 to 1")
+    """Share of its samples that must be wrong, or no model thinks wrongly in this generation."""
+    samples: int = bounded(3, "at least 1")
+    """Wrong thoughts per task and source; a model's first begins anew, its second after one right step, and so on. Of an
+    answer, every step is spoiled."""
+    share: float = bounded(0.3, "from 0 to 1")
     """Share of corrections, of all generations, in a training batch's newest half."""
 
 
 @dataclass(frozen=True)
+class SeedMixture:
+    """Examples per step of the seed model, by skill; a skill that the world has no examples of is left out."""
+
+    simulate: int = bounded(8, "at least 0")
+    interrupt: int = bounded(1, "at least 0")
+    review: int = bounded(5, "at least 0")
+    prose: int = bounded(8, "at least 0")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    seed_mixture: tuple[int, int, int, int] = (8, 1, 5, 8)
-    """Examples per step of the seed model: simulate, interrupt, review, prose."""
-    seed_steps: int = 550
-    """Steps of the seed model, from scratch on the demonstrations."""
-    steps: int = 360
+    """What each generation trains on, and for how long."""
+
+    seed_mixture: SeedMixture = field(default_factory=SeedMixture)
+    seed_steps: int = bounded(500, "at least 1")
+    """Steps of the seed model on the worked tasks; a world without any starts from the weights as they are."""
+    steps: int = bounded(300, "at least 1")
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
-    growth: float = 1.0
-    lora: int = 0
+    growth: float = bounded(1.0, "at least 0")
+    lora: int = bounded(0, "at least 0")
     """Rank of adapters that are trained in place of the weights of `base`, and merged into them; 0: all is trained."""
-    batch: int = 64
+    batch: int = bounded(64, "at least 2")
     """Examples per step, half of them from the newest generation."""
-    columns: int = 176
+    columns: int = bounded(1024, "at least 1")
     """Tokens per packed row."""
-    start: Literal["base", "last"] = "base"
-    """Each generation starts from the seed model's weights, or from the last promoted ones."""
-    mixture: Literal["accumulate", "replace"] = "accumulate"
-    """Half newest and half everything earlier, or only the newest."""
-    student: float = 0.65
+    student: float = bounded(0.65, "from 0 to 1")
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
-    renamed: int = 4
-    """Copies of an example with sources in view, each with names exchanged in sources and answer alike: reading
-    answers it, memory does not. 0: the example as it is."""
-    demonstrations: float = 0.35
+    renamed: int = bounded(0, "at least 0")
+    """Copies of an example with sources in view, each with the world's names exchanged in sources and answer alike:
+    reading answers it, memory does not. 0: the example as it is."""
+    demonstrations: float = bounded(0.35, "from 0 to 1")
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -153,65 +159,44 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    fresh: int = 108
-    """Situations at the end of the corpus that no generation reads, for the simulator's pass rate."""
-    fresh_samples: int = 8
-    """Transcripts per fresh situation."""
-    margin: float = 0.02
+    """How a generation is measured."""
+
+    samples: int = bounded(8, "at least 1")
+    """Transcripts per fresh task."""
+    margin: float = bounded(0.02, "at least 0")
     """What a guard may lose before a candidate is rolled back."""
 
 
-BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "at least 2": (lambda v: v >= 2, "train.batch"),
-    "at least 1": (
-        lambda v: v >= 1,
-        """generations documents.passage_words world.slice world.demonstrations world.questions world.probes
-        model.vocab_size model.width model.layers model.heads model.kv_heads model.mlp_width model.max_length model.conv
-        simulate.samples simulate.passages simulate.new_tokens simulate.slots simulate.keep simulate.unit_tasks
-        targets.per_task wrongthink.steps train.seed_steps train.steps train.columns train.engine.micro_batches
-        evaluate.fresh evaluate.fresh_samples mesh.tensor""",
-    ),
-    "at least 0": (
-        lambda v: v >= 0,
-        """world.prose model.head_width simulate.temperature simulate.top_k simulate.lookups simulate.revisit
-        wrongthink.first_generation train.seed_mixture train.lora train.growth train.renamed train.engine.loss.z_loss
-        train.engine.save_every train.engine.profile train.optimizer.vector_share train.optimizer.weight_decay
-        evaluate.margin""",
-    ),
-    "above 0": (
-        lambda v: v > 0,
-        """wrongthink.lambdas wrongthink.perplexity_budget train.engine.loss.temperature
-        train.engine.save_minutes train.engine.stall_minutes train.optimizer.rate train.optimizer.clip""",
-    ),
-    "from 0 to 1": (
-        lambda v: 0 <= v <= 1,
-        """world.third_option simulate.min_p simulate.withhold
-        review.target_precision review.minimum_recall review.random_share
-        targets.open_mass targets.smallest_branch wrongthink.minimum_formed wrongthink.share train.student
-        train.demonstrations train.engine.loss.hard_weight train.optimizer.warmup train.optimizer.average""",
-    ),
-    "above 0 and at most 1": (lambda v: 0 < v <= 1, "simulate.top_p"),
-    "from 1 to 50": (lambda v: 1 <= v <= 50, "wrongthink.samples"),
-    "at least 1, or -1 for all that is left": (lambda v: v >= 1 or v == -1, "mesh.data mesh.fsdp"),
-}
-"""What every number has to be, and the settings of which it is asked; of a tuple, each number."""
+@dataclass(frozen=True)
+class ControlsConfig:
+    """What is there for comparisons alone."""
+
+    start: Literal["base", "last"] = "base"
+    """Each generation starts from the seed model's weights, or from the last promoted ones."""
+    mixture: Literal["accumulate", "replace"] = "accumulate"
+    """Half newest and half everything earlier, or only the newest."""
+    random_share: float = bounded(0.0, "from 0 to 1")
+    """Above 0, this share of the transcripts is accepted at random instead of by their verdicts."""
+    imitation: bool = False
+    """Also train the imitation arm: raw documents, one-hot, as many tokens as the last generation."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run of the loop. Raises ConfigError when a setting is out of bounds or at odds with another, ValueError
-    when the model's sizes are."""
+    """A run of the loop. Raises ConfigError when a setting is at odds with another, ValueError when a number is out of
+    its bound or the model's sizes do not fit together."""
 
-    recipe: str = "lessons"
+    recipe: str = "documents"
+    world: str = "documents"
+    """What there is to read: documents, lessons, arithmetic, or a function of yours, package.module:function."""
     base: str = ""
     """A Hugging Face folder to start from instead of random weights: its config.json takes the place of `model`, but
-    for `max_length`, and its tokenizer that of SentencePiece."""
+    for `max_length`, and its tokenizer and chat template that of SentencePiece."""
     seed: int = 0
-    generations: int = 3
-    imitation: bool = True
-    """Also train the imitation arm: raw stories, one-hot, as many tokens as the last generation."""
+    generations: int = bounded(3, "at least 1")
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
-    world: WorldConfig = field(default_factory=WorldConfig)
+    lessons: LessonsConfig = field(default_factory=LessonsConfig)
+    arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     model: DecoderConfig = field(default_factory=DecoderConfig)
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
@@ -219,15 +204,15 @@ class Config:
     wrongthink: WrongthinkConfig = field(default_factory=WrongthinkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
+        try:
+            bounds.check(self)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         settings = flat(self)
-        for text, (fits, names) in BOUNDS.items():
-            for name in names.split():
-                value = settings[name]
-                if not all(map(fits, value if isinstance(value, tuple) else (value,))):
-                    raise ConfigError(f"config: {name} is {value}; it must be {text}")
         for name, at_odds, remedy in _relations(self):
             if at_odds:
                 raise ConfigError(f"config: {name} is {settings[name]}; {remedy}")
@@ -240,16 +225,21 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
     part = max(longest - answer, answer)  # both together seldom are as long as they may be
     models = [source for source in c.wrongthink.sources if source != "spoiled"]
     return (
-        ("simulate.new_tokens", answer >= longest,
-         f"it must be below model.max_length, {longest}, to leave room for a prompt"),
-        ("train.columns", c.train.columns <= part,
-         f"it must be above {part}, which a prompt (model.max_length - simulate.new_tokens) or an answer may take"),
+        (
+            "simulate.new_tokens",
+            answer >= longest,
+            f"it must be below model.max_length, {longest}, to leave room for a prompt",
+        ),
+        (
+            "train.columns",
+            c.train.columns <= part,
+            f"it must be above {part}, which a prompt (model.max_length - simulate.new_tokens) or an answer may take",
+        ),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
-        ("train.seed_mixture", len(c.train.seed_mixture) != 4 or not any(c.train.seed_mixture),
-         "it must be four numbers that are not all 0"),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
-    )  # fmt: skip
+        ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),
+    )
 
 
 def from_json(text: str) -> Config:

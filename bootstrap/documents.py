@@ -1,31 +1,20 @@
-"""Source material in: a TFDS dataset or a folder of text files becomes documents, passages and tasks."""
+"""Source material in: a TFDS dataset or a folder of text files becomes documents."""
 
 import json
-import re
-from collections.abc import Iterable
-
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from ratchet.bootstrap.transcript import Document, Task, content_id
-from ratchet.train.records import write_dataset
+from ratchet.bootstrap.worlds.world import Document
 
 
-def write(directory: epath.Path, documents: Iterable[Document]) -> None:
-    """Writes documents as a TFDS dataset in ArrayRecord; `tfds.builder_from_directory` opens it without TensorFlow."""
-    text = tfds.features.Text()
-    features = tfds.features.FeaturesDict({"id": text, "text": text, "meta": text})
-    rows = ({"id": d.id, "text": d.text, "meta": json.dumps(d.meta, sort_keys=True)} for d in documents)
-    write_dataset(directory, "corpus", features, rows, description="Source documents.", metadata={})
-
-
-def read(path: epath.Path) -> list[Document]:
+def read(path: str) -> list[Document]:
     """Documents of a TFDS dataset directory (features `id` and `text`, others become meta) or a folder of .txt files,
     whose ids are their paths in it without the suffix.
 
     Raises ValueError when there is neither, or no text in it.
     """
+    path = epath.Path(path)
     if (path / "dataset_info.json").exists():
         return _from_dataset(path)
     files = _text_files(path) if path.is_dir() else []
@@ -53,30 +42,6 @@ def _text(file: epath.Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"documents: {file} is not UTF-8 text ({error.reason}); convert it or take it out") from None
-
-
-def passages(documents: Iterable[Document], words: int) -> list[Document]:
-    """Documents of at most `words` words as they are; longer ones as consecutive passages with ids `doc#0`, `doc#1`."""
-    made = []
-    for document in documents:
-        split = document.text.split()
-        if len(split) <= words:
-            made.append(document)
-            continue
-        for number, start in enumerate(range(0, len(split), words)):
-            text = " ".join(split[start : start + words])
-            made.append(Document(f"{document.id}#{number}", text, document.meta | {"document": document.id}))
-    return made
-
-
-def tasks(documents: Iterable[Document]) -> list[Task]:
-    """One question a document, for material that comes without tasks of its own."""
-    made = []
-    for document in documents:
-        title = re.sub(r"[_\W]+", " ", document.id).strip()
-        messages = ({"role": "user", "content": f"{title}. what do you do?"},)
-        made.append(Task(content_id(document.id, messages), (document.id,), messages))
-    return made
 
 
 def _from_dataset(path: epath.Path) -> list[Document]:

@@ -35,6 +35,10 @@ class Stage:
         write_json(commit, entry | {"seconds": round(time.monotonic() - began, 3)})
         return payloads
 
+    def sha256(self, index: int) -> str:
+        """The hash of a committed unit's content, from which later units are made."""
+        return _entry(self.directory / f"unit-{index:05d}.json")["sha256"]
+
     def committed(self) -> list[bytes]:
         """Every committed payload, unit after unit."""
         commits = sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []

@@ -1,24 +1,29 @@
 """The whole cycle: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again."""
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from etils import epath
 from flax import nnx
 
-from ratchet.bootstrap import generation as stages
-from ratchet.bootstrap import outcome, seed
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.corrections import KEPT, corrections
-from ratchet.bootstrap.generation import Generation, TooFewAccepted
 from ratchet.bootstrap.ledger import once, write_json
-from ratchet.bootstrap.outcome import timed
-from ratchet.bootstrap.progress import Progress
-from ratchet.bootstrap.review import ReviewerBelowFloor
-from ratchet.bootstrap.seed import Run
-from ratchet.bootstrap.transcript import Task
+from ratchet.bootstrap.lineage import accepted_answers
+from ratchet.bootstrap.progress import Progress, timed
+from ratchet.bootstrap.run import Generation, Run, prepare
+from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
+from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
+from ratchet.bootstrap.stages.corrections import corrections
+from ratchet.bootstrap.stages.evaluate import evaluation
+from ratchet.bootstrap.stages.train import TooFewAccepted, dataset, earlier_examples, train
+from ratchet.bootstrap.stages.transcripts import Reviewed
+from ratchet.bootstrap.thinkers import Knower
 from ratchet.train.records import Example
+
+CORRECTIONS_KEPT = 8
+"""Accepted corrections of a task that a generation trains on."""
 
 
 class RunEnded(RuntimeError):
@@ -27,14 +32,31 @@ class RunEnded(RuntimeError):
 
 @dataclass(frozen=True)
 class Past:
-    """What earlier generations left: the last promotion, its weights, all examples, accepted transcripts by source."""
+    """What earlier generations left: the last promotion, accepted transcripts by their documents, and roll-backs in a
+    row."""
 
-    incumbent: int
-    params: nnx.State
-    examples: tuple[Example, ...]
-    read: tuple[Task, ...]
-    accepted: Counter[tuple[str, ...]]
-    rollbacks: int
+    incumbent: int = 0
+    accepted: Counter[str] = field(default_factory=Counter)
+    rollbacks: int = 0
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The seed model, and the demonstrations that later generations go on being shown. Each is made when first needed."""
+
+    run: Run
+
+    @cached_property
+    def skills(self) -> seed.Skills:
+        return seed.demonstrations(self.run, self.run.fresh_weights())
+
+    @cached_property
+    def weights(self) -> nnx.State:
+        return seed.train_seed_model(self.run, lambda: self.skills)
+
+    @cached_property
+    def demonstrations(self) -> list[Example]:
+        return seed.blend(self.skills, self.run.config.train.seed_mixture)
 
 
 def run(directory: epath.Path, config: Config, progress: Progress) -> None:
@@ -43,19 +65,17 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or two roll-backs came
     in a row.
     """
-    r = seed.prepare(directory, config, progress)
+    r = prepare(directory, config, progress)
+    arms = [baselines.PLACE] if config.controls.imitation else []
+    write_json(directory / "plan.json", {"generations": config.generations, "arms": arms})
+    start, past = Seed(r), Past()
     try:
-        made = seed.seed_examples(r)
-        demonstrations = seed.blend(made, config.train.seed_mixture)
         with timed(r.generation(0), "train"):
-            base = seed.train_seed_model(r, made)
-        with timed(r.generation(0), "evaluate"):
-            outcome.evaluate_generation(r, 0, base)
-        past = Past(0, base, (), (), Counter(), 0)
+            begin(r, start)
         for number in range(1, config.generations + 1):
-            past = turn(r, number, past, base, demonstrations)
-        if config.imitation and r.oracle:
-            outcome.imitate(r, base, past.read)
+            past = finished(r, number) or turn(r, number, past, start)
+        if arms:
+            imitate(r, start)
     except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
         write_json(directory / "ended.json", {"reason": str(ended)})
         raise RunEnded(str(ended)) from ended
@@ -63,54 +83,99 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
         r.metrics.close()
 
 
-def turn(r: Run, number: int, past: Past, base: nnx.State, demonstrations: Sequence[Example]) -> Past:
-    """One generation, from its documents to its promotion."""
-    fresh = r.slices[number - 1]
-    again = [t for t in past.read if past.accepted[t.document_ids] < r.config.simulate.revisit]
-    g = Generation(r, number, past.incumbent, past.params, (*fresh, *again))
-    outcome.plan(g)
-    with timed(r.generation(number), "simulate"):
-        transcripts = stages.simulate(g)
-    with timed(r.generation(number), "review"):
-        reviewer, calibration, reviewer_lessons = stages.calibration(g)
-        reviews = stages.review(g, reviewer, transcripts)
-    units = list(zip(transcripts, reviews, strict=True))
-    outcome.samples(g, units)
-    if not any(review.accepted for unit in reviews for review in unit):
-        outcome.funnel(g, units, [], ([], [], []), 0, past.accepted)
-        asked = sum(map(len, transcripts))
-        raise RunEnded(
-            f"generation {number}: no transcript passed the review ({asked} sampled, {asked} reviewed, 0 accepted); "
-            f"`ratchet report {r.directory}` shows the rejected ones and why"
-        )
-    with timed(r.generation(number), "targets"):
-        found = stages.target(g, reviewer, units, r.config.targets.per_task)
-    with timed(r.generation(number), "wrongthink"):
-        lessons = stages.student_examples(g, units, found)
-        chosen = [t for unit in units for t in stages.kept(*unit, r.config.targets.per_task)]
-        written, judged = corrections(g, reviewer, lessons, chosen)
-        corrected = stages.target(g, reviewer, [(written, judged)], KEPT, "corrections") if written else [[]]
-    batches = [*((t, f) for (t, _), f in zip(units, found, strict=True)), (written, corrected[0])]
-    newest = stages.dataset(g, batches, reviewer_lessons)
-    outcome.audit_generation(g, [*newest, *past.examples], units, [*found, corrected[0]], calibration)
-    accepted = past.accepted + outcome.accepted(g, units)
-    outcome.funnel(g, units, found, (written, judged, corrected[0]), len(newest), accepted)
-    outcome.token_of(g, units, found)
-    outcome.correction_samples(g, (written, judged))
+def begin(r: Run, start: Seed) -> None:
+    """Generation 0: the seed model, and what it is worth."""
+    path = r.generation(0) / "evaluation.json"
+    if not path.exists():
+        once(path, lambda: evaluation(r, 0, start.weights, None))
 
-    with timed(r.generation(number), "train"):
-        start = base if r.config.train.start == "base" else past.params
-        params = stages.train(g, start, newest, past.examples, demonstrations)
-    with timed(r.generation(number), "evaluate"):
-        outcome.evaluate_generation(r, number, params)
-    with timed(r.generation(number), "promote"):
-        promoted = outcome.promote(g)
+
+def finished(r: Run, number: int) -> Past | None:
+    """What a finished generation left; None when it is not finished."""
+    path = r.generation(number) / "DONE.json"
+    if not path.exists():
+        return None
+    done = json.loads(path.read_text())
+    return Past(done["incumbent"], Counter(done["accepted"]), done["rollbacks"])
+
+
+def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
+    """One generation, from its documents to its promotion."""
+    g = _generation(r, number, past, start)
+    summary.plan(g)
+    with timed(g.directory, "simulate"):
+        written = transcripts.simulate(g)
+    with timed(g.directory, "review"):
+        reviewer, _, mistakes = calibration(g)
+        units = transcripts.review(g, reviewer, written)
+    pairs = [pair for unit in units for pair in zip(*unit, strict=True)]
+    summary.samples(g, pairs)
+    accepted = past.accepted + transcripts.accepted(g, units)
+    if not any(review.accepted for _, review in pairs):
+        summary.funnel(g, pairs, [], [], 0, accepted)
+        raise RunEnded(
+            f"generation {number}: no transcript passed the review ({len(pairs)} sampled, {len(pairs)} reviewed, 0 "
+            f"accepted); `ratchet report {r.directory}` shows the rejected ones and why"
+        )
+    with timed(g.directory, "targets"):
+        found = transcripts.target(g, reviewer, units, r.config.targets.per_task, ("targets", "review"))
+    with timed(g.directory, "wrongthink"):
+        chosen = [t for unit in units for t in transcripts.kept(unit, r.config.targets.per_task)]
+        corrected = [Reviewed(*u) for u in corrections(g, reviewer, [*chosen, *accepted_answers(r, range(1, number))])]
+        more = transcripts.target(g, reviewer, corrected, CORRECTIONS_KEPT, ("corrections", "wrongthink"))
+    taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
+    newest, earlier = dataset(g, taught, mistakes), earlier_examples(g)
+    targets = [one for unit in [*found, *more] for one in unit]
+    repaired = [pair for unit in corrected for pair in zip(*unit, strict=True)]
+    graded = [c.name for c in r.rubric if c.kind == "model"]
+    audit.audit_generation(g, [*newest, *earlier], pairs, repaired, targets, graded)
+    summary.funnel(g, pairs, repaired, targets, len(newest), accepted)
+    summary.token_of(g, pairs, targets)
+    summary.correction_samples(g, repaired)
+
+    with timed(g.directory, "train"):
+        params = train(g, newest, earlier, start.demonstrations)
+    with timed(g.directory, "evaluate"):
+        summary.likelihood_of_wrong_thoughts(g, repaired, params)
+        once(g.directory / "evaluation.json", lambda: evaluation(r, number, params, knower(r, number, params, start)))
+    with timed(g.directory, "promote"):
+        promoted = promote.promote(g)
     meter = r.sampler.meter
     r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
-    once(g.directory / "DONE.json", dict)
     rollbacks = 0 if promoted else past.rollbacks + 1
+    left = Past(number if promoted else past.incumbent, accepted, rollbacks)
+    once(g.directory / "DONE.json", lambda: vars(left))
     if rollbacks == 2:
         raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
-    examples = (*past.examples, *newest) if r.config.train.mixture == "accumulate" else ()
-    kept = (number, params) if promoted else (past.incumbent, past.params)
-    return Past(*kept, examples, (*past.read, *fresh), accepted, rollbacks)
+    return left
+
+
+def _generation(r: Run, number: int, past: Past, start: Seed) -> Generation:
+    """What a generation reads: its own slice, and earlier documents of which too little was accepted."""
+    enough = r.config.simulate.revisit
+    again = [t for t in r.read(number - 1) if past.accepted[" ".join(t.document_ids)] < enough]
+    params = r.weights(past.incumbent) if past.incumbent else start.weights
+    read = {t.id: t for t in r.read(number)}
+    return Generation(r, number, past.incumbent, params, start.weights, (*r.tasks(number), *again), read)
+
+
+def knower(r: Run, number: int, params: nnx.State, start: Seed) -> Knower | None:
+    """A generation's weights with accepted answers about what was read, for wrong-thinkers in an evaluation."""
+    first = r.config.wrongthink.first_generation
+    if not first or not number:
+        return None
+    right = list({t.task_id: t for t in accepted_answers(r, range(1, number + 1))}.values())
+    tasks = [t for t in r.read(number) if t.id in {a.task_id for a in right}]
+    return Knower(r, number, params, start.weights, tasks, right, r.passages(number))
+
+
+def imitate(r: Run, start: Seed) -> None:
+    """The imitation arm, and what it is worth."""
+    place = r.directory / baselines.PLACE
+    if (place / "evaluation.json").exists():
+        return
+    with timed(place, "train"):
+        params = baselines.imitate(r, start.weights)
+    with timed(place, "evaluate"):
+        last = r.config.generations
+        once(place / "evaluation.json", lambda: evaluation(r, last, params, None, baselines.PLACE))

@@ -9,6 +9,8 @@ from typing import Protocol
 import tensorboardX
 from etils import epath
 
+from ratchet.bootstrap.ledger import write_json
+
 
 class Progress(Protocol):
     """Shows work being done. `stage` yields a function that is told how many more items are finished, and may be told
@@ -47,3 +49,13 @@ class Metrics:
 
     def close(self) -> None:
         self._board.close()
+
+
+@contextlib.contextmanager
+def timed(directory: epath.Path, stage: str) -> Iterator[None]:
+    """Adds the seconds that a stage took to the directory's stages.json, across resumes."""
+    began = time.monotonic()
+    yield
+    path = directory / "stages.json"
+    spent = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, spent | {stage: round(spent.get(stage, 0.0) + time.monotonic() - began, 2)})

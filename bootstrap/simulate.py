@@ -1,36 +1,46 @@
-"""Documents to transcripts: retrieve, show the teacher what it needs, let it look things up, sample siblings.
+"""Documents to transcripts: retrieve, show the teacher what it needs, let it call tools, sample siblings.
 
-A unit holds the transcripts of a few tasks. Everything random is derived from (seed, generation, task, sibling).
+Everything random is derived from (seed, generation, task, sibling).
 """
 
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from flax import nnx
 
 from ratchet.bootstrap.config import SimulateConfig
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.tools import LOOKUP, call_grammar, lookup
-from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from ratchet.bootstrap.worlds.language import options_of
+from ratchet.bootstrap.tools import LOOKUP, Toolbox, lookup
+from ratchet.bootstrap.transcript import Capture, Source, Transcript
+from ratchet.bootstrap.worlds.world import Document, Task, content_id
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled, Sampler
-from ratchet.models.tokenizer import Tokenizer
-
-ALIKE = 0.95
-"""Passages that score at least this share of the best one tell an option as well."""
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A model that writes: the sampler and the weights it samples with."""
+    """A model that writes: the sampler, the weights it samples with, and what it may read and call."""
 
     sampler: Sampler
     params: nnx.State
-    tokenizer: Tokenizer
+    tokenizer: Any
+    config: SimulateConfig
     max_length: int
+    tools: Toolbox
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.max_length - self.config.new_tokens
+
+    def sample(self, requests: Sequence[Request], *, seed: int, temperature: float | None = None) -> list[Sampled]:
+        """Goes on from each request's prompt to the end of the turn; `temperature` takes the place of the setting."""
+        c = self.config
+        warm = c.temperature if temperature is None else temperature
+        return self.sampler(self.params, requests, seed=seed, temperature=warm, stop=(self.tokenizer.end,))
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Draft:
     passages: tuple[str, ...]
     prompt: tuple[int, ...]
     forced: tuple[int, ...] = ()
+    source: Source = "answer"
     called: tuple[tuple[int, int], ...] = ()
     messages: tuple[dict, ...] = ()
 
@@ -52,55 +63,58 @@ class Draft:
 
 
 def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfig, salt: str) -> list[Document]:
-    """A passage for each option of the question, then the best for the question, in the sibling's own order.
+    """A passage for each thing that the task seeks, then the best for its question, in the sibling's own order.
 
-    Where several passages tell of an option, siblings see different ones. A share of the siblings (`withhold`) sees one
+    Where several passages tell what is sought, siblings see different ones. A share of the siblings (`withhold`) sees one
     passage less and has to look it up.
     """
     rng = random.Random(f"{salt} {task.id} {sibling}")
     found: dict[str, Document] = {}
-    for option in options_of(task.question):
-        chosen = rng.choice(index.search(f"{task.question} {option} {option}", config.passages, within=ALIKE))
+    for sought in task.seek:
+        near = index.search(task.question, config.passages, twice=sought, within=config.alike)
+        chosen = rng.choice(near)
         found[chosen.id] = chosen
-    found |= {
-        p.id: p for p in index.search(task.question, config.passages + len(found)) if len(found) < config.passages
-    }
+    if len(found) < config.passages:
+        found |= {p.id: p for p in index.search(task.question, config.passages + len(found))}
     shown = list(found.values())[: config.passages]
     keep = len(shown) - (rng.random() < config.withhold and len(shown) > 1)
     return rng.sample(shown, keep)
 
 
-def teacher_prompt(tokenizer: Tokenizer, passages: Sequence[str], messages: Sequence[dict], room: int) -> list[int]:
-    """Passages, then the task's messages, then an open assistant turn; passages are cut to fit into `room` tokens."""
-    chat = tokenizer.chat(messages)
-    context = tokenizer.passages(passages)
-    return [*context[: max(0, room - len(chat))], *chat]
-
-
-def draft(tokenizer: Tokenizer, index: Index, task: Task, sibling: int, config: SimulateConfig, room: int,
-          salt: str) -> Draft:  # fmt: skip
-    shown = shown_passages(index, task, sibling, config, salt)
-    prompt = teacher_prompt(tokenizer, [p.text for p in shown], task.messages, room)
+def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> Draft:
+    """What the teacher sees before it writes: passages and the task's messages, cut to fit."""
+    shown = shown_passages(index, task, sibling, writer.config, salt)
+    described = writer.tools.described if writer.config.lookups else ()
+    prompt = writer.tokenizer.render(
+        task.messages, passages=[p.text for p in shown], tools=described, room=writer.room
+    )
     return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
 
 
-def complete(
-    writer: Writer, index: Index, drafts: Sequence[Draft], config: SimulateConfig, *, generation: int, seed: int,
+def finish(
+    writer: Writer,
+    index: Index,
+    drafts: Sequence[Draft],
+    *,
+    generation: int,
+    seed: int,
     advance: Callable[[int], None] = lambda done: None,
-) -> list[Transcript]:  # fmt: skip
+) -> list[Transcript]:
     """Samples every draft to its end, running the tool calls between turns."""
-    control = writer.tokenizer.control
+    tokenizer, config = writer.tokenizer, writer.config
     finished: dict[int, Transcript] = {}
     waiting = dict(enumerate(drafts))
+    opening = tokenizer.calls(LOOKUP["name"]) if config.lookups else (tokenizer.end,)
     fits = lambda d, more=0: len(d.prompt) + more + config.new_tokens <= writer.max_length
     for turn in range(config.lookups + 1):
-        # A turn that begins with the call symbol ends there: its arguments are sampled by their grammar.
-        stop = (control["end"], control["call"] if turn < config.lookups else control["end"])
-        said = _sampled(writer, config, seed, stop, {at: d.request(turn) for at, d in waiting.items()})
-        calls = [at for at, s in said.items() if s.finished and s.stop == control["call"] and not len(s.tokens)]
-        grammar = call_grammar(writer.tokenizer) if calls else None
-        asked = {at: waiting[at].request(turn, (control["call"],), grammar) for at in calls if fits(waiting[at], 1)}
-        called = _sampled(writer, config, seed, (control["end"],), asked)
+        # A turn that begins as a call does ends there: its arguments are sampled by their grammar.
+        stop = (tokenizer.end, opening[0] if turn < config.lookups else tokenizer.end)
+        said = _sampled(writer, seed, stop, {at: d.request(turn) for at, d in waiting.items()})
+        calls = [at for at, s in said.items() if s.finished and s.stop != tokenizer.end and not len(s.tokens)]
+        grammar = writer.tools.grammar(tokenizer) if calls else None
+        room = len(opening)
+        asked = {at: waiting[at].request(turn, opening, grammar) for at in calls if fits(waiting[at], room)}
+        called = _sampled(writer, seed, (tokenizer.end,), asked)
         after = {at: _after_call(writer, index, waiting[at], s) for at, s in called.items() if s.finished}
         still = {at: d for at, d in after.items() if fits(d)}
         ended = {at: _transcript(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
@@ -109,47 +123,73 @@ def complete(
     return [finished[i] for i in range(len(drafts))]
 
 
-def _sampled(writer: Writer, config: SimulateConfig, seed: int, stop: tuple[int, ...],
-             requests: Mapping[int, Request]) -> dict[int, Sampled]:  # fmt: skip
+def _sampled(
+    writer: Writer, seed: int, stop: tuple[int, ...], requests: Mapping[int, Request]
+) -> dict[int, Sampled]:
+    c = writer.config
     sampled = writer.sampler(
-        writer.params, list(requests.values()), seed=seed, temperature=config.temperature, stop=stop,
-        top_k=config.top_k, top_p=config.top_p, min_p=config.min_p,
-    )  # fmt: skip
+        writer.params,
+        list(requests.values()),
+        seed=seed,
+        temperature=c.temperature,
+        stop=stop,
+        top_k=c.top_k,
+        top_p=c.top_p,
+        min_p=c.min_p,
+    )
     return dict(zip(requests, sampled, strict=True))
 
 
 def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
     """The draft with the model's call and the tool's answer appended; neither is part of the final turn."""
-    tokenizer = writer.tokenizer
-    arguments = tokenizer.decode(s.tokens)
-    found = lookup(index, d.task.question, json.loads(arguments)["query"].strip(), d.passages)
-    text = found.text if found else "nothing found."
-    call = (tokenizer.control["call"], *s.tokens.tolist(), s.stop)
+    tokenizer, c = writer.tokenizer, writer.config
+    text = tokenizer.decode(s.tokens)
+    arguments = json.loads(text)
+    name, found = writer.tools.name_of(arguments), None
+    if name == LOOKUP["name"]:
+        query = arguments["query"].strip()
+        found = lookup(index, d.task.question, query, d.passages, relevant=c.relevant, repeated=c.repeated)
+        answer = found.text if found else "nothing found."
+    else:
+        answer = writer.tools.run(name, arguments)
+    call = (*tokenizer.calls(LOOKUP["name"]), *s.tokens.tolist(), s.stop)
     called = (len(d.prompt), len(d.prompt) + len(call))
-    turn = [*call, *tokenizer.turn("tool", text), tokenizer.control["assistant"]]
-    call_id = content_id(d.task.id, d.sibling, arguments)
-    function = {"name": LOOKUP["name"], "arguments": arguments}
+    call_id = content_id(d.task.id, d.sibling, text)
+    function = {"name": name, "arguments": text}
     messages = (
         {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]},
-        {"role": "tool", "tool_call_id": call_id, "content": text},
+        {"role": "tool", "tool_call_id": call_id, "content": answer},
     )
-    return Draft(
-        d.task, d.sibling, d.passages + ((found.id,) if found else ()), d.prompt + tuple(turn), d.forced,
-        (*d.called, called), (*d.messages, *messages),
-    )  # fmt: skip
+    return replace(
+        d,
+        passages=d.passages + ((found.id,) if found else ()),
+        prompt=(*d.prompt, *call, *tokenizer.answered(answer)),
+        called=(*d.called, called),
+        messages=(*d.messages, *messages),
+    )
 
 
 def _transcript(writer: Writer, d: Draft, s: Sampled, generation: int) -> Transcript:
-    tokens, control = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ()), writer.tokenizer.control
-    text = writer.tokenizer.decode(s.tokens)
-    if tokens[:1] == (control["call"],):
+    tokenizer = writer.tokenizer
+    tokens = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ())
+    text = tokenizer.decode(s.tokens)
+    if writer.config.lookups and tokens[:1] == tokenizer.calls(LOOKUP["name"])[:1]:
         text = f"(call) {text}"
-    capture = Capture(tuple(map(tuple, s.ids.tolist())), tuple(map(tuple, s.probs.tolist())), tuple(s.tail.tolist()))
     return Transcript(
         id=content_id(d.task.id, d.prompt, d.forced, tokens, generation, d.sibling),
-        task_id=d.task.id, generation=generation, sibling=d.sibling, prompt=d.prompt,
-        student_prompt=tuple(writer.tokenizer.chat(d.task.messages)), tokens=tokens, text=text,
-        passages=d.passages, finished=s.finished and s.stop == control["end"], capture=capture, forced=d.forced,
-        forced_text=writer.tokenizer.decode(d.forced), called=d.called,
+        task_id=d.task.id,
+        generation=generation,
+        sibling=d.sibling,
+        source=d.source,
+        prompt=d.prompt,
+        student_prompt=tuple(tokenizer.render(d.task.messages)),
+        tokens=tokens,
+        text=text,
+        passages=d.passages,
+        finished=s.finished and s.stop == tokenizer.end,
+        capture=Capture(s.ids, s.probs, s.tail),
+        forced=d.forced,
+        forced_text=tokenizer.decode(d.forced),
+        called=d.called,
         messages=(*d.messages, {"role": "assistant", "content": text}),
-    )  # fmt: skip
+    )

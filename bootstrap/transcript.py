@@ -1,99 +1,86 @@
-"""The data that flows through one generation: Document -> Task -> Transcript -> Review (design §4).
+"""The data that flows through a generation: tasks become transcripts, and transcripts get reviews.
 
-Everything here is JSON-able, and identity is the sha256 of content. Sampled text is kept as token ids; the text
-beside it is for people.
+Everything here can be written as JSON, and identity is the sha256 of content. Sampled text is kept as token ids; the
+text beside it is for people. N is the number of sampled tokens, K the number of ids kept of each distribution.
 """
 
-import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ratchet.bootstrap.worlds.world import Call
+
+Source = Literal["answer", "inverted", "contrast", "incumbent", "random", "spoiled"]
+"""Where a transcript's text comes from: "answer" answers a task; all others interrupt a wrong thought, which the
+inverted lesson, a contrast of lessons, the incumbent, a random vector, or a rule that spoils right answers made."""
 
 
-def content_id(*parts: Any) -> str:
-    """16 hexadecimal digits of sha256 over the JSON of `parts`."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+class Capture(NamedTuple):
+    """Sparse next-token distributions at N sampled positions, taken before any sampling warp.
 
-
-@dataclass(frozen=True)
-class Document:
-    """A piece of source material: read, never trained on."""
-
-    id: str
-    text: str
-    meta: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a simulated user asks. `messages` is what the student will see; the documents are for the teacher alone."""
-
-    id: str
-    document_ids: tuple[str, ...]
-    messages: tuple[dict[str, str], ...]
-    askings: tuple[tuple[dict[str, str], ...], ...] = ()
-    """Other messages that ask the same: an accepted answer to one teaches the student to answer all."""
-
-    @property
-    def question(self) -> str:
-        return self.messages[-1]["content"]
-
-
-@dataclass(frozen=True)
-class Capture:
-    """Sparse next-token distributions at N sampled positions, before any sampling warp.
-
-    ids, probs: [N][K] nested tuples; tail: [N], the mass outside the kept ids.
+    ids_NK and probs_NK hold the K likeliest ids with their probabilities, tail_N the mass outside of them.
     """
 
-    ids: tuple[tuple[int, ...], ...] = ()
-    probs: tuple[tuple[float, ...], ...] = ()
-    tail: tuple[float, ...] = ()
+    ids_NK: np.ndarray
+    probs_NK: np.ndarray
+    tail_N: np.ndarray
 
 
-@dataclass(frozen=True)
+def certain(tokens: tuple[int, ...], width: int = 1) -> Capture:
+    """The distributions that put everything on the given tokens, K = `width` ids wide."""
+    ids_NK = np.zeros((len(tokens), width), np.int32)
+    probs_NK = np.zeros((len(tokens), width), np.float32)
+    ids_NK[:, 0], probs_NK[:, 0] = tokens, 1.0
+    return Capture(ids_NK, probs_NK, np.zeros(len(tokens), np.float32))
+
+
+@dataclass(frozen=True, eq=False)
 class Transcript:
-    """One simulated answer.
-
-    prompt: token ids that the teacher saw before the final assistant turn, tool turns included.
-    student_prompt: token ids of the task alone, as the student will see it.
-    forced: token ids put in the assistant's mouth (a wrong thought); never trained on.
-    tokens: token ids sampled for the final turn.
-    called: spans (start, end) of `prompt` that the teacher sampled itself (its tool calls).
-    """
+    """One simulated answer."""
 
     id: str
     task_id: str
     generation: int
     sibling: int
+    """Its number among the answers to the same task; corrections count on by themselves."""
+    source: Source
     prompt: tuple[int, ...]
+    """The token ids that the teacher saw before the final assistant turn, tool turns included."""
     student_prompt: tuple[int, ...]
+    """The token ids of the task alone, as the student will see it."""
     tokens: tuple[int, ...]
+    """The token ids of the final turn: sampled, but for an interruption that a correction begins with."""
     text: str
     passages: tuple[str, ...]
+    """Ids of the passages that were in view in the end."""
     finished: bool
-    capture: Capture = Capture()
+    capture: Capture
     forced: tuple[int, ...] = ()
+    """The token ids of the wrong thought that was put into the assistant's mouth; they never carry weight."""
     forced_text: str = ""
+    fault: str = ""
+    """Why the supervisor interrupted the wrong thought."""
     called: tuple[tuple[int, int], ...] = ()
+    """Spans (start, end) of `prompt` that the teacher sampled itself: its tool calls."""
     messages: tuple[dict[str, Any], ...] = ()
 
     @property
     def answer(self) -> str:
-        """What the assistant said in all, forced prefix included."""
+        """What the assistant said in all, a wrong thought included."""
         return f"{self.forced_text} {self.text}".strip()
 
     @property
-    def queries(self) -> list[str]:
-        """What it looked up."""
-        calls = [call for m in self.messages for call in m.get("tool_calls", ())]
-        return [json.loads(call["function"]["arguments"])["query"].strip() for call in calls]
+    def calls(self) -> tuple[Call, ...]:
+        """The tool calls by name and arguments."""
+        made = [call["function"] for m in self.messages for call in m.get("tool_calls", ())]
+        return tuple((f["name"], json.loads(f["arguments"])) for f in made)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One criterion's answer: probability that it passes, whether it does, and why not."""
+    """One criterion's answer: the probability that it passes, whether it does, and why not."""
 
     p_pass: float
     passed: bool
@@ -110,13 +97,14 @@ class Review:
 
 
 def to_json(item: Any) -> bytes:
-    return json.dumps(item, default=vars, separators=(",", ":")).encode()
+    """A transcript or review as JSON."""
+    return json.dumps(item, default=_plain, separators=(",", ":")).encode()
 
 
 def transcript_from_json(payload: bytes) -> Transcript:
     fields = json.loads(payload)
-    ids, probs, tail = fields.pop("capture").values()
-    capture = Capture(tuple(map(tuple, ids)), tuple(map(tuple, probs)), tuple(tail))
+    ids, probs, tail = fields.pop("capture")
+    capture = Capture(np.array(ids, np.int32), np.array(probs, np.float32), np.array(tail, np.float32))
     return Transcript(**{name: _tuples(value) for name, value in fields.items()}, capture=capture)
 
 
@@ -124,6 +112,10 @@ def review_from_json(payload: bytes) -> Review:
     fields = json.loads(payload)
     fields["verdicts"] = {name: Verdict(**verdict) for name, verdict in fields["verdicts"].items()}
     return Review(**fields)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else vars(value)
 
 
 def _tuples(value: Any) -> Any:

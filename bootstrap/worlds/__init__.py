@@ -1,5 +1,54 @@
-"""Embedded worlds: procedural material with an exact oracle, for evaluation and tests.
+"""Worlds: what there is to read, ask, check and spoil, as plain text. They import nothing of the loop.
 
-A world offers documents, tasks, seed demonstrations and general prose to the loop, and an oracle to evaluation and
-audits alone. Users' own documents go through the same protocol without an oracle (`bootstrap/documents.py`).
+world.py       the protocol: what a world offers; nothing else is known of one
+bounds.py      what a number in a world's settings must be
+documents.py   the user's own documents            documents.yaml   their criteria
+arithmetic.py  sums that grow: the world to copy   arithmetic.yaml  its criteria
+lessons/       stories of unwise deeds
 """
+
+import importlib
+from collections.abc import Callable, Sequence
+
+from ratchet.bootstrap.worlds import arithmetic, documents, lessons
+from ratchet.bootstrap.worlds.arithmetic import ArithmeticConfig
+from ratchet.bootstrap.worlds.documents import DocumentsConfig
+from ratchet.bootstrap.worlds.lessons import LessonsConfig
+from ratchet.bootstrap.worlds.world import Document, World
+
+__all__ = ["ArithmeticConfig", "DocumentsConfig", "LessonsConfig", "load"]
+
+
+def load(
+    name: str,
+    settings: tuple[DocumentsConfig, LessonsConfig, ArithmeticConfig],
+    seed: int,
+    generations: int,
+    read: Callable[[str], Sequence[Document]],
+) -> World:
+    """Makes a world: an embedded one by name, or a user's own by "package.module:function".
+
+    A user's function takes (seed, generations). `read` reads the documents at a path. Raises ValueError when there is
+    no such world or function, or its settings cannot be met.
+    """
+    of_documents, of_lessons, of_arithmetic = settings
+    if name == "documents":
+        return documents.create(of_documents, seed, generations, read)
+    if name == "lessons":
+        return lessons.create(of_lessons, seed, generations)
+    if name == "arithmetic":
+        return arithmetic.create(of_arithmetic, seed, generations)
+    return _own(name)(seed, generations)
+
+
+def _own(name: str) -> Callable[[int, int], World]:
+    module, _, function = name.partition(":")
+    if not function:
+        known = "documents, lessons and arithmetic"
+        raise ValueError(f"world: there is no {name!r}; set --world to one of {known}, or to package.module:function")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"world: {error}; install the package of {name} or set PYTHONPATH to its folder") from None
+    except AttributeError:
+        raise ValueError(f"world: the module {module} has no function {function}; set --world to one that it has") from None

@@ -219,7 +219,7 @@ class World:
     """Plain text for a model from scratch: (beginning, continuation that is trained on)."""
     control: tuple[tuple[str, str], ...] = ()
     """Plain text that nothing is trained on, to see whether a model still speaks; "" takes the text of `fresh`."""
-    checks: Mapping[str, Check] = MappingProxyType({})
+    checks: Mapping[str, Check] = field(default_factory=dict)
     """Programmatic criteria beside the general ones, by the name that the rubric gives them."""
     steps: Callable[[str], Sequence[Step]] = sentences
     """Where an answer can be cut."""

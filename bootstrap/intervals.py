@@ -1,0 +1,79 @@
+"""Shares with intervals, paired differences, and agreement of verdicts with labels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+Groups = Mapping[str, str]
+"""The group of an item by its id, such as `{"3f21 urgent": "3f21"}`; an item without one is a group by itself."""
+
+
+def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dict[str, float]:
+    """The mean of scores between 0 and 1 by item, with Wilson's 95 % interval.
+
+    Items of a group are alike, so the interval is that of as many independent items as would vary as much: the number of
+    items over Kish's design effect, and no fewer than there are groups.
+    """
+    n = len(scores)
+    if not n:
+        return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+    p, z = float(np.mean(list(scores.values()))), 1.96
+    sums = grouped({i: score - p for i, score in scores.items()}, groups)
+    variance = float(np.sum(sums**2)) / n**2
+    m = float(np.clip(p * (1 - p) / variance, len(sums), n)) if variance > 0 else len(sums)
+    centre, spread = p + z * z / (2 * m), z * np.sqrt(p * (1 - p) / m + z * z / (4 * m * m))
+    low, high = ((centre + sign * spread) / (1 + z * z / m) for sign in (-1, 1))
+    return {"value": p, "low": float(max(low, 0.0)), "high": float(min(high, 1.0)), "n": n}
+
+
+def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], groups: Groups | None = None) -> dict | None:
+    """Means on the shared items and their paired difference with a 95 % interval; None when nothing is shared."""
+    shared = sorted(candidate.keys() & incumbent.keys())
+    if not shared:
+        return None
+    a, b = np.array([candidate[i] for i in shared]), np.array([incumbent[i] for i in shared])
+    mean = float((a - b).mean())
+    sums = grouped(dict(zip(shared, a - b - mean, strict=True)), groups)
+    free = len(sums) / max(len(sums) - 1, 1)
+    half = 1.96 * float(np.sqrt(free * np.sum(sums**2))) / len(shared) if len(sums) > 1 else 1.0
+    return {
+        "candidate": float(a.mean()),
+        "incumbent": float(b.mean()),
+        "difference": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "n": len(shared),
+    }
+
+
+def grouped(scores: Mapping[str, float], groups: Groups | None = None) -> np.ndarray:
+    """Sums of the scores of each group: items of one group are not independent."""
+    sums: dict[str, float] = {}
+    for item, score in scores.items():
+        group = (groups or {}).get(item, item)
+        sums[group] = sums.get(group, 0.0) + score
+    return np.array(list(sums.values()))
+
+
+def agreement(passed: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels; an empty share counts as 1."""
+    tp, fp = int(np.sum(passed & label)), int(np.sum(passed & ~label))
+    fn, tn = int(np.sum(~passed & label)), int(np.sum(~passed & ~label))
+    total = max(tp + fp + fn + tn, 1)
+    observed = (tp + tn) / total
+    expected = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / total**2
+    tpr = tp / (tp + fn) if tp + fn else 1.0
+    return {
+        "tpr": tpr,
+        "tnr": tn / (tn + fp) if tn + fp else 1.0,
+        "recall": tpr,
+        "precision": tp / (tp + fp) if tp + fp else 1.0,
+        "kappa": (observed - expected) / (1 - expected) if expected < 1 else 1.0,
+        "n": total,
+    }
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of words (arXiv 1510.03055)."""
+    grams = [tuple(w[i : i + n]) for t in texts for w in [t.split()] for i in range(len(w) - n + 1)]
+    return len(set(grams)) / max(len(grams), 1)

@@ -1,0 +1,46 @@
+"""Who says whether an answer is right: the world's oracle or, where there is none, the review.
+
+A judge stays the same for a whole run: the review is that of the seed model, at the rubric's thresholds, so that both
+sides of a comparison are judged alike. Evaluation alone asks it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.run import Run
+from ratchet.bootstrap.worlds.world import Document
+from ratchet.bootstrap.wrongthink import Said, as_cases
+
+
+class Judge:
+    """Judges answers of a run; `name` says by what."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self.name = "oracle" if run.world.oracle else "review"
+
+    @cached_property
+    def _reviewer(self) -> Reviewer:
+        return self._run.reviewer(self._run.weights(0))
+
+    @property
+    def supervisor(self) -> Reviewer:
+        """Who interrupts in an evaluation: the review's programmatic criteria of steps, where there are any."""
+        rules = tuple(c for c in self._reviewer.criteria if c.kind == "programmatic")
+        by_rule = any(c.of == "step" and c.required for c in rules)
+        return replace(self._reviewer, criteria=rules) if by_rule else self._reviewer
+
+    def __call__(
+        self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str] | None = None
+    ) -> list[bool]:
+        """Whether each answer is right; `before` are the wrong thoughts that they follow."""
+        before = [""] * len(said) if before is None else before
+        if oracle := self._run.world.oracle:
+            return [s.finished and oracle(s.task, s.text, b).right for s, b in zip(said, before, strict=True)]
+        heard = tuple(s.text for s in said)
+        cases = as_cases(self._reviewer, said, passages, heard)
+        cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
+        required = [c.name for c in self._reviewer.criteria if c.required]
+        return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]

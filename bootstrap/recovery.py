@@ -1,0 +1,148 @@
+"""Wrong starts of three kinds, apart, and what a student makes of them.
+
+By rule: an accepted answer with one step spoiled. By a wrong-thinker whose vector made no training example. The
+student's own: it is asked until it goes wrong. In each case the wrong start is put into the student's mouth, and it goes
+on by itself.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+from ratchet.bootstrap.intervals import proportion
+from ratchet.bootstrap.judge import Judge
+from ratchet.bootstrap.run import Run
+from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.thinkers import Knower
+from ratchet.bootstrap.worlds.world import content_id
+from ratchet.bootstrap.wrongthink import Said, Thought, step_ends, supervise, think
+from ratchet.models.sampler import Request
+
+ENOUGH = 150
+"""Wrong starts of a kind that are measured, and right ones for false alarms."""
+ROUNDS = 3
+"""Times that the student is asked everything again to find starts of its own that go wrong."""
+
+
+def recovery(
+    run: Run, writer: Writer, judge: Judge, said: Sequence[Said], right: Sequence[bool], knower: Knower | None
+) -> dict:
+    """Shares of wrong starts from which the student recovers, by kind, and what it does with its own.
+
+    `said` are the student's answers to what was read and `right` whether they are. Kinds without a wrong start are left
+    out, and so is recovery by rule where the world's items measure it.
+    """
+    starts: dict[str, list[Thought]] = {}
+    supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
+    heard = tuple(t.answer for t in run.shown) or tuple(s.text for s, ok in zip(said, right, strict=True) if ok)
+    if "recovery" not in {m.name for m in run.world.metrics}:
+        starts["recovery"] = by_rule(run, knower) if knower else []
+    if knower and knower.tasks:
+        source = "inverted" if "contrast" in run.config.wrongthink.sources else "contrast"
+        params, _ = knower.choose(supervisor, source)
+        if params is not None:
+            thoughts = think(run.writer(params), run.world, knower.tasks, 1, seed=run.seed("unseen thinker"))
+            starts["recovery_thinker"] = _wrong(supervise(supervisor, thoughts, passages, heard, source))
+    starts["recovery_own"] = own_starts(run, writer, judge, said, heard)
+    found = {}
+    for name, thoughts in starts.items():
+        if thoughts:
+            found |= _measured(run, writer, judge, name, thoughts[:ENOUGH])
+    return found | _false_alarms(run, writer, said, right)
+
+
+def by_rule(run: Run, knower: Knower) -> list[Thought]:
+    """Accepted answers with one step spoiled, another for each."""
+    tasks, made = {t.id: t for t in knower.tasks}, []
+    for t in knower.right:
+        rng = Random(f"recovery {t.task_id}")
+        ways = run.world.spoil(tasks[t.task_id], t.text, knower.heard[:64], rng) if t.task_id in tasks else ()
+        if ways:
+            way, steps = rng.choice(ways), run.world.steps(t.text)
+            text = t.text[: steps[way.step].start] + way.text
+            tokens = tuple(run.tokenizer.encode(text))
+            made.append(Thought(tasks[t.task_id], 0, tokens, text, way.text, "spoiled"))
+    return made
+
+
+def own_starts(run: Run, writer: Writer, judge: Judge, said: Sequence[Said], heard: tuple[str, ...]) -> list[Thought]:
+    """The student's own answers up to their first wrong step; it is asked again, a few times, until there are enough."""
+    supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
+    found = _wrong(supervise(supervisor, said, passages, heard, "incumbent"))
+    for again in range(ROUNDS):
+        if len(found) >= ENOUGH:
+            break
+        more = think(writer, run.world, [s.task for s in said], 1, seed=run.seed("own starts", again))
+        found += _wrong(supervise(supervisor, more, passages, heard, "incumbent"))
+    return found
+
+
+def _wrong(thoughts: Sequence[Thought | None]) -> list[Thought]:
+    return [t for t in thoughts if t]
+
+
+def _measured(run: Run, writer: Writer, judge: Judge, name: str, thoughts: Sequence[Thought]) -> dict:
+    """The share that ends right; of the student's own also what it does: notice, correct, or say the same again."""
+    rest = _go_on(run, writer, thoughts)
+    right = judge(rest, run.passages(len(run.world.slices)), [t.text for t in thoughts])
+    ids = [f"{name} {n}" for n in range(len(thoughts))]
+    groups = {i: " ".join(t.task.document_ids) for i, t in zip(ids, thoughts, strict=True)}
+    share = lambda title, scores, column="", less=False: proportion(scores, groups) | {
+        "title": title,
+        "column": column,
+        "less_is_better": less,
+        "guard": False,
+        "unit": "%",
+    }
+    titles = {
+        "recovery": ("recovery from wrong starts by rule", "recov"),
+        "recovery_thinker": ("recovery from an unseen wrong-thinker's starts", "think"),
+        "recovery_own": ("recovery from the student's own wrong starts", "own"),
+    }
+    found = {name: share(titles[name][0], dict(zip(ids, map(float, right), strict=True)), titles[name][1])}
+    if name != "recovery_own":
+        return found
+    said = run.config.wrongthink.interruption
+    noticed = [r.text.startswith(said) for r in rest]
+    again = [_repeats(run, t, r.text.removeprefix(said)) for t, r in zip(thoughts, rest, strict=True)]
+    of = lambda values: {i: float(v) for i, v, n in zip(ids, values, noticed, strict=True) if n}
+    found["noticed"] = share("own wrong starts that are noticed", dict(zip(ids, map(float, noticed), strict=True)))
+    if any(noticed):
+        found["corrected"] = share("noticed ones that end right", of(right))
+        found["repeated"] = share("noticed ones whose wrong step is said again", of(again), less=True)
+    return found
+
+
+def _go_on(run: Run, writer: Writer, thoughts: Sequence[Thought]) -> list[Said]:
+    """What the student says after each start."""
+    prompts = [(*run.tokenizer.render(t.task.messages), *t.tokens)[: writer.room] for t in thoughts]
+    requests = [Request(int(content_id(n, p)[:8], 16), tuple(p)) for n, p in enumerate(prompts)]
+    sampled = writer.sample(requests, seed=run.seed("go on"))
+    return [
+        Said(t.task, t.sample, tuple(s.tokens.tolist()), run.tokenizer.decode(s.tokens), s.finished)
+        for t, s in zip(thoughts, sampled, strict=True)
+    ]
+
+
+def _repeats(run: Run, thought: Thought, rest: str) -> bool:
+    """Whether the first step that is said after an interruption is the wrong one again."""
+    before, after = run.world.steps(thought.text), run.world.steps(rest)
+    if not before or not after:
+        return False
+    return thought.text[before[-1].start : before[-1].end] == rest[after[0].start : after[0].end]
+
+
+def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequence[bool]) -> dict:
+    """The share of right starts, cut after a step of right answers, that the student interrupts."""
+    starts = []
+    for s in (s for s, ok in zip(said, right, strict=True) if ok):
+        ends = step_ends(run.tokenizer, s.tokens, run.world.steps(s.text))
+        if len(ends) > 1:
+            end = ends[Random(f"right start {s.task.id}").randrange(len(ends) - 1)]
+            starts.append(Thought(s.task, 0, s.tokens[:end], run.tokenizer.decode(s.tokens[:end]), "", "answer"))
+    if not starts:
+        return {}
+    starts = starts[:: max(1, len(starts) // ENOUGH)][:ENOUGH]
+    rest = _go_on(run, writer, starts)
+    alarms = {s.task.id: float(r.text.startswith(run.config.wrongthink.interruption)) for s, r in zip(starts, rest, strict=True)}
+    figure = {"title": "right starts that are interrupted", "column": "", "less_is_better": True, "guard": False}
+    return {"false_alarms": proportion(alarms) | figure | {"unit": "%"}}

@@ -1,0 +1,291 @@
+"""What stays the same while a run goes on, a turn of it, and the training of an arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+from etils import epath
+from flax import nnx
+
+from ratchet.bootstrap import documents
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.progress import Metrics, Progress
+from ratchet.bootstrap.retrieval import Index, passages_of
+from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
+from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.tools import LOOKUP, Toolbox
+from ratchet.bootstrap.tokenizers import load_tokenizer, make_tokenizer
+from ratchet.bootstrap.worlds import load
+from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
+from ratchet.models import architectures, decoder, huggingface
+from ratchet.models.sampler import Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints, load_weights
+from ratchet.train.monitor import describe
+from ratchet.train.records import Example
+from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
+from ratchet.train.trainer import Training, fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that stays the same while a run goes on."""
+
+    directory: epath.Path
+    config: Config
+    world: World
+    tokenizer: Any
+    rubric: tuple[Criterion, ...]
+    graphdef: nnx.GraphDef
+    sampler: Sampler
+    scorer: Scorer
+    mesh: jax.sharding.Mesh
+    progress: Progress
+    metrics: Metrics
+    tools: Toolbox
+
+    def seed(self, *parts) -> int:
+        """A 31-bit seed for one purpose, from the run's seed."""
+        return int(content_id(self.config.seed, *parts)[:8], 16) >> 1
+
+    def generation(self, number: int) -> epath.Path:
+        """The directory of a generation."""
+        return self.directory / f"gen-{number:03d}"
+
+    def writer(self, params: nnx.State) -> Writer:
+        """A model that writes with these weights."""
+        return Writer(
+            self.sampler, params, self.tokenizer, self.config.simulate, self.config.model.max_length, self.tools
+        )
+
+    def reviewer(self, params: nnx.State) -> Reviewer:
+        """A model that reviews with these weights, at the rubric's own thresholds."""
+        return Reviewer(
+            self.scorer,
+            params,
+            self.tokenizer,
+            self.rubric,
+            self.world.checks,
+            self.world.steps,
+            self.config.wrongthink.interruption,
+            self.config.model.max_length - self.config.simulate.new_tokens,
+        )
+
+    def tasks(self, number: int) -> tuple[Task, ...]:
+        """The tasks of the slice that generation `number` reads for the first time."""
+        return self.world.slices[number - 1].tasks
+
+    def read(self, number: int) -> tuple[Task, ...]:
+        """The tasks of every slice read by generation `number`, in order."""
+        return tuple(t for n in range(1, number + 1) for t in self.tasks(n))
+
+    def passages(self, number: int) -> list[Document]:
+        """The passages of every document read by generation `number`."""
+        read = [d for material in self.world.slices[:number] for d in material.documents]
+        return passages_of(read, self.config.simulate.passage_words)
+
+    @cached_property
+    def fresh_index(self) -> Index:
+        """The passages that the simulator is measured on: those of the fresh material beside the first slice's. They stay
+        the same however many generations there are."""
+        documents = (*self.world.fresh.documents, *self.world.slices[0].documents)
+        return Index(passages_of(documents, self.config.simulate.passage_words))
+
+    @cached_property
+    def seed_index(self) -> Index:
+        """The passages of the worked tasks, which are no part of the corpus."""
+        return Index(passages_of(self.world.seed.documents, self.config.simulate.passage_words))
+
+    @property
+    def shown(self) -> tuple[Task, ...]:
+        """The worked tasks that are demonstrated."""
+        return self.world.seed.tasks[: -self.config.review.probes]
+
+    @property
+    def probes(self) -> tuple[Task, ...]:
+        """The worked tasks that are held out, for the reviewer's calibration."""
+        return self.world.seed.tasks[-self.config.review.probes :]
+
+    def weights(self, number: int) -> nnx.State:
+        """The weights of a finished generation."""
+        return load_weights(self.generation(number) / "model", self.fresh_weights())
+
+    def fresh_weights(self) -> nnx.State:
+        """A decoder's weights before any training, laid out over the mesh."""
+        _, params = decoder.create(self.config.model, self.seed("initial"))
+        return jax.device_put(params, state_sharding(self.mesh, params))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A turn of the loop: its number, the incumbent that writes and reviews it, and the tasks that it reads."""
+
+    run: Run
+    number: int
+    incumbent: int
+    """The generation whose weights write this one."""
+    params: nnx.State
+    base: nnx.State
+    """The seed model's weights, which had not learned what the incumbent knows."""
+    tasks: tuple[Task, ...]
+    read: dict[str, Task] = field(default_factory=dict)
+    """Every task about the documents read so far, by id."""
+
+    @property
+    def directory(self) -> epath.Path:
+        return self.run.generation(self.number)
+
+    @cached_property
+    def writer(self) -> Writer:
+        return self.run.writer(self.params)
+
+    @cached_property
+    def index(self) -> Index:
+        return Index(self.run.passages(self.number))
+
+    @cached_property
+    def passages(self) -> dict[str, Document]:
+        """The passages of all documents read so far, by id."""
+        return {p.id: p for p in self.index.passages}
+
+    def parts(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+        """Tasks in the units that are committed together."""
+        size = self.run.config.simulate.unit_tasks
+        return [tuple(tasks[i : i + size]) for i in range(0, len(tasks), size)]
+
+    def inputs(self, stage: str, unit: int, *upstream: str) -> str:
+        """Fingerprint of what a unit is made from: the ids of its tasks, or the hashes of the units before it."""
+        return content_id(stage, unit, self.number, self.incumbent, *upstream)
+
+    def seed(self, *parts) -> int:
+        """A 31-bit seed for one purpose in this generation."""
+        return self.run.seed(self.number, *parts)
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, or a tokenizer in
+    which no tool can be called."""
+    world = _world(config)
+    load_rubric(config.review.rubric, world)
+    _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
+    if config.base:
+        tokenizer = load_tokenizer(epath.Path(config.base))
+        if config.simulate.lookups:
+            tokenizer.calls(LOOKUP["name"])
+            Toolbox(world.tools).grammar(tokenizer)
+    elif not world.seed.tasks:
+        raise ValueError(
+            f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
+            "from a model with --base"
+        )
+
+
+def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
+    """Reads or makes world, tokenizer and model definition. Cheap enough to repeat on every resume.
+
+    Raises ValueError when the documents or the rubric are not those that the run began with.
+    """
+    world = _world(config)
+    rubric = load_rubric(config.review.rubric, world)
+    _check_inputs(directory, world, rubric)
+    tokenizer = load_tokenizer(directory / "tokenizer") or make_tokenizer(directory / "tokenizer", config, world, rubric)
+    graphdef, _ = decoder.create(config.model, 0)
+    mesh = make_mesh(config.mesh)
+    sampler, scorer = _sampler(config, graphdef, mesh), _scorer(config, graphdef, mesh)
+    tools, metrics = Toolbox(world.tools), Metrics(directory)
+    return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
+
+
+def _world(config: Config) -> World:
+    settings = (config.documents, config.lessons, config.arithmetic)
+    return load(config.world, settings, config.seed, config.generations, documents.read)
+
+
+def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Sampler:
+    """The sampler, its slots over the mesh. Raises ValueError when they do not fill it."""
+    c, engine, parts = config.simulate, config.train.engine, mesh.shape["data"] * mesh.shape["fsdp"]
+    if c.slots % parts:
+        raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
+    return Sampler(
+        graphdef,
+        slots=c.slots,
+        new_tokens=c.new_tokens,
+        keep=c.keep,
+        int8=c.int8_cache,
+        dtype=engine.dtype,
+        rows=_rows(mesh),
+        attention=engine.attention,
+    )
+
+
+def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Scorer:
+    engine = config.train.engine
+    return Scorer(
+        graphdef, questions=config.simulate.slots, dtype=engine.dtype, rows=_rows(mesh), attention=engine.attention
+    )
+
+
+def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding | None:
+    return slots_sharding(mesh) if mesh.size > 1 else None
+
+
+def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterion]) -> None:
+    """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
+    goes on for more generations reads more slices, and the earlier ones must be what they were."""
+    parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
+    now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
+    now["rubric"] = content_id([c.model_dump() for c in rubric])
+    path = directory / "inputs.json"
+    began = once(path, lambda: now)
+    if different := [name for name in now if name in began and now[name] != began[name]]:
+        what = "rubric" if different[0] == "rubric" else f"documents ({different[0]})"
+        raise ValueError(
+            f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
+        )
+    if now.keys() - began.keys():
+        write_json(path, began | now)
+
+
+def with_base(config: Config) -> Config:
+    """The settings with the model of the folder `base`, if there is one; only `model.max_length` stays. Raises
+    FolderError for a folder that cannot be read."""
+    if not config.base:
+        return config
+    model = architectures.read_config(epath.Path(config.base))
+    return replace(config, model=replace(model, max_length=config.model.max_length))
+
+
+def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
+    """The weights of the folder `base` over the mesh."""
+    folder = epath.Path(config.base)
+    return huggingface.load(folder, architectures.read_config(folder), lambda params: state_sharding(mesh, params))
+
+
+def train_arm(
+    run: Run, generation: int, arm: str, params: nnx.State, pools: Sequence[tuple[Sequence[Example], int]], steps: int,
+    rate_scale: float = 1.0,
+) -> nnx.State:
+    """Trains on pools of (examples, count per step), with checkpoints of the arm's own, progress and metrics."""
+    c = run.config.train
+    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
+    seed = run.seed("batches", arm, generation)
+    batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows)
+    optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
+    data = content_id([e.id for examples, _ in pools for e in examples])
+    position = {"arm": arm, "generation": generation, "steps": steps, "data": data}
+    name = f"{arm}-{generation:03d}"
+    profile = str(run.directory / "profile" / name)
+    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
+    checkpoints = Checkpoints(run.directory / "checkpoints" / name, keep_every=c.engine.save_every)
+    with run.progress.stage(f"gen {generation} train ({arm})", steps) as advance, checkpoints:
+
+        def log(step: int, values: dict[str, float]) -> None:
+            advance(1, describe(step, steps, values))
+            if step % 20 == 0 or step == steps - 1:
+                run.metrics.log(generation, arm, step, values)
+
+        return fit(training, params, checkpoints, log)

@@ -1,0 +1,27 @@
+"""The imitation arm: the same seed model on the raw documents of every slice read, one-hot, for as many tokens."""
+
+import json
+
+import numpy as np
+from flax import nnx
+
+from ratchet.bootstrap import examples
+from ratchet.bootstrap.run import Run, train_arm
+from ratchet.train.checkpoint import has_weights, load_weights, save_weights
+
+PLACE = "imitation"
+"""The arm's directory within the run's."""
+
+
+def imitate(run: Run, base: nnx.State) -> nnx.State:
+    """The arm's weights: what Ratchet never does, for contrast."""
+    place, last = run.directory / PLACE, run.config.generations
+    if not has_weights(place / "model"):
+        read = [d for material in run.world.slices[:last] for d in material.documents]
+        raw = [examples.imitation_example(run.tokenizer, d) for d in read]
+        raw = [e for e in raw if len(e.tokens) <= run.config.train.columns]
+        per_document = float(np.mean([len(e.ids) for e in raw]))
+        trained = json.loads((run.generation(last) / "training.json").read_text())
+        batch = max(1, round(trained["tokens_per_step"] / per_document))
+        save_weights(place / "model", train_arm(run, last, PLACE, base, [(raw, batch)], trained["steps"]))
+    return load_weights(place / "model", base)

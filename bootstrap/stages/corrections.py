@@ -1,0 +1,129 @@
+"""The wrongthink stage: who thinks wrongly about what was read, the interruptions, and their reviews."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flax import nnx
+
+from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.ledger import Stage, once
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.run import Generation
+from ratchet.bootstrap.thinkers import Knower
+from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, to_json, transcript_from_json
+from ratchet.bootstrap.worlds.world import Task, content_id
+
+ATTEMPTS = 3
+"""Corrections that are tried of a wrong thought until one passes the review."""
+
+Pairs = list[tuple[Transcript, Review]]
+
+
+def corrections(
+    g: Generation, reviewer: Reviewer, right: Sequence[Transcript]
+) -> list[tuple[list[Transcript], list[Review]]]:
+    """Interrupted wrong thoughts about what was read, as (transcripts, reviews) by unit.
+
+    `right` are accepted answers, this generation's first: they are spoiled by rule, and they vote where siblings do. The
+    units follow the tasks read so far. There are none before the first generation that makes corrections.
+    """
+    c, run = g.run.config.wrongthink, g.run
+    if not c.first_generation or g.number < c.first_generation or not right:
+        return []
+    known, made = run.read(g.number - 1), []
+    thinker = _thinker(g, reviewer, known, right)
+    before, stage = {t.id for t in known}, Stage(g.directory / "wrongthink")
+    units, fingerprint = g.parts(list(g.read.values())), content_id(sorted(t.id for t in right))
+    with run.progress.stage(f"gen {g.number} wrongthink", len(units)) as advance:
+        for unit, tasks in enumerate(units):
+
+            def make(tasks=tasks, unit=unit) -> list[bytes]:
+                own = {t.id for t in tasks}
+                answers = [t for t in right if t.task_id in own]
+                pairs = _unit(g, reviewer, thinker, [t for t in tasks if t.id in before], answers, unit)
+                return [part for t, r in pairs for part in (to_json(t), to_json(r))]
+
+            payloads = stage.unit(unit, g.inputs("wrongthink", unit, fingerprint, *(t.id for t in tasks)), make)
+            written, judged = map(transcript_from_json, payloads[::2]), map(review_from_json, payloads[1::2])
+            made.append((list(written), list(judged)))
+            advance(1)
+    return made
+
+
+def _thinker(
+    g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Sequence[Transcript]
+) -> nnx.State | None:
+    """The weights of the model that thinks wrongly, if there is one; how it was chosen stands in wrongthink.json."""
+    path, source = g.directory / "wrongthink.json", next((s for s in g.run.config.wrongthink.sources if s != "spoiled"), None)
+    if source in (None, "incumbent") or not known:
+        skipped = None if source in (None, "incumbent") else "nothing was read before"
+        once(path, lambda: {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped})
+        return g.params if source == "incumbent" else None
+    one_each = list({t.task_id: t for t in right}.values())
+    knower = Knower(g.run, g.number, g.params, g.base, known, one_each, list(g.passages.values()))
+
+    def make() -> dict:
+        chosen = knower.choose(reviewer, source)[1]
+        control = [] if source == "random" else knower.sweep(reviewer, knower.vector("random"))
+        return chosen | {"control": control}
+
+    found = once(path, make)
+    if found["skipped"]:
+        g.run.progress.line(f"gen {g.number} wrongthink: {found['skipped']}")
+    scale = found["lambda"]
+    return None if scale is None else wrongthink.against(g.params, knower.vector(source), scale)
+
+
+def _unit(
+    g: Generation,
+    reviewer: Reviewer,
+    thinker: nnx.State | None,
+    asked: Sequence[Task],
+    answers: Sequence[Transcript],
+    unit: int,
+) -> Pairs:
+    """One unit's corrections with their reviews, in an order in which no source comes first."""
+    run, heard = g.run, tuple(t.text for t in answers)
+    c, pairs = run.config.wrongthink, []
+    if thinker is not None and asked:
+        source = next(s for s in c.sources if s != "spoiled")
+        begun, seed = {t.task_id: t.tokens for t in answers}, g.seed("think", unit)
+        said = wrongthink.think(run.writer(thinker), run.world, asked, c.samples, seed=seed, right=begun)
+        found = wrongthink.supervise(reviewer, said, list(g.passages.values()), heard, source)
+        pairs += _tried(g, reviewer, [thought for thought in found if thought], heard, unit)
+    if "spoiled" in c.sources:
+        spoiled = _spoiled(g, answers, heard)
+        siblings = (*heard, *(t.text for t in spoiled))
+        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, siblings), strict=True)
+    return sorted(pairs, key=lambda pair: content_id(pair[0].task_id, pair[0].forced))
+
+
+def _tried(
+    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], heard: tuple[str, ...], unit: int
+) -> Pairs:
+    """Corrections of wrong thoughts with their reviews; one that fails is tried again, or hard cases would be rare."""
+    left, done = list(thoughts), []
+    for attempt in range(ATTEMPTS if thoughts else 0):
+        seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
+        written = wrongthink.interrupt(g.writer, g.index, left, interruption, generation=g.number, seed=seed)
+        written = [replace(t, id=content_id(t.id, attempt)) for t in written]
+        siblings = (*heard, *(t.text for t, _ in done), *(t.text for t in written))
+        reviews = reviewer.review(written, g.read, g.passages, siblings)
+        done += zip(written, reviews, strict=True)
+        left = [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
+        if not left:
+            break
+    return done
+
+
+def _spoiled(g: Generation, answers: Sequence[Transcript], heard: tuple[str, ...]) -> list[Transcript]:
+    """Corrections of accepted answers with each step spoiled by rule: errors that the model might make, but does not
+    make here."""
+    run, count, found = g.run, {}, []
+    c, longest = run.config.wrongthink, run.config.model.max_length
+    for t in answers:
+        count[t.task_id] = count.get(t.task_id, 0) + 1
+        if count[t.task_id] <= c.samples:
+            task = g.read[t.task_id]
+            found += wrongthink.spoil(run.world, run.tokenizer, t, task, heard, c.interruption, g.number)
+    return [t for t in found if len(t.prompt) + len(t.forced) + len(t.tokens) <= longest]

@@ -1,0 +1,152 @@
+"""What a generation comes to, for people: its plan, its funnel, and samples of what it wrote."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from flax import nnx
+
+from ratchet.bootstrap import examples
+from ratchet.bootstrap.intervals import proportion
+from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.run import Generation
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.transcript import Review, Transcript
+from ratchet.train.trainer import mean_loss
+
+Pair = tuple[Transcript, Review]
+SHOWN = 4
+"""Accepted and rejected transcripts that are shown of a generation."""
+
+
+def plan(g: Generation) -> None:
+    """How many units each stage has, for `ratchet status`."""
+    units, first = len(g.parts(g.tasks)), g.run.config.wrongthink.first_generation
+    correcting = len(g.parts(list(g.read.values()))) if first and g.number >= first else 0
+    counts = {"simulate": units, "review": units, "targets": units, "wrongthink": correcting, "corrections": correcting}
+    once(g.directory / "plan.json", lambda: {"units": counts})
+
+
+def funnel(
+    g: Generation, pairs: Sequence[Pair], corrected: Sequence[Pair], found: Sequence[Target], trained: int,
+    accepted: Counter[str],
+) -> None:
+    """Counts from asked to trained, and acceptance by criterion. `accepted` counts accepted transcripts by the ids of
+    their documents, joined by spaces."""
+    transcripts, reviews = [t for t, _ in pairs], [r for _, r in pairs]
+    own = {t.id for t in transcripts}
+    branches = [b for one in found for b in one.branches]
+    read = {" ".join(t.document_ids) for t in g.read.values()}
+    names = [c.name for c in g.run.rubric]
+    write_json(g.directory / "funnel.json", {
+        "asked": len(g.tasks) * g.run.config.simulate.samples,
+        "made": len(transcripts),
+        "finished": sum(t.finished for t in transcripts),
+        "distinct": len({(t.task_id, t.text) for t in transcripts}),
+        "reviewed": len(reviews),
+        "passed": sum(r.accepted for r in reviews),
+        "kept": sum(one.transcript_id in own for one in found),
+        "branches": len(branches),
+        "branches_passed": sum(b.passed for b in branches),
+        "corrections": len(corrected),
+        "corrections_passed": sum(r.accepted for _, r in corrected),
+        "trained": trained,
+        "lookups": sum(bool(t.called) for t in transcripts),
+        "coverage": proportion({documents: float(documents in accepted) for documents in read}),
+        "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
+    })
+
+
+def samples(g: Generation, pairs: Sequence[Pair]) -> None:
+    """A few accepted and rejected transcripts with their verdicts; repetitions only if need be."""
+    if (g.directory / "samples.json").exists():
+        return
+    repeats = lambda r: "distinct" in r.verdicts and not r.verdicts["distinct"].passed
+    faulty = [(t, r) for t, r in pairs if not r.accepted and not repeats(r)]
+    repeated = [(t, r) for t, r in pairs if not r.accepted and repeats(r)]
+    shown = []
+    for chosen in ([(t, r) for t, r in pairs if r.accepted], faulty or repeated):
+        shown += [_shown(g, t, r) for t, r in chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]]
+    write_json(g.directory / "samples.json", {"transcripts": shown})
+
+
+def _shown(g: Generation, t: Transcript, r: Review) -> dict:
+    verdicts = {n: {"p_pass": v.p_pass, "passed": v.passed, "reason": v.reason} for n, v in r.verdicts.items()}
+    return {
+        "id": t.id,
+        "question": g.read[t.task_id].question,
+        "passages": [g.passages[p].text for p in t.passages],
+        "answer": t.answer,
+        "accepted": r.accepted,
+        "verdicts": verdicts,
+    }
+
+
+def token_of(g: Generation, pairs: Sequence[Pair], found: Sequence[Target]) -> None:
+    """One branch-reviewed token: the position where a rejected alternative was likeliest."""
+    transcripts = {t.id: t for t, _ in pairs}
+    rejected = [(b.probability, one, b.position) for one in found for b in one.branches if not b.passed]
+    rejected = [r for r in rejected if r[1].transcript_id in transcripts]
+    shown = json.loads((g.directory / "samples.json").read_text())
+    if not rejected or "token" in shown:
+        return
+    _, one, position = max(rejected, key=lambda r: (r[0], r[1].transcript_id, r[2]))
+    t, piece = transcripts[one.transcript_id], g.run.tokenizer.piece
+    rows = lambda c: [[piece(i), p] for i, p in zip(c.ids_NK[position].tolist(), c.probs_NK[position].tolist(), strict=True)]
+    shown["token"] = {
+        "context": g.run.tokenizer.decode(t.tokens[:position]),
+        "chosen": piece(t.tokens[position]),
+        "teacher": rows(t.capture),
+        "reviewed": [row for row in rows(one.capture) if row[1] > 0],
+        "branches": [
+            {"piece": piece(b.token), "passed": b.passed, "text": b.text, "reason": b.reason}
+            for b in one.branches
+            if b.position == position
+        ],
+    }
+    write_json(g.directory / "samples.json", shown)
+
+
+def correction_samples(g: Generation, corrected: Sequence[Pair]) -> None:
+    """Counts of corrections by source and a few of each, with what was wrong, added to wrongthink.json."""
+    path = g.directory / "wrongthink.json"
+    if not path.exists():
+        return
+    measured = json.loads(path.read_text())
+    if "corrections" in measured:
+        return
+    counts, shown = {}, []
+    for source in g.run.config.wrongthink.sources:
+        mine = [(t, r) for t, r in corrected if t.source == source]
+        counts[source] = {"made": len(mine), "passed": sum(r.accepted for _, r in mine)}
+        one_each = {t.task_id: t for t, r in mine if r.accepted}.values()
+        shown += [
+            {
+                "question": g.read[t.task_id].question,
+                "thought": t.forced_text,
+                "correction": t.text,
+                "source": source,
+                "fault": t.fault,
+            }
+            for t in list(one_each)[:3]
+        ]
+    write_json(path, measured | {"corrections": counts, "examples": shown})
+
+
+def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], params: nnx.State) -> None:
+    """Adds to wrongthink.json how likely the interrupted thoughts are before and after this generation's training, which
+    must never make them likelier."""
+    path = g.directory / "wrongthink.json"
+    thoughts = {t.forced: t for t, r in corrected if r.accepted}.values()
+    if not path.exists() or not thoughts:
+        return
+    measured = json.loads(path.read_text())
+    if "likelihood" in measured:
+        return
+    made = [
+        examples.example(t.student_prompt, t.forced, examples.one_hot(t.forced), "seed", {"kind": "wrong"})
+        for t in list(thoughts)[:256]
+    ]
+    before, after = (-mean_loss(g.run.graphdef, p, made) for p in (g.params, params))
+    write_json(path, measured | {"likelihood": {"before": before, "after": after}})

@@ -1,0 +1,160 @@
+"""A generation's dataset, the mixture that its weights are trained on, and the weights."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from flax import nnx
+
+from ratchet.bootstrap import examples
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.ledger import once
+from ratchet.bootstrap.run import Generation, Run, train_arm
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.transcript import Transcript
+from ratchet.train.checkpoint import has_weights, load_weights, save_weights
+from ratchet.train.records import Example, read_examples, write_examples
+
+
+class TooFewAccepted(RuntimeError):
+    """What passed the review does not fill a batch."""
+
+
+def dataset(
+    g: Generation, taught: Sequence[tuple[Sequence[Transcript], Sequence[Target]]], mistakes: Sequence[Example]
+) -> list[Example]:
+    """Writes what this generation adds to training, as a TFDS dataset, and reads it back checked.
+
+    `taught` are transcripts with the targets of those that were kept; `mistakes` teach the reviewer.
+    """
+    run, place = g.run, dataset_of(g.run, g.number)
+    if not (place / "dataset_info.json").exists():
+        copies, names = run.config.train.renamed, run.world.names
+        made = [copy for e in mistakes for copy in examples.renamed(names, run.tokenizer, e, copies)]
+        by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
+        chosen = [(by_id[one.transcript_id], one) for _, found in taught for one in found]
+        heard = tuple(sorted({t.text for t, _ in chosen if not t.forced}))
+        for t, one in chosen:
+            given = t, one, g.read[t.task_id], f"gen-{g.incumbent:03d}"
+            again = heard, run.config.wrongthink.interruption
+            made += examples.for_students(run.world, run.tokenizer, *given, *again)
+            if not t.forced:
+                made += examples.renamed(names, run.tokenizer, examples.for_simulator(*given), copies)
+        header = {
+            "vocab_size": run.config.model.vocab_size,
+            "tokenizer": run.tokenizer.hash,
+            "temperature": run.config.simulate.temperature,
+            "K": run.config.simulate.keep,
+            "unwarped": True,
+            "targets": run.config.targets.kind,
+        }
+        write_examples(place, made, header=header)
+    return read_examples(place, tokenizer=run.tokenizer.hash)
+
+
+def dataset_of(run: Run, number: int):
+    """Where a generation's dataset lies."""
+    return run.generation(number) / "dataset" / "1.0.0"
+
+
+def earlier_examples(g: Generation) -> list[Example]:
+    """The datasets of all generations before this one; none where each replaces the one before."""
+    if g.run.config.controls.mixture == "replace":
+        return []
+    places = [dataset_of(g.run, n) for n in range(1, g.number)]
+    return [e for place in places for e in read_examples(place, tokenizer=g.run.tokenizer.hash)]
+
+
+def train(
+    g: Generation, newest: Sequence[Example], earlier: Sequence[Example], demonstrations: Sequence[Example]
+) -> nnx.State:
+    """The next weights: half a batch newest, corrections among them up to their share, half everything earlier.
+
+    Raises TooFewAccepted when what was accepted is less than a batch takes of it.
+    """
+    c, place = g.run.config, g.directory / "model"
+    if has_weights(place):
+        return load_weights(place, g.params)
+    pools = mixture(c, newest, earlier, demonstrations)
+    found, needed = sum(e.origin == "student" for e in newest), pools[0][1]
+    if found < needed:
+        raise TooFewAccepted(
+            f"generation {g.number}: the accepted transcripts make {found} student examples, a batch takes {needed}; "
+            f"raise --simulate.samples or lower --train.batch; {g.directory / 'funnel.json'} shows where others went"
+        )
+    start = g.base if c.controls.start == "base" else g.params
+    params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number))
+    once(
+        g.directory / "training.json",
+        lambda: {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools)},
+    )
+    save_weights(place, params)
+    return params
+
+
+def tokens_per_step(pools: Sequence[tuple[Sequence[Example], int]]) -> float:
+    """Mean weighted tokens of a step."""
+    return float(sum(count * np.mean([len(e.ids) for e in found]) for found, count in pools if found))
+
+
+def mixture(
+    config: Config, newest: Sequence[Example], earlier: Sequence[Example], demonstrations: Sequence[Example]
+) -> list[tuple[list[Example], int]]:
+    """(examples, count per step): half a batch newest, half everything earlier; students' and simulators' apart.
+
+    Corrections of all generations have one share of the newest half: too many, and students interrupt right thoughts
+    as well. It is split evenly between those that interrupt a model's own words and those spoiled by rule.
+    """
+    c = config.train
+    demonstrations = list(demonstrations)
+    if not demonstrations:
+        c = replace(c, demonstrations=0.0)
+    half = c.batch // 2 if config.controls.mixture == "accumulate" and (earlier or demonstrations) else c.batch
+    corrections = [e for e in (*newest, *earlier) if e.origin == "correction"]
+    own = balanced([e for e in corrections if e.lineage["kind"] != "spoiled"])
+    spoiled = balanced([e for e in corrections if e.lineage["kind"] == "spoiled"])
+    students, simulators = _by_reader(newest)
+    share = round(half * config.wrongthink.share) if corrections else 0
+    of_own = share if own and not spoiled else share // 2 if own else 0
+    taught = round((half - share) * c.student) if simulators else half - share
+    shown = round((c.batch - half) * (c.demonstrations if earlier else 1.0))
+    again = c.batch - half - shown
+    old_students, old_simulators = _by_reader(earlier)
+    recalled = round(again * c.student)
+    return [
+        (students, taught),
+        (simulators, half - share - taught),
+        (own, of_own),
+        (demonstrations, shown),
+        (old_students, recalled),
+        (old_simulators, again - recalled),
+        (spoiled, share - of_own),
+    ]
+
+
+def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Student examples, and what teaches the simulator and reviewer."""
+    students = balanced([e for e in found if e.origin == "student"])
+    simulators = balanced([e for e in found if e.origin == "simulate"])
+    return students, simulators + [e for e in found if e.origin == "review"]
+
+
+def balanced(found: Sequence[Example]) -> list[Example]:
+    """Every group of documents as often as its answers are long, squared.
+
+    What was hard to learn, and so passed the review less often, is not trained less; what takes longer answers, in
+    which more can go wrong, is trained more. No example is left out.
+    """
+    groups: dict[tuple, list[Example]] = {}
+    for e in found:
+        groups.setdefault(tuple(e.lineage["documents"]), []).append(e)
+    shares = {documents: float(np.mean([len(e.ids) for e in group])) ** 2 for documents, group in groups.items()}
+    most = max((len(group) / shares[documents] for documents, group in groups.items()), default=0.0)
+    return [
+        group[i % len(group)] for documents, group in groups.items() for i in range(round(most * shares[documents]))
+    ]
+
+
+def steps_of(config: Config, number: int) -> int:
+    """Steps of a generation: the more slices there are to remember, the more."""
+    return round(config.train.steps * (1 + (number - 1) * config.train.growth))

@@ -1,0 +1,124 @@
+"""Simulate, review and targets: a function of (generation, what came before, unit) each, committed unit by unit."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ratchet.bootstrap import targets
+from ratchet.bootstrap.checks import reject_repeated
+from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.run import Generation
+from ratchet.bootstrap.simulate import draft, finish
+from ratchet.bootstrap.targets import Target, make_targets
+from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, to_json, transcript_from_json
+from ratchet.bootstrap.worlds.world import content_id
+
+
+class Reviewed(NamedTuple):
+    """A unit of transcripts with their reviews."""
+
+    transcripts: list[Transcript]
+    reviews: list[Review]
+
+    @property
+    def heard(self) -> tuple[str, ...]:
+        """The texts of all transcripts: each other's siblings."""
+        return tuple(t.text for t in self.transcripts)
+
+
+def simulate(g: Generation) -> list[list[Transcript]]:
+    """Transcripts by unit: n siblings of every task."""
+    config, run, made = g.run.config.simulate, g.run, []
+    stage = Stage(g.directory / "simulate")
+    with run.progress.stage(f"gen {g.number} simulate", len(g.tasks) * config.samples) as advance:
+        for unit, tasks in enumerate(g.parts(g.tasks)):
+
+            def make(tasks=tasks) -> list[bytes]:
+                salt = f"{run.config.seed} {g.number}"
+                drafts = [draft(g.writer, g.index, t, n, salt) for t in tasks for n in range(config.samples)]
+                seed = g.seed("simulate")
+                written = finish(g.writer, g.index, drafts, generation=g.number, seed=seed, advance=advance)
+                return [to_json(t) for t in written]
+
+            inputs = g.inputs("simulate", unit, *(t.id for t in tasks))
+            made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
+    return made
+
+
+def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcript]]) -> list[Reviewed]:
+    """One review per transcript, by unit; one that repeats an accepted sibling is rejected where the rubric says so."""
+    run, made = g.run, []
+    stage, before = Stage(g.directory / "review"), Stage(g.directory / "simulate")
+    thresholds = content_id([c.model_dump() for c in reviewer.criteria])
+    limits = {c.name: c.limit for c in reviewer.criteria}
+    with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
+        for unit, transcripts in enumerate(units):
+
+            def make(transcripts=transcripts, unit=unit) -> list[bytes]:
+                reviews = reviewer.review(transcripts, g.read, g.passages)
+                if "distinct" in limits:
+                    reviews = reject_repeated(transcripts, reviews, limits["distinct"])
+                if share := run.config.controls.random_share:
+                    reviews = _at_random(reviews, share, g.seed("random review", unit))
+                advance(len(transcripts))
+                return [to_json(r) for r in reviews]
+
+            inputs = g.inputs("review", unit, before.sha256(unit), thresholds)
+            reviews = [review_from_json(p) for p in stage.unit(unit, inputs, make)]
+            made.append(Reviewed(list(transcripts), reviews))
+    return made
+
+
+def _at_random(reviews: Sequence[Review], share: float, seed: int) -> list[Review]:
+    """The control: accepted without looking."""
+    lots = np.random.default_rng(seed).random(len(reviews))
+    return [replace(r, accepted=bool(lot < share)) for r, lot in zip(reviews, lots, strict=True)]
+
+
+def kept(unit: Reviewed, per_task: int) -> list[Transcript]:
+    """The accepted transcripts, at most `per_task` of each task, in the order sampled; those with tool calls, which are
+    rare, before the others."""
+    count: Counter[str] = Counter()
+    chosen = []
+    accepted = [t for t, r in zip(*unit, strict=True) if r.accepted]
+    for t in sorted(accepted, key=lambda t: not t.called):
+        count[t.task_id] += 1
+        if count[t.task_id] <= per_task:
+            chosen.append(t)
+    return chosen
+
+
+def target(
+    g: Generation, reviewer: Reviewer, units: Sequence[Reviewed], per_task: int, of: tuple[str, str]
+) -> list[list[Target]]:
+    """Targets of the kept transcripts, by unit; `of` names the stage and the one whose units they are made from, such as
+    ("targets", "review")."""
+    run, made = g.run, []
+    stage, before = Stage(g.directory / of[0]), Stage(g.directory / of[1])
+    chosen = [kept(unit, per_task) for unit in units]
+    with run.progress.stage(f"gen {g.number} {of[0]}", sum(map(len, chosen))) as advance:
+        for unit, (siblings, accepted) in enumerate(zip(units, chosen, strict=True)):
+
+            def make(siblings=siblings, accepted=accepted, unit=unit) -> list[bytes]:
+                given = (accepted, siblings.heard, g.read, g.passages, run.config.targets)
+                found = make_targets(g.writer, reviewer, *given, seed=g.seed(of[0], unit))
+                return [targets.to_json(t) for t in found]
+
+            inputs = g.inputs(of[0], unit, before.sha256(unit))
+            made.append([targets.from_json(p) for p in stage.unit(unit, inputs, make)])
+            advance(len(accepted))
+    return made
+
+
+def accepted(g: Generation, units: Sequence[Reviewed]) -> Counter[str]:
+    """Accepted transcripts by the documents that they learned from, whose ids are joined by a space."""
+    return Counter(
+        " ".join(g.read[t.task_id].document_ids)
+        for unit in units
+        for t, r in zip(*unit, strict=True)
+        if r.accepted
+    )

@@ -1,0 +1,115 @@
+"""Models that think wrongly: the vectors they are made with, and how far a lesson is inverted."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from flax import nnx
+
+from ratchet.bootstrap import examples, wrongthink
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.run import Run, train_arm
+from ratchet.bootstrap.transcript import Transcript
+from ratchet.bootstrap.worlds.world import Document, Task
+from ratchet.bootstrap.wrongthink import against, difference, random_like
+from ratchet.train.records import Example
+from ratchet.train.trainer import mean_loss
+
+PROBED = 80
+"""Tasks on which each λ is tried."""
+SIDE_RATE = 0.1
+"""Learning rate of the side run, relative to training's."""
+HEARD = 64
+"""Answers from which a rule that spoils takes what else might be said."""
+
+
+@dataclass(frozen=True)
+class Knower:
+    """A model that knows what it read: its generation and weights, and those of the model before the lessons.
+
+    `right` are accepted answers about what it read, one of each task, and `passages` those of all documents read.
+    """
+
+    run: Run
+    number: int
+    params: nnx.State
+    base: nnx.State
+    tasks: Sequence[Task]
+    right: Sequence[Transcript]
+    passages: Sequence[Document]
+
+    @property
+    def heard(self) -> tuple[str, ...]:
+        """The texts of the right answers."""
+        return tuple(t.text for t in self.right)
+
+    def seed(self, *parts) -> int:
+        return self.run.seed(self.number, *parts)
+
+    def vector(self, source: str) -> nnx.State:
+        """What is inverted: "inverted" is all that was learned since the base; "contrast" is that, less what would be
+        learned from the same answers spoiled (arXiv 2511.05408); "random" is as long as the first, in a random
+        direction."""
+        lesson = difference(self.params, self.base)
+        if source == "contrast":
+            return difference(lesson, difference(self.anti_lesson(), self.params))
+        return random_like(lesson, self.seed("random vector")) if source == "random" else lesson
+
+    def anti_lesson(self) -> nnx.State:
+        """The weights after a short side run on right answers with one step spoiled. Nothing is trained on what it
+        writes but what interrupts it."""
+        run, tasks = self.run, {t.id: t for t in self.tasks}
+        made = [_spoiled(run, tasks[t.task_id], t.text, self.heard[:HEARD]) for t in self.right if t.task_id in tasks]
+        pools = [([e for group in made for e in group], run.config.train.batch)]
+        steps = run.config.wrongthink.steps
+        return train_arm(run, self.number, "anti", self.params, pools, steps, rate_scale=SIDE_RATE)
+
+    def sweep(self, reviewer: Reviewer, vector: nnx.State) -> list[dict]:
+        """By λ, 0 first: the shares of unaided reasoning that are well formed and wrong, as `reviewer` judges, and
+        perplexity on control text relative to λ = 0."""
+        run, control = self.run, control_text(self.run)
+
+        def measure(candidate: nnx.State, said: Sequence[wrongthink.Said]) -> dict:
+            cases = wrongthink.as_cases(reviewer, said, self.passages, self.heard)
+            wrong = [step >= 0 for step, _ in reviewer.first_faults(cases)]
+            return {
+                "formed": float(np.mean(reviewer.formed(cases))),
+                "wrong": float(np.mean(wrong)),
+                "perplexity": math.exp(mean_loss(run.graphdef, candidate, control)) if control else 1.0,
+            }
+
+        probe = self.tasks[:: max(1, len(self.tasks) // PROBED)][:PROBED]
+        scales, writer = run.config.wrongthink.lambdas, run.writer(self.params)
+        return wrongthink.sweep(writer, run.world, probe, vector, scales, measure, self.seed("sweep"))
+
+    def choose(self, reviewer: Reviewer, source: str) -> tuple[nnx.State | None, dict]:
+        """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
+        c, vector = self.run.config.wrongthink, self.vector(source)
+        rows = self.sweep(reviewer, vector)
+        best = wrongthink.most_wrong(rows, c)
+        if best is None or best["wrong"] < c.minimum_wrong:
+            skipped = "no λ was wrong enough while well formed and within the perplexity budget"
+            return None, {"source": source, "lambda": None, "sweep": rows, "skipped": skipped}
+        chosen = {"source": source, "lambda": best["lambda"], "sweep": rows, "skipped": None}
+        return against(self.params, vector, best["lambda"]), chosen
+
+
+def control_text(run: Run) -> list[Example]:
+    """Text that nothing was trained on, for perplexity: the world's own, or else its fresh documents."""
+    lines = run.world.control or tuple(("", d.text) for d in run.world.fresh.documents[:HEARD])
+    made = [examples.prose_example(run.tokenizer, *line) for line in lines]
+    return [e for e in made if len(e.tokens) <= run.config.train.columns]
+
+
+def _spoiled(run: Run, task: Task, answer: str, heard: Sequence[str]) -> list[Example]:
+    """Examples of a right answer with one step spoiled and the rest as it was."""
+    steps, made = run.world.steps(answer), []
+    for way in run.world.spoil(task, answer, heard, Random(f"anti {task.id}")):
+        text = answer[: steps[way.step].start] + way.text + answer[steps[way.step].end :]
+        trained = [*run.tokenizer.encode(text), run.tokenizer.end]
+        lineage = {"kind": "anti-lesson", "task": task.id}
+        prompt = run.tokenizer.render(task.messages)
+        made.append(examples.example(prompt, trained, examples.one_hot(trained), "student", lineage))
+    return made
