@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
+from itertools import chain
 from random import Random
 
 from ratchet.bootstrap.worlds.bounds import bounded
@@ -25,7 +26,7 @@ from ratchet.bootstrap.worlds.lessons_world.language import EXCHANGEABLE, SEEN
 from ratchet.bootstrap.worlds.lessons_world.oracle import grader
 from ratchet.bootstrap.worlds.lessons_world.reasoning import CHECKS, spoil, steps
 from ratchet.bootstrap.worlds.lessons_world.situations import EXISTING, Situation, ask, draw, questions, stories
-from ratchet.bootstrap.worlds.world import Document, Material, Task, World
+from ratchet.bootstrap.worlds.world import Material, Task, World
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,25 @@ class LessonsConfig:
 def create(config: LessonsConfig, seed: int, generations: int) -> World:
     """The lessons world of a seed, with a slice for each generation.
 
-    Raises ValueError when more situations or questions are asked for than exist.
+    A world for more generations has further slices and is otherwise the same. Raises ValueError when more situations
+    or questions are asked for than exist.
     """
     read, worked = config.slice * generations, config.demonstrations + config.probes
-    _refuse_too_many(config, read + config.fresh + worked)
-    shares = [config.third_option] * (read + config.fresh) + [config.third_option / 2] * worked
-    situations = draw(seed, shares)
-    corpus, shown = situations[: read + config.fresh], situations[read + config.fresh :]
-    asked = [questions(s, seed, number, config.questions) for number, s in enumerate(corpus)]
-    slices = tuple(
-        Material(_told(corpus[at : at + config.slice], seed), sum(asked[at : at + config.slice], ()))
-        for at in range(0, read, config.slice)
-    )
-    worked_tasks = [_worked(s, seed, SEEN[_number(at, config) % len(SEEN)]) for at, s in enumerate(shown)]
-    truth = {task.id: s for s, tasks in zip(corpus, asked, strict=True) for task in tasks}
+    _refuse_too_many(config, worked + config.fresh + read)
+    share = config.third_option
+    shown, unread, told = draw(seed, [(worked, share / 2), (config.fresh, share), (read, share)])  # slices come last
+    worked_tasks = _worked(shown[: config.demonstrations], seed) + _worked(shown[config.demonstrations :], seed)
+    unread_tasks = [questions(s, seed, number, 1) for number, s in enumerate(unread)]
+    read_tasks = [questions(s, seed, number, config.questions) for number, s in enumerate(told)]
+    corpus = zip((*told, *unread), (*read_tasks, *unread_tasks), strict=True)
+    truth = {task.id: s for s, tasks in corpus for task in tasks}
+    parts = [slice(at, at + config.slice) for at in range(0, read, config.slice)]
     return World(
         "lessons",
-        slices,
+        tuple(_material(told[part], read_tasks[part], seed) for part in parts),
         (files(__package__) / "rubric.yaml").read_text(),
-        fresh=Material(_told(corpus[read:], seed), tuple(tasks[0] for tasks in asked[read:])),
-        seed=Material(_told(shown, seed), tuple(worked_tasks)),
+        fresh=_material(unread, unread_tasks, seed),
+        seed=_material(shown, [worked_tasks], seed),
         prose=prose(Random(f"prose {seed}"), config.prose),
         control=prose(Random(f"control {seed}"), 64),
         checks=CHECKS,
@@ -84,18 +84,17 @@ def create(config: LessonsConfig, seed: int, generations: int) -> World:
     )
 
 
-def _told(situations: Sequence[Situation], seed: int) -> tuple[Document, ...]:
-    return tuple(story for s in situations for story in stories(s, seed))
+def _material(situations: Sequence[Situation], tasks: Sequence[Sequence[Task]], seed: int) -> Material:
+    return Material(tuple(story for s in situations for story in stories(s, seed)), tuple(chain.from_iterable(tasks)))
 
 
-def _number(at: int, config: LessonsConfig) -> int:
-    """The worked tasks that are shown, and the probes, are counted apart."""
-    return at if at < config.demonstrations else at - config.demonstrations
-
-
-def _worked(situation: Situation, seed: int, context) -> Task:
-    task = ask(situation, seed, context)
-    return replace(task, answer=ideal_answer(situation, task.seek, Random(f"demo {task.id}")))
+def _worked(situations: Sequence[Situation], seed: int) -> list[Task]:
+    """A task about each situation with its ideal answer."""
+    asked = [ask(s, seed, SEEN[number % len(SEEN)]) for number, s in enumerate(situations)]
+    return [
+        replace(task, answer=ideal_answer(s, task.seek, Random(f"demo {task.id}")))
+        for s, task in zip(situations, asked, strict=True)
+    ]
 
 
 def _refuse_too_many(config: LessonsConfig, asked: int) -> None:

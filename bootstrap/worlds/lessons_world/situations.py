@@ -50,13 +50,20 @@ class Situation:
         return Claim(self.actions[action], self.outcomes[action], "good" if action == self.wise else "bad")
 
 
-def draw(seed: int, shares: Sequence[float]) -> tuple[Situation, ...]:
-    """As many situations as there are shares; a share is that of situations with three actions instead of two."""
+def draw(seed: int, parts: Sequence[tuple[int, float]]) -> list[tuple[Situation, ...]]:
+    """Situations in parts, each of which begins where the last ended.
+
+    A part is (number of situations, share of them that has three actions instead of two): `[(260, 0.2), (108, 0.4)]`.
+    A part is the same whatever comes after it, and the beginning of one that is longer.
+    """
     random = Random(f"lessons {seed}")
     keys = [(place, thing) for place in PLACES for thing in THINGS]
     random.shuffle(keys)
-    counts = [2 + _falls(number, share) for number, share in enumerate(shares)]
-    return tuple(_situation(random, *key, count) for key, count in zip(keys, counts, strict=False))
+    left = iter(keys)
+    return [
+        tuple(_situation(random, *next(left), 2 + _falls(number, share)) for number in range(count))
+        for count, share in parts
+    ]
 
 
 def _falls(number: int, share: float) -> bool:
