@@ -1,9 +1,9 @@
 """Situations, and texts about them, for the tests of the lessons world. Its own wordings render them."""
 
-from ratchet.bootstrap.worlds.lessons_world import LessonsConfig, create
-from ratchet.bootstrap.worlds.lessons_world.language import CHOICE, PLAIN, render_claim
-from ratchet.bootstrap.worlds.lessons_world.reasoning import steps
-from ratchet.bootstrap.worlds.lessons_world.situations import ask, draw, stories
+from ratchet.bootstrap.worlds.lessons import LessonsConfig, create
+from ratchet.bootstrap.worlds.lessons.language import CHOICE, PLAIN, render_claim
+from ratchet.bootstrap.worlds.lessons.reasoning import steps
+from ratchet.bootstrap.worlds.lessons.situations import ask, draw, stories
 from ratchet.bootstrap.worlds.world import Case
 
 SEED = 3

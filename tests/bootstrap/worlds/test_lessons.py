@@ -7,12 +7,12 @@ import pytest
 import yaml
 from lessons_texts import SEED, SMALL, WORLD
 
-from ratchet.bootstrap.worlds import lessons_world as lessons
+from ratchet.bootstrap.worlds import lessons
 from ratchet.bootstrap.worlds.bounds import check
-from ratchet.bootstrap.worlds.lessons_world import LessonsConfig, create
-from ratchet.bootstrap.worlds.lessons_world.language import EXCHANGEABLE, GENRES, SEEN
-from ratchet.bootstrap.worlds.lessons_world.reasoning import CHECKS
-from ratchet.bootstrap.worlds.lessons_world.situations import EXISTING
+from ratchet.bootstrap.worlds.lessons import LessonsConfig, create
+from ratchet.bootstrap.worlds.lessons.language import EXCHANGEABLE, GENRES, SEEN
+from ratchet.bootstrap.worlds.lessons.reasoning import CHECKS
+from ratchet.bootstrap.worlds.lessons.situations import EXISTING
 
 DATA = ("name", "slices", "rubric", "fresh", "seed", "prose", "control", "metrics", "names", "tools")
 PARTS = (*WORLD.slices, WORLD.fresh, WORLD.seed)

@@ -1,10 +1,10 @@
 import pytest
 from lessons_texts import WORLD, answer
 
-from ratchet.bootstrap.worlds.lessons_world.items import ask_about, score_behaviour, score_recovery
-from ratchet.bootstrap.worlds.lessons_world.language import CONTEXTS, FORWARD, NO, SEEN
-from ratchet.bootstrap.worlds.lessons_world.oracle import grade
-from ratchet.bootstrap.worlds.lessons_world.situations import ask, draw, stories
+from ratchet.bootstrap.worlds.lessons.items import ask_about, score_behaviour, score_recovery
+from ratchet.bootstrap.worlds.lessons.language import CONTEXTS, FORWARD, NO, SEEN
+from ratchet.bootstrap.worlds.lessons.oracle import grade
+from ratchet.bootstrap.worlds.lessons.situations import ask, draw, stories
 
 SEED = 11
 READ = draw(SEED, [(4, 0.5)])[0]

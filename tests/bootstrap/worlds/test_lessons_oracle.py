@@ -3,9 +3,9 @@ import random
 import pytest
 from lessons_texts import FLIP, answer, corrected, scene
 
-from ratchet.bootstrap.worlds.lessons_world.demonstrations import ideal_answer
-from ratchet.bootstrap.worlds.lessons_world.oracle import grade
-from ratchet.bootstrap.worlds.lessons_world.reasoning import spoil
+from ratchet.bootstrap.worlds.lessons.demonstrations import ideal_answer
+from ratchet.bootstrap.worlds.lessons.oracle import grade
+from ratchet.bootstrap.worlds.lessons.reasoning import spoil
 
 
 @pytest.fixture(params=range(6))

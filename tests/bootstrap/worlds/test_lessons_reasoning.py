@@ -4,9 +4,9 @@ from collections import Counter
 import pytest
 from lessons_texts import FLIP, SITUATIONS, answer, corrected, failed, scene
 
-from ratchet.bootstrap.worlds.lessons_world.demonstrations import ideal_answer
-from ratchet.bootstrap.worlds.lessons_world.language import STYLES, render_claim
-from ratchet.bootstrap.worlds.lessons_world.reasoning import (
+from ratchet.bootstrap.worlds.lessons.demonstrations import ideal_answer
+from ratchet.bootstrap.worlds.lessons.language import STYLES, render_claim
+from ratchet.bootstrap.worlds.lessons.reasoning import (
     CHECKS,
     agrees,
     complete,

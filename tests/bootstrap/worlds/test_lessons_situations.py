@@ -4,8 +4,8 @@ from collections import Counter
 
 from lessons_texts import FLIP, SEED, SITUATIONS
 
-from ratchet.bootstrap.worlds.lessons_world.demonstrations import ideal_answer, prose, wrong_claim, wrong_thought
-from ratchet.bootstrap.worlds.lessons_world.language import (
+from ratchet.bootstrap.worlds.lessons.demonstrations import ideal_answer, prose, wrong_claim, wrong_thought
+from ratchet.bootstrap.worlds.lessons.language import (
     ASKINGS,
     CONTEXTS,
     FORWARD,
@@ -17,8 +17,8 @@ from ratchet.bootstrap.worlds.lessons_world.language import (
     judge,
     render_claim,
 )
-from ratchet.bootstrap.worlds.lessons_world.oracle import grade, is_true
-from ratchet.bootstrap.worlds.lessons_world.situations import ask, draw, questions, stories
+from ratchet.bootstrap.worlds.lessons.oracle import grade, is_true
+from ratchet.bootstrap.worlds.lessons.situations import ask, draw, questions, stories
 
 
 def test_parts_are_drawn_one_after_the_other_and_begin_alike():

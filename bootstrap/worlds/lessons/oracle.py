@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from ratchet.bootstrap.worlds.lessons_world.language import Claim, judge
-from ratchet.bootstrap.worlds.lessons_world.reasoning import parse, reason_fault, steps
-from ratchet.bootstrap.worlds.lessons_world.situations import Situation
+from ratchet.bootstrap.worlds.lessons.language import Claim, judge
+from ratchet.bootstrap.worlds.lessons.reasoning import parse, reason_fault, steps
+from ratchet.bootstrap.worlds.lessons.situations import Situation
 from ratchet.bootstrap.worlds.world import Grade, Grader, Task
 
 

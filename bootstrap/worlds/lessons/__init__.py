@@ -20,12 +20,12 @@ from itertools import chain
 from random import Random
 
 from ratchet.bootstrap.worlds.bounds import bounded
-from ratchet.bootstrap.worlds.lessons_world.demonstrations import ideal_answer, prose
-from ratchet.bootstrap.worlds.lessons_world.items import METRICS, ask_about
-from ratchet.bootstrap.worlds.lessons_world.language import EXCHANGEABLE, SEEN
-from ratchet.bootstrap.worlds.lessons_world.oracle import grader
-from ratchet.bootstrap.worlds.lessons_world.reasoning import CHECKS, spoil, steps
-from ratchet.bootstrap.worlds.lessons_world.situations import EXISTING, Situation, ask, draw, questions, stories
+from ratchet.bootstrap.worlds.lessons.demonstrations import ideal_answer, prose
+from ratchet.bootstrap.worlds.lessons.items import METRICS, ask_about
+from ratchet.bootstrap.worlds.lessons.language import EXCHANGEABLE, SEEN
+from ratchet.bootstrap.worlds.lessons.oracle import grader
+from ratchet.bootstrap.worlds.lessons.reasoning import CHECKS, spoil, steps
+from ratchet.bootstrap.worlds.lessons.situations import EXISTING, Situation, ask, draw, questions, stories
 from ratchet.bootstrap.worlds.world import Material, Task, World
 
 

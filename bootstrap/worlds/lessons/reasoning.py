@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from ratchet.bootstrap.worlds.lessons_world.language import CHOICE, NO, OUTCOMES, STYLES, Claim, judge, render_claim
+from ratchet.bootstrap.worlds.lessons.language import CHOICE, NO, OUTCOMES, STYLES, Claim, judge, render_claim
 from ratchet.bootstrap.worlds.world import Case, Spoiled, Step, Task
 
 _WORDS = {"action": r"(\w+ \w+)", "outcome": r"(\w+ \w+)", "judgement": "(good|bad)"}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from ratchet.bootstrap.worlds.lessons_world.language import (
+from ratchet.bootstrap.worlds.lessons.language import (
     AGENTS,
     ASKINGS,
     BAD_VERBS,

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from random import Random
 
-from ratchet.bootstrap.worlds.lessons_world.demonstrations import ideal_answer, wrong_thought
-from ratchet.bootstrap.worlds.lessons_world.language import CONTEXTS, FORWARD, PLAIN
-from ratchet.bootstrap.worlds.lessons_world.oracle import grade
-from ratchet.bootstrap.worlds.lessons_world.reasoning import parse
-from ratchet.bootstrap.worlds.lessons_world.situations import Situation, ask, stories
+from ratchet.bootstrap.worlds.lessons.demonstrations import ideal_answer, wrong_thought
+from ratchet.bootstrap.worlds.lessons.language import CONTEXTS, FORWARD, PLAIN
+from ratchet.bootstrap.worlds.lessons.oracle import grade
+from ratchet.bootstrap.worlds.lessons.reasoning import parse
+from ratchet.bootstrap.worlds.lessons.situations import Situation, ask, stories
 from ratchet.bootstrap.worlds.world import Document, Item, Metric, Task
 
 METRICS = (

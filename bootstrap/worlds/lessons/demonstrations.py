@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from ratchet.bootstrap.worlds.lessons_world.language import (
+from ratchet.bootstrap.worlds.lessons.language import (
     ASKINGS,
     CHOICE,
     CONTEXTS,
@@ -19,7 +19,7 @@ from ratchet.bootstrap.worlds.lessons_world.language import (
     judge,
     render_claim,
 )
-from ratchet.bootstrap.worlds.lessons_world.situations import Situation
+from ratchet.bootstrap.worlds.lessons.situations import Situation
 
 
 def ideal_answer(situation: Situation, options: Sequence[str], random: Random) -> str:
