@@ -15,9 +15,9 @@ from etils import epath
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
-from ratchet.bootstrap import plots
-from ratchet.bootstrap.plots import Curve
-from ratchet.bootstrap.status import (
+from ratchet.bootstrap.report import plots
+from ratchet.bootstrap.report.plots import Curve
+from ratchet.bootstrap.report.status import (
     COLUMNS,
     cells,
     count,
@@ -92,7 +92,7 @@ class Generation:
 def build(directory: epath.Path) -> epath.Path:
     """Writes the page from whatever the run directory holds, and returns its path."""
     directory = epath.Path(directory)
-    page = _environment().get_template("report.html.jinja").render(_content(directory))
+    page = _environment().get_template("page.html.jinja").render(_content(directory))
     target = directory / "report" / "index.html"
     with whole(target) as fresh:
         fresh.write_text(page)
