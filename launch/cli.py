@@ -23,9 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ratchet.bootstrap import config as configs
-from ratchet.bootstrap import lineage, loop, outcome, report, seed, status
+from ratchet.bootstrap import lineage, loop
+from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.report import page, status
+from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.launch import folders, preflight, preflight_inference
 from ratchet.launch.console import Terminal
 from ratchet.launch.folders import Export, Import
@@ -122,19 +125,19 @@ def _run(words: list[str]) -> int:
     own = [name for name in usual if model[name] != usual[name] and name != "max_length"]
     if asked.config.base and own:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
-    config = seed.with_base(asked.config)
-    seed.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    config = runs.with_base(asked.config)
+    runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", dataclasses.asdict(config))
     return _go(directory, config)
 
 
 def _recipe(words: list[str]) -> Recipe:
-    if not words or words[0] not in RECIPES and not words[0].startswith("-"):
+    if not words or words[0] not in RECIPES:
         raise UserError(
             f"no recipe {words[0] if words else ''!r}; there are {', '.join(RECIPES)} (see `ratchet recipes`)"
         )
-    return RECIPES.get(words[0], RECIPES["lessons"])
+    return RECIPES[words[0]]
 
 
 def _preflight(words: list[str]) -> int:
@@ -181,7 +184,7 @@ def _go(directory: epath.Path, config: Config) -> int:
 
 def _show_result(directory: epath.Path, console: Console) -> None:
     console.print(status.table(status.status(directory)))
-    console.print(f"report: {report.build(directory)}", soft_wrap=True, highlight=False)
+    console.print(f"report: {page.build(directory)}", soft_wrap=True, highlight=False)
 
 
 def _is_disk_full(error: BaseException) -> bool:
@@ -215,9 +218,8 @@ def _evaluate(words: list[str]) -> int:
     config = _saved(directory)
     number = _parse(Evaluate, rest, None).generation
     run = _prepared("evaluate", directory, config, number)
-    if run.oracle is None:
-        raise UserError(f"evaluate: the documents of {directory} have no oracle; only embedded worlds are evaluated")
-    found = outcome.evaluation(run, number, run.weights(number))
+    params = run.weights(number)
+    found = evaluation(run, number, params, loop.knower(run, number, params, loop.Seed(run)))
     table = Table("metric", "value", "95 % interval", title=f"generation {number}")
     for name, m in found["metrics"].items():
         table.add_row(name, f"{m['value']:.4f}", f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else "")
@@ -225,10 +227,10 @@ def _evaluate(words: list[str]) -> int:
     return 0
 
 
-def _prepared(command: str, directory: epath.Path, config: Config, number: int) -> seed.Run:
+def _prepared(command: str, directory: epath.Path, config: Config, number: int) -> runs.Run:
     """A run that has this generation."""
     _quiet()
-    run = seed.prepare(directory, config, Terminal(_console()))
+    run = runs.prepare(directory, config, Terminal(_console()))
     if not has_weights(run.generation(number) / "model"):
         raise UserError(f"{command}: {directory} has no finished generation {number}; see `ratchet status {directory}`")
     return run
@@ -258,8 +260,8 @@ def _show(words: list[str]) -> int:
     directory, rest = _directory(words)
     if len(rest) != 1:
         raise UserError("show: give the id of one transcript; `samples.json` of a generation and the report list some")
-    _saved(directory)
-    Console().print_json(json.dumps(lineage.trace(directory, rest[0])))
+    run = runs.prepare(directory, _saved(directory), Terminal(_console()))
+    Console().print_json(json.dumps(lineage.trace(run, rest[0])))
     return 0
 
 
@@ -267,7 +269,7 @@ def _report(words: list[str]) -> int:
     directory, rest = _directory(words)
     _no_more(rest)
     _saved(directory)
-    print(report.build(directory))
+    print(page.build(directory))
     return 0
 
 

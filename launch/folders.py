@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from rich.table import Table
 
-from ratchet.bootstrap.seed import Run
+from ratchet.bootstrap.run import Run
 from ratchet.models import architectures, folder_tokenizer, huggingface
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer

@@ -1,20 +1,35 @@
-"""The default: three generations on the embedded lessons world.
+"""The embedded lessons world: three generations on stories of unwise deeds.
 
 ratchet run lessons --out runs/lessons
 """
 
-from ratchet.bootstrap.config import Config, TrainConfig
+from ratchet.bootstrap.config import Config, ControlsConfig, SimulateConfig, TrainConfig, WrongthinkConfig
 from ratchet.launch.recipes.recipe import Recipe
+from ratchet.models.decoder import DecoderConfig
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.trainer import EngineConfig
+
+MODEL = DecoderConfig(vocab_size=1024, width=96, layers=3, heads=2, kv_heads=2, mlp_width=256, max_length=192, conv=6)
+SIMULATE = SimulateConfig(samples=16, passage_words=60, withhold=0.2, new_tokens=48, keep=8)
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
     takes="6 to 15 minutes on two CPU cores",
     reaches="knowledge 100 %, harm about 1 %, recovery 94 to 97 %, pass rate on unread documents 56 to 92 % (3 seeds)",
     config=Config(
+        recipe="lessons",
+        world="lessons",
+        model=MODEL,
+        simulate=SIMULATE,
+        wrongthink=WrongthinkConfig(interruption="no,"),
         train=TrainConfig(
-            engine=EngineConfig(save_minutes=1.0), optimizer=OptimizerConfig("muon", 3e-2, average=0.1)
-        )
+            seed_steps=550,
+            steps=360,
+            columns=176,
+            renamed=4,
+            engine=EngineConfig(save_minutes=1.0),
+            optimizer=OptimizerConfig("muon", 3e-2, average=0.1),
+        ),
+        controls=ControlsConfig(imitation=True),
     ),
 )

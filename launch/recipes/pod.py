@@ -25,7 +25,7 @@ def _recipe(name: str, width: int, layers: int, heads: int, mlp_width: int, tied
         optimizer=OptimizerConfig("adamw", 3e-4, "wsd"),
     )  # fmt: skip
     return Recipe(
-        summary=f"The lessons loop with a model of {name}'s shape: for preflight, and for clusters.",
+        summary=f"Your own documents with a model of {name}'s shape: for preflight, and for clusters.",
         takes="not measured",
         reaches="not measured",
         config=Config(

@@ -3,17 +3,20 @@
 ratchet run tiny --out runs/tiny
 """
 
+from dataclasses import replace
+
 from ratchet.bootstrap.config import (
     Config,
+    ControlsConfig,
     EvaluateConfig,
     ReviewConfig,
-    SimulateConfig,
+    SeedMixture,
     TrainConfig,
-    WorldConfig,
     WrongthinkConfig,
 )
+from ratchet.bootstrap.worlds import LessonsConfig
+from ratchet.launch.recipes.lessons import MODEL, SIMULATE
 from ratchet.launch.recipes.recipe import Recipe
-from ratchet.models.decoder import DecoderConfig
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.trainer import EngineConfig
 
@@ -23,14 +26,27 @@ RECIPE = Recipe(
     reaches="nothing; its review accepts at random so that all stages have work",
     config=Config(
         recipe="tiny",
+        world="lessons",
         generations=2,
-        world=WorldConfig(slice=6, demonstrations=12, probes=4, prose=50, questions=1),
-        model=DecoderConfig(width=32, layers=1, heads=2, kv_heads=2, mlp_width=64),
-        simulate=SimulateConfig(samples=2, slots=16, unit_tasks=3),
-        review=ReviewConfig(random_share=0.5, target_precision=0.0, minimum_recall=0.0),
-        wrongthink=WrongthinkConfig(steps=4, samples=1, lambdas=(0.5,)),
-        train=TrainConfig(seed_steps=8, seed_mixture=(5, 1, 3, 5), steps=8, batch=8, engine=EngineConfig(save_every=3),
-                          optimizer=OptimizerConfig("muon", 3e-2)),
-        evaluate=EvaluateConfig(fresh=4, fresh_samples=1),
+        lessons=LessonsConfig(slice=6, demonstrations=12, probes=4, prose=50, questions=1, fresh=4),
+        model=replace(MODEL, width=32, layers=1, mlp_width=64),
+        simulate=replace(SIMULATE, samples=2, slots=16, unit_tasks=3),
+        review=ReviewConfig(probes=4, target_precision=0.0, minimum_recall=0.0),
+        wrongthink=WrongthinkConfig(
+            interruption="no,", steps=4, samples=1, lambdas=(0.5,), minimum_formed=0.0, minimum_wrong=0.0,
+            perplexity_budget=100.0,
+        ),
+        train=TrainConfig(
+            seed_steps=8,
+            seed_mixture=SeedMixture(5, 1, 3, 5),
+            steps=8,
+            batch=8,
+            columns=176,
+            renamed=4,
+            engine=EngineConfig(save_every=3),
+            optimizer=OptimizerConfig("muon", 3e-2),
+        ),
+        evaluate=EvaluateConfig(samples=1),
+        controls=ControlsConfig(random_share=0.5, imitation=True),
     ),
 )
