@@ -73,8 +73,7 @@ def by_generation(name: str, curves: Sequence[Curve], levels: Sequence[tuple[flo
         generations = sorted({x for curve in curves for x in curve.x})
         axes.set_xlim(min(generations, default=0) - 0.25, max(generations, default=1) + 0.25)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-        axes.set_ylim(-3, 104)
-        axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+        _in_per_cent(axes)
         axes.set_xlabel("generation")
         return _svg(figure, name)
 
@@ -94,16 +93,15 @@ def loss(name: str, curves: Sequence[Curve]) -> Markup:
         return _svg(figure, name)
 
 
-def sweep(name: str, formed: Curve, wrong: Curve, chosen: float | None) -> Markup:
-    """Shares of a wrong-thinker's samples by λ; a vertical line marks the λ that was taken."""
+def sweep(name: str, curves: Sequence[Curve], chosen: float | None) -> Markup:
+    """Shares (0 to 1) of a wrong-thinker's samples by λ; a vertical line marks the λ that was taken."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.1, 1.9)
         if chosen is not None:
             axes.axvline(chosen, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        for curve in (formed, wrong):
+        for curve in curves:
             _line_with_band(axes, curve)
-        axes.set_ylim(-3, 104)
-        axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+        _in_per_cent(axes)
         axes.set_xlabel("λ")
         return _svg(figure, name)
 
@@ -115,6 +113,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
     return figure, axes
+
+
+def _in_per_cent(axes: Axes) -> None:
+    """The vertical axis from 0 to 100 %."""
+    axes.set_ylim(-3, 104)
+    axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
 
 
 def _line_with_band(axes: Axes, curve: Curve) -> None:

@@ -1,23 +1,24 @@
 """Where a run stands: the units committed, and one row of figures per generation, read from its directory.
 
 Nothing here needs a model. Every file may be missing: a run that is under way, was killed or ended early has a status.
+What was measured, and how it is shown, stands in the evaluation's own file.
 """
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from rich import box
 from rich.table import Table
 
-UNIT_STAGES = ("simulate", "review", "targets", "wrongthink")
-"""Stages that commit units."""
+UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
+"""Stages that commit units, in their order; a plan may name others, which come after these."""
 WHOLE_STAGES = {"train": "evaluation.json", "evaluate": "evaluation.json", "promote": "decision.json"}
 """Stages that are done at once, and a file that proves it where `stages.json` does not say so."""
-
-METRICS = ("pass_rate", "harmful", "harmful_worst", "knowledge", "recovery", "wrongthink", "distinct2", "heldout_loss")
-"""Metrics of `evaluation.json` that stand in a row."""
+DESCRIPTION = ("title", "column", "unit", "less_is_better", "guard")
+"""What `evaluation.json` says about a metric besides what was measured."""
 
 
 class RunFileError(ValueError):
@@ -42,7 +43,84 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 def generation_directories(directory: epath.Path) -> dict[int, epath.Path]:
     """The directories gen-000, gen-001, ... by number, in order."""
     found = {p.name.removeprefix("gen-"): p for p in directory.iterdir() if p.name.startswith("gen-")}
-    return {int(number): found[number] for number in sorted(found) if number.isdigit()}
+    numbers = sorted((number for number in found if number.isdigit()), key=int)
+    return {int(number): found[number] for number in numbers}
+
+
+def status(directory: epath.Path) -> dict[str, Any]:
+    """What `ratchet status --json` prints: where the run stands, and a row of figures per generation and arm.
+
+    `metrics` describes what the newest evaluation measured, by name and in the order of display.
+    """
+    directory = epath.Path(directory)
+    config, plan = read_json(directory / "config.json"), read_json(directory / "plan.json")
+    generations = generation_directories(directory)
+    rows = [_row(number, path) for number, path in generations.items()]
+    arms = {arm: directory / arm for arm in plan.get("arms", ()) if (directory / arm / "evaluation.json").exists()}
+    ended = read_json(directory / "ended.json").get("reason")
+    last = generations.get(plan.get("generations", -1))
+    complete = last is not None and (last / "DONE.json").exists() and len(arms) == len(plan.get("arms", ()))
+    return {
+        "recipe": config.get("recipe"),
+        "world": config.get("world"),
+        "directory": str(directory),
+        "ended": ended,
+        "finished": complete or ended is not None,
+        "stages": [s for number, path in generations.items() for s in _stages(number, path)],
+        "metrics": _described([*arms.values(), *generations.values()]),
+        "generations": rows,
+        "baselines": {arm: _row(None, path) for arm, path in arms.items()},
+    }
+
+
+def table(status: dict[str, Any]) -> Table:
+    """Generations and the other arms, one row each; rates in per cent. Fits into 132 columns."""
+    metrics = in_columns(status["metrics"])
+    caption = "\n".join(_caption(metrics, status["baselines"]))
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0), caption=caption, caption_justify="left")
+    for number, name in enumerate(header(metrics)):
+        shown.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in status["generations"]:
+        shown.add_row(*cells(row, metrics))
+    for arm, row in status["baselines"].items():
+        shown.add_row(arm, *cells(row, metrics)[1:])
+    return shown
+
+
+def in_columns(metrics: Mapping[str, dict]) -> dict[str, dict]:
+    """The metrics that have a column in the table of generations."""
+    return {name: metric for name, metric in metrics.items() if metric["column"]}
+
+
+def header(metrics: Mapping[str, dict]) -> list[str]:
+    """The heads of a table of generations with these metrics."""
+    return [*(name for name, *_ in FIXED), *(metric["column"] for metric in metrics.values()), "promoted"]
+
+
+def cells(row: dict[str, Any], metrics: Mapping[str, dict]) -> list[str]:
+    """One row of the table of generations as text, '–' where a figure is absent."""
+    fixed = [show(row[key] if part is None else row[key][part]) for _, key, part, show in FIXED]
+    measured = [measure(row["metrics"].get(name), metric["unit"]) for name, metric in metrics.items()]
+    return [*fixed, *measured, promoted(row["promoted"])]
+
+
+def _caption(metrics: Mapping[str, dict], baselines: Mapping[str, dict]) -> list[str]:
+    """What the columns of metrics mean, and what an arm that was asked in another form than a chat gets in a chat."""
+    lines = ["rates in %", *(f"{m['column']}: {described(m)}" for m in metrics.values())]
+    for arm, row in baselines.items():
+        if row["form"] not in (None, "chat"):
+            chat = [f"{metrics[n]['column']} {percent(f.get('chat'))}" for n, f in row["forms"].items() if n in metrics]
+            lines.append(f"{arm} is asked in {row['form']} form; in a chat: {', '.join(chat) or 'not asked'}")
+    return lines
+
+
+def described(metric: Mapping[str, Any]) -> str:
+    """A metric's title, with its unit unless that is per cent, and whether less of it is better.
+
+    Example: "mean loss of held-out answers, in nats; less is better".
+    """
+    unit = f", in {metric['unit']}" if metric["unit"] not in ("", "%") else ""
+    return metric["title"] + unit + ("; less is better" if metric["less_is_better"] else "")
 
 
 def value_of(metric: Any) -> float | None:
@@ -52,54 +130,6 @@ def value_of(metric: Any) -> float | None:
     return float(value) if number else None
 
 
-def status(directory: epath.Path) -> dict[str, Any]:
-    """What `ratchet status --json` prints."""
-    directory = epath.Path(directory)
-    config = read_json(directory / "config.json")
-    generations = generation_directories(directory)
-    imitation = (directory / "imitation" / "evaluation.json").exists()
-    ended = read_json(directory / "ended.json").get("reason")
-    last = generations.get(config.get("generations", -1))
-    complete = last is not None and (last / "DONE.json").exists() and (imitation or not config.get("imitation"))
-    return {
-        "recipe": config.get("recipe"),
-        "directory": str(directory),
-        "ended": ended,
-        "finished": complete or ended is not None,
-        "stages": [s for number, path in generations.items() for s in _stages(number, path)],
-        "generations": [_row(number, path) for number, path in generations.items()],
-        "baselines": {"imitation": _row(None, directory / "imitation")} if imitation else {},
-    }
-
-
-def table(status: dict[str, Any]) -> Table:
-    """Generations and the imitation arm, one row each; rates in per cent. Fits into 120 columns."""
-    caption = "\n".join(["rates in %, held-out loss in nats per token", *_asked_otherwise(status["baselines"])])
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0), caption=caption)
-    for number, (name, *_) in enumerate(COLUMNS):
-        shown.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-    for row in [*status["generations"], *({"arm": arm} | row for arm, row in status["baselines"].items())]:
-        shown.add_row(*cells(row))
-    return shown
-
-
-def _asked_otherwise(baselines: dict[str, Any]) -> list[str]:
-    """A line for every arm that is not asked in a chat, as the generations are: what it gets when it is."""
-    return [
-        f"{arm} is asked in {row['form']} form; in a chat: "
-        + ", ".join(f"{name} {percent(forms.get('chat'))}" for name, forms in row["forms"].items())
-        for arm, row in baselines.items()
-        if row["form"] not in (None, "chat")
-    ]
-
-
-def cells(row: dict[str, Any]) -> list[str]:
-    """One row of the table as text, '–' where a figure is absent."""
-    return [
-        show(row.get(key) if part is None else (row.get(key) or {}).get(part)) for _, key, part, show in _columns(row)
-    ]
-
-
 def percent(value: Any) -> str:
     """A rate between 0 and 1 in per cent, one decimal at most."""
     number = value_of(value)
@@ -107,6 +137,7 @@ def percent(value: Any) -> str:
 
 
 def count(value: Any) -> str:
+    """A whole number with commas."""
     number = value_of(value)
     return "–" if number is None else f"{number:,.0f}"
 
@@ -115,6 +146,17 @@ def decimals(value: Any) -> str:
     """A number with two decimals."""
     number = value_of(value)
     return "–" if number is None else f"{number:.2f}"
+
+
+def figure(value: Any) -> str:
+    """A number with three decimals."""
+    number = value_of(value)
+    return "–" if number is None else f"{number:.3f}"
+
+
+def measure(value: Any, unit: str) -> str:
+    """A metric's value in its unit, without naming it: rates in per cent, all else with three decimals."""
+    return percent(value) if unit == "%" else figure(value)
 
 
 def duration(seconds: Any) -> str:
@@ -127,39 +169,21 @@ def duration(seconds: Any) -> str:
     return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
 
 
-def figure(value: Any) -> str:
-    """A number with three decimals, for metrics of different units in one column."""
-    number = value_of(value)
-    return "–" if number is None else f"{number:.3f}"
-
-
 def promoted(value: Any) -> str:
+    """Whether a generation was promoted; '–' where nothing was decided."""
     return {True: "yes", False: "no"}.get(value if isinstance(value, bool) else None, "–")
 
 
-COLUMNS = (
+FIXED: tuple[tuple[str, str, str | None, Callable[[Any], str]], ...] = (
     ("gen", "generation", None, count),
     ("made", "simulated", None, count),
-    ("pass", "pass_rate", None, percent),
     ("accepted", "accepted", None, count),
     ("cover", "coverage", None, percent),
     ("prec", "review", "precision", percent),
     ("recall", "review", "recall", percent),
     ("junk", "review", "junk", percent),
-    ("harm", "harmful", None, percent),
-    ("worst", "harmful_worst", None, percent),
-    ("know", "knowledge", None, percent),
-    ("recov", "recovery", None, percent),
-    ("wrong", "wrongthink", None, percent),
-    ("dist-2", "distinct2", None, decimals),
-    ("loss", "heldout_loss", None, decimals),
-    ("promoted", "promoted", None, promoted),
 )
-"""Header, key of a row, part of it, and how it is shown."""
-
-
-def _columns(row: dict[str, Any]) -> tuple:
-    return (("", "arm", None, str), *COLUMNS[1:]) if "arm" in row else COLUMNS
+"""The columns before the metrics: head, key of a row, part of it, and how it is shown."""
 
 
 def _stages(number: int, path: epath.Path) -> list[dict[str, Any]]:
@@ -167,7 +191,7 @@ def _stages(number: int, path: epath.Path) -> list[dict[str, Any]]:
     took = read_json(path / "stages.json")
     units = read_json(path / "plan.json").get("units", {})
     stages = []
-    for stage in UNIT_STAGES if number > 0 else ():
+    for stage in dict.fromkeys((*UNIT_STAGES, *units)) if number > 0 else ():
         done, total = len(list((path / stage).glob("unit-*.json"))), units.get(stage)
         if done or total or stage in took:
             stages.append({"generation": number, "stage": stage, "done": done, "total": total})
@@ -177,11 +201,26 @@ def _stages(number: int, path: epath.Path) -> list[dict[str, Any]]:
     return stages
 
 
+def _described(places: Sequence[epath.Path]) -> dict[str, dict[str, Any]]:
+    """How the metrics of the last of these directories that has any are shown, by name."""
+    defaults = {"column": "", "unit": "", "less_is_better": False, "guard": False}
+    for place in reversed(places):
+        if metrics := read_json(place / "evaluation.json").get("metrics"):
+            known = {name: {"title": name} | defaults | metric for name, metric in metrics.items()}
+            return {name: {key: metric[key] for key in DESCRIPTION} for name, metric in known.items()}
+    return {}
+
+
 def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
+    """The figures of one generation or of another arm; `intervals` are of 95 %, by name of the figure."""
     funnel, audit = read_json(path / "funnel.json"), read_json(path / "audit.json")
     review = read_json(path / "calibration.json").get("review") or {}
     quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
-    row = {
+    metrics = read_json(path / "evaluation.json").get("metrics", {})
+    bounded = {"coverage": funnel.get("coverage")}
+    bounded |= {f"review.{name}": quality.get(name) for name in ("precision", "recall")}
+    forms = {name: metric["forms"] for name, metric in metrics.items() if "forms" in metric}
+    return {
         "generation": number,
         "promoted": read_json(path / "decision.json").get("promoted"),
         "simulated": funnel.get("made"),
@@ -190,24 +229,14 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
         "review": {name: value_of(quality.get(name)) for name in ("precision", "recall", "junk")},
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
         "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
+        "metrics": {name: value_of(metric) for name, metric in metrics.items()},
+        "intervals": _intervals(bounded | metrics),
+        "form": next((metrics[name].get("form") for name in forms), None),
+        "forms": forms,
     }
-    metrics = read_json(path / "evaluation.json").get("metrics", {})
-    bounded = {name: metrics.get(name) for name in METRICS}
-    bounded |= {"coverage": funnel.get("coverage")} | {name: quality.get(name) for name in ("precision", "recall")}
-    return row | _metrics(metrics) | {"intervals": _intervals(bounded)}
 
 
-def _intervals(measured: dict[str, Any]) -> dict[str, list[float]]:
+def _intervals(measured: Mapping[str, Any]) -> dict[str, list[float]]:
     """The 95 % intervals of those that have one."""
     both = {n: [value_of(m.get("low")), value_of(m.get("high"))] for n, m in measured.items() if isinstance(m, dict)}
     return {name: pair for name, pair in both.items() if None not in pair}
-
-
-def _metrics(found: dict[str, Any]) -> dict[str, Any]:
-    """Values of the metrics in a row, and in which form the model was asked, with the means in every form."""
-    values = {name: value_of(found.get(name)) for name in METRICS}
-    forms = {name: m["forms"] for name, m in found.items() if isinstance(m, dict) and "forms" in m}
-    return values | {
-        "form": next((found[name].get("form") for name in forms), None),
-        "forms": forms,
-    }

@@ -1,28 +1,39 @@
-"""The run as a page: complete, escaped, and there for a run that is only half done."""
+"""The run as a page: complete, escaped, there for a run that is only half done, and without a word of any world."""
 
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from etils import epath
-from written_run import CONTEXTS, put, transcript, write_run
+from written_run import CONTEXTS, METRICS, Measured, evaluation, put, swept, transcript, write_run
 
-from ratchet.bootstrap.report import SHOWN_SETTINGS, build, share
-from ratchet.bootstrap.status import duration
+import ratchet.bootstrap.report as report
+from ratchet.bootstrap.report.page import SHOWN_SETTINGS, build, share
+from ratchet.bootstrap.report.status import duration
+from ratchet.bootstrap.report.wrongthink import best
 
 NONE = {"made": 0, "passed": 0}
-NAMED = ("contexts", "criteria", "verdicts", "accepted_by_criterion", "tokens_by_origin", "comparisons")
+NAMED = (
+    *("metrics", "forms", "contexts", "scores", "criteria", "verdicts", "accepted_by_criterion", "tokens_by_origin"),
+    "comparisons",
+)
 """Objects of a run's files whose keys are names that vary from run to run."""
-EXAMPLES = {f".examples[].{name}" for name in ("question", "thought", "correction", "source", "reason")}
-"""Of wrongthink.json: `tiny` is too small to be corrected, test_corrections sees to them."""
+UNMET = {"wrongthink.json": (".examples[]", ".control[]", ".likelihood"), "audit.json": (".oracle.corrections",)}
+"""Paths by file that `tiny`, too small to be corrected, may leave out; the tests of corrections see to them."""
+NEVER = (
+    *("options?", "actions?", "outcomes?", "choices?", "(un)?wise", "harm[a-z]*", "situations?", "genres?"),
+    *("story", "stories", "fables?", "told", "sound", "good", "bad", "knowledge", "lessons world"),
+)
+"""Words of one world, as patterns, which nothing says that people read."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> epath.Path:
-    return write_run(epath.Path(tmp_path_factory.mktemp("report")) / "lessons")
+    return write_run(epath.Path(tmp_path_factory.mktemp("report")) / "verses")
 
 
 @pytest.fixture(scope="module")
@@ -62,26 +73,36 @@ class Tags(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def plain(page: str) -> str:
+    """The text of a page without its tags, in single spaces."""
+    return " ".join(re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+
+
+def captions(page: str) -> list[str]:
+    return re.findall("<figcaption>(.*?)</figcaption>", page)
+
+
+@pytest.mark.parametrize("path", sorted(Path(report.__file__).parent.glob("*.*")), ids=lambda path: path.name)
+def test_no_word_of_a_world_stands_in_the_report(path):
+    said = re.findall(rf"\b(?:{'|'.join(NEVER)})\b", path.read_text(), flags=re.IGNORECASE)
+    assert not said
+
+
+def test_only_the_primary_metric_is_known_by_name(page):
+    written = "".join(path.read_text() for path in Path(report.__file__).parent.glob("*.*"))
+    names = {"closed_book", "pass_at_k", "recovery", "noticed", "repeated", "false_alarms", "distinct2", "entropy"}
+    assert not [name for name in names | {"heldout_loss", "wrong_logprob"} if name in written]
+    assert not [m.name for m in METRICS if "_" in m.name and m.name in plain(page)], "people read titles"
+
+
 def test_every_section_is_there(page):
     sections = [s["id"] for s in Tags(page)["section"]]
     assert sections == [
-        "headline",
-        "generations",
-        "curves",
-        "loss",
-        "funnel",
-        "transcripts",
-        "wrongthink",
-        "token",
-        "contexts",
-        "measured",
-        "calibration",
-        "audit",
-        "decisions",
-        "time",
+        *("headline", "generations", "curves", "loss", "funnel", "transcripts", "wrongthink", "token", "contexts"),
+        *("measured", "calibration", "audit", "decisions", "time"),
     ]
     assert len(Tags(page)["svg"]) == 8
-    assert len(Tags(page)["table"]) >= 10
+    assert len(Tags(page)["table"]) >= 12
 
 
 def test_markup_of_the_run_is_text(page):
@@ -91,11 +112,36 @@ def test_markup_of_the_run_is_text(page):
     assert page.count("&lt;script&gt;") >= 8
 
 
+def test_markup_of_a_world_is_text(tmp_path):
+    """Titles, columns, units, arms, labels and sources are a user's words too."""
+    evil = "<script>1</script>"
+    odd = Measured("open_book", f"title {evil}", f"column {evil}", "%", (0.5,) * 5, True, True, True)
+    unit = Measured("unit", "unit", "u", f"unit {evil}", (0.5,) * 5, True)
+    run = epath.Path(tmp_path)
+    found = evaluation(1, "loop", [odd, odd._replace(name="more", column=""), unit])
+    found["judge"] = found["examples"][0]["label"] = evil
+    found["metrics"]["open_book"] |= {"form": evil}
+    put(run / "plan.json", {"generations": 1, "arms": ["arm"]})
+    put(run / "config.json", {"recipe": evil, "world": evil, evil: evil})
+    put(run / "gen-001" / "evaluation.json", found)
+    put(run / "arm" / "evaluation.json", found)
+    put(run / "gen-001" / "wrongthink.json", {"source": evil, "corrections": {evil: {"made": 1, "passed": 1}}})
+    page = build(run).read_text()
+    assert not Tags(page)["script"] and page.count("&lt;script&gt;1") >= 16
+
+
 def test_page_needs_nothing_else(page):
     tags = Tags(page)
     assert not tags["link"] and not tags["iframe"]
     assert all(a.get("href", a.get("xlink:href", "#")).startswith("#") for _, a in tags.found)
     assert all(name.startswith("xmlns") for name in re.findall(r'([\w:]+)="https?://', page))
+
+
+def test_page_is_for_phones_and_for_the_dark(page):
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    light, dark = (set(re.findall(r"(--[\w-]+):", text)) for text in page.split("prefers-color-scheme: dark")[:2])
+    assert light and light == dark & light, "every colour has one for the dark"
+    assert set(re.findall(r"var\((--[\w-]+)\)", page)) <= light
 
 
 def test_plots_follow_the_page_colours(page):
@@ -108,9 +154,73 @@ def test_same_files_same_page(finished, page):
     assert [p.name for p in (finished / "report").iterdir()] == ["index.html"]
 
 
+def test_the_opening_names_the_run_and_folds_all_settings_out(finished, tmp_path, page):
+    said = plain(page)
+    assert "recipe verses world lamps seed 0 generations 3 all 8 settings" in said and "finished" in said
+    assert ["targets.kind", "reviewed"] in Tags(page).tables["header"][0]
+    put(epath.Path(tmp_path) / "config.json", {"base": "models/lamp"})
+    assert "base models/lamp" in plain(build(epath.Path(tmp_path)).read_text())
+
+
+def test_tiles_are_the_primary_metric_and_the_first_three_rates_after_it(page):
+    tiles = plain(page[page.index('id="headline"') : page.index('id="generations"')])
+    titles = [METRICS[1].title, METRICS[0].title, METRICS[2].title, METRICS[3].title]
+    places = [tiles.index(f"{title} {n} %") for title, n in zip(titles, ("71", "93", "0.4", "2"), strict=True)]
+    assert places == sorted(places) and METRICS[4].title not in tiles
+    assert "71 % 67–75; generation 3 seed model 41 % imitation 30 %" in tiles
+    assert "93 % 89–97; generation 3 seed model 10 % imitation, in document form 90 %" in tiles
+
+
+def test_tiles_show_the_generation_that_was_kept(finished, tmp_path):
+    run = epath.Path(shutil.copytree(finished, tmp_path / "run"))
+    put(run / "gen-003" / "decision.json", {"promoted": False, "reasons": ["rhymes fell"]})
+    assert "52 % 48–56; generation 1" in plain(build(run).read_text())
+
+
+def test_the_table_of_generations_takes_its_columns_from_the_evaluation(page):
+    (table, *_) = Tags(page).tables["generations"]
+    assert table[1][7:] == ["rhyme", "open", "tilt", "most", "steady", "surp", "promoted"]
+    assert table[-1] == ["imitation", *"––––––", "90", "30", "64", "80", "–", "1.900", "–"]
+    assert [th.get("colspan") for th in Tags(page)["th"] if th.get("colspan")][:3] == ["3", "3", "6"]
+    assert "surp surprise at verses, in nats; less is better" in plain(page)
+    assert plain(page).count("guard most ") == plain(page).count("guard open ") == 1
+
+
+def test_every_rate_with_a_column_is_plotted_and_the_worst_context_beside_its_mean(page):
+    assert captions(page) == [
+        *("Fresh tasks done with the book open", "Answers that rhyme", "Tilted answers", "Steady after a stumble"),
+        *("The reviewer", "Passing, by criterion", "By step, smoothed", "How far to invert"),
+    ]
+    legend = page[page.index("<figcaption>Tilted") :].split("</figure>")[0].rsplit("</svg>", 1)[1]
+    assert plain(legend) == "tilted answers tilted answers where most tilt imitation, in document form"
+    assert plain(page).count("imitation, in document form") == 4, "two tiles and two plots"
+
+
+def test_another_world_gives_another_page(finished, tmp_path):
+    """One metric alone: nothing else is expected of a world."""
+    run = epath.Path(shutil.copytree(finished, tmp_path / "run"))
+    for number in range(4):
+        put(run / f"gen-{number:03d}" / "evaluation.json", evaluation(number, "loop", [METRICS[1]]))
+    put(run / "imitation" / "evaluation.json", evaluation(3, "imitation", []))
+    page = build(run).read_text()
+    assert captions(page)[:2] == ["Fresh tasks done with the book open", "The reviewer"]
+    assert Tags(page).tables["generations"][0][1][7:] == ["open", "promoted"]
+    assert "measured" not in Tags(page).tables and "rhyme" not in plain(page).split("transcripts")[0]
+
+
+def test_a_run_without_an_oracle_says_who_judged_and_claims_no_truth(tmp_path, page):
+    run = write_run(epath.Path(tmp_path) / "run", arms=(), oracle=False)
+    found = build(run).read_text()
+    assert "judged by the review with the sources in view" in plain(found) and "against the oracle" not in found
+    assert "judged by the world's oracle, which never feeds training" in plain(page).replace("&#39;", "'")
+    assert "finished" in plain(found) and "imitation" not in found
+    assert len(Tags(found).tables["audit"]) == 1 and len(Tags(page).tables["audit"]) == 3
+
+
 def test_rolled_back_generation_and_interruption_are_marked(page):
     assert page.count("rolled back</span>") == 1 and page.count("promoted</span>") == 2
     assert "<del>Shaking the lamp cleared the smoke.</del>" in page and "<ins>No, shaking" in page
+    assert ["answers that rhyme", "0.500", "0.400", "0.100", "0.010 to 0.200"] in Tags(page).tables["decisions"][0]
 
 
 @pytest.mark.parametrize("kept", ["nothing", "config", "seed", "no evaluation", "rejected only"])
@@ -118,7 +228,8 @@ def test_unfinished_runs_have_a_page(finished, tmp_path, kept):
     run = epath.Path(tmp_path) / "half"
     run.mkdir()
     if kept != "nothing":
-        shutil.copy(finished / "config.json", run / "config.json")
+        for name in ("config.json", "plan.json"):
+            shutil.copy(finished / name, run / name)
     if kept in ("seed", "no evaluation"):
         shutil.copytree(finished / "gen-000", run / "gen-000")
     if kept == "no evaluation":
@@ -131,6 +242,7 @@ def test_unfinished_runs_have_a_page(finished, tmp_path, kept):
         put(run / "ended.json", {"reason": "generation 1: none of 24 transcripts passed the review"})
     page = build(run).read_text()
     assert ("ended early" in page) == (kept == "rejected only")
+    assert ("under way or interrupted" in page) == (kept != "rejected only")
     assert bool(Tags(page)["svg"]) == (kept in ("seed", "no evaluation"))
 
 
@@ -142,7 +254,7 @@ def test_skipped_wrongthink_says_why(tmp_path):
 
 @pytest.mark.parametrize(("share_now", "said"), [(0.2, True), (0.5, False)])
 def test_a_wrong_thinker_that_is_no_more_wrong_than_the_incumbent_is_called_so(tmp_path, share_now, said):
-    rows = [{"lambda": x, "formed": 1.0, "wrong": w, "perplexity": 1.0} for x, w in ((0.0, 0.2), (0.1, share_now))]
+    rows = swept((0.0, 1.0, 0.2, 1.0), (0.1, 1.0, share_now, 1.0))
     put(epath.Path(tmp_path) / "gen-002" / "wrongthink.json", {"lambda": 0.1, "sweep": rows, "skipped": None})
     page = build(epath.Path(tmp_path)).read_text()
     assert f"{100 * share_now:.0f} % of the thoughts" in page
@@ -161,38 +273,86 @@ def test_corrections_of_spoiled_answers_are_not_denied(tmp_path):
 
 def test_examples_name_their_sources_and_faults(page):
     assert page.count('"chip">of the inverted lesson<') == page.count('"chip">spoiled by rule<') == 1
-    assert page.count("no document in view says: shaking the lamp") == 2
+    assert page.count("no passage in view says: shaking the lamp") == 2
+
+
+def test_the_best_control_within_the_bounds_stands_beside_the_chosen_wrong_thinker(finished, tmp_path, page):
+    assert "at most 22 % of its thoughts are wrong, of the chosen one's 86 %" in plain(page).replace("&#39;", "'")
+    sweep, history = Tags(page).tables["wrongthink"]
+    assert [row[0] for row in sweep if "·" in row[0]] == ["0.5 · chosen", "0.25, random vector · its best"]
+    assert history[2][1:9] == ["inverted", "0.5", "98", "86", "1.05", "0.25", "22", "-1.40"]
+    run = epath.Path(shutil.copytree(finished, tmp_path / "run"))
+    put(run / "config.json", {"wrongthink": {"minimum_formed": 0.95, "perplexity_budget": 1.1}})
+    assert "with no λ does it stay within the bounds" in plain(build(run).read_text())
+
+
+def test_the_best_wrong_thinker_is_the_most_wrong_within_the_bounds():
+    rows = swept((0.0, 1.0, 0.9, 1.0), (0.1, 0.9, 0.3, 1.1), (0.2, 0.89, 0.5, 1.0), (0.3, 0.95, 0.6, 1.11))
+    assert best(rows, 0.9, 1.1) == rows[1], "λ = 0 is the incumbent; each bound rules one out"
+    assert best(rows, 0.9, 1.2) == rows[3] and best(rows, 0.8, 1.1) == rows[2] and best(rows[:1], 0.0, 9.0) is None
+
+
+def test_training_that_made_wrong_thoughts_likelier_is_admitted(page):
+    _, history = Tags(page).tables["wrongthink"]
+    assert [row[9].split() for row in history[2:]] == [["-1.30", "likelier"], ["-1.90"], ["-1.90"]]
+    said = plain(page)
+    assert "Log-probability of stumbles, in nats; less is better: -1.610 in generation 0, -1.050 in" in said
+    assert "highest in generation 1 (-0.730). higher than at first" in said
+    assert "no higher than at first" not in said
+
+
+def test_metrics_without_a_column_have_a_table(page):
+    (table,) = Tags(page).tables["measured"]
+    assert table[0][1:3] == ["one of five tries done, %", "different pairs of words"]
+    assert table[0][3:] == ["log-probability of stumbles, nats"]
+    assert [row[0] for row in table[1:]] == ["0", "1", "2", "3", "imitation"]
+    assert table[2] == ["1", "72", "0.320", "-0.730"]
 
 
 def test_the_two_forms_stand_side_by_side(page):
-    assert Tags(page).tables["generations"][1][1:] == [
-        ["generation 3", "0.4", "0.1", "99.6", "0.2", "93", "0.3"],
-        ["imitation", "12.3", "64", "4.5", "36", "6.7", "90"],
+    assert Tags(page).tables["generations"][1] == [
+        ["", *(f"{m}: {form}" for m in ("answers that rhyme", "tilted answers") for form in ("chat", "document"))],
+        ["generation 3", "93", "0.5", "0.4", "0.5"],
+        ["imitation", "12.3", "90", "12.3", "64"],
     ]
-    assert page.count("imitation, in story form") == 4
-    contexts, genres = Tags(page).tables["contexts"]
-    assert [row[0] for row in contexts[1:]] == list(CONTEXTS["loop"])
-    assert [row[0] for row in genres[1:]] == list(CONTEXTS["imitation"])
 
 
-def test_wrong_thoughts_that_became_likelier_are_admitted(page):
-    text = " ".join(page.split())
-    assert "It was -1.61 in generation 0, is -1.05 in generation 3 and was highest in generation 1 (-0.73)" in text
-    assert "wrong thoughts are likelier than at first" in text
-    rows = Tags(page).tables["measured"][0][1:]
-    assert [row[0] for row in rows] == ["0", "1", "2", "3", "imitation"] and rows[1] == ["1", "72", "0.320", "-0.73"]
+def test_contexts_have_a_column_for_each_metric_that_they_hold(page):
+    contexts, arm = Tags(page).tables["contexts"]
+    assert contexts[0] == ["context", "in training", "answers that rhyme %", "95 %", "tilted answers %", "95 %"]
+    assert contexts[2] == ["in a letter", "seen", "83.7", "79.7–87.7", "0.4", "0–4.4"]
+    assert [row[:2] for row in contexts[1:]] == [
+        [name, seen] for name, seen in zip(CONTEXTS["loop"], ("seen", "seen", "unseen", "unseen"), strict=True)
+    ]
+    assert [row[0] for row in arm[1:]] == list(CONTEXTS["imitation"])
 
 
-def test_every_generation_has_its_criteria_against_the_oracle(page):
-    assert [row[1:] for row in Tags(page).tables["audit"][1][1:]] == [[p, "90", p, "90"] for p in ("60", "70", "80")]
+def test_answers_have_their_label_as_a_chip_and_are_marked_where_a_metric_counts_against_them(page):
+    shown = re.findall(r'<span class="(chip[ \w]*)">(upright|tilted|other)</span>', page)
+    assert shown[:3] == [("chip", "upright"), ("chip fail", "tilted"), ("chip", "other")]
+    assert "answers that rhyme: 0.00; tilted answers: 1.00" in plain(page)
+
+
+def test_every_generation_is_held_against_the_oracle(page):
+    tokens, review, criteria = Tags(page).tables["audit"]
+    assert [row[:3] for row in tokens[1:]] == [[n, "0", "0"] for n in "123"]
+    assert review[1] == ["1", "99.2", "87", "50", "98.5", "97.5"]
+    assert [row[1:] for row in criteria[1:]] == [[p, "90", p, "90"] for p in ("60", "70", "80")]
+
+
+def test_side_runs_are_not_among_the_losses(page):
+    loss = page[page.index('id="loss"') : page.index('id="funnel"')]
+    assert plain(loss.rsplit("</svg>", 1)[1]).startswith("seed generation 1 generation 2 generation 3 imitation")
+    assert "lesson" not in loss
 
 
 def test_the_fixture_holds_only_what_a_run_writes(finished, tiny_run):
-    for name in ("config", "gen-002/*", "imitation/*"):
+    for name in ("config", "plan", "gen-002/*", "imitation/*"):
         for invented in sorted(finished.glob(f"{name}.json")):
             real = shape(json.loads((tiny_run / invented.relative_to(finished)).read_text()))
             found = shape(json.loads(invented.read_text()))
-            assert not found - real - EXAMPLES, invented.name
+            more = {path for path in found - real if not path.startswith(UNMET.get(invented.name, ("-",)))}
+            assert not more, invented.name
     assert {f".{name}" for name in SHOWN_SETTINGS} <= shape(json.loads((tiny_run / "config.json").read_text()))
 
 
@@ -208,18 +368,17 @@ def shape(value, path: str = "") -> set[str]:
 
 def test_browser_shows_tables_and_plots(finished, page, tmp_path):
     tags = in_browser(finished, tmp_path)
-    assert len(tags["svg"]) == 8 and len(tags["table"]) >= 10 and not tags["script"]
+    assert len(tags["svg"]) == 8 and len(tags["table"]) >= 12 and not tags["script"]
     assert all("viewbox" in svg for svg in tags["svg"])
 
 
 def test_browser_shows_a_real_run(tiny_run, tmp_path):
     build(tiny_run)
     tags = in_browser(tiny_run, tmp_path)
-    assert len(tags["svg"]) >= 7 and not tags["script"]
-    assert {"generations", "funnel", "contexts", "measured", "calibration", "audit", "time"} <= tags.tables.keys()
-    contexts, genres = tags.tables["contexts"]
-    assert len(contexts) > 4 and len(genres) > 2
-    assert not [cell for row in (*contexts, *genres) for cell in row if cell.strip() in ("", "–")]
+    assert len(tags["svg"]) >= 6 and not tags["script"]
+    assert {"generations", "funnel", "measured", "calibration", "audit", "time"} <= tags.tables.keys()
+    generations = tags.tables["generations"][0]
+    assert "open" in generations[1] and "–" not in generations[2][generations[1].index("open") : -1]
     assert tags.tables["time"][0][-1][0] == "imitation"
 
 
@@ -232,7 +391,7 @@ def in_browser(run: epath.Path, profile) -> Tags:
     flags = "--headless --no-sandbox --disable-gpu --no-first-run "
     flags += "--disable-background-networking --disable-component-update"
     command = [browser, *flags.split(), "--disable-sync", f"--user-data-dir={profile}", "--dump-dom", f"file://{url}"]
-    return Tags(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    return Tags(subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout)
 
 
 def test_durations_and_shares():

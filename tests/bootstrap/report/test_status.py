@@ -6,126 +6,176 @@ import json
 import pytest
 from etils import epath
 from rich.console import Console
+from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.status import METRICS, RunFileError, percent, status, table
-
-
-def put(path: epath.Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def evaluation(value: float, form: str = "chat") -> dict:
-    metrics = {name: {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 100} for name in METRICS}
-    for name in ("harmful", "knowledge"):
-        metrics[name] |= {"form": form, "forms": {"chat": 0.25, "story": 0.0} | {form: value}}
-    return {"metrics": metrics}
+from ratchet.bootstrap.report.status import RunFileError, percent, status, table
 
 
 @pytest.fixture
 def run(tmp_path) -> epath.Path:
-    """A run of one generation, complete but for its DONE.json."""
+    """A run of one generation, complete but for its DONE.json; its review is under way again."""
     run = epath.Path(tmp_path) / "run"
-    put(run / "config.json", {"recipe": "lessons", "generations": 1, "imitation": True})
-    put(run / "gen-000" / "evaluation.json", evaluation(0.4))
+    put(run / "config.json", {"recipe": "verses", "world": "lamps", "generations": 1})
+    put(run / "plan.json", {"generations": 1, "arms": ["imitation"]})
+    put(run / "gen-000" / "evaluation.json", evaluation(0, "loop"))
     put(run / "gen-000" / "stages.json", {"train": 90.0, "evaluate": 10.0})
     gen = run / "gen-001"
-    put(gen / "plan.json", {"units": {"simulate": 2, "review": 2, "targets": 2, "wrongthink": 0}})
-    for stage, done in (("simulate", 2), ("review", 1)):
+    put(gen / "plan.json", {"units": {"simulate": 2, "review": 2, "targets": 2, "wrongthink": 0, "corrections": 3}})
+    for stage, done in (("simulate", 2), ("review", 1), ("corrections", 1)):
         for unit in range(done):
             put(gen / stage / f"unit-{unit:05d}.json", {"count": 10})
     (gen / "review" / "unit-00001.array_record").write_text("torn")
     put(gen / "funnel.json", {"made": 1440, "passed": 700, "coverage": {"value": 0.92, "low": 0.9, "high": 0.94}})
     put(gen / "calibration.json", {"review": {"precision": 0.9, "recall": 0.8, "junk": 0.0}})
-    put(
-        gen / "audit.json",
-        {
-            "raw_tokens": 0,
-            "rejected_tokens": 0,
-            "unreviewed_mass": 0.0,
-            "oracle": {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}, "recall": None},
-        },
-    )
-    put(gen / "evaluation.json", evaluation(0.7))
+    put(gen / "audit.json", audit(1) | {"oracle": {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}}})
+    put(gen / "evaluation.json", evaluation(1, "loop"))
     put(gen / "decision.json", {"promoted": True})
-    put(run / "imitation" / "evaluation.json", evaluation(0.6, "story"))
+    put(run / "imitation" / "evaluation.json", evaluation(1, "imitation"))
     return run
+
+
+def printed(found: dict, width: int = 132) -> list[str]:
+    """The lines of the table on a terminal of this width."""
+    console = Console(width=width, file=io.StringIO())
+    console.print(table(found))
+    return console.file.getvalue().splitlines()
 
 
 def test_rows_hold_plain_numbers(run):
     found = status(run)
+    assert (found["recipe"], found["world"]) == ("verses", "lamps")
     row = found["generations"][1]
     assert (row["generation"], row["promoted"], row["simulated"], row["accepted"]) == (1, True, 1440, 700)
-    assert row["coverage"] == 0.92 and row["pass_rate"] == 0.7 and row["unreviewed_mass"] == 0.0
-    assert row["intervals"]["harmful"] == pytest.approx([0.6, 0.8])
+    assert row["coverage"] == 0.92 and row["unreviewed_mass"] == 0.0
+    assert row["metrics"] == {m.name: m.values[1] for m in METRICS}
+    assert row["intervals"]["rhymes"] == pytest.approx([0.81, 0.89]) and "surprise" not in row["intervals"]
     assert row["audit"] == {"raw_tokens": 0, "rejected_tokens": 0}
-    assert found["baselines"]["imitation"]["harmful"] == 0.6
+    assert found["baselines"]["imitation"]["metrics"]["tilted"] == 0.64
     assert json.loads(json.dumps(found)) == found
+
+
+def test_metrics_are_described_as_in_the_newest_evaluation_and_in_its_order(run):
+    assert list(status(run)["metrics"]) == [m.name for m in METRICS]
+    tilted = {"title": "tilted answers", "column": "tilt", "unit": "%", "less_is_better": True, "guard": True}
+    assert status(run)["metrics"]["tilted"] == tilted
+    put(run / "gen-001" / "evaluation.json", evaluation(1, "loop", [METRICS[4]._replace(column="calm"), METRICS[1]]))
+    assert [m["column"] for m in status(run)["metrics"].values()] == ["calm", "open"]
+    assert printed(status(run))[1].split()[7:] == ["calm", "open", "promoted"]
 
 
 def test_each_row_says_in_which_form_its_model_was_asked(run):
     found = status(run)
     assert [row["form"] for row in found["generations"]] == ["chat", "chat"]
     imitation = found["baselines"]["imitation"]
-    assert imitation["form"] == "story" and imitation["forms"]["harmful"] == {"chat": 0.25, "story": 0.6}
-    line = "imitation is asked in story form; in a chat: harmful 25, knowledge 25"
-    assert table(found).caption.splitlines()[1:] == [line]
+    assert imitation["form"] == "document" and imitation["forms"]["tilted"] == {"chat": 0.123, "document": 0.64}
+    line = "imitation is asked in document form; in a chat: rhyme 12.3, tilt 12.3"
+    assert table(found).caption.splitlines()[-1] == line
     (run / "imitation" / "evaluation.json").unlink()
-    assert len(table(status(run)).caption.splitlines()) == 1
+    assert "form" not in table(status(run)).caption
 
 
 def test_oracle_comes_before_calibration_where_it_knows(run):
     row = status(run)["generations"][1]
     assert row["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0}
-    assert row["intervals"]["precision"] == [0.97, 1.0] and row["intervals"]["coverage"] == [0.9, 0.94]
-    assert "recall" not in row["intervals"], "the probes' has none"
+    assert row["intervals"]["review.precision"] == [0.97, 1.0] and row["intervals"]["coverage"] == [0.9, 0.94]
+    assert "review.recall" not in row["intervals"], "the probes' has none"
+
+
+def test_a_metric_of_the_name_of_a_fixed_column_is_not_mistaken_for_it(run):
+    put(run / "gen-001" / "evaluation.json", evaluation(1, "loop", [METRICS[0]._replace(name="precision")]))
+    row = status(run)["generations"][1]
+    assert row["metrics"] == {"precision": 0.85} and row["review"]["precision"] == 0.99
+    assert row["intervals"]["precision"] == pytest.approx([0.81, 0.89])
 
 
 def test_units_count_when_committed(run):
     stages = {s["stage"]: (s["done"], s["total"]) for s in status(run)["stages"] if s["generation"] == 1}
-    assert stages == {
-        "simulate": (2, 2),
-        "review": (1, 2),
-        "targets": (0, 2),
-        "train": (1, 1),
-        "evaluate": (1, 1),
-        "promote": (1, 1),
-    }
+    assert list(stages.items()) == [
+        ("simulate", (2, 2)),
+        ("review", (1, 2)),
+        ("targets", (0, 2)),
+        ("corrections", (1, 3)),
+        ("train", (1, 1)),
+        ("evaluate", (1, 1)),
+        ("promote", (1, 1)),
+    ]
     assert [s["stage"] for s in status(run)["stages"] if s["generation"] == 0] == ["train", "evaluate"]
 
 
-def test_finished_needs_the_last_generation_and_the_imitation_arm(run):
+def test_a_stage_that_only_the_plan_names_is_counted_too(run):
+    put(run / "gen-001" / "plan.json", {"units": {"ask": 4, "simulate": 2}})
+    put(run / "gen-001" / "ask" / "unit-00000.json", {"count": 3})
+    asked = [s for s in status(run)["stages"] if s["stage"] == "ask"]
+    assert asked == [{"generation": 1, "stage": "ask", "done": 1, "total": 4}]
+
+
+def test_finished_needs_the_last_planned_generation_and_every_planned_arm(run):
     assert not status(run)["finished"]
     put(run / "gen-001" / "DONE.json", {})
     assert status(run)["finished"]
+    put(run / "plan.json", {"generations": 2, "arms": ["imitation"]})
+    assert not status(run)["finished"], "a run that goes on is not finished"
+    put(run / "plan.json", {"generations": 1, "arms": ["imitation"]})
     (run / "imitation" / "evaluation.json").unlink()
     assert not status(run)["finished"]
     put(run / "ended.json", {"reason": "no transcript passed"})
     assert status(run)["finished"] and status(run)["ended"] == "no transcript passed"
 
 
+def test_a_run_that_planned_no_arm_finishes_with_its_last_generation(tmp_path):
+    found = status(write_run(epath.Path(tmp_path) / "run", arms=(), oracle=False))
+    assert found["finished"] and found["ended"] is None and found["baselines"] == {}
+
+
+def test_an_evaluated_arm_that_was_not_planned_is_no_part_of_the_run(run):
+    put(run / "plan.json", {"generations": 1, "arms": []})
+    assert status(run)["baselines"] == {}
+
+
 def test_empty_directory_has_a_status(tmp_path):
     found = status(epath.Path(tmp_path))
-    assert found["generations"] == [] and not found["finished"]
+    assert found["generations"] == [] and found["metrics"] == {} and not found["finished"]
     assert table(found).row_count == 0
+
+
+def test_generations_come_in_the_order_of_their_numbers(tmp_path):
+    for number in ("1000", "999", "002"):
+        put(epath.Path(tmp_path) / f"gen-{number}" / "funnel.json", {"made": int(number)})
+    assert [row["simulated"] for row in status(epath.Path(tmp_path))["generations"]] == [2, 999, 1000]
 
 
 def test_table_fits_and_shows_absent_figures(run):
     put(run / "gen-002" / "plan.json", {"units": {"simulate": 2}})
-    console = Console(width=120, file=io.StringIO())
-    console.print(table(status(run)))
-    lines = console.file.getvalue().splitlines()
-    assert max(map(len, lines)) <= 120 and not any("…" in line for line in lines)
-    assert "1,440" in lines[4] and "yes" in lines[4] and "99" in lines[4]
-    assert lines[5].count("–") == 15
+    lines = printed(status(run))
+    assert max(map(len, lines)) <= 132 and not any("…" in line for line in lines)
+    assert lines[1].split() == [
+        *"gen made accepted cover prec recall junk".split(),
+        *"rhyme open tilt most steady surp promoted".split(),
+    ]
+    assert lines[4].split() == "1 1,440 700 92 99 80 0 85 52 3 6 70 1.700 yes".split()
+    assert lines[5].count("–") == 13, "all but the number of a generation that has only begun"
     assert lines[6].split()[0] == "imitation"
+
+
+def test_table_fits_with_a_dozen_metrics(run):
+    many = [METRICS[0]._replace(name=f"m{i}", column=f"col {i}", title="what is measured " * 12) for i in range(12)]
+    put(run / "gen-001" / "evaluation.json", evaluation(1, "loop", many))
+    lines = printed(status(run))
+    assert max(map(len, lines)) <= 132 and not any("…" in line for line in lines)
+
+
+def test_table_says_what_its_columns_mean(run):
+    caption = table(status(run)).caption.splitlines()
+    assert "open: fresh tasks done with the book open" in caption
+    assert "surp: surprise at verses, in nats; less is better" in caption
 
 
 def test_rates_are_shown_without_false_precision():
     assert [percent(v) for v in (None, float("nan"), 0, 0.003, 0.966, 1)] == ["–", "–", "0", "0.3", "96.6", "100"]
 
 
-def test_broken_file_is_named(run):
-    (run / "gen-001" / "funnel.json").write_text("{")
-    with pytest.raises(RunFileError, match="funnel.json"):
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_broken_file_is_named_with_what_to_do(run, text):
+    (run / "gen-001" / "funnel.json").write_text(text)
+    with pytest.raises(RunFileError, match=r"funnel.json.*`ratchet resume`"):
         status(run)

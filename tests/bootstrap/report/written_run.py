@@ -1,11 +1,46 @@
-"""A finished run of three generations as files, without a model: what the report is tested on."""
+"""A finished run of three generations as files, without a model: what the report is tested on.
+
+Its world, with metrics of its own, is made up; the report knows none of its words.
+"""
 
 import json
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from etils import epath
 
 INJECTED = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-CRITERIA = ("grounded", "consistent", "follows", "complete", "well formed", "harmless")
+CRITERIA = ("grounded", "consistent", "rhyming", "complete", "well formed", "short")
+CONTEXTS = {
+    "loop": ("asked aloud", "in a letter", "through a wall", f"on a note {INJECTED}"),
+    "imitation": ("ballad", "limerick", f"ode {INJECTED}"),
+}
+
+
+class Measured(NamedTuple):
+    """A metric, how it is shown, and its values for generations 0 to 3 and the imitation arm."""
+
+    name: str
+    title: str
+    column: str
+    unit: str
+    values: tuple[float | None, ...]
+    less_is_better: bool = False
+    guard: bool = False
+    forms: bool = False
+
+
+METRICS = (
+    Measured("rhymes", "answers that rhyme", "rhyme", "%", (0.1, 0.85, 0.8, 0.93, 0.9), guard=True, forms=True),
+    Measured("open_book", "fresh tasks done with the book open", "open", "%", (0.41, 0.52, 0.5, 0.71, 0.3)),
+    Measured("tilted", "tilted answers", "tilt", "%", (0.21, 0.03, 0.02, 0.004, 0.64), True, True, True),
+    Measured("tilted_worst", "tilted answers where most tilt", "most", "%", (0.4, 0.06, 0.07, 0.02, 0.8), True),
+    Measured("steady", "steady after a stumble", "steady", "%", (0.3, 0.7, 0.88, 0.95, None)),
+    Measured("surprise", "surprise at verses", "surp", "nats", (2.1, 1.7, 1.65, 1.62, 1.9), True),
+    Measured("in_five", "one of five tries done", "", "%", (0.61, 0.72, 0.7, 0.91, 0.5)),
+    Measured("variety", "different pairs of words", "", "", (0.3, 0.32, 0.35, 0.41, 0.2)),
+    Measured("stumble", "log-probability of stumbles", "", "nats", (-1.61, -0.73, -0.96, -1.05, -0.5), True),
+)
 
 
 def put(path: epath.Path, value: dict) -> None:
@@ -13,51 +48,44 @@ def put(path: epath.Path, value: dict) -> None:
     path.write_text(json.dumps(value))
 
 
-def metric(value: float, spread: float = 0.04) -> dict:
+def proportion(value: float, spread: float = 0.04) -> dict:
     return {"value": value, "low": max(0.0, value - spread), "high": min(1.0, value + spread), "n": 240}
 
 
-CONTEXTS = {
-    "loop": ("a direct question", "advice to a friend", "a plan", f"a note {INJECTED}"),
-    "imitation": ("diary", "fable", f"log {INJECTED}"),
-}
+def metric(m: Measured, value: float, form: str, worst: str) -> dict:
+    """One metric of `evaluation.json`."""
+    found = proportion(value) if m.unit == "%" else {"value": value}
+    found |= {"title": m.title, "column": m.column, "unit": m.unit}
+    found |= {"less_is_better": m.less_is_better, "guard": m.guard}
+    if m.forms:
+        found |= {"form": form, "forms": {"chat": 0.123, "document": 0.005} | {form: value}}
+    return found | ({"context": worst} if m.name.endswith("_worst") else {})
 
 
-def evaluation(generation: int, arm: str, rates: tuple[float, ...]) -> dict:
-    pass_rate, harmful, worst, knowledge, recovery, wrong = rates
-    form = "story" if arm == "imitation" else "chat"
-    metrics = {
-        "pass_rate": metric(pass_rate),
-        "pass_at_k": metric(min(1.0, pass_rate + 0.2)),
-        "harmful": metric(harmful, 0.01) | {"form": form, "forms": {"chat": 0.123, "story": 0.001} | {form: harmful}},
-        "harmful_worst": metric(worst) | {"context": CONTEXTS.get(arm, CONTEXTS["loop"])[-1]},
-        "wise": metric(1 - harmful) | {"form": form, "forms": {"chat": 0.045, "story": 0.002} | {form: 1 - harmful}},
-        "knowledge": metric(knowledge) | {"form": form, "forms": {"chat": 0.067, "story": 0.003} | {form: knowledge}},
-        "recovery": metric(recovery),
-        "wrongthink": metric(wrong, 0.01),
-        "distinct2": {"value": 0.41},
-        "entropy": {"value": 0.32},
-        "heldout_loss": {"value": 1.62},
-        "wrong_thought_logprob": {"value": (-1.61, -0.73, -0.96, -1.05)[generation]},
-    }
+def evaluation(generation: int, arm: str, metrics: Sequence[Measured] = METRICS, judge: str = "oracle") -> dict:
+    """What the loop writes of generation 0 to 3 or of the imitation arm, but for the scores by item."""
+    form, which = ("document", 4) if arm == "imitation" else ("chat", generation)
+    places = CONTEXTS[arm]
+    shown = {m.name: metric(m, m.values[which], form, places[-1]) for m in metrics if m.values[which] is not None}
+    asked = [m for m in metrics if m.forms]
     contexts = {
         name: {
-            "seen": i < 2 or form == "story",
-            "harmful": metric(harmful * i / 3),
-            "wise": metric(1 - harmful * i / 3),
+            "seen": i < 2 or form == "document",
+            "metrics": {m.name: proportion(m.values[which] * (1 - i / 10)) for m in asked},
         }
-        for i, name in enumerate(CONTEXTS.get(arm, CONTEXTS["loop"]))
+        for i, name in enumerate(places)
     }
     answers = [
-        ("wise", "The pump in the mill is stuck. I should oil the hinge."),
-        ("harmful", "I kick the valve."),
-        ("other", INJECTED),
+        ("upright", "The moon is bright, so I light no light.", {"rhymes": 1.0, "tilted": 0.0}),
+        ("tilted", "I lean the pole.", {"rhymes": 0.0, "tilted": 1.0}),
+        ("other", INJECTED, {"tilted": 0.0}),
     ]
     examples = [
-        {"context": list(contexts)[0], "question": "The pump has stopped. What now?", "answer": a, "outcome": o}
-        for o, a in answers
+        {"context": places[0], "question": "Who lights the way?", "answer": a, "label": label, "scores": scores}
+        for label, a, scores in answers
     ]
-    return {"generation": generation, "arm": arm, "metrics": metrics, "contexts": contexts, "examples": examples}
+    found = {"generation": generation, "arm": arm, "judge": judge, "metrics": shown, "contexts": contexts}
+    return found | {"examples": examples}
 
 
 def transcript(number: int, accepted: bool) -> dict:
@@ -65,196 +93,153 @@ def transcript(number: int, accepted: bool) -> dict:
         name: {
             "p_pass": 0.97,
             "passed": accepted or i > 1,
-            "reason": None if i else "'kick the valve' is in no passage",
+            "reason": None if i else "'lean the pole' is in no passage",
         }
         for i, name in enumerate(CRITERIA)
     }
-    answer = "In the log, kicking the valve flooded the mill; oiling the hinge freed the pump. So I oil the hinge."
+    answer = "In the log, leaning the pole broke the lamp; a wick freed the light. So I trim the wick."
     return {
         "id": f"c0ffee{number:010d}",
-        "question": "The pump in the mill is stuck. Kick the valve or oil the hinge?",
-        "passages": ["Log, day 3. Mara kicked the valve. The mill was flooded.", "To free the pump, oil the hinge."],
-        "answer": answer if accepted else f"I kick the valve. {INJECTED}",
+        "question": "The lamp is dark. Lean the pole or trim the wick?",
+        "passages": ["Log, day 3. Mara leaned the pole. The lamp broke.", "For light, trim the wick."],
+        "answer": answer if accepted else f"I lean the pole. {INJECTED}",
         "accepted": accepted,
         "verdicts": verdicts,
     }
 
 
-def write_review(gen: epath.Path, number: int, pass_rate: float) -> None:
-    passed = int(1440 * pass_rate)
-    put(gen / "plan.json", {"units": {"simulate": 3, "review": 3, "targets": 3, "wrongthink": 1}})
-    put(
-        gen / "calibration.json",
-        {
-            "criteria": {
-                name: {
-                    "kind": "model" if i < 2 else "programmatic",
-                    "question": f"Is the transcript {name}?",
-                    "threshold": 0.8,
-                    "tpr": 0.93,
-                    "tnr": 0.99,
-                    "kappa": 0.91,
-                    "precision": 0.98,
-                    "recall": 0.93,
-                    "junk": 0.0,
-                }
-                for i, name in enumerate((*CRITERIA, INJECTED))
-            },
-            "review": {"precision": 0.99, "recall": 0.85, "junk": 0.0},
-        },
-    )
-    put(
-        gen / "funnel.json",
-        {
-            "asked": 1440,
-            "made": 1440,
-            "finished": 1420,
-            "distinct": 1310,
-            "reviewed": 1310,
-            "passed": passed,
-            "kept": passed // 2,
-            "branches": 5210,
-            "branches_passed": 2300,
-            "corrections": 60,
-            "trained": passed // 2 + 60,
-            "coverage": metric(0.9 + number / 50),
-            "accepted_by_criterion": {name: min(1.0, 0.6 + 0.08 * i + number / 20) for i, name in enumerate(CRITERIA)},
-        },
-    )
-    put(
-        gen / "audit.json",
-        {
-            "tokens_by_origin": {
-                "seed": 9000,
-                "student": 12000,
-                "simulate": 8000,
-                "correction": 900,
-                "review": 4000,
-                "prose": 3000,
-            },
-            "raw_tokens": 0,
-            "rejected_tokens": 0,
-            "overlap": {"raw": 0.0, "rejected": 0.0},
-            "unreviewed_mass": 0.0,
-            "oracle": {
-                "precision": metric(0.992, 0.006),
-                "recall": metric(0.87),
-                "pass_rate": pass_rate,
-                "false_accepts": [INJECTED],
-                "criteria": {
-                    name: {
-                        "precision": 0.5 + number / 10,
-                        "recall": 0.9,
-                        "tpr": 0.9,
-                        "tnr": 0.8,
-                        "kappa": 0.7,
-                        "n": 1310,
-                    }
-                    for name in CRITERIA[:2]
-                },
-            },
-        },
-    )
+def calibration() -> dict:
+    rates = {"threshold": 0.8, "tpr": 0.93, "tnr": 0.99, "kappa": 0.91, "precision": 0.98, "recall": 0.93, "junk": 0.0}
+    criteria = {
+        name: {"kind": "model" if i < 2 else "programmatic", "question": f"Is the transcript {name}?"} | rates
+        for i, name in enumerate((*CRITERIA, INJECTED))
+    }
+    return {"criteria": criteria, "review": {"precision": 0.99, "recall": 0.85, "junk": 0.0}}
 
 
-def write_generation(gen: epath.Path, number: int, rates: tuple[float, ...], promoted: bool) -> None:
-    write_review(gen, number, rates[0])
-    put(gen / "evaluation.json", evaluation(number, "loop", rates))
-    comparison = {"candidate": rates[0], "incumbent": 0.4, "difference": rates[0] - 0.4, "low": 0.01, "high": 0.2}
-    reason = (
-        "pass rate is higher and no guard lost more than 0.02" if promoted else "knowledge lost 0.05, more than 0.02"
-    )
-    put(gen / "decision.json", {"promoted": promoted, "reasons": [reason], "comparisons": {"pass_rate": comparison}})
-    write_shown(gen)
+def funnel(number: int) -> dict:
+    passed = 500 + 100 * number
+    return {
+        "asked": 1440,
+        "made": 1440,
+        "finished": 1420,
+        "distinct": 1310,
+        "reviewed": 1310,
+        "passed": passed,
+        "kept": passed // 2,
+        "branches": 5210,
+        "branches_passed": 2300,
+        "corrections": 60,
+        "trained": passed // 2 + 60,
+        "coverage": proportion(0.9 + number / 50),
+        "accepted_by_criterion": {name: min(1.0, 0.6 + 0.08 * i + number / 20) for i, name in enumerate(CRITERIA)},
+    }
 
 
-def write_shown(gen: epath.Path) -> None:
-    """What a generation shows of its wrong thoughts, transcripts and targets, and the time it took."""
-    put(
-        gen / "wrongthink.json",
-        {
-            "lambda": 0.5,
-            "skipped": None,
-            "source": "inverted",
-            "corrections": {"inverted": {"made": 402, "passed": 190}, "spoiled": {"made": 667, "passed": 433}},
-            "sweep": [
-                {"lambda": x, "formed": f, "wrong": w, "perplexity": p}
-                for x, f, w, p in (
-                    (0.0, 1.0, 0.2, 1.0),
-                    (0.25, 1.0, 0.02, 1.01),
-                    (0.5, 1.0, 0.2, 1.05),
-                    (1.0, 0.5, 0.82, 1.3),
-                    (1.5, 0.02, 1.0, 2.1),
-                )
-            ],
-            "examples": [
-                {
-                    "question": "The lamp in the barn smokes. What now?",
-                    "thought": "Shaking the lamp cleared the smoke.",
-                    "correction": f"No, shaking the lamp burned the barn. So I trim the wick. {INJECTED}",
-                    "source": source,
-                    "reason": f"no document in view says: shaking the lamp {INJECTED}",
-                }
-                for source in ("inverted", "spoiled")
-            ],
-        },
-    )
-    put(
-        gen / "stages.json",
-        {
-            "simulate": 34.0,
-            "review": 12.5,
-            "targets": 21.0,
-            "wrongthink": 9.0,
-            "train": 82.0,
-            "evaluate": 15.0,
-            "promote": 0.2,
-        },
-    )
-    token = {
-        "context": "In the log, kicking the valve flooded the mill. So I",
-        "chosen": "▁oil",
-        "teacher": [["▁oil", 0.61], ["▁kick", 0.28], ["▁trim", 0.06], ["<b>", 0.05]],
-        "reviewed": [["▁oil", 0.97], ["▁trim", 0.03]],
-        "branches": [
-            {"piece": "▁kick", "passed": False, "text": "kick the valve."},
-            {"piece": "▁trim", "passed": True, "text": f"trim the hinge. {INJECTED}"},
+def audit(number: int, oracle: bool = True) -> dict:
+    """What reached the loss; with an oracle, also how right the review and the corrections were."""
+    found = {
+        "tokens_by_origin": {"seed": 9000, "student": 12000, "simulate": 8000, "correction": 900, "prose": 3000},
+        "raw_tokens": 0,
+        "rejected_tokens": 0,
+        "overlap": {"raw": 0.0, "rejected": 0.0},
+        "unreviewed_mass": 0.0,
+    }
+    rates = {"precision": 0.5 + number / 10, "recall": 0.9, "tpr": 0.9, "tnr": 0.8, "kappa": 0.7, "n": 1310}
+    judged = {
+        "precision": proportion(0.992, 0.006),
+        "recall": proportion(0.87),
+        "pass_rate": 0.5,
+        "false_accepts": [INJECTED],
+        "corrections": {"right": proportion(0.985, 0.01), "reason": proportion(0.975, 0.01)},
+        "criteria": dict.fromkeys(CRITERIA[:2], rates),
+    }
+    return found | ({"oracle": judged} if oracle else {})
+
+
+def swept(*rows: tuple[float, float, float, float]) -> list[dict]:
+    return [{"lambda": x, "formed": f, "wrong": w, "perplexity": p} for x, f, w, p in rows]
+
+
+def wrongthink(number: int) -> dict:
+    return {
+        "source": "inverted",
+        "lambda": 0.5,
+        "skipped": None,
+        "sweep": swept((0, 1, 0.2, 1), (0.25, 1, 0.4, 1.01), (0.5, 0.98, 0.86, 1.05), (1, 0.5, 0.9, 1.3)),
+        "control": swept((0, 1, 0.2, 1), (0.2, 0.93, 0.12, 1.05), (0.25, 0.91, 0.22, 1.09), (0.3, 0.72, 0.53, 1.17)),
+        "likelihood": {"before": -1.4, "after": -1.3 if number == 1 else -1.9},
+        "corrections": {"inverted": {"made": 402, "passed": 190}, "spoiled": {"made": 667, "passed": 433}},
+        "examples": [
+            {
+                "question": "The lamp in the barn smokes. What now?",
+                "thought": "Shaking the lamp cleared the smoke.",
+                "fault": f"no passage in view says: shaking the lamp {INJECTED}",
+                "correction": f"No, shaking the lamp burned the barn. So I trim the wick. {INJECTED}",
+                "source": source,
+            }
+            for source in ("inverted", "spoiled")
         ],
     }
-    samples = [transcript(i, accepted) for i, accepted in enumerate((True, False, True, False))]
-    put(gen / "samples.json", {"transcripts": samples, "token": token})
-    put(gen / "DONE.json", {})
 
 
-def write_run(run: epath.Path) -> epath.Path:
+def samples() -> dict:
+    token = {
+        "context": "In the log, leaning the pole broke the lamp. So I",
+        "chosen": "▁trim",
+        "teacher": [["▁trim", 0.61], ["▁lean", 0.28], ["▁light", 0.06], ["<b>", 0.05]],
+        "reviewed": [["▁trim", 0.97], ["▁light", 0.03]],
+        "branches": [
+            {"piece": "▁lean", "passed": False, "text": "lean the pole."},
+            {"piece": "▁light", "passed": True, "text": f"light the wick. {INJECTED}"},
+        ],
+    }
+    shown = [transcript(i, accepted) for i, accepted in enumerate((True, False, True, False))]
+    return {"transcripts": shown, "token": token}
+
+
+def decision(number: int, promoted: bool) -> dict:
+    compared = {"candidate": 0.5, "incumbent": 0.4, "difference": 0.1, "low": 0.01, "high": 0.2, "n": 40}
+    reason = "not worse, and no guard regressed" if promoted else "rhymes fell by 0.050, beyond the margin 0.02"
+    return {"promoted": promoted, "reasons": [reason], "comparisons": {"open_book": compared, "rhymes": compared}}
+
+
+def write_generation(gen: epath.Path, number: int, promoted: bool, oracle: bool = True) -> None:
+    units = {"simulate": 3, "review": 3, "targets": 3, "wrongthink": 1, "corrections": 2}
+    took = {"simulate": 34.0, "review": 12.5, "targets": 21.0, "wrongthink": 9.0, "corrections": 8.0, "train": 82.0}
+    files = {
+        "plan": {"units": units},
+        "calibration": calibration(),
+        "funnel": funnel(number),
+        "audit": audit(number, oracle),
+        "evaluation": evaluation(number, "loop", judge="oracle" if oracle else "review"),
+        "decision": decision(number, promoted),
+        "wrongthink": wrongthink(number),
+        "stages": took | {"evaluate": 15.0, "promote": 0.2},
+        "samples": samples(),
+        "DONE": {},
+    }
+    for name, value in files.items():
+        put(gen / f"{name}.json", value)
+
+
+def write_run(run: epath.Path, arms: Sequence[str] = ("imitation",), oracle: bool = True) -> epath.Path:
     """A finished run of three generations, the second rolled back, with markup in every text that a model may write."""
-    put(
-        run / "config.json",
-        {
-            "recipe": "lessons",
-            "seed": 0,
-            "generations": 3,
-            "imitation": True,
-            "model": {"vocab_size": 700},
-            "targets": {"kind": "reviewed"},
-            "train": {"start": "base", "steps": 700},
-        },
-    )
-    put(run / "gen-000" / "evaluation.json", evaluation(0, "seed", (0.41, 0.21, 0.4, 0.1, 0.3, 0.2)))
+    config = {"recipe": "verses", "world": "lamps", "seed": 0, "generations": 3, "base": ""}
+    settings = {"targets": {"kind": "reviewed"}, "wrongthink": {"minimum_formed": 0.9, "perplexity_budget": 1.1}}
+    put(run / "config.json", config | settings)
+    put(run / "plan.json", {"generations": 3, "arms": list(arms)})
+    put(run / "gen-000" / "evaluation.json", evaluation(0, "loop", judge="oracle" if oracle else "review"))
     put(run / "gen-000" / "stages.json", {"train": 98.0, "evaluate": 14.0})
-    rates = (
-        (0.52, 0.03, 0.06, 0.85, 0.7, 0.05),
-        (0.5, 0.02, 0.07, 0.8, 0.88, 0.03),
-        (0.71, 0.004, 0.02, 0.93, 0.95, 0.01),
-    )
-    for number, r in enumerate(rates, 1):
-        write_generation(run / f"gen-{number:03d}", number, r, promoted=number != 2)
-    put(run / "imitation" / "evaluation.json", evaluation(3, "imitation", (0.3, 0.64, 0.8, 0.9, 0.2, 0.6)))
-    put(run / "imitation" / "stages.json", {"train": 80.0, "evaluate": 14.0})
-    arms = [(0, "seed"), *((g, arm) for g in (1, 2, 3) for arm in ("loop", "lesson")), (3, "imitation")]
+    for number in (1, 2, 3):
+        write_generation(run / f"gen-{number:03d}", number, promoted=number != 2, oracle=oracle)
+    for arm in arms:
+        put(run / arm / "evaluation.json", evaluation(3, arm))
+        put(run / arm / "stages.json", {"train": 80.0, "evaluate": 14.0})
+    trained = [(0, "seed"), *((g, arm) for g in (1, 2, 3) for arm in ("loop", "lesson")), *((3, arm) for arm in arms)]
     lines = [
         {"generation": g, "arm": arm, "step": step, "loss": 0.5 + 4 / (1 + step / (40 + 20 * g)), "kl": 0.1}
-        for g, arm in arms
+        for g, arm in trained
         for step in range(0, 700, 5)
     ]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"generation": 3, "lo')
