@@ -71,4 +71,4 @@ def once(path: epath.Path, make: Callable[[], Any]) -> Any:
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes JSON so that a reader sees all of it or nothing, whatever happens to the machine."""
     with whole(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        fresh.write_text(json.dumps(value, indent=1) + "\n")

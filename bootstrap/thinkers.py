@@ -48,21 +48,25 @@ class Knower:
     def seed(self, *parts) -> int:
         return self.run.seed(self.number, *parts)
 
-    def vector(self, source: str) -> nnx.State:
-        """What is inverted: "inverted" is all that was learned since the base; "contrast" is that, less what would be
+    def vector(self, source: str) -> nnx.State | None:
+        """What is inverted, or None for a contrast of answers that cannot be spoiled. "inverted" is all that was learned since the base; "contrast" is that, less what would be
         learned from the same answers spoiled (arXiv 2511.05408); "random" is as long as the first, in a random
         direction."""
         lesson = difference(self.params, self.base)
         if source == "contrast":
-            return difference(lesson, difference(self.anti_lesson(), self.params))
+            anti = self.anti_lesson()
+            return None if anti is None else difference(lesson, difference(anti, self.params))
         return random_like(lesson, self.seed("random vector")) if source == "random" else lesson
 
-    def anti_lesson(self) -> nnx.State:
-        """The weights after a short side run on right answers with one step spoiled. Nothing is trained on what it
+    def anti_lesson(self) -> nnx.State | None:
+        """The weights after a short side run on right answers with one step spoiled; None without any. Nothing is trained on what it
         writes but what interrupts it."""
         run, tasks = self.run, {t.id: t for t in self.tasks}
         made = [_spoiled(run, tasks[t.task_id], t.text, self.heard[:HEARD]) for t in self.right if t.task_id in tasks]
-        pools = [([e for group in made for e in group], run.config.train.batch)]
+        spoiled = [e for group in made for e in group]
+        if not spoiled:
+            return None
+        pools = [(spoiled, run.config.train.batch)]
         steps = run.config.wrongthink.steps
         return train_arm(run, self.number, "anti", self.params, pools, steps, rate_scale=SIDE_RATE)
 
@@ -87,6 +91,9 @@ class Knower:
     def choose(self, reviewer: Reviewer, source: str) -> tuple[nnx.State | None, dict]:
         """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
         c, vector = self.run.config.wrongthink, self.vector(source)
+        if vector is None or not self.tasks:
+            skipped = "nothing was read before" if vector else "no accepted answer can be spoiled"
+            return None, {"source": source, "lambda": None, "sweep": [], "skipped": skipped}
         rows = self.sweep(reviewer, vector)
         best = wrongthink.most_wrong(rows, c)
         if best is None or best["wrong"] < c.minimum_wrong:
