@@ -1,6 +1,7 @@
 """Source material in: a TFDS dataset or a folder of text files becomes documents."""
 
 import json
+
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath

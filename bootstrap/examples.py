@@ -21,6 +21,7 @@ from ratchet.bootstrap.worlds.world import Case, Document, Step, Task, World
 from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.records import Example
 
+
 def example(
     prompt: Sequence[int],
     trained: Sequence[int],

@@ -16,8 +16,8 @@ from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index, passages_of
 from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
 from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.tokenizers import load_tokenizer, make_tokenizer
+from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import load
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
 from ratchet.models import architectures, decoder, huggingface

@@ -3,7 +3,7 @@
 Items are frozen: a task is asked in the same words whenever it is asked, and later generations are asked more.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np

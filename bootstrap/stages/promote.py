@@ -11,7 +11,6 @@ from ratchet.bootstrap.intervals import Groups, paired
 from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation
 
-
 PRIMARY = "open_book"
 """The figure that a generation is kept for."""
 

@@ -1,5 +1,7 @@
 """Temporary."""
 from dataclasses import dataclass
+
+
 @dataclass(frozen=True)
 class ArithmeticConfig:
     digits: int = 2
