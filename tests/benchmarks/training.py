@@ -31,8 +31,9 @@ from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
 from ratchet.models.family import Family  # noqa: E402
 from ratchet.train import flops, optimizer, trainer  # noqa: E402
 from ratchet.train.checkpoint import Checkpoints  # noqa: E402
+from ratchet.train.codec import pack_targets, unpack_targets  # noqa: E402
 from ratchet.train.loss import LossConfig, soft_target_loss  # noqa: E402
-from ratchet.train.records import Example, pack_targets, unpack_targets  # noqa: E402
+from ratchet.train.records import Example  # noqa: E402
 from ratchet.train.sharding import MeshConfig, make_mesh, place_batch  # noqa: E402
 from ratchet.train.trainer import EngineConfig, State, loss_sums, make_step  # noqa: E402
 
