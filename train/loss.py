@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from ratchet.models.bounds import bounded
+
 Mode = Literal["auto", "recompute", "grad_in_forward"]
 
 # 1−Q is a float32 difference: closer to 1 than this Q is rounding, and t/(1−Q) would amplify it.
@@ -36,11 +38,11 @@ _GRADIENT_BYTES = 2**30
 class LossConfig:
     """How a token's loss is made of logits and target, and how its gradient is computed."""
 
-    hard_weight: float = 0.0
+    hard_weight: float = bounded(0.0, "from 0 to 1")
     """Share of the target that is the emitted token alone (one-hot), the rest being the teacher's distribution."""
-    temperature: float = 1.0
+    temperature: float = bounded(1.0, "above 0")
     """q = softmax(z / temperature), for targets that were taken at that temperature."""
-    z_loss: float = 0.0
+    z_loss: float = bounded(0.0, "at least 0")
     """Weight of lse², which keeps the logits' scale (PaLM, arXiv 2204.02311, uses 1e-4)."""
     mode: Mode = "auto"
     """Logits again in the backward pass (8·N·D·V FLOPs, least memory), gradients in the forward pass (6·N·D·V), or the

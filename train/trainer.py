@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.train import flops, lora
@@ -40,15 +41,15 @@ class EngineConfig:
     """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
     attention: Attention = "auto"
     """By device: splash on TPU, cuDNN on GPU in bfloat16, plain matrix products elsewhere; sampling and review too."""
-    micro_batches: int = 1
+    micro_batches: int = bounded(1, "at least 1")
     """Parts of a batch that are computed one after the other; their gradients are added."""
-    save_every: int = 0
+    save_every: int = bounded(0, "at least 0")
     """Steps between checkpoints that are kept; 0 for none."""
-    save_minutes: float = 10.0
+    save_minutes: float = bounded(10.0, "above 0")
     """Minutes between checkpoints of which the newest two are kept."""
-    stall_minutes: float = 60.0
+    stall_minutes: float = bounded(60.0, "above 0")
     """A run in which no step ends for so long is ended; the first step compiles meanwhile."""
-    profile: tuple[int, int] = (0, 0)
+    profile: tuple[int, int] = bounded((0, 0), "at least 0")
     """Traces the steps from the first number to before the second for xprof."""
 
 
