@@ -115,12 +115,14 @@ def soft_target_loss(
     probs_BTK, tail_BT, weights_BT = (x.astype(jnp.float32) for x in (probs_BTK, tail_BT, weights_BT))
     if config.hard_weight:
         assert labels_BT is not None, "a hard weight needs the emitted tokens"
-        ids_BTK, probs_BTK, tail_BT = harden(ids_BTK, probs_BTK, tail_BT, labels_BT, config.hard_weight)
+        ids_BTK, probs_BTK, tail_BT = mixed_with_labels(ids_BTK, probs_BTK, tail_BT, labels_BT, config.hard_weight)
     plan = _plan(config, hidden_BTD.shape, head_DV.shape[1], softcap, chunk)
     return _loss(plan, hidden_BTD, head_DV, (ids_BTK, probs_BTK, tail_BT, weights_BT))
 
 
-def harden(ids_BTK, probs_BTK, tail_BT, labels_BT, weight: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def mixed_with_labels(
+    ids_BTK, probs_BTK, tail_BT, labels_BT, weight: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(1 − weight)·target + weight·one-hot of the labels; the loss is linear in the target, so this mixes losses.
 
     A label that is not among the kept ids takes a slot of its own, hence K grows by one; the tail keeps what it has.

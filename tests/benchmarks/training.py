@@ -148,7 +148,7 @@ def train_step(config: DecoderConfig, keep: int, rows: int = 4, columns: int = 5
     batch = trainer.pack([example(rng, columns, config.vocab_size, keep) for _ in range(rows)], range(rows), rows,
                          columns, columns - 1, keep)  # fmt: skip
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, batch | {"wish": np.zeros(rows, np.int32)})
+        batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
         step = make_step(graphdef, tx, engine)
     held = [State(params, tx.init(params), jnp.zeros((), jnp.int32))]
 
