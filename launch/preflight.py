@@ -178,7 +178,7 @@ def _training_step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes = dict.fromkeys(("tokens", "positions", "segments", "predict", "labels"), ((rows, columns), jnp.int32))
     shapes |= dict.fromkeys(("weights", "tail"), ((rows, columns), jnp.float32))
     shapes |= {"ids": ((rows, columns, keep), jnp.int32), "probs": ((rows, columns, keep), jnp.float32)}
-    shapes |= {"wish": ((rows,), jnp.int32)}
+    shapes |= {"signal": ((rows,), jnp.int32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
     engine = config.train.engine
     return state, batch, *(make_step(graphdef, tx, e) for e in (engine, replace(engine, attention="plain")))

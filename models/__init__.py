@@ -1,5 +1,6 @@
 """What a model is.
 
+bounds.py         what a config's numbers may be, said beside each
 decoder.py        one decoder-only transformer
 family.py         what a family of decoders has that others have not
 attention.py      rotary positions and masked attention, by matrix products

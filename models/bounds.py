@@ -1,4 +1,4 @@
-"""What a number in a config must be, kept beside its field."""
+"""Bounds of a config's numbers, said beside each field and checked all at once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,20 +13,22 @@ BOUNDS: dict[str, Callable[[float], bool]] = {
     "above 0 and at most 1": lambda v: 0 < v <= 1,
     "at least 1, or -1 for all that is left": lambda v: v >= 1 or v == -1,
 }
-"""Every bound by its text, as it stands in an error."""
+"""What a number may be, by the words in which its field and an error say so."""
 
 
 def bounded(default: Any, text: str) -> Any:
-    """A dataclass field with a default and the bound that its number, or each number of its tuple, must keep."""
+    """A dataclass field with one of BOUNDS: `rate: float = bounded(0.02, "above 0")`."""
     return dataclasses.field(default=default, metadata={"bound": text})
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Raises ValueError for the first number of a config, or of a config within it, that is out of its bound."""
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
+    """Raises ValueError for the first number of a dataclass, or of one inside it, that is out of its field's bound.
+
+    Of a tuple, each number is held to the bound. With the prefix "train.", an error names the field "train.batch".
+    """
+    for field in dataclasses.fields(config):
+        value, name, text = getattr(config, field.name), f"{prefix}{field.name}", field.metadata.get("bound")
         if dataclasses.is_dataclass(value):
-            check(value, f"{prefix}{f.name}.")
-        elif text := f.metadata.get("bound"):
-            if not all(map(BOUNDS[text], value if isinstance(value, tuple) else (value,))):
-                raise ValueError(f"config: {prefix}{f.name} is {value}; it must be {text}")
+            check(value, f"{name}.")
+        elif text and not all(map(BOUNDS[text], value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"config: {name} is {value}; it must be {text}")

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 
 from ratchet.models import pages
 from ratchet.models.attention import Int8, quantized, rotate
+from ratchet.models.bounds import bounded
 from ratchet.models.family import ACTIVATIONS, Family, reach
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
@@ -39,23 +40,23 @@ REMAT = {
 class DecoderConfig:
     """Size of a decoder."""
 
-    vocab_size: int = 1024
+    vocab_size: int = bounded(1024, "at least 1")
     """Rows of the embedding; at least the tokenizer's size."""
-    width: int = 96
+    width: int = bounded(96, "at least 1")
     """Residual width D."""
-    layers: int = 3
-    heads: int = 2
+    layers: int = bounded(3, "at least 1")
+    heads: int = bounded(2, "at least 1")
     """Query heads H; without a `head_width` they must divide the width into an even head width."""
-    kv_heads: int = 2
+    kv_heads: int = bounded(2, "at least 1")
     """Key/value heads G; must divide `heads`."""
-    mlp_width: int = 256
-    max_length: int = 192
+    mlp_width: int = bounded(256, "at least 1")
+    max_length: int = bounded(192, "at least 1")
     """Longest sequence in tokens, prompt and completion together."""
-    conv: int = 6
+    conv: int = bounded(6, "at least 1")
     """Tokens that the causal depthwise convolutions before attention and before the MLP mix, itself included; 1 for
     none. They let a small model look things up in its context after hundreds of steps instead of thousands (Canon
     layers, Allen-Zhu)."""
-    head_width: int = 0
+    head_width: int = bounded(0, "at least 0")
     """Width of a head E; 0 for width / heads."""
     family: tyro.conf.Suppress[Family] = field(default_factory=Family)
     """What sets it apart from others of its size; it comes with weights or a recipe."""

@@ -1,6 +1,6 @@
 """From logits to a token and the distribution it came from, inside a step of decoding.
 
-Shapes: B rows, V vocabulary, K kept ids, N draws.
+Shapes: B rows, V vocabulary, K kept ids.
 """
 
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> 
     weights_BV = jnp.exp((logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / heat)
     if cuts:
         weights_BV = jnp.where(weights_BV >= _least_weight(weights_BV, warp)[:, None], weights_BV, 0)
-    drawn_B = _invert(weights_BV, uniform_B[:, None])[:, 0]
+    drawn_B = _invert(weights_BV, uniform_B)
     return jnp.where(warp.temperature <= 0, top(logits_BV, 1)[1][:, 0], drawn_B).astype(jnp.int32)
 
 
@@ -62,21 +62,21 @@ def _least_weight(weights_BV: jax.Array, warp: Warp) -> jax.Array:
     return jnp.maximum(jnp.maximum(kth_B, last_B), warp.min_p * sorted_BV[:, 0])
 
 
-def _invert(weights_BV: jax.Array, uniform_BN: jax.Array) -> jax.Array:
-    """Ids [B, N] at which the cumulative weights pass a share of their sum; never one of weight 0.
+def _invert(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """Ids [B] at which the cumulative weights pass a share of their sum; never one of weight 0.
 
     Sums of blocks first, then inside a block: the vocabulary is read once, not summed up id by id.
     """
     blocks_BMI = _blocks(weights_BV, _BLOCK, 0.0)
     ends_BM = jnp.cumsum(jnp.sum(blocks_BMI, axis=-1), axis=-1)
-    sought_BN = uniform_BN * ends_BM[:, -1:]
-    block_BN = jnp.minimum(jnp.sum(ends_BM[:, None, :] <= sought_BN[..., None], axis=-1), ends_BM.shape[1] - 1)
+    sought_B1 = uniform_B[:, None] * ends_BM[:, -1:]
+    block_B1 = jnp.minimum(jnp.sum(ends_BM <= sought_B1, axis=-1, keepdims=True), ends_BM.shape[1] - 1)
     starts_BM = jnp.pad(ends_BM, ((0, 0), (1, 0)))[:, :-1]
-    within_BNI = jnp.take_along_axis(blocks_BMI, block_BN[..., None], axis=1)
-    rest_BN = sought_BN - jnp.take_along_axis(starts_BM, block_BN, axis=1)
-    place_BN = jnp.sum(jnp.cumsum(within_BNI, axis=-1) <= rest_BN[..., None], axis=-1)
-    last_BN = jnp.max(jnp.where(within_BNI > 0, jnp.arange(_BLOCK), 0), axis=-1)  # sums in another order fall short
-    return block_BN * _BLOCK + jnp.minimum(place_BN, last_BN)
+    within_BI = jnp.take_along_axis(blocks_BMI, block_B1[..., None], axis=1)[:, 0]
+    rest_B1 = sought_B1 - jnp.take_along_axis(starts_BM, block_B1, axis=1)
+    place_B = jnp.sum(jnp.cumsum(within_BI, axis=-1) <= rest_B1, axis=-1)
+    last_B = jnp.max(jnp.where(within_BI > 0, jnp.arange(_BLOCK), 0), axis=-1)  # sums in another order fall short
+    return block_B1[:, 0] * _BLOCK + jnp.minimum(place_B, last_B)
 
 
 def top(values_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -107,15 +107,3 @@ def capture(logits_BV: jax.Array, token_B: jax.Array, keep: int) -> Captured:
     probs_BK = jnp.exp(jnp.where(replaced_BK, own_B[:, None], top_BK) - peak_B1) / whole_B1
     ids_BK = jnp.where(replaced_BK, token_B[:, None], ids_BK)
     return Captured(ids_BK, probs_BK, jnp.maximum(1.0 - probs_BK.sum(-1), 0.0))
-
-
-def capture_draws(probs_BV: jax.Array, uniform_BN: jax.Array) -> Captured:
-    """N draws with counts, sorted by id: counts / N stand at the first of equal ids, 0 at the others; no tail.
-
-    In expectation they are the distribution itself (arXiv 2503.16870), which its likeliest ids are not.
-    """
-    ids_BN = jnp.sort(_invert(probs_BV, uniform_BN), axis=-1)
-    first_BN = jnp.pad(ids_BN[:, 1:] != ids_BN[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    counts_BN = jnp.sum(ids_BN[:, :, None] == ids_BN[:, None, :], axis=-1)
-    share_BN = jnp.where(first_BN, counts_BN, 0) / ids_BN.shape[1]
-    return Captured(ids_BN, share_BN, jnp.zeros(len(ids_BN)))

@@ -1,15 +1,17 @@
 """A model that is only read: weights in one dtype, each layer on its own, laid out once; and rows that stay on their
 own part of a mesh.
 
-Shapes: A rows of any kind (slots, prompts, questions), M parts of the mesh that they are split into.
+Shapes: A rows of any kind (slots, prompts, questions), M parts of the mesh that they are split into, B padded rows of P
+columns.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -122,6 +124,19 @@ class Inference:
         layers = tuple({name: whole(stacks[name], 1) for name in layer} for layer in weights.layers)
         rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
         return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
+
+
+def round_up(length: int, step: int) -> int:
+    """The next multiple of `step` that is no less than `length`."""
+    return -(-length // step) * step
+
+
+def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [rows, width], padded on the left, and which of them are real; missing rows have none."""
+    out_BP, real_BP = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
+    for row, prompt in enumerate(prompts):
+        out_BP[row, width - len(prompt) :], real_BP[row, width - len(prompt) :] = prompt, True
+    return out_BP, real_BP
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "dtype"))

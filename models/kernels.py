@@ -137,13 +137,14 @@ def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT:
     return on_each_device(own, kernel, "q", "kv", "kv", "rows", "rows", "all")(*operands)
 
 
-def fused(q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float, kernel: Kernel,
-          implementation: Literal["cudnn", "xla"] = "cudnn") -> jax.Array:  # fmt: skip
-    """Attention where the mask is True; by cuDNN in bfloat16 or float16."""
+def fused(
+    q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float, kernel: Kernel
+) -> jax.Array:
+    """Attention where the mask is True, by cuDNN, which takes bfloat16 and float16."""
 
     def own(q_BTHE, k_BSGE, v_BSGE, mask_BTS) -> jax.Array:
         return jax.nn.dot_product_attention(
-            q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation=implementation
+            q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation="cudnn"
         )
 
     return on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BSGE, v_BSGE, mask_BTS)

@@ -18,8 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ratchet.models import slots
 from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar, Guides
-from ratchet.models.inference import Weights
-from ratchet.models.slots import MOST_STEPS, Plan, round_up
+from ratchet.models.inference import Weights, left_pad, round_up
+from ratchet.models.slots import MOST_STEPS, Plan
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,6 @@ class Sampler(Plan):
         flags = number(jnp.int32), number(bool)
         lowered = slots.dispatch.lower(weights, state, queue, asked, *flags, cuts=False, plan=self)
         return lowered, weights.read, state.cache
-
-
-def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [rows, width], padded on the left, and which of them are real; missing rows have none."""
-    out_BP, real_BP = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
-    for row, prompt in enumerate(prompts):
-        out_BP[row, width - len(prompt) :], real_BP[row, width - len(prompt) :] = prompt, True
-    return out_BP, real_BP
 
 
 def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:

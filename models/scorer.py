@@ -17,9 +17,7 @@ from flax import nnx
 
 from ratchet.models.decoder import Cache, Decoder
 from ratchet.models.draw import Captured, capture
-from ratchet.models.inference import Inference, Weights
-from ratchet.models.sampler import left_pad
-from ratchet.models.slots import round_up
+from ratchet.models.inference import Inference, Weights, left_pad, round_up
 
 Tokens = tuple[int, ...]
 Asked = tuple[Tokens, Tokens]

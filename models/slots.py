@@ -23,8 +23,8 @@ from flax import nnx
 
 from ratchet.models import pages
 from ratchet.models.decoder import Cache, DecoderConfig
-from ratchet.models.draw import Captured, Warp, capture, capture_draws, draw
-from ratchet.models.inference import Inference, Weights
+from ratchet.models.draw import Captured, Warp, capture, draw
+from ratchet.models.inference import Inference, Weights, round_up
 
 LEAST_STEPS, MOST_STEPS = 16, 64
 """Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
@@ -34,7 +34,7 @@ REFILL = 32
 
 @dataclass(frozen=True)
 class Plan(Inference):
-    """What a sampler compiles for: `keep` ids are captured (0: nothing is), or with `draws` so many draws."""
+    """What a sampler compiles for: `keep` ids of every distribution are captured (0: nothing is)."""
 
     slots: int
     """Rows that sample at a time; as many more prompts wait, read."""
@@ -42,7 +42,6 @@ class Plan(Inference):
     keep: int
     bucket: int = 32
     """Prompts are padded to multiples of this; it compiles once for each."""
-    draws: int = 0
     int8: bool = False
     """Keys and values in a byte a number: half of the memory and traffic of bfloat16."""
 
@@ -148,7 +147,7 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
     `more` says that there is more to queue: then it returns when slots are free that the queue cannot fill. With
     grammars there is one step at most: what is allowed next is for the host to say.
     """
-    model, width = nnx.merge(plan.graphdef, weights.params), plan.draws or plan.keep
+    model, width = nnx.merge(plan.graphdef, weights.params), plan.keep
     head_DV = model.head_DV()
     columns = 1 if slots.allowed_BW.shape[1] else MOST_STEPS
     empty_CBK, tail_CB = jnp.zeros((columns, plan.slots, width)), jnp.zeros((columns, plan.slots))
@@ -207,10 +206,6 @@ def starved(working_M: np.ndarray, left_M: np.ndarray, plan: Plan) -> bool:
     return int(np.sum(free_M - np.minimum(free_M, left_M))) * REFILL >= plan.slots
 
 
-def round_up(length: int, step: int) -> int:
-    return -(-length // step) * step
-
-
 def _working(slots: Slots, plan: Plan) -> jax.Array:
     """Slots at work [M]."""
     return jnp.sum(slots.index_B.reshape(plan.parts, -1) >= 0, axis=1)
@@ -222,9 +217,6 @@ def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tu
     keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
     allowed_BV = _bits(slots.allowed_BW, logits_BV.shape[1])
     token_B = draw(jnp.where(allowed_BV, logits_BV, -jnp.inf), jax.vmap(jax.random.uniform)(keys_B), asked.warp, cuts)
-    if plan.draws:
-        uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1), plan.draws))
-        return token_B, capture_draws(jax.nn.softmax(logits_BV), uniform(keys_B))
     if plan.keep:
         return token_B, capture(logits_BV, token_B, plan.keep)
     nothing_B0 = jnp.zeros((len(token_B), 0))

@@ -1,6 +1,8 @@
 """How a model learns.
 
-records.py      the soft-target record and the dataset on disk (ArrayRecord, TFDS)
+files.py        files that appear whole or not at all, and unit files (ArrayRecord)
+codec.py        soft targets as bits
+records.py      training examples, and the dataset of them on disk (TFDS)
 batches.py      which examples make up step s, packed into rows: a pure function of (seed, step)
 loss.py         the soft-target loss, chunked and vocabulary-sharded, as sums
 optimizer.py    AdamW and Muon, their schedules, and the mean of the last weights

@@ -59,11 +59,6 @@ class Checkpoints:
             force=True,  # a run that went back to an older step saves below the newest one
         )
 
-    def steps(self) -> list[int]:
-        """The steps there are, in order. Waits for the save in flight."""
-        self.wait()
-        return sorted(self._manager.all_steps())
-
     def latest(self) -> int | None:
         """The newest step, or None. Waits for the save in flight, so that what it names is committed."""
         self.wait()

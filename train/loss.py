@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from ratchet.models.bounds import bounded
+
 Mode = Literal["auto", "recompute", "grad_in_forward"]
 
 # 1−Q is a float32 difference: closer to 1 than this Q is rounding, and t/(1−Q) would amplify it.
@@ -36,11 +38,11 @@ _GRADIENT_BYTES = 2**30
 class LossConfig:
     """How a token's loss is made of logits and target, and how its gradient is computed."""
 
-    hard_weight: float = 0.0
+    hard_weight: float = bounded(0.0, "from 0 to 1")
     """Share of the target that is the emitted token alone (one-hot), the rest being the teacher's distribution."""
-    temperature: float = 1.0
+    temperature: float = bounded(1.0, "above 0")
     """q = softmax(z / temperature), for targets that were taken at that temperature."""
-    z_loss: float = 0.0
+    z_loss: float = bounded(0.0, "at least 0")
     """Weight of lse², which keeps the logits' scale (PaLM, arXiv 2204.02311, uses 1e-4)."""
     mode: Mode = "auto"
     """Logits again in the backward pass (8·N·D·V FLOPs, least memory), gradients in the forward pass (6·N·D·V), or the
@@ -113,12 +115,14 @@ def soft_target_loss(
     probs_BTK, tail_BT, weights_BT = (x.astype(jnp.float32) for x in (probs_BTK, tail_BT, weights_BT))
     if config.hard_weight:
         assert labels_BT is not None, "a hard weight needs the emitted tokens"
-        ids_BTK, probs_BTK, tail_BT = harden(ids_BTK, probs_BTK, tail_BT, labels_BT, config.hard_weight)
+        ids_BTK, probs_BTK, tail_BT = mixed_with_labels(ids_BTK, probs_BTK, tail_BT, labels_BT, config.hard_weight)
     plan = _plan(config, hidden_BTD.shape, head_DV.shape[1], softcap, chunk)
     return _loss(plan, hidden_BTD, head_DV, (ids_BTK, probs_BTK, tail_BT, weights_BT))
 
 
-def harden(ids_BTK, probs_BTK, tail_BT, labels_BT, weight: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def mixed_with_labels(
+    ids_BTK, probs_BTK, tail_BT, labels_BT, weight: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(1 − weight)·target + weight·one-hot of the labels; the loss is linear in the target, so this mixes losses.
 
     A label that is not among the kept ids takes a slot of its own, hence K grows by one; the tail keeps what it has.

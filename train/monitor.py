@@ -1,4 +1,4 @@
-"""What is known of a training run while it goes on: a readable line a step, a watchdog, wishes to save, a profile."""
+"""What is known of a training run while it goes on: a readable line a step, a watchdog, signals to save, a profile."""
 
 import contextlib
 import faulthandler
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-Metrics = dict[str, float]
+StepMetrics = dict[str, float]
 
 SAVE, STOP = 1, 2
-"""What a process may ask of all others, the largest counting: a checkpoint, or a checkpoint and an end."""
+"""What a process may signal to all others, the largest counting: a checkpoint, or a checkpoint and an end."""
 
 
 class TrainingStopped(RuntimeError):
     """The run was asked to end, and has saved where it is."""
 
 
-def describe(step: int, steps: int, metrics: Metrics) -> str:
+def describe(step: int, steps: int, metrics: StepMetrics) -> str:
     """One readable line: `step 20/300  loss 1.234  kl ...`. Losses in nats per token; `-` where nothing is known."""
     left = metrics["seconds_left"]
     used = f"{100 * metrics['mfu']:.1f} %" if metrics.get("mfu") is not None else "-"
@@ -76,17 +76,17 @@ class Watchdog:
                 return
 
 
-class Wishes:
+class Signals:
     """What this process would have all of them do: a checkpoint when the clock says so, an end after SIGTERM.
 
-    A wish goes into the step and comes out of it as the largest of all processes' wishes, so that all act alike.
+    A signal goes into the step and comes out of it as the largest of all processes' signals, so that all act alike.
     """
 
     def __init__(self, save_minutes: float, clock: Callable[[], float]):
         self._seconds, self._clock, self._saved, self._stop = 60 * save_minutes, clock, clock(), False
 
     def now(self) -> int:
-        """What to wish for in the next step."""
+        """What to give to the next step: 0, SAVE or STOP."""
         if self._stop:
             return STOP
         return SAVE if self._clock() - self._saved >= self._seconds else 0
@@ -102,12 +102,12 @@ class Wishes:
 
 
 @contextlib.contextmanager
-def stopping(wishes: Wishes) -> Iterator[None]:
-    """SIGTERM, with which clusters announce that they take a machine back, becomes a wish to stop."""
+def stopping(signals: Signals) -> Iterator[None]:
+    """SIGTERM, with which clusters announce that they take a machine back, becomes the signal to stop."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    before = signal.signal(signal.SIGTERM, wishes.stop)
+    before = signal.signal(signal.SIGTERM, signals.stop)
     try:
         yield
     finally:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from ratchet.models.bounds import bounded
+
 MATRICES = {
     "query": MuonDimensionNumbers((1,), (2, 3)),
     "key": MuonDimensionNumbers((1,), (2, 3)),
@@ -24,19 +26,19 @@ MATRICES = {
 @dataclass(frozen=True)
 class OptimizerConfig:
     kind: Literal["adamw", "muon"] = "adamw"
-    rate: float = 3e-3
+    rate: float = bounded(3e-3, "above 0")
     """Peak learning rate."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """After the warm-up: a cosine down, or the peak until the last fifth and a straight line down (warmup-stable-decay,
     arXiv 2404.06395), from which a run can be gone on with."""
-    vector_share: float = 0.3
+    vector_share: float = bounded(0.3, "at least 0")
     """Rate of the embedding and the vectors, which AdamW updates, relative to `rate`; used by Muon alone."""
-    warmup: float = 0.05
+    warmup: float = bounded(0.05, "from 0 to 1")
     """Share of the steps spent warming up."""
-    weight_decay: float = 0.01
-    clip: float = 1.0
+    weight_decay: float = bounded(0.01, "at least 0")
+    clip: float = bounded(1.0, "above 0")
     """Largest global norm of a gradient."""
-    average: float = 0.0
+    average: float = bounded(0.0, "from 0 to 1")
     """Weights kept at the end: their mean over about this share of the steps, the last ones counting most; 0 for the
     last weights alone."""
 

@@ -14,6 +14,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ratchet.models.bounds import bounded
+
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 ROWS_AND_HEADS = P(("data", "fsdp"), "tensor")
@@ -43,9 +45,9 @@ class MeshConfig:
     """Devices along each axis. One of data and fsdp at -1 takes all that the others leave; with both at -1, data is
     the number of slices, which a slower network joins, and fsdp takes what is in a slice."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = bounded(-1, "at least 1, or -1 for all that is left")
+    fsdp: int = bounded(1, "at least 1, or -1 for all that is left")
+    tensor: int = bounded(1, "at least 1")
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.train import flops, lora
@@ -24,7 +25,7 @@ from ratchet.train import optimizer as optimizers
 from ratchet.train.batches import Batches, pack
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
-from ratchet.train.monitor import STOP, Metrics, Profile, TrainingStopped, Watchdog, Wishes, stopping
+from ratchet.train.monitor import STOP, Profile, Signals, StepMetrics, TrainingStopped, Watchdog, stopping
 from ratchet.train.records import Example
 from ratchet.train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
 
@@ -40,15 +41,15 @@ class EngineConfig:
     """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
     attention: Attention = "auto"
     """By device: splash on TPU, cuDNN on GPU in bfloat16, plain matrix products elsewhere; sampling and review too."""
-    micro_batches: int = 1
+    micro_batches: int = bounded(1, "at least 1")
     """Parts of a batch that are computed one after the other; their gradients are added."""
-    save_every: int = 0
+    save_every: int = bounded(0, "at least 0")
     """Steps between checkpoints that are kept; 0 for none."""
-    save_minutes: float = 10.0
+    save_minutes: float = bounded(10.0, "above 0")
     """Minutes between checkpoints of which the newest two are kept."""
-    stall_minutes: float = 60.0
+    stall_minutes: float = bounded(60.0, "above 0")
     """A run in which no step ends for so long is ended; the first step compiles meanwhile."""
-    profile: tuple[int, int] = (0, 0)
+    profile: tuple[int, int] = bounded((0, 0), "at least 0")
     """Traces the steps from the first number to before the second for xprof."""
 
 
@@ -84,7 +85,7 @@ class TrainingDiverged(RuntimeError):
 
 
 def fit(
-    run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, Metrics], None],
+    run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, StepMetrics], None],
     *, clock: Callable[[], float] = time.monotonic,
 ) -> nnx.State:  # fmt: skip
     """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights to keep.
@@ -94,9 +95,9 @@ def fit(
     """
     engine, batches = run.engine, run.batches
     tx = optimizers.create(run.optimizer, batches.steps)
-    wishes, profile = Wishes(engine.save_minutes, clock), Profile(engine.profile, run.profile_directory)
+    signals, profile = Signals(engine.save_minutes, clock), Profile(engine.profile, run.profile_directory)
     watchdog = Watchdog(engine.stall_minutes, "train")
-    with jax.set_mesh(run.mesh), stopping(wishes), watchdog, profile:
+    with jax.set_mesh(run.mesh), stopping(signals), watchdog, profile:
         trained, frozen = params, None
         if run.rank:
             trained = lora.create(params, run.rank, run.batches.seed)
@@ -104,24 +105,24 @@ def fit(
         state = _restore(run, _initial(run, tx, trained), checkpoints)
         train_step = make_step(run.graphdef, tx, engine)
         start = saved = int(state.step)
-        report, pending, wish = _Reporter(run, params, log, start, clock), None, 0
+        report, pending, signal = _Reporter(run, params, log, start, clock), None, 0
         own = own_rows(run.mesh, batches.rows)
         stream = batches.iterate(start, own)
         for step in range(start, batches.steps):
             due = engine.save_every and step > start and step % engine.save_every == 0
-            if checkpoints and (wish or due):
+            if checkpoints and (signal or due):
                 checkpoints.save(step, state, position=run.position)
                 saved = step
-                wishes.saved()
-            if wish == STOP:
+                signals.saved()
+            if signal == STOP:
                 raise TrainingStopped(f"train: stopped before step {step} by SIGTERM; resume the run to go on")
             profile.before(step)
-            wished = np.full(len(own), wishes.now(), np.int32)
-            batch = place_batch(run.mesh, batches.rows, next(stream) | {"wish": wished})
+            given = np.full(len(own), signals.now(), np.int32)
+            batch = place_batch(run.mesh, batches.rows, next(stream) | {"signal": given})
             state, sums = train_step(state, batch, frozen)
             if pending:
-                asked = report(*pending)
-                wish = asked if pending[0] >= saved else 0  # else the last save has granted it
+                asked, granted = report(*pending), pending[0] < saved  # since then there was a save
+                signal = 0 if granted else asked
             watchdog.beat(f"after step {step - 1}")
             pending = (step, sums)
         if pending:
@@ -140,15 +141,15 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
             sums = loss_sums(graphdef, weights[0], batch, engine, weights[1])
             return sums.loss, sums
 
-        wish = jnp.max(batch["wish"])
-        batch = {name: array for name, array in batch.items() if name != "wish"}
+        signal = jnp.max(batch["signal"])
+        batch = {name: array for name, array in batch.items() if name != "signal"}
         grads, sums = _accumulated(jax.grad(objective, has_aux=True), state.params, batch, engine.micro_batches)
         # One division for all: over the mesh, packed rows and micro-batches a mean of means would weigh wrongly.
         grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
         updates, opt_state = tx.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = sums._asdict() | {
-            "gradient_norm": optax.tree.norm(grads), "tokens": jnp.sum(batch["segments"] > 0), "wish": wish,
+            "gradient_norm": optax.tree.norm(grads), "tokens": jnp.sum(batch["segments"] > 0), "signal": signal,
         }  # fmt: skip
         return State(params, opt_state, state.step + 1), metrics
 
@@ -192,7 +193,7 @@ def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineCo
 class _Reporter:
     """Turns the sums of a step into metrics, one step late, and hands them on."""
 
-    def __init__(self, run: Training, params: nnx.State, log: Callable[[int, Metrics], None], start: int,
+    def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None], start: int,
                  clock: Callable[[], float]):  # fmt: skip
         self._run, self._log, self._start, self._clock, self._began = run, log, start, clock, clock()
         self._rate = optimizers.schedule(run.optimizer, run.batches.steps)
@@ -200,7 +201,7 @@ class _Reporter:
         self._devices = list(run.mesh.devices.flat)
 
     def __call__(self, step: int, sums: dict[str, jax.Array]) -> int:
-        """Logs the step; returns what the processes wish for."""
+        """Logs the step; returns the largest signal of the processes."""
         host = {name: float(value) for name, value in jax.device_get(sums).items()}
         if not np.isfinite(host["loss"]):
             raise TrainingDiverged(f"train: the loss is {host['loss']} at step {step}; lower --train.optimizer.rate")
@@ -214,7 +215,7 @@ class _Reporter:
             "rate": float(self._rate(step)), "tokens_per_second": host["tokens"] / seconds,
             "seconds_left": seconds * (batches.steps - step - 1),
         } | ({} if used is None else {"mfu": used}))  # fmt: skip
-        return int(host["wish"])
+        return int(host["signal"])
 
     def _seconds(self, step: int) -> float:
         """Of a step, on average since the first one, which compiles."""

@@ -31,8 +31,9 @@ from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
 from ratchet.models.family import Family  # noqa: E402
 from ratchet.train import flops, optimizer, trainer  # noqa: E402
 from ratchet.train.checkpoint import Checkpoints  # noqa: E402
+from ratchet.train.codec import pack_targets, unpack_targets  # noqa: E402
 from ratchet.train.loss import LossConfig, soft_target_loss  # noqa: E402
-from ratchet.train.records import Example, pack_targets, unpack_targets  # noqa: E402
+from ratchet.train.records import Example  # noqa: E402
 from ratchet.train.sharding import MeshConfig, make_mesh, place_batch  # noqa: E402
 from ratchet.train.trainer import EngineConfig, State, loss_sums, make_step  # noqa: E402
 
@@ -147,7 +148,7 @@ def train_step(config: DecoderConfig, keep: int, rows: int = 4, columns: int = 5
     batch = trainer.pack([example(rng, columns, config.vocab_size, keep) for _ in range(rows)], range(rows), rows,
                          columns, columns - 1, keep)  # fmt: skip
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, batch | {"wish": np.zeros(rows, np.int32)})
+        batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
         step = make_step(graphdef, tx, engine)
     held = [State(params, tx.init(params), jnp.zeros((), jnp.int32))]
 

@@ -94,15 +94,23 @@ def test_a_model_with_sliding_layers_answers_alike():
     np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
-def test_what_gpus_run_is_the_same_attention(operands, segments):
-    """By XLA: cuDNN's own kernel needs a GPU. On one device and over a mesh."""
+def test_what_gpus_run_is_the_same_attention(operands, segments, monkeypatch):
+    """By XLA, which JAX gives the same operands to: cuDNN's own kernel needs a GPU. On one device and over a mesh."""
+    by_jax, asked = jax.nn.dot_product_attention, []
+
+    def by_xla(*operands, implementation, **settings):
+        asked.append(implementation)
+        return by_jax(*operands, implementation="xla", **settings)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
     q, k, v = operands
     columns = jnp.arange(LENGTH)[None]
     mask = sees(columns, columns, 30) & (segments[:, :, None] == segments[:, None])
     plain = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.25)
     for kernel in (Kernel(), Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=4, tensor=2))))):
-        found = jax.jit(lambda *o, kernel=kernel: fused(*o, mask, 0.25, kernel, "xla"))(q, k, v)
+        found = jax.jit(lambda *o, kernel=kernel: fused(*o, mask, 0.25, kernel))(q, k, v)
         np.testing.assert_allclose(found, plain, atol=2e-6)
+    assert set(asked) == {"cudnn"}
 
 
 def test_the_kernel_is_the_devices_own_where_it_can_be():

@@ -128,17 +128,6 @@ def test_cuts_leave_out_unlikely_tokens(small):
     assert not {int(s.tokens[0]) for s in one(small[1], asked, seed=0, temperature=3.0, stop=())} <= best
 
 
-def test_draws_are_captured_instead_of_the_likeliest_ids(small):
-    asked = requests(4)
-    many = sampler(small, draws=9)(small[1], asked, seed=0, temperature=1.0, stop=STOP)
-    likeliest = sampler(small)(small[1], asked, seed=0, temperature=1.0, stop=STOP)
-    assert said(many) == said(likeliest)
-    for s in many:
-        assert s.probs.shape == (len(s.tail), 9) and not s.tail.any()
-        np.testing.assert_allclose(s.probs.sum(-1), 1, atol=1e-6)
-        np.testing.assert_allclose((s.probs * 9) - np.round(s.probs * 9), 0, atol=1e-5)
-
-
 def test_without_capture_the_same_is_said(small):
     asked = requests(5)
     bare = sampler(small, keep=0)(small[1], asked, seed=0, temperature=1.0, stop=STOP)

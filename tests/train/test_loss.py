@@ -47,7 +47,7 @@ def dense_sums(hidden, head, ids, probs, tail, weights, config=LossConfig(), lab
     one_hot = jax.nn.one_hot(ids, V, dtype=logits.dtype) * (probs > 0)[..., None]
     p = (one_hot * probs[..., None]).sum(-2)
     if config.hard_weight:
-        return _hardened(config, logits, log_q, one_hot, p, tail, weights, labels)
+        return _mixed(config, logits, log_q, one_hot, p, tail, weights, labels)
     outside = 1 - one_hot.sum(-2)
     rest = jnp.where(tail > 0, (outside * jnp.exp(log_q)).sum(-1), 1.0)
     loss = -(p * log_q).sum(-1) - tail * jnp.log(rest)
@@ -58,7 +58,7 @@ def dense_sums(hidden, head, ids, probs, tail, weights, config=LossConfig(), lab
     return LossSums(*(jnp.sum(weights * x) for x in (loss + z_loss, jnp.ones_like(loss), loss - entropy, tail, hits)))
 
 
-def _hardened(config, logits, log_q, one_hot, p, tail, weights, labels):
+def _mixed(config, logits, log_q, one_hot, p, tail, weights, labels):
     """The mixture's own definition: a weighted sum of two losses. A label outside the kept ids leaves the tail bucket,
     so that one is taken over the kept ids and the label."""
     label = jax.nn.one_hot(labels, V, dtype=logits.dtype)

@@ -1,6 +1,6 @@
 import signal
 
-from ratchet.train.monitor import SAVE, STOP, Watchdog, Wishes, stopping
+from ratchet.train.monitor import SAVE, STOP, Signals, Watchdog, stopping
 
 
 class Clock:
@@ -13,15 +13,15 @@ class Clock:
 
 def test_a_checkpoint_is_due_by_the_clock_and_an_end_after_a_signal():
     clock = Clock()
-    wishes = Wishes(2.0, clock)
-    assert wishes.now() == 0
+    signals = Signals(2.0, clock)
+    assert signals.now() == 0
     clock.now = 120.0
-    assert wishes.now() == SAVE
-    wishes.saved()
-    assert wishes.now() == 0
-    with stopping(wishes):
+    assert signals.now() == SAVE
+    signals.saved()
+    assert signals.now() == 0
+    with stopping(signals):
         signal.raise_signal(signal.SIGTERM)
-        assert wishes.now() == STOP
+        assert signals.now() == STOP
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

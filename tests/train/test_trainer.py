@@ -55,7 +55,7 @@ def one_step(mesh, engine=EngineConfig(), batch=None, config=CONFIG):
     batch = batches()[0] if batch is None else batch
     rows = len(batch["tokens"])
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, batch | {"wish": np.zeros(rows, np.int32)})
+        batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
         state, sums = make_step(graphdef, tx, engine)(state, batch)
     return state.params, {name: float(value) for name, value in sums.items()}
 
@@ -223,13 +223,14 @@ def test_checkpoints_by_the_clock_are_temporary_and_those_by_the_step_stay(tmp_p
     saved = []
 
     def log(step, values):
-        now[0] += 61.0 if step in (0, 5) else 0.0  # logged one step late, wished for in the next
+        now[0] += 61.0 if step in (0, 5) else 0.0  # logged one step late, signalled in the next
 
     with Checkpoints(tmp_path / "c", keep=1, keep_every=5) as checkpoints:
         save = checkpoints.save
         checkpoints.save = lambda step, *args, **more: saved.append(step) or save(step, *args, **more)
         fit(run, params, checkpoints, log, clock=lambda: now[0])
-        assert checkpoints.steps() == [5, 10]
+        checkpoints.wait()
+        assert sorted(int(p.name) for p in checkpoints.directory.iterdir()) == [5, 10]
     assert saved == [4, 5, 9, 10]
 
 

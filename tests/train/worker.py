@@ -7,7 +7,6 @@ do the others.
 import os
 import signal
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np

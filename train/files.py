@@ -1,0 +1,104 @@
+"""Files that appear whole or not at all, and the unit file that every stage of the loop writes.
+
+A unit file is an ArrayRecord file of payloads, which are bytes. What it should hold is known by the sha256 of its
+content, since ArrayRecord reads a file that was cut short as an empty one.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
+
+
+class RecordError(ValueError):
+    """A record, unit or dataset that cannot be trusted: one line with what, where and how to mend it."""
+
+
+@contextlib.contextmanager
+def whole(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Gives a path beside `path` to write a file or a directory to, which takes the place of `path` at the end.
+
+    It does so when the block ends, on disk even if the power fails then. After an error it is removed, and `path` is as
+    it was.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("tmp", "old"))
+    _remove(fresh)
+    try:
+        yield fresh
+        for file in fresh.iterdir() if fresh.is_dir() else [fresh]:
+            _sync(file)
+    except BaseException:
+        _remove(fresh)
+        raise
+    if path.is_dir():
+        _remove(old)
+        path.rename(old)
+    fresh.replace(path)
+    _sync(path.parent)
+    _remove(old)
+
+
+def write_unit(path: epath.PathLike, payloads: Iterable[bytes]) -> str:
+    """Writes payloads as an ArrayRecord file, whole or not at all, and returns the sha256 of their content."""
+    with whole(path) as fresh:
+        _, sha256 = write_payloads(fresh, payloads)
+    return sha256
+
+
+def read_unit(path: epath.PathLike, sha256: str | None = None) -> list[bytes]:
+    """The payloads of a unit. With `sha256` given, their content is checked.
+
+    Raises RecordError when the file is missing, unreadable or not what was written.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise RecordError(f"{path}: the file is missing; resume the run to make it again")
+    try:
+        with contextlib.closing(ArrayRecordReader(os.fspath(path))) as reader:
+            payloads = reader.read_all() if reader.num_records() else []
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).split(";")[0].split("\n")[0]
+        raise RecordError(f"{path}: the file is damaged ({reason}); delete it and resume the run") from error
+    if sha256 not in (None, content_hash(payloads)):
+        raise RecordError(f"{path}: the content does not match its sha256; delete it and resume the run")
+    return payloads
+
+
+def write_payloads(path: epath.Path, payloads: Iterable[bytes]) -> tuple[int, str]:
+    """Writes an ArrayRecord file in place; returns the number of payloads and the sha256 of their content."""
+    digest, count = hashlib.sha256(), 0
+    with contextlib.closing(ArrayRecordWriter(os.fspath(path), "group_size:1")) as writer:
+        for payload in payloads:
+            writer.write(payload)
+            _absorb(digest, payload)
+            count += 1
+    return count, digest.hexdigest()
+
+
+def content_hash(parts: Iterable[bytes]) -> str:
+    """The sha256 of the parts and their lengths, which keep ["ab", "c"] apart from ["a", "bc"]."""
+    digest = hashlib.sha256()
+    for part in parts:
+        _absorb(digest, part)
+    return digest.hexdigest()
+
+
+def _absorb(digest, part: bytes) -> None:
+    digest.update(len(part).to_bytes(8, "little") + part)
+
+
+def _remove(path: epath.Path) -> None:
+    path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _sync(path: epath.Path) -> None:
+    if "://" in os.fspath(path):
+        return  # object stores commit on close
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
