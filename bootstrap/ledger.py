@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.train.records import read_unit, whole, write_unit
+from ratchet.train.files import read_unit, whole, write_unit
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ratchet.bootstrap.config import TargetsConfig
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tools import LOOKUP
-from ratchet.bootstrap.transcript import Capture, Transcript
+from ratchet.bootstrap.transcript import Capture, Transcript, packed, unpacked
 from ratchet.bootstrap.worlds.world import Document, Task, content_id
 from ratchet.models.sampler import Request
 from ratchet.models.scorer import Scorer
@@ -156,12 +156,12 @@ def _unbranched(t: Transcript, kind: str) -> Target:
 
 
 def to_json(target: Target) -> bytes:
-    plain = lambda value: value.tolist() if isinstance(value, np.ndarray) else vars(value)
-    return json.dumps(target, default=plain, separators=(",", ":")).encode()
+    """A target as JSON, its distributions packed."""
+    fields = vars(target) | {"capture": packed(target.capture)}
+    return json.dumps(fields, default=vars, separators=(",", ":")).encode()
 
 
 def from_json(payload: bytes) -> Target:
     fields = json.loads(payload)
-    ids, probs, tail = fields.pop("capture")
-    capture = Capture(np.array(ids, np.int32), np.array(probs, np.float32), np.array(tail, np.float32))
-    return Target(fields["transcript_id"], capture, fields["unreviewed"], tuple(Branch(**b) for b in fields["branches"]))
+    branches = tuple(Branch(**b) for b in fields["branches"])
+    return Target(fields["transcript_id"], unpacked(fields["capture"]), fields["unreviewed"], branches)

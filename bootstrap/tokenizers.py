@@ -10,7 +10,7 @@ from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.tokenizer import Tokenizer
-from ratchet.train.records import whole
+from ratchet.train.files import whole
 
 PROSE_LINES = 1000
 """Lines of the world's prose that a tokenizer is trained on."""

@@ -4,6 +4,7 @@ Everything here can be written as JSON, and identity is the sha256 of content. S
 text beside it is for people. N is the number of sampled tokens, K the number of ids kept of each distribution.
 """
 
+import base64
 import json
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ratchet.bootstrap.worlds.world import Call
+from ratchet.train.codec import pack_targets, unpack_targets
 
 Source = Literal["answer", "inverted", "contrast", "incumbent", "random", "spoiled"]
 """Where a transcript's text comes from: "answer" answers a task; all others interrupt a wrong thought, which the
@@ -98,24 +100,34 @@ class Review:
 
 def to_json(item: Any) -> bytes:
     """A transcript or review as JSON."""
-    return json.dumps(item, default=_plain, separators=(",", ":")).encode()
+    fields = vars(item)
+    if "capture" in fields:
+        fields = fields | {"capture": packed(fields["capture"])}
+    return json.dumps(fields, default=vars, separators=(",", ":")).encode()
 
 
 def transcript_from_json(payload: bytes) -> Transcript:
     fields = json.loads(payload)
-    ids, probs, tail = fields.pop("capture")
-    capture = Capture(np.array(ids, np.int32), np.array(probs, np.float32), np.array(tail, np.float32))
+    capture = unpacked(fields.pop("capture"))
     return Transcript(**{name: _tuples(value) for name, value in fields.items()}, capture=capture)
+
+
+def packed(capture: Capture) -> list:
+    """A capture as JSON: [vocabulary, bits in base 64]. Log-probabilities are kept in float16, as targets are."""
+    vocab = 1 + int(capture.ids_NK.max(initial=1))
+    return [vocab, base64.b64encode(pack_targets(capture.ids_NK, capture.probs_NK, vocab)).decode()]
+
+
+def unpacked(fields: list) -> Capture:
+    """The capture that `packed` wrote."""
+    vocab, text = fields
+    return Capture(*unpack_targets(base64.b64decode(text), vocab))
 
 
 def review_from_json(payload: bytes) -> Review:
     fields = json.loads(payload)
     fields["verdicts"] = {name: Verdict(**verdict) for name, verdict in fields["verdicts"].items()}
     return Review(**fields)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else vars(value)
 
 
 def _tuples(value: Any) -> Any:

@@ -36,7 +36,7 @@ from ratchet.bootstrap.report.status import (
     value_of,
 )
 from ratchet.bootstrap.report.wrongthink import wrongthink
-from ratchet.train.records import whole
+from ratchet.train.files import whole
 
 LOSS_POINTS = 160
 """Points drawn of a loss curve, each the mean of its neighbours."""

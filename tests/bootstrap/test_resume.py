@@ -14,7 +14,7 @@ from support import arrays, start, tiny_config
 from ratchet.bootstrap.config import from_json
 from ratchet.models import decoder
 from ratchet.train.checkpoint import load_weights
-from ratchet.train.records import read_unit
+from ratchet.train.files import read_unit
 
 DRIVER = Path(__file__).with_name("kill_at.py")
 CONFIG = tiny_config(imitation=False)
