@@ -57,9 +57,7 @@ def distinct(case: Case, limit: float | None, interruption: str) -> str:
 GENERAL = {check.__name__: check for check in (finished, interrupts, seeks, original, distinct)}
 
 
-def reject_repeated(
-    transcripts: Sequence[Transcript], reviews: Sequence[Review], limit: float | None
-) -> list[Review]:
+def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review], limit: float | None) -> list[Review]:
     """Rejects accepted transcripts that repeat an earlier accepted sibling, by MinHash of word trigrams.
 
     A transcript that called a tool does not repeat one that did not: the call is the lesson.

@@ -114,8 +114,8 @@ class WrongthinkConfig:
     minimum_wrong: float = bounded(0.2, "from 0 to 1")
     """Share of its samples that must be wrong, or no model thinks wrongly in this generation."""
     samples: int = bounded(3, "at least 1")
-    """Wrong thoughts per task and source; a model's first begins anew, its second after one right step, and so on. Of an
-    answer, every step is spoiled."""
+    """Wrong thoughts per task and source; a model's first begins anew, its second after one right step, and so on. Of
+    an answer, every step is spoiled."""
     share: float = bounded(0.3, "from 0 to 1")
     """Share of corrections, of all generations, in a training batch's newest half."""
 

@@ -154,7 +154,13 @@ def prose_example(tokenizer: Any, beginning: str, continuation: str) -> Example:
 
 
 def for_students(
-    world: World, tokenizer: Any, t: Transcript, target: Target, task: Task, teacher: str, heard: Sequence[str] = (),
+    world: World,
+    tokenizer: Any,
+    t: Transcript,
+    target: Target,
+    task: Task,
+    teacher: str,
+    heard: Sequence[str] = (),
     interruption: str = "",
 ) -> list[Example]:
     """What one accepted transcript trains students in, who see no sources: its answer or correction in each asking.
@@ -236,4 +242,3 @@ def imitation_example(tokenizer: Any, document: Document) -> Example:
     """A raw document to imitate, one-hot: what Ratchet never trains on, for contrast."""
     prompt, trained = tokenizer.document(""), [*tokenizer.encode(document.text), tokenizer.end]
     return example(prompt, trained, one_hot(trained), "imitation", {"documents": [document.id]})
-

@@ -11,8 +11,8 @@ Groups = Mapping[str, str]
 def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dict[str, float]:
     """The mean of scores between 0 and 1 by item, with Wilson's 95 % interval.
 
-    Items of a group are alike, so the interval is that of as many independent items as would vary as much: the number of
-    items over Kish's design effect, and no fewer than there are groups.
+    Items of a group are alike, so the interval is that of as many independent items as would vary as much: the number
+    of items over Kish's design effect, and no fewer than there are groups.
     """
     n = len(scores)
     if not n:

@@ -42,7 +42,8 @@ class Past:
 
 @dataclass(frozen=True)
 class Seed:
-    """The seed model, and the demonstrations that later generations go on being shown. Each is made when first needed."""
+    """The seed model, and the demonstrations that later generations go on being shown. Each is made when first
+    needed."""
 
     run: Run
 

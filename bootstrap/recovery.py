@@ -1,8 +1,8 @@
 """Wrong starts of three kinds, apart, and what a student makes of them.
 
 By rule: an accepted answer with one step spoiled. By a wrong-thinker whose vector made no training example. The
-student's own: it is asked until it goes wrong. In each case the wrong start is put into the student's mouth, and it goes
-on by itself.
+student's own: it is asked until it goes wrong. In each case the wrong start is put into the student's mouth, and it
+goes on by itself.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,8 @@ def by_rule(run: Run, knower: Knower) -> list[Thought]:
 
 
 def own_starts(run: Run, writer: Writer, judge: Judge, said: Sequence[Said], heard: tuple[str, ...]) -> list[Thought]:
-    """The student's own answers up to their first wrong step; it is asked again, a few times, until there are enough."""
+    """The student's own answers up to their first wrong step; it is asked again, a few times, until there are
+    enough."""
     supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
     found = _wrong(supervise(supervisor, said, passages, heard, "incumbent"))
     for again in range(ROUNDS):
@@ -86,13 +87,16 @@ def _measured(run: Run, writer: Writer, judge: Judge, name: str, thoughts: Seque
     right = judge(rest, run.passages(len(run.world.slices)), [t.text for t in thoughts])
     ids = [f"{name} {n}" for n in range(len(thoughts))]
     groups = {i: " ".join(t.task.document_ids) for i, t in zip(ids, thoughts, strict=True)}
-    share = lambda title, scores, column="", less=False: proportion(scores, groups) | {
-        "title": title,
-        "column": column,
-        "less_is_better": less,
-        "guard": False,
-        "unit": "%",
-    }
+    share = lambda title, scores, column="", less=False: (
+        proportion(scores, groups)
+        | {
+            "title": title,
+            "column": column,
+            "less_is_better": less,
+            "guard": False,
+            "unit": "%",
+        }
+    )
     titles = {
         "recovery": ("recovery from wrong starts by rule", "recov"),
         "recovery_thinker": ("recovery from an unseen wrong-thinker's starts", "think"),
@@ -143,6 +147,9 @@ def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequenc
         return {}
     starts = starts[:: max(1, len(starts) // ENOUGH)][:ENOUGH]
     rest = _go_on(run, writer, starts)
-    alarms = {s.task.id: float(r.text.startswith(run.config.wrongthink.interruption)) for s, r in zip(starts, rest, strict=True)}
+    alarms = {
+        s.task.id: float(r.text.startswith(run.config.wrongthink.interruption))
+        for s, r in zip(starts, rest, strict=True)
+    }
     figure = {"title": "right starts that are interrupted", "column": "", "less_is_better": True, "guard": False}
     return {"false_alarms": proportion(alarms) | figure | {"unit": "%"}}

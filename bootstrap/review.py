@@ -24,9 +24,9 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     """One question of the rubric.
 
     A criterion `of` a step is decided for each step of an answer, and may interrupt it there; one of the form says how
-    an answer is written, not whether it is true. A model criterion's question names {step} and any fields of the world's steps, or {answer} and {question}; it passes from the P(yes)
-    `threshold` on, which calibration replaces where probes know the right answers. `limit` is a number that a
-    programmatic criterion takes.
+    an answer is written, not whether it is true. A model criterion's question names {step} and any fields of the
+    world's steps, or {answer} and {question}; it passes from the P(yes) `threshold` on, which calibration replaces
+    where probes know the right answers. `limit` is a number that a programmatic criterion takes.
     """
 
     name: str
@@ -215,8 +215,8 @@ class Reviewer:
 
 
 def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[tuple[str, str]]:
-    """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one for
-    the answer."""
+    """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one
+    for the answer."""
     if criterion.of != "step":
         return [(criterion.question.format(answer=case.text, question=case.task.question), case.text)]
     told = [(case.text[s.start : s.end], s) for s in steps]

@@ -90,8 +90,8 @@ class Run:
 
     @cached_property
     def fresh_index(self) -> Index:
-        """The passages that the simulator is measured on: those of the fresh material beside the first slice's. They stay
-        the same however many generations there are."""
+        """The passages that the simulator is measured on: those of the fresh material beside the first slice's. They
+        stay the same however many generations there are."""
         documents = (*self.world.fresh.documents, *self.world.slices[0].documents)
         return Index(passages_of(documents, self.config.simulate.passage_words))
 
@@ -192,7 +192,9 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     world = _world(config)
     rubric = load_rubric(config.review.rubric, world)
     _check_inputs(directory, world, rubric)
-    tokenizer = load_tokenizer(directory / "tokenizer") or make_tokenizer(directory / "tokenizer", config, world, rubric)
+    tokenizer = load_tokenizer(directory / "tokenizer") or make_tokenizer(
+        directory / "tokenizer", config, world, rubric
+    )
     graphdef, _ = decoder.create(config.model, 0)
     mesh = make_mesh(config.mesh)
     sampler, scorer = _sampler(config, graphdef, mesh), _scorer(config, graphdef, mesh)
@@ -266,7 +268,12 @@ def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
 
 
 def train_arm(
-    run: Run, generation: int, arm: str, params: nnx.State, pools: Sequence[tuple[Sequence[Example], int]], steps: int,
+    run: Run,
+    generation: int,
+    arm: str,
+    params: nnx.State,
+    pools: Sequence[tuple[Sequence[Example], int]],
+    steps: int,
     rate_scale: float = 1.0,
 ) -> nnx.State:
     """Trains on pools of (examples, count per step), with checkpoints of the arm's own, progress and metrics."""

@@ -65,8 +65,8 @@ class Draft:
 def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfig, salt: str) -> list[Document]:
     """A passage for each thing that the task seeks, then the best for its question, in the sibling's own order.
 
-    Where several passages tell what is sought, siblings see different ones. A share of the siblings (`withhold`) sees one
-    passage less and has to look it up.
+    Where several passages tell what is sought, siblings see different ones. A share of the siblings (`withhold`) sees
+    one passage less and has to look it up.
     """
     rng = random.Random(f"{salt} {task.id} {sibling}")
     found: dict[str, Document] = {}
@@ -85,9 +85,7 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     """What the teacher sees before it writes: passages and the task's messages, cut to fit."""
     shown = shown_passages(index, task, sibling, writer.config, salt)
     described = writer.tools.described if writer.config.lookups else ()
-    prompt = writer.tokenizer.render(
-        task.messages, passages=[p.text for p in shown], tools=described, room=writer.room
-    )
+    prompt = writer.tokenizer.render(task.messages, passages=[p.text for p in shown], tools=described, room=writer.room)
     return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
 
 
@@ -123,9 +121,7 @@ def finish(
     return [finished[i] for i in range(len(drafts))]
 
 
-def _sampled(
-    writer: Writer, seed: int, stop: tuple[int, ...], requests: Mapping[int, Request]
-) -> dict[int, Sampled]:
+def _sampled(writer: Writer, seed: int, stop: tuple[int, ...], requests: Mapping[int, Request]) -> dict[int, Sampled]:
     c = writer.config
     sampled = writer.sampler(
         writer.params,

@@ -104,9 +104,7 @@ def _branch_prompt(t: Transcript, branch: Branch) -> tuple[int, ...]:
     return (*t.prompt, *t.forced, *t.tokens[: branch.position], branch.token)
 
 
-def _continue(
-    writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int
-) -> list[tuple[tuple[int, ...], bool]]:
+def _continue(writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int) -> list[tuple[tuple[int, ...], bool]]:
     """(tokens, finished) after each prompt; one that already ended is finished as it is. Equal prompts run once."""
     end = writer.tokenizer.end
     unique = sorted({p for p in prompts if p[-1] != end})

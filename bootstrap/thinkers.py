@@ -49,9 +49,9 @@ class Knower:
         return self.run.seed(self.number, *parts)
 
     def vector(self, source: str) -> nnx.State | None:
-        """What is inverted, or None for a contrast of answers that cannot be spoiled. "inverted" is all that was learned since the base; "contrast" is that, less what would be
-        learned from the same answers spoiled (arXiv 2511.05408); "random" is as long as the first, in a random
-        direction."""
+        """What is inverted, or None for a contrast of answers that cannot be spoiled. "inverted" is all that was
+        learned since the base; "contrast" is that, less what would be learned from the same answers spoiled (arXiv
+        2511.05408); "random" is as long as the first, in a random direction."""
         lesson = difference(self.params, self.base)
         if source == "contrast":
             anti = self.anti_lesson()
@@ -59,8 +59,8 @@ class Knower:
         return random_like(lesson, self.seed("random vector")) if source == "random" else lesson
 
     def anti_lesson(self) -> nnx.State | None:
-        """The weights after a short side run on right answers with one step spoiled; None without any. Nothing is trained on what it
-        writes but what interrupts it."""
+        """The weights after a short side run on right answers with one step spoiled; None without any. Nothing is
+        trained on what it writes but what interrupts it."""
         run, tasks = self.run, {t.id: t for t in self.tasks}
         made = [_spoiled(run, tasks[t.task_id], t.text, self.heard[:HEARD]) for t in self.right if t.task_id in tasks]
         spoiled = [e for group in made for e in group]

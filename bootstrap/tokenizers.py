@@ -1,4 +1,5 @@
-"""The run's tokenizer: the folder's own beside `--base`, else one that is trained on the world's seed and first slice."""
+"""The run's tokenizer: the folder's own beside `--base`, else one that is trained on the world's seed and first
+slice."""
 
 from typing import Any
 

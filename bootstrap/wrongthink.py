@@ -209,8 +209,9 @@ def spoil(
     return made
 
 
-def spoiled_again(world: World, tokenizer: Any, t: Transcript, task: Task, heard: Sequence[str], interruption: str,
-                  salt: str) -> tuple[int, ...]:
+def spoiled_again(
+    world: World, tokenizer: Any, t: Transcript, task: Task, heard: Sequence[str], interruption: str, salt: str
+) -> tuple[int, ...]:
     """The wrong thought of a spoiled correction with another error in the same step; as it was, where there is none.
 
     The correction is as true after it, and a student that meets many errors cannot learn them by heart.

@@ -29,7 +29,7 @@ from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.report import page, status
 from ratchet.bootstrap.stages.evaluate import evaluation
-from ratchet.launch import folders, preflight, preflight_inference
+from ratchet.launch import compare, folders, preflight, preflight_inference
 from ratchet.launch.console import Terminal
 from ratchet.launch.folders import Export, Import
 from ratchet.launch.preflight import Preflight
@@ -47,6 +47,7 @@ USAGE = """ratchet: grow a language model on reviewed simulations of what it sho
   ratchet evaluate DIR --generation N                                     evaluate a generation again
   ratchet show DIR TRANSCRIPT_ID                                          one transcript with its whole lineage
   ratchet report DIR                                                      rebuild the page
+  ratchet compare DIR --generation N --vary SETTING VALUE VALUE ...       arms from one generation's data, one table
   ratchet recipes                                                         list recipes
   ratchet preflight RECIPE --topology v5e:4x4 [--slices 2] [--json]       compile for TPUs without one: memory, traffic
   ratchet import DIR [--template FILE] [--json]                           read a Hugging Face folder, say what it is
@@ -79,6 +80,16 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Compare:
+    generation: int = 1
+    """The generation whose data the arms share."""
+    out: str = "runs/compare"
+    """Where the arms' runs lie."""
+    json: bool = False
+    """Print every metric of every arm as JSON."""
+
+
+@dataclass(frozen=True)
 class Status:
     json: bool = False
     """Print everything as JSON."""
@@ -90,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "run": _run, "resume": _resume, "status": _status, "evaluate": _evaluate, "show": _show, "report": _report,
-        "recipes": _recipes, "preflight": _preflight, "import": _import, "export": _export,
+        "compare": _compare, "recipes": _recipes, "preflight": _preflight, "import": _import, "export": _export,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -270,6 +281,34 @@ def _report(words: list[str]) -> int:
     _no_more(rest)
     _saved(directory)
     print(page.build(directory))
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    directories = list(itertools.takewhile(lambda w: not w.startswith("-"), words))
+    rest, varied = words[len(directories) :], []
+    while "--vary" in rest:
+        at = rest.index("--vary")
+        values = list(itertools.takewhile(lambda w: not w.startswith("--"), rest[at + 1 :]))
+        varied.append(values)
+        rest = rest[:at] + rest[at + 1 + len(values) :]
+    if not directories or not all(varied) or not varied:
+        raise UserError("compare: give finished runs and what to vary: DIR --vary targets.kind one_hot reviewed")
+    asked = _parse(Compare, rest, Compare())
+    saved = [_saved(epath.Path(d)) for d in directories]
+    arms = compare.arms_of(varied, saved[0])
+    _quiet()
+    console, found = _console(), []
+    for name, config in zip(directories, saved, strict=True):
+        if asked.generation not in range(1, config.generations + 1):
+            raise UserError(f"compare: {name} has generations 1 to {config.generations}; set --generation to one")
+        place = epath.Path(asked.out)
+        found.append(compare.compare(epath.Path(name), asked.generation, arms, place, Terminal(console)))
+    arms = [dataclasses.replace(a, metrics=of_runs) for a, of_runs in zip(arms, zip(*found, strict=True), strict=True)]
+    if asked.json:
+        print(json.dumps([dataclasses.asdict(a) for a in arms], indent=1))
+    else:
+        console.print(compare.table(arms))
     return 0
 
 

@@ -25,8 +25,12 @@ Pair = tuple[Transcript, Review]
 
 
 def audit_generation(
-    g: Generation, trained: Sequence[Example], pairs: Sequence[Pair], corrected: Sequence[Pair],
-    found: Sequence[Target], graded: Sequence[str],
+    g: Generation,
+    trained: Sequence[Example],
+    pairs: Sequence[Pair],
+    corrected: Sequence[Pair],
+    found: Sequence[Target],
+    graded: Sequence[str],
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
     review's verdicts, and those of the model criteria named in `graded`."""

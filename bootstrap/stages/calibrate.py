@@ -74,9 +74,7 @@ def calibration(g: Generation) -> tuple[Reviewer, dict, list[Example]]:
 def _probes(g: Generation) -> list[Probe]:
     """The incumbent's own answers to the held-out worked tasks, and junk."""
     run = g.run
-    drafts = [
-        draft(g.writer, run.seed_index, t, n, f"probe {g.number}") for t in run.probes for n in range(SIBLINGS)
-    ]
+    drafts = [draft(g.writer, run.seed_index, t, n, f"probe {g.number}") for t in run.probes for n in range(SIBLINGS)]
     written = finish(g.writer, run.seed_index, drafts, generation=g.number, seed=g.seed("probes"))
     grades = [run.world.known(run.probes[n // SIBLINGS], t.text, "") for n, t in enumerate(written)]
     graded = {name for grade in grades for step in grade.steps for name in step}

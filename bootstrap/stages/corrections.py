@@ -24,8 +24,8 @@ def corrections(
 ) -> list[tuple[list[Transcript], list[Review]]]:
     """Interrupted wrong thoughts about what was read, as (transcripts, reviews) by unit.
 
-    `right` are accepted answers, this generation's first: they are spoiled by rule, and they vote where siblings do. The
-    units follow the tasks read so far. There are none before the first generation that makes corrections.
+    `right` are accepted answers, this generation's first: they are spoiled by rule, and they vote where siblings do.
+    The units follow the tasks read so far. There are none before the first generation that makes corrections.
     """
     c, run = g.run.config.wrongthink, g.run
     if not c.first_generation or g.number < c.first_generation or not right:
@@ -50,11 +50,12 @@ def corrections(
     return made
 
 
-def _thinker(
-    g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Sequence[Transcript]
-) -> nnx.State | None:
+def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Sequence[Transcript]) -> nnx.State | None:
     """The weights of the model that thinks wrongly, if there is one; how it was chosen stands in wrongthink.json."""
-    path, source = g.directory / "wrongthink.json", next((s for s in g.run.config.wrongthink.sources if s != "spoiled"), None)
+    path, source = (
+        g.directory / "wrongthink.json",
+        next((s for s in g.run.config.wrongthink.sources if s != "spoiled"), None),
+    )
     if source in (None, "incumbent") or not known:
         skipped = None if source in (None, "incumbent") else "nothing was read before"
         once(path, lambda: {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped})

@@ -140,13 +140,19 @@ def open_book(run: Run, writer: Writer, judge: Judge) -> tuple[dict[str, float],
 
 
 def closed_book(run: Run, writer: Writer, judge: Judge, read: Sequence[Task]) -> tuple[list[Said], list[bool]]:
-    """What the student says to every task that was read, without sources, each in another of its askings, and whether it
-    is right."""
+    """What the student says to every task that was read, without sources, each in another of its askings, and whether
+    it is right."""
     asked = [(t.messages, *t.askings)[n % (1 + len(t.askings))] for n, t in enumerate(read)]
     prompts = [tuple(writer.tokenizer.render(messages)) for messages in asked]
     sampled = _sample(writer, prompts, None, run.seed("evaluate"))
     said = [
-        Said(replace(t, messages=tuple(messages)), 0, tuple(s.tokens.tolist()), writer.tokenizer.decode(s.tokens), s.finished)
+        Said(
+            replace(t, messages=tuple(messages)),
+            0,
+            tuple(s.tokens.tolist()),
+            writer.tokenizer.decode(s.tokens),
+            s.finished,
+        )
         for t, messages, s in zip(read, asked, sampled, strict=True)
     ]
     return said, judge(said, run.passages(len(run.world.slices)))
@@ -159,7 +165,9 @@ def _sample(writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: flo
 
 def _scores(name: str, answers: Sequence[Answer], form: str) -> dict[str, float]:
     """Scores by item, in the form that the model was trained on or, where no item has that, in a chat."""
-    of = {f: {a.item.id: a.scores[name] for a in answers if name in a.scores and a.item.form == f} for f in (form, "chat")}
+    of = {
+        f: {a.item.id: a.scores[name] for a in answers if name in a.scores and a.item.form == f} for f in (form, "chat")
+    }
     return of[form] or of["chat"]
 
 
@@ -167,7 +175,10 @@ def _of_items(metrics: Sequence[Metric], answers: Sequence[Answer], form: str, g
     """The world's own metrics; those asked in several forms with the mean in each; and those of the worst context."""
     found, contexts = {}, _contexts(metrics, answers, form, groups)
     for m in metrics:
-        forms = {f: [a.scores[m.name] for a in answers if m.name in a.scores and a.item.form == f] for f in ("chat", "document")}
+        forms = {
+            f: [a.scores[m.name] for a in answers if m.name in a.scores and a.item.form == f]
+            for f in ("chat", "document")
+        }
         more = {"form": form, "forms": {f: float(np.mean(v)) for f, v in forms.items()}} if all(forms.values()) else {}
         found[m.name] = shown(m, _scores(m.name, answers, form), groups, **more)
         of = {name: c["metrics"][m.name] for name, c in contexts.items() if m.name in c["metrics"]}
@@ -238,5 +249,3 @@ def _example(writer: Writer, item: Item, text: str, end: bool = True) -> Example
     """What an item should, or should not, be answered with, for its likelihood."""
     tokens = [*writer.tokenizer.encode(text), *([writer.tokenizer.end] if end else [])]
     return example(prompt_of(writer, item), tokens, one_hot(tokens), "seed", {"kind": "likelihood"})
-
-

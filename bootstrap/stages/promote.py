@@ -1,7 +1,7 @@
 """Keep a generation or roll it back: a paired comparison with the incumbent on the same items.
 
-Open book is the primary figure: a candidate must not be significantly worse. Closed book and every metric that the world
-marks as a guard must not fall beyond a margin. Two roll-backs in a row end a run.
+Open book is the primary figure: a candidate must not be significantly worse. Closed book and every metric that the
+world marks as a guard must not fall beyond a margin. Two roll-backs in a row end a run.
 """
 
 import json

@@ -29,7 +29,11 @@ def plan(g: Generation) -> None:
 
 
 def funnel(
-    g: Generation, pairs: Sequence[Pair], corrected: Sequence[Pair], found: Sequence[Target], trained: int,
+    g: Generation,
+    pairs: Sequence[Pair],
+    corrected: Sequence[Pair],
+    found: Sequence[Target],
+    trained: int,
     accepted: Counter[str],
 ) -> None:
     """Counts from asked to trained, and acceptance by criterion. `accepted` counts accepted transcripts by the ids of
@@ -39,23 +43,26 @@ def funnel(
     branches = [b for one in found for b in one.branches]
     read = {" ".join(t.document_ids) for t in g.read.values()}
     names = [c.name for c in g.run.rubric]
-    write_json(g.directory / "funnel.json", {
-        "asked": len(g.tasks) * g.run.config.simulate.samples,
-        "made": len(transcripts),
-        "finished": sum(t.finished for t in transcripts),
-        "distinct": len({(t.task_id, t.text) for t in transcripts}),
-        "reviewed": len(reviews),
-        "passed": sum(r.accepted for r in reviews),
-        "kept": sum(one.transcript_id in own for one in found),
-        "branches": len(branches),
-        "branches_passed": sum(b.passed for b in branches),
-        "corrections": len(corrected),
-        "corrections_passed": sum(r.accepted for _, r in corrected),
-        "trained": trained,
-        "lookups": sum(bool(t.called) for t in transcripts),
-        "coverage": proportion({documents: float(documents in accepted) for documents in read}),
-        "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
-    })
+    write_json(
+        g.directory / "funnel.json",
+        {
+            "asked": len(g.tasks) * g.run.config.simulate.samples,
+            "made": len(transcripts),
+            "finished": sum(t.finished for t in transcripts),
+            "distinct": len({(t.task_id, t.text) for t in transcripts}),
+            "reviewed": len(reviews),
+            "passed": sum(r.accepted for r in reviews),
+            "kept": sum(one.transcript_id in own for one in found),
+            "branches": len(branches),
+            "branches_passed": sum(b.passed for b in branches),
+            "corrections": len(corrected),
+            "corrections_passed": sum(r.accepted for _, r in corrected),
+            "trained": trained,
+            "lookups": sum(bool(t.called) for t in transcripts),
+            "coverage": proportion({documents: float(documents in accepted) for documents in read}),
+            "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
+        },
+    )
 
 
 def samples(g: Generation, pairs: Sequence[Pair]) -> None:
@@ -93,7 +100,9 @@ def token_of(g: Generation, pairs: Sequence[Pair], found: Sequence[Target]) -> N
         return
     _, one, position = max(rejected, key=lambda r: (r[0], r[1].transcript_id, r[2]))
     t, piece = transcripts[one.transcript_id], g.run.tokenizer.piece
-    rows = lambda c: [[piece(i), p] for i, p in zip(c.ids_NK[position].tolist(), c.probs_NK[position].tolist(), strict=True)]
+    rows = lambda c: [
+        [piece(i), p] for i, p in zip(c.ids_NK[position].tolist(), c.probs_NK[position].tolist(), strict=True)
+    ]
     shown["token"] = {
         "context": g.run.tokenizer.decode(t.tokens[:position]),
         "chosen": piece(t.tokens[position]),
@@ -135,8 +144,8 @@ def correction_samples(g: Generation, corrected: Sequence[Pair]) -> None:
 
 
 def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], params: nnx.State) -> None:
-    """Adds to wrongthink.json how likely the interrupted thoughts are before and after this generation's training, which
-    must never make them likelier."""
+    """Adds to wrongthink.json how likely the interrupted thoughts are before and after this generation's training,
+    which must never make them likelier."""
     path = g.directory / "wrongthink.json"
     thoughts = {t.forced: t for t, r in corrected if r.accepted}.values()
     if not path.exists() or not thoughts:

@@ -95,8 +95,8 @@ def kept(unit: Reviewed, per_task: int) -> list[Transcript]:
 def target(
     g: Generation, reviewer: Reviewer, units: Sequence[Reviewed], per_task: int, of: tuple[str, str]
 ) -> list[list[Target]]:
-    """Targets of the kept transcripts, by unit; `of` names the stage and the one whose units they are made from, such as
-    ("targets", "review")."""
+    """Targets of the kept transcripts, by unit; `of` names the stage and the one whose units they are made from, such
+    as ("targets", "review")."""
     run, made = g.run, []
     stage, before = Stage(g.directory / of[0]), Stage(g.directory / of[1])
     chosen = [kept(unit, per_task) for unit in units]
@@ -117,8 +117,5 @@ def target(
 def accepted(g: Generation, units: Sequence[Reviewed]) -> Counter[str]:
     """Accepted transcripts by the documents that they learned from, whose ids are joined by a space."""
     return Counter(
-        " ".join(g.read[t.task_id].document_ids)
-        for unit in units
-        for t, r in zip(*unit, strict=True)
-        if r.accepted
+        " ".join(g.read[t.task_id].document_ids) for unit in units for t, r in zip(*unit, strict=True) if r.accepted
     )

@@ -51,4 +51,6 @@ def _own(name: str) -> Callable[[int, int], World]:
     except ModuleNotFoundError as error:
         raise ValueError(f"world: {error}; install the package of {name} or set PYTHONPATH to its folder") from None
     except AttributeError:
-        raise ValueError(f"world: the module {module} has no function {function}; set --world to one that it has") from None
+        raise ValueError(
+            f"world: the module {module} has no function {function}; set --world to one that it has"
+        ) from None

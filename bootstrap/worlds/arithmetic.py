@@ -1,8 +1,12 @@
 """Temporary."""
+
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ArithmeticConfig:
     digits: int = 2
-def create(config, seed, generations): raise NotImplementedError
+
+
+def create(config, seed, generations):
+    raise NotImplementedError

@@ -26,9 +26,7 @@ class DocumentsConfig:
     """What is asked about each document; {title} is its id in words."""
 
 
-def create(
-    config: DocumentsConfig, seed: int, generations: int, read: Callable[[str], Sequence[Document]]
-) -> World:
+def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[[str], Sequence[Document]]) -> World:
     """Makes a world of what `read` finds at the path; the order of its documents is drawn from the seed.
 
     Raises ValueError when there are too few documents for the generations asked for.

@@ -33,7 +33,12 @@ RECIPE = Recipe(
         simulate=replace(SIMULATE, samples=2, slots=16, unit_tasks=3),
         review=ReviewConfig(probes=4, target_precision=0.0, minimum_recall=0.0),
         wrongthink=WrongthinkConfig(
-            interruption="no,", steps=4, samples=1, lambdas=(0.5,), minimum_formed=0.0, minimum_wrong=0.0,
+            interruption="no,",
+            steps=4,
+            samples=1,
+            lambdas=(0.5,),
+            minimum_formed=0.0,
+            minimum_wrong=0.0,
             perplexity_budget=100.0,
         ),
         train=TrainConfig(

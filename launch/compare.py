@@ -1,0 +1,143 @@
+"""`ratchet compare`: arms that differ in one setting or a few, from one generation's data, in one table.
+
+Every arm is a run directory of its own that begins with what the compared run committed before the varied setting has
+any effect: its arms train as many steps of as many examples, from the same seed model, and are asked the same items.
+"""
+
+import dataclasses
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+from rich.table import Table
+
+from ratchet.bootstrap import loop
+from ratchet.bootstrap.config import Config, ConfigError, flat, from_json, nearest
+from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.progress import Progress
+
+KEPT = {
+    "targets": ("simulate", "review", "calibration.json", "samples.json"),
+    "wrongthink": ("simulate", "review", "calibration.json", "samples.json", "targets"),
+    "train": ("simulate", "review", "calibration.json", "samples.json", "targets", "wrongthink", "wrongthink.json",
+              "corrections", "dataset"),
+    "controls": ("simulate", "review", "calibration.json", "samples.json", "targets", "wrongthink", "wrongthink.json",
+                 "corrections", "dataset"),
+}  # fmt: skip
+"""By section of a varied setting, what of the compared generation no arm has to make anew."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: what it changes, as {"targets.kind": "one_hot"}, and its figures by seed run."""
+
+    name: str
+    changes: dict[str, Any]
+    metrics: tuple[dict[str, dict], ...] = ()
+
+
+def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
+    """Every combination of the values of [[setting, value, ...], ...]; of a tuple, a value is joined by "+", and
+    "none" is an empty one.
+
+    Raises ConfigError for a setting that is unknown, has no value, or comes too early for arms to share data.
+    """
+    known, lists = flat(config), []
+    for name, *texts in varied:
+        name = name.replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"compare: unknown setting {name}; the nearest is {nearest(name, config)}")
+        if name.split(".")[0] not in KEPT or name == "controls.random_share":
+            raise ConfigError(f"compare: {name} changes what arms share; vary one of {', '.join(KEPT)}")
+        if not texts:
+            raise ConfigError(f"compare: {name} has no values; give them after it")
+        lists.append([(name, text, _value(known[name], text, name)) for text in texts])
+    return [
+        Arm(", ".join(f"{n.split('.')[-1]} {text}" for n, text, _ in chosen), {n: v for n, _, v in chosen})
+        for chosen in itertools.product(*lists)
+    ]
+
+
+def _value(like: Any, text: str, name: str) -> Any:
+    if isinstance(like, tuple):
+        return [] if text == "none" else text.split("+")
+    if isinstance(like, str):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"compare: {name} is {text!r}; it must be like {like!r}") from error
+
+
+def compare(
+    directory: epath.Path, number: int, arms: Sequence[Arm], out: epath.Path, progress: Progress
+) -> list[dict[str, dict]]:
+    """Trains and evaluates every arm of generation `number` of a run; returns their metrics. What is there already is
+    not made again."""
+    found = []
+    for arm in arms:
+        place = out / directory.name / arm.name.replace(" ", "_").replace(",", "")
+        config = _begin(directory, number, arm, place)
+        if not (place / f"gen-{number:03d}" / "evaluation.json").exists():
+            progress.line(f"compare {directory.name}: {arm.name}")
+            try:
+                loop.run(place, config, progress)
+            except loop.RunEnded as ended:
+                progress.line(f"{arm.name}: {ended}")
+        found.append(json.loads((place / f"gen-{number:03d}" / "evaluation.json").read_text())["metrics"])
+    return found
+
+
+def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> Config:
+    """An arm's run directory: the earlier generations, and what of this one its changes leave as it was."""
+    fields = json.loads((directory / "config.json").read_text())
+    for name, value in arm.changes.items():
+        part = fields
+        *sections, leaf = name.split(".")
+        for section in sections:
+            part = part[section]
+        part[leaf] = value
+    fields["generations"] = number
+    fields["controls"]["imitation"] = False
+    config = from_json(json.dumps(fields))
+    if (place / "config.json").exists():
+        return config
+    with_all = min((KEPT[name.split(".")[0]] for name in arm.changes), key=len)
+    for name in ("inputs.json", "tokenizer", *(f"gen-{n:03d}" for n in range(number))):
+        _copy(directory / name, place / name)
+    for name in with_all:
+        _copy(directory / f"gen-{number:03d}" / name, place / f"gen-{number:03d}" / name)
+    write_json(place / "config.json", dataclasses.asdict(config))
+    return config
+
+
+def _copy(source: epath.Path, target: epath.Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.exists():
+        shutil.copy2(source, target)
+
+
+def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 * v:.1f}") -> Table:
+    """Arms by metrics that are rates, in %: the mean over runs, and the interval of one run or the spread of
+    several."""
+    names = [n for n, m in arms[0].metrics[0].items() if m.get("unit") == "%" and (m["column"] or n == "recovery_own")]
+    names = [n for n in names if all(n in run for arm in arms for run in arm.metrics)]
+    shown = Table("arm", *(arms[0].metrics[0][n]["column"] or n for n in names), box=None)
+    for arm in arms:
+        cells = []
+        for n in names:
+            values = [run[n]["value"] for run in arm.metrics]
+            m = arm.metrics[0][n]
+            spread = (
+                (m.get("low", values[0]), m.get("high", values[0])) if len(values) == 1 else (min(values), max(values))
+            )
+            cells.append(f"{show(float(np.mean(values)))} ({show(spread[0])}–{show(spread[1])})")
+        shown.add_row(arm.name, *cells)
+    return shown
