@@ -107,7 +107,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     with timed(g.directory, "simulate"):
         written = transcripts.simulate(g)
     with timed(g.directory, "review"):
-        reviewer, _, mistakes = calibration(g)
+        reviewer, _, mistakes = calibration(g, [t for unit in written for t in unit])
         units = transcripts.review(g, reviewer, written)
     pairs = [pair for unit in units for pair in zip(*unit, strict=True)]
     summary.samples(g, pairs)

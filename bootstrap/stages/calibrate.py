@@ -44,31 +44,51 @@ class Probe:
     junk: bool = False
 
 
-def calibration(g: Generation) -> tuple[Reviewer, dict, list[Example]]:
+def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer, dict, list[Example]]:
     """The calibrated reviewer, its measured quality, and its failures on the probes as training examples.
 
-    A world that knows no right verdicts leaves the thresholds as the rubric has them. Raises ReviewerBelowFloor; what
-    was measured is then in calibration.json.
+    A world that knows no right verdicts leaves the thresholds as the rubric has them: what can be measured then is
+    whether junk made of what was `written` passes. Raises ReviewerBelowFloor; what was measured is then in
+    calibration.json.
     """
     run = g.run
     reviewer = run.reviewer(g.params)
-    if run.world.known is None:
-        plain = {c.name: {"kind": c.kind, "question": c.question, "threshold": c.threshold} for c in run.rubric}
-        return reviewer, once(g.directory / "calibration.json", lambda: {"criteria": plain, "review": {}}), []
-    probes = _probes(g)
-    passages = {p.id: p for p in run.seed_index.passages}
+    known = run.world.known is not None
+    probes = _probes(g) if known else _junk_of(g, written)
+    passages = {p.id: p for p in run.seed_index.passages} if known else g.passages
 
     def make() -> dict:
         try:
-            return calibrate(reviewer, probes, passages, run.config.review)[1]
+            return calibrate(reviewer, probes, passages, run.config.review)[1] if known else waved_through()
         except ReviewerBelowFloor as below:
             return below.measured | {"below_floor": str(below)}
+
+    def waved_through() -> dict:
+        reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
+        measured = measure(reviewer.criteria, probes, reviews)
+        passed = {"junk": measured["review"]["junk"]}
+        if passed["junk"]:
+            raise ReviewerBelowFloor(
+                f"review: {passed['junk']:.2f} of the junk probes passed; add criteria to the rubric or raise their "
+                "thresholds",
+                measured | {"review": passed},
+            )
+        kept = ("kind", "question", "threshold", "junk")
+        return {"criteria": {n: {k: c[k] for k in kept} for n, c in measured["criteria"].items()}, "review": passed}
 
     measured = once(g.directory / "calibration.json", make)
     if reason := measured.get("below_floor"):
         raise ReviewerBelowFloor(reason, measured)
     calibrated = with_thresholds(reviewer, measured)
-    return calibrated, measured, _mistakes(g, calibrated, probes, passages)
+    return calibrated, measured, _mistakes(g, calibrated, probes, passages) if known else []
+
+
+def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
+    """Junk made of some of this generation's own answers."""
+    some = written[:: max(1, len(written) // JUNK_OF)]
+    views = [[g.passages[p] for p in t.passages] for t in some]
+    made = [junk_probes(t, g.read[t.task_id], view, g.run.tokenizer) for t, view in zip(some, views, strict=True)]
+    return [probe for group in made for probe in group]
 
 
 def _probes(g: Generation) -> list[Probe]:

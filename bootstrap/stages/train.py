@@ -16,6 +16,18 @@ from ratchet.train.checkpoint import has_weights, load_weights, save_weights
 from ratchet.train.records import Example, read_examples, write_examples
 
 
+POOLS = (
+    "newest students",
+    "newest simulators",
+    "corrections of a model's own words",
+    "demonstrations",
+    "earlier students",
+    "earlier simulators",
+    "corrections of spoiled answers",
+)
+"""What a batch is mixed of, in the order of `mixture`."""
+
+
 class TooFewAccepted(RuntimeError):
     """What passed the review does not fill a batch."""
 
@@ -84,10 +96,9 @@ def train(
         )
     start = g.base if c.controls.start == "base" else g.params
     params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number))
-    once(
-        g.directory / "training.json",
-        lambda: {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools)},
-    )
+    per_step = dict(zip(POOLS, (count for _, count in pools), strict=True))
+    trained = {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools), "examples_per_step": per_step}
+    once(g.directory / "training.json", lambda: trained)
     save_weights(place, params)
     return params
 
