@@ -15,7 +15,6 @@ from ratchet.bootstrap.transcript import Transcript
 from ratchet.train.checkpoint import has_weights, load_weights, save_weights
 from ratchet.train.records import Example, read_examples, write_examples
 
-
 POOLS = (
     "newest students",
     "newest simulators",
