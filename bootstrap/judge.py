@@ -35,10 +35,19 @@ class Judge:
     def __call__(
         self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str] | None = None
     ) -> list[bool]:
-        """Whether each answer is right; `before` are the wrong thoughts that they follow."""
+        """Whether each answer is right or, after the wrong thoughts `before`, ends right."""
         before = [""] * len(said) if before is None else before
         if oracle := self._run.world.oracle:
             return [s.finished and oracle(s.task, s.text, b).right for s, b in zip(said, before, strict=True)]
+        return self._reviewed(said, passages, before)
+
+    def mended(self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str]) -> list[bool]:
+        """Whether all that stands in the end is true."""
+        if oracle := self._run.world.oracle:
+            return [s.finished and oracle(s.task, s.text, b).mended for s, b in zip(said, before, strict=True)]
+        return self._reviewed(said, passages, before)
+
+    def _reviewed(self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str]) -> list[bool]:
         heard = tuple(s.text for s in said)
         cases = as_cases(self._reviewer, said, passages, heard)
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]

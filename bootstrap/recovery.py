@@ -35,18 +35,18 @@ def recovery(
     supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
     heard = tuple(t.answer for t in run.shown) or tuple(s.text for s, ok in zip(said, right, strict=True) if ok)
     if "recovery" not in {m.name for m in run.world.metrics}:
-        starts["recovery"] = by_rule(run, knower) if knower else []
+        starts["rule"] = by_rule(run, knower) if knower else []
     if knower and knower.tasks:
         source = "inverted" if "contrast" in run.config.wrongthink.sources else "contrast"
         params, _ = knower.choose(supervisor, source)
         if params is not None:
             thoughts = think(run.writer(params), run.world, knower.tasks, 1, seed=run.seed("unseen thinker"))
-            starts["recovery_thinker"] = _wrong(supervise(supervisor, thoughts, passages, heard, source))
-    starts["recovery_own"] = own_starts(run, writer, judge, said, heard)
+            starts["thinker"] = _wrong(supervise(supervisor, thoughts, passages, heard, source))
+    starts["own"] = own_starts(run, writer, judge, said, heard)
     found = {}
-    for name, thoughts in starts.items():
+    for kind, thoughts in starts.items():
         if thoughts:
-            found |= _measured(run, writer, judge, name, thoughts[:ENOUGH])
+            found |= _measured(run, writer, judge, kind, thoughts[:ENOUGH])
     return found | _false_alarms(run, writer, said, right)
 
 
@@ -81,39 +81,44 @@ def _wrong(thoughts: Sequence[Thought | None]) -> list[Thought]:
     return [t for t in thoughts if t]
 
 
-def _measured(run: Run, writer: Writer, judge: Judge, name: str, thoughts: Sequence[Thought]) -> dict:
-    """The share that ends right; of the student's own also what it does: notice, correct, or say the same again."""
-    rest = _go_on(run, writer, thoughts)
-    right = judge(rest, run.passages(len(run.world.slices)), [t.text for t in thoughts])
-    ids = [f"{name} {n}" for n in range(len(thoughts))]
-    groups = {i: " ".join(t.task.document_ids) for i, t in zip(ids, thoughts, strict=True)}
-    share = lambda title, scores, column="", less=False: (
-        proportion(scores, groups)
-        | {
-            "title": title,
-            "column": column,
-            "less_is_better": less,
-            "guard": False,
-            "unit": "%",
-        }
-    )
-    titles = {
-        "recovery": ("recovery from wrong starts by rule", "recov"),
-        "recovery_thinker": ("recovery from an unseen wrong-thinker's starts", "think"),
-        "recovery_own": ("recovery from the student's own wrong starts", "own"),
-    }
-    found = {name: share(titles[name][0], dict(zip(ids, map(float, right), strict=True)), titles[name][1])}
-    if name != "recovery_own":
-        return found
-    said = run.config.wrongthink.interruption
+TITLES = {
+    "rule": ("recovery from wrong starts by rule", "recov"),
+    "thinker": ("recovery from an unseen wrong-thinker's starts", "think"),
+    "own": ("recovery from the student's own wrong starts", "own"),
+}
+"""By kind of wrong start, what its recovery is called, and the column that it stands in."""
+
+
+def _measured(run: Run, writer: Writer, judge: Judge, kind: str, thoughts: Sequence[Thought]) -> dict:
+    """The share that ends right, and what the student does: notice, put it right when noticed, or say the same
+    again."""
+    rest, passages = _go_on(run, writer, thoughts), run.passages(len(run.world.slices))
+    before, said = [t.text for t in thoughts], run.config.wrongthink.interruption
+    right, mended = judge(rest, passages, before), judge.mended(rest, passages, before)
     noticed = [r.text.startswith(said) for r in rest]
     again = [_repeats(run, t, r.text.removeprefix(said)) for t, r in zip(thoughts, rest, strict=True)]
-    of = lambda values: {i: float(v) for i, v, n in zip(ids, values, noticed, strict=True) if n}
-    found["noticed"] = share("own wrong starts that are noticed", dict(zip(ids, map(float, noticed), strict=True)))
+    ids = [f"{kind} {n}" for n in range(len(thoughts))]
+    groups = {i: " ".join(t.task.document_ids) for i, t in zip(ids, thoughts, strict=True)}
+
+    def share(values: Sequence[bool], title: str, column: str = "", less: bool = False, among: bool = False) -> dict:
+        scores = {i: float(v) for i, v, n in zip(ids, values, noticed, strict=True) if n or not among}
+        return proportion(scores, groups) | shown_as(title, column, less)
+
+    title, column = TITLES[kind]
+    found = {"recovery" if kind == "rule" else f"recovery_{kind}": share(right, title, column)}
+    whose = "wrong starts by rule" if kind == "rule" else "its starts" if kind == "thinker" else "own wrong starts"
+    found[f"noticed_{kind}"] = share(noticed, f"{whose} that are noticed")
     if any(noticed):
-        found["corrected"] = share("noticed ones that end right", of(right))
-        found["repeated"] = share("noticed ones whose wrong step is said again", of(again), less=True)
+        found[f"corrected_{kind}"] = share(mended, f"noticed {whose} that are put right", among=True)
+        found[f"repeated_{kind}"] = share(
+            again, f"noticed {whose} whose wrong step is said again", less=True, among=True
+        )
     return found
+
+
+def shown_as(title: str, column: str, less: bool) -> dict:
+    """How people are shown a share."""
+    return {"title": title, "column": column, "less_is_better": less, "guard": False, "unit": "%"}
 
 
 def _go_on(run: Run, writer: Writer, thoughts: Sequence[Thought]) -> list[Said]:
@@ -151,5 +156,4 @@ def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequenc
         s.task.id: float(r.text.startswith(run.config.wrongthink.interruption))
         for s, r in zip(starts, rest, strict=True)
     }
-    figure = {"title": "right starts that are interrupted", "column": "", "less_is_better": True, "guard": False}
-    return {"false_alarms": proportion(alarms) | figure | {"unit": "%"}}
+    return {"false_alarms": proportion(alarms) | shown_as("right starts that are interrupted", "", less=True)}

@@ -113,12 +113,13 @@ def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -
 
 
 def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:
-    """Of accepted corrections, the shares that end right, and whose reason names the wrong step and is true."""
+    """Of accepted corrections, the shares that put everything right, and whose reason names the wrong step and is
+    true."""
     kept = [t for t, r in corrected if r.accepted]
     grades = {t.id: g.run.world.oracle(g.read[t.task_id], t.text, t.forced_text) for t in kept}
     groups = {t.id: t.task_id for t in kept}
     return {
-        "right": proportion({i: float(grade.right) for i, grade in grades.items()}, groups),
+        "right": proportion({i: float(grade.mended) for i, grade in grades.items()}, groups),
         "reason": proportion({i: float(grade.reason) for i, grade in grades.items()}, groups),
     }
 

@@ -88,14 +88,16 @@ class Spoiled(NamedTuple):
 class Grade(NamedTuple):
     """An answer against the truth.
 
-    `right` says whether the answer holds in the end, `label` what it comes to in a word for counts and pages, and
-    `steps` gives for every step the right verdict of each criterion that is known: `({"true": True}, {"true": False})`.
-    `reason` is about an answer that interrupts a wrong thought: whether it begins by saying, truly, what was wrong.
+    `right` says whether the answer is right or, after a wrong thought, ends right; `label` what it comes to in a word
+    for counts and pages; and `steps` gives for every step the right verdict of each criterion that is known: `({"true":
+    True}, {"true": False})`. Two fields are about an answer that interrupts a wrong thought: whether all that stands in
+    the end is true (`mended`), and whether it begins by saying, truly, what was wrong (`reason`).
     """
 
     right: bool
     label: str = ""
     steps: tuple[Mapping[str, bool], ...] = ()
+    mended: bool = True
     reason: bool = True
 
 

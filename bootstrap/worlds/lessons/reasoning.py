@@ -53,6 +53,14 @@ def parse(text: str) -> Reasoning:
     return Reasoning(claims, choices, rest.count(NO), rest.replace(NO, "").strip())
 
 
+def spelled(case: Case) -> str:
+    """An answer is made of claims and choices, some of each, and of nothing else but interruptions."""
+    said = parse(case.text)
+    if said.rest:
+        return f"not understood: {said.rest[:60]}"
+    return "" if said.claims and said.choices else "it does not both claim and choose"
+
+
 def well_formed(case: Case) -> str:
     """An answer is claims, at most one about each action, and one choice; only its beginning may interrupt."""
     said = parse(case.text)
@@ -131,7 +139,7 @@ def reason_fault(before: str, text: str) -> str:
     return f"its reason finds nothing wrong with the step before it: {text[: said[0].end]}" if agreed else ""
 
 
-CHECKS = {check.__name__: check for check in (well_formed, complete, grounded, follows, agrees, reasoned)}
+CHECKS = {check.__name__: check for check in (spelled, well_formed, complete, grounded, follows, agrees, reasoned)}
 """The world's programmatic criteria, by the name that its rubric gives them."""
 
 
