@@ -89,44 +89,15 @@ class Tokenizer:
         """How a token is spelled, for people."""
         return self._pieces.id_to_piece(int(token)).replace("▁", " ") if token < self.vocab_size else "<unused>"
 
-    @property
-    def end(self) -> int:
-        return self.control["end"]
+    def turn(self, role: str, text: str) -> list[int]:
+        """One closed message: role symbol, text, end symbol."""
+        return [self.control[role], *self.encode(text), self.control["end"]]
 
-    @property
-    def verdicts(self) -> tuple[int, int]:
-        return self.control["yes"], self.control["no"]
+    def chat(self, messages: Iterable[dict[str, str]]) -> list[int]:
+        """Closed messages followed by an open assistant turn."""
+        turns = [token for m in messages for token in self.turn(m["role"], m["content"])]
+        return [*turns, self.control["assistant"]]
 
-    def _turn(self, role: str, text: str) -> list[int]:
-        return [self.control[role], *self.encode(text), self.end]
-
-    def _passages(self, texts) -> list[int]:
+    def passages(self, texts: Iterable[str]) -> list[int]:
+        """Source material as the teacher sees it, before the messages."""
         return [token for text in texts for token in (self.control["document"], *self.encode(text))]
-
-    def render(self, messages, *, passages=(), tools=(), room=None) -> list[int]:
-        chat = [token for m in messages for token in self._turn(m["role"], m["content"])] + [self.control["assistant"]]
-        context = self._passages(passages)
-        return [*(context if room is None else context[: max(0, room - len(chat))]), *chat]
-
-    def ask(self, question, *, passages=(), messages=(), room=None):
-        asked = [token for m in messages for token in self._turn(m["role"], m["content"])]
-        own = [self.control["ask"], *self.encode(question)]
-        context = self._passages(passages)
-        if room is not None:
-            context, own = context[: max(0, room - len(own) - len(asked))], own[:room]
-        return [*context, *asked], own
-
-    def calls(self, tool) -> tuple[int, ...]:
-        return (self.control["call"],)
-
-    def call(self, tool, arguments) -> list[int]:
-        return [self.control["call"], *self.encode(arguments), self.end]
-
-    def answered(self, text) -> list[int]:
-        return [*self._turn("tool", text), self.control["assistant"]]
-
-    def document(self, text) -> list[int]:
-        return [self.control["document"], *self.encode(text)]
-
-    def prose(self, beginning) -> list[int]:
-        return [self.control["system"], *self.encode(beginning)]

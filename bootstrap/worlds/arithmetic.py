@@ -1,12 +1,282 @@
-"""Temporary."""
+"""Sums that grow by a column a generation, with an exact oracle. Copy this file to make a world of your own.
 
+A number is written in columns from the right, each with a letter of its own, by which a small model finds its way (the
+index hints of arXiv 2310.16028): "add three columns: r2+9 m1+3 g8+1." is 812 + 139. The answer works column by column
+and ends in the sum: "r2+9=11r. m1+3+1=5m. g8+1=9g. so r1 m5 g9."
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ratchet.bootstrap.worlds.bounds import bounded, check
+from ratchet.bootstrap.worlds.world import (
+    Case,
+    Document,
+    Grade,
+    Item,
+    Material,
+    Metric,
+    Spoiled,
+    Step,
+    Task,
+    Tool,
+    World,
+    content_id,
+)
+
+Problem = tuple[tuple[str, int, int], ...]
+"""Columns from the right, as (letter, upper digit, lower digit): (("r", 2, 9), ("m", 1, 3), ("g", 8, 1))."""
+SIZES = "no one two three four five six seven eight nine ten eleven twelve".split()
+OF_TASKS, OF_PAGES = "abcdefghijklm", "nopqrstuvwxyz"
+"""Letters of problems and of pages: a page shows the method, and no column of a problem."""
+COLUMN = re.compile(r"([a-z])(\d)\+(\d)(?!\S*=)")
+STEP = re.compile(r"([a-z])(\d)\+(\d)(\+1)?=(\d+)\1\.|so((?: [a-z]\d+)+)\.")
 
 
 @dataclass(frozen=True)
 class ArithmeticConfig:
-    digits: int = 2
+    """The embedded arithmetic world."""
+
+    columns: int = bounded(3, "at least 1")
+    """Columns of the largest worked sums; generation g reads sums of g more."""
+    worked: int = bounded(600, "at least 1")
+    """Worked sums of the seed, of one column to `columns`."""
+    slice: int = bounded(60, "at least 1")
+    """Sums that each generation reads."""
+    pages: int = bounded(4, "at least 1")
+    """Pages that show the method for each size."""
+    asked: int = bounded(24, "at least 1")
+    """Sums of each size that an evaluation asks, and that are fresh."""
+    fixed: bool = False
+    """Control: every generation reads sums as large as the first one does."""
 
 
-def create(config, seed, generations):
-    raise NotImplementedError
+def create(config: ArithmeticConfig, seed: int, generations: int) -> World:
+    """Makes the world. Raises ValueError when a setting is out of its bound or the sums would be too large."""
+    check(config, "arithmetic.")
+    largest = config.columns + (1 if config.fixed else generations)
+    if largest >= len(SIZES) - 1:
+        raise ValueError(f"arithmetic: sums of {largest} columns are too large; lower --generations")
+    sizes = [config.columns + (1 if config.fixed else g) for g in range(1, generations + 1)]
+    of_seed = list(range(1, config.columns + 1))
+    fresh = list(range(config.columns + 1, config.columns + 4))
+    return World(
+        name="arithmetic",
+        slices=tuple(_material([n], config.slice, config, f"slice {seed} {g}") for g, n in enumerate(sizes, 1)),
+        rubric=Path(__file__).with_name("arithmetic.yaml").read_text(),
+        fresh=_material(fresh, config.asked, config, f"fresh {seed}"),
+        seed=_material(of_seed, -(-config.worked // len(of_seed)), config, f"seed {seed}", worked=True),
+        prose=tuple(_table("abcdefghijklmnopqrstuvwxyz", seed, 5)),
+        control=tuple(_table(OF_TASKS, seed + 1, 1)),
+        checks=CHECKS,
+        steps=steps,
+        spoil=spoil,
+        known=grade,
+        oracle=grade,
+        items=lambda tasks: _items(tasks, config, seed),
+        metrics=(
+            Metric("accuracy", "sums of a size that was read", "acc", worst="newest", guard=True),
+            Metric("longer", "sums of one column more than was read", "longer"),
+            Metric("recovery", "wrong starts by rule that end in the right sum", "recov"),
+        ),
+        tools=(CALCULATE,),
+    )
+
+
+def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: str, worked: bool = False) -> Material:
+    """So many tasks of each size, and pages that show the method for it."""
+    rng, documents, tasks = Random(f"arithmetic {salt}"), [], []
+    for size in sizes:
+        shown = [draw(size, OF_PAGES, rng) for _ in range(config.pages)]
+        pages = [f"{SIZES[size]} columns: {written(p)}. {answer(p)}" for p in shown]
+        found = [Document(content_id(p), p, {"source": "arithmetic world", "licence": "CC0-1.0"}) for p in pages]
+        documents += found
+        problems = [draw(size, OF_TASKS, rng) for _ in range(count)]
+        tasks += [_task(p, tuple(d.id for d in found), worked) for p in problems]
+    rng.shuffle(tasks)
+    return Material(tuple(documents), tuple(tasks))
+
+
+def _task(p: Problem, pages: tuple[str, ...], worked: bool = False) -> Task:
+    messages = ({"role": "user", "content": f"add {SIZES[len(p)]} columns: {written(p)}."},)
+    return Task(content_id(messages), pages, messages, answer=answer(p) if worked else "")
+
+
+def draw(size: int, letters: str, rng: Random) -> Problem:
+    """A problem of so many columns; no letter comes twice."""
+    return tuple((letter, rng.randrange(10), rng.randrange(10)) for letter in rng.sample(letters, size))
+
+
+def written(p: Problem) -> str:
+    return " ".join(f"{letter}{upper}+{lower}" for letter, upper, lower in p)
+
+
+def worked_out(p: Problem) -> list[str]:
+    """The steps of the right answer: one for each column, and the sum."""
+    found, digits, carry = [], [], 0
+    for number, (letter, upper, lower) in enumerate(p, 1):
+        total = upper + lower + carry
+        found.append(f"{letter}{upper}+{lower}{'+1' if carry else ''}={total}{letter}.")
+        digits.append(f"{letter}{total if number == len(p) else total % 10}")
+        carry = total // 10
+    return [*found, f"so {' '.join(digits)}."]
+
+
+def answer(p: Problem) -> str:
+    return " ".join(worked_out(p))
+
+
+def asked_of(task: Task) -> Problem:
+    """The problem that a task asks about."""
+    return tuple((letter, int(upper), int(lower)) for letter, upper, lower in COLUMN.findall(task.question))
+
+
+def _table(letters: str, seed: int, times: int) -> list[tuple[str, str]]:
+    """Every sum of two digits with and without a carry, for a model that has never seen a digit."""
+    rng = Random(f"table {seed}")
+    sums = [(x, y, c) for x in range(10) for y in range(10) for c in (0, 1)] * times
+    lines = [(rng.choice(letters), x, y, c) for x, y, c in rng.sample(sums, len(sums))]
+    return [(f"{letter}{x}+{y}{'+1' if c else ''}", f"={x + y + c}{letter}.") for letter, x, y, c in lines]
+
+
+def steps(text: str) -> tuple[Step, ...]:
+    """Every worked column and every sum is a step."""
+    return tuple(Step(m.start(), m.end(), {"column": m[1]} if m[1] else {"sum": m[6]}) for m in STEP.finditer(text))
+
+
+def standing(before: str, text: str) -> list[str]:
+    """The steps that hold in the end: those before the wrong one, and all that came after it."""
+    said = lambda t: [m.group(0) for m in STEP.finditer(t)]
+    return [*said(before)[:-1], *said(text)]
+
+
+def spelled(case: Case) -> str:
+    """An answer is worked columns and one sum at the end, and nothing else but an interruption before them."""
+    rest = STEP.sub("", case.text.removeprefix("no,")).strip()
+    if rest:
+        return f"not understood: {rest[:60]}"
+    kinds = ["sum" in s.fields for s in case.steps]
+    return "" if kinds and kinds[-1] and not any(kinds[:-1]) else "it does not end in one sum"
+
+
+def digits(case: Case) -> str:
+    """Step n is about column n of the question, with its letter and its digits."""
+    columns = [f"{letter}{upper}+{lower}" for letter, upper, lower in asked_of(case.task)]
+    for number, said in enumerate(standing(case.before, case.text)):
+        if said.startswith("so"):
+            return "" if number >= len(columns) else f"{SIZES[number]} of {len(columns)} columns are worked"
+        if number >= len(columns) or not re.match(rf"{re.escape(columns[number])}(\+1)?=", said):
+            return f"column {number + 1} of the question is not {said}"
+    return ""
+
+
+def sums(case: Case) -> str:
+    """Each column's own sum is right."""
+    for said in standing(case.before, case.text):
+        m = STEP.fullmatch(said)
+        if m[1] and int(m[2]) + int(m[3]) + bool(m[4]) != int(m[5]):
+            return f"{m[2]} and {m[3]}{' and a carry' if m[4] else ''} are not {m[5]}"
+    return ""
+
+
+def carries(case: Case) -> str:
+    """A column takes a carry exactly when the one before it came to ten or more."""
+    carry = False
+    for m in map(STEP.fullmatch, standing(case.before, case.text)):
+        if m[1] and bool(m[4]) != carry:
+            return f"the carry into {m[1]} is {'forgotten' if carry else 'made up'}"
+        carry = bool(m[1]) and int(m[5]) > 9
+    return ""
+
+
+def answers(case: Case) -> str:
+    """The sum is made of the last digits that were worked out, the last column's whole."""
+    *columns, last = standing(case.before, case.text) or [""]
+    if not last.startswith("so"):
+        return ""
+    totals = [STEP.fullmatch(c) for c in columns]
+    right = [f"{m[1]}{m[5] if n == len(totals) else m[5][-1]}" for n, m in enumerate(totals, 1) if m[1]]
+    return "" if last == f"so {' '.join(right)}." else f"the columns come to {' '.join(right)}"
+
+
+def reasoned(case: Case) -> str:
+    """A correction begins with the wrong step's own column, said otherwise."""
+    if not case.before:
+        return ""
+    wrong, said = STEP.findall(case.before)[-1:], STEP.match(case.text.removeprefix("no,").strip())
+    if not wrong or not said:
+        return "it does not say at once what is wrong"
+    same = said[1] == (wrong[0][0] or None) and said.group(0) not in case.before[-len(said.group(0)) :]
+    return "" if same else "it does not say what was wrong with the last step"
+
+
+CHECKS = {c.__name__: c for c in (spelled, digits, sums, carries, answers, reasoned)}
+
+
+def spoil(task: Task, text: str, heard: Sequence[str], random: Random) -> tuple[Spoiled, ...]:
+    """Each column with a wrong digit, or with its carry forgotten, and the sum with a wrong digit."""
+    found, last = [], len(steps(text)) - 1
+    for number, m in enumerate(STEP.finditer(text)):
+        if m[1] and m[4] and random.random() < 0.5:
+            wrong = f"{m[1]}{m[2]}+{m[3]}={int(m[2]) + int(m[3])}{m[1]}."
+        else:
+            at = random.choice([d.start() for d in re.finditer(r"\d", m[0]) if not m[1] or d.start() > m[0].index("=")])
+            wrong = m[0][:at] + random.choice([d for d in "0123456789" if d != m[0][at]]) + m[0][at + 1 :]
+        found.append(Spoiled(number, wrong, tuple(range(number, last + 1))))
+    return tuple(found)
+
+
+def grade(task: Task, text: str, before: str) -> Grade:
+    """An answer against the truth, which is computed."""
+    right, held = worked_out(asked_of(task)), standing(before, text)
+    clean = not STEP.sub("", text.removeprefix("no,") if before else text).strip()
+    mended = held == right and clean
+    ends = clean and bool(held) and held[-1] == right[-1]
+    at = len(STEP.findall(before)) - 1
+    reason = not before or held[at : at + 1] == right[at : at + 1]
+    label = "right" if ends else "wrong"
+    return Grade(ends if before else mended, label, tuple({} for _ in steps(text)), mended, reason)
+
+
+def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[Item]:
+    """Sums that no generation reads, of every size that was read and of one more, and wrong starts."""
+    read = sorted({len(asked_of(t)) for t in tasks})
+    made = []
+    for size in [*read, read[-1] + 1]:
+        rng, metric = Random(f"items {seed} {size}"), "accuracy" if size in read else "longer"
+        for n in range(config.asked):
+            p = draw(size, OF_TASKS, rng)
+            task, name = _task(p, ()), f"{SIZES[size]} {n}"
+            score = lambda text, finished, task=task, m=metric: {m: float(finished and grade(task, text, "").right)}
+            context = f"{SIZES[size]} columns"
+            made.append(Item(name, name, score, task.messages, context=context, seen=size in read, reference=answer(p)))
+            if size in read:
+                way, parts = rng.choice(spoil(task, answer(p), (), rng)), worked_out(p)
+                begun = " ".join([*parts[: way.step], way.text])
+                recovers = lambda text, finished, task=task, begun=begun: {
+                    "recovery": float(finished and grade(task, text, begun).right)
+                }
+                made.append(Item(f"{name} begun", name, recovers, task.messages, begun=begun, wrong=True))
+    return made
+
+
+def _calculate(arguments: Mapping[str, Any]) -> str:
+    return str(arguments["upper"] + arguments["lower"])
+
+
+CALCULATE = Tool(
+    "calculate",
+    "Adds two numbers.",
+    {
+        "type": "object",
+        "properties": {n: {"type": "integer", "minimum": 0, "maximum": 99} for n in ("upper", "lower")},
+        "required": ["upper", "lower"],
+        "additionalProperties": False,
+    },
+    _calculate,
+)
+"""What the teacher may call beside `lookup`; students are asked without tools."""
