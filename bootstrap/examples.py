@@ -117,11 +117,11 @@ def review_demonstrations(
         asked = []
         for _, text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
             asked += labelled(criterion, world, task, text, view, reviewer)
-        if asked:
-            context = asked[0][0]
-            pairs = [(question, label) for _, question, label in asked]
-            lineage = {"kind": criterion.name, "task": task.id}
-            made.append(verdict_example(writer.tokenizer, context, pairs, "seed", lineage))
+        lineage = {"kind": criterion.name, "task": task.id}
+        pairs = [(question, label) for _, question, label in asked]
+        rows = [pairs] if writer.tokenizer.asks_in_a_row else [[pair] for pair in pairs]
+        for row in rows if pairs else ():
+            made.append(verdict_example(writer.tokenizer, asked[0][0], row, "seed", lineage))
     return made
 
 

@@ -127,7 +127,7 @@ def _go_on(run: Run, writer: Writer, thoughts: Sequence[Thought]) -> list[Said]:
     requests = [Request(int(content_id(n, p)[:8], 16), tuple(p)) for n, p in enumerate(prompts)]
     sampled = writer.sample(requests, seed=run.seed("go on"))
     return [
-        Said(t.task, t.sample, tuple(s.tokens.tolist()), run.tokenizer.decode(s.tokens), s.finished)
+        Said(t.task, t.sample, tuple(s.tokens.tolist()), run.tokenizer.decode(s.tokens).lstrip(), s.finished)
         for t, s in zip(thoughts, sampled, strict=True)
     ]
 

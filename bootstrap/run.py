@@ -16,11 +16,12 @@ from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index, passages_of
 from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
 from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.tokenizers import load_tokenizer, make_tokenizer
+from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import load
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
 from ratchet.models import architectures, decoder, huggingface
+from ratchet.models.chat import ChatTokenizer
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.batches import Batches
@@ -173,7 +174,7 @@ def check(config: Config) -> None:
     load_rubric(config.review.rubric, world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
-        tokenizer = load_tokenizer(epath.Path(config.base))
+        tokenizer = ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
             Toolbox(world.tools).grammar(tokenizer)
@@ -192,9 +193,7 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     world = _world(config)
     rubric = load_rubric(config.review.rubric, world)
     _check_inputs(directory, world, rubric)
-    tokenizer = load_tokenizer(directory / "tokenizer") or make_tokenizer(
-        directory / "tokenizer", config, world, rubric
-    )
+    tokenizer = prepare_tokenizer(directory / "tokenizer", config, world, rubric)
     graphdef, _ = decoder.create(config.model, 0)
     mesh = make_mesh(config.mesh)
     sampler, scorer = _sampler(config, graphdef, mesh), _scorer(config, graphdef, mesh)

@@ -148,7 +148,7 @@ def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
         answer = found.text if found else "nothing found."
     else:
         answer = writer.tools.run(name, arguments)
-    call = (*tokenizer.calls(LOOKUP["name"]), *s.tokens.tolist(), s.stop)
+    call = (*tokenizer.calls(LOOKUP["name"]), *s.tokens.tolist(), *tokenizer.call_end)
     called = (len(d.prompt), len(d.prompt) + len(call))
     call_id = content_id(d.task.id, d.sibling, text)
     function = {"name": name, "arguments": text}
@@ -168,7 +168,7 @@ def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
 def _transcript(writer: Writer, d: Draft, s: Sampled, generation: int) -> Transcript:
     tokenizer = writer.tokenizer
     tokens = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ())
-    text = tokenizer.decode(s.tokens)
+    text = tokenizer.decode(s.tokens).lstrip()
     if writer.config.lookups and tokens[:1] == tokenizer.calls(LOOKUP["name"])[:1]:
         text = f"(call) {text}"
     return Transcript(

@@ -115,7 +115,7 @@ def _continue(writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int) -> 
 
 def _branch_transcript(writer: Writer, t: Transcript, branch: Branch, rest: tuple[tuple[int, ...], bool]) -> Transcript:
     tokens = (*t.tokens[: branch.position], branch.token, *rest[0])
-    text = writer.tokenizer.decode(tokens)
+    text = writer.tokenizer.decode(tokens).lstrip()
     return replace(t, id=content_id(t.id, branch.position, branch.token), tokens=tokens, text=text, finished=rest[1])
 
 

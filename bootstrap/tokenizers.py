@@ -10,33 +10,34 @@ from ratchet.bootstrap.review import Criterion
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models.chat import ChatTokenizer
-from ratchet.models.tokenizer import Tokenizer
+from ratchet.models.tokenizer import Tokenizer, load
 from ratchet.train.files import whole
 
 PROSE_LINES = 1000
 """Lines of the world's prose that a tokenizer is trained on."""
 
 
-def load_tokenizer(folder: epath.Path) -> Any:
-    """The tokenizer that lies in a folder: SentencePiece's, or a chat model's; None where there is neither."""
-    own = folder / "model.spm"
-    if own.exists():
-        return Tokenizer.load(own)
-    return ChatTokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-
-
-def make_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
-    """Puts a tokenizer into an empty folder and returns it."""
+def prepare_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
+    """The tokenizer in a run's folder, put there first when it is empty. Beside a chat model's lies its config.json,
+    which an export reads."""
+    try:
+        return load(folder)
+    except FileNotFoundError:
+        tokenizer = _base_tokenizer(config) if config.base else _own_tokenizer(config, world, rubric)
+    folder.mkdir(parents=True, exist_ok=True)
     if config.base:
-        tokenizer = ChatTokenizer.load(epath.Path(config.base))
-        with whole(folder) as fresh:
-            fresh.mkdir()
-            tokenizer.save(fresh)
-        return tokenizer
-    tokenizer = Tokenizer.train(_texts(config, world, rubric), config.model.vocab_size)
-    with whole(folder / "model.spm") as fresh:
-        fresh.write_bytes(tokenizer.model)
+        with whole(folder / "config.json") as fresh:
+            fresh.write_bytes((epath.Path(config.base) / "config.json").read_bytes())
+    tokenizer.save(folder)
     return tokenizer
+
+
+def _base_tokenizer(config: Config) -> ChatTokenizer:
+    return ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
+
+
+def _own_tokenizer(config: Config, world: World, rubric: tuple[Criterion, ...]) -> Tokenizer:
+    return Tokenizer.train(_texts(config, world, rubric), config.model.vocab_size)
 
 
 def _texts(config: Config, world: World, rubric: tuple[Criterion, ...]) -> list[str]:

@@ -91,12 +91,12 @@ def think(
     ]
     sampled = writer.sample(requests, seed=seed)
     said = [(t, n, (*begun, *s.tokens.tolist()), s.finished) for (t, n, begun), s in zip(asked, sampled, strict=True)]
-    return [Said(t, n, tokens, writer.tokenizer.decode(tokens), ended) for t, n, tokens, ended in said]
+    return [Said(t, n, tokens, writer.tokenizer.decode(tokens).lstrip(), ended) for t, n, tokens, ended in said]
 
 
 def step_ends(tokenizer: Any, tokens: Sequence[int], steps: Sequence[Step]) -> list[int]:
     """For each step of the tokens' text, how many tokens there are up to its end."""
-    lengths = [len(tokenizer.decode(tokens[:n])) for n in range(len(tokens) + 1)]
+    lengths = [len(tokenizer.decode(tokens[:n]).lstrip()) for n in range(len(tokens) + 1)]
     return [next((n for n, length in enumerate(lengths) if length >= s.end), len(tokens)) for s in steps]
 
 
@@ -163,7 +163,7 @@ def interrupt(
 ) -> list[Transcript]:
     """The teacher, sources in view, interrupts each wrong thought and goes on. It looks nothing up, so none is
     withheld."""
-    said = tuple(writer.tokenizer.encode(interruption))
+    said = tuple(writer.tokenizer.encode(f" {interruption}"))
     own = replace(writer, config=replace(writer.config, lookups=0, withhold=0.0))
     drafts = [
         replace(draft(own, index, one.task, one.sample, f"wrongthink {seed}"), forced=(*one.tokens, *said))
@@ -232,11 +232,12 @@ def spoiled_again(
 def interrupted(tokenizer: Any, t: Transcript, interruption: str) -> Transcript:
     """A transcript that goes on after a wrong thought, with the supervisor's interruption before its tokens, as certain
     ones."""
-    said = tuple(tokenizer.encode(interruption))
+    begins = bool(t.tokens) and not tokenizer.piece(t.tokens[0]).startswith(" ")  # a step that began its answer
+    said = tuple(tokenizer.encode(f" {interruption}{' ' if begins else ''}"))
     sure = certain(said, t.capture.ids_NK.shape[1])
     capture = Capture(*(np.concatenate([a, b]) for a, b in zip(sure, t.capture, strict=True)))
     tokens = (*said, *t.tokens)
-    text = tokenizer.decode(tokens)
+    text = tokenizer.decode(tokens).lstrip()
     return replace(
         t,
         id=content_id(t.id, t.forced, t.generation, "interrupted"),

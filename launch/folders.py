@@ -10,7 +10,7 @@ from etils import epath
 from rich.table import Table
 
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, folder_tokenizer, huggingface
+from ratchet.models import architectures, huggingface
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
@@ -43,16 +43,20 @@ def read(folder: epath.Path, template: str = "") -> dict[str, Any]:
     return {
         "folder": str(folder), "parameters": sum(x.size for x in jax.tree.leaves(weights)),
         **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(folder, config.vocab_size, template),
-    }  # fmt: skip
+    }
 
 
 def _chat(folder: epath.Path, vocab_size: int, template: str) -> str:
     """Whether its tokenizer and chat template will do; what is wrong with them does not keep the weights from use."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        own = ChatTokenizer.load(folder, vocab_size, epath.Path(template).read_text() if template else None)
+        own = ChatTokenizer.load(folder, vocab_size, epath.Path(template).read_text() if template else "")
+        marked = own.chat(said).said.any()
     except FolderError as error:
         return str(error)
-    return f"{own.vocab_size:,} tokens; the template marks what the assistant says"
+    calls = "calls tools" if own.can_call else "calls no tools"
+    marks = "marks what the assistant says" if marked else "marks nothing as said by the assistant"
+    return f"{own.vocab_size:,} tokens; the template {calls} and {marks}"
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -66,7 +70,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def write(run: Run, asked: Export) -> epath.Path:
-    """Writes a finished generation's weights, config.json and tokenizer: that of a run from a base folder with a chat
+    """Writes a finished generation's weights, config.json and tokenizer: that of the base folder with its chat
     template, else the SentencePiece model.
 
     Raises FolderError when the directory exists, or for a decoder that transformers does not have.
@@ -80,7 +84,7 @@ def write(run: Run, asked: Export) -> epath.Path:
         model = dataclasses.replace(model, max_length=longest)
     huggingface.save(place, model, run.weights(asked.generation), asked.dtype)
     if run.config.base:
-        folder_tokenizer.write(run.tokenizer, place)
+        run.tokenizer.save(place)
     else:
         shutil.copy(run.directory / "tokenizer" / "model.spm", place / "tokenizer.model")
     return place

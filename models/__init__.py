@@ -7,7 +7,9 @@ attention.py      rotary positions and masked attention, by matrix products
 kernels.py        attention by a device's own kernel, chosen where it is compiled
 architectures.py  config.json of Hugging Face folders
 huggingface.py    their weights, read onto the mesh and written
-chat.py           their tokenizers and chat templates
+chat.py           their tokenizers and chat templates: messages in, ids out
+template.py       chat templates (Jinja), rendered as transformers renders them
+vocabulary.py     tokenizer.json: text to ids and back, symbols by id alone
 grammar.py        what a request may say, and masks of it between steps
 sampler.py        samples any number of requests: what is read and seated when
 slots.py          what that runs on the device: slots that are refilled, distributions captured
@@ -15,6 +17,5 @@ draw.py           from logits to a token and what is kept of its distribution
 pages.py          keys and values in pages, for the kernel that TPUs decode with
 inference.py      weights and rows of a model that is only read, on a mesh
 scorer.py         questions answered by the next token's probabilities, and what given tokens are drawn from
-folder_tokenizer.py  a folder's tokenizer.json with control symbols, for runs that start from its weights
-tokenizer.py      SentencePiece with control symbols, and the chat format
+tokenizer.py      SentencePiece with control symbols, for models from scratch: messages in, ids out
 """

@@ -1,39 +1,56 @@
-"""SentencePiece with control symbols for roles, tools and verdicts, and the chat format made of them.
+"""SentencePiece with control symbols, for models from scratch: messages in, ids out. And how a run's tokenizer is read.
 
-Control symbols are inserted by id alone: text that spells one, in a document or a question, stays text.
+Control symbols stand for roles, documents, tool calls, questions and verdicts. They are inserted by id alone: text that
+spells one, in a document or a question, stays text.
 """
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sentencepiece
 from etils import epath
 from llguidance import LLTokenizer
 
+from ratchet.models.chat import ChatTokenizer
 from ratchet.models.grammar import Pieces
 
 CONTROLS = ("system", "user", "assistant", "tool", "document", "call", "ask", "yes", "no", "end")
 PAD = 0
+FILE = "model.spm"
 
 
 class Tokenizer:
-    """Text to token ids and back. `control[name]` is the id of a control symbol; `hash` identifies the model."""
+    """Messages and text to token ids, and back.
+
+    `hash` identifies the model; `end` is the id that ends an assistant's turn; `verdicts` are the ids of yes and no.
+    Raises ValueError for a SentencePiece model without the control symbols.
+    """
+
+    can_call = True
+
+    asks_in_a_row = True
+    """Whether several questions with their verdicts may follow each other in one context."""
 
     def __init__(self, model: bytes):
         self.model = model
         self.hash = hashlib.sha256(model).hexdigest()[:16]
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.control = {name: self._pieces.piece_to_id(f"<|{name}|>") for name in CONTROLS}
-        missing = [name for name, piece in self.control.items() if piece == self._pieces.unk_id()]
+        self._control = {name: self._pieces.piece_to_id(f"<|{name}|>") for name in CONTROLS}
+        missing = [name for name, piece in self._control.items() if piece == self._pieces.unk_id()]
         if missing:
             raise ValueError(f"tokenizer: lacks the control symbols {missing}; train it with `Tokenizer.train`")
+        self.end = self._control["end"]
+        self.verdicts = (self._control["yes"], self._control["no"])
+        self.call_end = (self.end,)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Trains on `texts`; small corpora may give fewer pieces than `vocab_size`. Deterministic.
 
-        Raises ValueError when `vocab_size` is too small for them.
+        Text is kept letter for letter: nothing is normalized, and every digit is a piece of its own. Raises ValueError
+        when `vocab_size` is too small for the texts.
         """
         model = io.BytesIO()
         try:
@@ -49,7 +66,10 @@ class Tokenizer:
                 unk_id=1,
                 bos_id=-1,
                 eos_id=-1,
-                normalization_rule_name="nmt_nfkc_cf",
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                split_digits=True,
+                max_sentence_length=1 << 24,  # longer texts would be left out
                 num_threads=1,
                 minloglevel=2,
             )
@@ -60,44 +80,99 @@ class Tokenizer:
             ) from error
         return cls(model.getvalue())
 
-    @classmethod
-    def load(cls, path: epath.Path) -> "Tokenizer":
-        if not path.exists():
-            raise FileNotFoundError(f"tokenizer: {path} is missing; give the directory of a run")
-        return cls(path.read_bytes())
+    def save(self, folder: epath.Path) -> None:
+        """Writes the file that `load` reads; it appears whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{FILE}.part").write_bytes(self.model)
+        (folder / f"{FILE}.part").rename(folder / FILE)
 
     @property
     def vocab_size(self) -> int:
+        """One more than the largest id."""
         return self._pieces.vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        return self._pieces.encode(text)
+        """Ids of text. A space before it is understood: " a" and "a" are the same ids."""
+        return self._pieces.encode(text.removeprefix(" "))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control symbols, and embedding rows that no piece uses, are left out."""
-        left_out = {PAD, *self.control.values()}
+        """The text of `ids`; control symbols, and rows of the embedding that no piece uses, are left out."""
+        left_out = {PAD, *self._control.values()}
         return self._pieces.decode([int(i) for i in ids if int(i) not in left_out and i < self.vocab_size])
 
+    def piece(self, token: int) -> str:
+        """How an id is spelled, for people."""
+        return self._pieces.id_to_piece(int(token)).replace("▁", " ") if token < self.vocab_size else "<unused>"
+
     def spelled(self) -> LLTokenizer:
-        """What each id spells, for grammars, which `<|end|>` ends."""
+        """What each id spells, for grammars, which `end` ends."""
         pieces, ids = self._pieces, range(self.vocab_size)
         spell = lambda i: bytes([int(pieces.id_to_piece(i)[3:-1], 16)]) if pieces.is_byte(i) else self.piece(i).encode()
         special = [i for i in ids if pieces.is_control(i) or pieces.is_unknown(i)]
-        return Pieces(list(map(spell, ids)), special, self.control["end"]).spelled()
+        return Pieces(list(map(spell, ids)), special, self.end).spelled()
 
-    def piece(self, token: int) -> str:
-        """How a token is spelled, for people."""
-        return self._pieces.id_to_piece(int(token)).replace("▁", " ") if token < self.vocab_size else "<unused>"
+    def render(
+        self,
+        messages: Sequence[Mapping],
+        *,
+        passages: Sequence[str] = (),
+        tools: Sequence[Mapping] = (),
+        room: int | None = None,
+    ) -> list[int]:
+        """Passages, messages and an open assistant's turn. Passages are cut from their end so that the whole fits into
+        `room` ids; messages that do not fit by themselves are given whole. Tools are not described: a model from
+        scratch learns from demonstrations what it may call."""
+        turns = [token for message in messages for token in self._turn(message)]
+        chat = [*turns, self._control["assistant"]]
+        return [*self._sources(passages, None if room is None else room - len(chat)), *chat]
 
-    def turn(self, role: str, text: str) -> list[int]:
-        """One closed message: role symbol, text, end symbol."""
-        return [self.control[role], *self.encode(text), self.control["end"]]
+    def ask(
+        self, question: str, *, passages: Sequence[str] = (), messages: Sequence[Mapping] = (), room: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """(context, question) in ids: a question about passages and messages, of which the next token is one of
+        `verdicts`.
 
-    def chat(self, messages: Iterable[dict[str, str]]) -> list[int]:
-        """Closed messages followed by an open assistant turn."""
-        turns = [token for m in messages for token in self.turn(m["role"], m["content"])]
-        return [*turns, self.control["assistant"]]
+        The context is the same for every question, unless passages are cut so that both fit into `room` ids.
+        """
+        asked = [self._control["ask"], *self.encode(question)]
+        told = [token for message in messages for token in self._turn(message)]
+        return [*self._sources(passages, None if room is None else room - len(asked) - len(told)), *told], asked[:room]
 
-    def passages(self, texts: Iterable[str]) -> list[int]:
-        """Source material as the teacher sees it, before the messages."""
-        return [token for text in texts for token in (self.control["document"], *self.encode(text))]
+    def calls(self, tool_name: str) -> tuple[int, ...]:
+        """The ids that begin a call, up to the JSON of its arguments: one symbol, the same for every tool."""
+        return (self._control["call"],)
+
+    def call(self, tool_name: str, arguments: str) -> list[int]:
+        """A whole call, with its arguments in JSON, and the end of the turn."""
+        return [*self.calls(tool_name), *self.encode(arguments), *self.call_end]
+
+    def answered(self, text: str) -> list[int]:
+        """What goes on after a call: the tool's answer, and an open assistant's turn."""
+        return [*self._turn({"role": "tool", "content": text}), self._control["assistant"]]
+
+    def document(self, text: str) -> list[int]:
+        """A document that has begun with `text` and goes on."""
+        return [self._control["document"], *self.encode(text)]
+
+    def prose(self, beginning: str) -> list[int]:
+        """Plain text outside any chat that goes on."""
+        return [self._control["system"], *self.encode(beginning)]
+
+    def _turn(self, message: Mapping[str, Any]) -> list[int]:
+        """A closed message: its role's symbol, its text, its calls, and the end."""
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        called = [token for c in calls for token in (*self.calls(c["name"]), *self.encode(c["arguments"]))]
+        return [self._control[message["role"]], *self.encode(message.get("content") or ""), *called, self.end]
+
+    def _sources(self, passages: Sequence[str], room: int | None) -> list[int]:
+        sources = [token for text in passages for token in self.document(text)]
+        return sources if room is None else sources[: max(0, room)]
+
+
+def load(directory: epath.Path) -> Tokenizer | ChatTokenizer:
+    """Reads what `save` wrote, of either kind. Raises FileNotFoundError when it holds neither."""
+    if (directory / FILE).exists():
+        return Tokenizer((directory / FILE).read_bytes())
+    if (directory / "tokenizer.json").exists():
+        return ChatTokenizer.load(directory)
+    raise FileNotFoundError(f"tokenizer: {directory} has no {FILE} and no tokenizer.json; give the directory of a run")

@@ -106,7 +106,7 @@ def ask_items(writer: Writer, items: Sequence[Item], seed: int) -> list[Answer]:
     answers = []
     for i in items:
         s = found[i.id]
-        text, called = writer.tokenizer.decode(s.tokens), call in s.tokens
+        text, called = writer.tokenizer.decode(s.tokens).lstrip(), call in s.tokens
         scores = i.score("" if called else text, s.finished and not called)
         logs = np.log(np.maximum(s.probs, 1e-9))
         entropy = -np.sum(np.where(s.probs > 0, s.probs * logs, 0)) / max(len(s.probs), 1)
@@ -150,7 +150,7 @@ def closed_book(run: Run, writer: Writer, judge: Judge, read: Sequence[Task]) ->
             replace(t, messages=tuple(messages)),
             0,
             tuple(s.tokens.tolist()),
-            writer.tokenizer.decode(s.tokens),
+            writer.tokenizer.decode(s.tokens).lstrip(),
             s.finished,
         )
         for t, messages, s in zip(read, asked, sampled, strict=True)

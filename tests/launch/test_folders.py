@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from etils import epath
-from support import awaken, tiny_config, write_chat
+from support import CHATML, awaken, tiny_config, write_chat
 
 from ratchet.bootstrap.ledger import write_json
-from ratchet.launch import cli
+from ratchet.launch import cli, folders
+from ratchet.launch.folders import Export
+from ratchet.models import huggingface
+from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig, create
 from ratchet.models.family import Family
 from ratchet.train.checkpoint import save_weights
@@ -50,11 +54,16 @@ def test_an_exported_generation_is_read_by_transformers_and_by_us(run, tmp_path,
 
     write_chat(place)
     assert cli.main(["import", str(place)]) == 0
-    assert "tokens; the template marks what the assistant says" in capsys.readouterr().out
-    template = tmp_path / "unmarked.jinja"
-    template.write_text("{{ messages }}")
-    assert cli.main(["import", str(place), "--template", str(template), "--json"]) == 0
-    assert "marks nothing as said" in json.loads(capsys.readouterr().out)["chat"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "tokens; the template calls no tools and marks what the assistant says" in told
+    template = tmp_path / "other.jinja"
+    for text, said in (
+        (CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", ""), "marks nothing as said"),
+        ("{{ messages }}", "does not write each message once"),
+    ):
+        template.write_text(text)
+        assert cli.main(["import", str(place), "--template", str(template), "--json"]) == 0
+        assert said in json.loads(capsys.readouterr().out)["chat"]
 
     assert cli.main(words) == 2
     assert "exists already" in capsys.readouterr().err
@@ -66,3 +75,24 @@ def test_a_run_whose_decoder_is_our_own_says_so(tiny_run, tmp_path, capsys):
     assert cli.main(["export", str(tiny_run), "--generation", "9", "--to", str(tmp_path / "model")]) == 2
     assert "no finished generation 9" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_a_model_from_a_folder_is_exported_with_the_folders_own_chat(tmp_path):
+    base = epath.Path(tmp_path) / "base"
+    model = DecoderConfig(
+        vocab_size=400, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=64, conv=1, family=LLAMA
+    )
+    params = awaken(create(model, 0)[1])
+    huggingface.save(base, model, params, "float32")
+    own = ChatTokenizer.load(write_chat(base), model.vocab_size)
+    own.save(base.parent / "run" / "tokenizer")
+    (base.parent / "run" / "tokenizer" / "config.json").write_text((base / "config.json").read_text())
+    config = SimpleNamespace(base=str(base), model=dataclasses.replace(model, max_length=32))
+    run = SimpleNamespace(directory=base.parent / "run", config=config, tokenizer=own, weights=lambda number: params)
+    place = folders.write(run, Export(0, str(tmp_path / "out"), "float32"))
+    theirs = transformers.AutoTokenizer.from_pretrained(place)
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what is it?"}]
+    asked = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert list(asked) == own.render(messages)
+    assert ChatTokenizer.load(place, model.vocab_size).hash == own.hash
+    assert transformers.AutoModelForCausalLM.from_pretrained(place).config.max_position_embeddings == 64

@@ -6,15 +6,14 @@ import jax
 import numpy as np
 import pydantic
 import pytest
-from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
-from support import awaken, full_logits, requests, small_tokenizer_json
+from support import awaken, full_logits, requests
+from templates import write_folder
 
-from ratchet.bootstrap.tools import LOOKUP, call_grammar, call_text
 from ratchet.models import decoder, slots
+from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig
-from ratchet.models.folder_tokenizer import FolderTokenizer
 from ratchet.models.grammar import Grammar, Pieces
 from ratchet.models.sampler import Sampler
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
@@ -22,6 +21,9 @@ from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_
 
 def object_of(**properties):
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+QUERY = object_of(query={"type": "string", "minLength": 1, "maxLength": 100})
 
 
 class Person(pydantic.BaseModel, extra="forbid"):
@@ -42,20 +44,23 @@ def guided(grammar, count=11, **kinds):
     return [dataclasses.replace(r, grammar=grammar) for r in requests(count, **kinds)]
 
 
+def call_grammar(tokenizer):
+    return Grammar.of_json(QUERY, tokenizer.spelled())
+
+
 @pytest.fixture(scope="session", params=["pieces", "bytes", "metaspace"])
 def any_tokenizer(request, tokenizer, tmp_path_factory):
     """SentencePiece, and tokenizer.json as Qwen and Llama 2 have it."""
     if request.param == "pieces":
         return tokenizer
-    folder = tmp_path_factory.mktemp("tokenizer")
-    small_tokenizer_json(folder, metaspace=request.param == "metaspace")
-    return FolderTokenizer.of_folder(epath.Path(folder))
+    scheme = "always" if request.param == "metaspace" else ""
+    return ChatTokenizer.load(write_folder(tmp_path_factory.mktemp("tokenizer"), "qwen", metaspace=scheme))
 
 
 def test_whatever_a_model_says_is_json_of_its_schema(any_tokenizer):
     sampler, params = speaks(any_tokenizer)
     asked = guided(Grammar.of_json(Person.model_json_schema(), any_tokenizer.spelled()))
-    told = sampler(params, asked, seed=0, temperature=1.0, stop=(any_tokenizer.control["end"],))
+    told = sampler(params, asked, seed=0, temperature=1.0, stop=(any_tokenizer.end,))
     texts = [any_tokenizer.decode(s.tokens) for s in told if s.finished]
     assert len(texts) > 5 and len(set(texts)) > 5
     for text in texts:
@@ -67,17 +72,17 @@ def test_whatever_a_model_says_is_json_of_its_schema(any_tokenizer):
 def test_of_given_values_one_is_said(tokenizer, values):
     sampler, params = speaks(tokenizer, new_tokens=400)
     grammar = Grammar.of_json(object_of(of={"enum": values}), tokenizer.spelled())
-    told = sampler(params, guided(grammar, 3), seed=0, temperature=1.0, stop=(tokenizer.control["end"],))
+    told = sampler(params, guided(grammar, 3), seed=0, temperature=1.0, stop=(tokenizer.end,))
     assert all(json.loads(tokenizer.decode(s.tokens))["of"] in values for s in told if s.finished)
     assert any(s.finished for s in told) or max(map(len, values)) > 50
 
 
 def test_slot_order_and_neighbours_do_not_matter_and_those_without_a_grammar_are_free(tokenizer):
     sampler, params = speaks(tokenizer, new_tokens=40)
-    grammar, end = call_grammar(tokenizer), (tokenizer.control["end"],)
+    grammar, end = call_grammar(tokenizer), (tokenizer.end,)
     mixed = [dataclasses.replace(r, grammar=None if i % 3 else grammar) for i, r in enumerate(requests(11))]
     say = lambda asked: [(s.tokens.tolist(), s.finished) for s in sampler(params, asked, seed=3, temperature=1.0,
-                                                                          stop=end)]  # fmt: skip
+                                                                          stop=end)]
     together = say(mixed)
     assert together == say(mixed[::-1])[::-1] == [say([r])[0] for r in mixed]
     assert [said for i, said in enumerate(together) if i % 3] == say([r for r in mixed if not r.grammar])
@@ -89,7 +94,7 @@ def test_over_a_mesh_the_same_is_said_by_one_program(tokenizer):
     alone, params = speaks(tokenizer, new_tokens=40, slots=8)
     spread, _ = speaks(tokenizer, new_tokens=40, slots=8, rows=slots_sharding(mesh))
     laid, asked = jax.device_put(params, state_sharding(mesh, params)), guided(call_grammar(tokenizer), 20)
-    say = lambda make, params: make(params, asked, seed=3, temperature=1.0, stop=(tokenizer.control["end"],))
+    say = lambda make, params: make(params, asked, seed=3, temperature=1.0, stop=(tokenizer.end,))
     told, before = say(alone, params), slots.dispatch._cache_size()
     for a, b in zip(told, say(spread, laid), strict=True):
         assert a.tokens.tolist() == b.tokens.tolist()
@@ -104,7 +109,7 @@ def test_parts_of_a_mesh_that_starve_get_more_to_do(tokenizer):
     grammars = [Grammar.of_json(schema, tokenizer.spelled()) for schema in (short, long)]
     asked = [dataclasses.replace(r, grammar=grammars[i % 2]) for i, r in enumerate(requests(24, shortest=8, longest=8))]
     laid = jax.device_put(params, state_sharding(mesh, params))
-    sampler(laid, asked, seed=0, temperature=1.0, stop=(tokenizer.control["end"],))
+    sampler(laid, asked, seed=0, temperature=1.0, stop=(tokenizer.end,))
     assert sampler.meter.busy > 0.7
 
 
@@ -112,8 +117,8 @@ def test_the_likeliest_of_what_is_allowed_is_taken_and_what_is_captured_knows_no
     sampler, params = speaks(tokenizer, new_tokens=30)
     digits = Grammar.of_json({"enum": ["abc", "abd", 12]}, tokenizer.spelled())
     asked = guided(digits, 4)
-    for r, s in zip(asked, sampler(params, asked, seed=0, temperature=0.0, stop=(tokenizer.control["end"],)),
-                    strict=True):  # fmt: skip
+    for r, s in zip(asked, sampler(params, asked, seed=0, temperature=0.0, stop=(tokenizer.end,)),
+                    strict=True):
         logits = full_logits(sampler.graphdef, params, [*r.prompt, *s.tokens.tolist()])[len(r.prompt) - 1 :]
         probs = np.exp(logits - logits.max(-1, keepdims=True))
         probs /= probs.sum(-1, keepdims=True)
@@ -128,7 +133,7 @@ def test_the_likeliest_of_what_is_allowed_is_taken_and_what_is_captured_knows_no
 
 def test_it_compiles_once_and_keeps_what_is_free_as_it_was(tokenizer):
     sampler, params = speaks(tokenizer, new_tokens=30)
-    given = {"seed": 0, "temperature": 1.0, "stop": (tokenizer.control["end"],)}
+    given = {"seed": 0, "temperature": 1.0, "stop": (tokenizer.end,)}
     sampler(params, guided(call_grammar(tokenizer)), **given)
     before = slots.dispatch._cache_size()
     sampler(params, guided(Grammar.of_json({"type": "integer"}, tokenizer.spelled()), 5, seed=2), **given)
@@ -144,7 +149,7 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_in_one_line(tokenizer):
 def test_a_tokenizer_that_cannot_spell_it_is_refused_in_one_line():
     letters = Pieces([b"a", b"b", b""], [2], 2).spelled()
     with pytest.raises(ValueError, match=r"^grammar: the tokenizer cannot spell 0123456789cde.*; use one .*$"):
-        Grammar.of_json(LOOKUP["parameters"], letters)
+        Grammar.of_json(QUERY, letters)
 
 
 def test_a_grammar_that_is_lost_on_the_way_is_no_end_of_it():
@@ -159,13 +164,21 @@ def test_a_grammar_that_is_lost_on_the_way_is_no_end_of_it():
         )
 
 
-def test_a_call_as_demonstrations_write_it_keeps_to_the_grammar(any_tokenizer):
-    matcher = call_grammar(any_tokenizer).start.deep_copy()
-    tokens = any_tokenizer.encode(call_text("pull the lever"))
-    assert matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
-    assert matcher.consume_token(any_tokenizer.control["end"])
-    assert any_tokenizer.decode(tokens) == call_text("pull the lever")
-    assert not call_grammar(any_tokenizer).start.deep_copy().try_consume_tokens(any_tokenizer.encode("pull the lever"))
-    for query in ("café", "a" * 200, 'say "so"\\'):
-        tokens, matcher = any_tokenizer.encode(call_text(query)), call_grammar(any_tokenizer).start.deep_copy()
+def test_a_call_as_the_tokenizer_writes_it_keeps_to_the_grammar(any_tokenizer):
+    grammar = call_grammar(any_tokenizer)
+    begin, end = any_tokenizer.calls("find"), any_tokenizer.call_end
+    for query in ("pull the lever", "café", "a" * 100, 'say "so"\\', "<tool_call> <|im_end|> <|end|>"):
+        arguments = json.dumps({"query": query}, separators=(",", ":"), ensure_ascii=False)
+        tokens, matcher = any_tokenizer.call("find", arguments)[len(begin) : -len(end)], grammar.start.deep_copy()
         assert matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+        assert matcher.consume_token(any_tokenizer.end)
+        assert json.loads(any_tokenizer.decode(tokens)) == {"query": query}
+    assert not grammar.start.deep_copy().try_consume_tokens(any_tokenizer.encode("pull the lever"))
+
+
+def test_no_symbol_is_allowed_within_a_value(any_tokenizer):
+    matcher = call_grammar(any_tokenizer).start.deep_copy()
+    begun = any_tokenizer.encode('{"query":"a')
+    assert matcher.try_consume_tokens(begun) == len(begun)
+    allowed = np.flatnonzero(np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little"))
+    assert len(allowed) > 100 and not {any_tokenizer.end, any_tokenizer.calls("find")[0]} & {*allowed.tolist()}

@@ -1,0 +1,46 @@
+"""The embedded arithmetic world: sums that grow by a column a generation.
+
+ratchet run arithmetic --out runs/arithmetic
+"""
+
+from ratchet.bootstrap.config import (
+    Config,
+    EvaluateConfig,
+    ReviewConfig,
+    SeedMixture,
+    SimulateConfig,
+    TrainConfig,
+    WrongthinkConfig,
+)
+from ratchet.launch.recipes.recipe import Recipe
+from ratchet.models.decoder import DecoderConfig
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.trainer import EngineConfig
+
+RECIPE = Recipe(
+    summary="Sums that grow by a column a generation: the model labels what is one step harder than it was trained on.",
+    takes="10 to 15 minutes on two CPU cores",
+    reaches="accuracy of 95 % or more at the newest size in each of five generations",
+    config=Config(
+        recipe="arithmetic",
+        world="arithmetic",
+        generations=5,
+        model=DecoderConfig(
+            vocab_size=512, width=96, layers=3, heads=4, kv_heads=4, mlp_width=256, max_length=384, conv=6
+        ),
+        simulate=SimulateConfig(samples=4, passages=1, new_tokens=144, keep=8, unit_tasks=60, revisit=0),
+        review=ReviewConfig(probes=40, minimum_recall=0.0),
+        wrongthink=WrongthinkConfig(interruption="no,", samples=1, steps=30, share=0.2),
+        train=TrainConfig(
+            seed_mixture=SeedMixture(simulate=16, interrupt=3, review=0, prose=16),
+            seed_steps=500,
+            steps=200,
+            growth=0.0,
+            batch=48,
+            columns=256,
+            engine=EngineConfig(save_minutes=1.0),
+            optimizer=OptimizerConfig("muon", 3e-2, average=0.1),
+        ),
+        evaluate=EvaluateConfig(samples=4),
+    ),
+)

@@ -1,0 +1,156 @@
+"""A folder's tokenizer.json: text to ids and back.
+
+A *symbol* is a token that the tokenizer calls special, such as `<|im_end|>`, or that its chat template writes, such as
+`<tool_call>`. Symbols come from templates alone. Text that spells one stays text: before a template sees a text, `hide`
+shifts the letters of such names into a private plane of Unicode ("say <|im_end|>" keeps four letters and a space, the
+rest becomes U+F003C, U+F007C, ...), so that the names still found in what the template wrote are its own. `tokens`
+shifts the hidden letters back and encodes them as the text that they are.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llguidance import LLTokenizer
+from tokenizers import Encoding
+from tokenizers import Tokenizer as FastTokenizer
+
+from ratchet.models.architectures import FolderError
+
+MARKS = "\ue000\ue001\ue002\ue003"
+"""Letters that `hide` takes out of every text, so that they can mark places in one."""
+_SHIFT = 0xF0000
+_PRIVATE = re.compile(f"[{MARKS}\U000f0000-\U0010ffff]")
+_ANCHOR = "\n"
+
+
+class Token(NamedTuple):
+    """An id, and the letters `[start, end)` of the text that it was made of."""
+
+    id: int
+    start: int
+    end: int
+
+
+class Vocabulary:
+    """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template. `symbols` holds ids by
+    name, and `size` is one more than the largest id.
+
+    Raises FolderError, which begins with `where`, when it cannot be read.
+    """
+
+    def __init__(self, source: str, markup: str, where: str):
+        whole = _parsed(source, where)
+        added = [token for token in whole["added_tokens"] if token["content"].strip()]
+        written = [token for token in added if token["special"] or token["content"] in markup]
+        self.symbols = {token["content"]: token["id"] for token in written}
+        self._left_out = {token["id"] for token in added if token["special"]}
+        longest_first = sorted(written, key=lambda token: len(token["content"]), reverse=True)
+        self._name = re.compile("|".join(re.escape(token["content"]) for token in longest_first) or r"(?!)")
+        self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
+        for token in written:
+            token["special"] = True
+        self._source = json.dumps(whole)
+        self._tokenizer = _read(self._source, where)
+        self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        begins = self._tokenizer.encode("a")
+        self._begins = begins.ids[: begins.special_tokens_mask.index(0)]
+        alone = self._encoded("a").ids
+        self._spaces = self._tokenizer.decode([*alone, *self._encoded("b").ids]).strip() == "a b"
+        self._spaces_after_symbols = self._spaces and any(
+            self._encoded(f"{name}a", obeyed=True).ids[1:] == alone for name in self.symbols
+        )
+
+    def hide(self, value: Any) -> Any:
+        """The same text, list or mapping with the names of symbols, wherever they stand, in private letters."""
+        if isinstance(value, str):
+            return self._name.sub(lambda m: _shifted(m.group(), _SHIFT), _PRIVATE.sub("\ufffd", value))
+        if isinstance(value, Mapping):
+            return {self.hide(name): self.hide(part) for name, part in value.items()}
+        return [self.hide(part) for part in value] if isinstance(value, Sequence) else value
+
+    def tokens(self, text: str, within: bool = False) -> list[Token]:
+        """Tokens of a template's output. `within` says that other text goes before, so that the tokenizer must not
+        put the space before it that some put before a first word.
+
+        Where nothing is hidden the whole is encoded at once. Else every symbol is an id by itself, and what lies
+        between two of them is ordinary text.
+        """
+        if not within and not _PRIVATE.search(text):
+            whole = self._encoded(text, obeyed=True)
+            return [Token(i, *place) for i, place in zip(whole.ids, whole.offsets, strict=True)]
+        found, at = [], 0
+        for symbol in [*self._symbol.finditer(text), None]:
+            between = text[at : symbol.start() if symbol else None]
+            spaced = self._spaces_after_symbols if at else not within
+            found += self._spelled(_PRIVATE.sub(lambda m: _shifted(m.group(), -_SHIFT), between), at, spaced)
+            if symbol:
+                found.append(Token(self.symbols[symbol.group().strip()], symbol.start(), symbol.end()))
+                at = symbol.end()
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text that goes on after other text, without a space that it does not begin with."""
+        return [token.id for token in self._spelled(text, 0, False)]
+
+    def beginning(self, text: str) -> list[int]:
+        """Ids of text that nothing goes before, after what the tokenizer puts at the beginning of every text."""
+        return [*self._begins, *self._encoded(text).ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens, and ids that there are none of, are left out."""
+        said = [int(i) for i in ids if i < self.size and int(i) not in self._left_out]
+        return self._tokenizer.decode(said, skip_special_tokens=False)
+
+    def piece(self, token: int) -> str:
+        """How an id is spelled, for people."""
+        return self._tokenizer.decode([int(token)], skip_special_tokens=False) if token < self.size else "<unused>"
+
+    def spelled(self, end: int) -> LLTokenizer:
+        """What each id spells, for grammars, which `end` ends. Symbols spell nothing."""
+        return LLTokenizer(self._source, eos_token=end)
+
+    def _encoded(self, text: str, obeyed: bool = False) -> Encoding:
+        """Text in which the names of symbols are `obeyed`, or are text like any other."""
+        self._tokenizer.encode_special_tokens = not obeyed
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _spelled(self, text: str, at: int, spaced: bool) -> list[Token]:
+        """Tokens of text, no symbol among them, that begins at `at`; `spaced` lets the tokenizer put a space before.
+
+        A tokenizer that always puts one is given a line break before the text, whose ids are then taken off.
+        """
+        anchor = _ANCHOR if self._spaces and not spaced else ""
+        taken, whole = self._encoded(anchor).ids, self._encoded(anchor + text)
+        if whole.ids[: len(taken)] != taken:
+            return self._spelled(text, at, True)
+        places = [(at + start - len(anchor), at + end - len(anchor)) for start, end in whole.offsets]
+        return [Token(i, *place) for i, place in list(zip(whole.ids, places, strict=True))[len(taken) :]]
+
+
+def _parsed(source: str, where: str) -> dict[str, Any]:
+    try:
+        whole = json.loads(source)
+    except json.JSONDecodeError as error:
+        raise FolderError(f"{where}: cannot be read ({error}); fetch it again") from error
+    return {"added_tokens": [], **whole}
+
+
+def _read(source: str, where: str) -> FastTokenizer:
+    try:
+        made = FastTokenizer.from_str(source)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise FolderError(f"{where}: cannot be read ({error}); fetch it again") from error
+    made.no_truncation()
+    made.no_padding()
+    return made
+
+
+def _with_its_space(token: Mapping[str, Any]) -> str:
+    """A pattern of a symbol's name, with the space beside it that it takes up."""
+    return (r"\s*" if token["lstrip"] else "") + re.escape(token["content"]) + (r"\s*" if token["rstrip"] else "")
+
+
+def _shifted(text: str, by: int) -> str:
+    return "".join(chr(ord(letter) + by) for letter in text)
