@@ -1,0 +1,177 @@
+"""The arithmetic world: its sums, its criteria of the columns, and the ways to make an answer wrong."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from ratchet.bootstrap.worlds import arithmetic
+from ratchet.bootstrap.worlds.arithmetic import (
+    CHECKS,
+    OF_PAGES,
+    OF_TASKS,
+    ArithmeticConfig,
+    answer,
+    asked_of,
+    create,
+    draw,
+    grade,
+    spoil,
+    steps,
+)
+from ratchet.bootstrap.worlds.world import Case
+
+SMALL = ArithmeticConfig(columns=2, worked=12, slice=5, pages=2, asked=4)
+SEEDS = range(30)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return create(SMALL, 0, 3)
+
+
+def case(task, text, before=""):
+    return Case(task, text, before, True, (), steps(text), (), (text,))
+
+
+def faults(task, text, before=""):
+    return {name: reason for name, check in CHECKS.items() if (reason := check(case(task, text, before)))}
+
+
+def value(problem, digits):
+    """The number whose columns from the right are `digits`."""
+    return sum(int(d) * 10**n for n, d in enumerate(digits))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_answer_is_the_sum_that_python_gives(seed):
+    problem = draw(1 + seed % 10, OF_TASKS, Random(seed))
+    upper, lower = (value(problem, [column[n] for column in problem]) for n in (1, 2))
+    *_, said = answer(problem).split("so ")
+    digits = [word[1:] for word in said.rstrip(".").split()]
+    assert value(problem, digits) == upper + lower
+    assert [word[0] for word in said.split()] == [letter for letter, _, _ in problem]
+
+
+def test_each_generation_reads_sums_of_one_column_more(world):
+    assert [{len(asked_of(t)) for t in m.tasks} for m in world.slices] == [{3}, {4}, {5}]
+    assert {len(asked_of(t)) for t in world.seed.tasks} == {1, 2}
+    assert {len(asked_of(t)) for t in world.fresh.tasks} == {3, 4, 5}
+    fixed = create(replace(SMALL, fixed=True), 0, 3)
+    assert [{len(asked_of(t)) for t in m.tasks} for m in fixed.slices] == [{3}, {3}, {3}]
+
+
+def test_a_world_for_more_generations_begins_with_the_same_slices(world):
+    more = create(SMALL, 0, 5)
+    assert more.slices[:3] == world.slices
+    assert (more.seed, more.fresh, more.prose, more.control) == (world.seed, world.fresh, world.prose, world.control)
+    assert create(SMALL, 1, 3).slices != world.slices
+
+
+def test_pages_show_the_method_on_other_numbers(world):
+    for material in (*world.slices, world.fresh, world.seed):
+        pages = {d.id: d for d in material.documents}
+        for task in material.tasks:
+            size = arithmetic.SIZES[len(asked_of(task))]
+            assert task.document_ids and all(pages[i].text.startswith(f"{size} columns: ") for i in task.document_ids)
+            letters = {letter for letter, _, _ in asked_of(task)}
+            assert letters <= set(OF_TASKS) and not letters & set(OF_PAGES)
+
+
+def test_a_right_answer_passes_every_criterion_and_is_graded_right(world):
+    for task in world.seed.tasks:
+        assert faults(task, task.answer) == {}
+        graded = grade(task, task.answer, "")
+        assert graded.right and len(graded.steps) == len(asked_of(task)) + 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_spoiled_step_fails_its_criterion_and_its_correction_mends_it(seed):
+    problem = draw(2 + seed % 5, OF_TASKS, Random(seed))
+    task = arithmetic._task(problem, ())
+    right = answer(problem)
+    parts = steps(right)
+    ways = spoil(task, right, (), Random(seed))
+    assert [w.step for w in ways] == list(range(len(parts)))
+    for way in ways:
+        thought = right[: parts[way.step].start] + way.text
+        assert way.text != right[parts[way.step].start : parts[way.step].end]
+        assert set(faults(task, thought)) & {"sums", "carries", "answers", "digits"}
+        assert not grade(task, thought, "").right
+        text = "no, " + " ".join(right[parts[i].start : parts[i].end] for i in way.then)
+        assert faults(task, text, thought) == {}
+        graded = grade(task, text, thought)
+        assert graded.right and graded.mended and graded.reason
+
+
+def test_a_forgotten_carry_is_one_of_the_ways(world):
+    task = next(t for t in world.seed.tasks if "+1=" in t.answer)
+    texts = {w.text for seed in SEEDS for w in spoil(task, task.answer, (), Random(seed))}
+    column = next(s for s in steps(task.answer) if "+1=" in task.answer[s.start : s.end])
+    forgotten = task.answer[column.start : column.end].split("+1=")[0] + "="
+    assert any(text.startswith(forgotten) for text in texts)
+
+
+TASK = arithmetic._task((("r", 2, 9), ("m", 1, 3), ("g", 8, 1)), ())
+RIGHT = "r2+9=11r. m1+3+1=5m. g8+1=9g. so r1 m5 g9."
+
+
+@pytest.mark.parametrize(
+    ("text", "criterion"),
+    [
+        ("r2+9=12r. m1+3+1=5m. g8+1=9g. so r2 m5 g9.", "sums"),
+        ("r2+9=11r. m1+3=4m. g8+1=9g. so r1 m4 g9.", "carries"),
+        ("r2+9=11r. m1+3+1=5m. g8+1+1=10g. so r1 m5 g10.", "carries"),
+        ("r2+9=11r. g8+1=9g. m1+3+1=5m. so r1 g9 m5.", "digits"),
+        ("r2+9=11r. m1+3+1=5m. so r1 m5.", "digits"),
+        ("r2+9=11r. m1+3+1=5m. g8+1=9g. so r1 m5 g8.", "answers"),
+        ("r2+9=11r. m1+3+1=5m. g8+1=9g. so r11 m5 g9.", "answers"),
+        ("r2+9=11r. m1+3+1=5m. g8+1=9g.", "spelled"),
+        ("r2+9=11r. well. m1+3+1=5m. g8+1=9g. so r1 m5 g9.", "spelled"),
+        ("", "spelled"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_criterion(text, criterion):
+    assert faults(TASK, RIGHT) == {}
+    assert criterion in faults(TASK, text)
+    assert not grade(TASK, text, "").right
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("no, m1+3=4m. g8+1=9g. so r1 m4 g9.", "said again"),
+        ("no, g8+1=9g. so r1 m4 g9.", "another column"),
+        ("no, so r1 m5 g9.", "no reason"),
+    ],
+)
+def test_a_correction_must_begin_with_the_wrong_step_said_otherwise(text, wrong):
+    assert "reasoned" in faults(TASK, text, "r2+9=11r. m1+3=4m."), wrong
+
+
+def test_items_ask_held_out_sums_of_every_size_read_and_one_longer(world):
+    tasks = [t for m in world.slices[:2] for t in m.tasks]
+    items = world.items(tasks)
+    assert len({i.id for i in items}) == len(items)
+    assert {i.context for i in items if i.context} == {"three columns", "four columns", "five columns"}
+    assert {i.context for i in items if not i.seen} == {"five columns"}
+    asked = [t.messages for m in world.slices for t in m.tasks]
+    assert not any(i.messages in asked for i in items)
+    for i in items:
+        if i.wrong:
+            own = next(o for o in items if o.messages == i.messages and o.reference)
+            rest = [own.reference[s.start : s.end] for s in steps(own.reference)][len(steps(i.begun)) - 1 :]
+            assert i.score("no, " + " ".join(rest), True) == {"recovery": 1.0}
+            assert i.score("", True) == {"recovery": 0.0}
+        else:
+            ((metric, score),) = i.score(i.reference, True).items()
+            assert score == 1.0 and metric == ("accuracy" if i.seen else "longer")
+            assert i.score(i.reference, False)[metric] == 0.0
+
+
+def test_the_tool_adds_and_bad_settings_are_one_line():
+    assert arithmetic.CALCULATE.run({"upper": 7, "lower": 8}) == "15"
+    with pytest.raises(ValueError, match="sums of 12 columns are too large; lower --generations"):
+        create(SMALL, 0, 10)
+    with pytest.raises(ValueError, match="config: arithmetic.slice is 0; it must be at least 1"):
+        create(replace(SMALL, slice=0), 0, 1)
