@@ -64,10 +64,10 @@ def test_after_a_wrong_thought_the_claims_that_hold_in_the_end_count(given):
     wrong = claims[0]._replace(judgement=FLIP[claims[0].judgement])
     thought = answer([wrong], "x y").removesuffix(" so i x y.")
     right = f"no, {answer(claims, wise)}"
-    assert grade(s, right, thought).right
-    assert not grade(s, f"no, {answer(claims[1:], wise)}", thought).right, "the wrong claim still holds"
-    assert not grade(s, f"no, {answer([*claims, wrong], wise)}", thought).right
-    assert not grade(s, f"{right} hm", thought).right
+    assert grade(s, right, thought).right and grade(s, right, thought).mended
+    for said in (f"no, {answer(claims[1:], wise)}", f"no, {answer([*claims, wrong], wise)}", f"{right} hm"):
+        graded = grade(s, said, thought)
+        assert graded.right and not graded.mended, "it ends in the wise choice, but a wrong claim holds or more is said"
     assert not grade(s, f"no, {answer(claims, unwise)}", thought).right
     assert not grade(s, right.rsplit(" so i", 1)[0], answer(claims, unwise)).right, "no other choice is made"
 
