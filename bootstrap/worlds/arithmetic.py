@@ -41,9 +41,9 @@ STEP = re.compile(r"([a-z])(\d)\+(\d)(\+1)?=(\d+)\1\.|so((?: [a-z]\d+)+)\.")
 class ArithmeticConfig:
     """The embedded arithmetic world."""
 
-    columns: int = bounded(3, "at least 1")
+    columns: int = bounded(4, "at least 1")
     """Columns of the largest worked sums; generation g reads sums of g more."""
-    worked: int = bounded(600, "at least 1")
+    worked: int = bounded(6000, "at least 1")
     """Worked sums of the seed, of one column to `columns`."""
     slice: int = bounded(60, "at least 1")
     """Sums that each generation reads."""

@@ -32,8 +32,8 @@ RECIPE = Recipe(
         review=ReviewConfig(probes=40, minimum_recall=0.0),
         wrongthink=WrongthinkConfig(interruption="no,", samples=1, steps=30, share=0.2),
         train=TrainConfig(
-            seed_mixture=SeedMixture(simulate=16, interrupt=3, review=0, prose=16),
-            seed_steps=500,
+            seed_mixture=SeedMixture(simulate=28, interrupt=4, review=0, prose=8),
+            seed_steps=700,
             steps=200,
             growth=0.0,
             batch=48,
