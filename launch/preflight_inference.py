@@ -14,10 +14,9 @@ from rich.table import Table
 from ratchet.bootstrap.config import Config
 from ratchet.launch.collectives import Collective, collectives, memory_traffic
 from ratchet.models.decoder import Decoder
-from ratchet.models.inference import Inference
 from ratchet.models.sampler import Sampler
-from ratchet.models.scorer import Scorer, ask
-from ratchet.models.slots import round_up
+from ratchet.models.scorer import Scorer, answer_probabilities
+from ratchet.models.inference import Inference, round_up
 from ratchet.train.flops import Chip, layer_weights, traced_flops
 from ratchet.train.sharding import slots_sharding, state_sharding
 
@@ -82,7 +81,8 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     keys = read * width / 2 + said * (width + length / 2)
     formula = model.layers * (2 * layer_weights(model) * (read + said) + 4 * model.heads * model.head_size * keys)
     formula += 2 * model.width * model.vocab_size * scorer.questions
-    flops = traced_flops(functools.partial(ask, scorer=replace(scorer, attention="plain")), shared, batch)
+    plainly = functools.partial(answer_probabilities, scorer=replace(scorer, attention="plain"))
+    flops = traced_flops(plainly, shared, batch)
     found["flops"] = {"of_a_question": flops / scorer.questions, "formula": formula / scorer.questions,
                       "ratio": flops / formula}  # fmt: skip
     compiled, memory = _compiled(lowered, chip, resident)
