@@ -37,7 +37,7 @@ def attend(
     q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array | Int8, mask_BTS: jax.Array, scale: float,
     softcap: float = 0.0,
 ) -> jax.Array:  # fmt: skip
-    """softmax(scale·q·k)·v where `mask_BTS` is True; a query with nothing to see attends evenly and is never read.
+    """softmax(scale·q·k)·v where `mask_BTS` is True; a query whose mask is all False attends evenly and is never read.
 
     With a `softcap`, scores become cap·tanh(score/cap) before the mask (Gemma 2).
     """
@@ -67,8 +67,8 @@ def attend_packed(
 ) -> jax.Array:  # fmt: skip
     """Causal attention inside the segments of packed rows, in blocks of queries that skip the keys after them.
 
-    With a `window`, a query sees so many tokens, itself included. With n blocks the work is (n+1)/2n of the square's,
-    in forward and backward passes alike, and the results are equal.
+    With a `window`, a query attends to so many tokens, itself included. With n blocks the work is (n+1)/2n of the
+    square's, in forward and backward passes alike, and the results are equal.
     """
     t = q_BTHE.shape[1]
     size = -(-t // min(_BLOCKS, max(1, t // _BLOCK)))
@@ -77,15 +77,16 @@ def attend_packed(
     for start in range(0, t, size):
         end = min(start + size, t)
         columns_1S = jnp.arange(end)[None]
-        causal_1TS = sees(columns_1S[:, start:], columns_1S, window)
+        causal_1TS = causal_mask(columns_1S[:, start:], columns_1S, window)
         same_BTS = segments_BT[:, start:end, None] == segments_BT[:, None, :end]
         mixed.append(attend(q_BTHE[:, start:end], k_BGSE[:, :, :end], v_BGSE[:, :, :end], causal_1TS & same_BTS,
                             scale, softcap))  # fmt: skip
     return jnp.concatenate(mixed, axis=1)
 
 
-def sees(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None) -> jax.Array:
-    """Which keys a query sees [B, T, S], by their positions: its own and those before, in the window; none below 0."""
+def causal_mask(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None) -> jax.Array:
+    """Which keys each query attends to [B, T, S], by their positions: its own and those before it, of these the last
+    `window`; a key whose position is below 0 is none."""
     distance_BTS = queries_BT[:, :, None] - keys_BS[:, None, :]
     seen_BTS = (distance_BTS >= 0) & (keys_BS >= 0)[:, None, :]
     return seen_BTS if window is None else seen_BTS & (distance_BTS < window)

@@ -7,7 +7,7 @@ Shapes: B batch, T new tokens, S all keys (cache and new), D width, H query head
 F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 from ratchet.models import pages
 from ratchet.models.attention import Int8, quantized, rotate
 from ratchet.models.bounds import bounded
-from ratchet.models.family import ACTIVATIONS, Family, reach
+from ratchet.models.family import ACTIVATIONS, Family, frequencies_and_window
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
 
@@ -165,7 +165,7 @@ class Decoder(nnx.Module):
 
         def layer(x_BTD, xs):
             weights, sliding = xs
-            frequencies_E, window = reach(c.family, c.head_size, sliding)
+            frequencies_E, window = frequencies_and_window(c.family, c.head_size, sliding)
             normed_BTD = _norm(x_BTD, weights["attention_norm"], c.family)
             y_BTD, _ = _convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, c.family)
@@ -195,43 +195,66 @@ class Decoder(nnx.Module):
         return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
 
     def extend(
-        self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array | None,
+        self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
         kernel: Kernel = PLAIN,
-    ) -> tuple[jax.Array, Cache]:  # fmt: skip
+    ) -> tuple[jax.Array, Cache]:
         """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
 
         `real_BT` is False at padding; a token's position is the number of real tokens before it in its row. All rows
-        write the same columns; in pages (None), each row its one token after its last. Rows padded on the right can
-        only be read, not extended again.
+        write the same columns. Rows padded on the right can only be read, not extended again.
         """
-        before_B = jnp.max(cache.positions, axis=1) + 1
-        positions_BT = jnp.maximum(before_B[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
+        positions_BT = jnp.maximum(_length(cache)[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
         kept_BT = jnp.where(real_BT, positions_BT, -1)
-        if column is None:
-            positions_BT = jnp.where(real_BT, positions_BT, 0)  # of rows without a token no pages are read
-            last_BS = jnp.arange(cache.positions.shape[1]) == before_B[:, None]
-            positions_BS = jnp.where(last_BS & real_BT, before_B[:, None], cache.positions)
-        else:
-            positions_BS = jax.lax.dynamic_update_slice(cache.positions, kept_BT, (0, column))
-        family, e, slides = self.config.family, self.config.head_size, any(self.config.family.sliding)
+        positions_BS = jax.lax.dynamic_update_slice(cache.positions, kept_BT, (0, column))
+
+        def attend(layer, q, k, v, sliding, window):
+            keys = _written(cache.keys[layer], k.swapaxes(1, 2), column)
+            values = _written(cache.values[layer], v.swapaxes(1, 2), column)
+            scores = self.config.scores
+            mixed = attend_cache(
+                q, keys, values, positions_BT, positions_BS, sliding, window, scores, kernel, column
+            )
+            return mixed, keys, values
+
+        return self._extended(layers, tokens_BT, cache, positions_BT, positions_BS, attend)
+
+    def extend_pages(
+        self, layers: Layers, tokens_B1: jax.Array, real_B1: jax.Array, cache: Cache, kernel: Kernel
+    ) -> tuple[jax.Array, Cache]:
+        """Writes each row's one new token after its last, in pages; returns hidden states [B, 1, D] and the cache.
+
+        A row whose `real_B1` is False gets none, and its hidden state means nothing.
+        """
+        before_B1 = _length(cache)[:, None]
+        positions_B1 = jnp.where(real_B1, before_B1, 0)  # of rows without a token no pages are read
+        next_BS = (jnp.arange(cache.positions.shape[1]) == before_B1) & real_B1
+        positions_BS = jnp.where(next_BS, before_B1, cache.positions)
+
+        def attend(layer, q, k, v, sliding, window):
+            keys = pages.written(cache.keys[layer], k, v, positions_B1[:, 0], kernel)
+            return pages.attend(q, keys, positions_B1[:, 0], bool(sliding), self.config.scores, kernel), keys, None
+
+        return self._extended(layers, tokens_B1, cache, positions_B1, positions_BS, attend)
+
+    def _extended(
+        self, layers: Layers, tokens_BT: jax.Array, cache: Cache, positions_BT: jax.Array, positions_BS: jax.Array,
+        attend: Callable,
+    ) -> tuple[jax.Array, Cache]:
+        """All layers over new tokens; `attend(layer, q, k, v, sliding, window)` gives what attention finds, and the
+        layer's keys and values with the new ones among them."""
+        family, slides = self.config.family, any(self.config.family.sliding)
         x_BTD = self._embed(tokens_BT)
         keys, values, last = [], [], []
         for layer, weights in enumerate(layers):
             last_BCD, last_mlp_BCD = jnp.split(cache.last[layer], 2, axis=-1)
             sliding = family.sliding[layer] if slides else None
-            frequencies_E, window = reach(family, e, sliding)
+            frequencies_E, window = frequencies_and_window(family, self.config.head_size, sliding)
             normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
-            if column is None:
-                keys.append(pages.written(cache.keys[layer], k, v, positions_BT[:, 0], kernel))
-                values.append(None)
-                mixed = pages.attend(q, keys[-1], positions_BT[:, 0], bool(sliding), self.config.scores, kernel)
-            else:
-                keys.append(_written(cache.keys[layer], k.swapaxes(1, 2), column))
-                values.append(_written(cache.values[layer], v.swapaxes(1, 2), column))
-                mixed = attend_cache(q, keys[-1], values[-1], positions_BT, positions_BS, sliding, window,
-                                     self.config.scores, kernel, column)  # fmt: skip
+            mixed, own_keys, own_values = attend(layer, q, k, v, sliding, window)
+            keys.append(own_keys)
+            values.append(own_values)
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
@@ -267,6 +290,11 @@ def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised decoder, split once into its definition and its parameters."""
     check_sizes(config)
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
+
+
+def _length(cache: Cache) -> jax.Array:
+    """Tokens [B] that each row of a cache holds."""
+    return jnp.max(cache.positions, axis=1) + 1
 
 
 def _written(kept_BGSE: jax.Array | Int8, new_BGTE: jax.Array, column: jax.Array) -> jax.Array | Int8:

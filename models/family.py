@@ -51,7 +51,7 @@ class Family:
     rope_bands: tuple[float, ...] = ()
     """Llama 3: wavelengths below length / second stay, those above length / first are stretched; third is length."""
     sliding: tuple[bool, ...] = ()
-    """By layer, whether it sees the last `window` tokens only; empty: none does."""
+    """By layer, whether its queries attend to the last `window` tokens only; empty: none does."""
     window: int = 0
     local_rope_base: float = 0.0
     """`rope_base`, unstretched, of the sliding layers; 0 for that of the others, stretched alike."""
@@ -71,8 +71,10 @@ def frequencies(family: Family, head_width: int) -> jax.Array:
     return kept_E * plain_E + (1 - kept_E) * plain_E / family.rope_factor
 
 
-def reach(family: Family, head_width: int, sliding: jax.Array | bool | None) -> tuple[jax.Array, jax.Array | None]:
-    """A layer's frequencies [E/2], and how many tokens it sees, itself included; None for all."""
+def frequencies_and_window(
+    family: Family, head_width: int, sliding: jax.Array | bool | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """A layer's rotary frequencies [E/2], and to how many tokens a query attends, itself included; None for all."""
     far_E = frequencies(family, head_width)
     if sliding is None:
         return far_E, None

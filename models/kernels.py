@@ -14,20 +14,24 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ratchet.models.attention import Int8, attend, attend_packed, sees
+from ratchet.models.attention import Int8, attend, attend_packed, causal_mask
 
 Attention = Literal["auto", "plain", "splash", "cudnn"]
-"""By device; matrix products, the reference; TPU's kernels, of which a slow interpreter runs the first elsewhere (the
-other is in `models.pages`); GPU's kernel."""
+"""What attends. "auto" chooses by device: splash on TPU, cudnn on GPU, plain elsewhere. "plain" is matrix products, the
+reference. "splash" is the TPU's kernels (the one for pages is in `models.pages`); on other devices a slow interpreter
+runs them. "cudnn" is the GPU's kernel."""
 Laid = Literal["q", "kv", "pages", "rows", "all"]
 LANES, LARGEST_BLOCK = 128, 512
-"""Splash pads sequences to multiples of the first, and works at the largest block that divides them."""
+"""Splash pads sequences to multiples of LANES, and works in the largest blocks that divide them, of LARGEST_BLOCK at
+most."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How scores are made: times `scale`; then, with a `softcap`, cap·tanh(score/cap). Layers that slide see `window`
-    keys, a query's own included; 0: none slides."""
+    """How scores are made of q·k: times `scale`; then, with a `softcap`, cap·tanh(score/cap).
+
+    Queries of sliding layers attend to the last `window` keys, their own included; 0: no layer slides.
+    """
 
     scale: float
     softcap: float = 0.0
@@ -36,14 +40,19 @@ class Scores:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel asked for, and how its operands lie over a mesh: the spec names the axes of rows, then of heads. A
-    bare spec is of the mesh that is set. A kernel that cannot take the operands leaves them to matrix products."""
+    """The kernel asked for, and how its operands lie over a mesh: `rows` names the axes of rows, then of heads.
+
+    A bare spec is of the mesh that is set. A kernel that cannot take the operands leaves them to matrix products.
+    """
 
     attention: Attention = "auto"
     rows: NamedSharding | PartitionSpec | None = None
 
     def chosen(self, q_BTHE: jax.Array, kv_heads: int, keys: int, scores: Scores) -> Attention:
-        """Inside jit, for the devices that it is compiled for. Raises ValueError when these lack the one asked for."""
+        """The kernel that runs, asked inside jit, where the devices that it is compiled for are known.
+
+        Raises ValueError when these do not have the one asked for.
+        """
         platform, (rows, length, _, width) = self.platform, q_BTHE.shape
         if self.attention == "cudnn" and platform not in ("gpu", "cuda"):
             raise ValueError(f"train.engine.attention: cudnn needs a GPU and here is a {platform}; leave it at auto")
@@ -81,7 +90,7 @@ class Kernel:
 def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array,
                 sliding: jax.Array | bool | None, window: jax.Array | None, scores: Scores,
                 kernel: Kernel) -> jax.Array:  # fmt: skip
-    """Causal attention inside the segments of packed rows; `window` is what a query of this layer sees."""
+    """Causal attention inside the segments of packed rows; a query of this layer attends to the last `window` keys."""
     t, g = k_BTGE.shape[1:3]
     name = kernel.chosen(q_BTHE, g, t, scores)
     if name == "splash":
@@ -89,7 +98,7 @@ def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
         return splash(q_BTHE, k_BGTE, v_BGTE, segments_BT, segments_BT, sliding, scores, kernel)
     if name == "cudnn":
         columns_1T = jnp.arange(t)[None]
-        mask_BTT = sees(columns_1T, columns_1T, window) & (segments_BT[:, :, None] == segments_BT[:, None])
+        mask_BTT = causal_mask(columns_1T, columns_1T, window) & (segments_BT[:, :, None] == segments_BT[:, None])
         return fused(q_BTHE, k_BTGE, v_BTGE, mask_BTT, scores.scale, kernel)
     return attend_packed(q_BTHE, k_BTGE, v_BTGE, segments_BT, window, scores.scale, scores.softcap)
 
@@ -99,8 +108,8 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
                  kernel: Kernel, column: int | jax.Array) -> jax.Array:  # fmt: skip
     """Attention of new tokens, which were written at `column` of the cache, by position; below 0 is no token.
 
-    Kernels are for many tokens at a known column, in a row whose tokens follow each other without gaps: one token reads
-    its cache once, however it is done.
+    Kernels are for many tokens at a known column, in a row whose tokens follow each other without gaps. A single token
+    is left to matrix products, which read the cache once as a kernel would.
     """
     t, name = q_BTHE.shape[1], "plain"
     if t > 1 and isinstance(column, int) and not isinstance(k_BGSE, Int8):
@@ -109,7 +118,7 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
         real_BT, real_BS = positions_BS[:, column : column + t] >= 0, positions_BS >= 0
         ids = real_BT.astype(jnp.int32), real_BS.astype(jnp.int32)
         return splash(q_BTHE, k_BGSE, v_BGSE, *ids, sliding, scores, kernel, column)
-    mask_BTS = sees(positions_BT, positions_BS, window)
+    mask_BTS = causal_mask(positions_BT, positions_BS, window)
     if name == "cudnn":
         return fused(q_BTHE, k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2), mask_BTS, scores.scale, kernel)
     return attend(q_BTHE, k_BGSE, v_BGSE, mask_BTS, scores.scale, scores.softcap)

@@ -79,7 +79,7 @@ class Sampler(Plan):
         self, params: nnx.State, requests: Sequence[Request], *, seed: int, temperature: float, stop: tuple[int, ...],
         top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, advance: Callable[[int], None] = lambda done: None,
     ) -> list[Sampled]:  # fmt: skip
-        """Continues every request, in the order given. `advance(n)` is told of n more finished requests.
+        """Continues every request, in the order given. `advance(n)` is called when n more requests have finished.
 
         Temperature 0 is greedy. Sampling ends at any id of `stop`. The cuts are those of `models.draw.Warp`. With
         grammars, a dispatch is one step long: better ask for those requests by themselves.
@@ -91,7 +91,7 @@ class Sampler(Plan):
         model = nnx.merge(self.graphdef, params).config
         columns = self.columns(model, len(requests[waiting[0]].prompt))
         weights = self.weights(params)
-        asked = slots.Asked(jnp.uint32(seed), jax.tree.map(jnp.asarray, warp), jnp.array(stop, jnp.int32))
+        settings = slots.Settings(jnp.uint32(seed), jax.tree.map(jnp.asarray, warp), jnp.array(stop, jnp.int32))
         parts: list[slots.Steps] = []
         guides = Guides([r.grammar for r in requests], model.vocab_size)
         state, done, starved = slots.empty(weights, columns, guides.words, self), 0, False
@@ -105,17 +105,18 @@ class Sampler(Plan):
                 taken_M = np.zeros(self.parts, int)
                 queue = self._read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
                 state = state._replace(taken_M=self._laid(taken_M))
-            fits = np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
-            most = 0 if waiting and fits else 1 if guides.words else MOST_STEPS
-            state, told, out = slots.dispatch(
-                weights, state, queue, asked, jnp.int32(most), jnp.bool_(bool(waiting)), cuts=warp.cuts, plan=self
+            # While slots have room for all of the queue and more wait, the next queue is read before a step is made.
+            seats_only = waiting and np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
+            most = 0 if seats_only else 1 if guides.words else MOST_STEPS
+            state, progress, out = slots.dispatch(
+                weights, state, queue, settings, jnp.int32(most), jnp.bool_(bool(waiting)), cuts=warp.cuts, plan=self
             )
-            (steps, taken_M, working_M, index_B), part = jax.device_get((told, out))
+            (steps, taken_M, working_M, index_B), part = jax.device_get((progress, out))
+            starved = slots.starved(working_M, self._count(places_Q) - taken_M, self)
             ended = len(requests) - len(waiting) - len(self._left(places_Q, taken_M)) - int(working_M.sum())
             advance(ended - done)
-            done, starved = ended, bool(steps < most)
+            done = ended
             if guides.words:
-                starved = slots.starved(working_M, self._count(places_Q) - taken_M, self)
                 still_B, next_BW = guides.after(part.index_CB[0], part.token_CB[0], index_B)
                 state = state._replace(allowed_BW=slots.allow(state.allowed_BW, still_B, next_BW, plan=self))
             self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
@@ -171,9 +172,9 @@ class Sampler(Plan):
         read = over(jax.eval_shape(prefill, weights, prompts, real, None))
         queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
         warp = Warp(number(jnp.float32), number(jnp.int32), number(jnp.float32), number(jnp.float32))
-        asked = slots.Asked(number(jnp.uint32), warp, number(jnp.int32, 1))
+        settings = slots.Settings(number(jnp.uint32), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)
-        lowered = slots.dispatch.lower(weights, state, queue, asked, *flags, cuts=False, plan=self)
+        lowered = slots.dispatch.lower(weights, state, queue, settings, *flags, cuts=False, plan=self)
         return lowered, weights.read, state.cache
 
 

@@ -1,5 +1,6 @@
-"""Questions about contexts, answered by the next token's probabilities, and what given tokens are drawn from; a context
-is read once for all that follows it.
+"""Probabilities of answers to questions about contexts, and the distributions that given tokens are drawn from.
+
+A context is read once for all that follows it.
 
 Shapes: A contexts, W columns of a context, B questions, T columns of a question, V vocabulary, M parts of a mesh, each
 with contexts and questions of its own.
@@ -20,8 +21,8 @@ from ratchet.models.draw import Captured, capture
 from ratchet.models.inference import Inference, Weights, left_pad, round_up
 
 Tokens = tuple[int, ...]
-Asked = tuple[Tokens, Tokens]
-"""Context, which may be empty, and question."""
+Question = tuple[Tokens, Tokens]
+"""A context, which may be empty, and the question about it, as token ids: `((5, 9, 2), (7, 1))`."""
 
 
 class Shared(NamedTuple):
@@ -49,34 +50,39 @@ class Scorer(Inference):
     questions: int
     bucket: int = 32
 
-    def __call__(self, params: nnx.State, asked: Sequence[Asked], answers: Tokens) -> np.ndarray:
+    def __call__(self, params: nnx.State, asked: Sequence[Question], answers: Tokens) -> np.ndarray:
         """Probabilities [len(asked), len(answers)] of each answer's id as the next token; equal questions run once."""
-        found = self._run(ask, params, asked, answers)
+        found = self._run(answer_probabilities, params, asked, answers)
         return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
 
-    def distributions(self, params: nnx.State, told: Sequence[Asked], keep: int) -> list[Captured]:
-        """What each token of (context, tokens) is drawn from when it comes next: ids and probs [N, keep], the token's
-        own always among them, and tail [N], as a sampler captures them. A context has at least one token."""
-        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in told]
-        found = self._run(functools.partial(tell, keep=keep), params, asked, ())
+    def distributions(self, params: nnx.State, given: Sequence[Question], keep: int) -> list[Captured]:
+        """The distribution that each of N tokens is drawn from when it follows its context and the tokens before it.
+
+        Of (context, tokens), with at least one token of context, these are ids and probs [N, keep], the token's own
+        always among them, and tail [N], as a sampler captures them.
+        """
+        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
+        found = self._run(functools.partial(token_distributions, keep=keep), params, asked, ())
         return [
-            Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, told, strict=True)
+            Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, given, strict=True)
         ]
 
-    def _run(self, step: Callable, params: nnx.State, asked: Sequence[Asked], answers: Tokens) -> dict[Asked, Any]:
-        """A step's rows, by what was asked."""
+    def _run(
+        self, program: Callable, params: nnx.State, asked: Sequence[Question], answers: Tokens
+    ) -> dict[Question, Any]:
+        """The rows that a program gives, by what was asked."""
         assert self.questions % self.parts == 0, (self.questions, self.parts)
         assert all(question for _, question in asked), "a question has at least one token"
         found, own = {}, self.questions // self.parts
         shared = Shared(self.weights(params), jnp.array(answers, jnp.int32)) if asked else None
         for parts in self._batches(asked):
-            rows_B = jax.device_get(step(shared, self._padded(parts), scorer=self))
+            rows_B = jax.device_get(program(shared, self._padded(parts), scorer=self))
             for part, (_, questions) in enumerate(parts):
                 for row, question in enumerate(questions):
                     found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
         return found
 
-    def _batches(self, asked: Sequence[Asked]) -> Iterator[list[tuple[list[Tokens], list[Asked]]]]:
+    def _batches(self, asked: Sequence[Question]) -> Iterator[list[tuple[list[Tokens], list[Question]]]]:
         """What runs together: by part, contexts and questions; those of a context side by side, and contexts of one
         length too."""
         unique = sorted(set(asked), key=lambda a: (len(a[0]), a[0], len(a[1]), a[1]))
@@ -86,7 +92,7 @@ class Scorer(Inference):
             dealt = [batch[part * size : (part + 1) * size] for part in range(self.parts)]
             yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
 
-    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Asked]]]) -> Batch:
+    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]]) -> Batch:
         longest = lambda texts: round_up(max(map(len, texts), default=0), self.bucket)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
@@ -115,34 +121,35 @@ class Scorer(Inference):
         batch = Batch(shape(heights[0], width), real, shape(heights[1]), shape(heights[1], length), shape(heights[1]))
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), batch)
         shared = Shared(self.shapes(params), jax.ShapeDtypeStruct((2,), ints))
-        return ask.lower(shared, batch, scorer=self), (shared, batch)
+        return answer_probabilities.lower(shared, batch, scorer=self), (shared, batch)
 
 
 @functools.partial(jax.jit, static_argnames="scorer")
-def ask(shared: Shared, batch: Batch, *, scorer: Scorer) -> jax.Array:
+def answer_probabilities(shared: Shared, batch: Batch, *, scorer: Scorer) -> jax.Array:
     """Probabilities [B, answers], whole on every host."""
-    return scorer.everywhere(scorer.over_parts(_ask, whole=Shared)(shared, scorer.over_rows(batch)))
+    return scorer.everywhere(scorer.over_parts(_answer_probabilities, whole=Shared)(shared, scorer.over_rows(batch)))
 
 
 @functools.partial(jax.jit, static_argnames=("keep", "scorer"))
-def tell(shared: Shared, batch: Batch, *, keep: int, scorer: Scorer) -> Captured:
+def token_distributions(shared: Shared, batch: Batch, *, keep: int, scorer: Scorer) -> Captured:
     """Distributions [B, T, ...] of the token after each of a question's but the last, whole on every host."""
-    return scorer.everywhere(scorer.over_parts(_tell, keep, whole=Shared)(shared, scorer.over_rows(batch)))
+    each_part = scorer.over_parts(_token_distributions, keep, whole=Shared)
+    return scorer.everywhere(each_part(shared, scorer.over_rows(batch)))
 
 
-def _ask(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
+def _answer_probabilities(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
     model, hidden_BTD = _read(scorer, shared, batch)
     logits_BV = model.logits(hidden_BTD[jnp.arange(len(batch.ends_B)), batch.ends_B], model.head_DV())
     return jax.nn.softmax(logits_BV)[:, shared.answers]
 
 
-def _tell(scorer: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
+def _token_distributions(scorer: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
     """A column at a time: logits of all would be as large as what they are made from, times V / D."""
     model, hidden_BTD = _read(scorer, shared, batch)
     head_DV, next_BT = model.head_DV(), jnp.roll(batch.question_BT, -1, axis=1)
     one = lambda column: capture(model.logits(column[0], head_DV), column[1], keep)
-    told_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), told_TB)
+    found_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), found_TB)
 
 
 def _read(scorer: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:

@@ -27,7 +27,8 @@ from ratchet.models.draw import Captured, Warp, capture, draw
 from ratchet.models.inference import Inference, Weights, round_up
 
 LEAST_STEPS, MOST_STEPS = 16, 64
-"""Steps of a dispatch: it ends early, but not before the first, when slots are free and prompts have to be read."""
+"""A dispatch decodes for so many steps at most. When slots are free and further prompts have to be read for them, it
+ends early, but not before the first of these numbers."""
 REFILL = 32
 """Free slots are refilled when they are one in so many."""
 
@@ -93,7 +94,17 @@ class Steps(NamedTuple):
     captured_CB: Captured
 
 
-class Asked(NamedTuple):
+class Progress(NamedTuple):
+    """Where a dispatch ended: steps done, requests taken of the queue and slots at work by part, and the index of the
+    request that each slot works at (-1: none)."""
+
+    steps: jax.Array
+    taken_M: jax.Array
+    working_M: jax.Array
+    index_B: jax.Array
+
+
+class Settings(NamedTuple):
     """What all requests of a call share."""
 
     seed: jax.Array
@@ -140,9 +151,10 @@ def _in_pages(cache: Cache, columns: int) -> Cache:
 
 
 @functools.partial(jax.jit, static_argnames=("cuts", "plan"), donate_argnames="slots")
-def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, more, *, cuts: bool, plan: Plan):
-    """Up to `most` steps, refilling slots from the queue; returns slots, (steps done, taken of the queue [M], slots at
-    work [M], the request of each slot [B]) and what the steps gave.
+def dispatch(
+    weights: Weights, slots: Slots, queue: Queue, settings: Settings, most, more, *, cuts: bool, plan: Plan
+) -> tuple[Slots, Progress, Steps]:
+    """Decodes up to `most` steps, refilling slots from the queue; with 0, requests only take their slots.
 
     `more` says that there is more to queue: then it returns when slots are free that the queue cannot fill. With
     grammars there is one step at most: what is allowed next is for the host to say.
@@ -154,29 +166,35 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
     nothing_CB = jnp.full((columns, plan.slots), -1, jnp.int32)
     out = Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, tail_CB))
 
+    def free_and_fillable(slots: Slots) -> tuple[jax.Array, jax.Array]:
+        """Free slots, and how many of them the queue can fill."""
+        free_M = plan.slots // plan.parts - _working(slots, plan)
+        return jnp.sum(free_M), jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
+
     def goes_on(carry) -> jax.Array:
         slots, step, _ = carry
-        free_M = plan.slots // plan.parts - _working(slots, plan)
-        seats = jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
-        starved = more & (step >= LEAST_STEPS) & ((jnp.sum(free_M) - seats) * REFILL >= plan.slots)
-        return jnp.any(slots.index_B >= 0) & (step < most) & ~starved
+        free, fillable = free_and_fillable(slots)
+        is_starved = more & (step >= LEAST_STEPS) & ((free - fillable) * REFILL >= plan.slots)
+        return jnp.any(slots.index_B >= 0) & (step < most) & ~is_starved
 
     def goes_on_unseated(carry) -> jax.Array:
-        slots = carry[0]
-        free_M = plan.slots // plan.parts - _working(slots, plan)
-        seats = jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
-        return goes_on(carry) & (seats * REFILL < plan.slots)
+        _, fillable = free_and_fillable(carry[0])
+        return goes_on(carry) & (fillable * REFILL < plan.slots)
 
     def step(carry):
         slots, number, out = carry
-        choose, logits_BV = plan.over_parts(_choose, cuts, whole=Asked), model.logits(slots.hidden_BD, head_DV)
-        token_B, captured = choose(logits_BV, slots, asked)
+        choose, logits_BV = plan.over_parts(_choose, cuts, whole=Settings), model.logits(slots.hidden_BD, head_DV)
+        token_B, captured = choose(logits_BV, slots, settings)
         busy_B = slots.index_B >= 0
         out = jax.tree.map(lambda all_C, one: all_C.at[number].set(one), out, Steps(slots.index_B, token_B, captured))
-        column = None if plan.paged(model.config) else slots.cache.positions.shape[1] - plan.new_tokens + slots.column
         said_B1 = jnp.where(busy_B, token_B, 0)[:, None]
-        hidden_B1D, cache = model.extend(weights.layers, said_B1, busy_B[:, None], slots.cache, column, plan.kernel)
-        ends_B = jnp.any(token_B[:, None] == asked.stop, axis=1) | (slots.said_B + 1 == plan.new_tokens)
+        tokens = weights.layers, said_B1, busy_B[:, None], slots.cache
+        if plan.paged(model.config):
+            hidden_B1D, cache = model.extend_pages(*tokens, plan.kernel)
+        else:
+            column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
+            hidden_B1D, cache = model.extend(*tokens, column, plan.kernel)
+        ends_B = jnp.any(token_B[:, None] == settings.stop, axis=1) | (slots.said_B + 1 == plan.new_tokens)
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
@@ -185,13 +203,12 @@ def dispatch(weights: Weights, slots: Slots, queue: Queue, asked: Asked, most, m
 
     def seated(carry):
         slots, number, out = carry
-        return plan.over_parts(_seat, whole=Asked)(slots, queue), number, out
+        return plan.over_parts(_seat, whole=Settings)(slots, queue), number, out
 
     steps_then_seats = lambda carry: seated(jax.lax.while_loop(goes_on_unseated, step, carry))
     slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
-    told = (steps, slots.taken_M, _working(slots, plan), slots.index_B)
-    out, told = plan.everywhere((out, told))
-    return plan.over_rows(slots), told, out
+    progress = Progress(steps, slots.taken_M, _working(slots, plan), slots.index_B)
+    return plan.over_rows(slots), *plan.everywhere((progress, out))
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -200,10 +217,10 @@ def allow(allowed_BW: jax.Array, still_B: jax.Array, next_BW: jax.Array, *, plan
     return plan.over_rows(jnp.where(still_B[:, None], next_BW, allowed_BW))
 
 
-def starved(working_M: np.ndarray, left_M: np.ndarray, plan: Plan) -> bool:
-    """Whether enough slots are free that what is `left` of the queue cannot fill."""
+def starved(working_M: np.ndarray, queued_M: np.ndarray, plan: Plan) -> bool:
+    """Whether a refill's worth of slots is free that what is still queued, by part, cannot fill."""
     free_M = plan.slots // plan.parts - working_M
-    return int(np.sum(free_M - np.minimum(free_M, left_M))) * REFILL >= plan.slots
+    return int(np.sum(free_M - np.minimum(free_M, queued_M))) * REFILL >= plan.slots
 
 
 def _working(slots: Slots, plan: Plan) -> jax.Array:
@@ -211,12 +228,13 @@ def _working(slots: Slots, plan: Plan) -> jax.Array:
     return jnp.sum(slots.index_B.reshape(plan.parts, -1) >= 0, axis=1)
 
 
-def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, asked: Asked) -> tuple[jax.Array, Captured]:
+def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, settings: Settings) -> tuple[jax.Array, Captured]:
     """The next token of every slot, and its distribution."""
-    key = jax.random.key(asked.seed)
+    key = jax.random.key(settings.seed)
     keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
     allowed_BV = _bits(slots.allowed_BW, logits_BV.shape[1])
-    token_B = draw(jnp.where(allowed_BV, logits_BV, -jnp.inf), jax.vmap(jax.random.uniform)(keys_B), asked.warp, cuts)
+    uniform_B = jax.vmap(jax.random.uniform)(keys_B)
+    token_B = draw(jnp.where(allowed_BV, logits_BV, -jnp.inf), uniform_B, settings.warp, cuts)
     if plan.keep:
         return token_B, capture(logits_BV, token_B, plan.keep)
     nothing_B0 = jnp.zeros((len(token_B), 0))

@@ -24,8 +24,8 @@ import numpy as np  # noqa: E402
 from figures import report  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from ratchet.launch.collectives import memory_traffic  # noqa: E402
-from ratchet.launch.preflight import Preflight, _afresh, _devices  # noqa: E402
+from ratchet.launch.preflight.chips import described_chips, without_compilation_cache  # noqa: E402
+from ratchet.launch.preflight.collectives import memory_traffic  # noqa: E402
 from ratchet.launch.recipes import RECIPES  # noqa: E402
 from ratchet.models import decoder, pages, slots  # noqa: E402
 from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
@@ -56,7 +56,7 @@ def decode_step() -> dict[str, float]:
 
 def _step(paged: bool, rows: int = 32, columns: int = 1024) -> dict[str, float]:
     config = replace(RECIPES["qwen3-0.6b"].config.model, max_length=columns)
-    chip = make_mesh(MeshConfig(), _devices(Preflight(RECIPES["tiny"].config, "v5e:2x2"))[:1])
+    chip = make_mesh(MeshConfig(), described_chips("v5e:2x2")[:1])
     kernel = Kernel("auto", slots_sharding(chip))
     assert pages.fits(kernel, rows, config.heads, config.kv_heads, config.head_size, "bfloat16")
     here = jax.sharding.NamedSharding(chip, jax.sharding.PartitionSpec())
@@ -69,12 +69,15 @@ def _step(paged: bool, rows: int = 32, columns: int = 1024) -> dict[str, float]:
     params, layers, cache = (jax.tree.map(narrow, tree) for tree in (params, layers, cache))
 
     def step(params, layers, cache, token_B1, column):
-        model, column = nnx.merge(graphdef, params), None if paged else column
-        hidden_B1D, cache = model.extend(layers, token_B1, jnp.ones_like(token_B1, bool), cache, column, kernel)
+        model, tokens = nnx.merge(graphdef, params), (layers, token_B1, jnp.ones_like(token_B1, bool), cache)
+        if paged:
+            hidden_B1D, cache = model.extend_pages(*tokens, kernel)
+        else:
+            hidden_B1D, cache = model.extend(*tokens, column, kernel)
         return model.logits(hidden_B1D[:, 0], model.head_DV()).argmax(-1), cache
 
     token, column = (jax.ShapeDtypeStruct(shape, jnp.int32, sharding=here) for shape in ((rows, 1), ()))
-    with _afresh():
+    with without_compilation_cache():
         compiled = jax.jit(step, donate_argnums=2).lower(params, layers, cache, token, column).compile()
     weights = sum(2 * x.size for x in jax.tree.leaves(params))
     kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))

@@ -25,7 +25,7 @@ import optax  # noqa: E402
 from figures import report  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from ratchet.launch.preflight import Preflight, _devices  # noqa: E402
+from ratchet.launch.preflight.chips import described_chips  # noqa: E402
 from ratchet.launch.recipes import RECIPES  # noqa: E402
 from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
 from ratchet.models.family import Family  # noqa: E402
@@ -90,7 +90,7 @@ def loss_memory() -> dict[str, float]:
 
     As in training: hidden states and products in bfloat16, the head and its gradient, which is no temporary, float32.
     """
-    chip = _devices(Preflight(RECIPES["tiny"].config, "v5e:2x2"))[0]
+    chip = described_chips("v5e:2x2")[0]
     here = jax.sharding.SingleDeviceSharding(chip)
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
               for a in loss_arguments(8192, 1024, 151_936, 16, jnp.bfloat16)]  # fmt: skip

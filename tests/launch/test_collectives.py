@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ratchet.launch.collectives import _groups, by_kind, collectives, memory_traffic
+from ratchet.launch.preflight.collectives import NotationError, _groups, by_kind, collectives, memory_traffic
 from ratchet.train.sharding import MeshConfig, make_mesh
 
 MESH = make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
@@ -50,6 +50,9 @@ def test_groups_in_every_notation():
     assert _groups("replica_groups=[2,2]<=[2,2]T(1,0)") == [[0, 2], [1, 3]]
     assert _groups("replica_groups=mesh['a'=2,'b'=2] {'b'}, y") == [[0, 1], [2, 3]]
     assert _groups("replica_groups=mesh['a'=2,'b'=2] {'a'}, y") == [[0, 2], [1, 3]]
+    assert _groups("replica_groups=mesh['a'=2,'b'=1,'c'=2], device_ids=([2,2]T(1,0)) {'a'}, y") == [[0, 1], [2, 3]]
+    assert _groups("replica_groups=mesh['a'=4], device_ids=([2,2]T(1,0)) {'a'}") == [[0, 2, 1, 3]]
+    assert _groups("replica_groups={}, y") == []
     assert _groups("source_target_pairs={{0,1},{1,0}}") == [[0, 1], [1, 0]]
 
 
@@ -143,3 +146,32 @@ def test_of_what_a_kernel_writes_in_place_only_what_comes_in_counts():
 }
 """
     assert memory_traffic(text) == 4 * 10 + 2 * 4 * 1000
+
+
+LOOP = "ENTRY %main (p: f32[8]) -> f32[8] {\n  %w = f32[8]{0} while(%p), body=%body\n}\n"
+BRANCH = "ENTRY %main (p: f32[8]) -> f32[8] {\n  %w = f32[8]{0} conditional(%p, %p), branches={%a}\n}\n"
+GROUPS = "ENTRY %main (p: f32[8]) -> f32[8] {\n  %g = f32[8]{0} all-reduce(%p), replica_groups=<4x2>, to_apply=%a\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "has no ENTRY computation with instructions"),
+        ("module @jit_f {\n  func.func public @main(%arg0: tensor<8xf32>) {\n  }\n}", "has no ENTRY computation"),
+        ("ENTRY %main (p: f32[8]) -> f32[8] {\n  w: f32[8] = add(p, p)\n}\n", "has no ENTRY computation"),
+        (LOOP, "has a loop without a condition"),
+        (BRANCH, "has a conditional without branches"),
+        (GROUPS, "has the groups replica_groups=<4x2>"),
+    ],
+)
+def test_a_text_in_another_notation_is_one_line_and_never_counts_as_nothing(text, what):
+    read = memory_traffic if what.endswith("branches") else lambda text: collectives(text, MESH)
+    with pytest.raises(NotationError, match=f"the compiled program {what}.*use the version of constraints") as caught:
+        read(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_step_that_no_loop_has_is_one_line():
+    compiled = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((8,), jnp.float32)).compile()
+    with pytest.raises(NotationError, match="has no loop with operations of while/body"):
+        memory_traffic(compiled.as_text(), "while/body")

@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from support import tiny_config
 
-from ratchet.launch import cli, preflight, preflight_inference
-from ratchet.launch.collectives import collectives, memory_traffic
-from ratchet.launch.preflight import Preflight, PreflightError
+from ratchet.launch import cli
+from ratchet.launch.preflight import Preflight, PreflightError, preflight, show
+from ratchet.launch.preflight.chips import described_chips, without_compilation_cache
+from ratchet.launch.preflight.collectives import collectives, memory_traffic
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import NO_WINDOW, Family
 from ratchet.models.kernels import Kernel, Scores, attend_rows
@@ -32,9 +33,14 @@ def asked(**fields):
     return Preflight(config, **fields)
 
 
+def total(sent):
+    """Bytes over all kinds and axes."""
+    return sum(count for axes in sent.values() for count in axes.values())
+
+
 @pytest.fixture(scope="module")
 def found():
-    return preflight.preflight(asked(slices=2))
+    return preflight(asked(slices=2))
 
 
 def test_memory_is_within_the_chip_and_its_parts_add_up(found):
@@ -72,29 +78,29 @@ def test_what_does_not_fit_is_an_answer(capsys):
 
 def test_mistakes_are_one_line(capsys):
     with pytest.raises(PreflightError, match="no topology 'v9z:1x1' .*; there are v5e:4x4"):
-        preflight.preflight(asked(topology="v9z:1x1"))
+        preflight(asked(topology="v9z:1x1"))
     with pytest.raises(PreflightError, match="rows 0, slots 32, slices 1; all must be at least 1"):
-        preflight.preflight(asked(rows=0))
+        preflight(asked(rows=0))
     assert cli.main(["preflight", "qwen3-0.6b", "--mesh.tensor", "3"]) == 2
     assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
 
 
 def test_people_get_a_table(found, capsys):
-    preflight.show(found, cli._console())
+    show(found, cli._console())
     said = capsys.readouterr().out
     assert "memory of a chip" in said and "all-gather" in said and "MFU at most" in said
     assert jax.default_backend() == "cpu"
 
 
 def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
-    found = preflight.preflight(asked(step="sample", slots=128, topology="v5e:2x2"))  # more than lies in the chip
+    found = preflight(asked(step="sample", slots=128, topology="v5e:2x2"))  # more than lies in the chip
     assert found["fits"] and found["slots"] == 512
     consumers, step = found["memory"]["consumers"], found["step"]
     assert found["memory"]["needed"] > consumers["weights of training"] + consumers["weights for sampling"]
     assert step["formula"] == consumers["weights for sampling"] + consumers["caches of slots"]
     assert 0.6 < step["ratio"] < 1.2  # a part of so small a model stays in the chip
-    assert sum(step["sent"].values()) < 0.01 * step["bytes"]
-    preflight_inference.show(found, cli._console())
+    assert total(step["sent"]) < 0.01 * step["bytes"]
+    show(found, cli._console())
     said = capsys.readouterr().out
     assert "caches of slots" in said and "tokens a second" in said
 
@@ -102,15 +108,16 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
 def test_heads_over_chips_send_hidden_states_and_choices_alone():
     split = asked(step="sample", slots=64, topology="v5e:2x2")
     split = replace(split, config=replace(split.config, mesh=MeshConfig(2, 1, 2)))
-    step = preflight.preflight(split)["step"]
-    per_slot = step["sent"]["all-reduce"] / 64 / MODEL.layers  # attention's output and the MLP's, float32 at most
+    step = preflight(split)["step"]
+    reduced = sum(step["sent"]["all-reduce"].values())
+    per_slot = reduced / 64 / MODEL.layers  # attention's output and the MLP's, float32 at most
     assert 2 * 2 * MODEL.width <= per_slot <= 2 * 4 * MODEL.width + 64
-    assert sum(step["sent"].values()) < 0.02 * step["bytes"]
+    assert total(step["sent"]) < 0.02 * step["bytes"]
 
 
 def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
     """Forward and backward, heads over tensor, for layers that slide or not."""
-    mesh = make_mesh(MeshConfig(data=2, tensor=2), preflight._devices(asked(topology="v5e:2x2")))
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), described_chips("v5e:2x2"))
     rows, length, heads, window = 8, 2048, 8, 128
     lay = lambda kind, *shape: jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, PartitionSpec("data")))
     operands = [lay(jnp.bfloat16, rows, length, n, 128) for n in (heads, heads // 2, heads // 2)]
@@ -121,7 +128,7 @@ def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
         mixed = attend_rows(*operands, segments, slides, seen, scores, Kernel("auto", slots_sharding(mesh)))
         return jnp.sum(mixed.astype(jnp.float32) ** 2)
 
-    with preflight._afresh():
+    with without_compilation_cache():
         text = jax.jit(jax.grad(loss)).lower(operands, segments, slides).compile().as_text()
     assert "tpu_custom_call" in text
     assert not collectives(text, mesh)
@@ -129,15 +136,15 @@ def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
 
 
 def test_a_batch_of_questions_costs_what_the_formula_says_and_sends_nothing_between_parts(capsys):
-    found = preflight.preflight(asked(step="score", slots=64, topology="v5e:2x2"))
+    found = preflight(asked(step="score", slots=64, topology="v5e:2x2"))
     assert found["fits"] and found["questions"] == 256 and found["contexts"] == 32
     assert found["context_columns"] + found["question_columns"] == 480  # of 512, less 32 that an answer may take
     consumers = found["memory"]["consumers"]
     assert found["memory"]["needed"] > sum(consumers.values()) > consumers["weights for scoring"] > 0
     assert found["step"]["bytes"] > consumers["weights for scoring"]
     assert 1.0 < found["flops"]["ratio"] < 1.5  # attention looks at whole squares
-    assert sum(found["step"]["sent"].values()) < 2**20, "weights lie whole on every chip"
+    assert total(found["step"]["sent"]) < 2**20, "weights lie whole on every chip"
     assert found["bound"]["questions_a_second_at_most"] > 0
-    preflight_inference.show(found, cli._console())
+    show(found, cli._console())
     said = capsys.readouterr().out
     assert "FLOPs of a question" in said and "questions a second" in said

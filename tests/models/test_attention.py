@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ratchet.models.attention import attend, attend_packed, quantized, rotate, sees
+from ratchet.models.attention import attend, attend_packed, causal_mask, quantized, rotate
 from ratchet.models.family import Family, frequencies
 
 
@@ -62,8 +62,8 @@ def test_blocks_of_queries_give_what_the_square_gives(length):
     segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, length)), axis=1))
     rows = jnp.arange(length)[None]
     for window in (None, 5):
-        mask = sees(rows, rows, window) & (segments[:, :, None] == segments[:, None, :])
-        assert bool(sees(rows, rows, window)[0, -1, 0]) == (window is None or length <= window)
+        mask = causal_mask(rows, rows, window) & (segments[:, :, None] == segments[:, None, :])
+        assert bool(causal_mask(rows, rows, window)[0, -1, 0]) == (window is None or length <= window)
         whole = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.4, 3.0)
         blocks = jax.jit(lambda q, k, v, window=window: attend_packed(q, k, v, segments, window, 0.4, 3.0))(q, k, v)
         np.testing.assert_allclose(blocks, whole, rtol=1e-5, atol=1e-6)

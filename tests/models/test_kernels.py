@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from support import requests
 
 from ratchet.models import decoder
-from ratchet.models.attention import attend, attend_packed, sees
+from ratchet.models.attention import attend, attend_packed, causal_mask
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import NO_WINDOW, Family
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows, fused
@@ -105,7 +105,7 @@ def test_what_gpus_run_is_the_same_attention(operands, segments, monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
     q, k, v = operands
     columns = jnp.arange(LENGTH)[None]
-    mask = sees(columns, columns, 30) & (segments[:, :, None] == segments[:, None])
+    mask = causal_mask(columns, columns, 30) & (segments[:, :, None] == segments[:, None])
     plain = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.25)
     for kernel in (Kernel(), Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=4, tensor=2))))):
         found = jax.jit(lambda *o, kernel=kernel: fused(*o, mask, 0.25, kernel))(q, k, v)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from support import full_logits, full_probs, requests
 
-from ratchet.launch.collectives import collectives
+from ratchet.launch.preflight.collectives import collectives
 from ratchet.models import slots
 from ratchet.models.sampler import Request, Sampler
 from ratchet.models.scorer import Scorer

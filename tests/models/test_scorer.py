@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support import full_probs, requests
 
-from ratchet.launch.collectives import collectives
+from ratchet.launch.preflight.collectives import collectives
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding

@@ -2,6 +2,7 @@
 bytes between a chip and its memory.
 
 Between slices the TPU compiler reduces inside a slice and hands a chip's part to the hosts: a `send`, along data.
+HLO text is no stable interface: a form that is not known here is an error, and is never counted as nothing.
 """
 
 import math
@@ -18,10 +19,20 @@ _COLLECTIVE = re.compile(
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
-_MOVES_NOTHING = {
-    "parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done", "while",
-}  # fmt: skip
+_MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done", "while"}
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
 _SHAPE = re.compile(r"\b(?:s|u|f|bf)(\d+)\w*\[([\d,]*)\]")
+
+
+class NotationError(ValueError):
+    """A program's text has a form that is not known here."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"preflight: the compiled program {what}: another notation of HLO than is read here; this is jax "
+            f"{jax.__version__}, use the version of constraints.txt"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Collective:
 
 def collectives(text: str, mesh: jax.sharding.Mesh) -> list[Collective]:
     """All collectives of a program, once each: where the compiler splits one into pieces that share a channel, the
-    pieces count as one."""
+    pieces count as one. Raises NotationError for a text in an unknown form."""
     lines = _by_computation(text)
     times = _times(lines)
     found: dict[tuple[str, str], Collective] = {}
@@ -57,7 +68,7 @@ def collectives(text: str, mesh: jax.sharding.Mesh) -> list[Collective]:
             one = Collective(
                 match["kind"], _axes(line, mesh), _bytes(match["shape"], match["kind"], line), times[computation],
                 source[1] if source else "",
-            )  # fmt: skip
+            )
             if key not in found or one.total > found[key].total:
                 found[key] = one
     return sorted(found.values(), key=lambda c: -c.total)
@@ -77,13 +88,16 @@ def memory_traffic(text: str, step: str = "") -> int:
 
     The compiler's own sum also counts what moves within the chip: arrays with memory space S(1), into which it copies
     weights ahead of their use. A gather is taken to read the whole of what it gathers from, and a kernel all that it is
-    given, but for what it writes a part of in place; of a conditional, the dearest branch counts.
+    given, but for what it writes a part of in place; of a conditional, the dearest branch counts. Raises NotationError
+    for a text in an unknown form.
     """
     lines = _by_computation(text)
     loops = {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
     if not step:
         times = _times(lines)
         return sum(times[name] * _traffic(lines[name], lines) for name in ("ENTRY", *loops))
+    if not any(step in line for name in loops for line in lines[name]):
+        raise NotationError(f"has no loop with operations of {step}")
     return _traffic(max((lines[name] for name in loops), key=lambda body: sum(step in line for line in body)), lines)
 
 
@@ -91,7 +105,7 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
     outputs: dict[str, list[tuple[int, bool]]] = {}
     total = 0
     for line in body:
-        if not (match := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)):
+        if not (match := _INSTRUCTION.match(line)):
             continue
         shape, op, inputs = _parts(match[2])
         outputs[match[1]] = _arrays(shape)
@@ -103,7 +117,9 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
         elif op == "dynamic-slice":
             total += 2 * outputs[match[1]][0][0]
         elif op == "conditional":
-            total += max(_traffic(lines[branch], lines) for branch in _branches(line))
+            if not (branches := _branches(line)):
+                raise NotationError("has a conditional without branches")
+            total += max(_traffic(lines[branch], lines) for branch in branches)
         elif op not in _MOVES_NOTHING:
             sliced = _sliced(line, lines)
             kept = re.findall(r"\{(\d*)\}: \((\d+), ", line) if op == "custom-call" else ()
@@ -152,7 +168,7 @@ def _parts(instruction: str) -> tuple[str, str, str]:
         if character == " " and not depth:
             op, _, inputs = instruction[end + 1 :].partition("(")
             return instruction[:end], op, inputs.partition("), ")[0]
-    raise AssertionError(f"no operation in {instruction}")
+    raise NotationError(f"has the line {instruction[:80]!r}, which names no operation")
 
 
 def _arrays(shape: str) -> list[tuple[int, bool]]:
@@ -165,6 +181,7 @@ def _arrays(shape: str) -> list[tuple[int, bool]]:
 
 
 def _by_computation(text: str) -> dict[str, list[str]]:
+    """Lines of each computation by its name; the one that runs first is called ENTRY."""
     lines: dict[str, list[str]] = {}
     current = ""
     for line in text.splitlines():
@@ -173,6 +190,8 @@ def _by_computation(text: str) -> dict[str, list[str]]:
             lines[current] = []
         elif current:
             lines[current].append(line)
+    if not any(_INSTRUCTION.match(line) for line in lines.get("ENTRY", ())):
+        raise NotationError("has no ENTRY computation with instructions")
     return lines
 
 
@@ -186,8 +205,11 @@ def _times(lines: dict[str, list[str]]) -> dict[str, int]:
             continue
         times[name] = count
         for line in lines.get(name, ()):
-            loop = " while(" in line and re.search(r"condition=%?([\w.\-]+)", line)
-            inner = count * (_trips(lines.get(loop[1], [])) if loop else 1)
+            inner = count
+            if " while(" in line:
+                if not (condition := re.search(r"condition=%?([\w.\-]+)", line)) or condition[1] not in lines:
+                    raise NotationError("has a loop without a condition")
+                inner = count * _trips(lines[condition[1]])
             waiting += [(called, inner) for called in _CALLED.findall(line) + _branches(line) if called in lines]
     return times
 
@@ -224,22 +246,31 @@ def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, ...]:
 
 
 def _groups(line: str) -> list[list[int]]:
-    """Members of the groups, in any of the three notations: lists, iota tiles, or axes of a device grid."""
+    """Members of the groups, in any of the three notations: lists, iota tiles, or axes of a device grid; [] for one
+    group of all."""
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
         return [[int(n) for n in re.findall(r"\d+", pair)] for pair in pairs[1].split("},")]
     if listed := re.search(r"replica_groups=\{(\{.*?\})\}", line):
         return [[int(n) for n in re.findall(r"\d+", group)] for group in re.findall(r"\{([\d,]*)\}", listed[1])]
-    if tiled := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        shape, dims = (list(map(int, tiled[n].split(","))) for n in (1, 2))
-        ids = np.arange(math.prod(dims)).reshape(dims)
-        if tiled[3]:
-            ids = ids.transpose(list(map(int, tiled[3].split(","))))
-        return ids.reshape(shape).tolist()
-    if grid := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
+    if tiled := re.search(rf"replica_groups=\[([\d,]+)\]<={_IOTA}", line):
+        return _iota(tiled[2], tiled[3]).reshape(_numbers(tiled[1])).tolist()
+    if grid := re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))?\s*\{{([^}}]*)\}}", line):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", grid[1])}
-        along = re.findall(r"'(\w+)'", grid[2])
-        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        along = re.findall(r"'(\w+)'", grid[4])
+        ids = _iota(grid[2] or str(math.prod(sizes.values())), grid[3]).reshape(list(sizes.values()))
         order = [list(sizes).index(name) for name in sizes if name not in along]
         order += [list(sizes).index(name) for name in along]
         return ids.transpose(order).reshape(-1, math.prod(sizes[name] for name in along)).tolist()
+    if unknown := re.search(r"(?:replica_groups|source_target_pairs)=(?!\{\})\S+", line):
+        raise NotationError(f"has the groups {unknown[0][:80]}")
     return []
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """Device ids as "[2,4]T(1,0)" gives them: counted up in the shape, whose axes are then exchanged."""
+    ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return ids.transpose(_numbers(order)) if order else ids
+
+
+def _numbers(listed: str) -> list[int]:
+    return [int(n) for n in listed.split(",")]

@@ -1,0 +1,89 @@
+"""Compiles a real program for a TPU topology on a machine without TPUs, and says what it would take.
+
+`libtpu` holds the TPU compiler; the topology is described, not present. What the compiler says of memory and of
+collectives is what the pod would do; FLOPs are counted from the traced program; times are bounds from data sheets.
+
+training.py     a step of training
+inference.py    the sampler's dispatch, and a batch of the review's questions
+chips.py        chips that are described, programs compiled for them, and what these take of a chip's memory
+collectives.py  what a compiled program moves, between chips and between a chip and its memory
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ratchet.bootstrap.config import Config
+from ratchet.launch.preflight import inference, training
+from ratchet.launch.preflight.chips import PreflightError, described_chips, gib, without_compilation_cache
+from ratchet.models.decoder import check_sizes
+from ratchet.train.flops import chip_of
+from ratchet.train.sharding import make_mesh
+
+__all__ = ["Preflight", "PreflightError", "preflight", "show"]
+
+_TITLES = {"train": "training step", "sample": "sampling", "score": "scoring"}
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What `ratchet preflight` is asked. Every default of the settings comes from the recipe."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    topology: str = "v5e:4x4"
+    """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4 or v5p:2x2x2."""
+    slices: int = 1
+    """Slices, joined by a slower network along the data axis."""
+    step: Literal["train", "sample", "score"] = "train"
+    """What is compiled: a step of training, the sampler's dispatch, or a batch of the review's questions."""
+    rows: int = 2
+    """Rows of a batch on each chip, of `--train.columns` tokens; all of them are predicted."""
+    slots: int = 32
+    """Answers that each chip samples at a time, or questions that it is asked."""
+    json: bool = False
+    """Print everything as JSON."""
+
+
+def preflight(asked: Preflight) -> dict[str, Any]:
+    """What a program takes on a topology, as `ratchet preflight --json` prints it. All bytes are a chip's.
+
+    Raises PreflightError without libtpu, for a topology that it does not know, or when the compiler's text cannot be
+    read; ValueError when the mesh does not fit.
+    """
+    config = asked.config
+    check_sizes(config.model)
+    if min(asked.rows, asked.slices, asked.slots) < 1:
+        raise PreflightError(
+            f"preflight: rows {asked.rows}, slots {asked.slots}, slices {asked.slices}; all must be at least 1"
+        )
+    mesh = make_mesh(config.mesh, described_chips(asked.topology, asked.slices))
+    kind = mesh.devices.flat[0].device_kind
+    chip = chip_of(kind)
+    if chip is None:
+        raise PreflightError(f"preflight: nothing is known of {kind}; see train/flops.py")
+    where = {"program": asked.step, "topology": asked.topology, "slices": asked.slices}
+    where |= {"chips": mesh.size, "mesh": dict(mesh.shape)}
+    with without_compilation_cache():
+        if asked.step == "train":
+            return where | training.training(config, mesh, chip, asked.rows)
+        of = inference.sampling if asked.step == "sample" else inference.scoring
+        return where | of(config, mesh, chip, asked.slots)
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Prints what `preflight` found as a table."""
+    memory, mesh = found["memory"], " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
+    table = Table(_TITLES[found["program"]], "", box=None)
+    table.add_row("chips", f"{found['chips']} of {found['topology']} in {found['slices']} slice(s): {mesh}")
+    needed = "more than there is" if memory["needed"] is None else gib(memory["needed"])
+    table.add_row("memory of a chip", f"{needed} of {gib(memory['of'])}" + ("" if found["fits"] else ": does not fit"))
+    for name, count in memory["consumers"].items():
+        table.add_row("", f"{gib(count)} {name}")
+    for name, text in (training if found["program"] == "train" else inference).rows(found):
+        table.add_row(name, text)
+    for line in found["advice"]:
+        table.add_row("advice", line)
+    console.print(table)
