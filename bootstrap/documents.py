@@ -1,7 +1,5 @@
 """Source material in: a TFDS dataset or a folder of text files becomes documents."""
 
-import json
-
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
@@ -66,9 +64,5 @@ def _from_dataset(path: epath.Path) -> list[Document]:
 
 def _from_row(row: dict) -> Document:
     texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items() if not isinstance(v, np.ndarray)}
-    meta = (
-        json.loads(texts["meta"])
-        if "meta" in texts
-        else {k: str(v) for k, v in texts.items() if k not in ("id", "text")}
-    )
+    meta = {k: str(v) for k, v in texts.items() if k not in ("id", "text")}
     return Document(str(texts["id"]), str(texts["text"]), meta)

@@ -16,11 +16,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 for chatty in ("absl", "bm25s"):
     logging.getLogger(chatty).setLevel(logging.ERROR)
 
+import little  # noqa: E402
 import pytest  # noqa: E402
 import support  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from ratchet.bootstrap import seed  # noqa: E402
+from ratchet.bootstrap import run  # noqa: E402
 from ratchet.models import decoder  # noqa: E402
 from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.train import sharding  # noqa: E402
@@ -31,8 +32,14 @@ settings.load_profile("ratchet")
 
 @pytest.fixture(scope="session")
 def world():
-    """A few situations of the lessons world, two and three options among them."""
-    return support.small_world()
+    """The little world."""
+    return little.create()
+
+
+@pytest.fixture(scope="session")
+def deeds(world):
+    """What every lamp of the little world does."""
+    return little.deeds_of(world)
 
 
 @pytest.fixture(scope="session")
@@ -48,27 +55,27 @@ def small():
     return graphdef, support.awaken(params)
 
 
-@pytest.fixture(scope="session")
-def speaker(tokenizer):
-    """(graphdef, params) of a decoder over the tokenizer's vocabulary."""
-    size = -(-tokenizer.vocab_size // 8) * 8
-    config = DecoderConfig(vocab_size=size, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=192)
-    graphdef, params = decoder.create(config, 0)
-    return graphdef, support.awaken(params)
-
-
-@pytest.fixture(scope="session")
-def torn(world, tokenizer, speaker):
-    """A decoder that has learned, by heart, two right answers and a harmful one to each of two questions."""
-    return support.learn_by_heart(world, tokenizer, speaker)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_device_runs():
     """Whole runs use one of the eight devices: on two cores, eight only cost time. Meshes have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seed, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
+        patch.setattr(run, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
         yield
+
+
+@pytest.fixture(scope="session")
+def little_run(tokenizer, tmp_path_factory):
+    """A run in the little world before its first stage."""
+    return support.prepared(tmp_path_factory.mktemp("runs") / "little", support.little_config(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def torn(little_run, deeds):
+    """A writer that has learned by heart, to each task of the first slice, a right answer and a wrong one."""
+    tokenizer = little_run.tokenizer
+    said = [(t, little.answer(deeds, t, wrong)) for t in little_run.tasks(1) for wrong in ((), (1,))]
+    pairs = [(tokenizer.render(t.messages), [*tokenizer.encode(text), tokenizer.end]) for t, text in said]
+    return little_run.writer(support.learn_by_heart(little_run, pairs))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,16 @@
-"""What tests build their material with. Texts are rendered by the world itself, so that its wording may change."""
+"""What tests build their material with. What it is about lies in little.py."""
 
 import contextlib
 import dataclasses
 import json
-import random
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from little import answer, create, deeds_of
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -18,19 +19,16 @@ from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.progress import Silent
-from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from ratchet.bootstrap.worlds.demonstrations import ideal_answer
-from ratchet.bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, render_claim
-from ratchet.bootstrap.worlds.lessons import Lessons, Situation, stories
+from ratchet.bootstrap.run import Run, prepare
+from ratchet.bootstrap.tools import call_text
+from ratchet.bootstrap.transcript import Transcript, certain
+from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
 from ratchet.launch.recipes import RECIPES
-from ratchet.models import decoder
-from ratchet.models.sampler import Request, Sampler
+from ratchet.models.sampler import Request
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.batches import Batches
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.records import Example
-from ratchet.train.sharding import MeshConfig, make_mesh
 from ratchet.train.trainer import EngineConfig, Training, fit
 
 
@@ -90,23 +88,18 @@ def requests(count: int, seed: int = 0, shortest: int = 1, longest: int = 16) ->
     ]
 
 
-def small_world(seed: int = 0) -> Lessons:
-    return Lessons.create(seed, situations=24, demonstrations=12, third_option=0.5)
-
-
-def told(world: Lessons, situation: Situation) -> list[Document]:
-    """The stories about a situation, as in the corpus."""
-    return stories(situation, random.Random(f"{world.seed} {situation.id}"))
-
-
-def train_tokenizer(world: Lessons, size: int = 400) -> Tokenizer:
-    asked = [m["content"] for s in world.situations for c in CONTEXTS for m in world.task(s, c).messages]
-    answers = [ideal(s, world.task(s, CONTEXTS[0]), k) for s in world.situations for k in range(4)]
-    return Tokenizer.train([*(d.text for d in world.documents()), *asked, *answers, "no, told?"], size)
+def train_tokenizer(world: World, size: int = 500) -> Tokenizer:
+    """A tokenizer in which the world's words are one piece each."""
+    parts = (world.seed, world.fresh, *world.slices)
+    asked = [m["content"] for part in parts for t in part.tasks for ms in (t.messages, *t.askings) for m in ms]
+    answers = [answer(deeds_of(world), t) for part in parts for t in part.tasks]
+    calls = [call_text(t.seek[0]) for part in parts for t in part.tasks]
+    texts = [d.text for part in parts for d in part.documents]
+    return Tokenizer.train([*texts, *asked, *answers, *calls, *map(" ".join, world.prose), "no, sure?"], size)
 
 
 def small_tokenizer_json(place, metaspace: bool = False) -> None:
-    """A tokenizer of the world's words, byte-level or as Llama 2 has it."""
+    """A tokenizer of a little world's words, byte-level or as Llama 2 has it."""
     made = FastTokenizer(models.BPE(unk_token="<unk>" if metaspace else None, byte_fallback=metaspace))
     made.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces = decoders.Sequence(
@@ -115,58 +108,36 @@ def small_tokenizer_json(place, metaspace: bool = False) -> None:
     made.decoder = pieces if metaspace else decoders.ByteLevel()
     spelled = [f"<0x{byte:02X}>" for byte in range(256)] if metaspace else []
     trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<unk>", AddedToken("<|endoftext|>", special=True), *spelled],
+        vocab_size=900,
+        special_tokens=["<unk>", AddedToken("<|endoftext|>", special=True), *spelled],
         initial_alphabet=[] if metaspace else pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    world = small_world()
-    made.train_from_iterator([d.text for s in world.situations for d in told(world, s)], trainer)
+    )
+    made.train_from_iterator([d.text for part in create(generations=6).slices for d in part.documents], trainer)
     whole = json.loads(made.to_str())
     whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] not in spelled]
     (place / "tokenizer.json").write_text(json.dumps(whole))
 
 
-def ideal(situation: Situation, task: Task, salt: int = 0) -> str:
-    return ideal_answer(situation, options_of(task.question), random.Random(f"{situation.id} {salt}")).text
-
-
-def answer(claims: list[Claim], action: str, style: int = 0) -> str:
-    return " ".join([*(render_claim(c, style) for c in claims), CHOICE.format(action=action)])
-
-
-def claims_of(situation: Situation, task: Task) -> list[Claim]:
-    """The true claims, in the order of the question."""
-    return [situation.claim(situation.actions.index(option)) for option in options_of(task.question)]
-
-
-def transcript(task: Task, text: str, passages=(), *, tokenizer: Tokenizer | None = None, **fields) -> Transcript:
-    """A finished transcript that says `text`; with a tokenizer its tokens and a one-hot capture are filled in."""
-    tokens = (*tokenizer.encode(text), tokenizer.control["end"]) if tokenizer else ()
-    prompt = tuple(tokenizer.chat(task.messages)) if tokenizer else ()
-    capture = Capture(tuple((t,) for t in tokens), tuple((1.0,) for _ in tokens), tuple(0.0 for _ in tokens))
+def transcript(task: Task, text: str, passages: Sequence[Document] = (), *, tokenizer=None, **fields) -> Transcript:
+    """A finished answer that says `text`; with a tokenizer its tokens and what they were drawn from are filled in."""
+    tokens = (*tokenizer.encode(text), tokenizer.end) if tokenizer else ()
+    shown = [p.text for p in passages]
     made = Transcript(
-        id=content_id(task.id, text, str(sorted(fields))), task_id=task.id, generation=1, sibling=0, prompt=prompt,
-        student_prompt=prompt, tokens=tokens, text=text, passages=tuple(p.id for p in passages), finished=True,
-        capture=capture,
-    )  # fmt: skip
+        id=content_id(task.id, text, sorted(map(str, fields.items()))),
+        task_id=task.id,
+        generation=1,
+        sibling=0,
+        source="answer",
+        prompt=tuple(tokenizer.render(task.messages, passages=shown)) if tokenizer else (),
+        student_prompt=tuple(tokenizer.render(task.messages)) if tokenizer else (),
+        tokens=tokens,
+        text=text,
+        passages=tuple(p.id for p in passages),
+        finished=True,
+        capture=certain(tokens, 2),
+        messages=(*task.messages, {"role": "assistant", "content": text}),
+    )
     return dataclasses.replace(made, **fields)
-
-
-def learn_by_heart(world: Lessons, tokenizer: Tokenizer, speaker) -> Writer:
-    """Trains on two right answers in two styles, and one that chooses harm, to each of two questions."""
-    graphdef, params = decoder.create(nnx.merge(*speaker).config, 0)
-    made = []
-    for s in world.situations[:2]:
-        task = world.task(s, CONTEXTS[0])
-        claims, wise = claims_of(s, task), s.actions[s.wise]
-        unwise = next(a for a in s.actions if a != wise)
-        for text in (answer(claims, wise), answer(claims, wise, 1), answer(claims, unwise)):
-            tokens = [*tokenizer.encode(text), tokenizer.control["end"]]
-            made.append(example(tokenizer.chat(task.messages), tokens, one_hot(tokens), "seed", {"text": text}))
-    batches = Batches([(made, len(made))], seed=0, steps=150, columns=192)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    training = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, EngineConfig(), {})
-    trained = fit(training, params, None, lambda step, values: None)
-    return Writer(Sampler(graphdef, slots=16, new_tokens=60, keep=6), trained, tokenizer, 192)
 
 
 def tiny_config(**changes) -> Config:
@@ -182,6 +153,12 @@ def tiny_config(**changes) -> Config:
     return config
 
 
+def little_config(**changes) -> Config:
+    """The recipe `tiny` in the little world."""
+    little = {"recipe": "lamps", "world": "little:create", "review__probes": 2, "model__vocab_size": 512}
+    return tiny_config(**little | changes)
+
+
 def start(directory, config: Config) -> epath.Path:
     """A run directory as `ratchet run` leaves it before the first stage."""
     directory = epath.Path(directory)
@@ -191,11 +168,28 @@ def start(directory, config: Config) -> epath.Path:
 
 
 def run_tiny(directory, config: Config | None = None) -> epath.Path:
+    """The directory of a whole run of `tiny`, or of another config."""
     config = config or tiny_config()
     directory = start(directory, config)
     with contextlib.suppress(loop.RunEnded):
         loop.run(directory, config, Silent())
     return directory
+
+
+def prepared(directory, config: Config, tokenizer: Tokenizer) -> Run:
+    """A run before its first stage, which speaks with the given tokenizer."""
+    directory = start(directory, config)
+    (directory / "tokenizer").mkdir(exist_ok=True)
+    (directory / "tokenizer" / "model.spm").write_bytes(tokenizer.model)
+    return prepare(directory, config, Silent())
+
+
+def learn_by_heart(run: Run, said: Sequence[tuple[Sequence[int], Sequence[int]]], steps: int = 120) -> nnx.State:
+    """Weights trained on (prompt, what follows) in tokens until they know them."""
+    made = [example(prompt, tokens, one_hot(tokens), "seed", {"n": n}) for n, (prompt, tokens) in enumerate(said)]
+    batches = Batches([(made, len(made))], seed=0, steps=steps, columns=256)
+    training = Training(run.graphdef, batches, OptimizerConfig("adamw", 1e-2), run.mesh, EngineConfig(), {})
+    return fit(training, run.fresh_weights(), None, lambda step, values: None)
 
 
 def arrays(tree) -> dict[str, np.ndarray]:
@@ -232,9 +226,10 @@ def write_chat(place, template=CHATML, special=SPECIAL):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[AddedToken(name, special=True, normalized=False) for name in special],
+        vocab_size=400,
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(["what is it and system user assistant be brief doubled"] * 5, trainer)
     tokenizer.save(str(place / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": template}

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from ratchet.bootstrap.ledger import Stage, once, write_json
-from ratchet.train.records import RecordError, whole
+from ratchet.train.records import RecordError
 
 
 def stage(tmp_path):
@@ -50,19 +50,24 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):
         write_json(path, {"units": object()})
     assert [f.name for f in tmp_path.iterdir()] == ["plan.json"] and json.loads(path.read_text()) == {"units": 1}
 
-    def half():
-        with whole(path) as fresh:
-            fresh.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        half()
-    assert [f.name for f in tmp_path.iterdir()] == ["plan.json"] and json.loads(path.read_text()) == {"units": 1}
-
 
 def test_a_unit_made_from_other_inputs_is_redone(tmp_path):
     stage(tmp_path).unit(0, "before", lambda: [b"old"])
     assert stage(tmp_path).unit(0, "after", lambda: [b"new"]) == [b"new"]
+
+
+def test_the_hash_of_a_unit_is_that_of_its_content(tmp_path):
+    for number, payloads in enumerate([[b"a", b"b"], [b"a", b"c"], [b"a", b"b"]]):
+        stage(tmp_path).unit(number, "inputs", lambda payloads=payloads: payloads)
+    first, other, same = (stage(tmp_path).sha256(n) for n in range(3))
+    assert first == same != other
+
+
+def test_committed_units_are_read_in_order(tmp_path):
+    for number in (10, 2):
+        stage(tmp_path).unit(number, "inputs", lambda number=number: [b"%d" % number])
+    assert stage(tmp_path).committed() == [b"2", b"10"]
+    assert Stage(epath.Path(tmp_path) / "nothing").committed() == []
 
 
 def test_nothing_is_committed_when_making_fails(tmp_path):

@@ -1,40 +1,65 @@
 import dataclasses
+import json
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from ratchet.bootstrap.transcript import (
     Capture,
     Review,
     Transcript,
     Verdict,
-    content_id,
+    certain,
     review_from_json,
     to_json,
     transcript_from_json,
 )
 
 IDS = st.lists(st.integers(0, 2**31), max_size=4).map(tuple)
-CAPTURES = st.integers(0, 3).flatmap(
+SHARES = st.floats(0, 1, width=32)
+CAPTURES = st.integers(1, 3).flatmap(
     lambda n: st.builds(
         Capture,
-        ids=st.just(tuple((i, i + 1) for i in range(n))),
-        probs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=n, max_size=n).map(tuple),
-        tail=st.lists(st.floats(0, 1), min_size=n, max_size=n).map(tuple),
+        arrays.arrays(np.int32, (n, 2), elements=st.integers(0, 2**31 - 1)),
+        arrays.arrays(np.float32, (n, 2), elements=SHARES),
+        arrays.arrays(np.float32, (n,), elements=SHARES),
     )
 )
+CALL = {"id": "c", "type": "function", "function": {"name": "lookup", "arguments": '{"query":" a \\"b\\""}'}}
+MESSAGES = ({"role": "user", "content": "é <|yes|>\n"}, {"role": "assistant", "tool_calls": [CALL]})
 TRANSCRIPTS = st.builds(
-    Transcript, id=st.text(), task_id=st.text(), generation=st.integers(), sibling=st.integers(), prompt=IDS,
-    student_prompt=IDS, tokens=IDS, text=st.text(), passages=st.lists(st.text(), max_size=2).map(tuple),
-    finished=st.booleans(), capture=CAPTURES, forced=IDS, forced_text=st.text(),
+    Transcript,
+    id=st.text(),
+    task_id=st.text(),
+    generation=st.integers(),
+    sibling=st.integers(),
+    source=st.sampled_from(["answer", "inverted", "spoiled"]),
+    prompt=IDS,
+    student_prompt=IDS,
+    tokens=IDS,
+    text=st.text(),
+    passages=st.lists(st.text(), max_size=2).map(tuple),
+    finished=st.booleans(),
+    capture=CAPTURES,
+    forced=IDS,
+    forced_text=st.text(),
+    fault=st.text(),
     called=st.lists(st.tuples(st.integers(), st.integers()), max_size=2).map(tuple),
-    messages=st.just(({"role": "user", "content": "é <|yes|>\n"},)),
-)  # fmt: skip
+    messages=st.just(MESSAGES),
+)
 
 
 @given(TRANSCRIPTS)
 def test_a_transcript_comes_back_from_json_as_it_was(transcript):
-    assert transcript_from_json(to_json(transcript)) == transcript
+    found = transcript_from_json(to_json(transcript))
+    for name, value in vars(transcript).items():
+        if name != "capture":
+            assert getattr(found, name) == value, name
+    for array, expected in zip(found.capture, transcript.capture, strict=True):
+        np.testing.assert_array_equal(array, expected)
+        assert array.dtype == expected.dtype
 
 
 @given(st.dictionaries(st.text(), st.builds(Verdict, st.floats(0, 1), st.booleans(), st.text()), max_size=3))
@@ -43,14 +68,29 @@ def test_a_review_comes_back_from_json_as_it_was(verdicts):
     assert review_from_json(to_json(review)) == review
 
 
-def test_identity_is_the_content():
-    assert content_id("a", 1) == content_id("a", 1) != content_id("a", "1")
-    assert content_id(["ab", "c"]) != content_id(["a", "bc"])
-    assert content_id({"a": 1, "b": 2}) == content_id({"b": 2, "a": 1})
-    assert len(content_id()) == 16
+def test_a_file_of_transcripts_opens_in_any_chat_tool():
+    made = transcript()
+    assert json.loads(to_json(made))["messages"] == list(MESSAGES)
+
+
+def transcript() -> Transcript:
+    none = certain((7,))
+    return Transcript("i", "t", 0, 0, "answer", (), (), (7,), "right.", (), True, none, messages=MESSAGES)
 
 
 def test_the_answer_includes_what_was_put_in_its_mouth():
-    made = Transcript("i", "t", 0, 0, (), (), (), "right.", (), True)
+    made = transcript()
     assert made.answer == "right."
     assert dataclasses.replace(made, forced_text="wrong.").answer == "wrong. right."
+
+
+def test_calls_are_read_from_the_messages():
+    assert transcript().calls == (("lookup", {"query": ' a "b"'}),)
+
+
+def test_certain_distributions_put_everything_on_the_given_tokens():
+    found = certain((7, 9), 3)
+    assert found.ids_NK.shape == found.probs_NK.shape == (2, 3)
+    np.testing.assert_array_equal(found.ids_NK[:, 0], [7, 9])
+    np.testing.assert_array_equal(found.probs_NK, [[1, 0, 0]] * 2)
+    np.testing.assert_array_equal(found.tail_N, [0, 0])

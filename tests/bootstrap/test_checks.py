@@ -1,0 +1,119 @@
+"""The general programmatic criteria, each on answers that pass and on answers that fail."""
+
+from dataclasses import replace
+
+import little
+import pytest
+from support import transcript
+
+from ratchet.bootstrap.checks import GENERAL, reject_repeated
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.world import Case, Document, Task
+
+NO = "no,"
+SEEKING = Task("t", ("d",), ({"role": "user", "content": "what does it do?"},), seek=("red hall lamp",))
+ASKING = replace(SEEKING, seek=())
+
+
+def failed(name: str, text: str, task: Task = SEEKING, limit: float | None = None, **fields) -> str:
+    """The reason for which a general criterion fails an answer, or ""."""
+    given = {"before": "", "finished": True, "calls": (), "passages": ()} | fields
+    case = Case(task, text, steps=little.steps(text), siblings=(text,), **given)
+    return GENERAL[name](case, limit, NO)
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_a_right_answer_passes_every_criterion(name, world):
+    for task in world.seed.tasks:
+        assert failed(name, task.answer, task, passages=world.seed.documents) == ""
+
+
+def test_an_answer_that_was_cut_off_is_not_finished():
+    assert failed("finished", "the red", finished=False) == "cut off by the length limit or by a call"
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "reason"),
+    [
+        ("no, it hums.", "it drips.", ""),
+        ("it hums.", "it drips.", "the wrong thought is not interrupted once, at the beginning"),
+        ("it hums. no, it drips.", "it roars.", "the wrong thought is not interrupted once, at the beginning"),
+        ("no, it hums. no, it drips.", "it roars.", "the wrong thought is not interrupted once, at the beginning"),
+        ("it hums. there is no, or little, light. casino, too.", "", ""),
+        ("no, it hums.", "", "an interruption where none belongs"),
+        ("it hums. no, it drips.", "", "an interruption where none belongs"),
+    ],
+)
+def test_a_wrong_thought_is_interrupted_once_at_the_beginning_and_nothing_else_is(text, before, reason):
+    assert failed("interrupts", text, before=before) == reason
+
+
+def test_the_interruption_is_read_letter_for_letter():
+    case = Case(ASKING, "n.o it hums.", "it drips.", True, (), (), (), ())
+    assert GENERAL["interrupts"](case, None, "n.o") == ""
+    assert GENERAL["interrupts"](replace(case, text="nao it hums."), None, "n.o")
+
+
+def test_lookups_are_for_what_the_task_seeks():
+    call = lambda query, name="lookup": {"calls": ((name, {"query": query}),)}
+    assert failed("seeks", "x", **call(" red hall lamp ")) == ""
+    assert failed("seeks", "x", **call("weather")) == "looks up what nobody asked about: weather"
+    assert failed("seeks", "x", **call("w" * 100)).endswith(": " + "w" * 60)
+    assert failed("seeks", "x", **call("weather", "other")) == "", "a world's own tools are its own matter"
+
+
+def test_where_a_task_names_nothing_to_seek_lookups_have_to_be_short():
+    call = lambda words: {"calls": (("lookup", {"query": " ".join("abcdefghijklmnop"[:words])}),)}
+    assert failed("seeks", "x", ASKING, **call(12)) == ""
+    assert failed("seeks", "x", ASKING, **call(13)).startswith("looks up what nobody asked about")
+
+
+def test_a_passage_is_not_pasted():
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen".split()
+    passage = (Document("d", " ".join(words)),)
+    assert failed("original", " ".join(["so", *words[:11]]), passages=passage) == ""
+    assert failed("original", " ".join([*words[:12], "so"]), passages=passage) == f"pasted: {' '.join(words[:12])}"
+    assert failed("original", "a one, two! three b", passages=passage, limit=3) == "pasted: one two three"
+    assert failed("original", "a one two b", passages=passage, limit=3) == ""
+
+
+def accepted(t) -> Review:
+    return Review(t.id, {}, True)
+
+
+def test_a_repeated_sibling_is_rejected_with_its_reason(world):
+    task = world.seed.tasks[0]
+    twice = [transcript(task, task.answer, sibling=n) for n in range(2)]
+    first, second = reject_repeated(twice, [accepted(t) for t in twice], None)
+    assert first.accepted and not second.accepted
+    assert second.verdicts["distinct"].reason == "repeats an accepted sibling"
+    assert not second.verdicts["distinct"].passed and second.verdicts["distinct"].p_pass == 0.0
+
+
+def test_other_words_other_tasks_and_rejected_siblings_are_left_alone(world):
+    a, b = world.seed.tasks[:2]
+    made = [
+        transcript(a, a.answer),
+        transcript(b, a.answer),
+        transcript(a, "quite another thing is said here."),
+        transcript(b, b.answer, sibling=1),
+        transcript(b, b.answer, sibling=2),
+    ]
+    given = [replace(accepted(t), accepted=n != 3) for n, t in enumerate(made)]
+    assert reject_repeated(made, given, None) == given
+
+
+def test_how_alike_siblings_may_be_is_the_rubrics_to_say(world):
+    task = world.seed.tasks[0]
+    words = "it is said that on some nights the lamp of the old mill hums until the morning comes"
+    made = [transcript(task, words), transcript(task, words.replace("morning", "evening"))]
+    given = [accepted(t) for t in made]
+    assert [r.accepted for r in reject_repeated(made, given, 0.95)] == [True, True]
+    assert [r.accepted for r in reject_repeated(made, given, 0.5)] == [True, False]
+
+
+def test_a_sibling_that_looked_it_up_repeats_none_that_was_shown_it(world):
+    task = world.seed.tasks[0]
+    calls = ((), ((3, 6),), ((3, 7),))
+    made = [transcript(task, task.answer, sibling=n, called=called) for n, called in enumerate(calls)]
+    assert [r.accepted for r in reject_repeated(made, [accepted(t) for t in made], None)] == [True, True, False]

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from ratchet.bootstrap.intervals import agreement, distinct, grouped, paired, proportion
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (50, 100, 0.4038, 0.5962),
+        (1, 1, 0.2065, 1.0),
+    ],
+)
+def test_wilsons_interval_has_its_known_values(right, n, low, high):
+    found = proportion({str(i): float(i < right) for i in range(n)})
+    assert found["value"] == right / n and found["n"] == n
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_shares_narrow_with_their_number():
+    wide, narrow = (proportion({str(i): 0.5 for i in range(n)}) for n in (2, 200))
+    assert wide["value"] == narrow["value"] == 0.5
+    assert narrow["high"] - narrow["low"] < 0.15 < wide["high"] - wide["low"]
+
+
+WAYS = [f"way {n}" for n in range(12)]
+TEN_IN_TWELVE_WAYS = {f"s{n} {way}": f"s{n}" for n in range(10) for way in WAYS}
+
+
+def test_many_ways_of_asking_about_few_groups_do_not_narrow_an_interval_for_free():
+    same = {i: float(int(g[1:]) < 3) for i, g in TEN_IN_TWELVE_WAYS.items()}
+    once = {f"s{n}": float(n < 3) for n in range(10)}
+    mixed = {f"s{n} {way}": float((n + way) % 10 < 3) for n in range(10) for way in range(10)}
+    groups = {i: i.split()[0] for i in mixed}
+    for bound in ("value", "low", "high"):
+        assert proportion(same, TEN_IN_TWELVE_WAYS)[bound] == pytest.approx(proportion(once)[bound])
+        independent = proportion({str(i): float(i < 30) for i in range(100)})[bound]
+        assert proportion(mixed, groups)[bound] == pytest.approx(independent)
+    assert proportion(same, TEN_IN_TWELVE_WAYS)["n"] == 120
+
+
+def test_nothing_asked_says_nothing():
+    assert proportion({}) == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+
+
+def test_only_shared_items_are_compared():
+    assert paired({"a": 1.0}, {"b": 0.0}) is None
+    found = paired({"a": 1.0, "b": 0.0, "x": 0.0}, {"a": 1.0, "b": 1.0, "y": 1.0})
+    assert (found["n"], found["candidate"], found["incumbent"], found["difference"]) == (2, 0.5, 1.0, -0.5)
+    assert found["low"] <= found["difference"] <= found["high"]
+
+
+def test_a_single_group_compares_with_nothing_certain():
+    found = paired({"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 0.0}, {"a": "g", "b": "g"})
+    assert (found["difference"], found["low"], found["high"]) == (1.0, 0.0, 2.0)
+
+
+def test_a_paired_interval_is_that_of_the_mean_of_the_differences():
+    """1.96 standard errors, with Bessel's correction."""
+    rng = np.random.default_rng(0)
+    a, b = ({str(i): float(v) for i, v in enumerate(rng.random(50))} for _ in range(2))
+    differences = np.array([a[i] - b[i] for i in a])
+    half = 1.96 * differences.std(ddof=1) / np.sqrt(50)
+    found = paired(a, b)
+    assert (found["low"], found["high"]) == pytest.approx((differences.mean() - half, differences.mean() + half))
+
+
+def test_items_of_a_group_count_once():
+    """Ten groups asked in twelve ways that always agree tell no more than ten."""
+    one = {f"s{n}": float(n < 3) for n in range(10)}
+    many = {i: float(int(g[1:]) < 3) for i, g in TEN_IN_TWELVE_WAYS.items()}
+    zeros = dict.fromkeys(many, 0.0)
+    a, b = paired(one, dict.fromkeys(one, 0.0)), paired(many, zeros, TEN_IN_TWELVE_WAYS)
+    assert (b["low"], b["high"]) == pytest.approx((a["low"], a["high"])) and b["n"] == 12 * a["n"]
+    np.testing.assert_array_equal(grouped(many, TEN_IN_TWELVE_WAYS), [12.0] * 3 + [0.0] * 7)
+    assert paired(many, zeros)["low"] > b["low"], "an item without a group is one by itself"
+
+
+def test_agreement_of_verdicts_with_labels():
+    passed, label = np.array([1, 1, 1, 0, 0, 0, 0], bool), np.array([1, 1, 0, 1, 0, 0, 0], bool)
+    found = agreement(passed, label)
+    assert found["precision"] == found["recall"] == found["tpr"] == pytest.approx(2 / 3)
+    assert found["tnr"] == pytest.approx(3 / 4)
+    assert found["kappa"] == pytest.approx((5 / 7 - 25 / 49) / (1 - 25 / 49))
+    assert agreement(label, label)["kappa"] == 1.0
+    assert agreement(np.zeros(0, bool), np.zeros(0, bool))["precision"] == 1.0
+
+
+def test_distinct_n_grams():
+    assert distinct(["a b c", "a b d"], 2) == 3 / 4
+    assert distinct(["a a a a"], 1) == 1 / 4
+    assert distinct(["a"], 2) == 0.0

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+from etils import epath
+from tensorboardX.event_file_writer import EventFileWriter
+
+from ratchet.bootstrap.progress import Metrics, Silent, timed
+
+
+def test_every_step_is_a_line_for_programs_and_a_point_on_the_board(tmp_path, monkeypatch):
+    points = []
+    monkeypatch.setattr(EventFileWriter, "add_event", lambda self, event, *_: points.append(event))
+    metrics = Metrics(epath.Path(tmp_path) / "run")
+    metrics.log(1, "loop", 20, {"loss": 1.23456789, "busy": 0.5})
+    metrics.log(2, "seed", 0, {"loss": 7})
+    metrics.close()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("time") > 0 for line in lines)
+    assert lines == [
+        {"generation": 1, "arm": "loop", "step": 20, "loss": 1.23457, "busy": 0.5},
+        {"generation": 2, "arm": "seed", "step": 0, "loss": 7.0},
+    ]
+    found = [(e.step, v.tag, round(v.simple_value, 5)) for e in points for v in e.summary.value]
+    assert found == [(20, "loop/gen-001/loss", 1.23457), (20, "loop/gen-001/busy", 0.5), (0, "seed/gen-002/loss", 7.0)]
+
+
+def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
+    for step in range(2):
+        metrics = Metrics(epath.Path(tmp_path))
+        metrics.log(1, "loop", step, {})
+        metrics.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_time_of_a_stage_adds_up_across_resumes(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.5, 10.0, 11.0, 100.0, 104.25, 200.0])
+    monkeypatch.setattr("ratchet.bootstrap.progress.time.monotonic", lambda: next(clock))
+    for stage in ("train", "review", "train"):
+        with timed(epath.Path(tmp_path), stage):
+            pass
+    with pytest.raises(RuntimeError), timed(epath.Path(tmp_path), "review"):
+        raise RuntimeError
+    assert json.loads((tmp_path / "stages.json").read_text()) == {"train": 6.75, "review": 1.0}
+
+
+def test_silence_can_be_told_anything(capsys):
+    with Silent().stage("simulate", 3) as advance:
+        advance(1)
+        advance(2, "about it")
+    Silent().line("a line")
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,55 @@
+"""The tokenizer that a run trains for itself: on which texts, and that it comes back from its folder."""
+
+from dataclasses import replace
+
+import little
+from etils import epath
+from support import little_config
+
+from ratchet.bootstrap.review import load_rubric
+from ratchet.bootstrap.tokenizers import PROSE_LINES, load_tokenizer, make_tokenizer
+from ratchet.bootstrap.worlds.world import Document, Material
+
+
+def made(folder, world, **changes):
+    folder.mkdir()
+    return make_tokenizer(epath.Path(folder), little_config(**changes), world, load_rubric("", world))
+
+
+def pieces_of(tokenizer, text: str) -> int:
+    return len(tokenizer.encode(text))
+
+
+def test_what_was_made_is_read_back_and_is_the_same_again(tmp_path, world):
+    first, second = made(tmp_path / "a", world), made(tmp_path / "b", world)
+    found = load_tokenizer(epath.Path(tmp_path) / "a")
+    assert found.hash == first.hash == second.hash
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["model.spm"]
+    assert load_tokenizer(epath.Path(tmp_path) / "nothing") is None
+
+
+def test_words_of_the_seed_and_of_the_first_slice_are_whole(tmp_path, world):
+    tokenizer = made(tmp_path / "a", world)
+    texts = [world.seed.tasks[0].question, world.seed.tasks[0].answer, world.slices[0].documents[0].text]
+    for word in " ".join(texts).replace(".", "").replace("?", "").split():
+        assert pieces_of(tokenizer, word) == 1, word
+    assert pieces_of(tokenizer, "deed") == 1 == pieces_of(tokenizer, "no"), "so are the rubric's and the supervisor's"
+
+
+def test_more_generations_do_not_change_it(tmp_path):
+    few, many = (made(tmp_path / str(n), little.create(generations=n)) for n in (1, 5))
+    assert few.hash == many.hash
+
+
+def test_a_large_first_slice_does_not_crowd_out_the_seed_but_fills_in_where_there_is_none(tmp_path, world):
+    crowd = tuple(Document(f"d{n}", f"quixotic zephyrs vex jacks {n} " * 40) for n in range(60))
+    crowded = replace(world, slices=(Material(crowd), *world.slices[1:]))
+    some, alone = made(tmp_path / "a", crowded), made(tmp_path / "b", replace(crowded, seed=Material(), prose=()))
+    assert pieces_of(some, "guest") == 1 < pieces_of(alone, "guest")
+    assert pieces_of(alone, "zephyrs") == 1
+
+
+def test_prose_is_read_up_to_a_limit(tmp_path, world):
+    lines = tuple((f"line {n}", "goes on") for n in range(PROSE_LINES))
+    a, b = (replace(world, prose=(*lines, *more)) for more in ((), (("xylophones xylophones", "xylophones"),) * 50))
+    assert made(tmp_path / "a", a).hash == made(tmp_path / "b", b).hash
