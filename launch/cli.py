@@ -29,7 +29,7 @@ from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.report import page, status
 from ratchet.bootstrap.stages.evaluate import evaluation
-from ratchet.launch import compare, folders, preflight, preflight_inference
+from ratchet.launch import compare, folders, preflight
 from ratchet.launch.console import Terminal
 from ratchet.launch.folders import Export, Import
 from ratchet.launch.preflight import Preflight
@@ -159,7 +159,7 @@ def _preflight(words: list[str]) -> int:
     if asked.json:
         print(json.dumps(found, indent=1))
     else:
-        (preflight if asked.step == "train" else preflight_inference).show(found, _console())
+        preflight.show(found, _console())
     return 0 if found["fits"] else 1
 
 
