@@ -1,0 +1,80 @@
+"""Arms of one generation's data: what may vary, what they share, and the table."""
+
+import json
+import shutil
+
+import pytest
+from etils import epath
+from rich.console import Console
+from support import tiny_config
+
+from ratchet.bootstrap.config import ConfigError
+from ratchet.bootstrap.progress import Silent
+from ratchet.launch import compare
+from ratchet.launch.compare import arms_of
+from ratchet.train.files import read_unit
+
+
+def test_every_combination_of_values_is_an_arm():
+    arms = arms_of([["targets.kind", "one_hot", "reviewed"], ["train.steps", "4", "8"]], tiny_config())
+    assert [a.changes for a in arms] == [
+        {"targets.kind": kind, "train.steps": steps} for kind in ("one_hot", "reviewed") for steps in (4, 8)
+    ]
+    assert len({a.name for a in arms}) == 4
+
+
+def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
+    arms = arms_of([["wrongthink.sources", "inverted+spoiled", "spoiled", "none"]], tiny_config())
+    assert [a.changes["wrongthink.sources"] for a in arms] == [["inverted", "spoiled"], ["spoiled"], []]
+
+
+@pytest.mark.parametrize(
+    ("varied", "said"),
+    [
+        (["targets.kin", "one_hot"], "unknown setting targets.kin; the nearest is targets.kind"),
+        (["targets.kind"], "targets.kind has no values"),
+        (["simulate.samples", "1", "2"], "simulate.samples changes what arms share"),
+        (["controls.random_share", "0.1"], "controls.random_share changes what arms share"),
+        (["train.steps", "many"], "train.steps is 'many'; it must be like 8"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(varied, said):
+    with pytest.raises(ConfigError, match=said):
+        arms_of([varied], tiny_config())
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_run, tmp_path_factory):
+    arms = arms_of([["targets.kind", "one_hot", "reviewed"]], tiny_config())
+    out = epath.Path(tmp_path_factory.mktemp("compared"))
+    return arms, out, compare.compare(epath.Path(tiny_run), 1, arms, out, Silent())
+
+
+def test_arms_share_what_comes_before_the_varied_setting(compared, tiny_run):
+    _, out, _ = compared
+    units = [epath.Path(tiny_run) / "gen-001" / "review" / "unit-00000.array_record"]
+    places = sorted(p for p in (out / epath.Path(tiny_run).name).iterdir())
+    units += [p / "gen-001" / "review" / "unit-00000.array_record" for p in places]
+    assert len(places) == 2 and len({tuple(read_unit(u)) for u in units}) == 1
+    steps = [json.loads((p / "gen-001" / "training.json").read_text())["steps"] for p in places]
+    assert steps == [tiny_config().train.steps] * 2
+
+
+def test_the_arm_that_changes_nothing_gives_the_runs_own_figures(compared, tiny_run):
+    arms, _, found = compared
+    own = json.loads((epath.Path(tiny_run) / "gen-001" / "evaluation.json").read_text())["metrics"]
+    unchanged = next(f for a, f in zip(arms, found, strict=True) if a.changes == {"targets.kind": "reviewed"})
+    assert unchanged == own
+
+
+def test_an_arm_that_is_there_is_not_made_again_and_the_table_shows_them(compared, tiny_run):
+    arms, out, found = compared
+    before = {f: f.stat().mtime for f in out.glob("*/*/gen-001/*.json")}
+    assert compare.compare(epath.Path(tiny_run), 1, arms, out, Silent()) == found
+    assert {f: f.stat().mtime for f in out.glob("*/*/gen-001/*.json")} == before
+    console = Console(width=200, record=True)
+    rows = [compare.Arm(a.name, a.changes, (f,)) for a, f in zip(arms, found, strict=True)]
+    console.print(compare.table(rows))
+    text = console.export_text()
+    assert "kind one_hot" in text and "kind reviewed" in text and "open" in text
+    shutil.rmtree(out)
