@@ -1,16 +1,42 @@
-"""The loop: documents → simulate → review → targets → wrongthink → train → evaluate → promote.
+"""The loop: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again.
 
-config.py       every setting, frozen              loop.py        the whole cycle
-seed.py         corpus, tokenizer, seed model      generation.py  one generation, stage by stage
-transcript.py   the data that flows                ledger.py      what is done; resume asks it
-documents.py    source material in                 retrieval.py   BM25
-tools.py        what a simulator may call          simulate.py    documents to transcripts
-checks.py       programmatic criteria              review.py      transcripts to verdicts; calibration
-dedupe.py       repeated transcripts               targets.py     reviewed soft targets
-examples.py     what is trained on, with weights   wrongthink.py  wrong thoughts and what interrupts them
-corrections.py  the wrongthink stage               evaluate.py    what a model is worth
-outcome.py      what a generation comes to         promote.py     keep it or roll back
-audit.py        what reached the loss              lineage.py     from a transcript to all about it
-status.py       the run as JSON and a table        report.py      the run as a page
-progress.py     how a run tells what it does       worlds/        embedded worlds
+Imports run from each floor to those below it. `report/` stands beside the floors and reads the files of a run alone.
+
+The loop
+  loop.py         puts the stages in order: begins, resumes, rolls back and ends a run
+
+Stages
+  stages/         one file each; none knows another
+
+The run, and what its stages share
+  run.py          what stays the same while a run goes on, a turn of it, and the training of an arm
+  examples.py     what is trained on, with weights; words exchanged in sources and answer alike
+  lineage.py      from a transcript to everything about it
+  thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
+  judge.py        who says whether an answer is right in an evaluation: the oracle, or else the review
+  recovery.py     wrong starts of three kinds, and what a student makes of them
+
+Engines
+  simulate.py     tasks to transcripts: retrieve, show, sample, call
+  review.py       transcripts to verdicts: the rubric and the reviewer
+  targets.py      accepted transcripts to reviewed soft targets
+  wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
+  checks.py       the programmatic criteria of every world
+  tools.py        what a simulator may call: `lookup`, and the tools of its world
+  retrieval.py    BM25 over passages
+  tokenizers.py   the run's tokenizer: the base folder's own, or one trained on the world's text
+
+Settings, data and files
+  config.py       every setting, frozen
+  transcript.py   the data that flows: transcripts, reviews, verdicts, captures
+  documents.py    a folder or a dataset becomes documents
+  intervals.py    shares with intervals, paired differences, agreement
+  ledger.py       what is done; resume asks it
+  progress.py     how a run tells what it does, and how long it took
+
+Worlds
+  worlds/         what there is to read, ask, check and spoil, as plain text; they import nothing of the loop
+
+Beside the floors
+  report/         the run as JSON, as a table and as a page
 """

@@ -2,8 +2,9 @@
 
 __main__.py     where the process begins
 cli.py          the command `ratchet`
+compare.py      arms that differ in a setting, from one generation's data, in one table
 console.py      progress for people
 folders.py      Hugging Face folders: read, and written from a generation
 preflight/      compiles programs for a TPU topology without a TPU
-recipes/        presets
+recipes/        presets: settings with what they do, how long it takes and what they should reach
 """

@@ -12,4 +12,6 @@ checkpoint.py   Orbax: train state with its data position, and a generation's we
 flops.py        what a step costs, by formula and as traced, and what devices can do
 monitor.py      the line of a step, watchdog, stop signal, profile
 trainer.py      the training loop
+
+README.md holds what the engine can do, what was measured, and how.
 """

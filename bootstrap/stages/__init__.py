@@ -1,6 +1,6 @@
 """The stages of a generation, one file each. None knows another; `loop.py` puts them in order.
 
-seed.py         generation 0: demonstrations as examples, and the seed model
+seed.py         generation 0: worked tasks as demonstrations, and the seed model
 transcripts.py  simulate, review and targets, unit by unit
 calibrate.py    probes, thresholds, and what the reviewer got wrong
 corrections.py  wrong thoughts, interrupted and reviewed
