@@ -50,7 +50,7 @@ class DecoderConfig:
     kv_heads: int = bounded(2, "at least 1")
     """Key/value heads G; must divide `heads`."""
     mlp_width: int = bounded(256, "at least 1")
-    max_length: int = bounded(192, "at least 1")
+    max_length: int = bounded(1024, "at least 1")
     """Longest sequence in tokens, prompt and completion together."""
     conv: int = bounded(6, "at least 1")
     """Tokens that the causal depthwise convolutions before attention and before the MLP mix, itself included; 1 for
