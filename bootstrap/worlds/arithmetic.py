@@ -1,8 +1,8 @@
 """Sums that grow by a column a generation, with an exact oracle. Copy this file to make a world of your own.
 
 A number is written in columns from the right, each with a letter of its own, by which a small model finds its way (the
-index hints of arXiv 2310.16028): "add three columns: r2+9 m1+3 g8+1." is 812 + 139. The answer works column by column
-and ends in the sum: "r2+9=11r. m1+3+1=5m. g8+1=9g. so r1 m5 g9."
+index hints of arXiv 2310.16028): "add r2+9 m1+3 g8+1." is 812 + 139. The answer works column by column and ends in the
+sum: "r2+9=11r. m1+3+1=5m. g8+1=9g. so r1 m5 g9."
 """
 
 import re
@@ -92,7 +92,7 @@ def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: 
     rng, documents, tasks = Random(f"arithmetic {salt}"), [], []
     for size in sizes:
         shown = [draw(size, OF_PAGES, rng) for _ in range(config.pages)]
-        pages = [f"{SIZES[size]} columns: {written(p)}. {answer(p)}" for p in shown]
+        pages = [f"how {written(p)} are added: {answer(p)}" for p in shown]
         found = [Document(content_id(p), p, {"source": "arithmetic world", "licence": "CC0-1.0"}) for p in pages]
         documents += found
         problems = [draw(size, OF_TASKS, rng) for _ in range(count)]
@@ -102,7 +102,7 @@ def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: 
 
 
 def _task(p: Problem, pages: tuple[str, ...], worked: bool = False) -> Task:
-    messages = ({"role": "user", "content": f"add {SIZES[len(p)]} columns: {written(p)}."},)
+    messages = ({"role": "user", "content": f"add {written(p)}."},)
     return Task(content_id(messages), pages, messages, answer=answer(p) if worked else "")
 
 

@@ -14,6 +14,7 @@ from ratchet.bootstrap.config import (
 )
 from ratchet.launch.recipes.recipe import Recipe
 from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.trainer import EngineConfig
 
@@ -26,14 +27,22 @@ RECIPE = Recipe(
         world="arithmetic",
         generations=5,
         model=DecoderConfig(
-            vocab_size=512, width=96, layers=3, heads=4, kv_heads=4, mlp_width=256, max_length=384, conv=6
+            vocab_size=512,
+            width=96,
+            layers=3,
+            heads=4,
+            kv_heads=4,
+            mlp_width=256,
+            max_length=384,
+            conv=6,
+            family=Family(rope_factor=1e9),  # attention without positions, which reaches further (arXiv 2305.19466)
         ),
         simulate=SimulateConfig(samples=4, passages=1, new_tokens=144, keep=8, unit_tasks=60, revisit=0),
         review=ReviewConfig(probes=40, minimum_recall=0.0),
         wrongthink=WrongthinkConfig(interruption="no,", samples=1, steps=30, share=0.2),
         train=TrainConfig(
             seed_mixture=SeedMixture(simulate=28, interrupt=4, review=0, prose=8),
-            seed_steps=700,
+            seed_steps=600,
             steps=200,
             growth=0.0,
             batch=48,
