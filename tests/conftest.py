@@ -20,24 +20,13 @@ import pytest  # noqa: E402
 import support  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from ratchet.bootstrap import seed  # noqa: E402
+from ratchet.bootstrap import run as runs  # noqa: E402
 from ratchet.models import decoder  # noqa: E402
 from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.train import sharding  # noqa: E402
 
 settings.register_profile("ratchet", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("ratchet")
-
-
-@pytest.fixture(scope="session")
-def world():
-    """A few situations of the lessons world, two and three options among them."""
-    return support.small_world()
-
-
-@pytest.fixture(scope="session")
-def tokenizer(world):
-    return support.train_tokenizer(world)
 
 
 @pytest.fixture(scope="session")
@@ -48,26 +37,11 @@ def small():
     return graphdef, support.awaken(params)
 
 
-@pytest.fixture(scope="session")
-def speaker(tokenizer):
-    """(graphdef, params) of a decoder over the tokenizer's vocabulary."""
-    size = -(-tokenizer.vocab_size // 8) * 8
-    config = DecoderConfig(vocab_size=size, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=192)
-    graphdef, params = decoder.create(config, 0)
-    return graphdef, support.awaken(params)
-
-
-@pytest.fixture(scope="session")
-def torn(world, tokenizer, speaker):
-    """A decoder that has learned, by heart, two right answers and a harmful one to each of two questions."""
-    return support.learn_by_heart(world, tokenizer, speaker)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_device_runs():
     """Whole runs use one of the eight devices: on two cores, eight only cost time. Meshes have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seed, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
+        patch.setattr(runs, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
         yield
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import random
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,11 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.progress import Silent
-from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.transcript import Capture, Document, Task, Transcript, content_id
-from ratchet.bootstrap.worlds.demonstrations import ideal_answer
-from ratchet.bootstrap.worlds.language import CHOICE, CONTEXTS, Claim, options_of, render_claim
-from ratchet.bootstrap.worlds.lessons import Lessons, Situation, stories
 from ratchet.launch.recipes import RECIPES
-from ratchet.models import decoder
-from ratchet.models.sampler import Request, Sampler
-from ratchet.models.tokenizer import Tokenizer
-from ratchet.train.batches import Batches
-from ratchet.train.optimizer import OptimizerConfig
+from ratchet.models.sampler import Request
 from ratchet.train.records import Example
-from ratchet.train.sharding import MeshConfig, make_mesh
-from ratchet.train.trainer import EngineConfig, Training, fit
 
 
 def awaken(params: nnx.State, seed: int = 1) -> nnx.State:
@@ -88,85 +75,6 @@ def requests(count: int, seed: int = 0, shortest: int = 1, longest: int = 16) ->
         Request(int(rng.integers(2**40)), tuple(rng.integers(2, 64, rng.integers(shortest, longest + 1)).tolist()))
         for _ in range(count)
     ]
-
-
-def small_world(seed: int = 0) -> Lessons:
-    return Lessons.create(seed, situations=24, demonstrations=12, third_option=0.5)
-
-
-def told(world: Lessons, situation: Situation) -> list[Document]:
-    """The stories about a situation, as in the corpus."""
-    return stories(situation, random.Random(f"{world.seed} {situation.id}"))
-
-
-def train_tokenizer(world: Lessons, size: int = 400) -> Tokenizer:
-    asked = [m["content"] for s in world.situations for c in CONTEXTS for m in world.task(s, c).messages]
-    answers = [ideal(s, world.task(s, CONTEXTS[0]), k) for s in world.situations for k in range(4)]
-    return Tokenizer.train([*(d.text for d in world.documents()), *asked, *answers, "no, told?"], size)
-
-
-def small_tokenizer_json(place, metaspace: bool = False) -> None:
-    """A tokenizer of the world's words, byte-level or as Llama 2 has it."""
-    made = FastTokenizer(models.BPE(unk_token="<unk>" if metaspace else None, byte_fallback=metaspace))
-    made.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.ByteLevel(add_prefix_space=False)
-    pieces = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    made.decoder = pieces if metaspace else decoders.ByteLevel()
-    spelled = [f"<0x{byte:02X}>" for byte in range(256)] if metaspace else []
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<unk>", AddedToken("<|endoftext|>", special=True), *spelled],
-        initial_alphabet=[] if metaspace else pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    world = small_world()
-    made.train_from_iterator([d.text for s in world.situations for d in told(world, s)], trainer)
-    whole = json.loads(made.to_str())
-    whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] not in spelled]
-    (place / "tokenizer.json").write_text(json.dumps(whole))
-
-
-def ideal(situation: Situation, task: Task, salt: int = 0) -> str:
-    return ideal_answer(situation, options_of(task.question), random.Random(f"{situation.id} {salt}")).text
-
-
-def answer(claims: list[Claim], action: str, style: int = 0) -> str:
-    return " ".join([*(render_claim(c, style) for c in claims), CHOICE.format(action=action)])
-
-
-def claims_of(situation: Situation, task: Task) -> list[Claim]:
-    """The true claims, in the order of the question."""
-    return [situation.claim(situation.actions.index(option)) for option in options_of(task.question)]
-
-
-def transcript(task: Task, text: str, passages=(), *, tokenizer: Tokenizer | None = None, **fields) -> Transcript:
-    """A finished transcript that says `text`; with a tokenizer its tokens and a one-hot capture are filled in."""
-    tokens = (*tokenizer.encode(text), tokenizer.control["end"]) if tokenizer else ()
-    prompt = tuple(tokenizer.chat(task.messages)) if tokenizer else ()
-    capture = Capture(tuple((t,) for t in tokens), tuple((1.0,) for _ in tokens), tuple(0.0 for _ in tokens))
-    made = Transcript(
-        id=content_id(task.id, text, str(sorted(fields))), task_id=task.id, generation=1, sibling=0, prompt=prompt,
-        student_prompt=prompt, tokens=tokens, text=text, passages=tuple(p.id for p in passages), finished=True,
-        capture=capture,
-    )  # fmt: skip
-    return dataclasses.replace(made, **fields)
-
-
-def learn_by_heart(world: Lessons, tokenizer: Tokenizer, speaker) -> Writer:
-    """Trains on two right answers in two styles, and one that chooses harm, to each of two questions."""
-    graphdef, params = decoder.create(nnx.merge(*speaker).config, 0)
-    made = []
-    for s in world.situations[:2]:
-        task = world.task(s, CONTEXTS[0])
-        claims, wise = claims_of(s, task), s.actions[s.wise]
-        unwise = next(a for a in s.actions if a != wise)
-        for text in (answer(claims, wise), answer(claims, wise, 1), answer(claims, unwise)):
-            tokens = [*tokenizer.encode(text), tokenizer.control["end"]]
-            made.append(example(tokenizer.chat(task.messages), tokens, one_hot(tokens), "seed", {"text": text}))
-    batches = Batches([(made, len(made))], seed=0, steps=150, columns=192)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    training = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, EngineConfig(), {})
-    trained = fit(training, params, None, lambda step, values: None)
-    return Writer(Sampler(graphdef, slots=16, new_tokens=60, keep=6), trained, tokenizer, 192)
 
 
 def tiny_config(**changes) -> Config:
