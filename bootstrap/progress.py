@@ -13,8 +13,8 @@ from ratchet.bootstrap.ledger import write_json
 
 
 class Progress(Protocol):
-    """Shows work being done. `stage` yields a function that is told how many more items are finished, and may be told
-    in one line what is known about them."""
+    """Shows work being done. `stage` yields a function that takes how many more items are finished, and optionally one
+    line about them."""
 
     def stage(self, title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]: ...
 

@@ -219,8 +219,8 @@ def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[t
     for the answer."""
     if criterion.of != "step":
         return [(criterion.question.format(answer=case.text, question=case.task.question), case.text)]
-    told = [(case.text[s.start : s.end], s) for s in steps]
-    filled = [(text, {**s.fields, "step": text}) for text, s in told]
+    texts = [case.text[s.start : s.end] for s in steps]
+    filled = [(text, {**s.fields, "step": text}) for text, s in zip(texts, steps, strict=True)]
     return [(criterion.question.format(**words), text) for text, words in filled if criterion.named <= words.keys()]
 
 
