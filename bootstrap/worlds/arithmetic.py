@@ -2,7 +2,7 @@
 
 A number is written in columns from the right, each with a letter of its own, by which a small model finds its way (the
 index hints of arXiv 2310.16028): "add r2+9 m1+3 g8+1." is 812 + 139. The answer works column by column and ends in the
-sum: "r2+9=11r. m1+3+1=5m. g8+1=9g. so r1 m5 g9."
+sum: "r=11. m=5. g=9. so r1 m5 g9."
 """
 
 import re
@@ -33,8 +33,9 @@ Problem = tuple[tuple[str, int, int], ...]
 SIZES = "no one two three four five six seven eight nine ten eleven twelve".split()
 OF_TASKS, OF_PAGES = "abcdefghijklm", "nopqrstuvwxyz"
 """Letters of problems and of pages: a page shows the method, and no column of a problem."""
-COLUMN = re.compile(r"([a-z])(\d)\+(\d)(?!\S*=)")
-STEP = re.compile(r"([a-z])(\d)\+(\d)(\+1)?=(\d+)\1\.|so((?: [a-z]\d+)+)\.")
+COLUMN = re.compile(r"([a-z])(\d)\+(\d)")
+STEP = re.compile(r"([a-z])=(\d+)\.|so((?: [a-z]\d+)+)\.")
+"""A worked column, or the sum."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def create(config: ArithmeticConfig, seed: int, generations: int) -> World:
         rubric=Path(__file__).with_name("arithmetic.yaml").read_text(),
         fresh=_material(fresh, config.asked, config, f"fresh {seed}"),
         seed=_material(of_seed, -(-config.worked // len(of_seed)), config, f"seed {seed}", worked=True),
-        prose=tuple(_table("abcdefghijklmnopqrstuvwxyz", seed, 5)),
-        control=tuple(_table(OF_TASKS, seed + 1, 1)),
+        prose=tuple(_table(OF_TASKS + OF_PAGES, seed, 4000)),
+        control=tuple(_table(OF_TASKS, seed + 1, 64)),
         checks=CHECKS,
         steps=steps,
         spoil=spoil,
@@ -120,7 +121,7 @@ def worked_out(p: Problem) -> list[str]:
     found, digits, carry = [], [], 0
     for number, (letter, upper, lower) in enumerate(p, 1):
         total = upper + lower + carry
-        found.append(f"{letter}{upper}+{lower}{'+1' if carry else ''}={total}{letter}.")
+        found.append(f"{letter}={total}.")
         digits.append(f"{letter}{total if number == len(p) else total % 10}")
         carry = total // 10
     return [*found, f"so {' '.join(digits)}."]
@@ -135,17 +136,19 @@ def asked_of(task: Task) -> Problem:
     return tuple((letter, int(upper), int(lower)) for letter, upper, lower in COLUMN.findall(task.question))
 
 
-def _table(letters: str, seed: int, times: int) -> list[tuple[str, str]]:
-    """Every sum of two digits with and without a carry, for a model that has never seen a digit."""
-    rng = Random(f"table {seed}")
-    sums = [(x, y, c) for x in range(10) for y in range(10) for c in (0, 1)] * times
-    lines = [(rng.choice(letters), x, y, c) for x, y, c in rng.sample(sums, len(sums))]
-    return [(f"{letter}{x}+{y}{'+1' if c else ''}", f"={x + y + c}{letter}.") for letter, x, y, c in lines]
+def _table(letters: str, seed: int, lines: int) -> list[tuple[str, str]]:
+    """Two columns of which one is worked, for a model that has never seen a digit."""
+    rng, made = Random(f"table {seed}"), []
+    for _ in range(lines):
+        p = draw(2, letters, rng)
+        first, second, _ = worked_out(p)
+        made.append((f"{written(p)}. {first}", second))
+    return made
 
 
 def steps(text: str) -> tuple[Step, ...]:
     """Every worked column and every sum is a step."""
-    return tuple(Step(m.start(), m.end(), {"column": m[1]} if m[1] else {"sum": m[6]}) for m in STEP.finditer(text))
+    return tuple(Step(m.start(), m.end(), {"column": m[1]} if m[1] else {"sum": m[3]}) for m in STEP.finditer(text))
 
 
 def standing(before: str, text: str) -> list[str]:
@@ -163,43 +166,35 @@ def spelled(case: Case) -> str:
     return "" if kinds and kinds[-1] and not any(kinds[:-1]) else "it does not end in one sum"
 
 
-def digits(case: Case) -> str:
-    """Step n is about column n of the question, with its letter and its digits."""
-    columns = [f"{letter}{upper}+{lower}" for letter, upper, lower in asked_of(case.task)]
+def columns(case: Case) -> str:
+    """Step n is about column n of the question, and the sum comes after all of them."""
+    asked = [letter for letter, _, _ in asked_of(case.task)]
     for number, said in enumerate(standing(case.before, case.text)):
         if said.startswith("so"):
-            return "" if number >= len(columns) else f"{SIZES[number]} of {len(columns)} columns are worked"
-        if number >= len(columns) or not re.match(rf"{re.escape(columns[number])}(\+1)?=", said):
-            return f"column {number + 1} of the question is not {said}"
+            return "" if number == len(asked) else f"{number} of {len(asked)} columns are worked"
+        if asked[number : number + 1] != [said[0]]:
+            return f"column {number + 1} of the question is not {said[0]}"
     return ""
 
 
 def sums(case: Case) -> str:
-    """Each column's own sum is right."""
-    for said in standing(case.before, case.text):
-        m = STEP.fullmatch(said)
-        if m[1] and int(m[2]) + int(m[3]) + bool(m[4]) != int(m[5]):
-            return f"{m[2]} and {m[3]}{' and a carry' if m[4] else ''} are not {m[5]}"
-    return ""
-
-
-def carries(case: Case) -> str:
-    """A column takes a carry exactly when the one before it came to ten or more."""
-    carry = False
+    """Each column's total is that of its two digits and of the carry from the column before."""
+    carry, given = 0, {letter: upper + lower for letter, upper, lower in asked_of(case.task)}
     for m in map(STEP.fullmatch, standing(case.before, case.text)):
-        if m[1] and bool(m[4]) != carry:
-            return f"the carry into {m[1]} is {'forgotten' if carry else 'made up'}"
-        carry = bool(m[1]) and int(m[5]) > 9
+        if m[1] and (off := int(m[2]) - given.get(m[1], -1) - carry):
+            forgotten = carry and off == -1
+            return f"the carry into {m[1]} is forgotten" if forgotten else f"column {m[1]} does not come to {m[2]}"
+        carry = int(bool(m[1]) and int(m[2]) > 9)
     return ""
 
 
 def answers(case: Case) -> str:
     """The sum is made of the last digits that were worked out, the last column's whole."""
-    *columns, last = standing(case.before, case.text) or [""]
+    *worked, last = standing(case.before, case.text) or [""]
     if not last.startswith("so"):
         return ""
-    totals = [STEP.fullmatch(c) for c in columns]
-    right = [f"{m[1]}{m[5] if n == len(totals) else m[5][-1]}" for n, m in enumerate(totals, 1) if m[1]]
+    totals = [STEP.fullmatch(c) for c in worked]
+    right = [f"{m[1]}{m[2] if n == len(totals) else m[2][-1]}" for n, m in enumerate(totals, 1) if m[1]]
     return "" if last == f"so {' '.join(right)}." else f"the columns come to {' '.join(right)}"
 
 
@@ -214,19 +209,20 @@ def reasoned(case: Case) -> str:
     return "" if same else "it does not say what was wrong with the last step"
 
 
-CHECKS = {c.__name__: c for c in (spelled, digits, sums, carries, answers, reasoned)}
+CHECKS = {c.__name__: c for c in (spelled, columns, sums, answers, reasoned)}
 
 
 def spoil(task: Task, text: str, heard: Sequence[str], random: Random) -> tuple[Spoiled, ...]:
     """Each column with a wrong digit, or with its carry forgotten, and the sum with a wrong digit."""
-    found, last = [], len(steps(text)) - 1
+    found, last, carry = [], len(steps(text)) - 1, False
     for number, m in enumerate(STEP.finditer(text)):
-        if m[1] and m[4] and random.random() < 0.5:
-            wrong = f"{m[1]}{m[2]}+{m[3]}={int(m[2]) + int(m[3])}{m[1]}."
+        if carry and m[1] and random.random() < 0.5:
+            wrong = f"{m[1]}={int(m[2]) - 1}."
         else:
-            at = random.choice([d.start() for d in re.finditer(r"\d", m[0]) if not m[1] or d.start() > m[0].index("=")])
+            at = random.choice([d.start() for d in re.finditer(r"\d", m[0])])
             wrong = m[0][:at] + random.choice([d for d in "0123456789" if d != m[0][at]]) + m[0][at + 1 :]
         found.append(Spoiled(number, wrong, tuple(range(number, last + 1))))
+        carry = bool(m[1]) and int(m[2]) > 9
     return tuple(found)
 
 
