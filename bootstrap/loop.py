@@ -74,6 +74,10 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
             begin(r, start)
         for number in range(1, config.generations + 1):
             past = finished(r, number) or turn(r, number, past, start)
+            if past.rollbacks == 2:
+                raise RunEnded(
+                    f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result"
+                )
         if arms:
             imitate(r, start)
     except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
@@ -145,8 +149,6 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     rollbacks = 0 if promoted else past.rollbacks + 1
     left = Past(number if promoted else past.incumbent, accepted, rollbacks)
     once(g.directory / "DONE.json", lambda: vars(left))
-    if rollbacks == 2:
-        raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
     return left
 
 
