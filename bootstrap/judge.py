@@ -15,16 +15,11 @@ from ratchet.bootstrap.wrongthink import Said, as_cases
 
 
 class Judge:
-    """Judges answers of a run about what generation `number` has read; `name` says by what."""
+    """Judges answers of a run; `name` says by what."""
 
-    def __init__(self, run: Run, number: int):
-        self._run, self._number = run, number
+    def __init__(self, run: Run):
+        self._run = run
         self.name = "oracle" if run.world.oracle else "review"
-
-    @cached_property
-    def passages(self) -> list[Document]:
-        """The passages of every document read by the generation."""
-        return self._run.passages(self._number)
 
     @cached_property
     def _reviewer(self) -> Reviewer:
@@ -38,15 +33,14 @@ class Judge:
         return replace(self._reviewer, criteria=rules) if by_rule else self._reviewer
 
     def __call__(
-        self, said: Sequence[Said], before: Sequence[str] | None = None, passages: Sequence[Document] | None = None
+        self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str] | None = None
     ) -> list[bool]:
-        """Whether each answer is right. `before` are the wrong thoughts that they follow; `passages` take the place of
-        those that were read."""
+        """Whether each answer is right; `before` are the wrong thoughts that they follow."""
         before = [""] * len(said) if before is None else before
         if oracle := self._run.world.oracle:
             return [s.finished and oracle(s.task, s.text, b).right for s, b in zip(said, before, strict=True)]
         heard = tuple(s.text for s in said)
-        cases = as_cases(self._reviewer, said, self.passages if passages is None else passages, heard)
+        cases = as_cases(self._reviewer, said, passages, heard)
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
         required = [c.name for c in self._reviewer.criteria if c.required]
         return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]

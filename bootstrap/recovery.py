@@ -32,7 +32,7 @@ def recovery(
     out, and so is recovery by rule where the world's items measure it.
     """
     starts: dict[str, list[Thought]] = {}
-    supervisor, passages = judge.supervisor, judge.passages
+    supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
     heard = tuple(t.answer for t in run.shown) or tuple(s.text for s, ok in zip(said, right, strict=True) if ok)
     if "recovery" not in {m.name for m in run.world.metrics}:
         starts["recovery"] = by_rule(run, knower) if knower else []
@@ -66,7 +66,7 @@ def by_rule(run: Run, knower: Knower) -> list[Thought]:
 
 def own_starts(run: Run, writer: Writer, judge: Judge, said: Sequence[Said], heard: tuple[str, ...]) -> list[Thought]:
     """The student's own answers up to their first wrong step; it is asked again, a few times, until there are enough."""
-    supervisor, passages = judge.supervisor, judge.passages
+    supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
     found = _wrong(supervise(supervisor, said, passages, heard, "incumbent"))
     for again in range(ROUNDS):
         if len(found) >= ENOUGH:
@@ -83,7 +83,7 @@ def _wrong(thoughts: Sequence[Thought | None]) -> list[Thought]:
 def _measured(run: Run, writer: Writer, judge: Judge, name: str, thoughts: Sequence[Thought]) -> dict:
     """The share that ends right; of the student's own also what it does: notice, correct, or say the same again."""
     rest = _go_on(run, writer, thoughts)
-    right = judge(rest, [t.text for t in thoughts])
+    right = judge(rest, run.passages(len(run.world.slices)), [t.text for t in thoughts])
     ids = [f"{name} {n}" for n in range(len(thoughts))]
     groups = {i: " ".join(t.task.document_ids) for i, t in zip(ids, thoughts, strict=True)}
     share = lambda title, scores, column="", less=False: proportion(scores, groups) | {

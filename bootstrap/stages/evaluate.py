@@ -50,7 +50,7 @@ def evaluation(run: Run, number: int, params: nnx.State, knower: Knower | None, 
     `knower` holds the accepted answers about what was read, from which wrong-thinkers are made; None leaves recovery
     from them out.
     """
-    judge, writer, form = Judge(run, max(number, 1)), run.writer(params), "document" if arm == "imitation" else "chat"
+    judge, writer, form = Judge(run), run.writer(params), "document" if arm == "imitation" else "chat"
     read = run.read(max(number, 1))
     with run.progress.stage(f"gen {number} evaluate ({arm})", PARTS) as advance:
         answers = ask_items(writer, run.world.items(read), run.seed("evaluate"))
@@ -133,7 +133,7 @@ def open_book(run: Run, writer: Writer, judge: Judge) -> tuple[dict[str, float],
     tasks = {t.id: t for t in run.world.fresh.tasks}
     said = [Said(tasks[t.task_id], t.sibling, t.tokens, t.text, t.finished) for t in transcripts]
     right: dict[str, list[bool]] = {}
-    for t, ok in zip(transcripts, judge(said, passages=run.fresh_index.passages), strict=True):
+    for t, ok in zip(transcripts, judge(said, run.fresh_index.passages), strict=True):
         right.setdefault(t.task_id, []).append(ok)
     means = {i: float(np.mean(r)) for i, r in right.items()}
     return means, {i: float(any(r)) for i, r in right.items()}
@@ -149,7 +149,7 @@ def closed_book(run: Run, writer: Writer, judge: Judge, read: Sequence[Task]) ->
         Said(replace(t, messages=tuple(messages)), 0, tuple(s.tokens.tolist()), writer.tokenizer.decode(s.tokens), s.finished)
         for t, messages, s in zip(read, asked, sampled, strict=True)
     ]
-    return said, judge(said)
+    return said, judge(said, run.passages(len(run.world.slices)))
 
 
 def _sample(writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: float | None, seed: int) -> list[Sampled]:
