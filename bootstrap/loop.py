@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from etils import epath
@@ -11,7 +11,7 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
-from ratchet.bootstrap.progress import Progress, timed
+from ratchet.bootstrap.progress import Progress, Silent, timed
 from ratchet.bootstrap.run import Generation, Run, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
@@ -75,6 +75,10 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
             begin(r, start)
         for number in range(1, config.generations + 1):
             past = finished(r, number) or turn(r, number, past, start)
+            if past.rollbacks == 2:
+                raise RunEnded(
+                    f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result"
+                )
         if arms:
             imitate(r, start)
     except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
@@ -82,6 +86,18 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
         raise RunEnded(str(ended)) from ended
     finally:
         r.metrics.close()
+
+
+def extend(directory: epath.Path, config: Config) -> None:
+    """Makes the run in `directory` one of more generations, those of `config`, which is otherwise the run's own.
+
+    What was trained for the last generation alone is removed, since there will be another last one. Raises ValueError,
+    before anything has changed, when the world has not enough for so many generations or begins differently for them.
+    """
+    r = prepare(directory, config, Silent())
+    baselines.forget(r)
+    r.metrics.close()
+    write_json(directory / "config.json", asdict(config))
 
 
 def begin(r: Run, start: Seed) -> None:
@@ -146,8 +162,6 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     rollbacks = 0 if promoted else past.rollbacks + 1
     left = Past(number if promoted else past.incumbent, accepted, rollbacks)
     once(g.directory / "DONE.json", lambda: vars(left))
-    if rollbacks == 2:
-        raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
     return left
 
 

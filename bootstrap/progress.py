@@ -10,6 +10,7 @@ import tensorboardX
 from etils import epath
 
 from ratchet.bootstrap.ledger import write_json
+from ratchet.train.records import whole
 
 
 class Progress(Protocol):
@@ -46,6 +47,12 @@ class Metrics:
             file.write(json.dumps(entry) + "\n")
         for name, value in rounded.items():
             self._board.add_scalar(f"{arm}/gen-{generation:03d}/{name}", value, step)
+
+    def forget(self, arm: str) -> None:
+        """Takes the steps of an arm out of `metrics.jsonl`."""
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        with whole(self._path) as fresh:
+            fresh.write_text("".join(line for line in lines if f'"arm": "{arm}"' not in line))
 
     def close(self) -> None:
         self._board.close()

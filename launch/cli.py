@@ -42,7 +42,7 @@ from ratchet.train.trainer import TrainingDiverged
 USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
 
   ratchet run RECIPE [--out DIR] [--generations 5 --train.steps 800 ...]   a new run
-  ratchet resume DIR                                                      go on from whatever is committed
+  ratchet resume DIR [--generations 8]                                    go on from whatever is committed
   ratchet status DIR [--json]                                             stages, units, table of generations
   ratchet evaluate DIR --generation N                                     evaluate a generation again
   ratchet show DIR TRANSCRIPT_ID                                          one transcript with its whole lineage
@@ -167,11 +167,18 @@ def _resume(words: list[str]) -> int:
     directory, rest = _directory(words)
     saved = _saved(directory)
     asked = _parse(Run, rest, Run(saved)).config
-    if differences := configs.changed(saved, asked):
+    if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
         raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
+    if asked.generations < saved.generations:
+        raise UserError(
+            f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
+        )
     if (directory / "ended.json").exists():
         raise UserError(f"{directory} has ended: {json.loads((directory / 'ended.json').read_text())['reason']}")
-    return _go(directory, saved)
+    if asked != saved:
+        _quiet()
+        loop.extend(directory, asked)
+    return _go(directory, asked)
 
 
 def _go(directory: epath.Path, config: Config) -> int:

@@ -25,3 +25,10 @@ def imitate(run: Run, base: nnx.State) -> nnx.State:
         batch = max(1, round(trained["tokens_per_step"] / per_document))
         save_weights(place / "model", train_arm(run, last, PLACE, base, [(raw, batch)], trained["steps"]))
     return load_weights(place / "model", base)
+
+
+def forget(run: Run) -> None:
+    """Removes the arm of a run that goes on: its weights, its figures, and the steps that were logged."""
+    for place in (run.directory / PLACE, *(run.directory / "checkpoints").glob(f"{PLACE}-*")):
+        place.rmtree(missing_ok=True)
+    run.metrics.forget(PLACE)
