@@ -71,8 +71,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     write_json(directory / "plan.json", {"generations": config.generations, "arms": arms})
     start, past = Seed(r), Past()
     try:
-        with timed(r.generation(0), "train"):
-            begin(r, start)
+        begin(r, start)
         for number in range(1, config.generations + 1):
             past = finished(r, number) or turn(r, number, past, start)
             if past.rollbacks == 2:
@@ -102,9 +101,13 @@ def extend(directory: epath.Path, config: Config) -> None:
 
 def begin(r: Run, start: Seed) -> None:
     """Generation 0: the seed model, and what it is worth."""
-    path = r.generation(0) / "evaluation.json"
-    if not path.exists():
-        once(path, lambda: evaluation(r, 0, start.weights, None))
+    place = r.generation(0)
+    if (place / "evaluation.json").exists():
+        return
+    with timed(place, "train"):
+        params = start.weights
+    with timed(place, "evaluate"):
+        once(place / "evaluation.json", lambda: evaluation(r, 0, params, None))
 
 
 def finished(r: Run, number: int) -> Past | None:
