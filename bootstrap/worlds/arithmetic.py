@@ -80,7 +80,8 @@ def create(config: ArithmeticConfig, seed: int, generations: int) -> World:
         oracle=grade,
         items=lambda tasks: _items(tasks, config, seed),
         metrics=(
-            Metric("accuracy", "sums of a size that was read", "acc", worst="newest", guard=True),
+            Metric("accuracy", "sums of the sizes that were read", "acc", guard=True),
+            Metric("newest", "sums of the newest size", "newest"),
             Metric("longer", "sums of one column more than was read", "longer"),
             Metric("recovery", "wrong starts by rule that end in the right sum", "recov"),
         ),
@@ -243,11 +244,14 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
     read = sorted({len(asked_of(t)) for t in tasks})
     made = []
     for size in [*read, read[-1] + 1]:
-        rng, metric = Random(f"items {seed} {size}"), "accuracy" if size in read else "longer"
+        rng = Random(f"items {seed} {size}")
+        measured = ("longer",) if size not in read else ("accuracy", "newest") if size == read[-1] else ("accuracy",)
         for n in range(config.asked):
             p = draw(size, OF_TASKS, rng)
             task, name = _task(p, ()), f"{SIZES[size]} {n}"
-            score = lambda text, finished, task=task, m=metric: {m: float(finished and grade(task, text, "").right)}
+            score = lambda text, finished, task=task, measured=measured: dict.fromkeys(
+                measured, float(finished and grade(task, text, "").right)
+            )
             context = f"{SIZES[size]} columns"
             made.append(Item(name, name, score, task.messages, context=context, seen=size in read, reference=answer(p)))
             if size in read:
