@@ -31,6 +31,9 @@ from ratchet.bootstrap.worlds.world import (
 Problem = tuple[tuple[str, int, int], ...]
 """Columns from the right, as (letter, upper digit, lower digit): (("r", 2, 9), ("m", 1, 3), ("g", 8, 1))."""
 SIZES = "no one two three four five six seven eight nine ten eleven twelve".split()
+COLOURS = "red blue green white black brown grey pink".split()
+TREES = "oak elm ash fir yew lime pine birch".split()
+"""Names of pages."""
 OF_TASKS, OF_PAGES = "abcdefghijklm", "nopqrstuvwxyz"
 """Letters of problems and of pages: a page shows the method, and no column of a problem."""
 COLUMN = re.compile(r"([a-z])(\d)\+(\d)")
@@ -48,7 +51,7 @@ class ArithmeticConfig:
     """Worked sums of the seed, of one column to `columns`."""
     slice: int = bounded(60, "at least 1")
     """Sums that each generation reads."""
-    pages: int = bounded(4, "at least 1")
+    pages: int = bounded(12, "at least 1")
     """Pages that show the method for each size."""
     asked: int = bounded(24, "at least 1")
     """Sums of each size that an evaluation asks, and that are fresh."""
@@ -93,19 +96,23 @@ def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: 
     """So many tasks of each size, and pages that show the method for it."""
     rng, documents, tasks = Random(f"arithmetic {salt}"), [], []
     for size in sizes:
-        shown = [draw(size, OF_PAGES, rng) for _ in range(config.pages)]
-        pages = [f"how {written(p)} are added: {answer(p)}" for p in shown]
-        found = [Document(content_id(p), p, {"source": "arithmetic world", "licence": "CC0-1.0"}) for p in pages]
-        documents += found
-        problems = [draw(size, OF_TASKS, rng) for _ in range(count)]
-        tasks += [_task(p, tuple(d.id for d in found), worked) for p in problems]
+        pages = []
+        for number in rng.sample(range(len(COLOURS) * len(TREES)), config.pages):
+            p, name = draw(size, OF_PAGES, rng), f"{COLOURS[number // 8]} {TREES[number % 8]}"
+            text = f"{name}. how {written(p)} are added: {answer(p)}"
+            meta = {"name": name, "source": "arithmetic world", "licence": "CC0-1.0"}
+            pages.append(Document(content_id(text), text, meta))
+        documents += pages
+        tasks += [_task(draw(size, OF_TASKS, rng), rng.choice(pages), worked) for _ in range(count)]
     rng.shuffle(tasks)
     return Material(tuple(documents), tuple(tasks))
 
 
-def _task(p: Problem, pages: tuple[str, ...], worked: bool = False) -> Task:
+def _task(p: Problem, page: Document | None = None, worked: bool = False) -> Task:
+    """A problem to add, and the page that a teacher may read beside it."""
     messages = ({"role": "user", "content": f"add {written(p)}."},)
-    return Task(content_id(messages), pages, messages, answer=answer(p) if worked else "")
+    own, seek = ((page.id,), (page.meta["name"],)) if page else ((), ())
+    return Task(content_id(messages), own, messages, seek=seek, answer=answer(p) if worked else "")
 
 
 def draw(size: int, letters: str, rng: Random) -> Problem:
@@ -248,7 +255,7 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
         measured = ("longer",) if size not in read else ("accuracy", "newest") if size == read[-1] else ("accuracy",)
         for n in range(config.asked):
             p = draw(size, OF_TASKS, rng)
-            task, name = _task(p, ()), f"{SIZES[size]} {n}"
+            task, name = _task(p), f"{SIZES[size]} {n}"
             score = lambda text, finished, task=task, measured=measured: dict.fromkeys(
                 measured, float(finished and grade(task, text, "").right)
             )

@@ -88,7 +88,7 @@ def test_a_right_answer_passes_every_criterion_and_is_graded_right(world):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_spoiled_step_fails_its_criterion_and_its_correction_mends_it(seed):
     problem = draw(2 + seed % 5, OF_TASKS, Random(seed))
-    task = arithmetic._task(problem, ())
+    task = arithmetic._task(problem)
     right = answer(problem)
     parts = steps(right)
     ways = spoil(task, right, (), Random(seed))
@@ -109,7 +109,7 @@ def test_a_forgotten_carry_is_one_of_the_ways():
     assert "m=4." in texts
 
 
-TASK = arithmetic._task((("r", 2, 9), ("m", 1, 3), ("g", 8, 1)), ())
+TASK = arithmetic._task((("r", 2, 9), ("m", 1, 3), ("g", 8, 1)))
 RIGHT = "r=11. m=5. g=9. so r1 m5 g9."
 
 
