@@ -21,7 +21,7 @@ RECIPE = Recipe(
         world="lessons",
         model=MODEL,
         simulate=SIMULATE,
-        wrongthink=WrongthinkConfig(interruption="no,"),
+        wrongthink=WrongthinkConfig(interruption="no,", share=0.5),
         train=TrainConfig(
             seed_steps=550,
             steps=360,
