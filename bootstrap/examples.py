@@ -41,10 +41,11 @@ def example(
     weights[len(prompt) :] = 1.0
     early = [i for start, end in spans for i in range(start, end)]
     weights[early] = 1.0
-    weights[0] = 0.0
     if early:
         before = certain(tuple(tokens[early].tolist()), targets.ids_NK.shape[1])
         targets = Capture(*(np.concatenate(pair) for pair in zip(before, targets, strict=True)))
+    if weights[0]:  # nothing stands before it
+        weights[0], targets = 0.0, Capture(*(of_N[1:] for of_N in targets))
     return Example.create(tokens, weights, *targets, origin=origin, lineage=lineage)
 
 

@@ -80,7 +80,9 @@ def _criterion(number: int, entry: object, checks: Sequence[str]) -> Criterion:
         raise ValueError(f"no programmatic criterion {c.name}; there are {', '.join(checks)}")
     try:
         strange = c.named - {"answer", "question"} if c.of != "step" else {n for n in c.named if not n.isidentifier()}
-    except ValueError as error:
+        if not strange:
+            c.question.format(**dict.fromkeys(c.named, ""))
+    except (ValueError, LookupError) as error:
         raise ValueError(f"the question of {c.name} cannot be filled in: {error}; write braces as {{step}}") from error
     if strange:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Freed memory kept as in a run, eight forced CPU devices, a compilation cache, and small things that tests share."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -19,6 +20,7 @@ for chatty in ("absl", "bm25s"):
 import little  # noqa: E402
 import pytest  # noqa: E402
 import support  # noqa: E402
+from etils import epath  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from ratchet.bootstrap import run  # noqa: E402
@@ -70,12 +72,22 @@ def little_run(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def torn(little_run, deeds):
-    """A writer that has learned by heart, to each task of the first slice, a right answer and a wrong one."""
-    tokenizer = little_run.tokenizer
-    said = [(t, little.answer(deeds, t, wrong)) for t in little_run.tasks(1) for wrong in ((), (1,))]
-    pairs = [(tokenizer.render(t.messages), [*tokenizer.encode(text), tokenizer.end]) for t, text in said]
-    return little_run.writer(support.learn_by_heart(little_run, pairs))
+def torn(little_run):
+    """A writer that has learned the first slice by heart, but answers wrongly now and then."""
+    return little_run.writer(support.learn_by_heart(little_run, support.to_know(little_run)))
+
+
+@pytest.fixture
+def turn(little_run, torn, tmp_path):
+    """Makes a generation that the torn writer writes, in a directory of its own, with some settings changed."""
+
+    def make(number: int = 1, **changes) -> run.Generation:
+        config = support.changed(little_run.config, **{"controls__random_share": 0.0} | changes)
+        own = dataclasses.replace(little_run, directory=epath.Path(tmp_path), config=config)
+        read = {t.id: t for t in own.read(number)}
+        return run.Generation(own, number, 0, torn.params, own.fresh_weights(), own.tasks(number), read)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A small world for tests: what lamps do. Twenty documents for two generations, and every member of a world in use.
 
-A document tells of one lamp ("at noon the red hall lamp hums. a guest heard it."), a task asks about two, and an answer
+A document tells of one lamp ("at noon the red hall lamp hums. nobody minds."), a task asks about two, and an answer
 says a sentence of each: "the red hall lamp hums. the blue mill lamp drips."
 """
 
@@ -25,7 +25,8 @@ from ratchet.bootstrap.worlds.world import (
 COLOURS = ("red", "blue", "green", "white", "black", "grey")
 ROOMS = ("hall", "mill", "barn", "well", "dock", "tower")
 DEEDS = ("hums", "clicks", "sings", "drips", "roars", "sleeps")
-TIMES = ("at noon", "at night", "in june", "on sunday")
+TIMES = ("at noon", "when it rains", "in june", "every sunday")
+ENDS = ("a guest heard it.", "nobody minds.", "children like this.", "who knows why?", "so my aunt says.")
 FACT = re.compile(r"the (\w+ \w+ lamp) (\w+)\.")
 NO = "no,"
 RUBRIC = """
@@ -74,7 +75,8 @@ def _material(lamps: list[str], deeds: dict[str, str], start: int, count: int) -
     documents, tasks = [], []
     for n in range(start, start + count):
         pair = tuple(lamps[2 * n : 2 * n + 2])
-        texts = [f"{TIMES[n % len(TIMES)]} the {lamp} {deeds[lamp]}. a guest heard it." for lamp in pair]
+        varied = [(TIMES[(2 * n + k) % len(TIMES)], ENDS[(2 * n + k) % len(ENDS)]) for k in range(2)]
+        texts = [f"{at} the {lamp} {deeds[lamp]}. {end}" for lamp, (at, end) in zip(pair, varied, strict=True)]
         told = [Document(content_id(text), text) for text in texts]
         asked = " and ".join(f"the {lamp}" for lamp in pair)
         askings = (({"role": "user", "content": f"tell me of {asked}!"},),)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,17 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.examples import example, one_hot
+from ratchet.bootstrap.examples import example, labelled, one_hot
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
+from ratchet.bootstrap.simulate import Writer, draft
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.transcript import Transcript, certain
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
 from ratchet.launch.recipes import RECIPES
-from ratchet.models.sampler import Request
+from ratchet.models.sampler import Request, Sampled
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.batches import Batches
 from ratchet.train.optimizer import OptimizerConfig
@@ -140,9 +142,8 @@ def transcript(task: Task, text: str, passages: Sequence[Document] = (), *, toke
     return dataclasses.replace(made, **fields)
 
 
-def tiny_config(**changes) -> Config:
-    """The recipe `tiny`; `section__name=value` changes a nested setting."""
-    config = RECIPES["tiny"].config
+def changed(config: Config, **changes) -> Config:
+    """A config with other settings; `section__name=value` changes a nested one."""
     for name, value in changes.items():
         section, _, leaf = name.rpartition("__")
         if section:
@@ -153,8 +154,13 @@ def tiny_config(**changes) -> Config:
     return config
 
 
+def tiny_config(**changes) -> Config:
+    """The recipe `tiny`, changed."""
+    return changed(RECIPES["tiny"].config, **changes)
+
+
 def little_config(**changes) -> Config:
-    """The recipe `tiny` in the little world."""
+    """The recipe `tiny` in the little world, changed."""
     little = {"recipe": "lamps", "world": "little:create", "review__probes": 2, "model__vocab_size": 512}
     return tiny_config(**little | changes)
 
@@ -184,10 +190,61 @@ def prepared(directory, config: Config, tokenizer: Tokenizer) -> Run:
     return prepare(directory, config, Silent())
 
 
-def learn_by_heart(run: Run, said: Sequence[tuple[Sequence[int], Sequence[int]]], steps: int = 120) -> nnx.State:
-    """Weights trained on (prompt, what follows) in tokens until they know them."""
-    made = [example(prompt, tokens, one_hot(tokens), "seed", {"n": n}) for n, (prompt, tokens) in enumerate(said)]
-    batches = Batches([(made, len(made))], seed=0, steps=steps, columns=256)
+def to_know(run: Run) -> list[Example]:
+    """What a writer of the little world may know about the first slice: answers, of which some are wrong, with sources
+    in view and without; look-ups; corrections of wrong thoughts; and verdicts."""
+    tokenizer, blank, deeds = run.tokenizer, run.fresh_weights(), deeds_of(run.world)
+    writer, reviewer, index, made = run.writer(blank), run.reviewer(blank), Index(run.passages(1)), []
+    texts = {p.id: p.text for p in index.passages}
+
+    def teach(prompt: Sequence[int], tokens: Sequence[int]) -> None:
+        made.append(example(prompt, tokens, one_hot(tokens), "seed", {"n": len(made)}))
+
+    def say(prompt: Sequence[int], text: str) -> None:
+        teach(prompt, [*tokenizer.encode(text), tokenizer.end])
+
+    for task in run.tasks(1):
+        right, wrong, start = answer(deeds, task), answer(deeds, task, (1,)), answer(deeds, task, (0,)).split(".")[0]
+        first, last = right.split(". ")
+        open_book = [draft(writer, index, task, n, "by heart").prompt for n in range(4)]
+        closed_book = [tokenizer.render(messages) for messages in (task.messages, *task.askings)]
+        for prompt in (*closed_book, *open_book):
+            say(prompt, right)
+        for prompt in (*closed_book, open_book[0]):
+            say(prompt, wrong)
+            say(prompt, f"{last} {first}.")
+        for prompt in (*closed_book, *open_book[:2]):
+            say([*prompt, *tokenizer.encode(f"{start}. no,")], right)
+            say([*prompt, *tokenizer.encode(f"{wrong} no,")], last)
+        half = half_told(tokenizer, task, texts)
+        call = tokenizer.call("lookup", call_text(task.seek[1]))
+        teach(half, call)
+        for told in (texts[task.document_ids[1]], "nothing found."):
+            say([*half, *call, *tokenizer.answered(told)], right)
+        own = tuple(p for p in index.passages if p.id in task.document_ids)
+        for text, view in [(text, view) for text in (right, answer(deeds, task, (0, 1))) for view in (own, own[::-1])]:
+            for context, question, passes in labelled(run.rubric[-1], run.world, task, text, view, reviewer):
+                teach([*context, *question], [tokenizer.verdicts[not passes]])
+    return made
+
+
+def half_told(tokenizer, task: Task, texts: Mapping[str, str]) -> tuple[int, ...]:
+    """The prompt of a little task with the first of its two documents in view."""
+    return tuple(tokenizer.render(task.messages, passages=[texts[task.document_ids[0]]]))
+
+
+def saying(writer: Writer, *said: str | Sequence[int], finished: bool = True) -> Writer:
+    """A writer that says these texts, or tokens, in turn, whatever it is asked."""
+    spoken = [np.array(writer.tokenizer.encode(s) if isinstance(s, str) else s, np.int32) for s in said]
+    certain_of = lambda tokens: certain((*tokens.tolist(), writer.tokenizer.end) if finished else tuple(tokens), 2)
+    sampled = [Sampled(tokens, finished, writer.tokenizer.end, *certain_of(tokens)) for tokens in spoken]
+    several = lambda params, requests, **_: [sampled[n % len(sampled)] for n in range(len(requests))]
+    return dataclasses.replace(writer, sampler=several)
+
+
+def learn_by_heart(run: Run, made: Sequence[Example], steps: int = 120) -> nnx.State:
+    """Weights trained on examples until they know them."""
+    batches = Batches([(made, len(made))], seed=0, steps=steps, columns=run.config.train.columns)
     training = Training(run.graphdef, batches, OptimizerConfig("adamw", 1e-2), run.mesh, EngineConfig(), {})
     return fit(training, run.fresh_weights(), None, lambda step, values: None)
 

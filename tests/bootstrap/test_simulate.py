@@ -1,117 +1,214 @@
-"""Tool calls of a model that has learned, by heart, to look something up before it answers."""
+"""Drafts and tool calls: what the teacher sees, and a model that looks something up before it answers."""
 
-import dataclasses
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
-import jax
+import numpy as np
 import pytest
 from flax import nnx
-from support import claims_of, ideal, told
+from support import half_told, saying
 
-from ratchet.bootstrap.config import SimulateConfig
-from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.simulate import Draft, Writer, complete
-from ratchet.bootstrap.tools import LOOKUP, call_text
-from ratchet.bootstrap.transcript import content_id
-from ratchet.bootstrap.worlds.language import CONTEXTS
+from ratchet.bootstrap.simulate import Draft, draft, finish, shown_passages
+from ratchet.bootstrap.tools import LOOKUP, Toolbox
+from ratchet.bootstrap.worlds.world import Document, Tool
 from ratchet.models import decoder
-from ratchet.models.sampler import Sampler
-from ratchet.train.batches import Batches
-from ratchet.train.optimizer import OptimizerConfig
-from ratchet.train.sharding import MeshConfig, make_mesh
-from ratchet.train.trainer import EngineConfig, Training, fit
-
-CONFIG = SimulateConfig(new_tokens=60, lookups=1)
 
 
 @pytest.fixture(scope="module")
-def case(world, tokenizer, speaker):
-    """(writer, index, drafts): of each of two questions one story is in view, and the model asks for another."""
-    control, made, drafts = tokenizer.control, [], []
-    index = Index([d for s in world.situations[:2] for d in told(world, s)])
-    for s in world.situations[:2]:
-        task = world.task(s, CONTEXTS[0])
-        prompt = tuple(tokenizer.chat(task.messages))
-        drafts += [Draft(task, n, (told(world, s)[0].id,), prompt, messages=task.messages) for n in range(4)]
-        call = [control["call"], *tokenizer.encode(call_text(claims_of(s, task)[-1].action)), control["end"]]
-        asked = example(prompt, call, one_hot(call), "seed", {"n": 1})
-        texts = {d.text for d in told(world, s)} | {"nothing found."}
-        for text in sorted(texts):
-            turn = [*prompt, *call, *tokenizer.turn("tool", text), control["assistant"]]
-            said = [*tokenizer.encode(ideal(s, task)), control["end"]]
-            made += [asked, example(turn, said, one_hot(said), "seed", {"text": text})]
-    graphdef, params = decoder.create(nnx.merge(*speaker).config, 0)
-    batches = Batches([(made, len(made))], seed=0, steps=120, columns=256)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    training = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, EngineConfig(), {})
-    params = fit(training, params, None, lambda step, values: None)
-    return Writer(Sampler(graphdef, slots=8, new_tokens=60, keep=6), params, tokenizer, 192), index, drafts
+def index(little_run):
+    return Index(little_run.passages(1))
 
 
-def say(case, config=CONFIG, writer=None):
-    own, index, drafts = case
-    return complete(writer or own, index, drafts, config, generation=1, seed=3)
+@pytest.fixture(scope="module")
+def drafts(torn, index, little_run):
+    """Of each of two tasks one document is in view, and the model asks for the other."""
+    texts = {p.id: p.text for p in index.passages}
+    return [
+        Draft(t, n, t.document_ids[:1], half_told(torn.tokenizer, t, texts), messages=t.messages)
+        for t in little_run.tasks(1)
+        for n in range(4)
+    ]
 
 
-def test_a_call_is_json_of_its_schema_and_its_answer_comes_back(case):
-    control, asked = case[0].tokenizer.control, 0
-    for d, t in zip(case[2], say(case), strict=True):
+@pytest.fixture(scope="module")
+def said(torn, index, drafts):
+    return finish(torn, index, drafts, generation=1, seed=3)
+
+
+def with_config(writer, **changes):
+    return replace(writer, config=replace(writer.config, **changes))
+
+
+def calling(torn):
+    """The ids that begin a call."""
+    return torn.tokenizer.calls(LOOKUP["name"])
+
+
+def test_a_passage_for_each_thing_sought_is_shown_and_then_what_the_question_finds(torn, world, index):
+    config = replace(torn.config, withhold=0.0, passages=3)
+    for task in world.slices[0].tasks:
+        shown = [p.id for p in shown_passages(index, task, 0, config, "salt")]
+        assert len(set(shown)) == 3 and set(task.document_ids) < set(shown)
+        assert [p.id for p in shown_passages(index, task, 0, config, "salt")] == shown
+        two = shown_passages(index, task, 0, replace(config, passages=2), "salt")
+        assert {p.id for p in two} == set(task.document_ids)
+
+
+def test_siblings_see_different_passages_in_different_orders_where_several_tell_the_same(torn, world):
+    task = world.slices[0].tasks[0]
+    told = [d for n in range(2) for d in (replace(d, id=f"{d.id} {n}") for d in world.slices[0].documents[:2])]
+    index, config = Index(told), replace(torn.config, withhold=0.0, passages=2)
+    shown = [tuple(p.id for p in shown_passages(index, task, sibling, config, "salt")) for sibling in range(16)]
+    for ids in shown:
+        assert {i.split()[0] for i in ids} == set(task.document_ids), "whichever they are, all that is sought is told"
+    assert len({frozenset(ids) for ids in shown}) == 4 and len(set(shown)) > 4
+
+
+def test_where_nothing_is_named_to_seek_the_question_finds_the_passages(torn, world, index):
+    asked = replace(world.slices[0].tasks[0], seek=())
+    shown = shown_passages(index, asked, 0, replace(torn.config, withhold=0.0, passages=2), "salt")
+    assert {p.id for p in shown} == {p.id for p in index.search(asked.question, 2)}
+
+
+def test_a_share_of_the_siblings_sees_one_passage_less(torn, world, index):
+    task = world.slices[0].tasks[0]
+    count = lambda withhold, passages: [
+        len(shown_passages(index, task, n, replace(torn.config, withhold=withhold, passages=passages), "s"))
+        for n in range(40)
+    ]
+    assert set(count(0.0, 3)) == {3} and set(count(1.0, 3)) == {2}
+    assert 0.2 < np.mean(np.array(count(0.5, 3)) == 2) < 0.8
+    assert set(count(1.0, 1)) == {1}, "one passage stays in view"
+
+
+def test_a_draft_shows_passages_and_messages_and_is_cut_to_fit(torn, world, index):
+    task = world.slices[0].tasks[0]
+    whole = draft(torn, index, task, 2, "salt")
+    shown = shown_passages(index, task, 2, torn.config, "salt")
+    assert (whole.task, whole.sibling, whole.passages) == (task, 2, tuple(p.id for p in shown))
+    assert list(whole.prompt) == torn.tokenizer.render(task.messages, passages=[p.text for p in shown])
+    narrow = replace(torn, max_length=torn.config.new_tokens + len(whole.prompt) - 5)
+    assert len(draft(narrow, index, task, 2, "salt").prompt) == len(whole.prompt) - 5
+
+
+def test_tools_are_described_where_they_may_be_called(torn, world, index):
+    rendered = []
+    tokenizer = SimpleNamespace(render=lambda messages, **given: rendered.append(given) or [7])
+    for lookups in (1, 0):
+        writer = replace(with_config(torn, lookups=lookups), tokenizer=tokenizer)
+        assert draft(writer, index, world.slices[0].tasks[0], 0, "salt").prompt == (7,)
+    assert [given["tools"] for given in rendered] == [torn.tools.described, ()]
+    assert {given["room"] for given in rendered} == {torn.room}
+
+
+def test_a_call_is_json_of_its_schema_and_its_answer_comes_back(torn, index, drafts, said):
+    tokenizer, calls = torn.tokenizer, 0
+    for d, t in zip(drafts, said, strict=True):
+        assert (t.task_id, t.sibling, t.generation, t.source) == (d.task.id, d.sibling, 1, "answer")
         for start, end in t.called:
-            asked += 1
+            calls += 1
             call = t.prompt[start:end]
-            assert (call[0], call[-1]) == (control["call"], control["end"])
-            question, answer = t.messages[-3:-1]
+            assert call[: len(calling(torn))] == calling(torn) and call[-1] == tokenizer.end
+            question, answered = t.messages[-3:-1]
             function = question["tool_calls"][0]["function"]
-            assert function["name"] == LOOKUP["name"] and case[0].tokenizer.decode(call) == function["arguments"]
-            assert [*json.loads(function["arguments"])] == ["query"] and len(t.queries[0]) >= 1
-            assert answer["role"] == "tool" and answer["tool_call_id"] == question["tool_calls"][0]["id"]
-            assert (len(t.passages) > len(d.passages)) == (answer["content"] != "nothing found.")
-            turn = [*d.prompt, *call, *case[0].tokenizer.turn("tool", answer["content"]), control["assistant"]]
-            assert [*t.prompt] == turn
-    assert asked >= 4
+            assert function["name"] == LOOKUP["name"] and tokenizer.decode(call) == function["arguments"]
+            assert [*json.loads(function["arguments"])] == ["query"] == [*t.calls[0][1]]
+            assert answered["role"] == "tool" and answered["tool_call_id"] == question["tool_calls"][0]["id"]
+            found = t.passages[len(d.passages) :]
+            assert answered["content"] == next((p.text for p in index.passages if p.id in found), "nothing found.")
+            assert list(t.prompt) == [*d.prompt, *call, *tokenizer.answered(answered["content"])]
+    assert calls >= 6
 
 
-def test_arguments_keep_to_the_schema_whatever_the_model_would_say(case):
+def test_what_was_looked_up_is_in_view_from_then_on(said, little_run):
+    documents = {t.id: set(t.document_ids) for t in little_run.tasks(1)}
+    assert sum(set(t.passages) == documents[t.task_id] for t in said) >= 4
+
+
+def test_a_transcript_keeps_what_was_sampled_and_what_it_was_drawn_from(torn, said):
+    for t in said:
+        assert t.text == torn.tokenizer.decode(t.tokens) == t.messages[-1]["content"]
+        assert t.finished and t.tokens[-1] == torn.tokenizer.end
+        assert t.capture.ids_NK.shape == t.capture.probs_NK.shape == (len(t.tokens), torn.sampler.keep)
+        assert all(token in ids for token, ids in zip(t.tokens, t.capture.ids_NK, strict=True))
+        np.testing.assert_allclose(t.capture.probs_NK.sum(1) + t.capture.tail_N, 1, atol=1e-4)
+        assert not set(t.student_prompt) - set(t.prompt) and len(t.student_prompt) < len(t.prompt)
+    assert len({t.id for t in said}) == len(said)
+
+
+def test_arguments_keep_to_the_schema_whatever_the_model_would_say(torn, index, drafts):
     """Random weights, whose first turns are all said to be calls."""
-    writer, call = case[0], case[0].tokenizer.control["call"]
-    _, params = decoder.create(nnx.merge(writer.sampler.graphdef, writer.params).config, 5)
-
-    longer = dataclasses.replace(writer.sampler, new_tokens=150)
-
-    def calls(s):
-        first = {name: getattr(s, name)[:1] for name in ("ids", "probs", "tail")}
-        return dataclasses.replace(s, tokens=s.tokens[:0], finished=True, stop=call, **first)
+    _, params = decoder.create(nnx.merge(torn.sampler.graphdef, torn.params).config, 5)
+    call = calling(torn)[0]
 
     def calls_first(params, requests, **given):
-        said = longer(params, requests, **given)
-        return list(map(calls, said)) if given["stop"][-1] == call else said
+        said = torn.sampler(params, requests, **given)
+        if given["stop"][-1] != call:
+            return said
+        first = lambda s: {name: getattr(s, name)[:1] for name in ("ids", "probs", "tail")}
+        return [replace(s, tokens=s.tokens[:0], finished=True, stop=call, **first(s)) for s in said]
 
-    random = dataclasses.replace(writer, params=params, sampler=calls_first, max_length=1000)
-    queries = [q for t in say(case, dataclasses.replace(CONFIG, temperature=3.0), random) for q in t.queries]
+    random = replace(with_config(torn, temperature=3.0), params=params, sampler=calls_first, max_length=1000)
+    many = [replace(d, sibling=10 * n + d.sibling) for d in drafts for n in range(2)]
+    made = finish(random, index, many, generation=1, seed=3)
+    queries = [arguments["query"] for t in made for _, arguments in t.calls]
+    assert all(t.text.startswith("(call) ") and not t.finished for t in made if not t.called)
     assert len(queries) > 2 and len(set(queries)) > 2
 
 
-def test_without_lookups_a_call_is_the_turns_text_and_no_call_is_made(case):
-    for t in say(case, dataclasses.replace(CONFIG, lookups=0)):
-        assert not t.called and not t.queries and len(t.messages) == len(case[2][0].messages) + 1
-        if t.tokens[0] == case[0].tokenizer.control["call"]:
-            assert t.text.startswith("(call) ") and t.finished
+def test_without_lookups_nothing_is_called(torn, index, drafts):
+    for t in finish(with_config(torn, lookups=0), index, drafts, generation=1, seed=3):
+        assert not t.called and not t.calls and len(t.messages) == len(drafts[0].messages) + 1
 
 
-def test_a_call_that_leaves_no_room_or_comes_after_text_is_no_finished_answer(case):
-    narrow = dataclasses.replace(case[0], max_length=len(case[2][0].prompt) + 61)
-    assert {t.finished for t in say(case, writer=narrow) if t.text.startswith("(call)")} == {False}
-    assert all(not t.called for t in say(case, writer=narrow))
-    early = [dataclasses.replace(d, forced=tuple(case[0].tokenizer.encode("so i"))) for d in case[2]]
-    for t in complete(*case[:2], early, CONFIG, generation=1, seed=3):
-        assert t.finished == (t.tokens[-1] == case[0].tokenizer.control["end"])
+def test_after_the_last_lookup_a_call_is_the_turns_text(torn, index, drafts):
+    call = torn.tokenizer.call(LOOKUP["name"], '{"query":" x"}')[:-1]
+    (t,) = finish(saying(torn, call), index, drafts[:1], generation=1, seed=3)
+    assert t.text == '(call) {"query":" x"}' and not t.called and t.finished
 
 
-def test_transcripts_are_the_same_again_and_differ_by_seed(case):
-    first, again = say(case), say(case)
-    assert [t.id for t in first] == [t.id for t in again]
-    assert content_id(*(t.tokens for t in first)) == content_id(*(t.tokens for t in again))
-    own, index, drafts = case
-    other = complete(own, index, drafts, CONFIG, generation=1, seed=4)
-    assert [t.tokens for t in other] != [t.tokens for t in first]
+def test_a_call_that_leaves_no_room_or_comes_after_text_is_no_finished_answer(torn, index, drafts):
+    narrow = replace(torn, max_length=len(drafts[0].prompt) + torn.config.new_tokens + 1)
+    cramped = finish(narrow, index, drafts, generation=1, seed=3)
+    assert all(not t.called for t in cramped)
+    assert {t.finished for t in cramped if t.text.startswith("(call)")} == {False}
+    early = [replace(d, forced=tuple(torn.tokenizer.encode("the"))) for d in drafts]
+    for t in finish(torn, index, early, generation=1, seed=3):
+        assert t.finished == (t.tokens[-1] == torn.tokenizer.end)
+        assert t.forced_text == "the" and t.answer == f"the {t.text}"
+
+
+def test_a_worlds_own_tool_answers(torn, index, drafts):
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    double = Tool("double", "Doubles.", schema, lambda arguments: str(2 * arguments["n"]))
+    call, answer = calling(torn)[0], torn.tokenizer.encode("it is 42.")
+    (ended,) = saying(torn, answer).sampler(None, [0])
+    (arguments,) = saying(torn, '{"n":21}').sampler(None, [0])
+    turns = iter([replace(ended, tokens=ended.tokens[:0], stop=call), arguments, ended])
+    one_by_one = lambda params, requests, **_: [next(turns) for _ in requests]
+    writer = replace(torn, tools=Toolbox([double]), sampler=one_by_one)
+    (t,) = finish(writer, index, drafts[:1], generation=1, seed=3)
+    assert t.calls == (("double", {"n": 21}),) and t.text == "it is 42."
+    assert t.messages[-2]["content"] == "42" and t.passages == drafts[0].passages
+
+
+def test_transcripts_are_the_same_again_and_differ_by_seed_and_sibling(torn, index, drafts, said):
+    ended = []
+    again = finish(torn, index, drafts, generation=1, seed=3, advance=ended.append)
+    assert [(t.id, t.tokens) for t in again] == [(t.id, t.tokens) for t in said]
+    assert sum(ended) == len(drafts)
+    warm = with_config(torn, temperature=2.0)
+    one, other = (finish(warm, index, drafts, generation=1, seed=seed) for seed in (3, 4))
+    assert [t.tokens for t in one] != [t.tokens for t in other]
+    assert len({t.tokens for t in one if t.task_id == one[0].task_id}) > 1
+
+
+def test_a_longer_look_at_nothing_new_finds_nothing(torn, drafts, little_run):
+    """A look-up of what is in view already gets that answer, and no passage."""
+    own = [d for d in little_run.passages(1) if d.id in drafts[0].passages]
+    alone = Index([*own, Document("far", "quite another matter.")])
+    made = finish(torn, alone, drafts[:4], generation=1, seed=3)
+    assert {t.messages[-2]["content"] for t in made if t.called} == {"nothing found."}
+    assert all(t.passages == drafts[0].passages for t in made)

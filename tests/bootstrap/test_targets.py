@@ -1,45 +1,41 @@
+"""Targets of real samples of a small model: what enters them, and what does not."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import full_probs, told
+from support import full_probs
 
 from ratchet.bootstrap import targets
-from ratchet.bootstrap.config import SimulateConfig, TargetsConfig
+from ratchet.bootstrap.config import TargetsConfig
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.review import Reviewer, load_rubric
-from ratchet.bootstrap.simulate import Draft, complete
+from ratchet.bootstrap.simulate import Draft, finish
 from ratchet.bootstrap.targets import make_targets
-from ratchet.bootstrap.worlds.language import CONTEXTS
-from ratchet.models.scorer import Scorer
+from ratchet.bootstrap.tools import LOOKUP
 
 
 @pytest.fixture(scope="module")
-def case(world, torn):
-    """Real samples of a small model, the accepted ones among them, and all that targets are made from."""
-    tasks = [world.task(s, CONTEXTS[0]) for s in world.situations[:2]]
-    index = Index([d for s in world.situations[:2] for d in told(world, s)])
-    passages = {p.id: p for p in index.passages}
+def case(torn, little_run):
+    """(writer, reviewer, accepted samples, texts of all samples, tasks, passages)."""
+    tasks, index = little_run.tasks(1), Index(little_run.passages(1))
+    prompts = [tuple(torn.tokenizer.render(t.messages)) for t in tasks]
     drafts = [
-        Draft(t, n, t.document_ids, tuple(torn.tokenizer.chat(t.messages)), messages=t.messages)
-        for t in tasks
+        Draft(t, n, t.document_ids, prompt, messages=t.messages)
+        for t, prompt in zip(tasks, prompts, strict=True)
         for n in range(8)
     ]
-    sampled = complete(torn, index, drafts, SimulateConfig(new_tokens=60), generation=1, seed=0)
-    criteria = tuple(c for c in load_rubric("") if c.kind == "programmatic")
-    reviewer = Reviewer(Scorer(torn.sampler.graphdef, questions=16), torn.params, torn.tokenizer, criteria, 130)
-    by_id = {t.id: t for t in tasks}
+    sampled = finish(torn, index, drafts, generation=1, seed=0)
+    reviewer = little_run.reviewer(torn.params)
+    reviewer = replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+    by_id, passages = {t.id: t for t in tasks}, {p.id: p for p in index.passages}
     reviews = reviewer.review(sampled, by_id, passages)
     accepted = [t for t, r in zip(sampled, reviews, strict=True) if r.accepted]
     assert 0 < len(accepted) < len(sampled)
-    return torn, reviewer, accepted, sampled, by_id, passages
+    return torn, reviewer, accepted, tuple(t.text for t in sampled), by_id, passages
 
 
 def make(case, **config):
-    writer, reviewer, accepted, sampled, tasks, passages = case
-    return make_targets(
-        writer, reviewer, accepted, sampled, tasks, passages, TargetsConfig(**config), seed=1, temperature=1.0
-    )
+    return make_targets(*case, TargetsConfig(**config), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +43,19 @@ def reviewed(case):
     return make(case)
 
 
+def rows(capture):
+    """By position, the probabilities by id."""
+    pairs = zip(capture.ids_NK.tolist(), capture.probs_NK.tolist(), strict=True)
+    return [{i: p for i, p in zip(ids, probs, strict=True) if p > 0} for ids, probs in pairs]
+
+
 def test_no_probability_lies_on_an_id_unless_a_continuation_through_it_passed(case, reviewed):
     passed = failed = 0
     for t, target in zip(case[2], reviewed, strict=True):
+        assert target.transcript_id == t.id
         verdicts = {(b.position, b.token): b.passed for b in target.branches}
-        for n, (ids, probs) in enumerate(zip(target.ids, target.probs, strict=True)):
-            for i, p in zip(ids, probs, strict=True):
-                assert p == 0 or i == t.tokens[n] or verdicts[n, i]
+        for n, row in enumerate(rows(target.capture)):
+            assert all(i == t.tokens[n] or verdicts[n, i] for i in row)
         passed, failed = passed + sum(verdicts.values()), failed + sum(not v for v in verdicts.values())
         assert target.unreviewed == 0.0
     assert passed and failed
@@ -62,55 +64,109 @@ def test_no_probability_lies_on_an_id_unless_a_continuation_through_it_passed(ca
 def test_reviewed_targets_are_the_teachers_odds_over_what_passed(case, reviewed):
     config = TargetsConfig()
     for t, target in zip(case[2], reviewed, strict=True):
-        sums = np.sum(target.probs, axis=1) + target.tail
-        np.testing.assert_allclose(sums, 1.0, atol=1e-6)
-        teacher = [dict(zip(i, p, strict=True)) for i, p in zip(t.capture.ids, t.capture.probs, strict=True)]
+        np.testing.assert_allclose(target.capture.probs_NK.sum(1) + target.capture.tail_N, 1.0, atol=1e-6)
+        teacher, got = rows(t.capture), rows(target.capture)
         for b in target.branches:
+            own = t.tokens[b.position]
             assert b.probability == teacher[b.position][b.token] >= config.smallest_branch
-            assert 1 - teacher[b.position][t.tokens[b.position]] > config.open_mass
+            assert 1 - teacher[b.position][own] > config.open_mass
             if b.passed:
-                got = dict(zip(target.ids[b.position], target.probs[b.position], strict=True))
-                own = t.tokens[b.position]
                 odds = teacher[b.position][b.token] / teacher[b.position][own]
-                assert got[b.token] / got[own] == pytest.approx(odds, rel=1e-4)
+                assert got[b.position][b.token] / got[b.position][own] == pytest.approx(odds, rel=1e-4)
 
 
-def test_a_failed_branch_says_why_and_what_it_said(reviewed):
-    failed = [b for target in reviewed for b in target.branches if not b.passed]
-    assert all(b.reason and b.text for b in failed)
+def test_every_likely_alternative_gets_a_branch(case, reviewed):
+    for t, target in zip(case[2], reviewed, strict=True):
+        opened = {(b.position, b.token) for b in target.branches}
+        for n, row in enumerate(rows(t.capture)):
+            likely = {i for i, p in row.items() if i != t.tokens[n] and p >= 0.02}
+            assert {i for at, i in opened if at == n} == (likely if 1 - row[t.tokens[n]] > 0.02 else set())
 
 
-def test_the_emitted_token_is_always_in_the_target(case):
-    for kind in ("one_hot", "teacher", "reviewed"):
-        for t, target in zip(case[2], make(case, kind=kind), strict=True):
-            assert len(target.ids) == len(t.tokens)
-            assert all(token in ids for token, ids in zip(t.tokens, target.ids, strict=True))
+def test_how_far_a_target_opens_is_set_by_two_numbers(case):
+    count = lambda **config: sum(len(target.branches) for target in make(case, **config))
+    assert count(open_mass=1.0) == 0
+    assert count(smallest_branch=1.0) == 0
+    assert count(open_mass=0.001, smallest_branch=0.001) > count()
+
+
+def test_a_branch_says_what_was_said_and_a_failed_one_why(case, reviewed):
+    by_id = {t.id: t for t in case[2]}
+    for target in reviewed:
+        t = by_id[target.transcript_id]
+        for b in target.branches:
+            assert bool(b.reason) == (not b.passed)
+            assert b.text.startswith(case[0].tokenizer.decode((*t.tokens[: b.position], b.token)))
+
+
+def test_a_call_is_no_branch(case):
+    """What a tool answers is not the transcript's to say."""
+    writer, call = case[0], case[0].tokenizer.calls(LOOKUP["name"])[0]
+    t = case[2][0]
+    ids_NK, probs_NK = t.capture.ids_NK.copy(), t.capture.probs_NK.copy()
+    ids_NK[0], probs_NK[0] = 0, 0.0
+    ids_NK[0, :2], probs_NK[0, :2] = (t.tokens[0], call), (0.6, 0.4)
+    calls = replace(t, capture=t.capture._replace(ids_NK=ids_NK, probs_NK=probs_NK))
+    given = lambda writer: make((writer, case[1], [calls], *case[3:]))[0].branches
+    assert not [b for b in given(writer) if b.position == 0]
+    without = replace(writer, config=replace(writer.config, lookups=0))
+    assert [b.token for b in given(without) if b.position == 0] == [call], "where none can be called, it is like others"
+
+
+def test_a_branch_that_ends_the_answer_is_reviewed_as_it_is(case):
+    writer, end = case[0], case[0].tokenizer.end
+    t = case[2][0]
+    half = len(t.tokens) // 2
+    assert writer.tokenizer.decode(t.tokens[:half]).endswith(".")
+    ids_NK, probs_NK = t.capture.ids_NK.copy(), t.capture.probs_NK.copy()
+    ids_NK[half], probs_NK[half] = 0, 0.0
+    ids_NK[half, :2], probs_NK[half, :2] = (t.tokens[half], end), (0.6, 0.4)
+    cut = replace(t, capture=t.capture._replace(ids_NK=ids_NK, probs_NK=probs_NK))
+    (target,) = make((writer, case[1], [cut], *case[3:]))
+    (branch,) = [b for b in target.branches if b.position == half]
+    assert branch.text == writer.tokenizer.decode(t.tokens[:half]) and branch.passed
+
+
+def test_the_emitted_token_is_always_in_the_target(case, reviewed):
+    for made in (make(case, kind="one_hot"), make(case, kind="teacher"), reviewed):
+        for t, target in zip(case[2], made, strict=True):
+            assert len(target.capture.ids_NK) == len(t.tokens)
+            assert all(token in ids for token, ids in zip(t.tokens, target.capture.ids_NK, strict=True))
 
 
 def test_one_hot_and_teacher_report_what_nobody_reviewed(case):
     for target in make(case, kind="one_hot"):
-        assert np.shape(target.probs)[1] == 1 and np.all(np.array(target.probs) == 1) and target.unreviewed == 0
-    teacher = make(case, kind="teacher")
-    assert all(target.unreviewed > 0 and not target.branches for target in teacher)
-    for t, target in zip(case[2], teacher, strict=True):
-        assert target.probs == t.capture.probs and target.tail == t.capture.tail
+        assert target.capture.probs_NK.shape[1] == 1 and (target.capture.probs_NK == 1).all()
+        assert target.unreviewed == 0
+    for t, target in zip(case[2], make(case, kind="teacher"), strict=True):
+        own = [row[token] for token, row in zip(t.tokens, rows(t.capture), strict=True)]
+        assert target.unreviewed == pytest.approx(1 - np.mean(own), abs=1e-6) and not target.branches
+        assert target.unreviewed > 0
+        for got, expected in zip(target.capture, t.capture, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def same(a, b) -> bool:
+    plain = (a.transcript_id, a.unreviewed, a.branches) == (b.transcript_id, b.unreviewed, b.branches)
+    return plain and all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a.capture, b.capture, strict=True))
 
 
 def test_targets_are_the_same_again_and_come_back_from_json(case, reviewed):
-    assert make(case) == reviewed
-    assert [targets.from_json(targets.to_json(t)) for t in reviewed] == reviewed
+    assert all(same(a, b) for a, b in zip(make(case), reviewed, strict=True))
+    assert all(same(targets.from_json(targets.to_json(t)), t) for t in reviewed)
 
 
 def test_a_correction_has_the_teachers_distribution_after_the_wrong_thought(case):
     writer, reviewer, accepted, *rest = case
-    wrong = tuple(writer.tokenizer.encode("so i leave. no,"))
-    corrections = [replace(t, id=f"{t.id} corrected", forced=wrong) for t in accepted]
+    wrong = tuple(writer.tokenizer.encode("the white hall lamp roars. no,"))
+    corrections = [replace(t, id=f"{t.id} corrected", forced=wrong) for t in accepted[:2]]
     made = make((writer, reviewer, [accepted[0], *corrections], *rest), kind="teacher")
-    assert made[0].probs == accepted[0].capture.probs
+    np.testing.assert_array_equal(made[0].capture.probs_NK, accepted[0].capture.probs_NK)
     for t, target in zip(corrections, made[1:], strict=True):
         before = (*t.prompt, *wrong)
         probs = full_probs(writer.sampler.graphdef, writer.params, (*before, *t.tokens))[len(before) - 1 : -1]
-        np.testing.assert_allclose(target.probs, np.take_along_axis(probs, np.array(target.ids), axis=1), atol=1e-4)
-        np.testing.assert_allclose(np.sum(target.probs, axis=1) + target.tail, 1.0, atol=1e-5)
-        own = [p for n, i in enumerate(t.tokens) for j, p in zip(target.ids[n], target.probs[n], strict=True) if i == j]
-        assert target.unreviewed == pytest.approx(1 - np.mean(own), abs=1e-5)
+        got = target.capture
+        np.testing.assert_allclose(got.probs_NK, np.take_along_axis(probs, got.ids_NK, axis=1), atol=1e-4)
+        np.testing.assert_allclose(got.probs_NK.sum(1) + got.tail_N, 1.0, atol=1e-5)
+        own = probs[np.arange(len(t.tokens)), t.tokens]
+        assert target.unreviewed == pytest.approx(1 - np.mean(own), abs=1e-4)

@@ -1,255 +1,295 @@
+"""Wrong thoughts: the vector that makes them, the supervisor that cuts them, and what interrupts them."""
+
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import little
 import numpy as np
 import pytest
-from support import answer, assert_same_bits, awaken, claims_of, told, transcript
+from support import assert_same_bits, awaken, saying, transcript
 
-from ratchet.bootstrap.checks import parse
-from ratchet.bootstrap.config import SimulateConfig, WrongthinkConfig
-from ratchet.bootstrap.examples import for_simulator, for_students
+from ratchet.bootstrap.config import WrongthinkConfig
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Capture
-from ratchet.bootstrap.worlds.language import ASKINGS, CONTEXTS, NO, render_claim
+from ratchet.bootstrap.worlds.world import Document, Spoiled
 from ratchet.bootstrap.wrongthink import (
+    Said,
     Thought,
-    first_wrong_step,
+    against,
+    as_cases,
+    difference,
     interrupt,
-    invert,
-    random_vector,
+    interrupted,
+    most_wrong,
+    random_like,
     spoil,
-    spoil_again,
+    spoiled_again,
+    step_ends,
+    supervise,
     sweep,
     think,
 )
 
-
-@pytest.fixture(scope="module")
-def scene(world):
-    s = next(s for s in world.situations if len(s.actions) == 3)
-    task = world.task(s, CONTEXTS[0])
-    return s, task, {d.id: d for d in told(world, s)}, claims_of(s, task)
-
-
-def test_inversion_is_before_minus_lambda_times_the_difference(small):
-    before, after = small[1], awaken(small[1], 7)
-    assert_same_bits(invert(before, after, 0.0), before)
-    for got, b, a in zip(*map(jax.tree.leaves, (invert(before, after, 1.5), before, after)), strict=True):
-        np.testing.assert_array_equal(got, b - jnp.float32(1.5) * (a - b))
-
-
-def test_the_control_moves_as_far_in_another_direction(small):
-    before, after = small[1], awaken(small[1], 7)
-    moved = random_vector(before, after, 0)
-    for m, b, a in zip(*map(jax.tree.leaves, (moved, before, after)), strict=True):
-        assert jnp.linalg.norm(m - b) == pytest.approx(float(jnp.linalg.norm(a - b)), rel=1e-4)
-    assert_same_bits(random_vector(before, after, 0), moved)
-
-
-def cut(torn, scene, text):
-    _, task, documents, _ = scene
-    tokens, reason = first_wrong_step(torn, task, tuple(torn.tokenizer.encode(text)), documents)
-    return torn.tokenizer.decode(tokens), reason
-
-
-@pytest.mark.parametrize("style", [0, 1, 2])
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_the_supervisor_cuts_at_the_first_wrong_claim(torn, scene, world, style, at):
-    s, _, _, claims = scene
-    strange = next(c.outcome for o in world.situations for c in [o.claim(0)] if c.outcome not in s.outcomes)
-    wrong = [*claims[:at], claims[at]._replace(outcome=strange), *claims[at + 1 :]]
-    thought, reason = cut(torn, scene, answer(wrong, s.actions[s.wise], style))
-    assert thought == answer(wrong[: at + 1], "x", style).rsplit(" ", len(answer([], "x").split()))[0]
-    assert strange in reason
-
-
-def test_the_supervisor_cuts_a_wrong_choice_and_finds_no_fault_in_a_right_one(torn, scene):
-    s, _, _, claims = scene
-    wise = s.actions[s.wise]
-    unwise = next(a for a in s.actions if a != wise)
-    text = answer(claims, unwise)
-    assert cut(torn, scene, f"{text} and so on")[0] == text
-    assert cut(torn, scene, answer(claims, wise)) == ("", "")
-    assert cut(torn, scene, "nothing that is a step") == ("", "")
+NO = "no,"
 
 
 @pytest.fixture(scope="module")
-def corrections(torn, scene):
-    s, task, documents, claims = scene
-    index = Index(list(documents.values()))
-    unwise = next(a for a in s.actions if a != s.actions[s.wise])
-    text = answer(claims, unwise)
-    thoughts = [Thought(task, n, tuple(torn.tokenizer.encode(text)), text, "wrong") for n in range(2)]
-    return text, interrupt(torn, index, thoughts, SimulateConfig(new_tokens=12), 120, generation=2, seed=0)
+def task(world):
+    return world.slices[0].tasks[0]
 
 
-def test_a_correction_starts_with_no_and_keeps_the_thought_apart(torn, corrections):
+@pytest.fixture(scope="module")
+def supervisor(little_run, torn):
+    """The review by its programmatic criteria, which knows what is right and never doubts."""
+    reviewer = little_run.reviewer(torn.params)
+    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+
+
+def said_of(torn, task, text, finished=True) -> Said:
+    return Said(task, 0, (*torn.tokenizer.encode(text), torn.tokenizer.end), text, finished)
+
+
+def test_the_inverted_lesson_is_after_minus_lambda_times_what_training_changed(small):
+    before, after = small[1], awaken(small[1], 7)
+    vector = difference(after, before)
+    assert_same_bits(against(after, vector, 0.0), after)
+    for got, b, a in zip(*map(jax.tree.leaves, (against(after, vector, 1.5), before, after)), strict=True):
+        np.testing.assert_array_equal(got, a - jnp.float32(1.5) * (a - b))
+
+
+def test_the_control_is_as_long_in_another_direction(small):
+    vector = difference(awaken(small[1], 7), small[1])
+    moved = random_like(vector, 0)
+    for m, v in zip(*map(jax.tree.leaves, (moved, vector)), strict=True):
+        assert jnp.linalg.norm(m) == pytest.approx(float(jnp.linalg.norm(v)), rel=1e-4)
+        assert abs(float(jnp.vdot(m, v))) < 0.5 * float(jnp.vdot(v, v))
+    assert_same_bits(random_like(vector, 0), moved)
+    with pytest.raises(AssertionError):
+        assert_same_bits(random_like(vector, 1), moved)
+
+
+def test_a_step_ends_where_its_text_is_said(torn, task, deeds):
+    text = f"well: {little.answer(deeds, task)} so."
+    tokens, steps = torn.tokenizer.encode(text), little.steps(text)
+    ends = step_ends(torn.tokenizer, tokens, steps)
+    assert [torn.tokenizer.decode(tokens[:end]) for end in ends] == [text[: s.end] for s in steps]
+    assert step_ends(torn.tokenizer, tokens, ()) == []
+    assert step_ends(torn.tokenizer, tokens[:3], steps) == [3, 3], "what was not said ends with the tokens"
+
+
+def test_thoughts_begin_after_more_and_more_right_steps(torn, world, task, deeds):
+    right = tuple(torn.tokenizer.encode(little.answer(deeds, task)))
+    first = step_ends(torn.tokenizer, right, little.steps(torn.tokenizer.decode(right)))[0]
+    other = world.slices[0].tasks[1]
+    thoughts = think(torn, world, [task, other], 3, seed=0, right={task.id: right})
+    assert [(s.task, s.sample) for s in thoughts] == [(t, n) for t in (task, other) for n in range(3)]
+    strange = think(replace(torn, params=awaken(torn.params)), world, [task], 3, seed=0, right={task.id: right})
+    for n, s in enumerate(strange):
+        assert (s.tokens[:first] == right[:first]) == (n == 1), "after none, one, and none again of two steps"
+    for s in (*thoughts, *strange):
+        assert s.text == torn.tokenizer.decode(s.tokens)
+    assert all(len(little.FACT.findall(s.text)) == 2 and s.finished for s in thoughts)
+    assert think(torn, world, [task, other], 3, seed=0, right={task.id: right}) == thoughts
+
+
+def test_a_supervisor_has_all_passages_of_the_tasks_own_documents_in_view(torn, task, supervisor, deeds):
+    own = [Document(i, "text") for i in task.document_ids]
+    parts = [Document(f"{task.document_ids[0]}#{n}", "part", {"document": task.document_ids[0]}) for n in range(2)]
+    said = said_of(torn, task, little.answer(deeds, task), finished=False)
+    (case,) = as_cases(supervisor, [said], [Document("other", "text"), *own, *parts], ("heard",))
+    assert case.passages == (own[0], *parts, own[1])
+    assert (case.task, case.text, case.before, case.finished) == (task, said.text, "", False)
+    assert case.steps == little.steps(said.text) and case.siblings == ("heard",)
+
+
+@pytest.mark.parametrize("wrong", [(0,), (1,), (0, 1)])
+def test_the_supervisor_cuts_at_the_first_wrong_step(torn, world, task, supervisor, deeds, wrong):
+    said = said_of(torn, task, f"{little.answer(deeds, task, wrong)}")
+    (thought,) = supervise(supervisor, [said], world.slices[0].documents, (), "incumbent")
+    first = little.steps(said.text)[wrong[0]]
+    assert thought.text == said.text[: first.end] == torn.tokenizer.decode(thought.tokens)
+    assert thought.fault == f"grounded: no passage says: {said.text[first.start : first.end]}"
+    assert (thought.task, thought.sample, thought.source) == (task, 0, "incumbent")
+
+
+def test_the_supervisor_finds_no_fault_in_what_is_right_or_is_no_step(torn, world, task, supervisor, deeds):
+    texts = (little.answer(deeds, task), "nothing that is a step")
+    said = [said_of(torn, task, text) for text in texts]
+    assert supervise(supervisor, said, world.slices[0].documents, (), "incumbent") == [None, None]
+
+
+def test_the_sweep_measures_every_lambda_against_none(torn, world, task):
+    vector = difference(torn.params, awaken(torn.params, 3))
+    heard = []
+
+    def measure(params, said):
+        heard.append([s.text for s in said])
+        scale = float(jnp.abs(jax.tree.leaves(params)[0] - jax.tree.leaves(torn.params)[0]).max())
+        return {"formed": float(np.mean([s.finished for s in said])), "wrong": scale, "perplexity": 2 + scale}
+
+    rows = sweep(torn, world, [task], vector, (0.5, 2.0), measure, seed=0)
+    assert [r["lambda"] for r in rows] == [0.0, 0.5, 2.0]
+    assert rows[2]["wrong"] == pytest.approx(4 * rows[1]["wrong"], rel=1e-3) and rows[0]["wrong"] == 0
+    assert [r["perplexity"] for r in rows] == pytest.approx([1 + r["wrong"] / 2 for r in rows])
+    assert len({text for (text,) in heard}) > 1, "each is asked to think"
+
+
+def test_the_most_wrong_within_the_budget_is_taken_or_none():
+    row = lambda scale, formed, wrong, perplexity: {
+        "lambda": scale, "formed": formed, "wrong": wrong, "perplexity": perplexity
+    }
+    rows = [
+        row(0.0, 1.0, 0.99, 1.0),
+        row(0.2, 0.95, 0.3, 1.05),
+        row(0.3, 0.95, 0.6, 1.09),
+        row(0.4, 0.9, 0.6, 1.1),
+        row(0.5, 0.89, 0.9, 1.1),
+        row(0.6, 0.95, 0.9, 1.11),
+    ]
+    config = WrongthinkConfig(minimum_formed=0.9, perplexity_budget=1.1)
+    assert most_wrong(rows, config) == rows[2], "the smaller λ of two that are as wrong"
+    assert most_wrong(rows, replace(config, perplexity_budget=1.2)) == rows[5]
+    assert most_wrong(rows[:1], config) is None and most_wrong(rows[4:], config) is None
+
+
+@pytest.fixture(scope="module")
+def corrections(torn, little_run, task, deeds):
+    """(the thought's text, two corrections of it)."""
+    text = little.answer(deeds, task, (1,))
+    tokens = tuple(torn.tokenizer.encode(text))
+    thoughts = [Thought(task, n, tokens, text, "grounded: so", "inverted") for n in range(2)]
+    curious = replace(torn, config=replace(torn.config, withhold=1.0, lookups=1))
+    return text, interrupt(curious, Index(little_run.passages(1)), thoughts, NO, generation=2, seed=0)
+
+
+def test_a_correction_starts_with_the_interruption_and_keeps_the_thought_apart(torn, corrections, task, deeds):
     text, made = corrections
     said = torn.tokenizer.encode(NO)
-    for t in made:
+    for n, t in enumerate(made):
         assert t.forced_text == text and torn.tokenizer.decode(t.forced) == text
         assert list(t.tokens[: len(said)]) == said and t.text.startswith(NO)
-        n = len(t.tokens)
-        assert n == len(t.capture.ids) == len(t.capture.probs) == len(t.capture.tail)
-        assert all(token in ids for token, ids in zip(t.tokens, t.capture.ids, strict=True))
+        assert t.text == torn.tokenizer.decode(t.tokens) == t.messages[-1]["content"]
+        assert {len(of_N) for of_N in t.capture} == {len(t.tokens)}
+        assert all(token in ids for token, ids in zip(t.tokens, t.capture.ids_NK, strict=True))
+        np.testing.assert_array_equal(t.capture.probs_NK[: len(said), 0], 1)
+        assert (t.source, t.fault, t.generation, t.sibling) == ("inverted", "grounded: so", 2, n)
+        assert len(t.messages) == len(task.messages) + 1, "the thought was no message, and nothing was looked up"
     assert len({t.id for t in made}) == 2
+    assert any(t.text == f"no, the {task.seek[1]} {deeds[task.seek[1]]}." for t in made)
 
 
-def test_the_wrong_thought_has_weight_0_and_students_alone_learn_to_say_no(torn, scene, corrections, world):
-    s, *_ = scene
-    task = world.task(s, CONTEXTS[0], 0, ASKINGS[:2])
+def test_who_interrupts_has_every_passage_in_view(corrections, task):
     for t in corrections[1]:
-        n = len(t.tokens)
-        target = Target(t.id, tuple((i,) for i in t.tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
-        students = for_students(torn.tokenizer, t, target, task, "gen-001")
-        assert len(students) == 3 and len({tuple(e.tokens) for e in students}) == 3
-        with pytest.raises(AssertionError, match="repeats what is right"):
-            for_simulator(t, target, task, "gen-001")
-        for e in students:
-            assert e.weights.sum() == n
-            np.testing.assert_array_equal(e.tokens[e.weights > 0], t.tokens)
-            start = len(e.tokens) - n
-            np.testing.assert_array_equal(e.tokens[start - len(t.forced) : start], t.forced)
-            assert not e.weights[:start].any()
-            assert e.lineage["transcript"] == t.id and e.lineage["kind"] == "correction"
+        assert set(task.document_ids) <= set(t.passages)
+        assert not t.called
 
 
-def test_a_spoiled_answer_is_interrupted_at_its_one_wrong_step_and_goes_on_as_it_did(torn, scene, world):
-    s, task, _, claims = scene
-    wise, outcomes, kinds = s.actions[s.wise], judged(world), set()
-    right = answer(claims, wise)
-    for number in range(60):
-        was = transcript(task, right, tokenizer=torn.tokenizer, id=str(number))
-        step = number % (2 * len(claims) - 1)
-        choice = step >= len(claims)
-        t = spoil(torn.tokenizer, was, outcomes, step=step, sample=number, generation=2)
-        said, corrected = parse(t.forced_text), parse(t.text)
-        assert t.forced == tuple(torn.tokenizer.encode(t.forced_text)) and not said.rest
-        assert (t.prompt, t.task_id, t.sibling) == (was.prompt, was.task_id, 100 + number)
-        assert t.text.startswith(NO) and corrected.interruptions == 1 and not corrected.rest
-        assert corrected.choices == (wise,) and t.tokens[-1] == was.tokens[-1]
-        assert len(t.tokens) == len(t.capture.ids) == len(t.capture.probs) == len(t.capture.tail)
-        assert bool(said.choices) == choice
-        if choice:
-            assert said.claims == tuple(claims) and said.choices[-1] in set(s.actions) - {wise}
-            assert corrected.claims == tuple(c for c in claims if c.action == said.choices[-1])
-            kinds.add(("choice", said.choices[-1]))
-        else:
-            depth = len(said.claims) - 1
-            assert depth == step
-            assert said.claims[:depth] == tuple(claims[:depth]) and corrected.claims == tuple(claims[depth:])
-            wrong, claim = said.claims[depth], claims[depth]
-            assert wrong != claim and wrong.action == claim.action
-            kinds.add("judged" if wrong.outcome == claim.outcome else "outcome")
-            assert wrong.outcome == claim.outcome or wrong.judgement == outcomes[wrong.outcome]
-    assert kinds == {"judged", "outcome", *(("choice", a) for a in s.actions if a != wise)}
+def as_right(torn, task, deeds, **fields):
+    return transcript(task, little.answer(deeds, task), tokenizer=torn.tokenizer, **fields)
 
 
-def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(torn, scene, world):
-    s, task, _, claims = scene
-    was = transcript(task, answer(claims, s.actions[s.wise]), tokenizer=torn.tokenizer)
+def test_a_spoiled_answer_is_interrupted_at_its_one_wrong_step_and_goes_on_as_it_did(torn, world, task, deeds):
+    was = replace(as_right(torn, task, deeds), passages=("p",))
+    heard = tuple(f"the red hall lamp {deed}." for deed in little.DEEDS)
+    made = spoil(world, torn.tokenizer, was, task, heard, NO, 2)
+    right = [was.text[s.start : s.end] for s in little.steps(was.text)]
+    assert len(made) == len(right) == 2
+    for n, t in enumerate(made):
+        thought = t.forced_text.removeprefix(" ".join(right[:n])).strip()
+        assert t.forced == tuple(torn.tokenizer.encode(t.forced_text)) and t.forced_text.startswith(right[0][: 4 * n])
+        assert thought.startswith(f"the {task.seek[n]} ") and thought not in right
+        assert t.text == " ".join([NO, *right[n:]]) and t.tokens[-1] == was.tokens[-1]
+        assert t.fault == f"says: {thought}" and t.source == "spoiled"
+        assert (t.prompt, t.task_id, t.passages, t.generation) == (was.prompt, was.task_id, ("p",), 2)
+        assert {len(of_N) for of_N in t.capture} == {len(t.tokens)}
+    assert len({t.id for t in made}) == 2 and was.id not in {t.id for t in made}
+
+
+def test_a_world_says_which_steps_a_correction_repeats(torn, world, task, deeds):
+    was = as_right(torn, task, deeds)
+    first, second = (was.text[s.start : s.end] for s in little.steps(was.text))
+    odd = replace(world, spoil=lambda *_: [Spoiled(1, "so what.", (0,)), Spoiled(0, "well.", (1, 0))])
+    one, other = spoil(odd, torn.tokenizer, was, task, (), NO, 2)
+    assert (one.forced_text, one.text) == (f"{first} so what.", f"{NO} {first}")
+    assert (other.forced_text, other.text) == ("well.", f"{NO} {second} {first}")
+
+
+def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(torn, world, task, deeds):
+    was = as_right(torn, task, deeds)
     n, said = len(was.tokens), len(torn.tokenizer.encode(NO))
-    own = Capture(tuple((i, 7) for i in was.tokens), tuple((0.5 + p / 100, 0.1) for p in range(n)), (0.25,) * n)
-    by_probability = dict(zip(own.probs, was.tokens, strict=True))
-    for number in range(9):
-        named = replace(was, id=str(number), capture=own)
-        t = spoil(torn.tokenizer, named, judged(world), step=number % 3, sample=0, generation=2)
-        rows = zip(t.tokens, t.capture.ids, t.capture.probs, t.capture.tail, strict=True)
-        for position, (token, ids, probs, tail) in enumerate(rows):
-            if position < said:
-                assert (ids, probs, tail) == ((token, 0), (1.0, 0.0), 0.0)
-            else:
-                assert (ids, by_probability[probs], tail) == ((token, 7), token, 0.25)
+    own = Capture(
+        np.stack([was.tokens, np.full(n, 7)], 1).astype(np.int32),
+        np.stack([0.5 + np.arange(n) / 100, np.full(n, 0.1)], 1).astype(np.float32),
+        np.full(n, 0.25, np.float32),
+    )
+    for number, t in enumerate(spoil(world, torn.tokenizer, replace(was, capture=own), task, (), NO, 2)):
+        kept = len(t.tokens) - said
+        assert kept == (n, n - 6)[number]
+        np.testing.assert_array_equal(t.capture.ids_NK[said:], own.ids_NK[-kept:])
+        np.testing.assert_array_equal(t.capture.probs_NK[said:], own.probs_NK[-kept:])
+        np.testing.assert_array_equal(t.capture.tail_N[said:], own.tail_N[-kept:])
+        np.testing.assert_array_equal(t.capture.probs_NK[:said], [[1, 0]] * said)
 
 
-def test_an_answer_is_spoiled_differently_in_every_generation(torn, scene, world):
-    s, task, _, claims = scene
-    was = transcript(task, answer(claims, s.actions[s.wise]), tokenizer=torn.tokenizer)
-    made = [spoil(torn.tokenizer, was, judged(world), step=0, sample=0, generation=n) for n in range(2, 22)]
+def test_an_answer_is_spoiled_differently_in_every_generation(torn, world, task, deeds):
+    was = as_right(torn, task, deeds)
+    heard = tuple(f"the red hall lamp {deed}." for deed in little.DEEDS)
+    made = [spoil(world, torn.tokenizer, was, task, heard, NO, n)[0] for n in range(2, 22)]
     assert [t.generation for t in made] == list(range(2, 22))
     assert len({t.id for t in made}) == 20, "a verdict of one generation must not pass for another's"
     assert len({t.forced for t in made}) > 3
+    again = spoil(world, torn.tokenizer, was, task, heard, NO, 2)[0]
+    assert (again.id, again.forced) == (made[0].id, made[0].forced)
 
 
-def test_what_has_no_step_to_spoil_is_left_alone(torn, scene, world):
-    s, task, _, claims = scene
-    same = answer([claims[0], claims[0]], claims[0].action)
-    twice = f"{answer([claims[0]], 'x y')} {answer([claims[1]], 'x y')}"
-    for odd in ("nothing that is a step", same, twice):
-        texts = [transcript(task, odd, tokenizer=torn.tokenizer, id=str(number)) for number in range(9)]
-        for step in range(4):
-            spoiled = [spoil(torn.tokenizer, t, judged(world), step=step, sample=0, generation=2) for t in texts]
-            assert not any(spoiled), odd
-    few = {claims[0].outcome: claims[0].judgement}
-    right = answer(claims, s.actions[s.wise])
-    texts = [transcript(task, right, tokenizer=torn.tokenizer, id=str(number)) for number in range(20)]
-    assert not spoil(torn.tokenizer, texts[0], few, step=2 * len(claims) - 1, sample=0, generation=2)
-    assert all(spoil(torn.tokenizer, t, few, step=0, sample=0, generation=2) for t in texts)
+def test_what_has_no_step_to_spoil_is_left_alone(torn, world, task):
+    for odd in ("nothing that is a step", f"the {task.seek[0]} hums. the {task.seek[1]} hums."):
+        t = transcript(task, odd, tokenizer=torn.tokenizer)
+        assert spoil(world, torn.tokenizer, t, task, (), NO, 2) == []
 
 
-def judged(world) -> dict[str, str]:
-    made = [s.claim(a) for s in world.situations for a in range(len(s.actions))]
-    return {c.outcome: c.judgement for c in made}
+def test_a_spoiled_thought_can_have_another_error_in_the_same_step(torn, world, task, deeds):
+    heard = tuple(f"the red hall lamp {deed}." for deed in little.DEEDS)
+    right = dict(little.FACT.findall(little.answer(deeds, task)))
+    for t in spoil(world, torn.tokenizer, as_right(torn, task, deeds), task, heard, NO, 2):
+        seen = set()
+        for salt in range(40):
+            thought = torn.tokenizer.decode(spoiled_again(world, torn.tokenizer, t, task, heard, NO, str(salt)))
+            before, now = little.FACT.findall(t.forced_text), little.FACT.findall(thought)
+            assert now[:-1] == before[:-1] and now[-1][0] == before[-1][0] and right[now[-1][0]] != now[-1][1]
+            seen.add(now[-1])
+        assert len(seen) == len(little.DEEDS) - 1
 
 
-def test_another_asking_meets_another_error_in_the_same_claim(torn, scene, corrections, world):
-    s, _, _, claims = scene
-    right = answer(claims, s.actions[s.wise])
-    first, *others = [render_claim(c, 0) for c in claims]
-    wrong = render_claim(claims[1]._replace(outcome=claims[0].outcome, judgement=claims[0].judgement), 0)
-    corrected = f"{NO} {' '.join(others)} so i {s.actions[s.wise]}."
-    t = replace(corrections[1][0], forced_text=f"{first} {wrong}", text=corrected)
-    seen = set()
-    for salt in range(40):
-        said = parse(torn.tokenizer.decode(spoil_again(torn.tokenizer, t, judged(world), str(salt))))
-        assert said.claims[0] == claims[0] and len(said.claims) == 2 and not said.rest and not said.choices
-        assert said.claims[1].action == claims[1].action and said.claims[1] != claims[1]
-        seen.add(said.claims[1])
-    assert len(seen) > 10
-    choice = replace(t, forced_text=right.replace(f"so i {s.actions[s.wise]}", f"so i {claims[0].action}"))
-    strange = replace(t, forced_text=f"{first} if x y, z w: good.")
-    for kept in (choice, strange):
-        assert spoil_again(torn.tokenizer, kept, judged(world), "0") == kept.forced
+def test_a_thought_that_was_not_spoiled_or_cannot_be_again_stays_as_it_was(torn, world, task, deeds):
+    (t, _) = spoil(world, torn.tokenizer, as_right(torn, task, deeds), task, ("the x y lamp hums.",), NO, 2)
+    again = lambda t, world=world: spoiled_again(world, torn.tokenizer, t, task, ("the x y lamp hums.",), NO, "0")
+    strange = tuple(torn.tokenizer.encode("nothing that is a step"))
+    assert again(replace(t, source="inverted")) == t.forced
+    assert again(replace(t, forced=strange, forced_text="nothing that is a step")) == strange
+    assert again(replace(t, text=NO)) == t.forced, "what is not corrected cannot be spoiled again"
+    assert again(t, replace(world, spoil=lambda *_: [])) == t.forced
+    elsewhere = replace(world, spoil=lambda *_: [Spoiled(1, "so.", (1,)), Spoiled(0, "so.", (1,))])
+    assert again(t, elsewhere) == t.forced, "that would be another correction"
+    fits = replace(world, spoil=lambda *_: [Spoiled(1, "so.", (1,)), Spoiled(0, "so.", (0, 1))])
+    assert torn.tokenizer.decode(again(t, fits)) == "so."
 
 
-def test_every_student_has_its_own_error_before_the_same_correction(torn, scene, corrections, world):
-    s, _, _, claims = scene
-    text = render_claim(claims[0]._replace(judgement={"good": "bad", "bad": "good"}[claims[0].judgement]), 0)
-    said = f"{NO} {answer(claims, s.actions[s.wise])}"
-    forced, tokens = (tuple(torn.tokenizer.encode(part)) for part in (text, said))
-    t = replace(corrections[1][0], forced=forced, forced_text=text, tokens=tokens, text=said)
-    n = len(tokens)
-    target = Target(t.id, tuple((i,) for i in tokens), ((1.0,),) * n, (0.0,) * n, 0.0)
-    task = world.task(s, CONTEXTS[0], 0, ASKINGS)
-    students = for_students(torn.tokenizer, t, target, task, "gen-001", judged(world))
-    for e in students:
-        np.testing.assert_array_equal(e.tokens[e.weights > 0], tokens)
-    prefixes = [torn.tokenizer.decode(e.tokens[:-n]) for e in students]
-    assert prefixes[0].endswith(text), "reviewed as it was thought"
-    errors = {parse(prefix).claims[-1] for prefix in prefixes}
-    assert len(errors) > 3 and claims[0] not in errors and {c.action for c in errors} == {claims[0].action}
+def test_an_interruption_is_certain_and_stands_before_what_was_said(torn, task, deeds):
+    was = as_right(torn, task, deeds, forced=(9,))
+    t = interrupted(torn.tokenizer, was, NO)
+    said = tuple(torn.tokenizer.encode(NO))
+    assert t.tokens == (*said, *was.tokens) and t.text == f"{NO} {was.text}"
+    assert t.capture.ids_NK[: len(said), 0].tolist() == list(said)
+    assert t.capture.ids_NK.shape == (len(t.tokens), was.capture.ids_NK.shape[1])
+    assert t.messages[:-1] == was.messages[:-1] and t.messages[-1]["content"] == t.text
+    assert interrupted(torn.tokenizer, replace(was, forced=(8,)), NO).id != t.id != was.id
 
 
-def test_thoughts_begin_after_more_and_more_right_steps(torn, scene):
-    s, task, _, claims = scene
-    right = tuple(torn.tokenizer.encode(answer(claims, s.actions[s.wise])))
-    config = SimulateConfig(new_tokens=8)
-    thoughts = think(torn, [task], 4, config, seed=0, right={task.id: right})
-    held = [0, *(len(torn.tokenizer.encode(" ".join(answer([c], "x").split(" so i x")[0] for c in claims[:n])))
-                 for n in (1, 2, 3))]  # fmt: skip
-    for (_, number, tokens, *_), start in zip(thoughts, held, strict=True):
-        assert tokens[:start] == right[:start], number
-
-
-def test_the_sweep_takes_the_most_wrong_within_the_budget_or_none(torn, scene):
-    _, task, documents, _ = scene
-    candidates = {0.0: torn.params, 0.5: awaken(torn.params, 3)}
-    rows = sweep(
-        torn, candidates, [task], documents, lambda params: 2.0 + (params is not torn.params),
-        WrongthinkConfig(minimum_formed=0.0), SimulateConfig(new_tokens=40), seed=0,
-    )  # fmt: skip
-    assert rows[0] is None, "1.5 times the perplexity is beyond the budget"
-    assert [r["lambda"] for r in rows[1]] == [0.0, 0.5]
-    assert [r["perplexity"] for r in rows[1]] == [1.0, 1.5]
+def test_who_says_nothing_after_an_interruption_is_still_a_transcript(torn, little_run, task, deeds):
+    text = little.answer(deeds, task, (0,)).split(".")[0] + "."
+    thought = Thought(task, 0, tuple(torn.tokenizer.encode(text)), text, "f", "random")
+    silent = saying(torn, "")
+    (t,) = interrupt(silent, Index(little_run.passages(1)), [thought], NO, generation=2, seed=0)
+    assert t.text == NO and t.tokens == (*torn.tokenizer.encode(NO), torn.tokenizer.end) and t.finished

@@ -1,0 +1,206 @@
+"""What reached the loss, by origin, and the review against the truth."""
+
+import json
+from dataclasses import replace
+
+import little
+import numpy as np
+import pytest
+from support import transcript
+
+from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
+from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.stages.audit import GRAM, audit, audit_generation
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.tools import LOOKUP, call_text
+from ratchet.bootstrap.transcript import Review, Verdict, to_json
+
+
+def target(t, unreviewed=0.0):
+    return Target(t.id, t.capture, unreviewed)
+
+
+@pytest.fixture(scope="module")
+def clean(world, deeds, tokenizer):
+    """(examples, documents, transcripts, reviews): one accepted and one rejected transcript to each of four tasks."""
+    made, transcripts, reviews = [], [], {}
+    for task in (t for part in world.slices for t in part.tasks):
+        good = transcript(task, little.answer(deeds, task), tokenizer=tokenizer)
+        bad = transcript(task, little.answer(deeds, task, (0, 1)), tokenizer=tokenizer)
+        transcripts += [good, bad]
+        reviews |= {good.id: Review(good.id, {}, True), bad.id: Review(bad.id, {}, False)}
+        made += for_students(world, tokenizer, good, target(good), task, "gen-000")
+        made.append(for_simulator(good, target(good), task, "gen-000"))
+    return made, [d for part in world.slices for d in part.documents], transcripts, reviews
+
+
+def test_a_clean_set_holds_no_raw_and_no_rejected_tokens(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    found = audit(made, documents, transcripts, reviews, tokenizer)
+    assert found["raw_tokens"] == found["rejected_tokens"] == 0
+    assert found["overlap"] == {"raw": 0.0, "rejected": 0.0}
+    assert found["tokens_by_origin"] == {
+        origin: sum(int(e.weights.sum()) for e in made if e.origin == origin) for origin in ("simulate", "student")
+    }
+
+
+def test_a_raw_document_is_found_whatever_it_is_called(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    raw = imitation_example(tokenizer, documents[0])
+    assert audit([*made, raw], documents, transcripts, reviews, tokenizer)["raw_tokens"] == len(raw.ids)
+    tokens = tokenizer.encode(documents[0].text)
+    hidden = example(tokenizer.prose(""), tokens, one_hot(tokens), "student", {"task": "x"})
+    found = audit([*made, hidden], documents, transcripts, reviews, tokenizer)
+    total = sum(int(e.weights.sum()) for e in [*made, hidden])
+    assert found["raw_tokens"] == len(tokens) and found["overlap"]["raw"] == pytest.approx(len(tokens) / total)
+
+
+def test_the_seed_and_prose_may_say_what_they_like(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    tokens = tokenizer.encode(documents[0].text)
+    for origin in ("seed", "prose"):
+        shown = example(tokenizer.prose(""), tokens, one_hot(tokens), origin, {})
+        found = audit([*made, shown], documents, transcripts, reviews, tokenizer)
+        assert found["raw_tokens"] == 0 and found["tokens_by_origin"][origin] == len(tokens)
+
+
+def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, tokenizer, world):
+    made, documents, transcripts, reviews = clean
+    bad, task = transcripts[1], world.slices[0].tasks[0]
+    named = for_simulator(bad, target(bad), task, "gen-000")
+    found = audit([*made, named], documents, transcripts, reviews, tokenizer)
+    assert found["rejected_tokens"] == len(bad.tokens)
+    unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
+    assert audit([*made, unnamed], documents, transcripts, reviews, tokenizer)["rejected_tokens"] == len(bad.tokens)
+    elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": "another"})
+    assert audit([*made, elsewhere], documents, transcripts, reviews, tokenizer)["rejected_tokens"] == 0
+
+
+def test_names_hide_neither_a_document_nor_a_rejected_transcript(clean, tokenizer, world):
+    made, documents, transcripts, reviews = clean
+    bad, raw = transcripts[1], tokenizer.encode(documents[0].text)
+    for tokens in (list(bad.tokens), raw):
+        hidden = example(bad.student_prompt, tokens, one_hot(tokens), "student", {"task": bad.task_id})
+        copies = renamed(world.names, tokenizer, hidden, 2)
+        assert all(copy.tokens.tolist() != hidden.tokens.tolist() for copy in copies)
+        found = audit([*made, *copies], documents, transcripts, reviews, tokenizer)
+        assert found["raw_tokens"] + found["rejected_tokens"] == 2 * len(tokens)
+    kept = [copy for e in made for copy in renamed(world.names, tokenizer, e, 40)]
+    found = audit(kept, documents, transcripts, reviews, tokenizer)
+    assert found["raw_tokens"] == found["rejected_tokens"] == 0, "other names may chance upon what was rejected"
+
+
+def test_what_stands_in_a_prompt_without_weight_is_no_matter(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    prompt = [*tokenizer.document(documents[0].text), *transcripts[1].tokens]
+    end = [tokenizer.end]
+    shown = example(prompt, end, one_hot(end), "simulate", {"task": transcripts[1].task_id})
+    found = audit([*made, shown], documents, transcripts, reviews, tokenizer)
+    assert found["raw_tokens"] == found["rejected_tokens"] == 0
+
+
+def test_a_call_is_what_its_transcript_said(clean, tokenizer, world):
+    """One that an accepted transcript made before its answer is not a rejected one's, though that says it too."""
+    made, documents, transcripts, reviews = clean
+    good, bad = transcripts[:2]
+    call = tuple(tokenizer.call(LOOKUP["name"], call_text("red lamp of the hall")))
+    assert len(call) >= GRAM
+    called = {"prompt": (*good.prompt, *call), "called": ((len(good.prompt), len(good.prompt) + len(call)),)}
+    asked, again = replace(good, id="asked", **called), replace(bad, id="again", tokens=call)
+    seen = {**reviews, "asked": Review("asked", {}, True), "again": Review("again", {}, False)}
+    trained = [*made, for_simulator(asked, target(asked), world.slices[0].tasks[0], "gen-000")]
+    count = lambda *said: audit(trained, documents, [*transcripts, *said], seen, tokenizer)["rejected_tokens"]
+    assert count(asked, again) == 0
+    assert count(again) == count(replace(bad, id="again", **called)) == len(call)
+
+
+def committed(g, answers, corrections=()):
+    """Puts transcripts with reviews where a generation's stages commit them."""
+    Stage(g.directory / "simulate").unit(0, "", lambda: [to_json(t) for t, _ in answers])
+    Stage(g.directory / "review").unit(0, "", lambda: [to_json(r) for _, r in answers])
+    both = [part for t, r in corrections for part in (to_json(t), to_json(r))]
+    Stage(g.directory / "wrongthink").unit(0, "", lambda: both)
+
+
+def judged(t, accepted, **verdicts):
+    return t, Review(t.id, {n: Verdict(float(v), v) for n, v in verdicts.items()}, accepted)
+
+
+@pytest.fixture
+def pairs(world, deeds, tokenizer):
+    """Answers to the first slice with reviews, right and wrong ones."""
+    first, other = world.slices[0].tasks
+    say = lambda task, wrong, n, **more: transcript(
+        task, little.answer(deeds, task, wrong), tokenizer=tokenizer, sibling=n, **more
+    )
+    return [
+        judged(say(first, (), 0), True, sure=True),
+        judged(say(first, (1,), 1), True, sure=True),
+        judged(say(other, (), 2), False, sure=False),
+        judged(say(other, (0,), 3), False, sure=False),
+        judged(say(other, (), 4, finished=False), False, sure=True),
+        judged(say(first, (), 5), False, sure=True, distinct=False),
+    ]
+
+
+def test_the_review_is_held_against_the_truth(turn, pairs):
+    g = turn(1)
+    committed(g, pairs)
+    audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], ["sure"])
+    found = json.loads((g.directory / "audit.json").read_text())
+    oracle = found["oracle"]
+    assert (oracle["precision"]["value"], oracle["precision"]["n"]) == (0.5, 2)
+    assert (oracle["recall"]["value"], oracle["recall"]["n"]) == (0.5, 2)
+    assert oracle["pass_rate"] == 2 / 5, "a repetition says nothing of whether the review is right"
+    assert oracle["false_accepts"] == [pairs[1][0].text]
+    sure = oracle["criteria"]["sure"]
+    assert (sure["n"], sure["precision"], sure["recall"]) == (5, pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert found["unreviewed_mass"] == 0.5 and found["tokens_by_origin"] == {}
+
+
+def test_corrections_are_held_against_the_truth_with_their_reason(turn, pairs, deeds, tokenizer):
+    g = turn(1)
+    task = g.tasks[0]
+    said = lambda *numbers: " ".join(["no,", *(f"the {task.seek[n]} {deeds[task.seek[n]]}." for n in numbers)])
+    thought = little.answer(deeds, task, (1,))
+    of = lambda text, n, ok: judged(transcript(task, text, tokenizer=tokenizer, forced_text=thought, sibling=n), ok)
+    corrected = [of(said(1), 0, True), of(said(0), 1, True), of(said(0, 1), 2, True), of("no,", 3, False)]
+    committed(g, pairs, corrected)
+    audit_generation(g, [], pairs, corrected, [], [])
+    found = json.loads((g.directory / "audit.json").read_text())["oracle"]["corrections"]
+    assert (found["right"]["value"], found["right"]["n"]) == (pytest.approx(2 / 3), 3)
+    assert (found["reason"]["value"], found["reason"]["n"]) == (pytest.approx(1 / 3), 3)
+
+
+def test_without_an_oracle_only_what_was_trained_on_is_audited(turn, pairs):
+    g = turn(1)
+    g = replace(g, run=replace(g.run, world=replace(g.run.world, oracle=None)))
+    committed(g, pairs)
+    audit_generation(g, [], pairs, [], [], ["sure"])
+    found = json.loads((g.directory / "audit.json").read_text())
+    assert "oracle" not in found and found["unreviewed_mass"] == 0.0
+
+
+def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, pairs, deeds, tokenizer):
+    first, g = turn(1), turn(2)
+    committed(first, pairs)
+    late = transcript(g.tasks[0], little.answer(deeds, g.tasks[0], (0, 1)), tokenizer=tokenizer)
+    committed(g, [judged(late, False)])
+    bad = pairs[3][0]
+    raw = tokenizer.encode(g.run.world.slices[1].documents[0].text)
+    trained = [
+        example(t.student_prompt, tokens, one_hot(tokens), "student", {"task": t.task_id})
+        for t, tokens in ((bad, bad.tokens), (late, late.tokens), (late, raw))
+    ]
+    audit_generation(g, trained, [], [], [], [])
+    found = json.loads((g.directory / "audit.json").read_text())
+    assert found["rejected_tokens"] >= 8 + len(late.tokens) and found["raw_tokens"] >= len(raw)
+    assert np.isfinite(found["overlap"]["rejected"])
+
+
+def test_a_verdict_of_one_generation_must_not_pass_for_anothers(turn, pairs):
+    first, g = turn(1), turn(2)
+    for both in (first, g):
+        committed(both, pairs)
+    with pytest.raises(AssertionError, match="would pass for another's"):
+        audit_generation(g, [], [], [], [], [])

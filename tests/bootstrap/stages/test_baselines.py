@@ -1,0 +1,39 @@
+import json
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.stages import baselines
+from ratchet.bootstrap.stages.baselines import PLACE, imitate
+
+
+def test_the_imitation_arm_learns_the_raw_documents_for_as_many_tokens(turn, monkeypatch):
+    g, trained = turn(1, generations=2), []
+    train_arm = baselines.train_arm
+    monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or train_arm(*given))
+    read = [d for material in g.run.world.slices[:2] for d in material.documents]
+    lengths = [len(g.run.tokenizer.encode(d.text)) + 1 for d in read]
+    write_json(g.run.generation(2) / "training.json", {"steps": 2, "tokens_per_step": 3.2 * float(np.mean(lengths))})
+    params = imitate(g.run, g.base)
+    (run, number, arm, base, ((raw, batch),), steps) = trained[0]
+    assert (run, number, arm, steps, batch) == (g.run, 2, PLACE, 2, 3) and base is g.base
+    assert [e.lineage["documents"] for e in raw] == [[d.id] for d in read] and {e.origin for e in raw} == {"imitation"}
+    assert all((e.probs == 1).all() for e in raw) and [len(e.ids) for e in raw] == lengths
+    assert_same_bits(imitate(g.run, g.base), params)
+    assert len(trained) == 1
+    with pytest.raises(AssertionError):
+        assert_same_bits(params, g.base)
+
+
+def test_documents_that_do_not_fit_are_left_out_and_at_least_one_is_read_a_step(turn, monkeypatch):
+    g, trained = turn(1, generations=1), []
+    monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or g.base)
+    lengths = sorted(len(g.run.tokenizer.encode(d.text)) for d in g.run.world.slices[0].documents)
+    tight = turn(1, generations=1, train__columns=lengths[0] + 2)
+    write_json(tight.run.generation(1) / "training.json", {"steps": 2, "tokens_per_step": 0.1})
+    imitate(tight.run, tight.base)
+    ((raw, batch),) = trained[0][4]
+    assert 0 < len(raw) < 4 and batch == 1
+    assert json.loads((tight.directory / "training.json").read_text())["steps"] == 2

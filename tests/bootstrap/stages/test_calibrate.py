@@ -1,0 +1,198 @@
+"""Calibration: probes whose right verdicts are known, thresholds, and what the reviewer got wrong."""
+
+import json
+from dataclasses import replace
+
+import little
+import numpy as np
+import pytest
+from support import transcript
+
+from ratchet.bootstrap.config import ReviewConfig
+from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric, with_thresholds
+from ratchet.bootstrap.stages import calibrate as stage
+from ratchet.bootstrap.stages.calibrate import Probe, ReviewerBelowFloor, calibrate, calibration, junk_probes, measure
+from ratchet.bootstrap.transcript import Review, Verdict
+
+LAX = ReviewConfig(target_precision=0.0, minimum_recall=0.0)
+
+
+@pytest.fixture(scope="module")
+def passages(world):
+    return {d.id: d for part in (world.seed, world.fresh, *world.slices) for d in part.documents}
+
+
+@pytest.fixture(scope="module")
+def probes(world, deeds, tokenizer, passages):
+    """Right and wrong answers in turn to eight tasks, and junk."""
+    tasks, made = [t for part in (world.seed, *world.slices) for t in part.tasks], []
+    for n, task in enumerate(tasks):
+        own, right = [passages[i] for i in task.document_ids], n % 2 == 0
+        t = transcript(task, little.answer(deeds, task, () if right else (1,)), own, tokenizer=tokenizer)
+        made += [Probe(t, task, right, {"sure": True}), *junk_probes(t, task, own, tokenizer)]
+    return made
+
+
+def sure(**fields) -> Criterion:
+    return Criterion(**{"name": "sure", "kind": "model", "of": "step", "question": "the {lamp} {deed}?"} | fields)
+
+
+@pytest.fixture(scope="module")
+def answering(world, tokenizer):
+    """Makes a reviewer whose model gives these (yes, no), prompt by prompt in turn."""
+
+    def make(criteria, probs=((0.9, 0.1),)):
+        given = lambda count: [probs[n % len(probs)] for n in range(count)]
+        scorer = lambda params, prompts, verdicts: np.array(given(len(prompts))).reshape(-1, 2)
+        return Reviewer(scorer, None, tokenizer, tuple(criteria), world.checks, world.steps, "no,", 150)
+
+    return make
+
+
+def by_rule(world) -> list[Criterion]:
+    return [c for c in load_rubric("", world) if c.kind == "programmatic"]
+
+
+def test_every_junk_probe_is_rejected_by_the_programmatic_criteria(answering, world, passages, probes):
+    junk = [p for p in probes if p.junk]
+    assert len(junk) == 5 * 8 and not any(p.right for p in junk)
+    texts = {p.transcript.text for p in junk}
+    assert texts >= {"", ":", "yes", world.seed.documents[0].text} and len({p.transcript.id for p in junk}) == len(junk)
+    for p in junk:
+        assert p.transcript.tokens == tuple(answering([]).tokenizer.encode(p.transcript.text))
+    tasks = {p.task.id: p.task for p in junk}
+    reviews = answering(by_rule(world)).review([p.transcript for p in junk], tasks, passages)
+    assert not any(r.accepted for r in reviews)
+
+
+def test_junk_that_the_answer_says_itself_is_no_junk(world, tokenizer):
+    task = world.seed.tasks[0]
+    made = junk_probes(transcript(task, "yes", tokenizer=tokenizer), task, [], tokenizer)
+    assert [p.transcript.text for p in made] == ["", ":", ""]
+    shuffled = junk_probes(transcript(task, task.answer), task, [], tokenizer)[-1].transcript.text
+    assert sorted(shuffled.split()) == sorted(task.answer.split()) and shuffled != task.answer
+
+
+def test_calibration_measures_and_picks_thresholds_that_can_be_read_back(answering, world, passages, probes):
+    criteria = [*by_rule(world), sure(threshold=0.999, required=False)]
+    reviewer = answering(criteria, ((0.5, 0.45),))
+    found, measured = calibrate(reviewer, probes, passages, ReviewConfig(target_precision=0.97, minimum_recall=0.2))
+    assert measured["review"]["precision"] == measured["review"]["recall"] == 1.0
+    assert measured["review"]["junk"] == 0.0
+    assert [*measured["criteria"]] == [c.name for c in criteria]
+    grounded = measured["criteria"]["grounded"]
+    assert {"tpr", "tnr", "kappa", "precision", "recall", "junk", "threshold", "question", "kind"} <= grounded.keys()
+    assert grounded["tnr"] == grounded["tpr"] == 1.0 and grounded["n"] == 8 and grounded["junk"] == 0.0
+    threshold = found.criteria[-1].threshold
+    assert threshold == pytest.approx(0.5 * 0.5 / 0.95), "half of the least sure, so that new documents may vary"
+    assert with_thresholds(reviewer, measured).criteria == found.criteria
+
+
+def test_the_most_lenient_thresholds_that_reach_the_target_are_taken(answering, passages, probes):
+    """Eight answers of two steps, about right ones of which the model is surer."""
+    graded = [replace(p, labels={"sure": p.right}) for p in probes if not p.junk]
+    order = [0.9, 0.2, 0.8, 0.3, 0.7, 0.75, 0.6, 0.1]
+    probs = [(p, 1 - p) for p in order for _ in range(2)]
+    needs = lambda target: calibrate(
+        answering([sure()], probs), graded, passages, ReviewConfig(target_precision=target, minimum_recall=0.0)
+    )
+    found, measured = needs(0.8)
+    assert found.criteria[0].threshold == pytest.approx(0.3) and measured["review"]["recall"] == 1.0
+    strict, measured = needs(1.0)
+    assert 0.75 < strict.criteria[0].threshold <= 0.8 and measured["review"]["recall"] == 0.5
+
+
+def test_answers_that_cannot_be_read_do_not_move_the_threshold(answering, passages, probes):
+    given = [p for p in probes if not p.junk]
+    for unread in ([], [0], [1, 2, 5], range(8)):
+        probs = [(0.1, 0.1) if n in unread else (0.8, 0.1) for n in range(8) for _ in range(2)]
+        found, measured = calibrate(answering([sure(threshold=0.7)], probs), given, passages, LAX)
+        expected = 0.5 * 0.8 / 0.9 if len(unread) < 8 else 0.7
+        assert found.criteria[0].threshold == pytest.approx(expected)
+        assert measured["criteria"]["sure"]["recall"] == pytest.approx(1 - len(unread) / 8)
+
+
+def test_a_criterion_is_measured_by_its_own_labels_and_the_review_by_what_is_right(probes):
+    given = [replace(p, labels={"sure": n % 3 == 0}) for n, p in enumerate(p for p in probes if not p.junk)]
+    verdict = lambda passed: {"sure": Verdict(float(passed), passed), "other": Verdict(1.0, True)}
+    reviews = [Review(p.transcript.id, verdict(p.labels["sure"]), True) for p in given]
+    criteria = [sure(), Criterion(name="other", kind="programmatic", question="?")]
+    found = measure(criteria, given, reviews)
+    assert found["criteria"]["sure"]["kappa"] == 1.0
+    assert found["criteria"]["other"]["precision"] == 0.5, "without labels of its own"
+    assert found["review"]["precision"] == pytest.approx(2 / 3)
+    assert measure([sure(required=False), criteria[1]], given, reviews)["review"]["recall"] == 1.0
+
+
+def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, passages, probes):
+    lax = [Criterion(name="original", kind="programmatic", question="?")]
+    with pytest.raises(ReviewerBelowFloor, match="precision 0.* on the probes.*add criteria to the rubric") as caught:
+        calibrate(answering(lax), probes, passages, ReviewConfig(target_precision=0.97))
+    assert "\n" not in str(caught.value)
+    assert caught.value.measured["review"]["precision"] < 0.97
+    assert caught.value.measured["criteria"].keys() == {"original"}
+    wrong = [replace(p, right=True) if not p.junk else p for p in probes]
+    with pytest.raises(ReviewerBelowFloor, match="recall 0.50 .* 0.9 is the floor") as caught:
+        calibrate(
+            answering(by_rule(world)), wrong, passages, ReviewConfig(target_precision=0.9, minimum_recall=0.9)
+        )
+    assert caught.value.measured["review"]["recall"] == 0.5
+
+
+def test_junk_that_passes_stops_it_too(answering, passages, probes):
+    with pytest.raises(ReviewerBelowFloor, match="at every threshold"):
+        calibrate(answering([Criterion(name="finished", kind="programmatic", question="?")]), probes, passages, LAX)
+
+
+def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds, tokenizer):
+    g = turn(1)
+    reviewer, measured, mistakes = calibration(g)
+    written = json.loads((g.directory / "calibration.json").read_text())
+    assert written == measured and [*measured["criteria"]] == [c.name for c in g.run.rubric]
+    assert measured["review"]["n"] == 2 * len(g.run.probes) and "below_floor" not in measured
+    assert reviewer.params is g.params
+    assert [c.threshold for c in reviewer.criteria] == [c["threshold"] for c in measured["criteria"].values()]
+    yes, _ = tokenizer.verdicts
+    for e in mistakes:
+        asked = tokenizer.decode(e.tokens[:-1])
+        true = any(asked.endswith(f"the {lamp} {deed}?") for lamp, deed in deeds.items())
+        assert e.origin == "review" and e.lineage["kind"] == "sure" and e.lineage["generation"] == 1
+        assert (e.tokens[-1] == yes) == true
+
+
+def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, monkeypatch):
+    g = turn(1, review__target_precision=1.0, review__minimum_recall=1.0)
+    with pytest.raises(ReviewerBelowFloor) as first:
+        calibration(g)
+    assert json.loads((g.directory / "calibration.json").read_text())["below_floor"] == str(first.value)
+    monkeypatch.setattr(stage, "calibrate", None)
+    with pytest.raises(ReviewerBelowFloor) as again:
+        calibration(g)
+    assert str(again.value) == str(first.value) and again.value.measured["review"] == first.value.measured["review"]
+
+
+def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, monkeypatch):
+    g = turn(1)
+    g = replace(g, run=replace(g.run, world=replace(g.run.world, known=None)))
+    monkeypatch.setattr(stage, "finish", None)
+    reviewer, measured, mistakes = calibration(g)
+    assert reviewer.criteria == g.run.rubric and mistakes == [] and measured["review"] == {}
+    assert {c.name: c.threshold for c in g.run.rubric} == {n: c["threshold"] for n, c in measured["criteria"].items()}
+
+
+def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer, monkeypatch):
+    """A reviewer that says no to everything is wrong about every right step, and only there."""
+    g = turn(1)
+    task = g.run.probes[0]
+    own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
+    answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
+    probes = [Probe(t, task, n == 0, {"sure": n == 0}) for n, t in enumerate(answers)]
+    monkeypatch.setattr(stage, "_probes", lambda g: probes)
+    never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
+    monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never,)))
+    _, _, mistakes = calibration(g)
+    yes, _ = tokenizer.verdicts
+    asked = [tokenizer.decode(e.tokens[:-1]) for e in mistakes]
+    assert len(mistakes) == 2 and all(e.tokens[-1] == yes == e.ids[0, 0] for e in mistakes)
+    for text, lamp in zip(asked, task.seek, strict=True):
+        assert text.endswith(f"the {lamp} {deeds[lamp]}?")

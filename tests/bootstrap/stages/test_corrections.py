@@ -1,0 +1,132 @@
+"""The wrongthink stage: who thinks wrongly, how often it is tried, and that units are made once."""
+
+import json
+from dataclasses import replace
+from itertools import groupby
+
+import little
+import pytest
+from support import assert_same_bits, transcript
+
+from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.stages import corrections as stage
+from ratchet.bootstrap.stages.corrections import corrections
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.wrongthink import against, difference
+
+
+@pytest.fixture
+def right_of(deeds, tokenizer):
+    """Accepted answers to tasks, `count` of each."""
+
+    def make(tasks, count=1):
+        text = lambda t, n: little.answer(deeds, t) if n % 2 == 0 else little.answer(deeds, t).replace(". ", ".  ")
+        return [transcript(t, text(t, n), tokenizer=tokenizer, sibling=n) for t in tasks for n in range(count)]
+
+    return make
+
+
+def by_rule(g):
+    """The review by its programmatic criteria."""
+    reviewer = g.run.reviewer(g.params)
+    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+
+
+def record(g) -> dict:
+    return json.loads((g.directory / "wrongthink.json").read_text())
+
+
+def flat(units):
+    return [pair for written, judged in units for pair in zip(written, judged, strict=True)]
+
+
+def test_before_the_first_generation_that_makes_them_there_are_none(turn, right_of):
+    for first in (0, 3):
+        g = turn(2, wrongthink__first_generation=first)
+        assert corrections(g, by_rule(g), right_of(g.tasks)) == [] and not g.directory.exists()
+    g = turn(2, wrongthink__first_generation=2)
+    assert corrections(g, by_rule(g), []) == []
+
+
+def test_answers_spoiled_by_rule_alone_are_interrupted_unit_by_unit_and_once(turn, right_of, monkeypatch):
+    g = turn(2, wrongthink__sources=("spoiled",), simulate__unit_tasks=1)
+    right = right_of(g.read.values())
+    units = corrections(g, by_rule(g), right)
+    assert [[t.task_id for t, _ in flat([unit])] for unit in units] == [[i] * 2 for i in g.read]
+    for t, r in flat(units):
+        assert t.source == "spoiled" and t.forced and r.transcript_id == t.id and t.generation == 2
+        assert r.accepted == r.verdicts["grounded"].passed
+    assert record(g) == {"source": None, "lambda": None, "sweep": [], "control": [], "skipped": None}
+    monkeypatch.setattr(wrongthink, "spoil", None)
+    again = corrections(g, by_rule(g), right)
+    assert [(t.id, r) for t, r in flat(again)] == [(t.id, r) for t, r in flat(units)]
+    with pytest.raises(TypeError):
+        corrections(g, by_rule(g), right[:-1])
+
+
+def test_at_most_so_many_answers_to_a_task_are_spoiled_and_those_that_fit(turn, right_of):
+    g = turn(2, wrongthink__sources=("spoiled",), wrongthink__samples=2)
+    many = corrections(g, by_rule(g), right_of(g.tasks, 3))
+    assert len(flat(many)) == 2 * 2 * len(g.tasks)
+    g = turn(2, wrongthink__sources=("spoiled",), model__max_length=70)
+    longest = g.run.config.model.max_length
+    few = [t for t, _ in flat(corrections(replace(g, incumbent=1), by_rule(g), right_of(g.tasks)))]
+    assert all(len(t.prompt) + len(t.forced) + len(t.tokens) <= longest for t in few)
+
+
+def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
+    g = turn(2, wrongthink__sources=("incumbent", "spoiled"), wrongthink__samples=4)
+    pairs = flat(corrections(g, by_rule(g), right_of(g.read.values())))
+    own = [t for t, _ in pairs if t.source == "incumbent"]
+    known = {t.id for t in g.run.read(1)}
+    assert own and {t.task_id for t in own} <= known, "it thinks about what was read before"
+    assert {t.task_id for t, _ in pairs if t.source == "spoiled"} == set(g.read)
+    assert any(r.accepted for t, r in pairs if t.source == "incumbent")
+    for t in own:
+        assert t.fault.startswith("grounded: ") and t.text.startswith("no,")
+    assert record(g)["source"] == "incumbent" and record(g)["skipped"] is None
+    order = [t.source for t, _ in pairs if t.task_id in known]
+    assert order != sorted(order) and order != sorted(order, reverse=True), "no source comes first"
+
+
+def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random_one(turn, right_of, monkeypatch):
+    g = turn(2, wrongthink__sources=("inverted",), wrongthink__lambdas=(0.5,))
+    thinkers, think = [], wrongthink.think
+    seen = lambda writer, *given, **more: thinkers.append(writer.params) or think(writer, *given, **more)
+    monkeypatch.setattr(wrongthink, "think", seen)
+    corrections(g, by_rule(g), right_of(g.read.values()))
+    found = record(g)
+    assert found["source"] == "inverted" and [r["lambda"] for r in found["sweep"]] == [0.0, found["lambda"]]
+    assert [r["lambda"] for r in found["control"]] == [0.0, 0.5]
+    assert_same_bits(thinkers[-1], against(g.params, difference(g.params, g.base), 0.5))
+
+
+def test_where_nothing_was_read_before_no_model_thinks(turn, right_of):
+    g = turn(1, wrongthink__first_generation=1, wrongthink__sources=("inverted", "spoiled"))
+    pairs = flat(corrections(g, by_rule(g), right_of(g.tasks)))
+    assert {t.source for t, _ in pairs} == {"spoiled"} and record(g)["skipped"] == "nothing was read before"
+    g = turn(1, wrongthink__first_generation=1, wrongthink__sources=("incumbent",))
+    assert flat(corrections(replace(g, incumbent=1), by_rule(g), right_of(g.tasks))) == []
+
+
+def test_a_correction_that_fails_is_tried_again_and_one_that_passed_is_not(turn, right_of, deeds, torn, monkeypatch):
+    g = turn(2, wrongthink__sources=("incumbent",), simulate__unit_tasks=4)
+    task, encode = g.run.tasks(1)[0], torn.tokenizer.encode
+    wrongs = [little.answer(deeds, task, (0,)).split(".")[0] + ".", little.answer(deeds, task, (1,)), "so what."]
+    thoughts = [wrongthink.Thought(task, n, tuple(encode(w)), w, "", "incumbent") for n, w in enumerate(wrongs)]
+    monkeypatch.setattr(wrongthink, "supervise", lambda *_: [thoughts[0], None, *thoughts[1:]])
+    asked = []
+
+    class Reviewer:
+        def review(self, written, tasks, passages, siblings):
+            asked.append([t.forced for t in written])
+            assert {t.text for t in written} <= set(siblings)
+            return [Review(t.id, {}, n == 0) for n, t in enumerate(written)]
+
+    ((written, reviews),) = corrections(g, Reviewer(), right_of([task]))
+    first, second, third = (tuple(encode(w)) for w in wrongs)
+    assert asked == [[first, second, third], [second, third], [third]]
+    assert [r.transcript_id for r in reviews] == [t.id for t in written] and len({t.id for t in written}) == 6
+    assert {t.forced for t, r in zip(written, reviews, strict=True) if r.accepted} == {first, second, third}
+    assert len(list(groupby(t.forced for t in written))) == 3, "attempts stay together, so that none is kept less"
+    assert stage.ATTEMPTS == 3

@@ -1,0 +1,78 @@
+from collections import Counter
+from dataclasses import replace
+
+import little
+import pytest
+from support import arrays, assert_same_bits, random_examples
+
+from ratchet.bootstrap.config import SeedMixture
+from ratchet.bootstrap.stages.seed import blend, demonstrations, train_seed_model
+from ratchet.bootstrap.worlds.world import Material
+from ratchet.train.checkpoint import has_weights
+
+
+@pytest.fixture
+def run(turn):
+    """A run whose seed model trains for three steps."""
+    return turn(train__seed_steps=3).run
+
+
+def test_worked_tasks_that_are_no_probes_become_demonstrations_of_every_skill(run):
+    made = demonstrations(run, run.fresh_weights())
+    assert {skill: len(found) for skill, found in made.items()} == {
+        "simulate": 2 * 4, "interrupt": 2 * 4, "review": 2 * 4, "prose": len(run.world.prose)
+    }
+    shown = {t.id for t in run.shown}
+    assert len(shown) == len(run.probes) == 2 and not shown & {t.id for t in run.probes}
+    for skill in ("simulate", "interrupt", "review"):
+        assert {e.lineage["task"] for e in made[skill]} == shown
+        assert len({e.id for e in made[skill]}) == 8, "copies with other names"
+    assert {e.lineage["kind"] for e in made["review"]} == {"sure"}
+    assert {e.origin for e in made["prose"]} == {"prose"}
+
+
+def test_a_world_without_worked_tasks_or_known_verdicts_demonstrates_less(run):
+    unknowing = replace(run, world=replace(run.world, known=None, spoil=lambda *_: []))
+    made = demonstrations(unknowing, run.fresh_weights())
+    assert made["simulate"] and not made["review"] and not made["interrupt"]
+    bare = replace(run, world=replace(run.world, seed=Material()))
+    assert not any(demonstrations(bare, run.fresh_weights()).values())
+
+
+def test_skills_are_blended_by_their_shares_however_many_examples_they_have():
+    made = {skill: random_examples(count, seed=n) for n, (skill, count) in enumerate(
+        {"simulate": 4, "interrupt": 1, "review": 3, "prose": 0}.items()
+    )}
+    pool = blend(made, SeedMixture(simulate=2, interrupt=1, review=3, prose=5))
+    seen = Counter(e.id for e in pool)
+    count = {skill: sum(seen[e.id] for e in found) for skill, found in made.items()}
+    assert count == {"simulate": 8, "interrupt": 4, "review": 12, "prose": 0}
+    assert set(seen) == {e.id for found in made.values() for e in found}
+
+
+def test_the_seed_model_is_trained_once_and_read_back(run):
+    asked = []
+
+    def skills():
+        asked.append(1)
+        return demonstrations(run, run.fresh_weights())
+
+    trained = train_seed_model(run, skills)
+    assert has_weights(run.generation(0) / "model") and asked == [1]
+    assert_same_bits(train_seed_model(run, skills), trained)
+    assert asked == [1], "what is trained needs no demonstrations"
+    before = arrays(run.fresh_weights())
+    assert any((before[name] != value).any() for name, value in arrays(trained).items())
+
+
+def test_without_demonstrations_the_weights_are_the_seed_model(run):
+    nothing = {"simulate": [], "interrupt": [], "review": [], "prose": []}
+    assert_same_bits(train_seed_model(run, lambda: nothing), run.fresh_weights())
+
+
+def test_the_corpus_is_no_part_of_the_seed(run, deeds):
+    told = {lamp for d in run.world.slices[0].documents for lamp, _ in little.FACT.findall(d.text)}
+    world = replace(run.world, names=())
+    made = demonstrations(replace(run, world=world), run.fresh_weights())
+    texts = [run.tokenizer.decode(e.tokens) for found in made.values() for e in found]
+    assert told and not [t for t in texts if any(lamp in t for lamp in told)]

@@ -1,0 +1,139 @@
+"""Wrong starts of three kinds, and what is measured of a student that goes on after them."""
+
+from dataclasses import replace
+
+import little
+import pytest
+from support import saying, transcript
+
+from ratchet.bootstrap import recovery as recoveries
+from ratchet.bootstrap.judge import Judge
+from ratchet.bootstrap.recovery import by_rule, own_starts, recovery
+from ratchet.bootstrap.thinkers import Knower
+from ratchet.bootstrap.worlds.world import Metric
+from ratchet.bootstrap.wrongthink import Said
+from ratchet.train.checkpoint import save_weights
+
+
+@pytest.fixture
+def g(turn, torn):
+    """A generation whose seed model is the torn one: it supervises."""
+    g = turn(1, wrongthink__first_generation=1, wrongthink__lambdas=(0.5,))
+    save_weights(g.run.generation(0) / "model", torn.params)
+    return g
+
+
+@pytest.fixture
+def knower(g, deeds):
+    right = [transcript(t, little.answer(deeds, t), tokenizer=g.run.tokenizer) for t in g.tasks]
+    return Knower(g.run, 1, g.params, g.base, g.tasks, right, g.run.passages(1))
+
+
+def said_of(g, task, text) -> Said:
+    return Said(task, 0, tuple(g.run.tokenizer.encode(text)), text, True)
+
+
+def told(deeds, task, number) -> str:
+    return f"the {task.seek[number]} {deeds[task.seek[number]]}."
+
+
+def test_a_start_by_rule_is_a_right_answer_up_to_one_spoiled_step(g, knower, deeds):
+    starts = by_rule(g.run, knower)
+    assert [t.task for t in starts] == list(g.tasks)
+    for t in starts:
+        *right, (lamp, deed) = little.FACT.findall(t.text)
+        assert deeds[lamp] != deed and all(deeds[other] == its for other, its in right)
+        assert t.text.endswith(t.fault) and t.source == "spoiled" and list(t.tokens) == g.run.tokenizer.encode(t.text)
+    assert by_rule(g.run, knower) == starts
+    mute = replace(g.run, world=replace(g.run.world, spoil=lambda *_: []))
+    assert by_rule(mute, knower) == [] == by_rule(g.run, replace(knower, tasks=[]))
+
+
+def test_a_students_own_starts_end_with_its_first_wrong_step_and_it_is_asked_again(g, torn, deeds, monkeypatch):
+    one, other = g.tasks
+    said = [said_of(g, one, little.answer(deeds, one, (0, 1))), said_of(g, other, little.answer(deeds, other))]
+    silent = saying(torn, "")
+    found = own_starts(g.run, silent, Judge(g.run), said, ())
+    assert [(t.task, t.source) for t in found] == [(one, "incumbent")]
+    assert found[0].text == little.answer(deeds, one, (0, 1)).split(".")[0] + "."
+    more = own_starts(g.run, saying(torn, little.answer(deeds, one, (1,))), Judge(g.run), said, ())
+    assert len(more) == 1 + 2 * recoveries.ROUNDS, "what it says is wrong about both tasks, whenever it is asked"
+    monkeypatch.setattr(recoveries, "ENOUGH", 1)
+    assert own_starts(g.run, saying(torn, little.answer(deeds, one, (1,))), Judge(g.run), said, ()) == found
+
+
+def figures(g, torn, knower, said, right, *answers) -> dict:
+    """What is measured of a student that goes on with these answers, whatever it was given."""
+    return recovery(g.run, saying(torn, *answers), Judge(g.run), said, right, knower)
+
+
+def test_only_who_ends_right_after_a_wrong_start_has_recovered(g, torn, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    task = g.tasks[0]
+    said, interruption = [said_of(g, task, little.answer(deeds, task, (1,)))], g.run.config.wrongthink.interruption
+    wrong = little.answer(deeds, task, (1,)).split(". ")[1]
+    answers = {
+        f"{interruption} {told(deeds, task, 1)}": (1, 1, 1, 0),
+        f"{interruption} {wrong}": (0, 1, 0, 1),
+        f"{interruption} {wrong} {told(deeds, task, 1)}": (0, 1, 0, 1),
+        told(deeds, task, 1): (1, 0, None, None),
+        "": (0, 0, None, None),
+    }
+    for answer, wanted in answers.items():
+        found = figures(g, torn, None, said, [False], answer)
+        names = ("recovery_own", "noticed", "corrected", "repeated")
+        assert tuple(found[n]["value"] if n in found else None for n in names) == wanted, answer
+        assert "recovery" not in found and "recovery_thinker" not in found
+    assert found["recovery_own"]["n"] == 1 and found["recovery_own"]["column"] == "own"
+    assert not any(m["guard"] for m in found.values()) and {m["unit"] for m in found.values()} == {"%"}
+
+
+def test_each_kind_of_start_is_measured_apart(g, torn, knower, deeds):
+    said = [said_of(g, t, little.answer(deeds, t, (1,))) for t in g.tasks]
+    found = figures(g, torn, knower, said, [False, False], f"no, {little.answer(deeds, g.tasks[0])}")
+    assert {"recovery", "recovery_own"} <= found.keys()
+    assert found["recovery"]["n"] == 2 and found["recovery"]["value"] == 0.5, "it is right about one task of two"
+    assert 0 < found["recovery_own"]["n"] <= 2 * (1 + recoveries.ROUNDS)
+
+
+def test_where_the_worlds_items_measure_recovery_it_is_not_measured_by_rule_again(g, torn, knower, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    own = replace(g.run, world=replace(g.run.world, metrics=(Metric("recovery", "its own"),)))
+    found = recovery(own, saying(torn, "so."), Judge(own), [], [], replace(knower, tasks=[]))
+    assert found == {}
+
+
+def test_the_unseen_thinker_is_made_with_the_vector_that_made_no_example(g, torn, knower, deeds, monkeypatch):
+    chosen, choose = [], Knower.choose
+    seen = lambda self, reviewer, source: chosen.append(source) or choose(self, reviewer, "inverted")
+    monkeypatch.setattr(Knower, "choose", seen)
+    for sources, unseen in ((("inverted", "spoiled"), "contrast"), (("contrast",), "inverted")):
+        own = replace(g.run, config=replace(g.run.config, wrongthink=replace(g.run.config.wrongthink, sources=sources)))
+        found = recovery(own, saying(torn, "so."), Judge(own), [], [], replace(knower, run=own))
+        assert chosen.pop() == unseen
+        assert found["recovery_thinker"]["n"] >= 1 and found["recovery_thinker"]["column"] == "think"
+
+
+def test_a_right_start_that_is_interrupted_is_a_false_alarm(g, torn, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    said = [said_of(g, t, little.answer(deeds, t)) for t in g.tasks]
+    alarm = lambda *answers: figures(g, torn, None, said, [True, True], *answers)["false_alarms"]
+    assert alarm("no, it hums.")["value"] == 1.0 and alarm("it hums.")["value"] == 0.0
+    half = alarm("no, it hums.", "it hums.")
+    assert (half["value"], half["n"], half["less_is_better"], half["guard"]) == (0.5, 2, True, False)
+    assert "false_alarms" not in figures(g, torn, None, said, [False, False], "no,"), "wrong answers are no right start"
+    short = [said_of(g, g.tasks[0], told(deeds, g.tasks[0], 0))]
+    assert figures(g, torn, None, short, [True], "no,") == {}, "nor does an answer of one step"
+
+
+def test_at_most_so_many_starts_are_measured(g, torn, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ENOUGH", 3)
+    said = [said_of(g, t, little.answer(deeds, t, (1,))) for t in g.tasks] * 5
+    right = [said_of(g, t, little.answer(deeds, t)) for t in g.tasks] * 5
+    assert figures(g, torn, None, said, [False] * 10, "so.")["recovery_own"]["n"] == 3
+    asked = []
+    monkeypatch.setattr(recoveries, "_go_on", lambda run, writer, starts: asked.append(len(starts)) or [
+        said_of(g, s.task, "so.") for s in starts
+    ])
+    figures(g, torn, None, right, [True] * 10, "so.")
+    assert max(asked) <= 3

@@ -1,0 +1,108 @@
+"""Models that think wrongly: their vectors, and how far a lesson is inverted."""
+
+from dataclasses import replace
+
+import jax
+import little
+import numpy as np
+import pytest
+from support import assert_same_bits, transcript
+
+from ratchet.bootstrap import thinkers
+from ratchet.bootstrap.thinkers import Knower, control_text
+from ratchet.bootstrap.wrongthink import against, difference
+
+
+@pytest.fixture
+def knower(turn, torn, deeds):
+    """Makes what the torn model knows of the first slice, of a run with some settings changed."""
+
+    def make(**changes) -> Knower:
+        g = turn(1, **changes)
+        right = [transcript(t, little.answer(deeds, t), tokenizer=torn.tokenizer) for t in g.tasks]
+        return Knower(g.run, 1, g.params, g.base, g.tasks, right, g.run.passages(1))
+
+    return make
+
+
+def supervisor(knower: Knower):
+    reviewer = knower.run.reviewer(knower.params)
+    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+
+
+def norm(state) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(state))))
+
+
+def test_what_was_learned_is_inverted_and_a_random_vector_is_as_long(knower):
+    k = knower()
+    lesson = difference(k.params, k.base)
+    assert_same_bits(k.vector("inverted"), lesson)
+    random = k.vector("random")
+    assert norm(random) == pytest.approx(norm(lesson), rel=1e-4)
+    assert_same_bits(random, k.vector("random"))
+    assert norm(difference(random, lesson)) > 0.5 * norm(lesson)
+
+
+def test_a_contrast_is_the_lesson_less_what_spoiled_answers_teach(knower, monkeypatch):
+    k, taught = knower(wrongthink__steps=3), []
+    train_arm = thinkers.train_arm
+    seen = lambda *given, **more: taught.append((given, more)) or train_arm(*given, **more)
+    monkeypatch.setattr(thinkers, "train_arm", seen)
+    contrast, anti = k.vector("contrast"), k.anti_lesson()
+    lesson = difference(k.params, k.base)
+    for got, whole, a, p in zip(*map(jax.tree.leaves, (contrast, lesson, anti, k.params)), strict=True):
+        np.testing.assert_allclose(got, whole - (a - p), atol=1e-5)
+    assert 0 < norm(difference(anti, k.params)) < norm(lesson)
+    (run, number, arm, params, ((spoiled, count),), steps), more = taught[0]
+    assert (run, number, arm, steps, more) == (k.run, 1, "anti", 3, {"rate_scale": thinkers.SIDE_RATE})
+    assert params is k.params and count == k.run.config.train.batch and len(spoiled) == 4
+    tokenizer = run.tokenizer
+    for e in spoiled:
+        task = next(t for t in k.tasks if t.id == e.lineage["task"])
+        said = tokenizer.decode(e.tokens[e.weights > 0])
+        right = dict(little.FACT.findall(next(t.text for t in k.right if t.task_id == task.id)))
+        assert e.tokens[e.weights == 0].tolist() == tokenizer.render(task.messages)
+        assert e.tokens[-1] == tokenizer.end and [lamp for lamp, _ in little.FACT.findall(said)] == [*right]
+        assert sum(right[lamp] != deed for lamp, deed in little.FACT.findall(said)) == 1, "one step is wrong"
+
+
+def test_without_anything_to_spoil_there_is_no_contrast(knower):
+    k = knower(wrongthink__minimum_formed=0.0)
+    mute = replace(k, run=replace(k.run, world=replace(k.run.world, spoil=lambda *_: [])))
+    assert mute.anti_lesson() is None and mute.vector("contrast") is None
+    params, chosen = mute.choose(supervisor(mute), "contrast")
+    assert params is None and chosen["skipped"] == "no accepted answer can be spoiled" and chosen["sweep"] == []
+    params, chosen = replace(k, tasks=[]).choose(supervisor(k), "inverted")
+    assert params is None and chosen["skipped"] == "nothing was read before" and chosen["source"] == "inverted"
+
+
+def test_the_sweep_says_how_well_formed_wrong_and_perplexed_each_is(knower):
+    k = knower(wrongthink__lambdas=(0.3, 1.0))
+    rows = k.sweep(supervisor(k), k.vector("inverted"))
+    assert [r["lambda"] for r in rows] == [0.0, 0.3, 1.0] and rows[0]["perplexity"] == 1.0
+    assert rows[0]["formed"] == 1.0 and rows[2]["perplexity"] > rows[1]["perplexity"] > 0
+    assert rows == k.sweep(supervisor(k), k.vector("inverted"))
+    quiet = replace(k, run=replace(k.run, world=replace(k.run.world, fresh=k.run.world.fresh._replace(documents=()))))
+    assert [r["perplexity"] for r in quiet.sweep(supervisor(k), k.vector("inverted"))] == [1.0, 1.0, 1.0]
+
+
+def test_the_most_wrong_lambda_is_applied_to_who_knows_or_the_miss_is_said(knower):
+    k = knower(wrongthink__lambdas=(0.25, 0.5))
+    params, chosen = k.choose(supervisor(k), "inverted")
+    assert chosen["source"] == "inverted" and chosen["skipped"] is None and len(chosen["sweep"]) == 3
+    assert_same_bits(params, against(k.params, k.vector("inverted"), chosen["lambda"]))
+    content = replace(supervisor(k), criteria=())
+    for by, misses in ((supervisor(k), {"perplexity_budget": 0.01}), (content, {"minimum_wrong": 0.1})):
+        demanding = knower(wrongthink__lambdas=(0.25,), **{f"wrongthink__{name}": v for name, v in misses.items()})
+        params, chosen = demanding.choose(by, "inverted")
+        assert params is None and chosen["lambda"] is None and len(chosen["sweep"]) == 2
+        assert chosen["skipped"].startswith("no λ was wrong enough")
+
+
+def test_control_text_is_the_worlds_own_or_its_fresh_documents_as_far_as_it_fits(little_run):
+    run, world = little_run, little_run.world
+    texts = lambda run: [run.tokenizer.decode(e.tokens[e.weights > 0]) for e in control_text(run)]
+    assert texts(run) == [d.text for d in world.fresh.documents]
+    own = (("the old road", "goes on."), ("it", "rains " * run.config.train.columns))
+    assert texts(replace(run, world=replace(world, control=own))) == ["goes on."]
