@@ -34,8 +34,6 @@ def example(
 
     Without a prompt, the first token is what the others come after.
     """
-    if not len(prompt):
-        prompt, trained, targets = trained[:1], trained[1:], Capture(*(of_N[1:] for of_N in targets))
     tokens = np.asarray([*prompt, *trained], np.int32)
     weights = np.zeros(len(tokens), np.float32)
     weights[len(prompt) :] = 1.0
