@@ -116,6 +116,8 @@ class WrongthinkConfig:
     samples: int = bounded(3, "at least 1")
     """Wrong thoughts per task and source; a model's first begins anew, its second after one right step, and so on. Of
     an answer, every step is spoiled."""
+    per_task: int = bounded(8, "at least 1")
+    """Accepted corrections of a task that a generation trains on."""
     share: float = bounded(0.3, "from 0 to 1")
     """Share of corrections, of all generations, in a training batch's newest half."""
 

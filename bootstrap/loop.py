@@ -22,9 +22,6 @@ from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train.records import Example
 
-CORRECTIONS_KEPT = 8
-"""Accepted corrections of a task that a generation trains on."""
-
 
 class RunEnded(RuntimeError):
     """The run cannot go on; its message is the result."""
@@ -142,7 +139,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     with timed(g.directory, "wrongthink"):
         chosen = [t for unit in units for t in transcripts.kept(unit, r.config.targets.per_task)]
         corrected = [Reviewed(*u) for u in corrections(g, reviewer, [*chosen, *accepted_answers(r, range(1, number))])]
-        more = transcripts.target(g, reviewer, corrected, CORRECTIONS_KEPT, ("corrections", "wrongthink"))
+        more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
     newest, earlier = dataset(g, taught, mistakes), earlier_examples(g)
     targets = [one for unit in [*found, *more] for one in unit]

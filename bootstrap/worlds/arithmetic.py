@@ -49,7 +49,7 @@ class ArithmeticConfig:
     """Columns of the largest worked sums; generation g reads sums of g more."""
     worked: int = bounded(6000, "at least 1")
     """Worked sums of the seed, of one column to `columns`."""
-    slice: int = bounded(60, "at least 1")
+    slice: int = bounded(400, "at least 1")
     """Sums that each generation reads."""
     pages: int = bounded(12, "at least 1")
     """Pages that show the method for each size."""

@@ -9,6 +9,7 @@ from ratchet.bootstrap.config import (
     ReviewConfig,
     SeedMixture,
     SimulateConfig,
+    TargetsConfig,
     TrainConfig,
     WrongthinkConfig,
 )
@@ -37,13 +38,16 @@ RECIPE = Recipe(
             conv=6,
             family=Family(rope_factor=1e9),  # attention without positions, which reaches further (arXiv 2305.19466)
         ),
-        simulate=SimulateConfig(samples=4, passages=1, new_tokens=100, keep=8, unit_tasks=60, revisit=0),
+        simulate=SimulateConfig(samples=2, passages=1, new_tokens=100, keep=8, unit_tasks=100, revisit=0),
         review=ReviewConfig(probes=40, minimum_recall=0.0),
-        wrongthink=WrongthinkConfig(interruption="no,", samples=1, steps=30, share=0.2),
+        targets=TargetsConfig(per_task=1),
+        wrongthink=WrongthinkConfig(
+            interruption="no,", sources=("spoiled",), samples=1, per_task=1, steps=30, share=0.2
+        ),
         train=TrainConfig(
             seed_mixture=SeedMixture(simulate=28, interrupt=4, review=0, prose=8),
             seed_steps=800,
-            steps=200,
+            steps=250,
             growth=0.0,
             batch=48,
             columns=232,

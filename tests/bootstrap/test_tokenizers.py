@@ -7,13 +7,13 @@ from etils import epath
 from support import little_config
 
 from ratchet.bootstrap.review import load_rubric
-from ratchet.bootstrap.tokenizers import PROSE_LINES, load_tokenizer, make_tokenizer
+from ratchet.bootstrap.tokenizers import PROSE_LINES, prepare_tokenizer
 from ratchet.bootstrap.worlds.world import Document, Material
+from ratchet.models.tokenizer import load
 
 
 def made(folder, world, **changes):
-    folder.mkdir()
-    return make_tokenizer(epath.Path(folder), little_config(**changes), world, load_rubric("", world))
+    return prepare_tokenizer(epath.Path(folder), little_config(**changes), world, load_rubric("", world))
 
 
 def pieces_of(tokenizer, text: str) -> int:
@@ -22,10 +22,9 @@ def pieces_of(tokenizer, text: str) -> int:
 
 def test_what_was_made_is_read_back_and_is_the_same_again(tmp_path, world):
     first, second = made(tmp_path / "a", world), made(tmp_path / "b", world)
-    found = load_tokenizer(epath.Path(tmp_path) / "a")
+    found = load(epath.Path(tmp_path) / "a")
     assert found.hash == first.hash == second.hash
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["model.spm"]
-    assert load_tokenizer(epath.Path(tmp_path) / "nothing") is None
 
 
 def test_words_of_the_seed_and_of_the_first_slice_are_whole(tmp_path, world):
