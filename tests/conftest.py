@@ -1,11 +1,15 @@
 """Freed memory kept as in a run, eight forced CPU devices, a compilation cache, and small things that tests share."""
 
 import logging
+import os
 from pathlib import Path
+
+from processes import PATIENT
 
 from ratchet.launch.__main__ import keep_freed_memory
 
 keep_freed_memory()
+os.environ["XLA_FLAGS"] = PATIENT
 
 import jax  # noqa: E402
 
@@ -18,14 +22,17 @@ for chatty in ("absl", "bm25s"):
 
 import pytest  # noqa: E402
 import support  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from ratchet.bootstrap import seed  # noqa: E402
 from ratchet.models import decoder  # noqa: E402
 from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.train import sharding  # noqa: E402
 
-settings.register_profile("ratchet", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.register_profile(
+    "ratchet", deadline=None, max_examples=30, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("ratchet")
 
 
