@@ -13,6 +13,7 @@ sampler.py        samples any number of requests: what is read and seated when
 slots.py          what that runs on the device: slots that are refilled, distributions captured
 draw.py           from logits to a token and what is kept of its distribution
 pages.py          keys and values in pages, for the kernel that TPUs decode with
+programs.py       how programs are compiled: fast, or the same from run to run
 inference.py      weights and rows of a model that is only read, on a mesh
 scorer.py         questions answered by the next token's probabilities, and what given tokens are drawn from
 folder_tokenizer.py  a folder's tokenizer.json with control symbols, for runs that start from its weights

@@ -20,6 +20,7 @@ from flax import nnx
 from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.kernels import Attention, Kernel
+from ratchet.models.programs import compiler_options
 from ratchet.train import flops, lora
 from ratchet.train import optimizer as optimizers
 from ratchet.train.batches import Batches, pack
@@ -41,6 +42,9 @@ class EngineConfig:
     """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
     attention: Attention = "auto"
     """By device: splash on TPU, cuDNN on GPU in bfloat16, plain matrix products elsewhere; sampling and review too."""
+    deterministic: bool = False
+    """Whether training, sampling and review give the same bits from run to run on GPUs too. It costs speed: operations
+    sum in a fixed order, and no kernel is chosen by timing it. Runs on CPUs are bit-identical without it."""
     micro_batches: int = bounded(1, "at least 1")
     """Parts of a batch that are computed one after the other; their gradients are added."""
     save_every: int = bounded(0, "at least 0")
@@ -128,7 +132,7 @@ def fit(
         if pending:
             report(*pending)
     found = optimizers.final_weights(state.optimizer, state.params)
-    return lora.merged(frozen, found) if run.rank else found
+    return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig):
@@ -153,7 +157,7 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
         }  # fmt: skip
         return State(params, opt_state, state.step + 1), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(engine.deterministic))
 
 
 def _accumulated(gradient: Callable, params: nnx.State, batch, parts: int) -> tuple[nnx.State, LossSums]:
@@ -244,17 +248,22 @@ def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> St
     return state
 
 
-def mean_loss(graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32) -> float:
-    """Mean loss in nats per weighted token of examples, one a row."""
+def mean_loss(
+    graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32, deterministic: bool = False
+) -> float:
+    """Mean loss in nats per weighted token of examples, one a row; `deterministic` as in EngineConfig."""
     columns = -(-max(len(e.tokens) for e in examples) // 32) * 32
     predictions = -(-max(len(e.ids) for e in examples) // 16) * 16
     keep = max(e.ids.shape[1] for e in examples)
-    total = weight = 0.0
+    total, weight, plain_sums = 0.0, 0.0, _plain_sums(deterministic)
     for start in range(0, len(examples), rows):
         chosen = examples[start : start + rows]
-        sums = _plain_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
+        sums = plain_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
         total, weight = total + float(sums.loss), weight + float(sums.weight)
     return total / max(weight, 1.0)
 
 
-_plain_sums = jax.jit(functools.partial(loss_sums, engine=EngineConfig(attention="plain")), static_argnums=0)
+@functools.cache
+def _plain_sums(deterministic: bool) -> Callable[..., LossSums]:
+    sums = functools.partial(loss_sums, engine=EngineConfig(attention="plain"))
+    return jax.jit(sums, static_argnums=0, compiler_options=compiler_options(deterministic))
