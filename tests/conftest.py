@@ -2,9 +2,8 @@
 
 import logging
 import os
-from pathlib import Path
 
-from processes import PATIENT
+from processes import PATIENT, keep_compiled
 
 from ratchet.launch.__main__ import keep_freed_memory
 
@@ -15,8 +14,7 @@ import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")  # libtpu, which preflight needs, would look for a TPU
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+keep_compiled()
 for chatty in ("absl", "bm25s"):
     logging.getLogger(chatty).setLevel(logging.ERROR)
 

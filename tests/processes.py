@@ -34,17 +34,27 @@ def run(script: Path, processes: int, *words) -> list[subprocess.CompletedProces
 
 
 def begin(port: str, processes: int, number: int) -> None:
-    """Makes this process one of several with four CPU devices in all. Call it before JAX looks for devices."""
+    """Makes this process one of several with four CPU devices in all, and a compilation cache. Call it before JAX looks
+    for devices."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 4 // processes)
+    keep_compiled()
     if processes > 1:
         jax.distributed.initialize(
             f"localhost:{port}", processes, number, initialization_timeout=FOR_EVER,
             heartbeat_timeout_seconds=FOR_EVER, shutdown_timeout_seconds=FOR_EVER,
         )
     assert jax.device_count() == 4 and jax.process_count() == processes
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs for the next process and the next run of the tests."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def wait_for_all(name: str) -> None:

@@ -4,9 +4,7 @@ Slots lie over two devices and heads over two. Prints what each request says, an
 """
 
 import sys
-from pathlib import Path
 
-import jax
 import numpy as np
 from processes import begin, connect
 
@@ -19,8 +17,6 @@ from ratchet.train.sharding import MeshConfig, make_mesh, place, slots_sharding,
 
 
 def main(port: str, processes: int, number: int) -> None:
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     begin(port, processes, number)
     config = DecoderConfig(vocab_size=300, width=32, layers=1, heads=4, kv_heads=2, mlp_width=64, max_length=40)
     graphdef, params = decoder.create(config, 0)

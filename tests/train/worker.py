@@ -35,7 +35,7 @@ def main(port: str, processes: int, number: int, directory: str, last: int) -> N
     begin(port, processes, number)
     mesh = make_mesh(MeshConfig(-1, 2, 1))
     connect(mesh)
-    config = DecoderConfig(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=64, max_length=40)
+    config = DecoderConfig(vocab_size=64, width=32, layers=1, heads=4, kv_heads=2, mlp_width=64, max_length=40)
     batches = Batches([([example(n) for n in range(24)], 8)], seed=0, steps=12, columns=40, row_multiple=8)
     engine = EngineConfig(save_every=3, micro_batches=2)
     graphdef, params = decoder.create(config, 0)
