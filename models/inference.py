@@ -110,7 +110,7 @@ class Inference:
             inputs, outputs = tuple(map(split, trees)), split(jax.eval_shape(own, *trees))
             return jax.shard_map(
                 own, mesh=self.rows.mesh, in_specs=inputs, out_specs=outputs, axis_names=self.across, check_vma=False
-            )(*trees)  # fmt: skip
+            )(*trees)
 
         return mapped
 

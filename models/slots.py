@@ -199,7 +199,7 @@ def dispatch(
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
-        )  # fmt: skip
+        )
         return plan.over_rows(slots), number + 1, out
 
     def seated(carry):
@@ -268,6 +268,6 @@ def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
             index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
             allowed_BW=put(slots.allowed_BW, queue.allowed_QW), said_B=slots.said_B.at[row].set(0),
             taken_M=slots.taken_M + 1,
-        )  # fmt: skip
+        )
 
     return jax.lax.fori_loop(0, seats, seat, slots)

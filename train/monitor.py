@@ -39,7 +39,7 @@ class Watchdog:
     """
 
     def __init__(self, minutes: float, what: str, *, clock: Callable[[], float] = time.monotonic,
-                 end: Callable[[int], None] = os._exit):  # fmt: skip
+                 end: Callable[[int], None] = os._exit):
         self._seconds, self._what, self._clock, self._end = 60 * minutes, what, clock, end
         self._beat = clock(), "before its first step"
         self._over = threading.Event()

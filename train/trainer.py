@@ -91,7 +91,7 @@ class TrainingDiverged(RuntimeError):
 def fit(
     run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, StepMetrics], None],
     *, clock: Callable[[], float] = time.monotonic,
-) -> nnx.State:  # fmt: skip
+) -> nnx.State:
     """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights to keep.
 
     All processes call it alike, with the same weights. Raises TrainingDiverged when a loss is not finite,
@@ -154,7 +154,7 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
         params = optax.apply_updates(state.params, updates)
         metrics = sums._asdict() | {
             "gradient_norm": optax.tree.norm(grads), "tokens": jnp.sum(batch["segments"] > 0), "signal": signal,
-        }  # fmt: skip
+        }
         return State(params, opt_state, state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(engine.deterministic))
@@ -179,26 +179,26 @@ def _first(tree):
 
 
 def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig,
-              adapters: lora.Adapters = MappingProxyType({})) -> LossSums:  # fmt: skip
+              adapters: lora.Adapters = MappingProxyType({})) -> LossSums:
     """The sums of the loss over the weighted positions of a batch."""
     model = nnx.merge(graphdef, params)
     kernel = Kernel(engine.attention, None if jax.sharding.get_abstract_mesh().empty else ROWS_AND_HEADS)
     hidden_RTD = model(
         batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat,
         kernel=kernel, adapters=adapters,
-    )  # fmt: skip
+    )
     hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
     return soft_target_loss(
         hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"], engine.loss,
         labels_BT=batch["labels"], softcap=model.config.family.logit_softcap,
-    )  # fmt: skip
+    )
 
 
 class _Reporter:
     """Turns the sums of a step into metrics, one step late, and hands them on."""
 
     def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None], start: int,
-                 clock: Callable[[], float]):  # fmt: skip
+                 clock: Callable[[], float]):
         self._run, self._log, self._start, self._clock, self._began = run, log, start, clock, clock()
         self._rate = optimizers.schedule(run.optimizer, run.batches.steps)
         self._model = nnx.merge(run.graphdef, params).config
@@ -218,7 +218,7 @@ class _Reporter:
             "gradient_norm": host["gradient_norm"], "tokens": host["tokens"], "trained_tokens": host["weight"],
             "rate": float(self._rate(step)), "tokens_per_second": host["tokens"] / seconds,
             "seconds_left": seconds * (batches.steps - step - 1),
-        } | ({} if used is None else {"mfu": used}))  # fmt: skip
+        } | ({} if used is None else {"mfu": used}))
         return int(host["signal"])
 
     def _seconds(self, step: int) -> float:

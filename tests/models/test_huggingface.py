@@ -29,9 +29,9 @@ SIZES = {
     "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "max_position_embeddings": 256, "initializer_range": 0.2, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32}  # fmt: skip
+          "original_max_position_embeddings": 32}
 GEMMA = SIZES | {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8}
 FAMILIES = {
     "llama-2": transformers.LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
@@ -50,7 +50,7 @@ FAMILIES = {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1_000_000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     }),
-}  # fmt: skip
+}
 
 
 def theirs(name):
@@ -137,7 +137,7 @@ def test_greedy_continuations_are_identical(family):
     out = sampler(params, requests, seed=0, temperature=0.0, stop=(127_000,))
     with torch.no_grad():
         want = model.generate(torch.tensor(prompts, dtype=torch.long), max_new_tokens=64, min_new_tokens=64,
-                              do_sample=False, eos_token_id=None, pad_token_id=0)  # fmt: skip
+                              do_sample=False, eos_token_id=None, pad_token_id=0)
     np.testing.assert_array_equal([s.tokens for s in out], want[:, 12:].numpy())
 
 
@@ -183,7 +183,7 @@ def test_a_mesh_of_eight_holds_the_same_weights(folder):
     query = split["layers"]["query"][...]
     assert {shard.data.shape for shard in query.addressable_shards} == {(4, 32, 2, 16)}
     np.testing.assert_allclose(logits(config, split, tokens()), logits(config, read(epath.Path(folder)), tokens()),
-                               rtol=1e-4, atol=1e-4)  # fmt: skip
+                               rtol=1e-4, atol=1e-4)
 
 
 def test_several_files_with_an_index_are_one_model(folder, tmp_path, monkeypatch):

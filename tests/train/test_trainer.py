@@ -332,7 +332,7 @@ def test_a_small_set_is_learned_by_heart(kind):
     trained = fit(
         training(graphdef, source, kind=kind), params, None,
         lambda step, values: losses.setdefault(step, values["loss"]),
-    )  # fmt: skip
+    )
     assert sorted(losses) == list(range(60))
     assert losses[59] < 0.1 * losses[0]
     examples = source.pools[0][0]
