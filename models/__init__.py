@@ -24,6 +24,7 @@ Sampling and scoring
   draw.py           from logits to a token and what is kept of its distribution
   pages.py          keys and values in pages, for the kernel that TPUs decode with
   scorer.py         questions answered by the next token's probabilities, and what given tokens are drawn from
+  programs.py       how programs are compiled: fast, or the same from run to run
   inference.py      weights and rows of a model that is only read, on a mesh
 
 README.md holds the families, what was measured of the sampler, and how.

@@ -9,7 +9,7 @@ from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
 
 _GEMMA = {"tie_word_embeddings": True, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
-          "hidden_activation": "gelu_pytorch_tanh"}  # fmt: skip
+          "hidden_activation": "gelu_pytorch_tanh"}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {},
     "MistralForCausalLM": {},
@@ -20,7 +20,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What a config.json of each family may leave out, and means then."""
 _TYPES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",
-          "Qwen3ForCausalLM": "qwen3", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3_text"}  # fmt: skip
+          "Qwen3ForCausalLM": "qwen3", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3_text"}
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _ATTENTION_BIASES = ("query", "key", "value")
 
@@ -67,7 +67,7 @@ def _decoder(c: dict[str, Any]) -> DecoderConfig:
             logit_softcap=float(c.get("final_logit_softcapping") or 0), **_rope(c),
             sliding=sliding, window=c["sliding_window"] if any(sliding) else 0,
         ),
-    )  # fmt: skip
+    )
 
 
 def _refuse(c: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def _rope(c: dict[str, Any]) -> dict[str, Any]:
         "rope_base": float(far.get("rope_theta", c.get("rope_theta", 10_000.0))), "local_rope_base": float(near),
         "rope_factor": float(scaling["factor"]) if kind != "default" else 1.0,
         "rope_bands": tuple(float(scaling[name]) for name in bands),
-    }  # fmt: skip
+    }
 
 
 def _sliding(architecture: str, c: dict[str, Any]) -> tuple[bool, ...]:
@@ -143,7 +143,7 @@ def config_json(config: DecoderConfig) -> dict[str, Any]:
         "tie_word_embeddings": f.tied, "hidden_act": activation, "rope_theta": f.rope_base,
         "attention_bias": "output" in f.biases, "mlp_bias": "gate" in f.biases,
         "sliding_window": f.window or None,
-    }  # fmt: skip
+    }
     if f.sliding:
         kinds = [f"{'sliding' if slides else 'full'}_attention" for slides in f.sliding]
         named |= {"layer_types": kinds, "use_sliding_window": True}
@@ -152,11 +152,11 @@ def config_json(config: DecoderConfig) -> dict[str, Any]:
         named["rope_scaling"] = {
             "rope_type": "llama3" if f.rope_bands else "linear", "factor": f.rope_factor,
             **dict(zip(names, f.rope_bands, strict=False)),
-        }  # fmt: skip
+        }
     if f.architecture.startswith("Gemma"):
         named |= {
             "hidden_activation": activation, "query_pre_attn_scalar": round(f.query_scale**-2),
             "attn_logit_softcapping": f.attention_softcap or None, "final_logit_softcapping": f.logit_softcap or None,
             "rope_local_base_freq": f.local_rope_base or None,
-        }  # fmt: skip
+        }
     return named

@@ -36,7 +36,7 @@ def rotate(x_BTHE: jax.Array, positions_BT: jax.Array, frequencies_E: jax.Array)
 def attend(
     q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array | Int8, mask_BTS: jax.Array, scale: float,
     softcap: float = 0.0,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """softmax(scale·q·k)·v where `mask_BTS` is True; a query whose mask is all False attends evenly and is never read.
 
     With a `softcap`, scores become cap·tanh(score/cap) before the mask (Gemma 2).
@@ -64,7 +64,7 @@ def _codes(kept: jax.Array | Int8, dtype) -> tuple[jax.Array, jax.Array | float]
 def attend_packed(
     q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array, window: jax.Array | None,
     scale: float, softcap: float = 0.0,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Causal attention inside the segments of packed rows, in blocks of queries that skip the keys after them.
 
     With a `window`, a query attends to so many tokens, itself included. With n blocks the work is (n+1)/2n of the
@@ -80,7 +80,7 @@ def attend_packed(
         causal_1TS = causal_mask(columns_1S[:, start:], columns_1S, window)
         same_BTS = segments_BT[:, start:end, None] == segments_BT[:, None, :end]
         mixed.append(attend(q_BTHE[:, start:end], k_BGSE[:, :, :end], v_BGSE[:, :, :end], causal_1TS & same_BTS,
-                            scale, softcap))  # fmt: skip
+                            scale, softcap))
     return jnp.concatenate(mixed, axis=1)
 
 

@@ -147,7 +147,7 @@ class Decoder(nnx.Module):
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
         dtype: jax.typing.DTypeLike | None = None, remat: Remat = "none", kernel: Kernel = PLAIN,
         adapters: Mapping[str, jax.Array] = MappingProxyType({}),
-    ) -> jax.Array:  # fmt: skip
+    ) -> jax.Array:
         """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding).
 
         Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again;
@@ -351,7 +351,7 @@ def _project(x_BTD: jax.Array, weights: dict[str, jax.Array], name: str) -> jax.
 def _finish_layer(
     x_BTD: jax.Array, mixed_BTHE: jax.Array, last_BCD: jax.Array, positions_BT: jax.Array,
     weights: dict[str, jax.Array], family: Family,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+) -> tuple[jax.Array, jax.Array]:
     """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
     found_BTD = _project(mixed_BTHE.reshape(*x_BTD.shape[:2], -1), weights, "output")
     if family.post_norms:

@@ -31,11 +31,11 @@ _LAYER = {
     "value": "self_attn.v_proj", "output": "self_attn.o_proj", "query_norm": "self_attn.q_norm",
     "key_norm": "self_attn.k_norm", "mlp_norm": "post_attention_layernorm", "gate": "mlp.gate_proj",
     "up": "mlp.up_proj", "down": "mlp.down_proj",
-}  # fmt: skip
+}
 _WITH_POST_NORMS = _LAYER | {
     "attention_post_norm": "post_attention_layernorm", "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
-}  # fmt: skip
+}
 _WHOLE = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
 _MATRICES = ("query", "key", "value", "output", "gate", "up", "down", "head")
 
@@ -67,7 +67,7 @@ def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.Sta
         fill = jax.jit(
             lambda stack, theirs, layer: stack.at[layer].set(turned(theirs, shape=stack.shape[1:])),
             donate_argnums=0, out_shardings=sharding,
-        )  # fmt: skip
+        )
         one = NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
         stack = jax.jit(lambda: jnp.zeros(leaf.shape, jnp.float32), out_shardings=sharding)()
         for part in parts:

@@ -36,12 +36,14 @@ class Weights(NamedTuple):
 class Inference:
     """Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a mesh; weights then lie
     whole along the axes of rows (a step would else gather them), and results whole on every host. `attention` is the
-    kernel for many tokens at once (`models.kernels`), and whether a step may read pages (`models.pages`)."""
+    kernel for many tokens at once (`models.kernels`), and whether a step may read pages (`models.pages`).
+    `deterministic` programs give the same bits from run to run on a GPU too (`models.programs`)."""
 
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)
     rows: NamedSharding | None = field(default=None, kw_only=True)
     attention: Attention = field(default="auto", kw_only=True)
+    deterministic: bool = field(default=False, kw_only=True)
 
     @property
     def kernel(self) -> Kernel:
@@ -108,7 +110,7 @@ class Inference:
             inputs, outputs = tuple(map(split, trees)), split(jax.eval_shape(own, *trees))
             return jax.shard_map(
                 own, mesh=self.rows.mesh, in_specs=inputs, out_specs=outputs, axis_names=self.across, check_vma=False
-            )(*trees)  # fmt: skip
+            )(*trees)
 
         return mapped
 

@@ -89,7 +89,7 @@ class Kernel:
 
 def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array,
                 sliding: jax.Array | bool | None, window: jax.Array | None, scores: Scores,
-                kernel: Kernel) -> jax.Array:  # fmt: skip
+                kernel: Kernel) -> jax.Array:
     """Causal attention inside the segments of packed rows; a query of this layer attends to the last `window` keys."""
     t, g = k_BTGE.shape[1:3]
     name = kernel.chosen(q_BTHE, g, t, scores)
@@ -105,7 +105,7 @@ def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
 
 def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array | Int8, positions_BT: jax.Array,
                  positions_BS: jax.Array, sliding: bool | None, window: jax.Array | None, scores: Scores,
-                 kernel: Kernel, column: int | jax.Array) -> jax.Array:  # fmt: skip
+                 kernel: Kernel, column: int | jax.Array) -> jax.Array:
     """Attention of new tokens, which were written at `column` of the cache, by position; below 0 is no token.
 
     Kernels are for many tokens at a known column, in a row whose tokens follow each other without gaps. A single token
@@ -125,7 +125,7 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
 
 
 def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT: jax.Array, segments_BS: jax.Array,
-           sliding: jax.Array | bool | None, scores: Scores, kernel: Kernel, first: int = 0) -> jax.Array:  # fmt: skip
+           sliding: jax.Array | bool | None, scores: Scores, kernel: Kernel, first: int = 0) -> jax.Array:
     """Causal attention of T queries, which stand at columns `first` and following of S keys, inside equal segments."""
     t, s, interpret = q_BTHE.shape[1], k_BGSE.shape[2], kernel.platform != "tpu"
 
@@ -167,11 +167,11 @@ def on_each_device(own: Callable, kernel: Kernel, *laid: Laid, out: Laid = "q") 
         return own
     specs = {"q": PartitionSpec(of_rows, None, of_heads), "kv": PartitionSpec(of_rows, of_heads),
              "pages": PartitionSpec(of_rows, None, None, of_heads), "rows": PartitionSpec(of_rows),
-             "all": PartitionSpec()}  # fmt: skip
+             "all": PartitionSpec()}
     return jax.shard_map(
         own, mesh=mesh, in_specs=tuple(specs[one] for one in laid), out_specs=specs[out],
         axis_names={*of_rows, *of_heads}, check_vma=False,
-    )  # fmt: skip
+    )
 
 
 def _splash(t: int, s: int, first: int, window: int, heads: int, softcap: float, interpret: bool) -> Callable:
@@ -185,11 +185,11 @@ def _splash(t: int, s: int, first: int, window: int, heads: int, softcap: float,
     blocks = splash_attention.BlockSizes(
         block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
         block_q_dq=q, block_kv_dq=kv,
-    )  # fmt: skip
+    )
     return splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([mask] * heads), block_sizes=blocks, head_shards=1, q_seq_shards=1,
         attn_logits_soft_cap=softcap or None, interpret=interpret,
-    )  # fmt: skip
+    )
 
 
 def _filled(x: jax.Array, axis: int, fill: int = 0) -> jax.Array:

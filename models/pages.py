@@ -66,7 +66,7 @@ def written(pages: Pages, k_B1GE: jax.Array, v_B1GE: jax.Array, at_B: jax.Array,
                 num_scalar_prefetch=1, grid=(1,), in_specs=[anywhere, anywhere], out_specs=anywhere,
                 scratch_shapes=[pltpu.SemaphoreType.DMA],
             ),
-        )  # fmt: skip
+        )
         return call(place_B.astype(jnp.int32), new_B2GE, flat).reshape(both.shape)
 
     new_B2GE = jnp.stack([k_B1GE[:, 0], v_B1GE[:, 0]], axis=2).reshape(len(at_B), -1, k_B1GE.shape[-1])
@@ -83,7 +83,7 @@ def _write(place_B, new_B2GE, _, flat, arrived) -> None:
 
 
 def attend(q_B1HE: jax.Array, pages: Pages, at_B: jax.Array, sliding: bool, scores: Scores,
-           kernel: Kernel) -> jax.Array:  # fmt: skip
+           kernel: Kernel) -> jax.Array:
     """Attention of each row's token, which stands `at_B`, to what stands before it and to itself."""
 
     def own(q_B1HE, both, at_B) -> jax.Array:
@@ -93,6 +93,6 @@ def attend(q_B1HE: jax.Array, pages: Pages, at_B: jax.Array, sliding: bool, scor
             q_B1HE[:, 0], both.reshape(b * n, *both.shape[2:]), at_B + 1, index_BN, each, jnp.array([b], jnp.int32),
             sm_scale=scores.scale, sliding_window=scores.window if sliding else None, soft_cap=scores.softcap or None,
             num_kv_pages_per_block=min(PAGES_AT_ONCE, n), num_queries_per_block=min(QUERIES_AT_ONCE, b),
-        )[:, None]  # fmt: skip
+        )[:, None]
 
     return on_each_device(own, kernel, "q", "pages", "rows", out="q")(q_B1HE, pages.both, at_B)

@@ -78,7 +78,7 @@ class Sampler(Plan):
     def __call__(
         self, params: nnx.State, requests: Sequence[Request], *, seed: int, temperature: float, stop: tuple[int, ...],
         top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, advance: Callable[[int], None] = lambda done: None,
-    ) -> list[Sampled]:  # fmt: skip
+    ) -> list[Sampled]:
         """Continues every request, in the order given. `advance(n)` is called when n more requests have finished.
 
         Temperature 0 is greedy. Sampling ends at any id of `stop`. The cuts are those of `models.draw.Warp`. With

@@ -19,6 +19,7 @@ from flax import nnx
 from ratchet.models.decoder import Cache, Decoder
 from ratchet.models.draw import Captured, capture
 from ratchet.models.inference import Inference, Weights, left_pad, round_up
+from ratchet.models.programs import program
 
 Tokens = tuple[int, ...]
 Question = tuple[Tokens, Tokens]
@@ -76,7 +77,7 @@ class Scorer(Inference):
         found, own = {}, self.questions // self.parts
         shared = Shared(self.weights(params), jnp.array(answers, jnp.int32)) if asked else None
         for parts in self._batches(asked):
-            rows_B = jax.device_get(program(shared, self._padded(parts), scorer=self))
+            rows_B = jax.device_get(program(shared, self._padded(parts), plan=self))
             for part, (_, questions) in enumerate(parts):
                 for row, question in enumerate(questions):
                     found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
@@ -121,47 +122,47 @@ class Scorer(Inference):
         batch = Batch(shape(heights[0], width), real, shape(heights[1]), shape(heights[1], length), shape(heights[1]))
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), batch)
         shared = Shared(self.shapes(params), jax.ShapeDtypeStruct((2,), ints))
-        return answer_probabilities.lower(shared, batch, scorer=self), (shared, batch)
+        return answer_probabilities.lower(shared, batch, plan=self), (shared, batch)
 
 
-@functools.partial(jax.jit, static_argnames="scorer")
-def answer_probabilities(shared: Shared, batch: Batch, *, scorer: Scorer) -> jax.Array:
+@program(static_argnames="plan")
+def answer_probabilities(shared: Shared, batch: Batch, *, plan: Scorer) -> jax.Array:
     """Probabilities [B, answers], whole on every host."""
-    return scorer.everywhere(scorer.over_parts(_answer_probabilities, whole=Shared)(shared, scorer.over_rows(batch)))
+    return plan.everywhere(plan.over_parts(_answer_probabilities, whole=Shared)(shared, plan.over_rows(batch)))
 
 
-@functools.partial(jax.jit, static_argnames=("keep", "scorer"))
-def token_distributions(shared: Shared, batch: Batch, *, keep: int, scorer: Scorer) -> Captured:
+@program(static_argnames=("keep", "plan"))
+def token_distributions(shared: Shared, batch: Batch, *, keep: int, plan: Scorer) -> Captured:
     """Distributions [B, T, ...] of the token after each of a question's but the last, whole on every host."""
-    each_part = scorer.over_parts(_token_distributions, keep, whole=Shared)
-    return scorer.everywhere(each_part(shared, scorer.over_rows(batch)))
+    each_part = plan.over_parts(_token_distributions, keep, whole=Shared)
+    return plan.everywhere(each_part(shared, plan.over_rows(batch)))
 
 
-def _answer_probabilities(scorer: Scorer, shared: Shared, batch: Batch) -> jax.Array:
-    model, hidden_BTD = _read(scorer, shared, batch)
+def _answer_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Array:
+    model, hidden_BTD = _read(plan, shared, batch)
     logits_BV = model.logits(hidden_BTD[jnp.arange(len(batch.ends_B)), batch.ends_B], model.head_DV())
     return jax.nn.softmax(logits_BV)[:, shared.answers]
 
 
-def _token_distributions(scorer: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
+def _token_distributions(plan: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
     """A column at a time: logits of all would be as large as what they are made from, times V / D."""
-    model, hidden_BTD = _read(scorer, shared, batch)
+    model, hidden_BTD = _read(plan, shared, batch)
     head_DV, next_BT = model.head_DV(), jnp.roll(batch.question_BT, -1, axis=1)
     one = lambda column: capture(model.logits(column[0], head_DV), column[1], keep)
     found_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), found_TB)
 
 
-def _read(scorer: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
+def _read(plan: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
     """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
-    model, layers = nnx.merge(scorer.graphdef, shared.weights.params), shared.weights.layers
+    model, layers = nnx.merge(plan.graphdef, shared.weights.params), shared.weights.layers
     (a, w), t = batch.context_AW.shape, batch.question_BT.shape[1]
     cache = model.new_cache(a, w)
     if w:
-        cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0, scorer.kernel)[1]
+        cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0, plan.kernel)[1]
     widen = lambda x: jnp.pad(x[batch.place_B], ((0, 0), (0, 0), (0, t), (0, 0)))
     keys, values = (tuple(map(widen, stack)) for stack in (cache.keys, cache.values))
     positions_BS = jnp.pad(cache.positions[batch.place_B], ((0, 0), (0, t)), constant_values=-1)
     own = Cache(keys, values, tuple(x[batch.place_B] for x in cache.last), positions_BS)
     real_BT = jnp.arange(t) <= batch.ends_B[:, None]
-    return model, model.extend(layers, batch.question_BT, real_BT, own, w, scorer.kernel)[0]
+    return model, model.extend(layers, batch.question_BT, real_BT, own, w, plan.kernel)[0]

@@ -25,6 +25,7 @@ from ratchet.models import pages
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
 from ratchet.models.inference import Inference, Weights, round_up
+from ratchet.models.programs import program
 
 LEAST_STEPS, MOST_STEPS = 16, 64
 """A dispatch decodes for so many steps at most. When slots are free and further prompts have to be read for them, it
@@ -123,7 +124,7 @@ def empty(weights: Weights, columns: int, words: int, plan: Plan) -> Slots:
     return plan.over_rows(Slots(hidden_BD, cache, *requests, taken_M, jnp.int32(0)))
 
 
-@functools.partial(jax.jit, static_argnames=("columns", "plan"))
+@program(static_argnames=("columns", "plan"))
 def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, plan: Plan) -> tuple[jax.Array, Cache]:
     """Last hidden states [Q, D] and caches of `columns` columns for the requests of a queue, each with the prompt that
     `prompt_Q` says; None: each with its own."""
@@ -150,7 +151,7 @@ def _in_pages(cache: Cache, columns: int) -> Cache:
     return Cache(keys, (None,) * len(keys), cache.last, positions_QP)
 
 
-@functools.partial(jax.jit, static_argnames=("cuts", "plan"), donate_argnames="slots")
+@program(static_argnames=("cuts", "plan"), donate_argnames="slots")
 def dispatch(
     weights: Weights, slots: Slots, queue: Queue, settings: Settings, most, more, *, cuts: bool, plan: Plan
 ) -> tuple[Slots, Progress, Steps]:
@@ -198,7 +199,7 @@ def dispatch(
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
-        )  # fmt: skip
+        )
         return plan.over_rows(slots), number + 1, out
 
     def seated(carry):
@@ -267,6 +268,6 @@ def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
             index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
             allowed_BW=put(slots.allowed_BW, queue.allowed_QW), said_B=slots.said_B.at[row].set(0),
             taken_M=slots.taken_M + 1,
-        )  # fmt: skip
+        )
 
     return jax.lax.fori_loop(0, seats, seat, slots)

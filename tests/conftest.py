@@ -2,18 +2,20 @@
 
 import dataclasses
 import logging
-from pathlib import Path
+import os
+
+from processes import PATIENT, keep_compiled
 
 from ratchet.launch.__main__ import keep_freed_memory
 
 keep_freed_memory()
+os.environ["XLA_FLAGS"] = PATIENT
 
 import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")  # libtpu, which preflight needs, would look for a TPU
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+keep_compiled()
 for chatty in ("absl", "bm25s"):
     logging.getLogger(chatty).setLevel(logging.ERROR)
 
@@ -21,14 +23,17 @@ import little  # noqa: E402
 import pytest  # noqa: E402
 import support  # noqa: E402
 from etils import epath  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from ratchet.bootstrap import run  # noqa: E402
 from ratchet.models import decoder  # noqa: E402
 from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.train import sharding  # noqa: E402
 
-settings.register_profile("ratchet", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.register_profile(
+    "ratchet", deadline=None, max_examples=30, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("ratchet")
 
 

@@ -26,7 +26,7 @@ class Batches:
     """
 
     def __init__(self, pools: Sequence[tuple[Sequence[Example], int]], *, seed: int, steps: int, columns: int,
-                 row_multiple: int = 1):  # fmt: skip
+                 row_multiple: int = 1):
         self.pools = [(list(examples), count) for examples, count in pools if examples and count]
         self.seed, self.steps, self.columns = seed, steps, columns
         longest = max((len(e.tokens) for examples, _ in self.pools for e in examples), default=0)
@@ -112,7 +112,7 @@ def _first_fit(lengths: Sequence[int], columns: int) -> list[int]:
 
 
 def pack(examples: Sequence[Example], row_of: Sequence[int], rows: int, columns: int, predictions: int,
-         keep: int) -> Batch:  # fmt: skip
+         keep: int) -> Batch:
     """Arrays of one step: tokens, positions, segments [R, T]; predict, labels (the emitted tokens), weights, tail
     [R, M]; ids, probs [R, M, K]."""
     batch = {name: np.zeros((rows, columns), np.int32) for name in ("tokens", "positions", "segments")}

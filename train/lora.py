@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ratchet.models.decoder import INPUT_AXES
+from ratchet.models.programs import compiler_options
 
 ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
 """The matrices of a layer that get one, of those that the family has."""
@@ -30,8 +31,8 @@ def create(params: nnx.State, rank: int, seed: int) -> Adapters:
     return made
 
 
-def merged(params: nnx.State, adapters: Adapters) -> nnx.State:
-    """The weights that the adapters make of these."""
+def merged(params: nnx.State, adapters: Adapters, deterministic: bool = False) -> nnx.State:
+    """The weights that the adapters make of these; a `deterministic` sum is the same on a GPU each time."""
 
     def add(path, leaf):
         name = next((str(key.key) for key in reversed(path) if getattr(key, "key", None) in ADAPTED), "")
@@ -40,7 +41,10 @@ def merged(params: nnx.State, adapters: Adapters) -> nnx.State:
         change = jnp.einsum("lir,lro->lio", adapters[f"{name}_into"], adapters[f"{name}_out"])
         return leaf + change.reshape(leaf.shape).astype(leaf.dtype)
 
-    return jax.jit(lambda params: jax.tree_util.tree_map_with_path(add, params))(params)
+    def merge(params):
+        return jax.tree_util.tree_map_with_path(add, params)
+
+    return jax.jit(merge, compiler_options=compiler_options(deterministic))(params)
 
 
 def _sizes(name: str, weight: jax.Array) -> tuple[int, int, int]:

@@ -39,19 +39,19 @@ class Watchdog:
     """
 
     def __init__(self, minutes: float, what: str, *, clock: Callable[[], float] = time.monotonic,
-                 end: Callable[[int], None] = os._exit):  # fmt: skip
+                 end: Callable[[int], None] = os._exit):
         self._seconds, self._what, self._clock, self._end = 60 * minutes, what, clock, end
-        self._last, self._at = clock(), "before its first step"
+        self._beat = clock(), "before its first step"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
     def beat(self, at: str) -> None:
         """Something happened; `at` says where."""
-        self._last, self._at = self._clock(), at
+        self._beat = self._clock(), at
 
     def stalled(self) -> bool:
         """Whether the last beat is longer ago than allowed."""
-        return self._clock() - self._last > self._seconds
+        return self._clock() - self._beat[0] > self._seconds
 
     def __enter__(self) -> "Watchdog":
         self._thread.start()
@@ -65,11 +65,11 @@ class Watchdog:
         while not self._over.wait(min(self._seconds / 4, 5.0)):
             if self.stalled():
                 me = f"process {jax.process_index()} of {jax.process_count()}"
-                print(
-                    f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._at} ({me}); another process is "
-                    "gone or a device hangs; resume the run, or raise --train.engine.stall-minutes",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                line = (
+                    f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({me}); another process "
+                    "is gone or a device hangs; resume the run, or raise --train.engine.stall-minutes"
+                )
+                print(line, file=sys.stderr, flush=True)
                 with contextlib.suppress(Exception):  # standard error may be no file
                     faulthandler.dump_traceback(all_threads=True)
                 self._end(1)

@@ -58,7 +58,7 @@ def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             rate, adam_b2=0.98, adam_learning_rate=lambda step: rate(step) * config.vector_share,
             weight_decay=config.weight_decay, consistent_rms=0.2,
             muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
-        )  # fmt: skip
+        )
     else:
         mask = lambda params: jax.tree_util.tree_map_with_path(lambda p, _: _matrix(p, _) is not None, params)
         rule = optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay, mask=mask)

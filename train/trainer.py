@@ -20,6 +20,7 @@ from flax import nnx
 from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.kernels import Attention, Kernel
+from ratchet.models.programs import compiler_options
 from ratchet.train import flops, lora
 from ratchet.train import optimizer as optimizers
 from ratchet.train.batches import Batches, pack
@@ -41,6 +42,9 @@ class EngineConfig:
     """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
     attention: Attention = "auto"
     """By device: splash on TPU, cuDNN on GPU in bfloat16, plain matrix products elsewhere; sampling and review too."""
+    deterministic: bool = False
+    """Whether training, sampling and review give the same bits from run to run on GPUs too. It costs speed: operations
+    sum in a fixed order, and no kernel is chosen by timing it. Runs on CPUs are bit-identical without it."""
     micro_batches: int = bounded(1, "at least 1")
     """Parts of a batch that are computed one after the other; their gradients are added."""
     save_every: int = bounded(0, "at least 0")
@@ -87,7 +91,7 @@ class TrainingDiverged(RuntimeError):
 def fit(
     run: Training, params: nnx.State, checkpoints: Checkpoints | None, log: Callable[[int, StepMetrics], None],
     *, clock: Callable[[], float] = time.monotonic,
-) -> nnx.State:  # fmt: skip
+) -> nnx.State:
     """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights to keep.
 
     All processes call it alike, with the same weights. Raises TrainingDiverged when a loss is not finite,
@@ -128,7 +132,7 @@ def fit(
         if pending:
             report(*pending)
     found = optimizers.final_weights(state.optimizer, state.params)
-    return lora.merged(frozen, found) if run.rank else found
+    return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig):
@@ -150,10 +154,10 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
         params = optax.apply_updates(state.params, updates)
         metrics = sums._asdict() | {
             "gradient_norm": optax.tree.norm(grads), "tokens": jnp.sum(batch["segments"] > 0), "signal": signal,
-        }  # fmt: skip
+        }
         return State(params, opt_state, state.step + 1), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(engine.deterministic))
 
 
 def _accumulated(gradient: Callable, params: nnx.State, batch, parts: int) -> tuple[nnx.State, LossSums]:
@@ -175,26 +179,26 @@ def _first(tree):
 
 
 def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig,
-              adapters: lora.Adapters = MappingProxyType({})) -> LossSums:  # fmt: skip
+              adapters: lora.Adapters = MappingProxyType({})) -> LossSums:
     """The sums of the loss over the weighted positions of a batch."""
     model = nnx.merge(graphdef, params)
     kernel = Kernel(engine.attention, None if jax.sharding.get_abstract_mesh().empty else ROWS_AND_HEADS)
     hidden_RTD = model(
         batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat,
         kernel=kernel, adapters=adapters,
-    )  # fmt: skip
+    )
     hidden_RMD = jnp.take_along_axis(hidden_RTD, batch["predict"][..., None], axis=1)
     return soft_target_loss(
         hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"], engine.loss,
         labels_BT=batch["labels"], softcap=model.config.family.logit_softcap,
-    )  # fmt: skip
+    )
 
 
 class _Reporter:
     """Turns the sums of a step into metrics, one step late, and hands them on."""
 
     def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None], start: int,
-                 clock: Callable[[], float]):  # fmt: skip
+                 clock: Callable[[], float]):
         self._run, self._log, self._start, self._clock, self._began = run, log, start, clock, clock()
         self._rate = optimizers.schedule(run.optimizer, run.batches.steps)
         self._model = nnx.merge(run.graphdef, params).config
@@ -214,7 +218,7 @@ class _Reporter:
             "gradient_norm": host["gradient_norm"], "tokens": host["tokens"], "trained_tokens": host["weight"],
             "rate": float(self._rate(step)), "tokens_per_second": host["tokens"] / seconds,
             "seconds_left": seconds * (batches.steps - step - 1),
-        } | ({} if used is None else {"mfu": used}))  # fmt: skip
+        } | ({} if used is None else {"mfu": used}))
         return int(host["signal"])
 
     def _seconds(self, step: int) -> float:
@@ -244,17 +248,22 @@ def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> St
     return state
 
 
-def mean_loss(graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32) -> float:
-    """Mean loss in nats per weighted token of examples, one a row."""
+def mean_loss(
+    graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32, deterministic: bool = False
+) -> float:
+    """Mean loss in nats per weighted token of examples, one a row; `deterministic` as in EngineConfig."""
     columns = -(-max(len(e.tokens) for e in examples) // 32) * 32
     predictions = -(-max(len(e.ids) for e in examples) // 16) * 16
     keep = max(e.ids.shape[1] for e in examples)
-    total = weight = 0.0
+    total, weight, plain_sums = 0.0, 0.0, _plain_sums(deterministic)
     for start in range(0, len(examples), rows):
         chosen = examples[start : start + rows]
-        sums = _plain_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
+        sums = plain_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
         total, weight = total + float(sums.loss), weight + float(sums.weight)
     return total / max(weight, 1.0)
 
 
-_plain_sums = jax.jit(functools.partial(loss_sums, engine=EngineConfig(attention="plain")), static_argnums=0)
+@functools.cache
+def _plain_sums(deterministic: bool) -> Callable[..., LossSums]:
+    sums = functools.partial(loss_sums, engine=EngineConfig(attention="plain"))
+    return jax.jit(sums, static_argnums=0, compiler_options=compiler_options(deterministic))

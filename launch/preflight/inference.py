@@ -64,7 +64,7 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     contexts, length = max(1, questions_a_chip // _QUESTIONS_A_CONTEXT), 2 * scorer.bucket
     width = max(scorer.bucket, round_up(model.max_length - config.simulate.new_tokens, scorer.bucket) - length)
     lowered, (shared, batch) = scorer.lowered(params, contexts, width, length)
-    plainly = functools.partial(answer_probabilities, scorer=replace(scorer, attention="plain"))
+    plainly = functools.partial(answer_probabilities, plan=replace(scorer, attention="plain"))
     flops = traced_flops(plainly, shared, batch)
     formula = _formula(model, contexts * parts, scorer.questions, width, length)
     given = {"weights for scoring": bytes_on_chip(shared.weights.read)}

@@ -80,7 +80,7 @@ def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes |= {"ids": ((rows, columns, keep), jnp.int32), "probs": ((rows, columns, keep), jnp.float32)}
     shapes |= {"signal": ((rows,), jnp.int32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
-    engine = config.train.engine
+    engine = replace(config.train.engine, deterministic=False)  # which is for GPUs
     return state, batch, *(make_step(graphdef, tx, e) for e in (engine, replace(engine, attention="plain")))
 
 

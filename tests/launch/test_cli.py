@@ -31,7 +31,7 @@ def test_no_settings_come_or_go_unnoticed():
     """A frozen list: add a setting here only when a default cannot do."""
     names = Path(__file__).with_name("settings.txt").read_text().split()
     offered = [name for name in flat(Config()) if not name.startswith("model.family.")]
-    assert offered == names and len(names) <= 90
+    assert offered == names and len(names) <= 91
 
 
 @pytest.mark.parametrize(

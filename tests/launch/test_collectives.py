@@ -29,7 +29,7 @@ def sent(body, in_spec, out_spec, shape=(8, 16)):
         (lambda x: jax.lax.ppermute(x, "data", [(0, 1), (1, 0)]), P("data"), P("data"), "collective-permute", ("data",),
          4 * 16 * 4),
     ],
-)  # fmt: skip
+)
 def test_kind_axes_and_bytes(body, in_spec, out_spec, kind, axes, size):
     (found,) = sent(body, in_spec, out_spec)
     assert (found.kind, found.axes, found.bytes, found.times) == (kind, axes, size, 1)

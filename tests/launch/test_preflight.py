@@ -23,7 +23,7 @@ from ratchet.train.trainer import EngineConfig
 MODEL = DecoderConfig(
     vocab_size=1024, width=256, layers=6, heads=2, kv_heads=2, head_width=128, mlp_width=512, max_length=512, conv=1,
     family=Family(gated=True),
-)  # fmt: skip
+)
 
 
 def asked(**fields):

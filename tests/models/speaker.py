@@ -1,14 +1,12 @@
 """One process of several that sample and score together: python speaker.py PORT PROCESSES NUMBER.
 
-Four CPU devices in all, slots over two of them and heads over two. Prints what each request says, and the likeliest ids
-of given tokens.
+Slots lie over two devices and heads over two. Prints what each request says, and the likeliest ids of given tokens.
 """
 
 import sys
-from pathlib import Path
 
-import jax
 import numpy as np
+from processes import begin, connect
 
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
@@ -19,15 +17,11 @@ from ratchet.train.sharding import MeshConfig, make_mesh, place, slots_sharding,
 
 
 def main(port: str, processes: int, number: int) -> None:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 4 // processes)
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    if processes > 1:
-        jax.distributed.initialize(f"localhost:{port}", processes, number)
+    begin(port, processes, number)
     config = DecoderConfig(vocab_size=300, width=32, layers=1, heads=4, kv_heads=2, mlp_width=64, max_length=40)
     graphdef, params = decoder.create(config, 0)
     mesh = make_mesh(MeshConfig(data=2, tensor=2))
+    connect(mesh)
     params = place(params, state_sharding(mesh, params))
     digits = Grammar.of_json({"type": "integer"}, Pieces([b"", *(bytes([i]) for i in range(256))], [0], 0).spelled())
     rng = np.random.default_rng(0)

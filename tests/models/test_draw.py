@@ -42,7 +42,7 @@ def test_tokens_are_drawn_from_the_tempered_and_cut_distribution(warp):
 
 
 @given(st.lists(st.sampled_from([-1e30, 0.0, 3.0, 7.0]), min_size=1, max_size=270).filter(lambda z: max(z) >= 0),
-       st.sampled_from([0.0, 1e-7, 0.5, BELOW_1]))  # fmt: skip
+       st.sampled_from([0.0, 1e-7, 0.5, BELOW_1]))
 def test_an_id_without_probability_is_never_drawn(logits, uniform):
     logits += [-1e30] * (270 - len(logits))
     drawn = int(draw(jnp.asarray([logits], jnp.float32), jnp.asarray([uniform], jnp.float32), Warp(), False)[0])

@@ -29,9 +29,9 @@ SIZES = {
     "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "max_position_embeddings": 256, "initializer_range": 0.2, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32}  # fmt: skip
+          "original_max_position_embeddings": 32}
 GEMMA = SIZES | {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8}
 FAMILIES = {
     "llama-2": transformers.LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
@@ -50,7 +50,7 @@ FAMILIES = {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1_000_000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     }),
-}  # fmt: skip
+}
 
 
 def theirs(name):
@@ -137,7 +137,7 @@ def test_greedy_continuations_are_identical(family):
     out = sampler(params, requests, seed=0, temperature=0.0, stop=(127_000,))
     with torch.no_grad():
         want = model.generate(torch.tensor(prompts, dtype=torch.long), max_new_tokens=64, min_new_tokens=64,
-                              do_sample=False, eos_token_id=None, pad_token_id=0)  # fmt: skip
+                              do_sample=False, eos_token_id=None, pad_token_id=0)
     np.testing.assert_array_equal([s.tokens for s in out], want[:, 12:].numpy())
 
 
@@ -183,7 +183,7 @@ def test_a_mesh_of_eight_holds_the_same_weights(folder):
     query = split["layers"]["query"][...]
     assert {shard.data.shape for shard in query.addressable_shards} == {(4, 32, 2, 16)}
     np.testing.assert_allclose(logits(config, split, tokens()), logits(config, read(epath.Path(folder)), tokens()),
-                               rtol=1e-4, atol=1e-4)  # fmt: skip
+                               rtol=1e-4, atol=1e-4)
 
 
 def test_several_files_with_an_index_are_one_model(folder, tmp_path, monkeypatch):
@@ -265,41 +265,38 @@ def test_a_decoder_that_no_library_knows_is_not_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-_READ = """
-import sys, threading, time
+_LOAD = """
+import os, resource, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # stacks of threads count as memory: as few as can be
 import jax
 from etils import epath
 from ratchet.models.architectures import read_config
 from ratchet.models.huggingface import load
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
-def anonymous():
-    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
-
-def watch():
-    while not done:
-        seen.append(anonymous())
-        time.sleep(0.002)
-
-place, mesh, done = epath.Path(sys.argv[1]), make_mesh(MeshConfig(), jax.devices()[:1]), []
+place, mesh = epath.Path(sys.argv[1]), make_mesh(MeshConfig(), jax.devices()[:1])
 jax.jit(lambda: jax.numpy.ones(3))()
-before, seen, thread = anonymous(), [], threading.Thread(target=watch)
-thread.start()
-weights = load(place, read_config(place), lambda params: state_sharding(mesh, params))
-jax.block_until_ready(weights)
-done.append(True)
-thread.join()
-print(max(seen) - before - sum(x.nbytes for x in jax.tree.leaves(weights)))
+held = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1])
+resource.setrlimit(resource.RLIMIT_DATA, (held + int(sys.argv[2]),) * 2)
+jax.block_until_ready(load(place, read_config(place), lambda params: state_sharding(mesh, params)))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_beside_the_weights_a_host_holds_about_one_tensor(tmp_path):
+    """The system gives no more than the limit: what a file is mapped to does not count."""
     family = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
     config = DecoderConfig(vocab_size=32_768, width=1024, layers=2, heads=8, kv_heads=8, mlp_width=1024, max_length=64,
-                           conv=1, family=family)  # fmt: skip
-    save(epath.Path(tmp_path), config, create(config, 0)[1], "float32")
-    run = subprocess.run([sys.executable, "-c", _READ, str(tmp_path)], capture_output=True, text=True,
-                         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""})  # fmt: skip
-    largest = 4 * config.vocab_size * config.width
-    assert 0.5 * largest < int(run.stdout) < 1.2 * largest + 2**26, run.stderr
+                           conv=1, family=family)
+    params = create(config, 0)[1]
+    save(epath.Path(tmp_path), config, params, "float32")
+    weights, largest = sum(leaf.nbytes for leaf in jax.tree.leaves(params)), 4 * config.vocab_size * config.width
+
+    def loaded_within(room):
+        words = [sys.executable, "-c", _LOAD, str(tmp_path), str(int(room))]
+        around = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        return subprocess.run(words, capture_output=True, text=True, env=around)
+
+    enough, too_little = (loaded_within(weights + room) for room in (1.2 * largest + 2**26, 0.5 * largest))
+    assert enough.returncode == 0, enough.stderr[-2000:]
+    assert too_little.returncode and "Out of memory" in too_little.stderr, "the limit counts what is loaded"

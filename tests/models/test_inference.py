@@ -1,25 +1,20 @@
-"""Two processes on this machine, each with its own devices, say what one says."""
+"""Padding, and two processes on this machine, each with its own devices, that say what one says."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-import portpicker
+import numpy as np
+import processes
+
+from ratchet.models.inference import left_pad, round_up
 
 SPEAKER = Path(__file__).with_name("speaker.py")
 
 
-def said(processes):
+def said(count):
     """The lines that all processes have to agree on."""
-    port = str(portpicker.pick_unused_port())
-    started = [
-        subprocess.Popen([sys.executable, SPEAKER, port, str(processes), str(number)],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for number in range(processes)
-    ]  # fmt: skip
-    outs = [process.communicate(timeout=120) for process in started]
-    assert not any(process.returncode for process in started), outs[0][1][-2000:]
-    lines = [[line for line in out.splitlines() if line.startswith("said")] for out, _ in outs]
+    ended = processes.run(SPEAKER, count)
+    assert not any(one.returncode for one in ended), ended[0].stderr[-2000:]
+    lines = [[line for line in one.stdout.splitlines() if line.startswith("said")] for one in ended]
     assert all(mine == lines[0] for mine in lines)
     return lines[0]
 
@@ -28,3 +23,13 @@ def test_two_processes_say_and_foresee_what_one_does():
     one = said(1)
     assert len(one) == 9 + 9 and len(set(one)) > 12
     assert said(2) == one
+
+
+def test_prompts_end_in_the_last_column_and_missing_rows_are_not_real():
+    tokens, real = left_pad([(5, 0, 7), ()], 4, 3)
+    np.testing.assert_array_equal(tokens, [[0, 5, 0, 7], [0] * 4, [0] * 4])
+    np.testing.assert_array_equal(real, [[False, True, True, True], [False] * 4, [False] * 4])
+
+
+def test_lengths_are_rounded_up_to_whole_steps():
+    assert [round_up(n, 16) for n in (0, 1, 16, 17)] == [0, 16, 16, 32]

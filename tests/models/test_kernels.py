@@ -116,7 +116,7 @@ def test_what_gpus_run_is_the_same_attention(operands, segments, monkeypatch):
 def test_the_kernel_is_the_devices_own_where_it_can_be():
     choose = lambda kernel, rows=8, kv_heads=2: kernel.chosen(
         jnp.zeros((rows, 64, 8, 16)), kv_heads, 64, Scores(0.25)
-    )  # fmt: skip
+    )
     assert choose(Kernel()) == "plain"
     assert choose(SPLASH) == "splash"
     mesh = Kernel("splash", slots_sharding(make_mesh(MeshConfig(data=2, tensor=4))))
@@ -131,7 +131,7 @@ def test_the_kernel_is_the_devices_own_where_it_can_be():
     ("width", "length", "dtype", "softcap", "runs"),
     [(64, 32, "bfloat16", 0.0, "cudnn"), (20, 32, "bfloat16", 0.0, "plain"), (256, 32, "bfloat16", 0.0, "plain"),
      (64, 33, "bfloat16", 0.0, "plain"), (64, 32, "float32", 0.0, "plain"), (64, 32, "bfloat16", 5.0, "plain")],
-)  # fmt: skip
+)
 def test_what_cudnn_refuses_is_left_to_matrix_products(monkeypatch, width, length, dtype, softcap, runs):
     monkeypatch.setattr(Kernel, "platform", "gpu")
     q = jnp.zeros((2, length, 4, width), dtype)

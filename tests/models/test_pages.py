@@ -86,7 +86,7 @@ def wide():
     """A decoder whose heads are as wide as TPU's lanes, with one sliding layer."""
     family = Family("x", sliding=(True, False), window=12, attention_softcap=5.0, gated=True)
     config = DecoderConfig(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=64, head_width=WIDTH,
-                           max_length=160, conv=3, family=family)  # fmt: skip
+                           max_length=160, conv=3, family=family)
     graphdef, params = decoder.create(config, 0)
     return graphdef, awaken(params)
 

@@ -19,7 +19,7 @@ from ratchet.train.trainer import EngineConfig, Training, fit, loss_sums, mean_l
 QWEN = DecoderConfig(
     vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, max_length=64, conv=1,
     family=Family("Qwen2ForCausalLM", activation="silu", gated=True, biases=("query", "key", "value")),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import signal
+import threading
 
 from ratchet.train.monitor import SAVE, STOP, Signals, Watchdog, stopping
 
@@ -38,10 +39,17 @@ def test_only_silence_counts_as_a_stall():
 
 
 def test_the_watchdog_says_where_it_was_and_ends_the_process(capsys):
-    ended = []
-    with Watchdog(0.002 / 60, "train", end=ended.append) as dog:
+    """It looks every few microseconds, and time passes when the clock is set."""
+    clock, ended, codes = Clock(), threading.Event(), []
+
+    def end(code):
+        codes.append(code)
+        ended.set()
+
+    with Watchdog(0.001 / 60, "train", clock=clock, end=end) as dog:
         dog.beat("after step 7")
-        dog._thread.join(5.0)
-    assert ended == [1]
+        clock.now = 1.0
+        assert ended.wait(3600)
+    assert codes == [1]
     said = capsys.readouterr().err.splitlines()[0]
     assert said.startswith("train: nothing for") and "after step 7 (process 0 of 1)" in said

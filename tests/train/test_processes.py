@@ -1,29 +1,21 @@
 """Two and four processes on this machine, each with its own devices: the loss curve of one, and resume with fewer."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-import portpicker
+import processes
 import pytest
 
 WORKER = Path(__file__).with_name("worker.py")
 
 
-def losses(processes, directory, last=-1):
+def losses(count, directory, last=-1):
     """The loss by step, which all processes have to agree on."""
-    port = str(portpicker.pick_unused_port())
-    started = [
-        subprocess.Popen([sys.executable, WORKER, port, str(processes), str(number), directory, str(last)],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for number in range(processes)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=120) for process in started]
+    ended = processes.run(WORKER, count, directory, last)
     if last < 0:
-        assert not any(process.returncode for process in started), said[0][1][-2000:]
-    lines = [[line.split() for line in out.splitlines() if line.startswith("step ")] for out, _ in said]
+        assert not any(one.returncode for one in ended), ended[0].stderr[-2000:]
+    lines = [[line.split() for line in one.stdout.splitlines() if line.startswith("step ")] for one in ended]
     curves = [{int(step): float(loss) for _, step, loss in mine} for mine in lines]
-    assert all(curve == curves[0] for curve in curves)
+    assert all(curve == curves[0] for curve in curves), ended[0].stderr[-2000:]
     return curves[0]
 
 

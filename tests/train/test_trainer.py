@@ -60,6 +60,12 @@ def one_step(mesh, engine=EngineConfig(), batch=None, config=CONFIG):
     return state.params, {name: float(value) for name, value in sums.items()}
 
 
+@pytest.fixture(scope="module")
+def plain_step():
+    """Weights and sums of a step on one device."""
+    return one_step(alone())
+
+
 def assert_close(got, want, tolerance):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance)
@@ -84,8 +90,8 @@ def reference_loss(batch) -> float:
     return total
 
 
-def test_one_step_gives_the_golden_metrics_and_the_loss_of_a_float64_reference():
-    _, sums = one_step(alone())
+def test_one_step_gives_the_golden_metrics_and_the_loss_of_a_float64_reference(plain_step):
+    _, sums = plain_step
     loss, norm = sums["loss"] / sums["weight"], sums["gradient_norm"]
     assert sums["loss"] == pytest.approx(reference_loss(batches()[0]), rel=1e-5)
     print(f"golden: loss {loss:.7g}, gradient_norm {norm:.7g}")
@@ -94,22 +100,26 @@ def test_one_step_gives_the_golden_metrics_and_the_loss_of_a_float64_reference()
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)])
-def test_a_step_is_the_same_on_every_mesh(shape):
+def test_a_step_is_the_same_on_every_mesh(shape, plain_step):
     params, sums = one_step(make_mesh(MeshConfig(*shape)))
-    expected, expected_sums = one_step(alone())
+    expected, expected_sums = plain_step
     assert sums == pytest.approx(expected_sums, rel=1e-5)
     assert_close(params, expected, 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
-@pytest.mark.parametrize("parts", [2, 4])
-def test_micro_batches_of_unequal_token_counts_add_up_to_one_batch(parts, shape):
-    """Most rows weigh nothing, so a mean of means would be far off."""
+@pytest.fixture(scope="module")
+def uneven():
+    """A batch of which most rows weigh nothing, so that a mean of means would be far off; and its step."""
     batch = dict(batches(rows=16, size=40, count=24)[0])
     batch["weights"] = batch["weights"] * (np.arange(16) % 3 == 0)[:, None]
+    return batch, one_step(alone(), EngineConfig(), batch)
+
+
+@pytest.mark.parametrize(("parts", "shape"), [(2, (1, 1, 1)), (4, (1, 1, 1)), (2, (2, 2, 2)), (4, (2, 2, 2))])
+def test_micro_batches_of_unequal_token_counts_add_up_to_one_batch(parts, shape, uneven):
+    batch, (expected, expected_sums) = uneven
     mesh = make_mesh(MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
     params, sums = one_step(mesh, EngineConfig(micro_batches=parts), batch)
-    expected, expected_sums = one_step(alone(), EngineConfig(), batch)
     assert sums == pytest.approx(expected_sums, rel=1e-5)
     assert_close(params, expected, 1e-6)
 
@@ -125,18 +135,24 @@ def test_packed_rows_equal_one_sequence_a_row():
     assert_close(params, expected, 1e-6)
 
 
+@pytest.fixture(scope="module")
+def deep():
+    """A model of three layers, and its step."""
+    config = dataclasses.replace(CONFIG, layers=3)
+    return config, one_step(alone(), config=config)
+
+
 @pytest.mark.parametrize("remat", ["dots", "full"])
-def test_computing_layers_again_changes_nothing(remat):
-    deep = dataclasses.replace(CONFIG, layers=3)
-    params, sums = one_step(alone(), EngineConfig(remat=remat), config=deep)
-    expected, expected_sums = one_step(alone(), config=deep)
+def test_computing_layers_again_changes_nothing(remat, deep):
+    config, (expected, expected_sums) = deep
+    params, sums = one_step(alone(), EngineConfig(remat=remat), config=config)
     assert sums == pytest.approx(expected_sums, rel=1e-6)
     assert_close(params, expected, 1e-6)
 
 
-def test_bfloat16_products_stay_near_float32_and_weights_stay_float32():
+def test_bfloat16_products_stay_near_float32_and_weights_stay_float32(plain_step):
     params, sums = one_step(alone(), EngineConfig(dtype="bfloat16"))
-    _, expected = one_step(alone())
+    _, expected = plain_step
     assert sums["loss"] == pytest.approx(expected["loss"], rel=1e-2) and sums["loss"] != expected["loss"]
     assert sums["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=5e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
@@ -255,12 +271,12 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(tmp_path):
 def test_every_step_has_one_readable_line():
     graphdef, params = model()
     lines = []
-    run = training(graphdef, batches(steps=3))
-    fit(run, params, None, lambda step, values: lines.append(describe(step, 3, values)))
-    assert len(lines) == 3
+    run = training(graphdef, batches(steps=5))
+    fit(run, params, None, lambda step, values: lines.append(describe(step, 5, values)))
+    assert len(lines) == 5
     losses = r"loss \d+\.\d{4}  kl \d+\.\d{4}  tail 0\.\d{4}"
     assert re.fullmatch(
-        rf"step 2/3  {losses}  gradient \S+  rate \S+  [\d,]+ tokens/s  mfu -  0:00 left", lines[2]
+        rf"step 4/5  {losses}  gradient \S+  rate \S+  [\d,]+ tokens/s  mfu -  0:00 left", lines[4]
     )
 
 
@@ -285,13 +301,13 @@ def test_a_profile_is_written_when_training_breaks_off(tmp_path):
 def test_the_given_weights_survive_training():
     graphdef, params = model()
     before = jax.tree.map(np.array, params)
-    fit(training(graphdef, batches(steps=2)), params, None, lambda step, values: None)
+    fit(training(graphdef, batches(steps=5)), params, None, lambda step, values: None)
     assert_same_bits(params, before)
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_path):
     graphdef, params = model()
-    run = training(graphdef, batches(steps=4))
+    run = training(graphdef, batches(steps=5))
     with Checkpoints(tmp_path / "c") as checkpoints:
         fit(run, params, checkpoints, lambda step, values: None)
         other = dataclasses.replace(run, position=run.position | {"data": "other"})
@@ -316,7 +332,7 @@ def test_a_small_set_is_learned_by_heart(kind):
     trained = fit(
         training(graphdef, source, kind=kind), params, None,
         lambda step, values: losses.setdefault(step, values["loss"]),
-    )  # fmt: skip
+    )
     assert sorted(losses) == list(range(60))
     assert losses[59] < 0.1 * losses[0]
     examples = source.pools[0][0]

@@ -1,15 +1,14 @@
 """One process of several that train together: python worker.py PORT PROCESSES NUMBER DIRECTORY LAST.
 
-Four CPU devices in all. Prints `step N loss` for every step; after step LAST it dies without a word (-1: never), and so
-do the others.
+Prints `step N loss` for every step. When all have printed step LAST they die without a word (-1: never).
 """
 
 import os
 import signal
 import sys
 
-import jax
 import numpy as np
+from processes import begin, connect, wait_for_all
 
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
@@ -33,20 +32,19 @@ def example(number: int) -> Example:
 
 
 def main(port: str, processes: int, number: int, directory: str, last: int) -> None:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 4 // processes)
-    if processes > 1:
-        jax.distributed.initialize(f"localhost:{port}", processes, number)
-    assert jax.device_count() == 4 and jax.process_count() == processes
-    config = DecoderConfig(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, mlp_width=64, max_length=40)
+    begin(port, processes, number)
+    mesh = make_mesh(MeshConfig(-1, 2, 1))
+    connect(mesh)
+    config = DecoderConfig(vocab_size=64, width=32, layers=1, heads=4, kv_heads=2, mlp_width=64, max_length=40)
     batches = Batches([([example(n) for n in range(24)], 8)], seed=0, steps=12, columns=40, row_multiple=8)
-    engine = EngineConfig(save_every=3, micro_batches=2, stall_minutes=0.5)
+    engine = EngineConfig(save_every=3, micro_batches=2)
     graphdef, params = decoder.create(config, 0)
-    run = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), make_mesh(MeshConfig(-1, 2, 1)), engine, {})
+    run = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, engine, {})
 
     def log(step: int, values: dict[str, float]) -> None:
         print("step", step, repr(values["loss"]), flush=True)
         if step == last:
+            wait_for_all("last")
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Checkpoints(directory) as checkpoints:

@@ -1,0 +1,43 @@
+"""How programs are compiled: as fast as can be, or to the same bits from run to run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def compiler_options(deterministic: bool) -> dict[str, bool]:
+    """What `jax.jit` tells XLA. A deterministic program gives the same bits each time, on a GPU too.
+
+    On a GPU, XLA then takes operations that sum in a fixed order (scatters, attention's backward pass) and chooses no
+    kernels by timing them, which makes programs slower. CPUs and TPUs are deterministic without it.
+    """
+    return {"xla_gpu_deterministic_ops": True} if deterministic else {}
+
+
+class Program:
+    """A jitted function of arrays and a keyword `plan`, the `Inference` that it runs; this says how it is compiled."""
+
+    def __init__(self, function: Callable, **options: Any):
+        functools.update_wrapper(self, function)
+        self._jitted = {
+            deterministic: jax.jit(function, compiler_options=compiler_options(deterministic), **options)
+            for deterministic in (False, True)
+        }
+
+    def __call__(self, *arrays: Any, plan: Any, **static: Any) -> Any:
+        return self.jitted(plan)(*arrays, plan=plan, **static)
+
+    def lower(self, *shapes: Any, plan: Any, **static: Any) -> jax.stages.Lowered:
+        """The program for shapes of its arrays, not yet compiled."""
+        return self.jitted(plan).lower(*shapes, plan=plan, **static)
+
+    def jitted(self, plan: Any) -> jax.stages.Wrapped:
+        """The function as it is compiled for this plan."""
+        return self._jitted[plan.deterministic]
+
+
+def program(**options: Any) -> Callable[[Callable], Program]:
+    """Decorates a function as a Program; options are those of `jax.jit`, and `plan` must be among the static names."""
+    return functools.partial(Program, **options)
