@@ -29,7 +29,7 @@ from ratchet.train.checkpoint import Checkpoints, load_weights
 from ratchet.train.monitor import describe
 from ratchet.train.records import Example
 from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
-from ratchet.train.trainer import Training, fit
+from ratchet.train.trainer import Training, fit, mean_loss
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,10 @@ class Run:
     def probes(self) -> tuple[Task, ...]:
         """The worked tasks that are held out, for the reviewer's calibration."""
         return self.world.seed.tasks[-self.config.review.probes :]
+
+    def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
+        """The mean loss of examples, in nats per weighted token."""
+        return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
 
     def weights(self, number: int) -> nnx.State:
         """The weights of a finished generation."""
@@ -220,13 +224,19 @@ def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) ->
         dtype=engine.dtype,
         rows=_rows(mesh),
         attention=engine.attention,
+        deterministic=engine.deterministic,
     )
 
 
 def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Scorer:
     engine = config.train.engine
     return Scorer(
-        graphdef, questions=config.simulate.slots, dtype=engine.dtype, rows=_rows(mesh), attention=engine.attention
+        graphdef,
+        questions=config.simulate.slots,
+        dtype=engine.dtype,
+        rows=_rows(mesh),
+        attention=engine.attention,
+        deterministic=engine.deterministic,
     )
 
 

@@ -15,7 +15,6 @@ from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.bootstrap.wrongthink import against, difference, random_like
 from ratchet.train.records import Example
-from ratchet.train.trainer import mean_loss
 
 PROBED = 80
 """Tasks on which each λ is tried."""
@@ -81,7 +80,7 @@ class Knower:
             return {
                 "formed": float(np.mean(reviewer.formed(cases))),
                 "wrong": float(np.mean(wrong)),
-                "perplexity": math.exp(mean_loss(run.graphdef, candidate, control)) if control else 1.0,
+                "perplexity": math.exp(run.loss(candidate, control)) if control else 1.0,
             }
 
         probe = self.tasks[:: max(1, len(self.tasks) // PROBED)][:PROBED]

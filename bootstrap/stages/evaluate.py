@@ -21,7 +21,6 @@ from ratchet.bootstrap.worlds.world import Item, Metric, Task, content_id
 from ratchet.bootstrap.wrongthink import Said
 from ratchet.models.sampler import Request, Sampled
 from ratchet.train.records import Example
-from ratchet.train.trainer import mean_loss
 
 PRIMARY = Metric("open_book", "the simulator, sources in view, on documents that nothing was trained on", "open")
 GENERAL = (
@@ -228,7 +227,7 @@ def _of_text(run: Run, params: nnx.State, answers: Sequence[Answer], said: Seque
     mine = [a for a in answers if a.item.context and a.item.form == form and a.scores and not a.item.greedy]
     texts = [a.text for a in mine] or [s.text for s in said]
     writer = run.writer(params)
-    loss = lambda made: mean_loss(run.graphdef, params, made)
+    loss = lambda made: run.loss(params, made)
     references = [_example(writer, i, i.reference) for a in answers if (i := a.item).reference]
     wrong = [_example(writer, replace(i, begun=""), i.begun, end=False) for a in answers if (i := a.item).wrong]
     found = {"distinct2": _plain("distinct pairs of words", "dist-2", "", distinct(texts, 2))}

@@ -13,7 +13,6 @@ from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
-from ratchet.train.trainer import mean_loss
 
 Pair = tuple[Transcript, Review]
 SHOWN = 4
@@ -157,5 +156,5 @@ def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], param
         examples.example(t.student_prompt, t.forced, examples.one_hot(t.forced), "seed", {"kind": "wrong"})
         for t in list(thoughts)[:256]
     ]
-    before, after = (-mean_loss(g.run.graphdef, p, made) for p in (g.params, params))
+    before, after = (-g.run.loss(p, made) for p in (g.params, params))
     write_json(path, measured | {"likelihood": {"before": before, "after": after}})
