@@ -232,7 +232,8 @@ def spoiled_again(
 def interrupted(tokenizer: Any, t: Transcript, interruption: str) -> Transcript:
     """A transcript that goes on after a wrong thought, with the supervisor's interruption before its tokens, as certain
     ones."""
-    begins = bool(t.tokens) and not tokenizer.piece(t.tokens[0]).startswith(" ")  # a step that began its answer
+    first = t.tokens[0] if t.tokens else tokenizer.end
+    begins = first != tokenizer.end and not tokenizer.piece(first).startswith(" ")  # a step that began its answer
     said = tuple(tokenizer.encode(f" {interruption}{' ' if begins else ''}"))
     sure = certain(said, t.capture.ids_NK.shape[1])
     capture = Capture(*(np.concatenate([a, b]) for a, b in zip(sure, t.capture, strict=True)))

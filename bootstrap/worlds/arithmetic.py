@@ -174,7 +174,7 @@ def spelled(case: Case) -> str:
     return "" if kinds and kinds[-1] and not any(kinds[:-1]) else "it does not end in one sum"
 
 
-def columns(case: Case) -> str:
+def in_order(case: Case) -> str:
     """Step n is about column n of the question, and the sum comes after all of them."""
     asked = [letter for letter, _, _ in asked_of(case.task)]
     for number, said in enumerate(standing(case.before, case.text)):
@@ -217,7 +217,7 @@ def reasoned(case: Case) -> str:
     return "" if same else "it does not say what was wrong with the last step"
 
 
-CHECKS = {c.__name__: c for c in (spelled, columns, sums, answers, reasoned)}
+CHECKS = {c.__name__: c for c in (spelled, in_order, sums, answers, reasoned)}
 
 
 def spoil(task: Task, text: str, heard: Sequence[str], random: Random) -> tuple[Spoiled, ...]:
