@@ -160,26 +160,17 @@ def dispatch(
     `more` says that there is more to queue: then it returns when slots are free that the queue cannot fill. With
     grammars there is one step at most: what is allowed next is for the host to say.
     """
-    model, width = nnx.merge(plan.graphdef, weights.params), plan.keep
+    model = nnx.merge(plan.graphdef, weights.params)
     head_DV = model.head_DV()
-    columns = 1 if slots.allowed_BW.shape[1] else MOST_STEPS
-    empty_CBK, tail_CB = jnp.zeros((columns, plan.slots, width)), jnp.zeros((columns, plan.slots))
-    nothing_CB = jnp.full((columns, plan.slots), -1, jnp.int32)
-    out = Steps(nothing_CB, nothing_CB, Captured(empty_CBK.astype(jnp.int32), empty_CBK, tail_CB))
-
-    def free_and_fillable(slots: Slots) -> tuple[jax.Array, jax.Array]:
-        """Free slots, and how many of them the queue can fill."""
-        free_M = plan.slots // plan.parts - _working(slots, plan)
-        return jnp.sum(free_M), jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
 
     def goes_on(carry) -> jax.Array:
         slots, step, _ = carry
-        free, fillable = free_and_fillable(slots)
+        free, fillable = _free_and_fillable(slots, queue, plan)
         is_starved = more & (step >= LEAST_STEPS) & ((free - fillable) * REFILL >= plan.slots)
         return jnp.any(slots.index_B >= 0) & (step < most) & ~is_starved
 
     def goes_on_unseated(carry) -> jax.Array:
-        _, fillable = free_and_fillable(carry[0])
+        _, fillable = _free_and_fillable(carry[0], queue, plan)
         return goes_on(carry) & (fillable * REFILL < plan.slots)
 
     def step(carry):
@@ -207,6 +198,7 @@ def dispatch(
         return plan.over_parts(_seat, whole=Settings)(slots, queue), number, out
 
     steps_then_seats = lambda carry: seated(jax.lax.while_loop(goes_on_unseated, step, carry))
+    out = _no_steps(1 if slots.allowed_BW.shape[1] else MOST_STEPS, plan)
     slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
     progress = Progress(steps, slots.taken_M, _working(slots, plan), slots.index_B)
     return plan.over_rows(slots), *plan.everywhere((progress, out))
@@ -227,6 +219,19 @@ def starved(working_M: np.ndarray, queued_M: np.ndarray, plan: Plan) -> bool:
 def _working(slots: Slots, plan: Plan) -> jax.Array:
     """Slots at work [M]."""
     return jnp.sum(slots.index_B.reshape(plan.parts, -1) >= 0, axis=1)
+
+
+def _free_and_fillable(slots: Slots, queue: Queue, plan: Plan) -> tuple[jax.Array, jax.Array]:
+    """Free slots, and how many of them the queue can fill."""
+    free_M = plan.slots // plan.parts - _working(slots, plan)
+    return jnp.sum(free_M), jnp.sum(jnp.minimum(free_M, queue.count_M - slots.taken_M))
+
+
+def _no_steps(count: int, plan: Plan) -> Steps:
+    """Room for what `count` steps give."""
+    nothing_CB, tail_CB = jnp.full((count, plan.slots), -1, jnp.int32), jnp.zeros((count, plan.slots))
+    probs_CBK = jnp.zeros((*tail_CB.shape, plan.keep))
+    return Steps(nothing_CB, nothing_CB, Captured(probs_CBK.astype(jnp.int32), probs_CBK, tail_CB))
 
 
 def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, settings: Settings) -> tuple[jax.Array, Captured]:
