@@ -88,7 +88,8 @@ def turn(little_run, torn, tmp_path):
 
     def make(number: int = 1, **changes) -> run.Generation:
         config = support.changed(little_run.config, **{"controls__random_share": 0.0} | changes)
-        own = dataclasses.replace(little_run, directory=epath.Path(tmp_path), config=config)
+        world = little.create(generations=config.generations)
+        own = dataclasses.replace(little_run, directory=epath.Path(tmp_path), config=config, world=world)
         read = {t.id: t for t in own.read(number)}
         return run.Generation(own, number, 0, torn.params, own.fresh_weights(), own.tasks(number), read)
 

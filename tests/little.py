@@ -49,7 +49,7 @@ def create(seed: int = 0, generations: int = 2) -> World:
     rng = random.Random(f"lamps {seed}")
     lamps = [f"{colour} {room} lamp" for colour in COLOURS for room in ROOMS]
     rng.shuffle(lamps)
-    deeds = {lamp: rng.choice(DEEDS) for lamp in lamps}
+    deeds = dict(zip(lamps, (deed for _ in lamps[::2] for deed in rng.sample(DEEDS, 2)), strict=True))
     parts = ((0, 4), (4, 2), *((start, 2) for start in range(6, 18, 2)))
     worked, fresh, *slices = (_material(lamps, deeds, *part) for part in parts)
     shown = tuple(Task(t.id, t.document_ids, t.messages, t.askings, t.seek, answer(deeds, t)) for t in worked.tasks)

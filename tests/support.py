@@ -162,7 +162,7 @@ def tiny_config(**changes) -> Config:
 def little_config(**changes) -> Config:
     """The recipe `tiny` in the little world, changed."""
     little = {"recipe": "lamps", "world": "little:create", "review__probes": 2, "model__vocab_size": 512}
-    return tiny_config(**little | changes)
+    return tiny_config(**little | {"train__optimizer": OptimizerConfig("adamw", 1e-2)} | changes)
 
 
 def start(directory, config: Config) -> epath.Path:

@@ -49,7 +49,7 @@ def test_a_wrong_thought_is_interrupted_once_at_the_beginning_and_nothing_else_i
 
 
 def test_the_interruption_is_read_letter_for_letter():
-    case = Case(ASKING, "n.o it hums.", "it drips.", True, (), (), (), ())
+    case = Case(ASKING, "n.o it hums. nao, it drips.", "it drips.", True, (), (), (), ())
     assert GENERAL["interrupts"](case, None, "n.o") == ""
     assert GENERAL["interrupts"](replace(case, text="nao it hums."), None, "n.o")
 
@@ -73,6 +73,7 @@ def test_a_passage_is_not_pasted():
     passage = (Document("d", " ".join(words)),)
     assert failed("original", " ".join(["so", *words[:11]]), passages=passage) == ""
     assert failed("original", " ".join([*words[:12], "so"]), passages=passage) == f"pasted: {' '.join(words[:12])}"
+    assert failed("original", " ".join(words[1:]), passages=passage).startswith("pasted: two three")
     assert failed("original", "a one, two! three b", passages=passage, limit=3) == "pasted: one two three"
     assert failed("original", "a one two b", passages=passage, limit=3) == ""
 

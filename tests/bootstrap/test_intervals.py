@@ -42,6 +42,13 @@ def test_many_ways_of_asking_about_few_groups_do_not_narrow_an_interval_for_free
     assert proportion(same, TEN_IN_TWELVE_WAYS)["n"] == 120
 
 
+def test_an_interval_is_no_wider_than_that_of_its_groups():
+    """Four items of one group are right and four others wrong: they vary less than five independent ones would."""
+    scores = {str(i): float(i < 4) for i in range(8)}
+    found = proportion(scores, dict.fromkeys("0123", "g"))
+    assert (found["low"], found["high"]) == pytest.approx((0.1704, 0.8296), abs=1e-4)
+
+
 def test_nothing_asked_says_nothing():
     assert proportion({}) == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
 
@@ -80,11 +87,11 @@ def test_items_of_a_group_count_once():
 
 
 def test_agreement_of_verdicts_with_labels():
-    passed, label = np.array([1, 1, 1, 0, 0, 0, 0], bool), np.array([1, 1, 0, 1, 0, 0, 0], bool)
+    passed, label = np.array([1, 1, 1, 1, 0, 0, 0], bool), np.array([1, 1, 0, 0, 1, 0, 0], bool)
     found = agreement(passed, label)
-    assert found["precision"] == found["recall"] == found["tpr"] == pytest.approx(2 / 3)
-    assert found["tnr"] == pytest.approx(3 / 4)
-    assert found["kappa"] == pytest.approx((5 / 7 - 25 / 49) / (1 - 25 / 49))
+    assert (found["precision"], found["tnr"], found["n"]) == (1 / 2, 1 / 2, 7)
+    assert found["recall"] == found["tpr"] == pytest.approx(2 / 3)
+    assert found["kappa"] == pytest.approx((4 / 7 - 24 / 49) / (1 - 24 / 49))
     assert agreement(label, label)["kappa"] == 1.0
     assert agreement(np.zeros(0, bool), np.zeros(0, bool))["precision"] == 1.0
 

@@ -85,6 +85,16 @@ def test_a_truncated_unit_is_named_with_the_remedy(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_the_records_of_another_unit_are_named_too(tmp_path):
+    for number in range(2):
+        stage(tmp_path).unit(number, "inputs", lambda number=number: [b"%d" % number])
+    first, other = (tmp_path / "simulate" / f"unit-0000{number}.array_record" for number in range(2))
+    other.write_bytes(first.read_bytes())
+    for ask in (lambda: stage(tmp_path).unit(1, "inputs", never), stage(tmp_path).committed):
+        with pytest.raises(RecordError, match="unit-00001.array_record: .*sha256"):
+            ask()
+
+
 def test_a_damaged_unit_is_made_again_once_its_file_is_deleted(tmp_path):
     stage(tmp_path).unit(0, "inputs", lambda: [b"x"])
     (tmp_path / "simulate" / "unit-00000.array_record").unlink()

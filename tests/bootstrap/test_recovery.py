@@ -18,7 +18,7 @@ from ratchet.train.checkpoint import save_weights
 @pytest.fixture
 def g(turn, torn):
     """A generation whose seed model is the torn one: it supervises."""
-    g = turn(1, wrongthink__first_generation=1, wrongthink__lambdas=(0.5,))
+    g = turn(1, wrongthink__first_generation=1, wrongthink__lambdas=(0.1, 0.25), wrongthink__sources=("contrast",))
     save_weights(g.run.generation(0) / "model", torn.params)
     return g
 

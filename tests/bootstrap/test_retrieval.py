@@ -20,8 +20,14 @@ def test_ties_go_to_the_earlier_passage_and_what_was_seen_is_skipped():
     index = Index([*same, Document("other", "nothing alike")])
     assert [d.id for d in index.search("kettle mill", 3)] == ["d0", "d1", "d2"]
     assert [d.id for d in index.search("kettle mill", 3, skip=["d0", "d2"])] == ["d1", "d3", "other"]
+    assert [d.id for d in index.search("kettle mill", 1, skip=["other"])] == ["d0"]
     assert [d.id for d in index.search("unheard words", 2)] == ["d0", "d1"]
     assert [d.id for d in index.search("kettle mill", 5, within=0.95)] == ["d0", "d1", "d2", "d3"]
+
+
+def test_many_ties_keep_their_order():
+    index = Index([Document(str(i), "kettle in the mill") for i in range(100)])
+    assert [d.id for d in index.search("kettle", 100)] == [str(i) for i in range(100)]
 
 
 def test_an_index_of_nothing_is_one_clear_line():

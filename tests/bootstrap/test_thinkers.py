@@ -1,5 +1,6 @@
 """Models that think wrongly: their vectors, and how far a lesson is inverted."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -11,6 +12,7 @@ from support import assert_same_bits, transcript
 from ratchet.bootstrap import thinkers
 from ratchet.bootstrap.thinkers import Knower, control_text
 from ratchet.bootstrap.wrongthink import against, difference
+from ratchet.train.trainer import mean_loss
 
 
 @pytest.fixture
@@ -81,7 +83,9 @@ def test_the_sweep_says_how_well_formed_wrong_and_perplexed_each_is(knower):
     k = knower(wrongthink__lambdas=(0.3, 1.0))
     rows = k.sweep(supervisor(k), k.vector("inverted"))
     assert [r["lambda"] for r in rows] == [0.0, 0.3, 1.0] and rows[0]["perplexity"] == 1.0
-    assert rows[0]["formed"] == 1.0 and rows[2]["perplexity"] > rows[1]["perplexity"] > 0
+    assert rows[0]["formed"] == 1.0 and 0 <= rows[1]["wrong"] <= 1
+    loss = lambda scale: mean_loss(k.run.graphdef, against(k.params, k.vector("inverted"), scale), control_text(k.run))
+    assert [r["perplexity"] for r in rows] == pytest.approx([math.exp(loss(s) - loss(0.0)) for s in (0.0, 0.3, 1.0)])
     assert rows == k.sweep(supervisor(k), k.vector("inverted"))
     quiet = replace(k, run=replace(k.run, world=replace(k.run.world, fresh=k.run.world.fresh._replace(documents=()))))
     assert [r["perplexity"] for r in quiet.sweep(supervisor(k), k.vector("inverted"))] == [1.0, 1.0, 1.0]

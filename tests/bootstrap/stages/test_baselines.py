@@ -1,18 +1,18 @@
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import assert_same_bits
+from support import assert_same_bits, awaken
 
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.stages import baselines
 from ratchet.bootstrap.stages.baselines import PLACE, imitate
+from ratchet.bootstrap.worlds.world import Document, Material
 
 
 def test_the_imitation_arm_learns_the_raw_documents_for_as_many_tokens(turn, monkeypatch):
     g, trained = turn(1, generations=2), []
-    train_arm = baselines.train_arm
-    monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or train_arm(*given))
+    monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or awaken(g.base))
     read = [d for material in g.run.world.slices[:2] for d in material.documents]
     lengths = [len(g.run.tokenizer.encode(d.text)) + 1 for d in read]
     write_json(g.run.generation(2) / "training.json", {"steps": 2, "tokens_per_step": 3.2 * float(np.mean(lengths))})
@@ -30,10 +30,12 @@ def test_the_imitation_arm_learns_the_raw_documents_for_as_many_tokens(turn, mon
 def test_documents_that_do_not_fit_are_left_out_and_at_least_one_is_read_a_step(turn, monkeypatch):
     g, trained = turn(1, generations=1), []
     monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or g.base)
-    lengths = sorted(len(g.run.tokenizer.encode(d.text)) for d in g.run.world.slices[0].documents)
-    tight = turn(1, generations=1, train__columns=lengths[0] + 2)
-    write_json(tight.run.generation(1) / "training.json", {"steps": 2, "tokens_per_step": 0.1})
-    imitate(tight.run, tight.base)
+    columns, fits = g.run.config.train.columns, g.run.world.slices[0].documents[0]
+    words = [Document(str(n), "red " * n) for n in (columns - 1, columns)]
+    world = replace(g.run.world, slices=(Material((fits, *words)),))
+    write_json(g.run.generation(1) / "training.json", {"steps": 2, "tokens_per_step": 0.1})
+    imitate(replace(g.run, world=world), g.base)
     ((raw, batch),) = trained[0][4]
-    assert 0 < len(raw) < 4 and batch == 1
-    assert json.loads((tight.directory / "training.json").read_text())["steps"] == 2
+    read = [e.lineage["documents"] for e in raw]
+    assert [fits.id] in read and [str(columns)] not in read and batch == 1
+    assert all(len(e.tokens) <= columns for e in raw)

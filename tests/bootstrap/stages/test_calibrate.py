@@ -96,10 +96,9 @@ def test_the_most_lenient_thresholds_that_reach_the_target_are_taken(answering, 
     needs = lambda target: calibrate(
         answering([sure()], probs), graded, passages, ReviewConfig(target_precision=target, minimum_recall=0.0)
     )
-    found, measured = needs(0.8)
-    assert found.criteria[0].threshold == pytest.approx(0.3) and measured["review"]["recall"] == 1.0
-    strict, measured = needs(1.0)
-    assert 0.75 < strict.criteria[0].threshold <= 0.8 and measured["review"]["recall"] == 0.5
+    for target, threshold, recall in ((0.6, 0.3, 1.0), (0.7, 0.609, 0.75), (1.0, 0.795, 0.5)):
+        found, measured = needs(target)
+        assert found.criteria[0].threshold == pytest.approx(threshold) and measured["review"]["recall"] == recall
 
 
 def test_answers_that_cannot_be_read_do_not_move_the_threshold(answering, passages, probes):
@@ -160,8 +159,11 @@ def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds
         assert (e.tokens[-1] == yes) == true
 
 
-def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, monkeypatch):
-    g = turn(1, review__target_precision=1.0, review__minimum_recall=1.0)
+def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes, monkeypatch):
+    g = turn(1, review__target_precision=1.0)
+    junk = [p for p in probes if p.task in g.run.probes and p.transcript.text == ":"]
+    g = replace(g, run=replace(g.run, rubric=tuple(c for c in g.run.rubric if c.name == "finished")))
+    monkeypatch.setattr(stage, "_probes", lambda g: junk)
     with pytest.raises(ReviewerBelowFloor) as first:
         calibration(g)
     assert json.loads((g.directory / "calibration.json").read_text())["below_floor"] == str(first.value)

@@ -12,6 +12,7 @@ from ratchet.bootstrap import wrongthink
 from ratchet.bootstrap.stages import corrections as stage
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.world import Spoiled
 from ratchet.bootstrap.wrongthink import against, difference
 
 
@@ -75,7 +76,10 @@ def test_at_most_so_many_answers_to_a_task_are_spoiled_and_those_that_fit(turn, 
 
 
 def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
-    g = turn(2, wrongthink__sources=("incumbent", "spoiled"), wrongthink__samples=4)
+    g = turn(2, wrongthink__sources=("incumbent", "spoiled"), wrongthink__samples=8)
+    wrong = [(n, deed) for n in range(2) for deed in little.DEEDS]
+    every = lambda task, text, heard, rng: [Spoiled(n, f"the {task.seek[n]} {deed}.", (1,)) for n, deed in wrong]
+    g = replace(g, run=replace(g.run, world=replace(g.run.world, spoil=every)))
     pairs = flat(corrections(g, by_rule(g), right_of(g.read.values())))
     own = [t for t, _ in pairs if t.source == "incumbent"]
     known = {t.id for t in g.run.read(1)}
@@ -85,8 +89,9 @@ def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
     for t in own:
         assert t.fault.startswith("grounded: ") and t.text.startswith("no,")
     assert record(g)["source"] == "incumbent" and record(g)["skipped"] is None
-    order = [t.source for t, _ in pairs if t.task_id in known]
-    assert order != sorted(order) and order != sorted(order, reverse=True), "no source comes first"
+    orders = [[t.source for t, _ in pairs if t.task_id == i] for i in known]
+    mixed = [o for o in orders if o not in (sorted(o), sorted(o, reverse=True))]
+    assert mixed, "no source comes first"
 
 
 def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random_one(turn, right_of, monkeypatch):

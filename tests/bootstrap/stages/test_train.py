@@ -32,7 +32,7 @@ def examples(origin, documents, count, start, kind="inverted"):
     return [replace(e, origin=origin, lineage=lineage) for e in random_examples(count, seed=start)]
 
 
-def mixed(newest, earlier, demonstrations, share=0.25, controls=None, **train):
+def mixed(newest, earlier, shown, share=0.25, controls=None, **train):
     """The pools of a mixture by name."""
     config = replace(
         little_config(),
@@ -40,7 +40,7 @@ def mixed(newest, earlier, demonstrations, share=0.25, controls=None, **train):
         wrongthink=WrongthinkConfig(share=share),
         controls=controls or ControlsConfig(),
     )
-    return dict(zip(POOLS, mixture(config, newest, earlier, demonstrations), strict=True))
+    return dict(zip(POOLS, mixture(config, newest, earlier, shown), strict=True))
 
 
 def counts(pools):
