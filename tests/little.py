@@ -127,7 +127,8 @@ def grader(deeds: dict[str, str]) -> Grader:
         held = dict([*earlier, *said])
         right = all(true) and all(held.get(lamp) == deeds[lamp] for lamp in task.seek)
         reason = not before or (bool(said) and said[0][0] == earlier[-1][0] and true[0])
-        return Grade(right, "right" if right else "wrong", tuple({"sure": t} for t in true), reason)
+        label = "right" if right else "wrong"
+        return Grade(right, label, tuple({"sure": t} for t in true), mended=right, reason=reason)
 
     return grade
 

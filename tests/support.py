@@ -154,6 +154,12 @@ def changed(config: Config, **changes) -> Config:
     return config
 
 
+def distributions(capture) -> list[dict[int, float]]:
+    """By token, the kept ids with their probabilities; ids of no probability are padding."""
+    rows = zip(capture.ids_NK.tolist(), capture.probs_NK.tolist(), strict=True)
+    return [{i: p for i, p in zip(ids, probs, strict=True) if p > 0} for ids, probs in rows]
+
+
 def tiny_config(**changes) -> Config:
     """The recipe `tiny`, changed."""
     return changed(RECIPES["tiny"].config, **changes)

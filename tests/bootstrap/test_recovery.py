@@ -81,7 +81,7 @@ def test_only_who_ends_right_after_a_wrong_start_has_recovered(g, torn, deeds, m
     }
     for answer, wanted in answers.items():
         found = figures(g, torn, None, said, [False], answer)
-        names = ("recovery_own", "noticed", "corrected", "repeated")
+        names = ("recovery_own", "noticed_own", "corrected_own", "repeated_own")
         assert tuple(found[n]["value"] if n in found else None for n in names) == wanted, answer
         assert "recovery" not in found and "recovery_thinker" not in found
     assert found["recovery_own"]["n"] == 1 and found["recovery_own"]["column"] == "own"

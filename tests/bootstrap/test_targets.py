@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import full_probs
+from support import distributions, full_probs
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.config import TargetsConfig
@@ -151,9 +151,18 @@ def same(a, b) -> bool:
     return plain and all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a.capture, b.capture, strict=True))
 
 
+def nearly_same(a, b) -> bool:
+    """The same but for the rounding of log-probabilities to float16."""
+    plain = (a.transcript_id, a.unreviewed, a.branches) == (b.transcript_id, b.unreviewed, b.branches)
+    return plain and all(
+        x.keys() == y.keys() and all(abs(x[i] - y[i]) < 2e-3 for i in x)
+        for x, y in zip(distributions(a.capture), distributions(b.capture), strict=True)
+    )
+
+
 def test_targets_are_the_same_again_and_come_back_from_json(case, reviewed):
     assert all(same(a, b) for a, b in zip(make(case), reviewed, strict=True))
-    assert all(same(targets.from_json(targets.to_json(t)), t) for t in reviewed)
+    assert all(nearly_same(targets.from_json(targets.to_json(t)), t) for t in reviewed)
 
 
 def test_a_correction_has_the_teachers_distribution_after_the_wrong_thought(case):

@@ -2,9 +2,11 @@ import dataclasses
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from support import distributions
 
 from ratchet.bootstrap.transcript import (
     Capture,
@@ -18,13 +20,20 @@ from ratchet.bootstrap.transcript import (
 )
 
 IDS = st.lists(st.integers(0, 2**31), max_size=4).map(tuple)
-SHARES = st.floats(0, 1, width=32)
+MASSES = st.floats(2**-10, 1, width=32)
+
+
+def capture_of(first_N, masses_N3) -> Capture:
+    """Two kept ids a token, one after the other, and the tail."""
+    probs_N3 = masses_N3 / masses_N3.sum(axis=1, keepdims=True)
+    return Capture(np.stack([first_N, first_N + 1], axis=1), probs_N3[:, :2], probs_N3[:, 2])
+
+
 CAPTURES = st.integers(1, 3).flatmap(
     lambda n: st.builds(
-        Capture,
-        arrays.arrays(np.int32, (n, 2), elements=st.integers(0, 2**31 - 1)),
-        arrays.arrays(np.float32, (n, 2), elements=SHARES),
-        arrays.arrays(np.float32, (n,), elements=SHARES),
+        capture_of,
+        arrays.arrays(np.int32, (n,), elements=st.integers(0, 2**20)),
+        arrays.arrays(np.float32, (n, 3), elements=MASSES),
     )
 )
 CALL = {"id": "c", "type": "function", "function": {"name": "lookup", "arguments": '{"query":" a \\"b\\""}'}}
@@ -57,9 +66,9 @@ def test_a_transcript_comes_back_from_json_as_it_was(transcript):
     for name, value in vars(transcript).items():
         if name != "capture":
             assert getattr(found, name) == value, name
-    for array, expected in zip(found.capture, transcript.capture, strict=True):
-        np.testing.assert_array_equal(array, expected)
-        assert array.dtype == expected.dtype
+    np.testing.assert_allclose(found.capture.tail_N, transcript.capture.tail_N, atol=2e-3)
+    for kept, expected in zip(distributions(found.capture), distributions(transcript.capture), strict=True):
+        assert kept == pytest.approx(expected, abs=2e-3), "log-probabilities are kept in float16"
 
 
 @given(st.dictionaries(st.text(), st.builds(Verdict, st.floats(0, 1), st.booleans(), st.text()), max_size=3))

@@ -145,7 +145,7 @@ def test_junk_that_passes_stops_it_too(answering, passages, probes):
 
 def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds, tokenizer):
     g = turn(1)
-    reviewer, measured, mistakes = calibration(g)
+    reviewer, measured, mistakes = calibration(g, [])
     written = json.loads((g.directory / "calibration.json").read_text())
     assert written == measured and [*measured["criteria"]] == [c.name for c in g.run.rubric]
     assert measured["review"]["n"] == 2 * len(g.run.probes) and "below_floor" not in measured
@@ -165,11 +165,11 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
     g = replace(g, run=replace(g.run, rubric=tuple(c for c in g.run.rubric if c.name == "finished")))
     monkeypatch.setattr(stage, "_probes", lambda g: junk)
     with pytest.raises(ReviewerBelowFloor) as first:
-        calibration(g)
+        calibration(g, [])
     assert json.loads((g.directory / "calibration.json").read_text())["below_floor"] == str(first.value)
     monkeypatch.setattr(stage, "calibrate", None)
     with pytest.raises(ReviewerBelowFloor) as again:
-        calibration(g)
+        calibration(g, [])
     assert str(again.value) == str(first.value) and again.value.measured["review"] == first.value.measured["review"]
 
 
@@ -177,9 +177,21 @@ def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, mon
     g = turn(1)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, known=None)))
     monkeypatch.setattr(stage, "finish", None)
-    reviewer, measured, mistakes = calibration(g)
-    assert reviewer.criteria == g.run.rubric and mistakes == [] and measured["review"] == {}
+    reviewer, measured, mistakes = calibration(g, [])
+    assert reviewer.criteria == g.run.rubric and mistakes == [] and measured["review"] == {"junk": 0.0}
     assert {c.name: c.threshold for c in g.run.rubric} == {n: c["threshold"] for n, c in measured["criteria"].items()}
+
+
+def test_where_nobody_knows_right_verdicts_junk_that_passes_stops_the_generation(turn, deeds, tokenizer):
+    """Every answer that comes to an end passes this rubric, junk made of it too."""
+    g = turn(1)
+    lenient = tuple(c for c in g.run.rubric if c.name == "finished")
+    g = replace(g, run=replace(g.run, rubric=lenient, world=replace(g.run.world, known=None)))
+    own = [g.passages[i] for i in g.tasks[0].document_ids]
+    written = [transcript(g.tasks[0], little.answer(deeds, g.tasks[0]), own, tokenizer=tokenizer)]
+    with pytest.raises(ReviewerBelowFloor, match="1.00 of the junk probes passed; add criteria"):
+        calibration(g, written)
+    assert json.loads((g.directory / "calibration.json").read_text())["review"] == {"junk": 1.0}
 
 
 def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer, monkeypatch):
@@ -192,7 +204,7 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     monkeypatch.setattr(stage, "_probes", lambda g: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
     monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never,)))
-    _, _, mistakes = calibration(g)
+    _, _, mistakes = calibration(g, [])
     yes, _ = tokenizer.verdicts
     asked = [tokenizer.decode(e.tokens[:-1]) for e in mistakes]
     assert len(mistakes) == 2 and all(e.tokens[-1] == yes == e.ids[0, 0] for e in mistakes)

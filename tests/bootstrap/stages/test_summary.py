@@ -10,6 +10,7 @@ import pytest
 from support import transcript
 
 from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages import summary
 from ratchet.bootstrap.targets import Branch, Target
 from ratchet.bootstrap.transcript import Capture, Review, Verdict
@@ -171,8 +172,8 @@ def test_the_likelihood_of_wrong_thoughts_is_measured_before_and_after(turn, cor
     summary.likelihood_of_wrong_thoughts(g, [(t, r) for t, r in corrected if not r.accepted], g.base)
     assert "likelihood" not in read(g, "wrongthink.json"), "what was refused is not trained on"
     seen = []
-    mean_loss = summary.mean_loss
-    monkeypatch.setattr(summary, "mean_loss", lambda graph, p, made: seen.append(made) or mean_loss(graph, p, made))
+    loss = Run.loss
+    monkeypatch.setattr(Run, "loss", lambda run, p, made: seen.append(made) or loss(run, p, made))
     summary.likelihood_of_wrong_thoughts(g, corrected, g.base)
     found = read(g, "wrongthink.json")["likelihood"]
     assert 0 > found["before"] > found["after"], "the torn model says such things, a fresh one does not"

@@ -176,7 +176,9 @@ def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taug
     assert {e.id for pool, _ in pools[:3] for e in pool} <= {e.id for e in newest}
     assert any((value != arrays(g.base)[name]).any() for name, value in arrays(trained).items())
     written = json.loads((g.directory / "training.json").read_text())
-    assert written == {"steps": 2, "tokens_per_step": pytest.approx(tokens_per_step(pools))}
+    per_step = dict(zip(stage.POOLS, (count for _, count in pools), strict=True))
+    tokens = pytest.approx(tokens_per_step(pools))
+    assert written == {"steps": 2, "tokens_per_step": tokens, "examples_per_step": per_step}
     assert_same_bits(train(g, newest, [], []), trained)
     assert len(begun) == 1
     config = changed(g.run.config, controls__start="last")
