@@ -193,11 +193,11 @@ def measure(criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Seq
     """Quality of every criterion against its own labels, and of the whole review against rightness."""
     passes = {c.name: np.array([_passes(c, r) for r in reviews], bool) for c in criteria}
     accepted = np.all([passes[c.name] for c in criteria if c.required], axis=0)
-    right = np.array([p.right for p in probes])
-    junk = np.array([p.junk for p in probes])
+    right = np.array([p.right for p in probes], bool)
+    junk = np.array([p.junk for p in probes], bool)
     found = {}
     for c in criteria:
-        label = np.array([p.labels.get(c.name, p.right) for p in probes])
+        label = np.array([p.labels.get(c.name, p.right) for p in probes], bool)
         found[c.name] = {
             "kind": c.kind,
             "question": c.question,

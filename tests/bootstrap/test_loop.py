@@ -2,29 +2,29 @@
 
 import dataclasses
 import json
-from collections import Counter
 
 import jax
 import pytest
 import tensorflow_datasets as tfds
-from etils import epath
+from runs import as_it_was
 from support import assert_same_bits, awaken, start, tiny_config
 
-from ratchet.bootstrap import generation, lineage, loop, outcome, report, seed, status
-from ratchet.bootstrap.evaluate import evaluate
-from ratchet.bootstrap.generation import TooFewAccepted
-from ratchet.bootstrap.loop import Past, RunEnded
+from ratchet.bootstrap import ledger, lineage, loop
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
-from ratchet.bootstrap.review import ReviewerBelowFloor
-from ratchet.bootstrap.worlds.oracle import Oracle
-from ratchet.models import decoder
-from ratchet.train.checkpoint import load_weights
+from ratchet.bootstrap.report import status
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.stages import calibrate, evaluate, train
+from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor
+from ratchet.bootstrap.stages.evaluate import evaluation
+from ratchet.bootstrap.stages.train import TooFewAccepted
+from ratchet.bootstrap.worlds.world import Document, Material
+from ratchet.models.sampler import Sampler
+from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.sharding import make_mesh
 
-FIELDS = {
-    "generation", "promoted", "simulated", "pass_rate", "accepted", "coverage", "review", "harmful", "harmful_worst",
-    "knowledge", "recovery", "wrongthink", "unreviewed_mass", "audit", "distinct2", "heldout_loss", "intervals",
-}  # fmt: skip
+GENERAL = {"open_book", "pass_at_k", "closed_book"}
 
 
 def read(path):
@@ -32,8 +32,7 @@ def read(path):
 
 
 def test_every_file_is_there(tiny_run):
-    config = tiny_config()
-    for number in range(1, config.generations + 1):
+    for number in (1, 2):
         place = tiny_run / f"gen-{number:03d}"
         for name in ("evaluation", "decision", "DONE", "funnel", "audit", "calibration", "samples", "stages", "plan"):
             assert (place / f"{name}.json").exists(), (number, name)
@@ -42,37 +41,40 @@ def test_every_file_is_there(tiny_run):
             assert records == {f.stem for f in (place / stage).glob("*.json")} and records
         assert (place / "model" / "0").exists() and (place / "dataset" / "1.0.0" / "dataset_info.json").exists()
     assert (tiny_run / "gen-002" / "wrongthink.json").exists()
-    for name in ("config.json", "metrics.jsonl", "tokenizer/model.spm", "imitation/evaluation.json"):
+    for name in ("config.json", "inputs.json", "metrics.jsonl", "tokenizer/model.spm", "imitation/evaluation.json"):
         assert (tiny_run / name).exists(), name
     assert list((tiny_run / "tensorboard").iterdir())
     assert not [f for f in tiny_run.glob("*/*") if f.name.startswith(".") or f.name.endswith(".tmp")]
 
 
-def test_the_status_has_every_field_and_counts_every_unit(tiny_run):
+def test_the_plan_says_what_the_run_will_make(tiny_run):
+    assert read(tiny_run / "plan.json") == {"generations": 2, "arms": ["imitation"]}
+    for number in (1, 2):
+        units = read(tiny_run / f"gen-{number:03d}" / "plan.json")["units"]
+        for stage, count in units.items():
+            assert len(list((tiny_run / f"gen-{number:03d}" / stage).glob("unit-*.json"))) == count, (number, stage)
+
+
+def test_the_status_counts_every_unit_and_describes_every_metric(tiny_run):
     found = json.loads(json.dumps(status.status(tiny_run)))
     assert found["finished"] and found["ended"] is None
     assert len(found["generations"]) == 3
     for row in (*found["generations"], found["baselines"]["imitation"]):
-        assert row.keys() >= FIELDS
-        assert row["review"].keys() == {"precision", "recall", "junk"}
-        assert row["audit"].keys() == {"raw_tokens", "rejected_tokens"}
-        assert 0 <= row["harmful"] <= row["harmful_worst"] <= 1
-        low, high = row["intervals"]["pass_rate"]
-        assert 0 <= low <= row["pass_rate"] <= high <= 1
+        assert row["metrics"].keys() >= {"open_book", "closed_book"} and row["metrics"].keys() <= found["metrics"].keys()
+        low, high = row["intervals"]["open_book"]
+        assert 0 <= low <= row["metrics"]["open_book"] <= high <= 1
     assert all(row["unreviewed_mass"] == 0 for row in found["generations"][1:])
-    assert all(row["intervals"].keys() >= {"coverage", "precision", "recall"} for row in found["generations"][1:])
+    assert all(row["intervals"].keys() >= {"coverage", "review.precision"} for row in found["generations"][1:])
     assert all(s["done"] == s["total"] for s in found["stages"])
 
 
-def test_datasets_open_with_tfds_and_hold_no_raw_story(tiny_run):
+def test_datasets_open_with_tfds_and_hold_no_raw_document(tiny_run):
     for number in (1, 2):
         place = tiny_run / f"gen-{number:03d}"
         source = tfds.builder_from_directory(place / "dataset" / "1.0.0").as_data_source(split="train")
         assert len(source) == read(place / "funnel.json")["trained"] > 0
         assert {"tokens", "weights", "targets", "origin", "lineage"} <= set(source[0])
         assert read(place / "audit.json")["raw_tokens"] == 0
-    corpus = tfds.builder_from_directory(tiny_run / "corpus" / "1.0.0").as_data_source(split="train")
-    assert len(corpus) > 0
 
 
 def test_the_funnel_only_narrows(tiny_run):
@@ -80,12 +82,15 @@ def test_the_funnel_only_narrows(tiny_run):
         f = read(tiny_run / f"gen-{number:03d}" / "funnel.json")
         assert f["asked"] == f["made"] == f["reviewed"] >= f["passed"] >= f["kept"] > 0
         assert f["branches"] >= f["branches_passed"]
+        assert f["corrections"] >= f["corrections_passed"]
 
 
 def test_every_trained_transcript_can_be_traced_to_its_documents(tiny_run):
+    run = runs.prepare(tiny_run, tiny_config(), Silent())
+    run.metrics.close()
     shown = read(tiny_run / "gen-001" / "samples.json")["transcripts"]
     accepted = next(t for t in shown if t["accepted"])
-    found = lineage.trace(tiny_run, accepted["id"])
+    found = lineage.trace(run, accepted["id"])
     assert found["transcript"] == accepted["id"] and found["accepted"] and found["generation"] == 1
     assert list(found["documents"].values()) == accepted["passages"] and all(found["documents"].values())
     assert found["verdicts"].keys() == accepted["verdicts"].keys()
@@ -93,209 +98,175 @@ def test_every_trained_transcript_can_be_traced_to_its_documents(tiny_run):
     assert all(t["teacher"] == "gen-000" for t in found["trained"])
     assert len(found["targets"]) > 0
     rejected = next(t for t in shown if not t["accepted"])
-    assert lineage.trace(tiny_run, rejected["id"][:10])["trained"] == []
+    assert lineage.trace(run, rejected["id"][:10])["trained"] == []
     with pytest.raises(ValueError, match="has no transcript nothing"):
-        lineage.trace(tiny_run, "nothing")
+        lineage.trace(run, "nothing")
 
 
 def test_evaluating_again_gives_the_same_numbers(tiny_run):
-    r = seed.prepare(tiny_run, tiny_config(), Silent())
-    again = json.loads(json.dumps(outcome.evaluation(r, 1, r.weights(1))))
-    r.metrics.close()
+    run = runs.prepare(tiny_run, tiny_config(), Silent())
+    run.metrics.close()
+    params = run.weights(1)
+    again = json.loads(json.dumps(evaluation(run, 1, params, loop.knower(run, 1, params, Seed(run)))))
     assert again == read(tiny_run / "gen-001" / "evaluation.json")
-    assert evaluate.__doc__
+    assert again["metrics"].keys() >= GENERAL | {m.name for m in run.world.metrics}
+
+
+def test_a_finished_run_is_resumed_at_the_cost_of_opening_its_files(tiny_run, tmp_path, monkeypatch):
+    """It reads no unit, dataset or weights, and asks and trains no model."""
+    directory = as_it_was(tiny_run, tmp_path / "run", 2)
+    for name in ("imitation", "plan.json"):
+        copy = (directory / name).write_bytes if name.endswith("json") else None
+        copy((tiny_run / name).read_bytes()) if copy else (tiny_run / name).rename(directory / name)
+    asked = []
+    note = lambda name: lambda *args, **kwargs: asked.append(name) or pytest.fail(f"{name} was called")
+    places = [(ledger, "read_unit"), (train, "read_examples"), (runs, "load_weights"), (train, "load_weights")]
+    places += [(Sampler, "__call__"), (Reviewer, "verdicts"), (Checkpoints, "__init__"), (evaluate, "ask_items")]
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, note(name))
+    loop.run(directory, tiny_config(), Silent())
+    assert asked == []
 
 
 def beginning(tiny_run, directory, config=None):
-    """A run at generation 1, with the corpus, tokenizer and seed model of the whole one."""
-    for name in ("corpus/1.0.0", "tokenizer", "gen-000/model/0"):
-        (directory / name).mkdir(parents=True)
-        copy(tiny_run / name, directory / name)
-    copy_file(tiny_run / "gen-000" / "evaluation.json", directory / "gen-000" / "evaluation.json")
-    r = seed.prepare(directory, config or tiny_config(), Silent())
-    made = seed.seed_examples(r)
-    demonstrations = seed.blend(made, r.config.train.seed_mixture)
-    base = seed.train_seed_model(r, made)
-    return r, Past(0, base, (), (), Counter(), 0), demonstrations
+    """A run with the tokenizer and the seed model of the whole one, and what is before its first generation."""
+    directory = as_it_was(tiny_run, directory, 0)
+    start(directory, config or tiny_config())
+    run = runs.prepare(directory, config or tiny_config(), Silent())
+    return run, Past(), Seed(run)
 
 
-def copy(source, target):
-    for file in source.iterdir():
-        if file.is_dir():
-            (target / file.name).mkdir(exist_ok=True)
-            copy(file, target / file.name)
-        else:
-            copy_file(file, target / file.name)
-
-
-def copy_file(source, target):
-    target.write_bytes(source.read_bytes())
-
-
-class Sealed(Oracle):
-    """An oracle that nobody may ask."""
-
-    def grade(self, task_id, text):
-        raise AssertionError("the oracle was asked")
-
-
-def test_nothing_in_simulate_review_calibration_corrections_or_training_reads_the_oracle(
-    tiny_run, tmp_path, monkeypatch
-):
-    """Without evaluation and with a sealed oracle, a generation makes the same data and weights, bit for bit."""
-    monkeypatch.setattr(outcome, "_oracle_audit", lambda *_: {})
-    monkeypatch.setattr(outcome, "evaluate_generation", lambda *_: None)
-    monkeypatch.setattr(outcome, "promote", lambda *_: True)
-    config = tiny_config(wrongthink__first_generation=1)
-    made = {}
-    for name, oracle in (("open", Oracle), ("sealed", Sealed)):
-        monkeypatch.setattr(seed, "Oracle", oracle)
-        r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / name, config)
-        assert type(r.oracle) is oracle
-        situations = () if name == "sealed" else r.world.situations
-        r = dataclasses.replace(r, world=dataclasses.replace(r.world, situations=situations))
-        assert loop.turn(r, 1, past, past.params, demonstrations).incumbent == 1
-        r.metrics.close()
-        made[name] = r.generation(1)
-    for name in ("dataset/1.0.0/dataset-train.array_record-00000-of-00001", "calibration.json", "funnel.json"):
-        same = (made["open"] / name).read_bytes() == (made["sealed"] / name).read_bytes()
-        assert same, name
-    assert read(made["sealed"] / "wrongthink.json") == read(made["open"] / "wrongthink.json")
-    like = decoder.create(config.model, 0)[1]
-    assert_same_bits(*(load_weights(place / "model", like) for place in made.values()))
-
-
-def test_without_an_oracle_object_a_generation_runs_and_promotes(tiny_run, tmp_path):
-    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "none")
-    done = loop.turn(dataclasses.replace(r, oracle=None), 1, past, past.params, demonstrations)
-    r.metrics.close()
-    assert done.incumbent == 1 and not (r.generation(1) / "evaluation.json").exists()
-
-
-def test_a_bad_candidate_is_rolled_back_and_two_in_a_row_end_the_run(tiny_run, tmp_path, monkeypatch):
+def test_a_bad_candidate_is_rolled_back_and_the_incumbent_writes_the_next_round(tiny_run, tmp_path, monkeypatch):
     """The candidate is ruined; the incumbent's scores are those of a good model, which `tiny` is too small to be."""
-    directory = start(epath.Path(tmp_path) / "bad", tiny_config())
-    r, past, demonstrations = beginning(tiny_run, directory)
-    real = outcome.evaluation
-
-    def good_incumbent(run, number, params, arm="loop"):
-        found = real(run, number, params, arm)
-        if number == 0:
-            found["items"] = {name: dict.fromkeys(items, 1.0) for name, items in found["items"].items()}
-        return found
-
-    monkeypatch.setattr(outcome, "evaluation", good_incumbent)
-    monkeypatch.setattr(generation, "train_arm", lambda run, number, arm, params, *_, **__: awaken(params, number))
-    (r.generation(0) / "evaluation.json").unlink()
-    outcome.evaluate_generation(r, 0, past.params)
-    first = loop.turn(r, 1, past, past.params, demonstrations)
-    decision = read(r.generation(1) / "decision.json")
+    run, past, seed = beginning(tiny_run, tmp_path / "bad")
+    perfect(run.generation(0) / "evaluation.json")
+    monkeypatch.setattr(train, "train_arm", ruined)
+    left = loop.turn(run, 1, past, seed)
+    run.metrics.close()
+    decision = read(run.generation(1) / "decision.json")
     assert decision["promoted"] is False and "fell by" in decision["reasons"][0]
-    assert first.incumbent == 0 and first.rollbacks == 1
-    assert_same_bits(first.params, past.params)
-    with pytest.raises(RunEnded, match="generation 2: two roll-backs in a row; generation 0 is the result"):
-        loop.turn(r, 2, first, past.params, demonstrations)
-    r.metrics.close()
-    assert read(r.generation(2) / "decision.json")["promoted"] is False
-    assert [row["promoted"] for row in status.status(directory)["generations"]] == [None, False, False]
+    assert (left.incumbent, left.rollbacks) == (0, 1)
+    assert_same_bits(loop._generation(run, 2, left, seed).params, seed.weights)
+
+
+def ruined(run, number, arm, params, *_, **__):
+    return awaken(params, number)
+
+
+def perfect(path):
+    """Every score of an evaluation becomes 1."""
+    found = read(path)
+    found["items"] = {name: dict.fromkeys(items, 1.0) for name, items in found["items"].items()}
+    path.write_text(json.dumps(found))
+
+
+@pytest.fixture
+def without_oracle(monkeypatch):
+    load = runs.load
+    monkeypatch.setattr(runs, "load", lambda *settings: dataclasses.replace(load(*settings), oracle=None))
+
+
+def test_a_run_without_an_oracle_can_roll_back_and_ends_as_finished(tiny_run, tmp_path, monkeypatch, without_oracle):
+    directory, config = as_it_was(tiny_run, tmp_path / "none", 0), tiny_config(generations=3)
+    start(directory, config)
+    (directory / "gen-000" / "evaluation.json").unlink()
+    run = runs.prepare(directory, config, Silent())
+    loop.begin(run, Seed(run))
+    run.metrics.close()
+    assert read(directory / "gen-000" / "evaluation.json")["judge"] == "review"
+    perfect(directory / "gen-000" / "evaluation.json")
+    monkeypatch.setattr(train, "train_arm", ruined)
+    said = "generation 2: two roll-backs in a row; generation 0 is the result"
+    with pytest.raises(RunEnded, match=said):
+        loop.run(directory, config, Silent())
+    found = status.status(directory)
+    assert found["finished"] and found["ended"] == said
+    assert [row["promoted"] for row in found["generations"]] == [None, False, False]
+    assert "oracle" not in read(directory / "gen-002" / "audit.json")
+    (directory / "ended.json").unlink()  # killed before it was written
+    with pytest.raises(RunEnded, match=said):
+        loop.run(directory, config, Silent())
+    assert not (directory / "gen-003").exists() and read(directory / "ended.json") == {"reason": said}
 
 
 def test_an_empty_accepted_set_ends_the_run_with_the_funnel_on_show(tiny_run, tmp_path):
-    strict = tiny_config(review__random_share=0.0)
-    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "empty", strict)
+    run, past, seed = beginning(tiny_run, tmp_path / "empty", tiny_config(controls__random_share=0.0))
     with pytest.raises(RunEnded, match=r"generation 1: no transcript passed the review \(12 sampled, .* 0 accepted\)"):
-        loop.turn(r, 1, past, past.params, demonstrations)
-    r.metrics.close()
-    assert read(r.generation(1) / "funnel.json")["passed"] == 0
-    assert not any(t["accepted"] for t in read(r.generation(1) / "samples.json")["transcripts"])
-    assert not (r.generation(1) / "model").exists()
+        loop.turn(run, 1, past, seed)
+    run.metrics.close()
+    assert read(run.generation(1) / "funnel.json")["passed"] == 0
+    assert not any(t["accepted"] for t in read(run.generation(1) / "samples.json")["transcripts"])
+    assert not (run.generation(1) / "model").exists()
 
 
-FABLES = (
-    "A fox saw ripe grapes that hung high on a vine. He jumped again and again and could not reach them. At last "
-    "he walked away with his nose in the air and said that they were surely sour.",
-    "A crow sat in a tree with a piece of cheese in her beak. A fox praised her voice and begged for a song. She "
-    "opened her beak to sing, the cheese fell, and the fox ate it.",
-    "A dog crossed a bridge with meat in his mouth and saw his own picture in the water. He took it for another "
-    "dog with more meat, snapped at it, and lost what he had.",
-    "A hare laughed at a tortoise for her slow feet and lay down to sleep in the middle of the race. When he "
-    "woke, the tortoise sat beyond the line and was resting.",
-    "A lion let a mouse go free that had run over his face. Later hunters caught the lion in a net, and the mouse "
-    "gnawed the ropes until he was free.",
-    "A thirsty crow found a jar with a little water at the bottom. She dropped pebbles into it, one after "
-    "another, until the water rose to the brim.",
-)
-
-
-def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(tmp_path):
-    """The model cannot write transcripts about fables that pass; the run says so and shows what was rejected."""
-    folder = epath.Path(tmp_path) / "fables"
-    folder.mkdir()
-    for number, text in enumerate(FABLES):
-        (folder / f"{number}.txt").write_text(text)
-    config = tiny_config(documents__path=str(folder), world__slice=3, generations=1, review__random_share=0.0)
-    directory = start(epath.Path(tmp_path) / "run", config)
-    with pytest.raises(
-        RunEnded, match=r"no transcript passed the review \(6 sampled, 6 reviewed, 0 accepted\)"
-    ) as ended:
-        loop.run(directory, config, Silent())
-    assert "\n" not in str(ended.value)
-    assert status.status(directory)["ended"] == str(ended.value)
-    assert read(directory / "gen-001" / "funnel.json")["passed"] == 0
-    page = report.build(directory).read_text()
-    rejected = read(directory / "gen-001" / "samples.json")["transcripts"]
-    assert rejected and all(t["id"] in page for t in rejected)
-
-
-def test_documents_that_changed_under_a_run_are_refused(tmp_path):
-    folder = epath.Path(tmp_path) / "fables"
-    folder.mkdir()
-    for number, text in enumerate(FABLES):
-        (folder / f"{number}.txt").write_text(text)
-    config = tiny_config(documents__path=str(folder), world__slice=3, generations=1)
-    directory = start(epath.Path(tmp_path) / "run", config)
-    seed.prepare(directory, config, Silent()).metrics.close()
-    seed.prepare(directory, config, Silent()).metrics.close()
-    (folder / "1.txt").write_text(FABLES[0])
-    with pytest.raises(ValueError, match="the documents changed since this run began; restore"):
-        seed.prepare(directory, config, Silent())
-
-
-def test_a_reviewer_below_its_floor_ends_the_run_with_its_figures_on_show(tiny_run, tmp_path):
+def test_a_reviewer_below_its_floor_ends_the_run_with_its_figures_on_show(tiny_run, tmp_path, monkeypatch):
     """A reviewer that no probe passes has no recall."""
-    blind = tiny_config(review__random_share=0.0, review__minimum_recall=1.0)
-    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "blind", blind)
-    r.metrics.close()
-    probe = generation._probes
+    blind = tiny_config(controls__random_share=0.0, review__minimum_recall=1.0)
+    run, past, seed = beginning(tiny_run, tmp_path / "blind", blind)
+    run.metrics.close()
+    measure = calibrate.calibrate
 
-    def right(g):
-        probes, passages = probe(g)
-        return [dataclasses.replace(p, right=True) for p in probes], passages
+    def all_right(reviewer, probes, *rest):
+        return measure(reviewer, [dataclasses.replace(p, right=True) for p in probes], *rest)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "_probes", right)
-        for _ in range(2):  # a resumed generation stops at the same place
-            with pytest.raises(ReviewerBelowFloor, match=r"calibration\.json"):
-                loop.turn(r, 1, past, past.params, demonstrations)
-    measured = read(r.generation(1) / "calibration.json")
+    monkeypatch.setattr(calibrate, "calibrate", all_right)
+    for _ in range(2):  # a resumed generation stops at the same place
+        with pytest.raises(ReviewerBelowFloor, match=r"calibration\.json"):
+            loop.turn(run, 1, past, seed)
+    measured = read(run.generation(1) / "calibration.json")
     assert measured["review"]["recall"] < 1 and measured["below_floor"].startswith("review: ")
 
 
 def test_fewer_accepted_transcripts_than_a_batch_needs_is_one_line(tiny_run, tmp_path):
-    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "few", tiny_config(train__batch=512))
+    run, past, seed = beginning(tiny_run, tmp_path / "few", tiny_config(train__batch=512))
     with pytest.raises(TooFewAccepted, match=r"student examples, a batch takes 166; raise --simulate.samples .*funnel"):
-        loop.turn(r, 1, past, past.params, demonstrations)
-    r.metrics.close()
-    assert not (r.generation(1) / "model").exists()
+        loop.turn(run, 1, past, seed)
+    run.metrics.close()
+    assert not (run.generation(1) / "model").exists()
+
+
+@pytest.mark.parametrize("error", [ReviewerBelowFloor("why", {}), TooFewAccepted("why"), RunEnded("why")])
+def test_whatever_ends_a_run_is_written_down(tiny_run, tmp_path, monkeypatch, error):
+    directory = start(as_it_was(tiny_run, tmp_path / "run", 0), tiny_config())
+
+    def end(*_):
+        raise error
+
+    monkeypatch.setattr(loop, "turn", end)
+    with pytest.raises(RunEnded, match="^why$"):
+        loop.run(directory, tiny_config(), Silent())
+    assert read(directory / "ended.json") == {"reason": "why"} and status.status(directory)["finished"]
+
+
+def test_documents_that_changed_under_a_run_are_refused(tiny_run, tmp_path, monkeypatch):
+    run, _, _ = beginning(tiny_run, tmp_path / "run")
+    run.metrics.close()
+    other = Material((Document("another", "quite another text"),), run.world.slices[1].tasks)
+    changed = dataclasses.replace(run.world, slices=(run.world.slices[0], other))
+    monkeypatch.setattr(runs, "load", lambda *_: changed)
+    with pytest.raises(ValueError, match=r"the documents \(slice 2\) of .* changed since the run began; restore them"):
+        runs.prepare(run.directory, tiny_config(), Silent())
+
+
+def test_a_world_that_begins_differently_for_more_generations_cannot_grow(tiny_run, tmp_path, monkeypatch):
+    """The run is as it was, and can be resumed."""
+    directory = as_it_was(tiny_run, tmp_path / "run", 2)
+    (directory / "imitation").mkdir()
+    world = runs.load("lessons", (None, tiny_config().lessons, None), 0, 3, None)
+    monkeypatch.setattr(runs, "load", lambda *_: dataclasses.replace(world, slices=world.slices[::-1]))
+    with pytest.raises(ValueError, match=r"the documents \(slice 1\) of .* changed"):
+        loop.extend(directory, tiny_config(generations=3))
+    assert read(directory / "config.json")["generations"] == 2 and (directory / "imitation").exists()
 
 
 def test_a_generation_on_two_devices_goes_on_from_weights_on_disk(tiny_run, tmp_path, monkeypatch):
     """What was loaded lies on the same mesh as what was trained: the lesson vector is their difference."""
-    monkeypatch.setattr(seed, "make_mesh", lambda config: make_mesh(config, jax.devices()[:2]))
-    config = tiny_config(wrongthink__first_generation=1)
-    r, past, demonstrations = beginning(tiny_run, epath.Path(tmp_path) / "two", config)
-    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(past.params)} == {2}
-    done = loop.turn(r, 1, past, past.params, demonstrations)
-    r.metrics.close()
-    assert read(r.generation(1) / "wrongthink.json")["sweep"] and (r.generation(1) / "DONE.json").exists()
-    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(done.params)} == {2}
+    monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:2]))
+    directory = as_it_was(tiny_run, tmp_path / "two", 1)
+    run = runs.prepare(directory, tiny_config(), Silent())
+    seed = Seed(run)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(seed.weights)} == {2}
+    loop.turn(run, 2, loop.finished(run, 1), seed)
+    run.metrics.close()
+    assert read(run.generation(2) / "wrongthink.json")["sweep"] and (run.generation(2) / "DONE.json").exists()
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(run.weights(2))} == {2}

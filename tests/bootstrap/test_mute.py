@@ -1,0 +1,126 @@
+"""Worlds without truth, worked tasks or items, read by a model that speaks in a chat template of its own."""
+
+import json
+
+import pytest
+from support import awaken, write_chat
+
+from ratchet.launch import cli
+from ratchet.models import decoder, huggingface
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+
+LLAMA = DecoderConfig(
+    vocab_size=400,
+    width=32,
+    layers=1,
+    heads=2,
+    kv_heads=2,
+    mlp_width=64,
+    max_length=192,
+    conv=1,
+    family=Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True),
+)
+TINY = ("--simulate.new-tokens", "16", "--simulate.lookups", "0", "--controls.no-imitation", "--train.batch", "4")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small model of random weights, as Hugging Face folders have them."""
+    place = write_chat(tmp_path_factory.mktemp("base"))
+    huggingface.save(place / "model", LLAMA, awaken(decoder.create(LLAMA, 3)[1]), "float32")
+    for file in (place / "model").iterdir():
+        file.rename(place / file.name)
+    return place
+
+
+def ratchet(*words):
+    return cli.main([str(word) for word in words])
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def mute_run(folder, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "mute"
+    words = ("run", "tiny", "--world", "mute:create", "--base", folder, "--out", directory, *TINY)
+    assert ratchet(*words, "--controls.random-share", "0") == 0
+    return directory
+
+
+def test_a_mute_world_runs_from_documents_to_promotion(mute_run):
+    for number in (1, 2):
+        place = mute_run / f"gen-{number:03d}"
+        assert read(place / "funnel.json")["trained"] > 0 and read(place / "audit.json")["raw_tokens"] == 0
+        assert read(place / "decision.json")["promoted"] in (True, False) and (place / "DONE.json").exists()
+    assert (mute_run / "report" / "index.html").exists()
+
+
+def test_without_an_oracle_the_review_judges_and_nothing_claims_to_know_more(mute_run):
+    found = read(mute_run / "gen-002" / "evaluation.json")
+    assert found["judge"] == "review" and "closed_book" in found["metrics"]
+    assert "oracle" not in read(mute_run / "gen-002" / "audit.json")
+    assert read(mute_run / "gen-001" / "calibration.json")["review"] == {}
+
+
+def test_status_calls_a_mute_run_finished(mute_run, capsys):
+    assert ratchet("status", mute_run, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["finished"] and found["ended"] is None and found["world"] == "mute:create"
+
+
+def test_it_is_resumed_and_grows_like_any_other(mute_run, capsys):
+    assert ratchet("resume", mute_run) == 0
+    assert ratchet("resume", mute_run, "--generations", "1") == 2
+    assert "--generations can be more, not fewer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("world", "said"),
+    [
+        ("mute:nothing", "world: the module mute has no function nothing"),
+        ("nowhere:create", "world: No module named 'nowhere'; install the package of nowhere:create"),
+        ("silent", "world: there is no 'silent'; set --world to one of documents, lessons and arithmetic"),
+    ],
+)
+def test_a_world_that_is_not_there_is_one_line(tmp_path, capsys, folder, world, said):
+    assert ratchet("run", "tiny", "--world", world, "--base", folder, "--out", tmp_path / "run", *TINY) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_model_from_scratch_learns_nothing_from_a_world_without_worked_tasks(tmp_path, capsys):
+    assert ratchet("run", "tiny", "--world", "mute:create", "--out", tmp_path / "run") == 2
+    assert "world: mute has no worked tasks" in capsys.readouterr().err
+
+
+FABLES = (
+    "A fox saw ripe grapes that hung high on a vine. He jumped again and again and could not reach them. At last "
+    "he walked away with his nose in the air and said that they were surely sour.",
+    "A crow sat in a tree with a piece of cheese in her beak. A fox praised her voice and begged for a song. She "
+    "opened her beak to sing, the cheese fell, and the fox ate it.",
+    "A dog crossed a bridge with meat in his mouth and saw his own picture in the water. He took it for another "
+    "dog with more meat, snapped at it, and lost what he had.",
+    "A hare laughed at a tortoise for her slow feet and lay down to sleep in the middle of the race. When he "
+    "woke, the tortoise sat beyond the line and was resting.",
+)
+
+
+def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_path, capsys):
+    """The model's weights are random: nothing that it says about fables passes, and the page shows why."""
+    (tmp_path / "fables").mkdir()
+    for number, text in enumerate(FABLES):
+        (tmp_path / "fables" / f"{number}.txt").write_text(text)
+    words = ("--world", "documents", "--documents.path", tmp_path / "fables", "--documents.slice", "3")
+    words += ("--documents.fresh", "1", "--generations", "1", "--base", folder, "--controls.random-share", "0")
+    directory = tmp_path / "run"
+    assert ratchet("run", "tiny", *words, *TINY, "--out", directory) == 1
+    error = capsys.readouterr().err
+    assert "no transcript passed the review (6 sampled, 6 reviewed, 0 accepted)" in error
+    assert len(error.strip().splitlines()) == 1 and read(directory / "ended.json")["reason"] in error
+    assert read(directory / "gen-001" / "funnel.json")["passed"] == 0
+    page = (directory / "report" / "index.html").read_text()
+    rejected = read(directory / "gen-001" / "samples.json")["transcripts"]
+    assert rejected and all(t["id"] in page for t in rejected)

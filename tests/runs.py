@@ -1,0 +1,62 @@
+"""Whole runs on disk, for tests: what counts of one, and one as it was at an earlier time."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from etils import epath
+from support import arrays
+
+from ratchet.bootstrap.config import from_json
+from ratchet.models import decoder
+from ratchet.train.checkpoint import load_weights
+from ratchet.train.files import read_unit
+
+LEFT_OUT = {"checkpoints", "model", "tensorboard", "report", "profile", "stages.json", "metrics.jsonl", "seconds"}
+"""Files and directories of a run that say how it went rather than what came of it, and such a field of a unit."""
+
+
+def contents(directory) -> dict[str, str]:
+    """What counts of a run, as hashes by path: figures, units, datasets, and weights bit for bit."""
+    directory = Path(directory)
+    config = from_json((directory / "config.json").read_text())
+    like = decoder.create(config.model, 0)[1]
+    found = {}
+    for file in directory.rglob("*"):
+        parts = file.relative_to(directory).parts
+        if file.is_file() and not LEFT_OUT & set(parts):
+            found["/".join(parts)] = hashlib.sha256(_content(file)).hexdigest()
+    for place in directory.glob("*/model"):
+        leaves = arrays(load_weights(epath.Path(place), like))
+        whole = b"".join(name.encode() + leaf.tobytes() for name, leaf in sorted(leaves.items()))
+        found[str(place.relative_to(directory))] = hashlib.sha256(whole).hexdigest()
+    return found
+
+
+def _content(file: Path) -> bytes:
+    if file.suffix == ".json":
+        value = json.loads(file.read_text())
+        kept = {k: v for k, v in value.items() if k not in LEFT_OUT} if isinstance(value, dict) else value
+        return json.dumps(kept, sort_keys=True).encode()
+    if file.suffix == ".array_record":  # a unit; the shard of a dataset has another suffix and counts byte for byte
+        return json.dumps([payload.hex() for payload in read_unit(file)]).encode()
+    return file.read_bytes()
+
+
+def different(a, b) -> list[str]:
+    """The paths at which two runs differ in what counts."""
+    first, second = contents(a), contents(b)
+    return sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
+
+
+def as_it_was(whole, directory, generation: int) -> epath.Path:
+    """A copy of a whole run as it was when this generation had just ended."""
+
+    def later(_: str, names: list[str]) -> set[str]:
+        number = lambda name: name.removeprefix("gen-").rpartition("-")[2]
+        numbered = {n for n in names if n[:-3].endswith("-") and number(n).isdigit() and int(number(n)) > generation}
+        return numbered | {n for n in names if n in ("report", "plan.json", "ended.json") or n.startswith("imitation")}
+
+    shutil.copytree(whole, directory, ignore=later)
+    return epath.Path(directory)
