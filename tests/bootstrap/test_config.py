@@ -4,16 +4,22 @@ import json
 import pytest
 from support import tiny_config
 
-from ratchet.bootstrap.config import BOUNDS, Config, ConfigError, changed, flat, from_json, nearest
+from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest
+from ratchet.launch.recipes import RECIPES
+from ratchet.models.bounds import BOUNDS
 
 
-@pytest.mark.parametrize("config", [Config(), tiny_config(wrongthink__lambdas=(0.5, 2.0), seed=3)])
+CHANGED = tiny_config(wrongthink__lambdas=(0.5, 2.0), seed=3)
+
+
+@pytest.mark.parametrize("config", [Config(), CHANGED, *(r.config for r in RECIPES.values())])
 def test_a_config_comes_back_from_json_as_it_was(config):
     assert from_json(json.dumps(dataclasses.asdict(config))) == config
 
 
-def altered(name, value):
-    fields = dataclasses.asdict(Config())
+def altered(name, value, config=None):
+    """The recipe `tiny` as JSON with one setting changed, which may be unknown."""
+    fields = dataclasses.asdict(config or tiny_config())
     *sections, leaf = name.split(".")
     part = fields
     for section in sections:
@@ -24,9 +30,14 @@ def altered(name, value):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("train.stepz", "train.steps"), ("generation", "generations"), ("simulate.temprature", "simulate.temperature"),
-     ("steps", "steps")],
-)  # fmt: skip
+    [
+        ("train.stepz", "train.steps"),
+        ("generation", "generations"),
+        ("simulate.temprature", "simulate.temperature"),
+        ("steps", "steps"),
+        ("controls.imitate", "controls.imitation"),
+    ],
+)
 def test_an_unknown_setting_names_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"unknown setting {name}; nearest is .*{near}"):
         from_json(altered(name, 1))
@@ -35,12 +46,26 @@ def test_an_unknown_setting_names_the_nearest(name, near):
 
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
-    [("seed", "one", "int"), ("train.steps", 1.5, "int"), ("imitation", "yes", "bool"), ("model.width", None, "int"),
-     ("documents.path", 3, "str"), ("simulate.temperature", "hot", "float"), ("seed", True, "int")],
-)  # fmt: skip
+    [
+        ("seed", "one", "int"),
+        ("seed", True, "int"),
+        ("train.steps", 1.5, "int"),
+        ("controls.imitation", "yes", "bool"),
+        ("model.width", None, "int"),
+        ("documents.path", 3, "str"),
+        ("simulate.temperature", "hot", "float"),
+        ("train.seed_mixture.prose", 1.5, "int"),
+    ],
+)
 def test_a_value_of_the_wrong_type_names_the_field_and_the_type(name, value, kind):
     with pytest.raises(ConfigError, match=f"{name} is .*; it must be of type {kind}"):
         from_json(altered(name, value))
+
+
+@pytest.mark.parametrize("section", ["train", "train.optimizer"])
+def test_a_section_that_is_no_object_is_named(section):
+    with pytest.raises(ConfigError, match=f"config.json: {section} is 3; it must be an object"):
+        from_json(altered(section, 3))
 
 
 def test_a_value_outside_the_choices_lists_them():
@@ -50,25 +75,55 @@ def test_a_value_outside_the_choices_lists_them():
 
 def test_one_model_at_most_thinks_wrongly():
     assert from_json(altered("wrongthink.sources", ["spoiled", "random"])).wrongthink.sources == ("spoiled", "random")
-    with pytest.raises(ConfigError, match="wrongthink.sources is .*; inverted and random are models; choose one"):
-        from_json(altered("wrongthink.sources", ["inverted", "spoiled", "random"]))
+    with pytest.raises(ConfigError, match="wrongthink.sources is .*; inverted and contrast are models; choose one"):
+        from_json(altered("wrongthink.sources", ["inverted", "spoiled", "contrast"]))
 
 
-def test_every_number_but_the_seed_has_one_bound():
-    asked = {name: value for name, value in flat(Config()).items() if not name.startswith("model.family.")}
-    numbers = {n for n, v in asked.items() if isinstance(v, (int, float, tuple)) and not isinstance(v, bool)}
-    bounded = [name for _, names in BOUNDS.values() for name in names.split()]
-    assert sorted(bounded) == sorted(numbers - {"seed", "wrongthink.sources"})
+def fields_of(kind, prefix=""):
+    """Every setting as (dotted name, default, metadata), but for a model's family, which is a description."""
+    for f in dataclasses.fields(kind):
+        value = getattr(kind, f.name)
+        if not dataclasses.is_dataclass(value):
+            yield f"{prefix}{f.name}", value, f.metadata
+        elif f.name != "family":
+            yield from fields_of(value, f"{prefix}{f.name}.")
+
+
+def test_every_number_but_the_seed_has_a_bound_beside_it():
+    numeric = lambda value: isinstance(value, int | float) and not isinstance(value, bool)
+    numbers = [
+        (name, metadata.get("bound"))
+        for name, value, metadata in fields_of(Config())
+        if numeric(value) or (isinstance(value, tuple) and all(map(numeric, value)))
+    ]
+    assert [name for name, bound in numbers if bound not in BOUNDS] == ["seed"]
+    assert len(numbers) > 60
+
+
+def test_there_are_few_enough_settings_to_read():
+    """Add one only when a default cannot do."""
+    assert len(list(fields_of(Config()))) <= 110
 
 
 @pytest.mark.parametrize(
     ("name", "value", "bound"),
-    [("simulate.passages", 0, "at least 1"), ("world.slice", -3, "at least 1"), ("train.batch", 1, "at least 2"),
-     ("simulate.temperature", -0.1, "at least 0"), ("train.seed_mixture", [8, -1, 5, 8], "at least 0"),
-     ("train.optimizer.rate", 0.0, "above 0"), ("wrongthink.lambdas", [0.5, 0.0], "above 0"),
-     ("wrongthink.share", 1.01, "from 0 to 1"), ("simulate.withhold", float("nan"), "from 0 to 1"),
-     ("mesh.data", 0, "at least 1, or -1"), ("mesh.tensor", -1, "at least 1"), ("model.heads", 0, "at least 1")],
-)  # fmt: skip
+    [
+        ("generations", 0, "at least 1"),
+        ("simulate.passages", 0, "at least 1"),
+        ("lessons.slice", -3, "at least 1"),
+        ("train.batch", 1, "at least 2"),
+        ("simulate.temperature", -0.1, "at least 0"),
+        ("train.seed_mixture.interrupt", -1, "at least 0"),
+        ("train.optimizer.rate", 0.0, "above 0"),
+        ("wrongthink.lambdas", [0.5, 0.0], "above 0"),
+        ("wrongthink.share", 1.01, "from 0 to 1"),
+        ("simulate.withhold", float("nan"), "from 0 to 1"),
+        ("controls.random_share", 2.0, "from 0 to 1"),
+        ("mesh.data", 0, "at least 1, or -1"),
+        ("mesh.tensor", -1, "at least 1"),
+        ("model.heads", 0, "at least 1"),
+    ],
+)
 def test_a_number_out_of_bounds_names_setting_value_and_bound(name, value, bound):
     with pytest.raises(ConfigError, match=f"^config: {name} is .*; it must be {bound}") as caught:
         from_json(altered(name, value))
@@ -77,21 +132,32 @@ def test_a_number_out_of_bounds_names_setting_value_and_bound(name, value, bound
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("train.renamed", 0), ("wrongthink.first_generation", 0), ("simulate.revisit", 0), ("review.random_share", 1.0),
-     ("wrongthink.lambdas", []), ("wrongthink.sources", []), ("mesh.data", -1), ("train.columns", 145),
-     ("simulate.new_tokens", 175), ("train.seed_mixture", [0, 0, 0, 1])],
-)  # fmt: skip
+    [
+        ("train.renamed", 0),
+        ("wrongthink.first_generation", 0),
+        ("simulate.revisit", 0),
+        ("controls.random_share", 1.0),
+        ("wrongthink.lambdas", []),
+        ("wrongthink.sources", []),
+        ("mesh.data", -1),
+        ("train.columns", 145),
+        ("simulate.new_tokens", 175),
+    ],
+)
 def test_what_is_just_within_bounds_is_fine(name, value):
     assert json.dumps(flat(from_json(altered(name, value)))[name]) == json.dumps(value)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("simulate.new_tokens", 192, "it must be below model.max_length, 192"),
-     ("train.columns", 144, "it must be above 144, which a prompt"),
-     ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
-     ("train.seed_mixture", [0, 0, 0, 0], "four numbers"), ("train.seed_mixture", [1, 2, 3], "four numbers")],
-)  # fmt: skip
+    [
+        ("simulate.new_tokens", 192, "it must be below model.max_length, 192"),
+        ("train.columns", 144, "it must be above 144, which a prompt"),
+        ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
+        ("train.lora", 4, "random weights are not worth adapting; give --base"),
+        ("wrongthink.interruption", " ", "the supervisor has to say something"),
+    ],
+)
 def test_settings_at_odds_name_what_to_do(name, value, said):
     with pytest.raises(ConfigError, match=f"^config: {name} is .*{said}"):
         from_json(altered(name, value))
@@ -100,7 +166,7 @@ def test_settings_at_odds_name_what_to_do(name, value, said):
 def test_a_row_holds_the_longest_answer_and_heads_divide_the_width():
     with pytest.raises(ConfigError, match="train.columns is 176; it must be above 176, .* or an answer "):
         from_json(altered("simulate.new_tokens", 176))
-    with pytest.raises(ValueError, match="model: width 96 / heads 5 .* heads must divide width"):
+    with pytest.raises(ValueError, match="model: width 32 / heads 5 .* heads must divide width"):
         from_json(altered("model.heads", 5))
 
 
@@ -116,5 +182,5 @@ def test_what_changed_is_named_with_both_values():
 
 def test_flat_names_every_leaf_once():
     names = flat(Config())
-    assert {"seed", "train.optimizer.rate", "mesh.tensor"} <= names.keys()
+    assert {"seed", "train.optimizer.rate", "train.seed_mixture.prose", "mesh.tensor"} <= names.keys()
     assert not any(dataclasses.is_dataclass(value) for value in names.values())
