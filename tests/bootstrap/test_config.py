@@ -8,6 +8,7 @@ from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_js
 from ratchet.launch.recipes import RECIPES
 from ratchet.models.bounds import BOUNDS
 
+
 CHANGED = tiny_config(wrongthink__lambdas=(0.5, 2.0), seed=3)
 
 
