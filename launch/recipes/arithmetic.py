@@ -42,13 +42,13 @@ RECIPE = Recipe(
         review=ReviewConfig(probes=40, minimum_recall=0.0),
         targets=TargetsConfig(per_task=1),
         wrongthink=WrongthinkConfig(
-            interruption="no,", sources=("spoiled",), samples=1, per_task=1, steps=30, share=0.2
+            interruption="no,", sources=("spoiled",), samples=1, per_task=1, steps=30, share=0.1
         ),
         train=TrainConfig(
             seed_mixture=SeedMixture(simulate=28, interrupt=4, review=0, prose=8),
             seed_steps=800,
-            steps=250,
-            growth=0.0,
+            steps=500,
+            growth=0.3,
             batch=48,
             columns=232,
             engine=EngineConfig(save_minutes=1.0),
