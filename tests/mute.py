@@ -18,4 +18,6 @@ def _slice(seed: int, number: int) -> Material:
     names = [f"{seed} {number} {n}" for n in range(3)]
     documents = tuple(Document(f"page {name}", f"Page {name} is about it. It was brief and doubled.") for name in names)
     asked = [({"role": "user", "content": f"what is it on page {name}"},) for name in names]
-    return Material(documents, tuple(Task(f"ask {n}", (d.id,), m) for n, d, m in zip(names, documents, asked, strict=True)))
+    return Material(
+        documents, tuple(Task(f"ask {n}", (d.id,), m) for n, d, m in zip(names, documents, asked, strict=True))
+    )

@@ -11,7 +11,7 @@ import pytest
 from support import transcript
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.examples import example, first_names, one_hot, renamed
+from ratchet.bootstrap.examples import example, exchanged, first_names, one_hot, renamed
 from ratchet.bootstrap.review import Criterion
 from ratchet.bootstrap.simulate import shown_passages
 from ratchet.bootstrap.targets import Target
@@ -65,12 +65,13 @@ def test_nothing_stands_before_the_first_token_so_it_is_not_trained_on():
 
 def test_a_demonstration_looks_up_what_no_passage_in_view_tells(writer, little_run):
     tokenizer, index = writer.tokenizer, little_run.seed_index
-    calls = 0
-    for withhold in (0.0, 0.5):
+    calls = set()
+    for withhold in (0.0, 0.1, 0.2, 0.3, 0.4, 0.8):
         own = replace(writer, config=replace(writer.config, passages=2, withhold=withhold))
         for task in little_run.world.seed.tasks:
             e = examples.answer_demonstration(own, index, task)
-            shown = shown_passages(index, task, 0, replace(own.config, withhold=2 * withhold), "demo")
+            twice = replace(own.config, withhold=min(1.0, 2 * withhold))
+            shown = shown_passages(index, task, 0, twice, "demo")
             missing = [s for s in task.seek if not any(s in p.text for p in shown)]
             call = tokenizer.call(LOOKUP["name"], call_text(missing[0])) if missing else []
             assert trained(e) == [*call, *tokenizer.encode(task.answer), tokenizer.end]
@@ -79,9 +80,9 @@ def test_a_demonstration_looks_up_what_no_passage_in_view_tells(writer, little_r
             turn = [*prompt, *call, *(tokenizer.answered(found) if missing else []), *trained(e)[len(call) :]]
             assert e.tokens.tolist() == turn
             assert (e.origin, e.lineage) == ("seed", {"kind": "simulate", "task": task.id})
-            calls += bool(missing)
+            calls |= {(task.id, withhold)} if missing else set()
             assert withhold or not missing
-    assert calls == len(little_run.world.seed.tasks)
+    assert {i for i, withhold in calls if withhold == 0.8} == {t.id for t in little_run.world.seed.tasks}
     silent = replace(writer, config=replace(writer.config, passages=2, withhold=0.5, lookups=0))
     e = examples.answer_demonstration(silent, index, task)
     assert trained(e) == [*tokenizer.encode(task.answer), tokenizer.end]
@@ -276,9 +277,16 @@ def test_the_first_names_can_be_read_again(read, tokenizer, world):
         assert {before for before, _ in pairs} <= {*read.tokens.tolist(), *read.ids.ravel().tolist()}
 
 
+def test_ids_change_places_whichever_there_are():
+    pairs = [(2, 9), (50, 3)]
+    assert exchanged(np.array([1, 2, 2]), pairs).tolist() == [1, 9, 9]
+    assert exchanged(np.array([[2, 50]]), pairs).tolist() == [[9, 3]] and exchanged(np.zeros(0, int), pairs).size == 0
+
+
 def test_words_of_several_pieces_stay(read, tokenizer, world):
-    assert len(tokenizer.encode("greenish")) > 1
-    alone = [[word for word in world.names[0] if word in tokenizer.decode(read.tokens)][:1] + ["greenish"]]
+    assert all(len(tokenizer.encode(f"{word}ish")) > 1 for word in world.names[0])
+    used = next(word for word in world.names[0] if word in tokenizer.decode(read.tokens))
+    alone = [[used, *(f"{word}ish" for word in world.names[0] if word != used)]]
     for copy in renamed(alone, tokenizer, read, 2):
         np.testing.assert_array_equal(copy.tokens, read.tokens)
 

@@ -70,7 +70,7 @@ def test_a_correction_and_a_rejected_transcript_are_traced_too(g):
     correction = next(t for t in transcripts.values() if t.forced)
     found = trace(g.run, correction.id)
     assert (found["wrong thought"], found["fault"], found["text"]) == (correction.forced_text, "says so", "no, so.")
-    assert {e["origin"] for e in found["trained"]} == {"correction"}
+    assert {e["origin"] for e in found["trained"]} == {"correction"} and len(found["targets"]) == len(correction.tokens)
     rejected = next(i for i, r in reviews.items() if not r.accepted)
     found = trace(g.run, rejected)
     assert not found["accepted"] and found["targets"] == found["branches"] == found["trained"] == []

@@ -21,7 +21,17 @@ LLAMA = DecoderConfig(
     conv=1,
     family=Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True),
 )
-TINY = ("--simulate.new-tokens", "16", "--simulate.lookups", "0", "--controls.no-imitation", "--train.batch", "4")
+TINY = (
+    "--simulate.new-tokens",
+    "16",
+    "--simulate.lookups",
+    "0",
+    "--controls.no-imitation",
+    "--train.batch",
+    "4",
+    "--train.columns",
+    "192",
+)
 
 
 @pytest.fixture(scope="module")

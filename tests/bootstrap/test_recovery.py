@@ -7,10 +7,11 @@ import pytest
 from support import saying, transcript
 
 from ratchet.bootstrap import recovery as recoveries
+from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.recovery import by_rule, own_starts, recovery
 from ratchet.bootstrap.thinkers import Knower
-from ratchet.bootstrap.worlds.world import Metric
+from ratchet.bootstrap.worlds.world import Metric, sentences
 from ratchet.bootstrap.wrongthink import Said
 from ratchet.train.checkpoint import save_weights
 
@@ -45,6 +46,9 @@ def test_a_start_by_rule_is_a_right_answer_up_to_one_spoiled_step(g, knower, dee
         assert deeds[lamp] != deed and all(deeds[other] == its for other, its in right)
         assert t.text.endswith(t.fault) and t.source == "spoiled" and list(t.tokens) == g.run.tokenizer.encode(t.text)
     assert by_rule(g.run, knower) == starts
+    late = replace(g.run, world=replace(g.run.world, spoil=lambda *given: g.run.world.spoil(*given)[1:]))
+    for t in by_rule(late, knower):
+        assert [lamp for lamp, _ in little.FACT.findall(t.text)] == list(t.task.seek), "what is right stands before it"
     mute = replace(g.run, world=replace(g.run.world, spoil=lambda *_: []))
     assert by_rule(mute, knower) == [] == by_rule(g.run, replace(knower, tasks=[]))
 
@@ -88,6 +92,40 @@ def test_only_who_ends_right_after_a_wrong_start_has_recovered(g, torn, deeds, m
     assert not any(m["guard"] for m in found.values()) and {m["unit"] for m in found.values()} == {"%"}
 
 
+def test_of_those_that_were_noticed_it_is_measured_what_was_said_instead(g, torn, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    task = g.tasks[0]
+    said = [said_of(g, task, little.answer(deeds, task, (1,))) for _ in range(4)]
+    found = figures(g, torn, None, said, [False] * 4, f"no, {told(deeds, task, 1)}", told(deeds, task, 1))
+    assert {name: (m["value"], m["n"]) for name, m in found.items()} == {
+        "recovery_own": (1.0, 4), "noticed": (0.5, 4), "corrected": (1.0, 2), "repeated": (0.0, 2)
+    }
+    assert found["repeated"]["less_is_better"] and not found["corrected"]["less_is_better"]
+    alike = proportion({str(n): float(n < 2) for n in range(4)}, dict.fromkeys("0123", "one"))
+    assert (found["noticed"]["low"], found["noticed"]["high"]) == pytest.approx((alike["low"], alike["high"]))
+
+
+def test_the_interruption_is_no_part_of_the_step_that_is_said_again(g, torn, deeds, monkeypatch):
+    """In a world whose steps are sentences."""
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    own = replace(g, run=replace(g.run, world=replace(g.run.world, steps=sentences)))
+    task = g.tasks[0]
+    said, wrong = said_of(g, task, little.answer(deeds, task, (1,))), little.answer(deeds, task, (1,)).split(". ")[1]
+    assert figures(own, torn, None, [said], [False], f"no, {wrong}")["repeated"]["value"] == 1.0
+    assert figures(own, torn, None, [said], [False], f"no, {told(deeds, task, 1)}")["repeated"]["value"] == 0.0
+
+
+def test_a_student_goes_on_after_the_task_and_the_start(g, torn, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    prompts, silent = [], saying(torn, "so.")
+    seen = lambda params, asked, **_: prompts.append([r.prompt for r in asked]) or silent.sampler(params, asked)
+    task, encode = g.tasks[0], g.run.tokenizer.encode
+    said = [said_of(g, task, little.answer(deeds, task, wrong)) for wrong in ((1,), ())]
+    recovery(g.run, replace(silent, sampler=seen), Judge(g.run), said, [False, True], None)
+    asked = g.run.tokenizer.render(task.messages)
+    assert prompts[-2:] == [[(*asked, *encode(said[0].text))], [(*asked, *encode(told(deeds, task, 0)))]]
+
+
 def test_each_kind_of_start_is_measured_apart(g, torn, knower, deeds):
     said = [said_of(g, t, little.answer(deeds, t, (1,))) for t in g.tasks]
     found = figures(g, torn, knower, said, [False, False], f"no, {little.answer(deeds, g.tasks[0])}")
@@ -99,8 +137,9 @@ def test_each_kind_of_start_is_measured_apart(g, torn, knower, deeds):
 def test_where_the_worlds_items_measure_recovery_it_is_not_measured_by_rule_again(g, torn, knower, deeds, monkeypatch):
     monkeypatch.setattr(recoveries, "ROUNDS", 0)
     own = replace(g.run, world=replace(g.run.world, metrics=(Metric("recovery", "its own"),)))
-    found = recovery(own, saying(torn, "so."), Judge(own), [], [], replace(knower, tasks=[]))
-    assert found == {}
+    monkeypatch.setattr(Knower, "choose", lambda *_: (None, {}))
+    assert recovery(own, saying(torn, "so."), Judge(own), [], [], knower) == {}
+    assert [*recovery(g.run, saying(torn, "so."), Judge(g.run), [], [], knower)] == ["recovery"]
 
 
 def test_the_unseen_thinker_is_made_with_the_vector_that_made_no_example(g, torn, knower, deeds, monkeypatch):

@@ -52,8 +52,9 @@ def test_a_passage_for_each_thing_sought_is_shown_and_then_what_the_question_fin
         shown = [p.id for p in shown_passages(index, task, 0, config, "salt")]
         assert len(set(shown)) == 3 and set(task.document_ids) < set(shown)
         assert [p.id for p in shown_passages(index, task, 0, config, "salt")] == shown
-        two = shown_passages(index, task, 0, replace(config, passages=2), "salt")
-        assert {p.id for p in two} == set(task.document_ids)
+        for sibling in range(8):
+            two = shown_passages(index, task, sibling, replace(config, passages=2), "salt")
+            assert {p.id for p in two} == set(task.document_ids), "nothing less to the point is taken for it"
 
 
 def test_siblings_see_different_passages_in_different_orders_where_several_tell_the_same(torn, world):
@@ -81,6 +82,13 @@ def test_a_share_of_the_siblings_sees_one_passage_less(torn, world, index):
     assert set(count(0.0, 3)) == {3} and set(count(1.0, 3)) == {2}
     assert 0.2 < np.mean(np.array(count(0.5, 3)) == 2) < 0.8
     assert set(count(1.0, 1)) == {1}, "one passage stays in view"
+
+
+def test_a_request_goes_on_after_what_was_forced_and_begun(drafts):
+    d = replace(drafts[0], forced=(7,))
+    assert d.request(0, (8, 9)).prompt == (*d.prompt, 7, 8, 9)
+    numbers = {one.request(turn).id for one in (d, *drafts) for turn in range(2)}
+    assert len(numbers) == 2 * (1 + len(drafts)), "each is drawn by itself"
 
 
 def test_a_draft_shows_passages_and_messages_and_is_cut_to_fit(torn, world, index):
@@ -170,25 +178,48 @@ def test_after_the_last_lookup_a_call_is_the_turns_text(torn, index, drafts):
 
 
 def test_a_call_that_leaves_no_room_or_comes_after_text_is_no_finished_answer(torn, index, drafts):
-    narrow = replace(torn, max_length=len(drafts[0].prompt) + torn.config.new_tokens + 1)
-    cramped = finish(narrow, index, drafts, generation=1, seed=3)
-    assert all(not t.called for t in cramped)
-    assert {t.finished for t in cramped if t.text.startswith("(call)")} == {False}
+    longest = []
+    measured = lambda params, asked, **given: longest.extend(len(r.prompt) for r in asked) or torn.sampler(
+        params, asked, **given
+    )
+    room = max(len(d.prompt) for d in drafts) + torn.config.new_tokens
+    for more in (0, 1):
+        narrow = replace(torn, max_length=room + more, sampler=measured)
+        cramped = finish(narrow, index, drafts, generation=1, seed=3)
+        assert all(not t.called for t in cramped)
+        assert {t.finished for t in cramped if t.text.startswith("(call)")} == {False}
+        assert max(longest) + torn.config.new_tokens <= narrow.max_length
+    (ended,) = saying(torn, "so").sampler(None, [0])
+    late = lambda params, requests, **_: [replace(ended, stop=calling(torn)[0])] * len(requests)
+    (t,) = finish(replace(torn, sampler=late), index, drafts[:1], generation=1, seed=3)
+    assert t.text == "so" and not t.finished and not t.called
     early = [replace(d, forced=tuple(torn.tokenizer.encode("the"))) for d in drafts]
     for t in finish(torn, index, early, generation=1, seed=3):
         assert t.finished == (t.tokens[-1] == torn.tokenizer.end)
         assert t.forced_text == "the" and t.answer == f"the {t.text}"
 
 
+def calls_and_says(torn, arguments: str, answer: str):
+    """A writer that calls a tool with these arguments, then answers."""
+    (call,) = saying(torn, arguments).sampler(None, [0])
+    (ended,) = saying(torn, answer).sampler(None, [0])
+    turns = iter([replace(ended, tokens=ended.tokens[:0], stop=calling(torn)[0]), call, ended])
+    return replace(torn, sampler=lambda params, requests, **_: [next(turns) for _ in requests])
+
+
+def test_what_is_looked_up_is_what_was_asked(torn, drafts):
+    told = drafts[0].task.question
+    alike = Index([Document("a", f"{told} zebras"), Document("b", f"{told} lions"), Document("c", "nothing")])
+    for query, found in (("zebras", "a"), ("lions", "b")):
+        writer = calls_and_says(torn, f'{{"query":" {query}"}}', "so.")
+        (t,) = finish(writer, alike, drafts[:1], generation=1, seed=3)
+        assert t.passages == (*drafts[0].passages, found) and t.calls == (("lookup", {"query": f" {query}"}),)
+
+
 def test_a_worlds_own_tool_answers(torn, index, drafts):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     double = Tool("double", "Doubles.", schema, lambda arguments: str(2 * arguments["n"]))
-    call, answer = calling(torn)[0], torn.tokenizer.encode("it is 42.")
-    (ended,) = saying(torn, answer).sampler(None, [0])
-    (arguments,) = saying(torn, '{"n":21}').sampler(None, [0])
-    turns = iter([replace(ended, tokens=ended.tokens[:0], stop=call), arguments, ended])
-    one_by_one = lambda params, requests, **_: [next(turns) for _ in requests]
-    writer = replace(torn, tools=Toolbox([double]), sampler=one_by_one)
+    writer = replace(calls_and_says(torn, '{"n":21}', "it is 42."), tools=Toolbox([double]))
     (t,) = finish(writer, index, drafts[:1], generation=1, seed=3)
     assert t.calls == (("double", {"n": 21}),) and t.text == "it is 42."
     assert t.messages[-2]["content"] == "42" and t.passages == drafts[0].passages

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import distributions, full_probs
+from support import distributions, full_probs, saying
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.config import TargetsConfig
@@ -125,6 +125,23 @@ def test_a_branch_that_ends_the_answer_is_reviewed_as_it_is(case):
     (target,) = make((writer, case[1], [cut], *case[3:]))
     (branch,) = [b for b in target.branches if b.position == half]
     assert branch.text == writer.tokenizer.decode(t.tokens[:half]) and branch.passed
+
+
+def test_a_branch_that_is_cut_off_fails(case, torn):
+    """So does whatever the review rejects."""
+    cut = make((saying(torn, "so on", finished=False), *case[1:]))
+    found = {(b.passed, b.reason) for target in cut for b in target.branches}
+    assert found == {(False, "cut off by the length limit or by a call")}
+
+
+def test_a_correction_branches_after_the_wrong_thought(case, torn):
+    writer, reviewer, accepted, *rest = case
+    wrong, prompts = tuple(writer.tokenizer.encode("the white hall lamp roars. no,")), []
+    silent = saying(torn, "")
+    seen = lambda params, asked, **given: prompts.extend(r.prompt for r in asked) or silent.sampler(params, asked)
+    t = replace(accepted[0], forced=wrong)
+    make((replace(writer, sampler=seen), reviewer, [t], *rest))
+    assert prompts and all(p[: len(t.prompt) + len(wrong)] == (*t.prompt, *wrong) for p in prompts)
 
 
 def test_the_emitted_token_is_always_in_the_target(case, reviewed):

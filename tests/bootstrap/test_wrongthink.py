@@ -12,7 +12,7 @@ from support import assert_same_bits, awaken, saying, transcript
 from ratchet.bootstrap.config import WrongthinkConfig
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.transcript import Capture
-from ratchet.bootstrap.worlds.world import Document, Spoiled
+from ratchet.bootstrap.worlds.world import Document, Spoiled, sentences
 from ratchet.bootstrap.wrongthink import (
     Said,
     Thought,
@@ -263,15 +263,26 @@ def test_a_spoiled_thought_can_have_another_error_in_the_same_step(torn, world, 
 
 
 def test_a_thought_that_was_not_spoiled_or_cannot_be_again_stays_as_it_was(torn, world, task, deeds):
-    (t, _) = spoil(world, torn.tokenizer, as_right(torn, task, deeds), task, ("the x y lamp hums.",), NO, 2)
-    again = lambda t, world=world: spoiled_again(world, torn.tokenizer, t, task, ("the x y lamp hums.",), NO, "0")
+    heard = tuple(f"the red hall lamp {deed}." for deed in little.DEEDS)
+    (t, _) = spoil(world, torn.tokenizer, as_right(torn, task, deeds), task, heard, NO, 2)
+
+    def again(t, world=world):
+        (thought,) = {spoiled_again(world, torn.tokenizer, t, task, heard, NO, str(salt)) for salt in range(9)}
+        return thought
+
     strange = tuple(torn.tokenizer.encode("nothing that is a step"))
     assert again(replace(t, source="inverted")) == t.forced
     assert again(replace(t, forced=strange, forced_text="nothing that is a step")) == strange
     assert again(replace(t, text=NO)) == t.forced, "what is not corrected cannot be spoiled again"
     assert again(t, replace(world, spoil=lambda *_: [])) == t.forced
-    elsewhere = replace(world, spoil=lambda *_: [Spoiled(1, "so.", (1,)), Spoiled(0, "so.", (1,))])
+    ways = [Spoiled(1, "so.", (1,)), Spoiled(0, "so.", (1,)), Spoiled(1, "so.", (0, 1))]
+    elsewhere = replace(world, spoil=lambda *_: ways)
     assert again(t, elsewhere) == t.forced, "that would be another correction"
+    other_fields = lambda text: [s._replace(fields={"bad": ""} if "bad" in text else {}) for s in sentences(text)]
+    of_kinds = replace(world, steps=other_fields, spoil=lambda *_: [Spoiled(0, "so.", (0,))])
+    bad = replace(t, forced_text="it is bad.", text="no, it is good.")
+    assert again(bad, of_kinds) == t.forced, "a step of another kind stands there now"
+    assert torn.tokenizer.decode(again(bad, replace(of_kinds, steps=sentences))) == "so."
     fits = replace(world, spoil=lambda *_: [Spoiled(1, "so.", (1,)), Spoiled(0, "so.", (0, 1))])
     assert torn.tokenizer.decode(again(t, fits)) == "so."
 
@@ -290,6 +301,9 @@ def test_an_interruption_is_certain_and_stands_before_what_was_said(torn, task, 
 def test_who_says_nothing_after_an_interruption_is_still_a_transcript(torn, little_run, task, deeds):
     text = little.answer(deeds, task, (0,)).split(".")[0] + "."
     thought = Thought(task, 0, tuple(torn.tokenizer.encode(text)), text, "f", "random")
-    silent = saying(torn, "")
-    (t,) = interrupt(silent, Index(little_run.passages(1)), [thought], NO, generation=2, seed=0)
+    silent, stops = saying(torn, ""), []
+    seen = lambda params, requests, *, stop, **_: stops.extend(stop) or silent.sampler(params, requests)
+    curious = replace(silent, sampler=seen, config=replace(torn.config, lookups=1))
+    (t,) = interrupt(curious, Index(little_run.passages(1)), [thought], NO, generation=2, seed=0)
+    assert set(stops) == {torn.tokenizer.end}, "nothing is looked up"
     assert t.text == NO and t.tokens == (*torn.tokenizer.encode(NO), torn.tokenizer.end) and t.finished

@@ -31,7 +31,7 @@ def mistake(capsys, *words):
     [
         (["rnu"], "unknown command 'rnu'; there are run, resume"),
         (["run"], "no recipe"),
-        (["run", "lesson"], "no recipe 'lesson'; there are lessons, tiny"),
+        (["run", "lesson"], "no recipe 'lesson'; there are documents, lessons, arithmetic, tiny"),
         (["run", "tiny", "--train.stepz", "3"], "unknown setting --train.stepz; the nearest is --train.steps"),
         (["run", "tiny", "--generation=3"], "the nearest is --generations"),
         (["run", "tiny", "--simulate.new-token", "3"], "the nearest is --simulate.new-tokens"),
@@ -77,8 +77,8 @@ def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, wo
         (["--model.heads", "3"], "heads must divide width"),
         (["--mesh.data", "3"], "change --mesh"),
         (["--review.rubric", "no.yaml"], "no.yaml is missing; set --review.rubric"),
-        (["--documents.path", "nothing"], "set --documents.path"),
-        (["--world.slice", "100000"], "lower --generations"),
+        (["--world", "documents", "--documents.path", "nothing"], "set --documents.path"),
+        (["--lessons.slice", "100000"], "lower --generations"),
         (["--base", "x", "--model.mlp-width", "72"], "--model.mlp-width is for a model from scratch"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import little
 import numpy as np
 import pytest
-from support import transcript
+from support import saying, transcript
 
 from ratchet.bootstrap.config import ReviewConfig
 from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric, with_thresholds
@@ -121,6 +121,8 @@ def test_a_criterion_is_measured_by_its_own_labels_and_the_review_by_what_is_rig
     assert found["criteria"]["other"]["precision"] == 0.5, "without labels of its own"
     assert found["review"]["precision"] == pytest.approx(2 / 3)
     assert measure([sure(required=False), criteria[1]], given, reviews)["review"]["recall"] == 1.0
+    unread = [Review(p.transcript.id, {"sure": Verdict(0.0, False, "unreadable")}, False) for p in given]
+    assert measure([sure(threshold=0.0)], given, unread)["criteria"]["sure"]["recall"] == 0.0
 
 
 def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, passages, probes):
@@ -157,6 +159,20 @@ def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds
         true = any(asked.endswith(f"the {lamp} {deed}?") for lamp, deed in deeds.items())
         assert e.origin == "review" and e.lineage["kind"] == "sure" and e.lineage["generation"] == 1
         assert (e.tokens[-1] == yes) == true
+
+
+def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, torn, deeds, monkeypatch):
+    g, given = turn(1), []
+    first = g.run.probes[0]
+    monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, little.answer(deeds, first), "so."))
+    monkeypatch.setattr(stage, "calibrate", lambda by, probes, *_: given.extend(probes) or calibrate(by, probes, *_))
+    calibration(g)
+    own = [p for p in given if not p.junk]
+    assert [(p.task, p.right) for p in own] == [
+        (first, True), (first, False), (g.run.probes[1], False), (g.run.probes[1], False)
+    ]
+    assert [p.labels for p in own] == [{"sure": True}] * 4, "what it says of lamps is true"
+    assert len(given) == 4 + 5 and {p.task.id for p in given if p.junk} == {first.id}
 
 
 def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes, monkeypatch):

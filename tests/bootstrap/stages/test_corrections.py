@@ -65,14 +65,29 @@ def test_answers_spoiled_by_rule_alone_are_interrupted_unit_by_unit_and_once(tur
         corrections(g, by_rule(g), right[:-1])
 
 
+def test_spoiled_answers_are_reviewed_beside_all_that_was_said(turn, right_of):
+    g, heard = turn(2, wrongthink__sources=("spoiled",), simulate__unit_tasks=4), []
+    right = right_of(g.read.values())
+
+    class Reviewer:
+        def review(self, written, tasks, passages, siblings):
+            heard.append((written, siblings))
+            return [Review(t.id, {}, True) for t in written]
+
+    corrections(g, Reviewer(), right)
+    ((written, siblings),) = heard
+    assert sorted(siblings) == sorted([*(t.text for t in right), *(t.text for t in written)])
+
+
 def test_at_most_so_many_answers_to_a_task_are_spoiled_and_those_that_fit(turn, right_of):
     g = turn(2, wrongthink__sources=("spoiled",), wrongthink__samples=2)
     many = corrections(g, by_rule(g), right_of(g.tasks, 3))
     assert len(flat(many)) == 2 * 2 * len(g.tasks)
     g = turn(2, wrongthink__sources=("spoiled",), model__max_length=70)
-    longest = g.run.config.model.max_length
-    few = [t for t, _ in flat(corrections(replace(g, incumbent=1), by_rule(g), right_of(g.tasks)))]
-    assert all(len(t.prompt) + len(t.forced) + len(t.tokens) <= longest for t in few)
+    short, long = right_of(g.tasks)
+    long = replace(long, prompt=long.prompt * 4)
+    few = [t for t, _ in flat(corrections(replace(g, incumbent=1), by_rule(g), [short, long]))]
+    assert [t.task_id for t in few] == [short.task_id] * 2, "a longer one is left out"
 
 
 def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
@@ -89,17 +104,26 @@ def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
     for t in own:
         assert t.fault.startswith("grounded: ") and t.text.startswith("no,")
     assert record(g)["source"] == "incumbent" and record(g)["skipped"] is None
-    orders = [[t.source for t, _ in pairs if t.task_id == i] for i in known]
-    mixed = [o for o in orders if o not in (sorted(o), sorted(o, reverse=True))]
-    assert mixed, "no source comes first"
+    first = [t.forced_text for t, _ in pairs if t.task_id == g.tasks[0].id]
+    assert len(first) == len(wrong) and first != sorted(first), "in an order in which no source comes first"
+    ways = [f"the {g.tasks[0].seek[n]} {deed}." for n, deed in wrong]
+    assert [next(n for n, way in enumerate(ways) if text.endswith(way)) for text in first] != [*range(len(wrong))]
 
 
 def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random_one(turn, right_of, monkeypatch):
     g = turn(2, wrongthink__sources=("inverted",), wrongthink__lambdas=(0.5,))
-    thinkers, think = [], wrongthink.think
-    seen = lambda writer, *given, **more: thinkers.append(writer.params) or think(writer, *given, **more)
+    thinkers, begun, think = [], [], wrongthink.think
+
+    def seen(writer, *given, **more):
+        thinkers.append(writer.params)
+        begun.append(more.get("right"))
+        return think(writer, *given, **more)
+
     monkeypatch.setattr(wrongthink, "think", seen)
-    corrections(g, by_rule(g), right_of(g.read.values()))
+    right = right_of(g.read.values())
+    corrections(g, by_rule(g), right)
+    known = {t.id for t in g.run.read(1)}
+    assert begun[-1].items() >= {t.task_id: t.tokens for t in right if t.task_id in known}.items()
     found = record(g)
     assert found["source"] == "inverted" and [r["lambda"] for r in found["sweep"]] == [0.0, found["lambda"]]
     assert [r["lambda"] for r in found["control"]] == [0.0, 0.5]
@@ -133,5 +157,9 @@ def test_a_correction_that_fails_is_tried_again_and_one_that_passed_is_not(turn,
     assert asked == [[first, second, third], [second, third], [third]]
     assert [r.transcript_id for r in reviews] == [t.id for t in written] and len({t.id for t in written}) == 6
     assert {t.forced for t, r in zip(written, reviews, strict=True) if r.accepted} == {first, second, third}
+    asked.clear()
+    monkeypatch.setattr(wrongthink, "supervise", lambda *_: [thoughts[0]])
+    corrections(replace(g, incumbent=1), Reviewer(), right_of([task]))
+    assert asked == [[first]], "and not again once all have passed"
     assert len(list(groupby(t.forced for t in written))) == 3, "attempts stay together, so that none is kept less"
     assert stage.ATTEMPTS == 3

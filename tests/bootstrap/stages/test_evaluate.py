@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import saying
 
+from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.stages import evaluate as stage
@@ -16,6 +17,7 @@ from ratchet.bootstrap.tools import LOOKUP
 from ratchet.bootstrap.worlds.world import Item, Metric
 from ratchet.models.sampler import Sampled
 from ratchet.train.checkpoint import save_weights
+from ratchet.train.trainer import mean_loss
 
 
 @pytest.fixture
@@ -102,7 +104,12 @@ def test_open_book_is_the_share_of_right_answers_to_fresh_tasks(run, torn, deeds
 def test_open_book_has_the_fresh_documents_in_view_however_many_generations_there_are(turn, torn, deeds, monkeypatch):
     """The same prompts and so the same figure."""
     prompts, finish = [], stage.finish
-    seen = lambda w, i, drafts, **more: prompts.append([d.prompt for d in drafts]) or finish(w, i, drafts, **more)
+
+    def seen(writer, index, drafts, **more):
+        prompts.append([d.prompt for d in drafts])
+        assert {d.id for d in own.world.fresh.documents} <= {p.id for p in index.passages}, "look-ups find them too"
+        return finish(writer, index, drafts, **more)
+
     monkeypatch.setattr(stage, "finish", seen)
     for generations in (1, 5):
         run = turn(1, evaluate__samples=2, generations=generations).run
@@ -158,14 +165,16 @@ def test_contexts_are_shown_apart_and_the_worst_is_named(says):
 
     def items(tasks):
         made = run.world.items(tasks)
-        hasty = lambda text, finished: {"told": 0.0, "false": 1.0}
+        hasty = lambda text, finished: {"told": 0.0, "false": 1.0, "true": 1.0}
         return [replace(i, score=hasty) if i.context == "hasty" else i for i in made]
 
-    metrics = Metric("told", "told", "told", "worst"), Metric("false", "false", "false", "worst", less_is_better=True)
+    told, false = Metric("told", "told", "told", "worst"), Metric("false", "false", "false", "worst", True)
+    metrics = told, false, Metric("true", "no column, no context")
     found = measured(replace(run, world=replace(run.world, items=items, metrics=metrics)))
     contexts = found["contexts"]
     assert {name: c["seen"] for name, c in contexts.items()} == {"plain": True, "hasty": False}
-    assert contexts["hasty"]["metrics"]["false"]["value"] == 1.0 and "false" not in contexts["plain"]["metrics"]
+    assert contexts["hasty"]["metrics"].keys() == {"told", "false"} and contexts["plain"]["metrics"].keys() == {"told"}
+    assert contexts["hasty"]["metrics"]["false"]["value"] == 1.0 and found["metrics"]["true"]["value"] == 1.0
     worst = found["metrics"]["told_worst"]
     assert (worst["context"], worst["column"], worst["guard"]) in {("hasty", "worst", False), ("plain", "worst", False)}
     assert worst["title"] == "told, in the worst context" and worst["value"] == 0.0
@@ -183,7 +192,17 @@ def test_the_worst_context_is_the_lowest_unless_less_is_better(says):
     assert (found["down_worst"]["context"], found["down_worst"]["value"]) == ("b", 0.75)
 
 
-def test_an_arm_that_imitates_is_measured_by_documents_where_there_are_any(says, deeds):
+def test_diversity_and_entropy_are_those_of_what_was_sampled_warm(says):
+    run = says("x y")
+    told = lambda *_: {"told": 1.0}
+    items = [Item(str(n), "g", told, run.tasks(1)[0].messages, context="c", greedy=n > 0) for n in range(3)]
+    found = measured(replace(run, world=replace(run.world, items=lambda tasks: items)))["metrics"]
+    assert found["distinct2"]["value"] == 1.0 and found["entropy"]["value"] == 0.0
+
+
+def test_an_arm_that_imitates_is_measured_by_documents_where_there_are_any(says, deeds, monkeypatch):
+    recovered = {"recovery": {"value": 1.0, "guard": False}}
+    monkeypatch.setattr(stage, "recovery", lambda *_: recovered)
     seek = says("so.").tasks(1)[0].seek
     run = says(f"{deeds[seek[0]]}. so.")
     loop, imitation = measured(run), measured(run, arm="imitation")
@@ -192,7 +211,8 @@ def test_an_arm_that_imitates_is_measured_by_documents_where_there_are_any(says,
         told = found["metrics"]["told"]
         assert (told["form"], told["forms"], told["value"]) == (form, forms, forms[form])
     assert forms["document"] > 0
-    assert [*imitation["contexts"]] == ["noon"] and not any("recovery" in name for name in imitation["metrics"])
+    assert [*imitation["contexts"]] == ["noon"] and "recovery" not in imitation["metrics"]
+    assert loop["metrics"]["recovery"] == recovered["recovery"]
     only = lambda tasks: [i for i in little.create().items(tasks) if i.form == "chat"]
     found = measured(replace(run, world=replace(run.world, items=only)), arm="imitation")["metrics"]["told"]
     assert found["n"] == 4 and "forms" not in found
@@ -217,13 +237,18 @@ def test_a_world_without_items_or_an_oracle_is_measured_by_its_tasks(run, torn):
     assert found["judge"] == "review" and found["contexts"] == {} and found["examples"] == []
     assert found["metrics"].keys() >= {m.name for m in GENERAL} | {"distinct2"}
     assert not found["metrics"].keys() & {"entropy", "heldout_loss", "wrong_logprob", "told"}
+    assert found["metrics"]["distinct2"]["value"] > 0, "of what is said to the tasks"
     assert found["metrics"]["closed_book"]["n"] == 2 == len(found["items"]["open_book"])
 
 
 def test_ideal_answers_are_likelier_and_wrong_thoughts_less_likely_to_who_knows(run, torn):
     knows, fresh = measured(run)["metrics"], measured(run, run.fresh_weights())["metrics"]
     assert knows["heldout_loss"]["value"] < fresh["heldout_loss"]["value"]
-    assert knows["wrong_logprob"]["value"] < 0 and fresh["wrong_logprob"]["value"] < 0
+    items = [i for i in run.world.items(run.read(1)) if i.wrong]
+    thoughts = [(run.tokenizer.render(i.messages), run.tokenizer.encode(i.begun)) for i in items]
+    made = [example(prompt, tokens, one_hot(tokens), "seed", {}) for prompt, tokens in thoughts]
+    assert knows["wrong_logprob"]["value"] == pytest.approx(-mean_loss(run.graphdef, torn.params, made))
+    assert len(made) == 2 and fresh["wrong_logprob"]["value"] < 0
     assert knows["entropy"]["value"] < fresh["entropy"]["value"]
 
 

@@ -89,6 +89,13 @@ def test_a_few_accepted_and_rejected_transcripts_are_shown_with_why(turn, pairs)
     assert len(read(g, "samples.json")["transcripts"]) == 8, "they are chosen once"
 
 
+def test_what_is_wrong_is_shown_and_repetitions_do_not_fill_up(turn, pairs):
+    g = turn(1)
+    summary.samples(g, pairs[:11])
+    rejected = [s["id"] for s in read(g, "samples.json")["transcripts"] if not s["accepted"]]
+    assert rejected == [t.id for t, _ in pairs[8:11]]
+
+
 def test_repetitions_are_shown_only_where_nothing_else_was_rejected(turn, pairs):
     g = turn(1)
     summary.samples(g, pairs[:8])
@@ -135,14 +142,14 @@ def test_where_no_branch_was_rejected_no_token_is_shown(turn, pairs):
 
 @pytest.fixture
 def corrected(world, deeds, tokenizer):
-    """Corrections of two tasks from two sources, the first of each refused."""
+    """Corrections of two tasks from two sources, the last of each refused."""
     made = []
     for task in world.slices[0].tasks:
         thought = little.answer(deeds, task, (1,))
         for n, source in enumerate(("inverted", "spoiled", "inverted")):
             wrong = {"forced": (*tokenizer.encode(thought), n), "forced_text": thought, "source": source}
             t = transcript(task, "no, so.", tokenizer=tokenizer, fault=f"why {n}", **wrong)
-            made.append(judged(t, n > 0))
+            made.append(judged(t, n < 2))
     return made
 
 
@@ -156,7 +163,7 @@ def test_corrections_are_counted_by_source_and_a_few_are_shown_with_their_fault(
     assert found["lambda"] == 0.5
     assert found["corrections"] == {"inverted": {"made": 4, "passed": 2}, "spoiled": {"made": 2, "passed": 2}}
     shown = [(e["source"], e["fault"]) for e in found["examples"]]
-    assert shown == [("inverted", "why 2")] * 2 + [("spoiled", "why 1")] * 2
+    assert shown == [("inverted", "why 0")] * 2 + [("spoiled", "why 1")] * 2
     assert found["examples"][0]["question"] == g.tasks[0].question
     assert found["examples"][0]["thought"] == corrected[0][0].forced_text
     assert found["examples"][0]["correction"] == "no, so."
@@ -180,6 +187,7 @@ def test_the_likelihood_of_wrong_thoughts_is_measured_before_and_after(turn, cor
     thoughts = {t.forced for t, r in corrected if r.accepted}
     for e in seen[0]:
         assert tuple(e.tokens[e.weights > 0].tolist()) in thoughts
+        assert tuple(e.tokens[e.weights == 0].tolist()) in {t.student_prompt for t, _ in corrected}
     assert len(seen[0]) == len(thoughts) == 4
     summary.likelihood_of_wrong_thoughts(g, corrected, g.params)
     assert read(g, "wrongthink.json")["likelihood"] == found

@@ -41,6 +41,8 @@ def test_every_task_is_answered_by_its_siblings_unit_by_unit_once(g, monkeypatch
     assert [[t.id for t in unit] for unit in transcripts.simulate(g)] == [[t.id for t in unit] for unit in units]
     with pytest.raises(AssertionError, match="not made again"):
         transcripts.simulate(replace(g, incumbent=1))
+    with pytest.raises(AssertionError, match="not made again"):
+        transcripts.simulate(replace(g, tasks=g.tasks[::-1]))
 
 
 def test_reviews_are_bound_to_the_transcripts_and_the_thresholds(g, monkeypatch):
@@ -78,7 +80,13 @@ def test_a_share_can_be_accepted_at_random_for_comparison(turn):
 def test_targets_are_made_of_what_is_kept_and_bound_to_its_review(g, monkeypatch):
     reviewer = reviewer_of(g, "finished", "grounded")
     units = transcripts.review(g, reviewer, transcripts.simulate(g))
+    siblings, make_targets = [], transcripts.make_targets
+    seen = lambda writer, by, kept, heard, *given, **more: siblings.append(heard) or make_targets(
+        writer, by, kept, heard, *given, **more
+    )
+    monkeypatch.setattr(transcripts, "make_targets", seen)
     made = transcripts.target(g, reviewer, units, 2, ("targets", "review"))
+    assert siblings == [unit.heard for unit in units]
     assert [[t.transcript_id for t in unit] for unit in made] == [[t.id for t in kept(unit, 2)] for unit in units]
     assert all(len(unit) == 2 for unit in made)
     monkeypatch.setattr(transcripts, "make_targets", unused)
