@@ -1,6 +1,7 @@
 """Kill a run anywhere, resume, and weights, datasets and evaluations are bit-identical."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -110,7 +111,7 @@ def test_a_run_ended_in_every_stage_is_the_uninterrupted_one_bit_by_bit(uninterr
 def resume(directory, point):
     return subprocess.run(
         [sys.executable, DRIVER, directory, point], capture_output=True, text=True, timeout=1800, check=False,
-        cwd=Path(__file__).parents[1],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
 
 
