@@ -5,7 +5,7 @@ from ratchet.bootstrap.worlds.world import Document, Material, Task, World
 RUBRIC = """
 - {name: interrupts, kind: programmatic, question: a wrong thought is interrupted once}
 - {name: original, kind: programmatic, question: no passage is pasted}
-- {name: brief, kind: model, of: step, required: false, show: [passages], question: "is this brief: {step}"}
+- {name: brief, kind: model, of: step, show: [passages], question: "is this brief: {step}"}
 """
 
 

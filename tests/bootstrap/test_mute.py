@@ -56,7 +56,7 @@ def read(path):
 def mute_run(folder, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "mute"
     words = ("run", "tiny", "--world", "mute:create", "--base", folder, "--out", directory, *TINY)
-    assert ratchet(*words, "--controls.random-share", "0") == 0
+    assert ratchet(*words, "--controls.random-share", "0.7") == 0
     return directory
 
 
@@ -72,7 +72,7 @@ def test_without_an_oracle_the_review_judges_and_nothing_claims_to_know_more(mut
     found = read(mute_run / "gen-002" / "evaluation.json")
     assert found["judge"] == "review" and "closed_book" in found["metrics"]
     assert "oracle" not in read(mute_run / "gen-002" / "audit.json")
-    assert read(mute_run / "gen-001" / "calibration.json")["review"] == {}
+    assert read(mute_run / "gen-001" / "calibration.json")["review"] == {"junk": 0.0}
 
 
 def test_status_calls_a_mute_run_finished(mute_run, capsys):
