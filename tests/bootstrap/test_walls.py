@@ -166,3 +166,21 @@ def test_general_code_spells_no_name_of_a_criterion_context_or_genre():
             whole = set(re.findall(r"""["'](\w+)["']""", text))
         found += [f"{file.relative_to(HOUSE)}: {name!r}" for name in sorted(whole & names)]
     assert found == []
+
+
+def importers(module: str) -> set[str]:
+    return {a for a in MODULES if module in imported(a)}
+
+
+def test_an_oracle_is_asked_by_the_judge_of_evaluations_and_by_the_audit_alone():
+    """Of every world: general code reads `World.oracle` in two places, which nothing that trains or reviews reaches."""
+    asking = set()
+    for module, path in MODULES.items():
+        if within(module, "bootstrap") and not within(module, "bootstrap.worlds"):
+            names = [n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)]
+            asking |= {module} if "oracle" in names else set()
+    assert asking == {"ratchet.bootstrap.judge", "ratchet.bootstrap.stages.audit"}
+    assert importers("ratchet.bootstrap.judge") == {"ratchet.bootstrap.recovery", "ratchet.bootstrap.stages.evaluate"}
+    assert importers("ratchet.bootstrap.recovery") == {"ratchet.bootstrap.stages.evaluate"}
+    assert importers("ratchet.bootstrap.stages.evaluate") == {"ratchet.bootstrap.loop", "ratchet.launch.cli"}
+    assert importers("ratchet.bootstrap.stages.audit") == {"ratchet.bootstrap.loop"}
