@@ -22,7 +22,10 @@ NAMED = (
     "comparisons",
 )
 """Objects of a run's files whose keys are names that vary from run to run."""
-UNMET = {"wrongthink.json": (".examples[]", ".control[]", ".likelihood"), "audit.json": (".oracle.corrections", ".oracle.criteria")}
+UNMET = {
+    "wrongthink.json": (".examples[]", ".control[]", ".likelihood"),
+    "audit.json": (".oracle.corrections", ".oracle.criteria"),
+}
 """Paths by file that `tiny`, too small to say a step or to be corrected, may leave out; other tests see to them."""
 NEVER = (
     *("options?", "actions?", "outcomes?", "choices?", "(un)?wise", "harm[a-z]*", "situations?", "genres?"),
