@@ -135,9 +135,10 @@ def capturing() -> dict[str, float]:
     say = [lambda make=make: make(params, asked, seed=0, temperature=1.0, stop=()) for make in arms]
     for arm in say:
         arm()
-    programs = [f._cache_size() for f in (slots.dispatch, slots.prefill, slots.empty)]
+    count = lambda program: getattr(program, "jitted", lambda plan: program)(arms[0])._cache_size()
+    programs = [count(f) for f in (slots.dispatch, slots.prefill, slots.empty)]
     on, off = in_turns(*say)
-    after = [f._cache_size() for f in (slots.dispatch, slots.prefill, slots.empty)]
+    after = [count(f) for f in (slots.dispatch, slots.prefill, slots.empty)]
     meter = arms[0].meter
     return {
         "time_to_none_captured": on / off, "dispatches_per_16_tokens": 16 * meter.dispatches / meter.steps,

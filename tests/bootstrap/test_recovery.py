@@ -98,11 +98,11 @@ def test_of_those_that_were_noticed_it_is_measured_what_was_said_instead(g, torn
     said = [said_of(g, task, little.answer(deeds, task, (1,))) for _ in range(4)]
     found = figures(g, torn, None, said, [False] * 4, f"no, {told(deeds, task, 1)}", told(deeds, task, 1))
     assert {name: (m["value"], m["n"]) for name, m in found.items()} == {
-        "recovery_own": (1.0, 4), "noticed": (0.5, 4), "corrected": (1.0, 2), "repeated": (0.0, 2)
+        "recovery_own": (1.0, 4), "noticed_own": (0.5, 4), "corrected_own": (1.0, 2), "repeated_own": (0.0, 2)
     }
-    assert found["repeated"]["less_is_better"] and not found["corrected"]["less_is_better"]
+    assert found["repeated_own"]["less_is_better"] and not found["corrected_own"]["less_is_better"]
     alike = proportion({str(n): float(n < 2) for n in range(4)}, dict.fromkeys("0123", "one"))
-    assert (found["noticed"]["low"], found["noticed"]["high"]) == pytest.approx((alike["low"], alike["high"]))
+    assert (found["noticed_own"]["low"], found["noticed_own"]["high"]) == pytest.approx((alike["low"], alike["high"]))
 
 
 def test_the_interruption_is_no_part_of_the_step_that_is_said_again(g, torn, deeds, monkeypatch):
@@ -111,8 +111,8 @@ def test_the_interruption_is_no_part_of_the_step_that_is_said_again(g, torn, dee
     own = replace(g, run=replace(g.run, world=replace(g.run.world, steps=sentences)))
     task = g.tasks[0]
     said, wrong = said_of(g, task, little.answer(deeds, task, (1,))), little.answer(deeds, task, (1,)).split(". ")[1]
-    assert figures(own, torn, None, [said], [False], f"no, {wrong}")["repeated"]["value"] == 1.0
-    assert figures(own, torn, None, [said], [False], f"no, {told(deeds, task, 1)}")["repeated"]["value"] == 0.0
+    assert figures(own, torn, None, [said], [False], f"no, {wrong}")["repeated_own"]["value"] == 1.0
+    assert figures(own, torn, None, [said], [False], f"no, {told(deeds, task, 1)}")["repeated_own"]["value"] == 0.0
 
 
 def test_a_student_goes_on_after_the_task_and_the_start(g, torn, deeds, monkeypatch):
@@ -139,7 +139,7 @@ def test_where_the_worlds_items_measure_recovery_it_is_not_measured_by_rule_agai
     own = replace(g.run, world=replace(g.run.world, metrics=(Metric("recovery", "its own"),)))
     monkeypatch.setattr(Knower, "choose", lambda *_: (None, {}))
     assert recovery(own, saying(torn, "so."), Judge(own), [], [], knower) == {}
-    assert [*recovery(g.run, saying(torn, "so."), Judge(g.run), [], [], knower)] == ["recovery"]
+    assert [*recovery(g.run, saying(torn, "so."), Judge(g.run), [], [], knower)] == ["recovery", "noticed_rule"]
 
 
 def test_the_unseen_thinker_is_made_with_the_vector_that_made_no_example(g, torn, knower, deeds, monkeypatch):

@@ -1,11 +1,12 @@
 import io
 
+import little
 import pytest
 import sentencepiece
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
-from support import small_world, train_tokenizer
+from support import train_tokenizer
 
 from ratchet.models.tokenizer import CONTROLS, Tokenizer, load
 
@@ -114,8 +115,8 @@ def test_documents_and_prose_go_on(tokenizer):
 
 
 def test_training_is_deterministic_and_the_hash_tells_models_apart(tokenizer):
-    assert train_tokenizer(small_world()).model == tokenizer.model
-    assert train_tokenizer(small_world(seed=1)).hash != tokenizer.hash
+    assert train_tokenizer(little.create()).model == tokenizer.model
+    assert train_tokenizer(little.create(1)).hash != tokenizer.hash
 
 
 def test_ids_that_no_piece_uses_decode_to_nothing(tokenizer):

@@ -166,7 +166,7 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
     first = g.run.probes[0]
     monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, little.answer(deeds, first), "so."))
     monkeypatch.setattr(stage, "calibrate", lambda by, probes, *_: given.extend(probes) or calibrate(by, probes, *_))
-    calibration(g)
+    calibration(g, [])
     own = [p for p in given if not p.junk]
     assert [(p.task, p.right) for p in own] == [
         (first, True), (first, False), (g.run.probes[1], False), (g.run.probes[1], False)
