@@ -139,6 +139,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     with timed(g.directory, "wrongthink"):
         chosen = [t for unit in units for t in transcripts.kept(unit, r.config.targets.per_task)]
         corrected = [Reviewed(*u) for u in corrections(g, reviewer, [*chosen, *accepted_answers(r, range(1, number))])]
+    with timed(g.directory, "corrections"):
         more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
     newest, earlier = dataset(g, taught, mistakes), earlier_examples(g)

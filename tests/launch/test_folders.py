@@ -27,7 +27,8 @@ LLAMA = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", ga
 def run(tmp_path_factory):
     """A run of Llama's shape with a generation 0."""
     directory = epath.Path(tmp_path_factory.mktemp("run"))
-    config = tiny_config(train__columns=1024, model=DecoderConfig(width=32, layers=2, heads=2, mlp_width=64, conv=1, family=LLAMA))
+    model = DecoderConfig(width=32, layers=2, heads=2, mlp_width=64, conv=1, family=LLAMA)
+    config = tiny_config(train__columns=1024, model=model)
     write_json(directory / "config.json", dataclasses.asdict(config))
     params = awaken(create(config.model, 0)[1])
     save_weights(directory / "gen-000" / "model", params)
