@@ -167,6 +167,8 @@ def test_a_step_that_no_passage_in_view_tells_of_is_not_asked_about(reviewer, li
     ]
     first, second = little_run.world.seed.documents[:2]
     assert [right for _, right in about([first, second])] == [True, True]
+    ((context, *_), _) = examples.labelled(sure, world, task, task.answer, (first, second), reviewer)
+    assert list(context) == little_run.tokenizer.ask("", passages=[first.text, second.text])[0]
     ((asked, _),) = about([first])
     assert task.seek[0] in asked
     assert about([]) == [] and len(about([], show=())) == 2, "without passages anybody may be asked"

@@ -49,6 +49,14 @@ def test_without_an_oracle_the_review_of_the_seed_model_judges_with_the_document
     assert judge(answers, []) == [False] * 4, "no documents, nothing to stand in"
 
 
+def test_answers_that_are_judged_together_are_each_others_siblings(run):
+    own, seen = without_oracle(run, "grounded"), []
+    check = {"grounded": lambda case: seen.append(case.siblings) or ""}
+    own = replace(own, world=replace(own.world, checks=check))
+    assert Judge(own)(said(own, ("so.", True), ("no.", True)), []) == [True, True]
+    assert seen == [("so.", "no.")] * 2
+
+
 def test_the_seed_model_answers_what_only_a_model_can(run, deeds):
     own = without_oracle(run, "sure")
     right, wrong = (little.answer(deeds, run.tasks(1)[1], w) for w in ((), (1,)))

@@ -120,10 +120,12 @@ def test_a_student_goes_on_after_the_task_and_the_start(g, torn, deeds, monkeypa
     prompts, silent = [], saying(torn, "so.")
     seen = lambda params, asked, **_: prompts.append([r.prompt for r in asked]) or silent.sampler(params, asked)
     task, encode = g.tasks[0], g.run.tokenizer.encode
-    said = [said_of(g, task, little.answer(deeds, task, wrong)) for wrong in ((1,), ())]
-    recovery(g.run, replace(silent, sampler=seen), Judge(g.run), said, [False, True], None)
+    wrong, right = (said_of(g, task, little.answer(deeds, task, wrong)) for wrong in ((1,), ()))
+    others = [replace(right, task=replace(task, id=str(n))) for n in range(8)]
+    recovery(g.run, replace(silent, sampler=seen), Judge(g.run), [wrong, *others], [False] + [True] * 8, None)
     asked = g.run.tokenizer.render(task.messages)
-    assert prompts[-2:] == [[(*asked, *encode(said[0].text))], [(*asked, *encode(told(deeds, task, 0)))]]
+    assert prompts[-2] == [(*asked, *encode(wrong.text))]
+    assert prompts[-1] == [(*asked, *encode(told(deeds, task, 0)))] * 8, "no start is a whole answer"
 
 
 def test_each_kind_of_start_is_measured_apart(g, torn, knower, deeds):

@@ -45,7 +45,11 @@ def answering(world, tokenizer):
 
     def make(criteria, answer=lambda question: (0.9, 0.1), checks=world.checks, steps=world.steps, room=150):
         told = lambda asked: answer(tokenizer.decode(asked[1]))
-        scorer = lambda params, prompts, verdicts: np.array([told(p) for p in prompts]).reshape(-1, 2)
+
+        def scorer(params, prompts, verdicts):
+            assert verdicts == tokenizer.verdicts
+            return np.array([told(p) for p in prompts]).reshape(-1, 2)
+
         return Reviewer(scorer, None, tokenizer, tuple(criteria), checks, steps, "no,", room)
 
     return make
@@ -71,15 +75,16 @@ def test_a_verdict_that_cannot_be_read_is_a_rejection(little_run, task, passages
     silent = replace(t, text="nothing to ask about.")
     (found,) = reviewer.review([silent], {task.id: task}, passages)
     assert found.verdicts["sure"].reason == "unreadable: there is nothing to ask about"
+    assert not found.accepted and found.verdicts["sure"].p_pass == 0.0
 
 
 def test_a_model_criterion_is_as_sure_as_of_the_step_that_it_doubts_most(answering, task, right):
-    first, second = (right[s.start : s.end] for s in little.steps(right))
+    second = right[little.steps(right)[1].start :]
     doubts = lambda question: (0.3, 0.6) if task.seek[1] in question else (0.8, 0.1)
     (found,) = answering([sure(threshold=0.5)], doubts).verdicts([case(task, right)])
     verdict = found["sure"]
     assert verdict.p_pass == pytest.approx(1 / 3) and not verdict.passed and verdict.reason == f"doubts: {second}"
-    even = answering([sure(threshold=0.5)], lambda question: (0.4, 0.4) if first in question else (0.9, 0.0))
+    even = answering([sure(threshold=0.5)], lambda question: (0.4, 0.4) if task.seek[0] in question else (0.9, 0.0))
     (found,) = even.verdicts([case(task, right)])
     assert found["sure"].passed and found["sure"].reason == "", "at its threshold it passes"
 

@@ -171,6 +171,11 @@ def test_without_lookups_nothing_is_called(torn, index, drafts):
         assert not t.called and not t.calls and len(t.messages) == len(drafts[0].messages) + 1
 
 
+def test_who_ends_at_once_has_called_nothing(torn, index, drafts):
+    (t,) = finish(saying(torn, ""), index, drafts[:1], generation=1, seed=3)
+    assert t.text == "" and t.finished and not t.called
+
+
 def test_after_the_last_lookup_a_call_is_the_turns_text(torn, index, drafts):
     call = torn.tokenizer.call(LOOKUP["name"], '{"query":" x"}')[:-1]
     (t,) = finish(saying(torn, call), index, drafts[:1], generation=1, seed=3)

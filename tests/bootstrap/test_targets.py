@@ -75,6 +75,20 @@ def test_reviewed_targets_are_the_teachers_odds_over_what_passed(case, reviewed)
                 assert got[b.position][b.token] / got[b.position][own] == pytest.approx(odds, rel=1e-4)
 
 
+def test_several_alternatives_that_passed_share_a_position(case, torn):
+    t, siblings = case[2][0], []
+    seen = {"own": lambda case: siblings.append(case.siblings) or ""}
+    lenient = replace(case[1], criteria=(case[1].criteria[0].model_copy(update={"name": "own"}),), checks=seen)
+    ids_NK, probs_NK = t.capture.ids_NK.copy(), np.zeros_like(t.capture.probs_NK)
+    ids_NK[:, 0], probs_NK[:, 0] = t.tokens, 1.0
+    others = torn.tokenizer.encode("so no")
+    ids_NK[0, 1:3], probs_NK[0, :3] = others, (0.5, 0.2, 0.1)
+    several = replace(t, capture=t.capture._replace(ids_NK=ids_NK, probs_NK=probs_NK))
+    (target,) = make((saying(torn, "so."), lenient, [several], *case[3:]))
+    row = {i: pytest.approx(p / 0.8) for i, p in zip((t.tokens[0], *others), (0.5, 0.2, 0.1), strict=True)}
+    assert rows(target.capture)[0] == row and siblings == [case[3]] * 2
+
+
 def test_every_likely_alternative_gets_a_branch(case, reviewed):
     for t, target in zip(case[2], reviewed, strict=True):
         opened = {(b.position, b.token) for b in target.branches}
@@ -192,6 +206,7 @@ def test_a_correction_has_the_teachers_distribution_after_the_wrong_thought(case
         before = (*t.prompt, *wrong)
         probs = full_probs(writer.sampler.graphdef, writer.params, (*before, *t.tokens))[len(before) - 1 : -1]
         got = target.capture
+        assert got.ids_NK.shape == (len(t.tokens), writer.sampler.keep)
         np.testing.assert_allclose(got.probs_NK, np.take_along_axis(probs, got.ids_NK, axis=1), atol=1e-4)
         np.testing.assert_allclose(got.probs_NK.sum(1) + got.tail_N, 1.0, atol=1e-5)
         own = probs[np.arange(len(t.tokens)), t.tokens]

@@ -69,6 +69,17 @@ def test_a_contrast_is_the_lesson_less_what_spoiled_answers_teach(knower, monkey
         assert sum(right[lamp] != deed for lamp, deed in little.FACT.findall(said)) == 1, "one step is wrong"
 
 
+def test_what_else_was_heard_is_what_answers_are_spoiled_with(knower, monkeypatch):
+    k, heard, pools = knower(), [], []
+    monkeypatch.setattr(thinkers, "train_arm", lambda run, n, arm, params, found, steps, **_: pools.extend(found))
+    spoil = k.run.world.spoil
+    seen = lambda task, text, others, rng: heard.append((task.id, tuple(others))) or spoil(task, text, others, rng)
+    own = replace(k, run=replace(k.run, world=replace(k.run.world, spoil=seen)), tasks=k.tasks[:1])
+    own.anti_lesson()
+    assert heard == [(k.tasks[0].id, tuple(t.text for t in k.right))], "of tasks that were read alone"
+    assert len(pools[0][0]) == 2
+
+
 def test_without_anything_to_spoil_there_is_no_contrast(knower):
     k = knower(wrongthink__minimum_formed=0.0)
     mute = replace(k, run=replace(k.run, world=replace(k.run.world, spoil=lambda *_: [])))
@@ -87,6 +98,9 @@ def test_the_sweep_says_how_well_formed_wrong_and_perplexed_each_is(knower):
     loss = lambda scale: mean_loss(k.run.graphdef, against(k.params, k.vector("inverted"), scale), control_text(k.run))
     assert [r["perplexity"] for r in rows] == pytest.approx([math.exp(loss(s) - loss(0.0)) for s in (0.0, 0.3, 1.0)])
     assert rows == k.sweep(supervisor(k), k.vector("inverted"))
+    never = {"finished": lambda case: "never", "grounded": lambda case: "never"}
+    strict = k.sweep(replace(supervisor(k), checks=never), k.vector("inverted"))
+    assert strict[0]["formed"] == 0.0 and strict[0]["wrong"] == 1.0
     quiet = replace(k, run=replace(k.run, world=replace(k.run.world, fresh=k.run.world.fresh._replace(documents=()))))
     assert [r["perplexity"] for r in quiet.sweep(supervisor(k), k.vector("inverted"))] == [1.0, 1.0, 1.0]
 

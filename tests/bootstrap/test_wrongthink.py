@@ -158,7 +158,7 @@ def corrections(torn, little_run, task, deeds):
     """(the thought's text, two corrections of it)."""
     text = little.answer(deeds, task, (1,))
     tokens = tuple(torn.tokenizer.encode(text))
-    thoughts = [Thought(task, n, tokens, text, "grounded: so", "inverted") for n in range(2)]
+    thoughts = [Thought(task, n, tokens, text, "grounded: so", "contrast") for n in range(2)]
     curious = replace(torn, config=replace(torn.config, withhold=1.0, lookups=1))
     return text, interrupt(curious, Index(little_run.passages(1)), thoughts, NO, generation=2, seed=0)
 
@@ -173,16 +173,19 @@ def test_a_correction_starts_with_the_interruption_and_keeps_the_thought_apart(t
         assert {len(of_N) for of_N in t.capture} == {len(t.tokens)}
         assert all(token in ids for token, ids in zip(t.tokens, t.capture.ids_NK, strict=True))
         np.testing.assert_array_equal(t.capture.probs_NK[: len(said), 0], 1)
-        assert (t.source, t.fault, t.generation, t.sibling) == ("inverted", "grounded: so", 2, n)
+        assert (t.source, t.fault, t.generation, t.sibling) == ("contrast", "grounded: so", 2, n)
         assert len(t.messages) == len(task.messages) + 1, "the thought was no message, and nothing was looked up"
     assert len({t.id for t in made}) == 2
     assert any(t.text == f"no, the {task.seek[1]} {deeds[task.seek[1]]}." for t in made)
 
 
-def test_who_interrupts_has_every_passage_in_view(corrections, task):
+def test_who_interrupts_has_every_passage_in_view_whenever_it_is_tried(corrections, torn, little_run, task):
     for t in corrections[1]:
         assert set(task.document_ids) <= set(t.passages)
         assert not t.called
+    thought, index = Thought(task, 0, (7,), "so", "", "contrast"), Index(little_run.passages(1))
+    tries = [interrupt(saying(torn, "so."), index, [thought], NO, generation=2, seed=seed)[0] for seed in range(6)]
+    assert len({t.passages for t in tries}) > 1, "in another order each time"
 
 
 def as_right(torn, task, deeds, **fields):
@@ -282,7 +285,10 @@ def test_a_thought_that_was_not_spoiled_or_cannot_be_again_stays_as_it_was(torn,
     of_kinds = replace(world, steps=other_fields, spoil=lambda *_: [Spoiled(0, "so.", (0,))])
     bad = replace(t, forced_text="it is bad.", text="no, it is good.")
     assert again(bad, of_kinds) == t.forced, "a step of another kind stands there now"
-    assert torn.tokenizer.decode(again(bad, replace(of_kinds, steps=sentences))) == "so."
+    heard_by, steps_alone = [], replace(of_kinds, steps=sentences)
+    spoils = lambda task, text, *_: heard_by.append(text) or [Spoiled(0, "so.", (0,))]
+    assert torn.tokenizer.decode(again(bad, replace(steps_alone, spoil=spoils))) == "so."
+    assert set(heard_by) == {"it is good."}, "what is spoiled is the right answer"
     fits = replace(world, spoil=lambda *_: [Spoiled(1, "so.", (1,)), Spoiled(0, "so.", (0, 1))])
     assert torn.tokenizer.decode(again(t, fits)) == "so."
 

@@ -9,6 +9,7 @@ import pytest
 from support import transcript
 
 from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
+from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.stages.audit import GRAM, audit, audit_generation
 from ratchet.bootstrap.targets import Target
@@ -70,6 +71,10 @@ def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, t
     named = for_simulator(bad, target(bad), task, "gen-000")
     found = audit([*made, named], documents, transcripts, reviews, tokenizer)
     assert found["rejected_tokens"] == len(bad.tokens)
+    said, lineage = transcripts[0].tokens, {"task": bad.task_id, "transcript": bad.id}
+    disguised = example(bad.student_prompt, said, one_hot(said), "student", lineage)
+    found = audit([*made, disguised], documents, transcripts, reviews, tokenizer)
+    assert found["rejected_tokens"] == len(disguised.ids), "whatever it says"
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
     assert audit([*made, unnamed], documents, transcripts, reviews, tokenizer)["rejected_tokens"] == len(bad.tokens)
     elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": "another"})
@@ -137,7 +142,7 @@ def pairs(world, deeds, tokenizer):
         judged(say(first, (), 0), True, sure=True),
         judged(say(first, (1,), 1), True, sure=True),
         judged(say(other, (), 2), False, sure=False),
-        judged(say(other, (0,), 3), False, sure=False),
+        judged(say(other, (0,), 3), True, sure=False),
         judged(say(other, (), 4, finished=False), False, sure=True),
         judged(say(first, (), 5), False, sure=True, distinct=False),
     ]
@@ -149,10 +154,11 @@ def test_the_review_is_held_against_the_truth(turn, pairs):
     audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], ["sure"])
     found = json.loads((g.directory / "audit.json").read_text())
     oracle = found["oracle"]
-    assert (oracle["precision"]["value"], oracle["precision"]["n"]) == (0.5, 2)
+    of_groups = proportion({"0": 1.0, "1": 0.0, "3": 0.0}, {"0": "first", "1": "first", "3": "other"})
+    assert oracle["precision"] == pytest.approx(of_groups)
     assert (oracle["recall"]["value"], oracle["recall"]["n"]) == (0.5, 2)
     assert oracle["pass_rate"] == 2 / 5, "a repetition says nothing of whether the review is right"
-    assert oracle["false_accepts"] == [pairs[1][0].text]
+    assert oracle["false_accepts"] == [pairs[1][0].text, pairs[3][0].text]
     sure = oracle["criteria"]["sure"]
     assert (sure["n"], sure["precision"], sure["recall"]) == (5, pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert found["unreviewed_mass"] == 0.5 and found["tokens_by_origin"] == {}
@@ -183,7 +189,7 @@ def test_without_an_oracle_only_what_was_trained_on_is_audited(turn, pairs):
 
 def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, pairs, deeds, tokenizer):
     first, g = turn(1), turn(2)
-    committed(first, pairs)
+    committed(first, [(t, replace(r, accepted=False)) for t, r in pairs])
     late = transcript(g.tasks[0], little.answer(deeds, g.tasks[0], (0, 1)), tokenizer=tokenizer)
     committed(g, [judged(late, False)])
     bad = pairs[3][0]

@@ -82,6 +82,7 @@ def test_calibration_measures_and_picks_thresholds_that_can_be_read_back(answeri
     assert [*measured["criteria"]] == [c.name for c in criteria]
     grounded = measured["criteria"]["grounded"]
     assert {"tpr", "tnr", "kappa", "precision", "recall", "junk", "threshold", "question", "kind"} <= grounded.keys()
+    assert grounded["threshold"] == 0.5 and measured["criteria"]["finished"]["junk"] == 1.0
     assert grounded["tnr"] == grounded["tpr"] == 1.0 and grounded["n"] == 8 and grounded["junk"] == 0.0
     threshold = found.criteria[-1].threshold
     assert threshold == pytest.approx(0.5 * 0.5 / 0.95), "half of the least sure, so that new documents may vary"
@@ -164,7 +165,8 @@ def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds
 def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, torn, deeds, monkeypatch):
     g, given = turn(1), []
     first = g.run.probes[0]
-    monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, little.answer(deeds, first), "so."))
+    says = lambda *texts: monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, *texts))
+    says(little.answer(deeds, first), "so.")
     monkeypatch.setattr(stage, "calibrate", lambda by, probes, *_: given.extend(probes) or calibrate(by, probes, *_))
     calibration(g, [])
     own = [p for p in given if not p.junk]
@@ -173,6 +175,11 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
     ]
     assert [p.labels for p in own] == [{"sure": True}] * 4, "what it says of lamps is true"
     assert len(given) == 4 + 5 and {p.task.id for p in given if p.junk} == {first.id}
+    assert {p.transcript.text for p in given if p.junk} & {d.text for d in g.run.seed_index.passages}
+    given.clear()
+    says(little.answer(deeds, first, (1,)), "so.")
+    calibration(replace(g, number=2))
+    assert [p.labels["sure"] for p in given if not p.junk] == [False, True] * 2
 
 
 def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes, monkeypatch):
@@ -224,5 +231,6 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     yes, _ = tokenizer.verdicts
     asked = [tokenizer.decode(e.tokens[:-1]) for e in mistakes]
     assert len(mistakes) == 2 and all(e.tokens[-1] == yes == e.ids[0, 0] for e in mistakes)
+    assert {e.lineage["generation"] for e in mistakes} == {1}
     for text, lamp in zip(asked, task.seek, strict=True):
         assert text.endswith(f"the {lamp} {deeds[lamp]}?")

@@ -9,6 +9,7 @@ import pytest
 from support import assert_same_bits, transcript
 
 from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages import corrections as stage
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.transcript import Review
@@ -102,7 +103,7 @@ def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
     assert {t.task_id for t, _ in pairs if t.source == "spoiled"} == set(g.read)
     assert any(r.accepted for t, r in pairs if t.source == "incumbent")
     for t in own:
-        assert t.fault.startswith("grounded: ") and t.text.startswith("no,")
+        assert t.fault.startswith("grounded: ") and t.text.startswith("no,") and t.generation == 2
     assert record(g)["source"] == "incumbent" and record(g)["skipped"] is None
     first = [t.forced_text for t, _ in pairs if t.task_id == g.tasks[0].id]
     assert len(first) == len(wrong) and first != sorted(first), "in an order in which no source comes first"
@@ -111,23 +112,33 @@ def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
 
 
 def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random_one(turn, right_of, monkeypatch):
-    g = turn(2, wrongthink__sources=("inverted",), wrongthink__lambdas=(0.5,))
-    thinkers, begun, think = [], [], wrongthink.think
+    g = turn(2, wrongthink__sources=("inverted",), wrongthink__lambdas=(0.5,), wrongthink__samples=2)
+    thinkers, begun, counts, think = [], [], [], wrongthink.think
 
     def seen(writer, *given, **more):
         thinkers.append(writer.params)
         begun.append(more.get("right"))
+        counts.append(given[2])
         return think(writer, *given, **more)
 
     monkeypatch.setattr(wrongthink, "think", seen)
     right = right_of(g.read.values())
     corrections(g, by_rule(g), right)
     known = {t.id for t in g.run.read(1)}
+    assert counts[-1] == 2
     assert begun[-1].items() >= {t.task_id: t.tokens for t in right if t.task_id in known}.items()
     found = record(g)
     assert found["source"] == "inverted" and [r["lambda"] for r in found["sweep"]] == [0.0, found["lambda"]]
     assert [r["lambda"] for r in found["control"]] == [0.0, 0.5]
     assert_same_bits(thinkers[-1], against(g.params, difference(g.params, g.base), 0.5))
+
+
+def test_a_model_that_cannot_be_wrong_enough_is_said_to_be_missing(turn, right_of, monkeypatch):
+    said = []
+    monkeypatch.setattr(Silent, "line", lambda self, text: said.append(text))
+    g = turn(2, wrongthink__sources=("inverted",), wrongthink__lambdas=(0.5,), wrongthink__perplexity_budget=0.01)
+    assert flat(corrections(g, by_rule(g), right_of(g.read.values()))) == []
+    assert said == [f"gen 2 wrongthink: {record(g)['skipped']}"] and "no λ" in said[0]
 
 
 def test_where_nothing_was_read_before_no_model_thinks(turn, right_of):

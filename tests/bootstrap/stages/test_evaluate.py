@@ -148,6 +148,7 @@ def test_an_evaluation_holds_every_figure_with_how_it_is_shown(run, torn):
     for name, scores in found["items"].items():
         assert found["metrics"][name]["value"] == pytest.approx(proportion(scores)["value"])
         assert set(scores) <= {*found["groups"], *(t.id for t in run.world.fresh.tasks)}
+    assert {t.id: " ".join(t.document_ids) for t in run.read(1)}.items() <= found["groups"].items()
     assert json.loads(json.dumps(found)) == found
     assert measured(run) == found, "the same whenever it is asked again"
 
@@ -156,6 +157,7 @@ def test_a_metric_is_counted_over_the_items_that_measured_it(says, deeds):
     task = says("so.").tasks(1)[0]
     found = measured(says(little.answer(deeds, task)))
     assert found["metrics"]["told"]["n"] == 4 and found["metrics"]["told"]["value"] == 0.5
+    assert found["items"]["closed_book"][task.id] == 1.0 and found["metrics"]["closed_book"]["value"] == 0.5
     assert found["metrics"]["false"]["n"] == 4 and found["metrics"]["false"]["value"] == 0.0
     assert "false" in found["metrics"] and measured(says("so."))["metrics"]["false"]["n"] == 0
 
@@ -223,6 +225,7 @@ def test_a_few_answers_are_shown_by_what_they_come_to(says, deeds):
     shown = measured(says(little.answer(deeds, task)))["examples"]
     assert {e["label"] for e in shown} == {"answers that tell all", "none of these"}
     for e in shown:
+        assert any(t.question in e["question"] for t in says("so.").tasks(1))
         assert e["context"] in ("plain", "hasty") and e["answer"] == little.answer(deeds, task)
         assert (e["label"] == "answers that tell all") == (e["scores"]["told"] == 1.0)
     many = says("so.")
@@ -244,11 +247,17 @@ def test_a_world_without_items_or_an_oracle_is_measured_by_its_tasks(run, torn):
 def test_ideal_answers_are_likelier_and_wrong_thoughts_less_likely_to_who_knows(run, torn):
     knows, fresh = measured(run)["metrics"], measured(run, run.fresh_weights())["metrics"]
     assert knows["heldout_loss"]["value"] < fresh["heldout_loss"]["value"]
-    items = [i for i in run.world.items(run.read(1)) if i.wrong]
-    thoughts = [(run.tokenizer.render(i.messages), run.tokenizer.encode(i.begun)) for i in items]
-    made = [example(prompt, tokens, one_hot(tokens), "seed", {}) for prompt, tokens in thoughts]
-    assert knows["wrong_logprob"]["value"] == pytest.approx(-mean_loss(run.graphdef, torn.params, made))
-    assert len(made) == 2 and fresh["wrong_logprob"]["value"] < 0
+    items, encode, end = run.world.items(run.read(1)), run.tokenizer.encode, [run.tokenizer.end]
+
+    def loss(said):
+        made = [(run.tokenizer.render(messages), tokens) for messages, tokens in said]
+        given = [example(prompt, tokens, one_hot(tokens), "seed", {}) for prompt, tokens in made]
+        return pytest.approx(mean_loss(run.graphdef, torn.params, given))
+
+    ideal = [(i.messages, encode(i.reference) + end) for i in items if i.reference]
+    assert knows["heldout_loss"]["value"] == loss(ideal)
+    assert -knows["wrong_logprob"]["value"] == loss([(i.messages, encode(i.begun)) for i in items if i.wrong])
+    assert fresh["wrong_logprob"]["value"] < 0
     assert knows["entropy"]["value"] < fresh["entropy"]["value"]
 
 

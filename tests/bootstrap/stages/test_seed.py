@@ -31,6 +31,13 @@ def test_worked_tasks_that_are_no_probes_become_demonstrations_of_every_skill(ru
     assert {e.origin for e in made["prose"]} == {"prose"}
 
 
+def test_answers_are_spoiled_with_what_other_worked_tasks_say(run):
+    heard, spoil = [], run.world.spoil
+    seen = lambda task, text, others, rng: heard.append(tuple(others)) or spoil(task, text, others, rng)
+    demonstrations(replace(run, world=replace(run.world, spoil=seen)), run.fresh_weights())
+    assert set(heard) == {tuple(t.answer for t in run.shown)}
+
+
 def test_a_world_without_worked_tasks_or_known_verdicts_demonstrates_less(run):
     unknowing = replace(run, world=replace(run.world, known=None, spoil=lambda *_: []))
     made = demonstrations(unknowing, run.fresh_weights())

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support import transcript
 
@@ -45,6 +46,16 @@ def test_every_task_is_answered_by_its_siblings_unit_by_unit_once(g, monkeypatch
         transcripts.simulate(replace(g, tasks=g.tasks[::-1]))
 
 
+def test_another_seed_shows_and_samples_something_else(turn):
+    def of(seed):
+        g = turn(seed=seed, simulate__unit_tasks=4, simulate__samples=8, simulate__temperature=1.5)
+        (unit,) = transcripts.simulate(replace(g, incumbent=seed))
+        return [t.passages for t in unit], [t.text for t in unit if t.task_id == g.tasks[0].id]
+
+    (shown, said), (others, else_said) = of(0), of(1)
+    assert shown != others and said != else_said
+
+
 def test_reviews_are_bound_to_the_transcripts_and_the_thresholds(g, monkeypatch):
     units, reviewer = transcripts.simulate(g), reviewer_of(g, "finished", "grounded", "distinct")
     made = transcripts.review(g, reviewer, units)
@@ -70,11 +81,11 @@ def test_without_the_criterion_repetitions_pass(g):
 
 
 def test_a_share_can_be_accepted_at_random_for_comparison(turn):
-    g = turn(controls__random_share=0.5, simulate__samples=16, simulate__unit_tasks=4)
-    (unit,) = transcripts.review(g, reviewer_of(g, "grounded"), transcripts.simulate(g))
-    share = sum(r.accepted for r in unit.reviews) / len(unit.reviews)
-    assert len(unit.reviews) == 32 and 0.2 < share < 0.8
-    assert any(r.accepted != r.verdicts["grounded"].passed for r in unit.reviews)
+    g = turn(controls__random_share=0.5, simulate__samples=16, simulate__unit_tasks=1)
+    units = transcripts.review(g, reviewer_of(g, "grounded"), transcripts.simulate(g))
+    lots = [[r.accepted for r in unit.reviews] for unit in units]
+    assert [len(unit) for unit in lots] == [16, 16] and 0.2 < np.mean(lots) < 0.8 and lots[0] != lots[1]
+    assert any(r.accepted != r.verdicts["grounded"].passed for unit in units for r in unit.reviews)
 
 
 def test_targets_are_made_of_what_is_kept_and_bound_to_its_review(g, monkeypatch):
