@@ -178,7 +178,7 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
     assert {p.transcript.text for p in given if p.junk} & {d.text for d in g.run.seed_index.passages}
     given.clear()
     says(little.answer(deeds, first, (1,)), "so.")
-    calibration(replace(g, number=2))
+    calibration(replace(g, number=2), [])
     assert [p.labels["sure"] for p in given if not p.junk] == [False, True] * 2
 
 
