@@ -5,7 +5,7 @@ T is the number of tokens of an example, N that of weighted tokens, K the kept i
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text, lookup
 from ratchet.bootstrap.transcript import Capture, Transcript, certain
 from ratchet.bootstrap.worlds.world import Case, Document, Step, Task, World
-from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.records import Example
 
 
@@ -158,25 +157,22 @@ def prose_example(tokenizer: Any, beginning: str, continuation: str) -> Example:
 
 
 def for_students(
-    world: World,
     tokenizer: Any,
     t: Transcript,
     target: Target,
     task: Task,
     teacher: str,
-    heard: Sequence[str] = (),
-    interruption: str = "",
+    again: Callable[[Transcript, Task, str], tuple[int, ...]],
 ) -> list[Example]:
     """What one accepted transcript trains students in, who see no sources: its answer or correction in each asking.
 
-    A wrong thought in front of a correction is part of the prompt: it has weight 0. In every other asking, a thought
-    that was spoiled by rule has another error in the same step; a model's own words stay as they were.
+    A wrong thought in front of a correction is part of the prompt: it has weight 0. In every other asking it is what
+    `again` makes of it, given a salt (`wrongthink.spoiled_again`).
     """
     given = t.tokens, target.capture, "correction" if t.forced else "student", _lineage(t, task, teacher)
     students = [example([*t.student_prompt, *t.forced], *given)]
     for number, messages in enumerate(task.askings):
-        again = (world, tokenizer, t, task, heard, interruption, f"{t.id} {number}")
-        thought = spoiled_again(*again) if t.forced else ()
+        thought = again(t, task, f"{t.id} {number}") if t.forced else ()
         students.append(example([*tokenizer.render(messages), *thought], *given))
     return students
 

@@ -6,17 +6,16 @@ number of tokens of a transcript, K the number of kept ids.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ratchet.bootstrap.config import TargetsConfig
-from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tools import LOOKUP
-from ratchet.bootstrap.transcript import Capture, Transcript, packed, unpacked
-from ratchet.bootstrap.worlds.world import Document, Task, content_id
+from ratchet.bootstrap.transcript import Capture, Review, Transcript, packed, unpacked
+from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
 from ratchet.models.scorer import Scorer
 
@@ -48,23 +47,21 @@ class Target:
 
 def make_targets(
     writer: Writer,
-    reviewer: Reviewer,
+    scorer: Scorer,
+    review: Callable[[Sequence[Transcript]], Sequence[Review]],
     accepted: Sequence[Transcript],
-    siblings: Sequence[str],
-    tasks: Mapping[str, Task],
-    passages: Mapping[str, Document],
     config: TargetsConfig,
     seed: int,
 ) -> list[Target]:
-    """Targets of the configured kind for accepted transcripts; branches are reviewed beside the texts of `siblings`."""
+    """Targets of the configured kind for accepted transcripts; `review` judges the branches."""
     if config.kind == "teacher":
-        accepted = _drawn_where_they_stand(writer, reviewer.scorer, accepted)
+        accepted = _drawn_where_they_stand(writer, scorer, accepted)
     if config.kind != "reviewed":
         return [_unbranched(t, config.kind) for t in accepted]
     opened = [(t, branch) for t in accepted for branch in _alternatives(writer, t, config)]
     texts = _continue(writer, [_branch_prompt(t, b) for t, b in opened], seed)
     drafts = [_branch_transcript(writer, t, b, rest) for (t, b), rest in zip(opened, texts, strict=True)]
-    reviews = reviewer.review(drafts, tasks, passages, siblings)
+    reviews = review(drafts)
     reviewed: dict[str, list[Branch]] = {}
     for (t, branch), draft, review in zip(opened, drafts, reviews, strict=True):
         reason = next((v.reason for v in review.verdicts.values() if not v.passed), "")

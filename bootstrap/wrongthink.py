@@ -210,7 +210,7 @@ def spoil(
 
 
 def spoiled_again(
-    world: World, tokenizer: Any, t: Transcript, task: Task, heard: Sequence[str], interruption: str, salt: str
+    world: World, tokenizer: Any, heard: Sequence[str], interruption: str, t: Transcript, task: Task, salt: str
 ) -> tuple[int, ...]:
     """The wrong thought of a spoiled correction with another error in the same step; as it was, where there is none.
 

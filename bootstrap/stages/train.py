@@ -12,6 +12,7 @@ from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation, Run, train_arm
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
+from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.checkpoint import has_weights, load_weights, save_weights
 from ratchet.train.records import Example, read_examples, write_examples
 
@@ -45,10 +46,11 @@ def dataset(
         by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
         chosen = [(by_id[one.transcript_id], one) for _, found in taught for one in found]
         heard = tuple(sorted({t.text for t, _ in chosen if not t.forced}))
+        interruption = run.config.wrongthink.interruption
+        again = lambda *thought: spoiled_again(run.world, run.tokenizer, heard, interruption, *thought)
         for t, one in chosen:
             given = t, one, g.read[t.task_id], f"gen-{g.incumbent:03d}"
-            again = heard, run.config.wrongthink.interruption
-            made += examples.for_students(run.world, run.tokenizer, *given, *again)
+            made += examples.for_students(run.tokenizer, *given, again)
             if not t.forced:
                 made += examples.renamed(names, run.tokenizer, examples.for_simulator(*given), copies)
         header = {

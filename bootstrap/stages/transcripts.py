@@ -104,8 +104,9 @@ def target(
         for unit, (siblings, accepted) in enumerate(zip(units, chosen, strict=True)):
 
             def make(siblings=siblings, accepted=accepted, unit=unit) -> list[bytes]:
-                given = (accepted, siblings.heard, g.read, g.passages, run.config.targets)
-                found = make_targets(g.writer, reviewer, *given, seed=g.seed(of[0], unit))
+                beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, siblings.heard)
+                seed = g.seed(of[0], unit)
+                found = make_targets(g.writer, reviewer.scorer, beside, accepted, run.config.targets, seed)
                 return [targets.to_json(t) for t in found]
 
             inputs = g.inputs(of[0], unit, before.sha256(unit))

@@ -18,6 +18,7 @@ from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, certain
 from ratchet.bootstrap.worlds.world import Document, Grade, Spoiled
+from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.records import Example
 
 
@@ -43,6 +44,11 @@ def trained(e: Example) -> list[int]:
 
 def target_of(t) -> Target:
     return Target(t.id, t.capture, 0.0)
+
+
+def as_it_was(t, task, salt) -> tuple[int, ...]:
+    """The wrong thought, in every asking."""
+    return t.forced
 
 
 def test_what_is_trained_on_follows_the_prompt_and_the_spans_are_certain():
@@ -196,7 +202,7 @@ def test_prose_and_raw_documents_are_continued(tokenizer):
 def test_an_accepted_answer_teaches_students_in_every_asking_and_the_simulator_with_its_calls(world, tokenizer):
     task = world.seed.tasks[0]
     t = transcript(task, task.answer, world.seed.documents[:2], tokenizer=tokenizer, called=((2, 5),))
-    students = examples.for_students(world, tokenizer, t, target_of(t), task, "gen-000")
+    students = examples.for_students(tokenizer, t, target_of(t), task, "gen-000", as_it_was)
     prompts = [tokenizer.render(messages) for messages in (task.messages, *task.askings)]
     assert [e.tokens.tolist() for e in students] == [[*prompt, *t.tokens] for prompt in prompts]
     simulator = examples.for_simulator(t, target_of(t), task, "gen-000")
@@ -214,7 +220,7 @@ def test_a_wrong_thought_has_weight_0_and_students_alone_learn_to_interrupt_it(w
     thought, said = little.answer(deeds, task, (1,)), f"no, the {task.seek[1]} {deeds[task.seek[1]]}."
     wrong = {"forced": tuple(tokenizer.encode(thought)), "forced_text": thought, "source": "inverted"}
     t = transcript(task, said, tokenizer=tokenizer, **wrong)
-    students = examples.for_students(world, tokenizer, t, target_of(t), task, "gen-001", (), "no,")
+    students = examples.for_students(tokenizer, t, target_of(t), task, "gen-001", as_it_was)
     assert len(students) == 2 == len({tuple(e.tokens) for e in students})
     for e in students:
         assert trained(e) == list(t.tokens) and e.origin == "correction" and e.lineage["kind"] == "inverted"
@@ -231,7 +237,8 @@ def test_in_every_other_asking_a_spoiled_thought_has_another_error(world, deeds,
     wrong = {"forced": tuple(tokenizer.encode(thought)), "forced_text": thought, "source": "spoiled"}
     t = transcript(task, said, tokenizer=tokenizer, **wrong)
     heard = [f"the red hall lamp {deed}." for deed in little.DEEDS]
-    students = examples.for_students(world, tokenizer, t, target_of(t), task, "gen-001", heard, "no,")
+    again = lambda *thought: spoiled_again(world, tokenizer, heard, "no,", *thought)
+    students = examples.for_students(tokenizer, t, target_of(t), task, "gen-001", again)
     facts = [little.FACT.findall(tokenizer.decode(e.tokens[: -len(t.tokens)])) for e in students]
     assert facts[0] == little.FACT.findall(thought), "reviewed as it was thought"
     assert all(f[0] == facts[0][0] and f[1][0] == task.seek[1] for f in facts)

@@ -35,7 +35,9 @@ def case(torn, little_run):
 
 
 def make(case, **config):
-    return make_targets(*case, TargetsConfig(**config), seed=1)
+    writer, reviewer, accepted, siblings, tasks, passages = case
+    review = lambda drafts: reviewer.review(drafts, tasks, passages, siblings)
+    return make_targets(writer, reviewer.scorer, review, accepted, TargetsConfig(**config), seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def clean(world, deeds, tokenizer):
         bad = transcript(task, little.answer(deeds, task, (0, 1)), tokenizer=tokenizer)
         transcripts += [good, bad]
         reviews |= {good.id: Review(good.id, {}, True), bad.id: Review(bad.id, {}, False)}
-        made += for_students(world, tokenizer, good, target(good), task, "gen-000")
+        made += for_students(tokenizer, good, target(good), task, "gen-000", lambda t, task, salt: t.forced)
         made.append(for_simulator(good, target(good), task, "gen-000"))
     return made, [d for part in world.slices for d in part.documents], transcripts, reviews
 

@@ -138,15 +138,15 @@ def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkey
     g = turn(1, train__renamed=3)
     answers, corrected = (kept for kept, _ in taught(g))
     mistakes = [replace(e, origin="review") for e in random_examples(1, seed=5)]
-    heard, for_students = [], stage.examples.for_students
-    seen = lambda *given: heard.append(given[-2]) or for_students(*given)
-    monkeypatch.setattr(stage.examples, "for_students", seen)
+    heard = []
+    seen = lambda world, tokenizer, texts, *given: heard.append(texts) or given[1].forced
+    monkeypatch.setattr(stage, "spoiled_again", seen)
     made = dataset(g, taught(g), mistakes)
     by_origin = Counter(e.origin for e in made)
     assert by_origin == {"student": 2, "simulate": 3, "correction": 2, "review": 1 if not g.run.world.names else 3}
     ids = {e.lineage["transcript"] for e in made if e.origin != "review"}
     assert ids == {answers[0].id, corrected[0].id}, "what was not kept teaches nothing"
-    assert heard == [(answers[0].text,)] * 2, "spoiled again with what accepted answers say"
+    assert heard == [(answers[0].text,)], "spoiled again with what accepted answers say"
     assert {e.lineage["teacher"] for e in made if e.origin == "student"} == {"gen-000"}
     assert all(e.lineage.get("renamed") for e in made if e.origin == "simulate")
     monkeypatch.setattr(stage, "write_examples", None)

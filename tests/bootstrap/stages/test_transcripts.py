@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import transcript
 
+from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.stages.transcripts import Reviewed, accepted, kept
 from ratchet.bootstrap.transcript import Review
@@ -91,11 +92,9 @@ def test_a_share_can_be_accepted_at_random_for_comparison(turn):
 def test_targets_are_made_of_what_is_kept_and_bound_to_its_review(g, monkeypatch):
     reviewer = reviewer_of(g, "finished", "grounded")
     units = transcripts.review(g, reviewer, transcripts.simulate(g))
-    siblings, make_targets = [], transcripts.make_targets
-    seen = lambda writer, by, kept, heard, *given, **more: siblings.append(heard) or make_targets(
-        writer, by, kept, heard, *given, **more
-    )
-    monkeypatch.setattr(transcripts, "make_targets", seen)
+    siblings, asked = [], Reviewer.review
+    seen = lambda self, *given: siblings.append(given[3]) or asked(self, *given)
+    monkeypatch.setattr(Reviewer, "review", seen)
     made = transcripts.target(g, reviewer, units, 2, ("targets", "review"))
     assert siblings == [unit.heard for unit in units]
     assert [[t.transcript_id for t in unit] for unit in made] == [[t.id for t in kept(unit, 2)] for unit in units]
