@@ -128,6 +128,9 @@ class SeedMixture:
 
     simulate: int = bounded(8, "at least 0")
     interrupt: int = bounded(1, "at least 0")
+    """A teacher goes on after the supervisor's interruption."""
+    notice: int = bounded(0, "at least 0")
+    """A student interrupts itself. It is worth teaching where checking a step is as hard as taking it."""
     review: int = bounded(5, "at least 0")
     prose: int = bounded(8, "at least 0")
 

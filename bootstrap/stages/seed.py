@@ -13,22 +13,24 @@ from ratchet.train.checkpoint import has_weights, save_weights
 from ratchet.train.records import Example
 
 Skills = Mapping[str, list[Example]]
-"""Examples by the skill that they teach: simulate, interrupt, review and prose."""
+"""Examples by the skill that they teach: simulate, interrupt, notice, review and prose."""
 
 
 def demonstrations(run: Run, params: nnx.State) -> Skills:
     """The worked tasks as examples by skill, and general prose. `params` are any weights: nothing is sampled."""
     world, c = run.world, run.config
     if not run.shown:
-        return {"simulate": [], "interrupt": [], "review": [], "prose": []}
+        return {"simulate": [], "interrupt": [], "notice": [], "review": [], "prose": []}
     writer, reviewer, index = run.writer(params), run.reviewer(params), run.seed_index
     heard = tuple(t.answer for t in run.shown)
-    made: dict[str, list[Example]] = {"simulate": [], "interrupt": [], "review": []}
+    made: dict[str, list[Example]] = {"simulate": [], "interrupt": [], "notice": [], "review": []}
     for task in run.shown:
         made["simulate"].append(examples.answer_demonstration(writer, index, task))
         interruption = c.wrongthink.interruption
         if shown := examples.interrupt_demonstration(writer, index, world, task, heard, interruption):
             made["interrupt"].append(shown)
+        noticed = examples.notice_demonstration(run.tokenizer, world, task, heard, interruption)
+        made["notice"] += [noticed] if noticed and c.train.seed_mixture.notice else []
         if world.known:
             made["review"] += examples.review_demonstrations(writer, index, world, reviewer, task, heard)
     for skill, shown in made.items():

@@ -43,7 +43,7 @@ RECIPE = Recipe(
         ),
         train=TrainConfig(
             seed_steps=8,
-            seed_mixture=SeedMixture(5, 1, 3, 5),
+            seed_mixture=SeedMixture(simulate=5, interrupt=1, review=3, prose=5),
             steps=8,
             batch=8,
             columns=176,
