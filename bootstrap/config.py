@@ -130,7 +130,8 @@ class SeedMixture:
     interrupt: int = bounded(1, "at least 0")
     """A teacher goes on after the supervisor's interruption."""
     notice: int = bounded(0, "at least 0")
-    """A student interrupts itself. It is worth teaching where checking a step is as hard as taking it."""
+    """A student interrupts itself at a wrong step, and nowhere in a right answer, without sources: for worlds whose
+    worked tasks can be answered without."""
     review: int = bounded(5, "at least 0")
     prose: int = bounded(8, "at least 0")
 
@@ -145,6 +146,8 @@ class TrainConfig:
     steps: int = bounded(300, "at least 1")
     """Steps of generation 1; a generation with g slices to remember gets `steps · (1 + (g - 1) · growth)`."""
     growth: float = bounded(1.0, "at least 0")
+    later_rate: float = bounded(1.0, "above 0")
+    """Learning rate of generations, relative to the seed model's: below 1 where the seed's skills are easily lost."""
     lora: int = bounded(0, "at least 0")
     """Rank of adapters that are trained in place of the weights of `base`, and merged into them; 0: all is trained."""
     batch: int = bounded(64, "at least 2")

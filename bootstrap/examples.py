@@ -87,16 +87,18 @@ def interrupt_demonstration(
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
 
 
-def notice_demonstration(
+def notice_demonstrations(
     tokenizer: Any, world: World, task: Task, heard: Sequence[str], interruption: str
-) -> Example | None:
-    """The same for a student, who sees no sources and says the interruption itself."""
+) -> list[Example]:
+    """The same for a student, who sees no sources and says the interruption itself; and the right answer, in which
+    there is nothing to notice."""
     thought, correction = _spoiled(world, task, heard, f"notice {task.id}")
-    if not thought:
-        return None
-    trained = [*tokenizer.encode(f" {interruption} {correction}"), tokenizer.end]
-    prompt = [*tokenizer.render(task.messages), *tokenizer.encode(thought)]
-    return example(prompt, trained, one_hot(trained), "seed", {"kind": "notice", "task": task.id})
+    made = []
+    for begun, rest in (("", task.answer), (thought, f" {interruption} {correction}"))[: 2 if thought else 0]:
+        trained = [*tokenizer.encode(rest), tokenizer.end]
+        prompt = [*tokenizer.render(task.messages), *tokenizer.encode(begun)]
+        made.append(example(prompt, trained, one_hot(trained), "seed", {"kind": "notice", "task": task.id}))
+    return made
 
 
 def _spoiled(world: World, task: Task, heard: Sequence[str], salt: str) -> tuple[str, str]:

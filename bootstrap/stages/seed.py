@@ -29,8 +29,8 @@ def demonstrations(run: Run, params: nnx.State) -> Skills:
         interruption = c.wrongthink.interruption
         if shown := examples.interrupt_demonstration(writer, index, world, task, heard, interruption):
             made["interrupt"].append(shown)
-        noticed = examples.notice_demonstration(run.tokenizer, world, task, heard, interruption)
-        made["notice"] += [noticed] if noticed and c.train.seed_mixture.notice else []
+        if c.train.seed_mixture.notice:
+            made["notice"] += examples.notice_demonstrations(run.tokenizer, world, task, heard, interruption)
         if world.known:
             made["review"] += examples.review_demonstrations(writer, index, world, reviewer, task, heard)
     for skill, shown in made.items():

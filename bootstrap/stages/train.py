@@ -96,7 +96,7 @@ def train(
             f"raise --simulate.samples or lower --train.batch; {g.directory / 'funnel.json'} shows where others went"
         )
     start = g.base if c.controls.start == "base" else g.params
-    params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number))
+    params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number), c.train.later_rate)
     per_step = dict(zip(POOLS, (count for _, count in pools), strict=True))
     trained = {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools), "examples_per_step": per_step}
     once(g.directory / "training.json", lambda: trained)
