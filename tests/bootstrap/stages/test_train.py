@@ -170,13 +170,13 @@ def test_earlier_examples_are_those_of_all_generations_before_unless_each_replac
 
 
 def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taught, torn, monkeypatch):
-    g = turn(1, train__steps=2, train__batch=4, train__renamed=0)
+    g = turn(1, train__steps=2, train__batch=4, train__renamed=0, train__later_rate=0.5)
     newest, begun = dataset(g, taught(g), []), []
     train_arm = stage.train_arm
     monkeypatch.setattr(stage, "train_arm", lambda *given: begun.append(given) or train_arm(*given))
     trained = train(g, newest, [], random_examples(3, vocab=500))
-    run, number, arm, params, pools, steps = begun[0]
-    assert (run, number, arm, steps) == (g.run, 1, "loop", 2) and params is g.base
+    run, number, arm, params, pools, steps, rate = begun[0]
+    assert (run, number, arm, steps, rate) == (g.run, 1, "loop", 2, 0.5) and params is g.base
     assert {e.id for pool, _ in pools[:3] for e in pool} <= {e.id for e in newest}
     assert any((value != arrays(g.base)[name]).any() for name, value in arrays(trained).items())
     written = json.loads((g.directory / "training.json").read_text())
