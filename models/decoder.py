@@ -117,7 +117,7 @@ class Decoder(nnx.Module):
         }
         if c.conv > 1:
             layers |= {
-                name: nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5).at[:, 0].set(1.0))
+                name: nnx.Param(jnp.full((c.layers, c.conv, c.width), 0.5, jnp.float32).at[:, 0].set(1.0))
                 for name in ("conv", "mlp_conv")
             }
         if f.gated:

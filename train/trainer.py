@@ -107,7 +107,7 @@ def fit(
             trained = lora.create(params, run.rank, run.batches.seed)
             frozen = place(params, state_sharding(run.mesh, params))
         state = _restore(run, _initial(run, tx, trained), checkpoints)
-        train_step = make_step(run.graphdef, tx, engine)
+        train_step = make_step(run.graphdef, tx, engine, state)
         start = saved = int(state.step)
         report, pending, signal = _Reporter(run, params, log, start, clock), None, 0
         own = own_rows(run.mesh, batches.rows)
@@ -135,9 +135,12 @@ def fit(
     return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
 
-def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig):
+def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig, like: State):
     """The jitted step (state, batch, frozen) -> (state, sums and gradient norm); `frozen` are the weights that trained
-    adapters change, if it is these that are trained."""
+    adapters change, if it is these that are trained.
+
+    It leaves the state laid out as `like`, a state or its shapes, so that the next step is the same program.
+    """
 
     def train_step(state: State, batch, frozen: nnx.State | None = None) -> tuple[State, dict[str, jax.Array]]:
         def objective(trained, batch) -> tuple[jax.Array, LossSums]:
@@ -157,7 +160,9 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
         }
         return State(params, opt_state, state.step + 1), metrics
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(engine.deterministic))
+    layout = jax.tree.map(lambda x: x.sharding, like)
+    options = compiler_options(engine.deterministic)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(layout, None), compiler_options=options)
 
 
 def _accumulated(gradient: Callable, params: nnx.State, batch, parts: int) -> tuple[nnx.State, LossSums]:

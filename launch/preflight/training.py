@@ -81,7 +81,7 @@ def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes |= {"signal": ((rows,), jnp.int32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
     engine = replace(config.train.engine, deterministic=False)  # which is for GPUs
-    return state, batch, *(make_step(graphdef, tx, e) for e in (engine, replace(engine, attention="plain")))
+    return state, batch, *(make_step(graphdef, tx, e, state) for e in (engine, replace(engine, attention="plain")))
 
 
 def _fsdp(sent: list[Collective], parameters: int, mesh: jax.sharding.Mesh) -> dict[str, Any] | None:

@@ -149,8 +149,8 @@ def train_step(config: DecoderConfig, keep: int, rows: int = 4, columns: int = 5
                          columns, columns - 1, keep)  # fmt: skip
     with jax.set_mesh(mesh):
         batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
-        step = make_step(graphdef, tx, engine)
-    held = [State(params, tx.init(params), jnp.zeros((), jnp.int32))]
+        state = State(params, tx.init(params), jnp.zeros((), jnp.int32))
+        held, step = [state], make_step(graphdef, tx, engine, state)
 
     def once() -> None:
         with jax.set_mesh(mesh):

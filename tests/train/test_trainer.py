@@ -56,7 +56,7 @@ def one_step(mesh, engine=EngineConfig(), batch=None, config=CONFIG):
     rows = len(batch["tokens"])
     with jax.set_mesh(mesh):
         batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
-        state, sums = make_step(graphdef, tx, engine)(state, batch)
+        state, sums = make_step(graphdef, tx, engine, state)(state, batch)
     return state.params, {name: float(value) for name, value in sums.items()}
 
 
@@ -64,6 +64,18 @@ def one_step(mesh, engine=EngineConfig(), batch=None, config=CONFIG):
 def plain_step():
     """Weights and sums of a step on one device."""
     return one_step(alone())
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)])
+def test_all_steps_are_one_program(mesh, monkeypatch):
+    """The state that a step leaves has the types and the layout of the one that training began with."""
+    graphdef, params = decoder.create(CONFIG, 0)
+    made = []
+    monkeypatch.setattr(trainer, "make_step", lambda *args: made.append(make_step(*args)) or made[0])
+    devices = jax.devices()[: mesh.data * mesh.fsdp * mesh.tensor]
+    run = Training(graphdef, batches(3), OptimizerConfig("muon", 1e-2), make_mesh(mesh, devices), EngineConfig(), {})
+    fit(run, params, None, lambda step, values: None)
+    assert made[0]._cache_size() == 1
 
 
 def assert_close(got, want, tolerance):
