@@ -17,7 +17,7 @@ from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, t
 from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.stages.evaluate import evaluation
-from ratchet.bootstrap.stages.train import TooFewAccepted, dataset, earlier_examples, train
+from ratchet.bootstrap.stages.train import TooFewAccepted, dataset, earlier_examples, train, trained_weights
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train.records import Example
@@ -142,17 +142,19 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     with timed(g.directory, "corrections"):
         more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
-    newest, earlier = dataset(g, taught, mistakes), earlier_examples(g)
+    newest = dataset(g, taught, mistakes)
     targets = [one for unit in [*found, *more] for one in unit]
     repaired = [pair for unit in corrected for pair in zip(*unit, strict=True)]
-    graded = [c.name for c in r.rubric if c.kind == "model"]
-    audit.audit_generation(g, [*newest, *earlier], pairs, repaired, targets, graded)
     summary.funnel(g, pairs, repaired, targets, len(newest), accepted)
     summary.token_of(g, pairs, targets)
     summary.correction_samples(g, repaired)
 
-    with timed(g.directory, "train"):
-        params = train(g, newest, earlier, start.demonstrations)
+    params = trained_weights(g)
+    if params is None:
+        earlier, graded = earlier_examples(g), [c.name for c in r.rubric if c.kind == "model"]
+        audit.audit_generation(g, [*newest, *earlier], pairs, repaired, targets, graded)
+        with timed(g.directory, "train"):
+            params = train(g, newest, earlier, start.demonstrations)
     with timed(g.directory, "evaluate"):
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
         once(g.directory / "evaluation.json", lambda: evaluation(r, number, params, knower(r, number, params, start)))

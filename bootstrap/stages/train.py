@@ -78,6 +78,13 @@ def earlier_examples(g: Generation) -> list[Example]:
     return [e for place in places for e in read_examples(place, tokenizer=g.run.tokenizer.hash)]
 
 
+def trained_weights(g: Generation) -> nnx.State | None:
+    """The weights of this generation; None before its training has ended. With them, earlier examples need not be
+    read."""
+    place = g.directory / "model"
+    return load_weights(place, g.params) if has_weights(place) else None
+
+
 def train(
     g: Generation, newest: Sequence[Example], earlier: Sequence[Example], demonstrations: Sequence[Example]
 ) -> nnx.State:
@@ -85,9 +92,7 @@ def train(
 
     Raises TooFewAccepted when what was accepted is less than a batch takes of it.
     """
-    c, place = g.run.config, g.directory / "model"
-    if has_weights(place):
-        return load_weights(place, g.params)
+    c = g.run.config
     pools = mixture(c, newest, earlier, demonstrations)
     found, needed = sum(e.origin == "student" for e in newest), pools[0][1]
     if found < needed:
@@ -100,7 +105,7 @@ def train(
     per_step = dict(zip(POOLS, (count for _, count in pools), strict=True))
     trained = {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools), "examples_per_step": per_step}
     once(g.directory / "training.json", lambda: trained)
-    save_weights(place, params)
+    save_weights(g.directory / "model", params)
     return params
 
 
