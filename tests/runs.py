@@ -13,8 +13,17 @@ from ratchet.models import decoder
 from ratchet.train.checkpoint import load_weights
 from ratchet.train.files import read_unit
 
-LEFT_OUT = {"checkpoints", "model", "tensorboard", "report", "profile", "stages.json", "metrics.jsonl", "seconds"}
-"""Files and directories of a run that say how it went rather than what came of it, and such a field of a unit."""
+LEFT_OUT = {
+    "model": "Orbax gives files names and times of its own; the weights in them count, bit for bit",
+    "checkpoints": "they lie at other steps after a kill; the weights that come of them count",
+    "stages.json": "seconds",
+    "seconds": "a field of a unit's commit: how long it took",
+    "metrics.jsonl": "times and speeds; a step before a kill may stand there twice",
+    "tensorboard": "the same, a file for each start",
+    "profile": "traces with times",
+    "report": "a page of all this",
+}
+"""Files and directories of a run, and such a field, that say how it went rather than what came of it, and why."""
 
 
 def contents(directory) -> dict[str, str]:
@@ -25,7 +34,7 @@ def contents(directory) -> dict[str, str]:
     found = {}
     for file in directory.rglob("*"):
         parts = file.relative_to(directory).parts
-        if file.is_file() and not LEFT_OUT & set(parts):
+        if file.is_file() and not LEFT_OUT.keys() & set(parts):
             found["/".join(parts)] = hashlib.sha256(_content(file)).hexdigest()
     for place in directory.glob("*/model"):
         leaves = arrays(load_weights(epath.Path(place), like))
@@ -37,7 +46,7 @@ def contents(directory) -> dict[str, str]:
 def _content(file: Path) -> bytes:
     if file.suffix == ".json":
         value = json.loads(file.read_text())
-        kept = {k: v for k, v in value.items() if k not in LEFT_OUT} if isinstance(value, dict) else value
+        kept = {k: v for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
         return json.dumps(kept, sort_keys=True).encode()
     if file.suffix == ".array_record":  # a unit; the shard of a dataset has another suffix and counts byte for byte
         return json.dumps([payload.hex() for payload in read_unit(file)]).encode()

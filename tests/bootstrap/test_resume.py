@@ -1,6 +1,5 @@
-"""Kill a run anywhere, resume, and weights, datasets and evaluations are bit-identical."""
+"""Kill a run anywhere, go on with it, for more generations too: what counts is bit for bit as if nothing had been."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,18 +10,17 @@ from pathlib import Path
 import pytest
 from etils import epath
 from kill_at import POINTS
-from support import arrays, little_config, start
+from runs import as_it_was, contents, different
+from support import changed, little_config, start
 
 from ratchet.bootstrap import loop
-from ratchet.bootstrap.config import from_json
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.progress import Silent
-from ratchet.models import decoder
-from ratchet.train.checkpoint import load_weights
+from ratchet.bootstrap.stages import train
 from ratchet.train.files import read_unit
 
 DRIVER = Path(__file__).with_name("kill_at.py")
-CONFIG = little_config(controls__imitation=False, simulate__unit_tasks=1, simulate__samples=8)
+CONFIG = little_config(simulate__unit_tasks=1, simulate__samples=8)
 COMMITTED_BEFORE = {
     "simulate": "simulate/unit-00000.json", "review": "simulate/unit-00001.json", "targets": "review/unit-00001.json",
     "choosing λ": "targets/unit-00001.json", "corrections": "wrongthink/unit-00000.json",
@@ -40,8 +38,8 @@ def die():
     raise Killed
 
 
-def go_on(directory):
-    loop.run(epath.Path(directory), CONFIG, Silent())
+def go_on(directory, config=CONFIG):
+    loop.run(epath.Path(directory), config, Silent())
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +50,14 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def killed(uninterrupted, tmp_path_factory):
-    """A copy of the run up to generation 1, gone on with and ended in every stage of the next, then finished."""
-    directory = beginning(uninterrupted, Path(tmp_path_factory.mktemp("killed")) / "run")
+def killed(tmp_path_factory):
+    """A run that was finished after one generation, goes on for another, is ended in every stage of it, and finished
+    again."""
+    short = changed(CONFIG, generations=1)
+    directory = start(tmp_path_factory.mktemp("killed") / "run", short)
+    go_on(directory, short)
+    assert (directory / "imitation" / "evaluation.json").exists()
+    loop.extend(directory, CONFIG)
     assert list(COMMITTED_BEFORE) == list(POINTS)
     for point, before in COMMITTED_BEFORE.items():
         with pytest.raises(Killed), POINTS[point](die):
@@ -64,48 +67,12 @@ def killed(uninterrupted, tmp_path_factory):
     return directory
 
 
-def beginning(uninterrupted, directory):
-    shutil.copytree(uninterrupted, directory)
-    shutil.rmtree(directory / "gen-002")
-    for leftover in (directory / "checkpoints").glob("*-002"):
-        shutil.rmtree(leftover)
-    return directory
-
-
-def weights(directory, generation):
-    config = from_json((epath.Path(directory) / "config.json").read_text())
-    return arrays(load_weights(epath.Path(directory) / generation / "model", decoder.create(config.model, 0)[1]))
-
-
-def units(directory, stage):
-    place = epath.Path(directory) / "gen-002" / stage
-    commits = sorted(place.glob("unit-*.json"))
-    return [(json.loads(c.read_text())["inputs"], read_unit(c.with_suffix(".array_record"))) for c in commits]
-
-
-MEASURED = tuple("evaluation decision calibration audit funnel samples wrongthink plan training DONE".split())
-
-
-def assert_same_run(one, other):
-    a, b = weights(one, "gen-002"), weights(other, "gen-002")
-    assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+def test_a_run_that_grew_and_was_ended_in_every_stage_is_the_uninterrupted_one_bit_by_bit(uninterrupted, killed):
+    assert different(uninterrupted, killed) == []
+    found = contents(uninterrupted)
+    assert len({found[f"{place}/model"] for place in ("gen-000", "gen-001", "gen-002", "imitation")}) == 4
     for stage in ("simulate", "review", "targets", "wrongthink", "corrections"):
-        assert units(one, stage) == units(other, stage), stage
-        assert len(units(one, stage)) > 1, stage
-    a, b = (Path(d) / "gen-002" / "dataset" / "1.0.0" for d in (one, other))
-    assert sorted(f.name for f in a.iterdir()) == sorted(f.name for f in b.iterdir())
-    for file in a.iterdir():
-        same = file.read_bytes() == (b / file.name).read_bytes()
-        assert same, file.name  # not compared in the assert: its diff of a megabyte takes a minute
-    for name in MEASURED:
-        a, b = (json.loads((Path(d) / "gen-002" / f"{name}.json").read_text()) for d in (one, other))
-        assert a == b, name
-
-
-def test_a_run_ended_in_every_stage_is_the_uninterrupted_one_bit_by_bit(uninterrupted, killed):
-    assert_same_run(uninterrupted, killed)
-    own = weights(uninterrupted, "gen-002")
-    assert any((own[name] != w).any() for name, w in weights(uninterrupted, "gen-001").items())
+        assert f"gen-002/{stage}/unit-00001.array_record" in found, "one unit alone would not show what is kept"
 
 
 def resume(directory, point):
@@ -117,7 +84,9 @@ def resume(directory, point):
 
 def test_a_process_killed_without_warning_is_gone_on_with_bit_by_bit(uninterrupted, tmp_path):
     """Both are processes of their own: this one has other devices, and so rounds otherwise."""
-    whole, directory = (beginning(uninterrupted, tmp_path / name) for name in ("whole", "killed"))
+    whole, directory = (as_it_was(uninterrupted, tmp_path / name, 1) for name in ("whole", "killed"))
+    for place in (whole, directory):
+        start(place, changed(CONFIG, controls__imitation=False))
     for point in ("simulate", "train"):
         done = resume(directory, point)
         assert done.returncode == -signal.SIGKILL, f"{point}: {done.returncode} {done.stderr[-2000:]}"
@@ -125,7 +94,7 @@ def test_a_process_killed_without_warning_is_gone_on_with_bit_by_bit(uninterrupt
     for place in (whole, directory):
         done = resume(place, "never")
         assert done.returncode == 0, done.stderr[-2000:]
-    assert_same_run(whole, directory)
+    assert different(whole, directory) == []
 
 
 def test_finished_work_is_neither_done_nor_read_again(killed, monkeypatch):
@@ -133,11 +102,20 @@ def test_finished_work_is_neither_done_nor_read_again(killed, monkeypatch):
     read = []
     monkeypatch.setattr(Stage, "unit", lambda *args: read.append(args))
     monkeypatch.setattr(Stage, "committed", lambda *args: read.append(args))
-    monkeypatch.setattr("ratchet.bootstrap.stages.train.read_examples", lambda *args, **kw: read.append(args))
+    monkeypatch.setattr(train, "read_examples", lambda *args, **kw: read.append(args))
     kept = {f: f.stat().st_mtime_ns for f in Path(killed).glob("gen-*/**/*") if f.is_file()}
     go_on(killed)
     assert not read
     assert {f: f.stat().st_mtime_ns for f in Path(killed).glob("gen-*/**/*") if f.is_file()} == kept
+
+
+def test_what_was_trained_is_gone_on_with_without_earlier_datasets(killed, tmp_path, monkeypatch):
+    directory, read, real = as_it_was(killed, tmp_path / "run", 2), [], train.read_examples
+    for name in ("DONE.json", "decision.json"):
+        (directory / "gen-002" / name).unlink()
+    monkeypatch.setattr(train, "read_examples", lambda place, **of: read.append(place) or real(place, **of))
+    go_on(directory, changed(CONFIG, controls__imitation=False))
+    assert read == [directory / "gen-002" / "dataset" / "1.0.0"]
 
 
 def test_a_truncated_unit_is_one_clear_line_and_its_remedy_works(killed, tmp_path):
