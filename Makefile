@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench bench-peers clean
+.PHONY: run test chaos lint bench bench-peers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
 
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Runs of three worlds are killed at random moments, and end bit for bit as runs that are not: so many kills.
+CHAOS ?= 21
+chaos: .venv/tested
+	$(BIN)/python tests/chaos.py $(CHAOS)
 
 # The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
 bench: .venv/tested

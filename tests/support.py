@@ -26,6 +26,9 @@ from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.transcript import Transcript, certain
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
 from ratchet.launch.recipes import RECIPES
+from ratchet.models import decoder, huggingface
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
 from ratchet.models.sampler import Request, Sampled
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.batches import Batches
@@ -298,3 +301,26 @@ def write_chat(place, template=CHATML, special=SPECIAL):
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": template}
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
     return epath.Path(place)
+
+
+LLAMA = DecoderConfig(
+    vocab_size=400,
+    width=32,
+    layers=1,
+    heads=2,
+    kv_heads=2,
+    mlp_width=64,
+    max_length=192,
+    conv=1,
+    family=Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True),
+)
+
+
+def write_model(place) -> epath.Path:
+    """A small model of random weights, as Hugging Face folders have them, in an empty folder."""
+    place = write_chat(place)
+    huggingface.save(place / "model", LLAMA, awaken(decoder.create(LLAMA, 3)[1]), "float32")
+    for file in (place / "model").iterdir():
+        file.rename(place / file.name)
+    (place / "model").rmdir()
+    return place

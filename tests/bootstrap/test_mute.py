@@ -3,24 +3,10 @@
 import json
 
 import pytest
-from support import awaken, write_chat
+from support import write_model
 
 from ratchet.launch import cli
-from ratchet.models import decoder, huggingface
-from ratchet.models.decoder import DecoderConfig
-from ratchet.models.family import Family
 
-LLAMA = DecoderConfig(
-    vocab_size=400,
-    width=32,
-    layers=1,
-    heads=2,
-    kv_heads=2,
-    mlp_width=64,
-    max_length=192,
-    conv=1,
-    family=Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True),
-)
 TINY = (
     "--simulate.new-tokens",
     "16",
@@ -37,11 +23,7 @@ TINY = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small model of random weights, as Hugging Face folders have them."""
-    place = write_chat(tmp_path_factory.mktemp("base"))
-    huggingface.save(place / "model", LLAMA, awaken(decoder.create(LLAMA, 3)[1]), "float32")
-    for file in (place / "model").iterdir():
-        file.rename(place / file.name)
-    return place
+    return write_model(tmp_path_factory.mktemp("base"))
 
 
 def ratchet(*words):
