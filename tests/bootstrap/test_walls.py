@@ -2,14 +2,18 @@
 
 import ast
 import functools
+import json
 import re
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from support import run_tiny, sealed, tiny_config
 
 from ratchet.bootstrap import worlds
 from ratchet.bootstrap.checks import GENERAL
+from ratchet.bootstrap.worlds import ArithmeticConfig
 from ratchet.bootstrap.worlds.lessons.language import CONTEXTS, GENRES
 
 PACKAGES = ("launch", "bootstrap", "train", "models")
@@ -184,3 +188,32 @@ def test_an_oracle_is_asked_by_the_judge_of_evaluations_and_by_the_audit_alone()
     assert importers("ratchet.bootstrap.recovery") == {"ratchet.bootstrap.stages.evaluate"}
     assert importers("ratchet.bootstrap.stages.evaluate") == {"ratchet.bootstrap.loop", "ratchet.launch.cli"}
     assert importers("ratchet.bootstrap.stages.audit") == {"ratchet.bootstrap.loop"}
+
+
+SUMS = tiny_config(
+    world="arithmetic",
+    generations=1,
+    arithmetic=ArithmeticConfig(columns=1, worked=12, slice=6, pages=1, asked=2),
+    wrongthink__first_generation=1,
+    controls__imitation=False,
+)
+"""A short run in the embedded world that the recipe `tiny` does not read."""
+WRITTEN = ("evaluation", "audit", "funnel", "decision")
+
+
+def test_embedded_worlds_are_run_from_documents_to_promotion_with_their_oracles_sealed(tiny_run, tmp_path):
+    """`run_tiny` seals them: it would have failed had anybody else asked."""
+    assert set(EMBEDDED) == {"arithmetic", "lessons", "documents", "world", "bounds", "__init__"}
+    for directory in (tiny_run, run_tiny(tmp_path / "sums", SUMS)):
+        found = {name: json.loads((directory / "gen-001" / f"{name}.json").read_text()) for name in WRITTEN}
+        assert found["evaluation"]["judge"] == "oracle" and "precision" in found["audit"]["oracle"]
+        assert found["funnel"]["trained"] > 0 and found["decision"]["promoted"] in (True, False)
+
+
+def test_a_seal_holds(world):
+    task, worked = world.slices[0].tasks[0], world.seed.tasks[0]
+    assert sealed(world).known(worked, worked.answer, "") == world.known(worked, worked.answer, "")
+    with pytest.raises(AssertionError, match="outside of evaluation and audit"):
+        sealed(world).oracle(task, "", "")
+    with pytest.raises(AssertionError, match="not worked"):
+        sealed(world).known(task, "", "")
