@@ -20,6 +20,7 @@ bench: .venv/tested
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/sampling.py
 	$(BIN)/python tests/benchmarks/preflights.py
+	$(BIN)/python tests/benchmarks/resuming.py
 
 # Peers have an environment of their own, seven gigabytes of it.
 bench-peers: .venv/tested .venv-peers/installed
