@@ -45,7 +45,7 @@ STEP = re.compile(r"([a-z])=(\d+)\.|so((?: [a-z]\d+)+)\.")
 class ArithmeticConfig:
     """The embedded arithmetic world."""
 
-    columns: int = bounded(4, "at least 1")
+    columns: int = bounded(6, "at least 1")
     """Columns of the largest worked sums; generation g reads sums of g more."""
     worked: int = bounded(6000, "at least 1")
     """Worked sums of the seed, of one column to `columns`."""
@@ -53,7 +53,7 @@ class ArithmeticConfig:
     """Sums that each generation reads."""
     pages: int = bounded(12, "at least 1")
     """Pages that show the method for each size."""
-    asked: int = bounded(24, "at least 1")
+    asked: int = bounded(48, "at least 1")
     """Sums of each size that an evaluation asks, and that are fresh."""
     fixed: bool = False
     """Control: every generation reads sums as large as the first one does."""
