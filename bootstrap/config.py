@@ -128,10 +128,6 @@ class SeedMixture:
 
     simulate: int = bounded(8, "at least 0")
     interrupt: int = bounded(1, "at least 0")
-    """A teacher goes on after the supervisor's interruption."""
-    notice: int = bounded(0, "at least 0")
-    """A student interrupts itself at a wrong step, and nowhere in a right answer, without sources: for worlds whose
-    worked tasks can be answered without."""
     review: int = bounded(5, "at least 0")
     prose: int = bounded(8, "at least 0")
 

@@ -78,38 +78,17 @@ def interrupt_demonstration(
 ) -> Example | None:
     """A wrong thought about a worked task and the interruption with weight 0, then the right continuation; None where
     the world cannot spoil the answer."""
-    thought, correction = _spoiled(world, task, heard, f"interrupt {task.id}")
-    if not thought:
+    rng = random.Random(f"interrupt {task.id}")
+    ways = world.spoil(task, task.answer, heard, rng)
+    if not ways:
         return None
+    way, steps = rng.choice(ways), world.steps(task.answer)
+    thought = task.answer[: steps[way.step].start] + way.text
+    correction = " ".join(task.answer[steps[i].start : steps[i].end] for i in way.then)
     d = draft(writer, index, task, 1, "demo")
     trained = [*writer.tokenizer.encode(correction), writer.tokenizer.end]
     prompt = [*d.prompt, *writer.tokenizer.encode(f"{thought} {interruption}")]
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
-
-
-def notice_demonstrations(
-    tokenizer: Any, world: World, task: Task, heard: Sequence[str], interruption: str
-) -> list[Example]:
-    """The same for a student, who sees no sources and says the interruption itself; and the right answer, in which
-    there is nothing to notice."""
-    thought, correction = _spoiled(world, task, heard, f"notice {task.id}")
-    made = []
-    for begun, rest in (("", task.answer), (thought, f" {interruption} {correction}"))[: 2 if thought else 0]:
-        trained = [*tokenizer.encode(rest), tokenizer.end]
-        prompt = [*tokenizer.render(task.messages), *tokenizer.encode(begun)]
-        made.append(example(prompt, trained, one_hot(trained), "seed", {"kind": "notice", "task": task.id}))
-    return made
-
-
-def _spoiled(world: World, task: Task, heard: Sequence[str], salt: str) -> tuple[str, str]:
-    """(wrong thought, what puts it right) of a worked task; empty where the world cannot spoil its answer."""
-    rng = random.Random(salt)
-    ways = world.spoil(task, task.answer, heard, rng)
-    if not ways:
-        return "", ""
-    way, steps = rng.choice(ways), world.steps(task.answer)
-    thought = task.answer[: steps[way.step].start] + way.text
-    return thought, " ".join(task.answer[steps[i].start : steps[i].end] for i in way.then)
 
 
 def verdict_example(

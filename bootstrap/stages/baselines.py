@@ -23,7 +23,8 @@ def imitate(run: Run, base: nnx.State) -> nnx.State:
         per_document = float(np.mean([len(e.ids) for e in raw]))
         trained = json.loads((run.generation(last) / "training.json").read_text())
         batch = max(1, round(trained["tokens_per_step"] / per_document))
-        save_weights(place / "model", train_arm(run, last, PLACE, base, [(raw, batch)], trained["steps"]))
+        rate = run.config.train.later_rate
+        save_weights(place / "model", train_arm(run, last, PLACE, base, [(raw, batch)], trained["steps"], rate))
     return load_weights(place / "model", base)
 
 

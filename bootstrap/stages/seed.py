@@ -13,24 +13,22 @@ from ratchet.train.checkpoint import has_weights, save_weights
 from ratchet.train.records import Example
 
 Skills = Mapping[str, list[Example]]
-"""Examples by the skill that they teach: simulate, interrupt, notice, review and prose."""
+"""Examples by the skill that they teach: simulate, interrupt, review and prose."""
 
 
 def demonstrations(run: Run, params: nnx.State) -> Skills:
     """The worked tasks as examples by skill, and general prose. `params` are any weights: nothing is sampled."""
     world, c = run.world, run.config
     if not run.shown:
-        return {"simulate": [], "interrupt": [], "notice": [], "review": [], "prose": []}
+        return {"simulate": [], "interrupt": [], "review": [], "prose": []}
     writer, reviewer, index = run.writer(params), run.reviewer(params), run.seed_index
     heard = tuple(t.answer for t in run.shown)
-    made: dict[str, list[Example]] = {"simulate": [], "interrupt": [], "notice": [], "review": []}
+    made: dict[str, list[Example]] = {"simulate": [], "interrupt": [], "review": []}
     for task in run.shown:
         made["simulate"].append(examples.answer_demonstration(writer, index, task))
         interruption = c.wrongthink.interruption
         if shown := examples.interrupt_demonstration(writer, index, world, task, heard, interruption):
             made["interrupt"].append(shown)
-        if c.train.seed_mixture.notice:
-            made["notice"] += examples.notice_demonstrations(run.tokenizer, world, task, heard, interruption)
         if world.known:
             made["review"] += examples.review_demonstrations(writer, index, world, reviewer, task, heard)
     for skill, shown in made.items():

@@ -108,23 +108,6 @@ def test_a_demonstrated_interruption_trains_on_the_right_continuation_alone(writ
     assert examples.interrupt_demonstration(writer, little_run.seed_index, mute, task, heard, "no,") is None
 
 
-def test_a_student_is_shown_to_interrupt_itself_without_sources(writer, little_run):
-    world, tokenizer = little_run.world, writer.tokenizer
-    heard = tuple(t.answer for t in world.seed.tasks)
-    for task in world.seed.tasks:
-        right, e = examples.notice_demonstrations(tokenizer, world, task, heard, "no,")
-        assert right.tokens.tolist() == [*tokenizer.render(task.messages), *trained(right)]
-        assert tokenizer.decode(trained(right)[:-1]) == task.answer and trained(right)[-1] == tokenizer.end
-        said = tokenizer.decode(trained(e)[:-1]).lstrip()
-        assert trained(e)[-1] == tokenizer.end and said.startswith("no, ") and task.answer.endswith(said[4:])
-        asked = tokenizer.render(task.messages)
-        assert e.tokens[: len(asked)].tolist() == asked and not e.weights[: len(asked)].any()
-        wrong = little.FACT.findall(tokenizer.decode(e.tokens[len(asked) :][e.weights[len(asked) :] == 0]))[-1]
-        assert wrong[1] != dict(little.FACT.findall(task.answer))[wrong[0]] and said[4:].startswith(f"the {wrong[0]}")
-    mute = replace(world, spoil=lambda *_: [])
-    assert examples.notice_demonstrations(tokenizer, mute, task, heard, "no,") == []
-
-
 def test_a_correction_says_the_steps_that_the_spoiled_one_names(writer, little_run):
     task = little_run.world.seed.tasks[0]
     first, second = (task.answer[s.start : s.end] for s in little.steps(task.answer))

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import little
 import pytest
-from support import arrays, assert_same_bits, changed, random_examples
+from support import arrays, assert_same_bits, random_examples
 
 from ratchet.bootstrap.config import SeedMixture
 from ratchet.bootstrap.stages.seed import blend, demonstrations, train_seed_model
@@ -20,7 +20,7 @@ def run(turn):
 def test_worked_tasks_that_are_no_probes_become_demonstrations_of_every_skill(run):
     made = demonstrations(run, run.fresh_weights())
     assert {skill: len(found) for skill, found in made.items()} == {
-        "simulate": 2 * 4, "interrupt": 2 * 4, "notice": 0, "review": 2 * 4, "prose": len(run.world.prose)
+        "simulate": 2 * 4, "interrupt": 2 * 4, "review": 2 * 4, "prose": len(run.world.prose)
     }
     shown = {t.id for t in run.shown}
     assert len(shown) == len(run.probes) == 2 and not shown & {t.id for t in run.probes}
@@ -29,16 +29,6 @@ def test_worked_tasks_that_are_no_probes_become_demonstrations_of_every_skill(ru
         assert len({e.id for e in made[skill]}) == 8, "copies with other names"
     assert {e.lineage["kind"] for e in made["review"]} == {"sure"}
     assert {e.origin for e in made["prose"]} == {"prose"}
-
-
-def test_students_are_shown_what_to_notice_where_the_mixture_asks_for_it(run):
-    mixture = replace(run.config.train.seed_mixture, notice=1)
-    noticing = replace(run, config=changed(run.config, train__seed_mixture=mixture))
-    made, before = (demonstrations(r, run.fresh_weights()) for r in (noticing, run))
-    assert {e.lineage["task"] for e in made["notice"]} == {t.id for t in run.shown}
-    assert {k: [e.id for e in v] for k, v in made.items() if k != "notice"} == {
-        k: [e.id for e in v] for k, v in before.items() if k != "notice"
-    }
 
 
 def test_answers_are_spoiled_with_what_other_worked_tasks_say(run):
@@ -51,19 +41,19 @@ def test_answers_are_spoiled_with_what_other_worked_tasks_say(run):
 def test_a_world_without_worked_tasks_or_known_verdicts_demonstrates_less(run):
     unknowing = replace(run, world=replace(run.world, known=None, spoil=lambda *_: []))
     made = demonstrations(unknowing, run.fresh_weights())
-    assert made["simulate"] and not made["review"] and not made["interrupt"] and not made["notice"]
+    assert made["simulate"] and not made["review"] and not made["interrupt"]
     bare = replace(run, world=replace(run.world, seed=Material()))
     assert not any(demonstrations(bare, run.fresh_weights()).values())
 
 
 def test_skills_are_blended_by_their_shares_however_many_examples_they_have():
     made = {skill: random_examples(count, seed=n) for n, (skill, count) in enumerate(
-        {"simulate": 4, "interrupt": 1, "notice": 2, "review": 3, "prose": 0}.items()
+        {"simulate": 4, "interrupt": 1, "review": 3, "prose": 0}.items()
     )}
-    pool = blend(made, SeedMixture(simulate=2, interrupt=1, notice=1, review=3, prose=5))
+    pool = blend(made, SeedMixture(simulate=2, interrupt=1, review=3, prose=5))
     seen = Counter(e.id for e in pool)
     count = {skill: sum(seen[e.id] for e in found) for skill, found in made.items()}
-    assert count == {"simulate": 8, "interrupt": 4, "notice": 4, "review": 12, "prose": 0}
+    assert count == {"simulate": 8, "interrupt": 4, "review": 12, "prose": 0}
     assert set(seen) == {e.id for found in made.values() for e in found}
 
 
@@ -83,7 +73,7 @@ def test_the_seed_model_is_trained_once_and_read_back(run):
 
 
 def test_without_demonstrations_the_weights_are_the_seed_model(run):
-    nothing = {"simulate": [], "interrupt": [], "notice": [], "review": [], "prose": []}
+    nothing = {"simulate": [], "interrupt": [], "review": [], "prose": []}
     assert_same_bits(train_seed_model(run, lambda: nothing), run.fresh_weights())
 
 
