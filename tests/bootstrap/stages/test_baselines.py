@@ -11,14 +11,14 @@ from ratchet.bootstrap.worlds.world import Document, Material
 
 
 def test_the_imitation_arm_learns_the_raw_documents_for_as_many_tokens(turn, monkeypatch):
-    g, trained = turn(1, generations=2), []
+    g, trained = turn(1, generations=2, train__later_rate=0.5), []
     monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or awaken(g.base))
     read = [d for material in g.run.world.slices[:2] for d in material.documents]
     lengths = [len(g.run.tokenizer.encode(d.text)) + 1 for d in read]
     write_json(g.run.generation(2) / "training.json", {"steps": 2, "tokens_per_step": 3.2 * float(np.mean(lengths))})
     params = imitate(g.run, g.base)
-    (run, number, arm, base, ((raw, batch),), steps) = trained[0]
-    assert (run, number, arm, steps, batch) == (g.run, 2, PLACE, 2, 3) and base is g.base
+    (run, number, arm, base, ((raw, batch),), steps, rate) = trained[0]
+    assert (run, number, arm, steps, batch, rate) == (g.run, 2, PLACE, 2, 3, 0.5) and base is g.base
     assert [e.lineage["documents"] for e in raw] == [[d.id] for d in read] and {e.origin for e in raw} == {"imitation"}
     assert all((e.probs == 1).all() for e in raw) and [len(e.ids) for e in raw] == lengths
     assert_same_bits(imitate(g.run, g.base), params)
