@@ -5,6 +5,7 @@ The decoder
   family.py         what a family of decoders has that others have not
   attention.py      rotary positions and masked attention, by matrix products
   kernels.py        attention by a device's own kernel, chosen where it is compiled
+  cudnn.py          what the kernel of GPUs is told
   bounds.py         what a config's numbers may be, said beside each
 
 Text to ids and back

@@ -1,5 +1,4 @@
-"""What attends: matrix products, or a kernel that keeps its scores to itself (splash on TPU, cuDNN's on GPU, which is
-given its mask in memory, once for all heads).
+"""What attends: matrix products, or a kernel that keeps its scores to itself (splash on TPU, cuDNN's on GPU).
 
 Shapes as in `models.attention`.
 """
@@ -7,6 +6,7 @@ Shapes as in `models.attention`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ratchet.models import cudnn, programs
 from ratchet.models.attention import Int8, attend, attend_packed, causal_mask
 
 Attention = Literal["auto", "plain", "splash", "cudnn"]
@@ -47,6 +48,8 @@ class Kernel:
 
     attention: Attention = "auto"
     rows: NamedSharding | PartitionSpec | None = None
+    segments: int = 0
+    """Segments that a packed row has at most; 0: nobody knows."""
 
     def chosen(self, q_BTHE: jax.Array, kv_heads: int, keys: int, scores: Scores) -> Attention:
         """The kernel that runs, asked inside jit, where the devices that it is compiled for are known.
@@ -54,9 +57,9 @@ class Kernel:
         Raises ValueError when these do not have the one asked for.
         """
         platform, (rows, length, _, width) = self.platform, q_BTHE.shape
-        if self.attention == "cudnn" and platform not in ("gpu", "cuda"):
+        if self.attention == "cudnn" and platform != "gpu":
             raise ValueError(f"train.engine.attention: cudnn needs a GPU and here is a {platform}; leave it at auto")
-        by_device = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "plain")
+        by_device = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
         name = by_device if self.attention == "auto" else self.attention
         mesh, of_rows, of_heads = self.axes
         uneven = mesh and (rows % axis_size(mesh, of_rows) or kv_heads % axis_size(mesh, of_heads))
@@ -73,8 +76,7 @@ class Kernel:
     def platform(self) -> str:
         if isinstance(self.rows, NamedSharding):
             return self.rows.mesh.devices.flat[0].platform
-        device = jax.sharding.get_abstract_mesh().abstract_device
-        return device.platform if device else jax.default_backend()
+        return programs.platform()
 
     @property
     def axes(self) -> tuple:
@@ -96,10 +98,16 @@ def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
     if name == "splash":
         k_BGTE, v_BGTE = k_BTGE.swapaxes(1, 2), v_BTGE.swapaxes(1, 2)
         return splash(q_BTHE, k_BGTE, v_BGTE, segments_BT, segments_BT, sliding, scores, kernel)
+    if name == "cudnn" and kernel.segments == 1 and not scores.window:
+        causal = partial(cudnn.attend_causal, scale=scores.scale)
+        return on_each_device(causal, kernel, "q", "q", "q", "rows")(q_BTHE, k_BTGE, v_BTGE, segments_BT)
+    most = 1 << kernel.segments.bit_length()  # padding is one more, and powers of two are few
+    if name == "cudnn" and 1 < most <= cudnn.MOST_RUNS and not scores.window and cudnn.takes_runs():
+        return in_runs(q_BTHE, k_BTGE, v_BTGE, segments_BT, most, scores.scale, kernel)
     if name == "cudnn":
         columns_1T = jnp.arange(t)[None]
         mask_BTT = causal_mask(columns_1T, columns_1T, window) & (segments_BT[:, :, None] == segments_BT[:, None])
-        return fused(q_BTHE, k_BTGE, v_BTGE, mask_BTT, scores.scale, kernel)
+        return masked(q_BTHE, k_BTGE, v_BTGE, mask_BTT, scores.scale, kernel)
     return attend_packed(q_BTHE, k_BTGE, v_BTGE, segments_BT, window, scores.scale, scores.softcap)
 
 
@@ -120,7 +128,11 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
         return splash(q_BTHE, k_BGSE, v_BGSE, *ids, sliding, scores, kernel, column)
     mask_BTS = causal_mask(positions_BT, positions_BS, window)
     if name == "cudnn":
-        return fused(q_BTHE, k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2), mask_BTS, scores.scale, kernel)
+        k_BSGE, v_BSGE = k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2)
+        if t == len(k_BSGE[0]) and not sliding and cudnn.takes_runs():
+            real_BT = (positions_BS >= 0).astype(jnp.int32)
+            return in_runs(q_BTHE, k_BSGE, v_BSGE, real_BT, 2, scores.scale, kernel)
+        return masked(q_BTHE, k_BSGE, v_BSGE, mask_BTS, scores.scale, kernel)
     return attend(q_BTHE, k_BGSE, v_BGSE, mask_BTS, scores.scale, scores.softcap)
 
 
@@ -146,16 +158,18 @@ def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT:
     return on_each_device(own, kernel, "q", "kv", "kv", "rows", "rows", "all")(*operands)
 
 
-def fused(
+def in_runs(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array, most: int, scale: float,
+            kernel: Kernel) -> jax.Array:
+    """Causal attention inside runs of equal numbers, of which a row has `most`, by cuDNN."""
+    own = partial(cudnn.attend_runs, most=most, scale=scale)
+    return on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BTGE, v_BTGE, segments_BT)
+
+
+def masked(
     q_BTHE: jax.Array, k_BSGE: jax.Array, v_BSGE: jax.Array, mask_BTS: jax.Array, scale: float, kernel: Kernel
 ) -> jax.Array:
-    """Attention where the mask is True, by cuDNN, which takes bfloat16 and float16."""
-
-    def own(q_BTHE, k_BSGE, v_BSGE, mask_BTS) -> jax.Array:
-        return jax.nn.dot_product_attention(
-            q_BTHE, k_BSGE, v_BSGE, mask=mask_BTS[:, None], scale=scale, implementation="cudnn"
-        )
-
+    """Attention where the mask is True, by cuDNN."""
+    own = partial(cudnn.attend_masked, scale=scale)
     return on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BSGE, v_BSGE, mask_BTS)
 
 

@@ -1,4 +1,4 @@
-"""How programs are compiled: as fast as can be, or to the same bits from run to run."""
+"""How programs are compiled: for which devices, and as fast as can be or to the same bits from run to run."""
 
 import functools
 from collections.abc import Callable
@@ -14,6 +14,13 @@ def compiler_options(deterministic: bool) -> dict[str, bool]:
     kernels by timing them, which makes programs slower. CPUs and TPUs are deterministic without it.
     """
     return {"xla_gpu_deterministic_ops": True} if deterministic else {}
+
+
+def platform() -> str:
+    """What a program is compiled for, asked inside jit: "cpu", "gpu" or "tpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    name = device.platform if device else jax.default_backend()
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 class Program:

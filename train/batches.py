@@ -22,7 +22,8 @@ class Batches:
     """A random-access source of training batches: `source[step]`.
 
     `pools` are (examples, count) pairs: every step takes `count` examples from each pool, walking a fresh permutation
-    of the pool each epoch. Rows are as many as the fullest step of the run needs, so that shapes never change.
+    of the pool each epoch. Rows are as many as the fullest step of the run needs, so that shapes never change, and no
+    row of the run has more segments than `segments`.
     """
 
     def __init__(self, pools: Sequence[tuple[Sequence[Example], int]], *, seed: int, steps: int, columns: int,
@@ -39,8 +40,8 @@ class Batches:
         self.keep = max(e.ids.shape[1] for examples, _ in self.pools for e in examples)
         self.lengths = [np.array([len(e.tokens) for e in examples]) for examples, _ in self.pools]
         self.weighted = [np.array([len(e.ids) for e in examples]) for examples, _ in self.pools]
-        rows, self.predictions = np.max([self._needed(step) for step in range(steps)], axis=0)
-        self.rows = int(-(-rows // row_multiple) * row_multiple)
+        rows, self.predictions, segments = np.max([self._needed(step) for step in range(steps)], axis=0)
+        self.rows, self.segments = int(-(-rows // row_multiple) * row_multiple), int(segments)
 
     def __len__(self) -> int:
         return self.steps
@@ -90,12 +91,12 @@ class Batches:
         strata = [rng.permutation(s) for s in np.array_split(by_length, min(count, len(examples)))]
         return np.array([s[i] for i in range(len(strata[0])) for s in strata if i < len(s)])
 
-    def _needed(self, step: int) -> tuple[int, int]:
-        """Rows, and weighted positions in the fullest row, of one step."""
+    def _needed(self, step: int) -> tuple[int, int, int]:
+        """Rows, and weighted positions and segments in the fullest row, of one step."""
         picked = self.picks(step)
         row_of = _first_fit([int(self.lengths[pool][index]) for pool, index in picked], self.columns)
         weighted = np.bincount(row_of, weights=[self.weighted[pool][index] for pool, index in picked])
-        return max(row_of) + 1, int(weighted.max())
+        return max(row_of) + 1, int(weighted.max()), int(np.bincount(row_of).max())
 
 
 def _first_fit(lengths: Sequence[int], columns: int) -> list[int]:

@@ -107,7 +107,7 @@ def fit(
             trained = lora.create(params, run.rank, run.batches.seed)
             frozen = place(params, state_sharding(run.mesh, params))
         state = _restore(run, _initial(run, tx, trained), checkpoints)
-        train_step = make_step(run.graphdef, tx, engine, state)
+        train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = saved = int(state.step)
         report, pending, signal = _Reporter(run, params, log, start, clock), None, 0
         own = own_rows(run.mesh, batches.rows)
@@ -135,9 +135,10 @@ def fit(
     return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
 
-def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig, like: State):
+def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig, like: State,
+              segments: int = 0):
     """The jitted step (state, batch, frozen) -> (state, sums and gradient norm); `frozen` are the weights that trained
-    adapters change, if it is these that are trained.
+    adapters change, if it is these that are trained. Rows have at most so many `segments`; 0: nobody knows.
 
     It leaves the state laid out as `like`, a state or its shapes, so that the next step is the same program.
     """
@@ -145,7 +146,7 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
     def train_step(state: State, batch, frozen: nnx.State | None = None) -> tuple[State, dict[str, jax.Array]]:
         def objective(trained, batch) -> tuple[jax.Array, LossSums]:
             weights = (trained, {}) if frozen is None else (frozen, trained)
-            sums = loss_sums(graphdef, weights[0], batch, engine, weights[1])
+            sums = loss_sums(graphdef, weights[0], batch, engine, weights[1], segments)
             return sums.loss, sums
 
         signal = jnp.max(batch["signal"])
@@ -184,10 +185,10 @@ def _first(tree):
 
 
 def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineConfig,
-              adapters: lora.Adapters = MappingProxyType({})) -> LossSums:
-    """The sums of the loss over the weighted positions of a batch."""
+              adapters: lora.Adapters = MappingProxyType({}), segments: int = 0) -> LossSums:
+    """The sums of the loss over the weighted positions of a batch; `segments` as in `make_step`."""
     model = nnx.merge(graphdef, params)
-    kernel = Kernel(engine.attention, None if jax.sharding.get_abstract_mesh().empty else ROWS_AND_HEADS)
+    kernel = Kernel(engine.attention, None if jax.sharding.get_abstract_mesh().empty else ROWS_AND_HEADS, segments)
     hidden_RTD = model(
         batch["tokens"], batch["positions"], batch["segments"], dtype=jnp.dtype(engine.dtype), remat=engine.remat,
         kernel=kernel, adapters=adapters,

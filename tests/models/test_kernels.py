@@ -1,5 +1,7 @@
 """Kernels against matrix products. TPU's runs by its interpreter here; that it compiles is in launch/test_preflight."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from support import requests
 
-from ratchet.models import decoder
+from ratchet.models import cudnn, decoder
 from ratchet.models.attention import attend, attend_packed, causal_mask
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import NO_WINDOW, Family
-from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows, fused
+from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows, masked
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
 
@@ -94,23 +96,108 @@ def test_a_model_with_sliding_layers_answers_alike():
     np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
-def test_what_gpus_run_is_the_same_attention(operands, segments, monkeypatch):
-    """By XLA, which JAX gives the same operands to: cuDNN's own kernel needs a GPU. On one device and over a mesh."""
+@pytest.fixture
+def asked(monkeypatch):
+    """What was asked of cuDNN, whose own kernel needs a GPU; XLA answers, which JAX gives the same operands to. Where
+    it is asked by offsets, a token that no run covers is no number, as memory that nobody wrote."""
     by_jax, asked = jax.nn.dot_product_attention, []
 
     def by_xla(*operands, implementation, **settings):
         asked.append(implementation)
         return by_jax(*operands, implementation="xla", **settings)
 
+    def by_offsets(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type):
+        asked.append(mask_type.name)
+        assert q_offsets.shape[1] == q_seqlen.shape[1] + 1
+        columns = jnp.arange(q.shape[1])
+        from_start = lambda offsets: columns - offsets[:, :-1, None]
+        inside = lambda offsets, lengths: (from_start(offsets) >= 0) & (from_start(offsets) < lengths[..., None])
+        of_q, of_kv = inside(q_offsets, q_seqlen), inside(kv_offsets, kv_seqlen)
+        mask = jnp.any(of_q[..., None] & of_kv[:, :, None], axis=1) & (columns[:, None] >= columns)
+        mixed = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale)
+        return jnp.where(jnp.any(of_q, axis=1)[..., None, None], mixed, jnp.nan)
+
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    monkeypatch.setattr(cudnn, "_with_offsets", by_offsets)
+    monkeypatch.setattr(cudnn, "takes_runs", lambda: True)
+    monkeypatch.setattr(Kernel, "chosen", lambda *_: "cudnn")
+    return asked
+
+
+MESH = Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=4, tensor=2))))
+
+
+def test_what_gpus_run_is_the_same_attention(operands, segments, asked):
     q, k, v = operands
     columns = jnp.arange(LENGTH)[None]
     mask = causal_mask(columns, columns, 30) & (segments[:, :, None] == segments[:, None])
     plain = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, 0.25)
-    for kernel in (Kernel(), Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=4, tensor=2))))):
-        found = jax.jit(lambda *o, kernel=kernel: fused(*o, mask, 0.25, kernel))(q, k, v)
+    for kernel in (Kernel(), MESH):
+        found = jax.jit(lambda *o, kernel=kernel: masked(*o, mask, 0.25, kernel))(q, k, v)
         np.testing.assert_allclose(found, plain, atol=2e-6)
     assert set(asked) == {"cudnn"}
+
+
+def packed_rows(most: int, padding: int, length: int = LENGTH) -> np.ndarray:
+    """Rows of 1, 2, ... segments up to `most`, of which some have one token, with padding behind; one row is empty."""
+    rng, rows = np.random.default_rng(most), np.zeros((most + 1, length), int)
+    for row in range(1, most + 1):
+        cuts = np.sort(rng.choice(np.arange(1, length - padding), row - 1, replace=False))
+        rows[row, : length - padding] = 1 + np.searchsorted(cuts, np.arange(length - padding), side="right")
+    return rows
+
+
+@pytest.mark.parametrize(("most", "padding"), [(1, 11), (2, 3), (7, 0), (40, 20)])
+@pytest.mark.parametrize("window", [0, 30])
+def test_cudnn_keeps_to_segments_in_rows_of_many(asked, most, padding, window):
+    """What it is told against matrix products, forward and backward. Sliding layers have their mask in memory, and so
+    have rows of too many segments, or of nobody knows how many."""
+    segments, rng = jnp.asarray(packed_rows(most, padding)), np.random.default_rng(0)
+    draw = lambda heads: jnp.asarray(rng.normal(size=(len(segments), LENGTH, heads, WIDTH)), jnp.float32)
+    q, k, v = draw(HEADS), draw(KV_HEADS), draw(KV_HEADS)
+    real, scores = (segments > 0)[..., None, None], Scores(0.25, window=window)
+    slides, seen = (jnp.asarray(True), jnp.asarray(window)) if window else (None, None)
+
+    def loss(function):
+        scalar = lambda *operands: jnp.sum(jnp.where(real, jnp.sin(function(*operands)), 0))
+        return jax.jit(jax.value_and_grad(scalar, (0, 1, 2)))(q, k, v)
+
+    plain = loss(lambda *o: attend_packed(*o, segments, seen, 0.25))
+    for said, by in ((most, "PADDING_CAUSAL"), (0, "cudnn"), (cudnn.MOST_RUNS, "cudnn")):
+        asked.clear()
+        kernel = Kernel(segments=said)
+        found = loss(lambda *o, kernel=kernel: attend_rows(*o, segments, slides, seen, scores, kernel))
+        assert set(asked) == {"cudnn" if window or said == 1 else by}
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4, rtol=1e-5), found, plain)
+
+
+def test_cudnn_gives_no_number_where_there_are_more_segments_than_said(asked, operands):
+    for there, said, right in ((1, 1, True), (2, 1, False), (3, 3, True), (4, 3, False), (4, 4, True)):
+        segments = jnp.asarray(packed_rows(there, 5)[[there] * ROWS])
+        for kernel in (Kernel(segments=said), replace(MESH, segments=said)):
+            attended = jax.jit(lambda *o, s=segments, k=kernel: attend_rows(*o, s, None, None, Scores(0.25), k))
+            assert bool(jnp.all(jnp.isfinite(attended(*operands)))) == right, (there, said)
+
+
+def test_a_prompt_that_is_padded_on_the_left_needs_no_mask(asked, operands):
+    q, k, v = operands
+    before = jnp.array([0, 3, 100, LENGTH])[:, None]
+    positions = jnp.maximum(jnp.arange(LENGTH) - before, -1)
+    ask = lambda: attend_cache(
+        q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.maximum(positions, 0), positions, None, None, Scores(0.25), MESH, 0
+    )
+    found, real = jax.jit(ask)(), np.asarray(positions >= 0)
+    assert set(asked) == {"PADDING_CAUSAL"}
+    segments = (positions >= 0).astype(int)
+    np.testing.assert_allclose(found[real], attend_packed(q, k, v, segments, None, 0.25)[real], atol=2e-6)
+
+
+def test_where_runs_are_and_whether_these_are_all():
+    starts, lengths, fits = cudnn.runs(jnp.array([[1, 1, 2, 0, 0], [3, 3, 3, 3, 3]]), 3)
+    assert starts.tolist() == [[0, 2, 3], [0, -1, -1]] and lengths.tolist() == [[2, 1, 2], [5, -1, -1]] and fits
+    starts, lengths, fits = cudnn.runs(jnp.array([[1, 2]]), 4)
+    assert starts.tolist() == [[0, 1, -1, -1]] and lengths.tolist() == [[1, 1, -1, -1]] and fits
+    assert not cudnn.runs(jnp.array([[1, 2, 1]]), 2)[2]
 
 
 def test_the_kernel_is_the_devices_own_where_it_can_be():
