@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ratchet.models.bounds import bounded
+from ratchet.models.programs import platform
+from ratchet.train import flops
 
 Mode = Literal["auto", "recompute", "grad_in_forward"]
 
@@ -30,6 +32,9 @@ Mode = Literal["auto", "recompute", "grad_in_forward"]
 _LARGEST_Q = 1.0 - 1e-6
 _CHUNK_LOGITS = 2**26
 """Logits of a chunk, of which float32 takes 256 MB: far below a chip's memory, enough rows to fill its matrix unit."""
+_GPU_ROWS, _GPU_SHARE = 4096, 32
+"""A GPU has many matrix units, which more rows fill (0.47 of the time with 4096 instead of 441, on an H100), as long as
+their float32 logits take no more than one in so many bytes of its memory, by the data sheet: all hosts choose alike."""
 _GRADIENT_BYTES = 2**30
 """What `auto` lets the gradients take that `grad_in_forward` holds from the forward to the backward pass."""
 
@@ -141,10 +146,16 @@ def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, softcap: 
     assert shape[0] % rows == 0, f"{shape[0]} rows do not divide over {rows} chips"
     assert vocab % parts == 0, f"a vocabulary of {vocab} does not divide over {parts} chips"
     tokens, vocab = shape[0] // rows * shape[1], vocab // parts
-    most = max(128, 2 ** ((_CHUNK_LOGITS // vocab).bit_length() - 1))
+    most = max(128, 2 ** ((_chunk_logits(vocab) // vocab).bit_length() - 1))
     held = 4 * shape[2] * (vocab + tokens)
     in_forward = held <= _GRADIENT_BYTES if config.mode == "auto" else config.mode == "grad_in_forward"
     return _Plan(min(chunk or most, max(tokens, 1)), in_forward, config.temperature, config.z_loss, softcap, mesh)
+
+
+def _chunk_logits(vocab: int) -> int:
+    """How many logits a chunk may have on the device that this is compiled for."""
+    chip = flops.chip_of(jax.local_devices()[0].device_kind) if platform() == "gpu" else None
+    return min(_GPU_ROWS * vocab, int(chip.memory) // _GPU_SHARE // 4) if chip else _CHUNK_LOGITS
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -205,7 +216,7 @@ def _sums_and_gradients(plan: _Plan, hidden_BTD, head_DV, targets):
         hidden_CD, *chunk_targets = xs
         logits_CV = _logits(plan, hidden_CD, head_DV)
         softmax = _softmax(plan, logits_CV, *chunk_targets[:2])
-        grad_CV = _chunk_grad(plan, softmax, logits_CV, *chunk_targets).astype(head_DV.dtype)
+        grad_CV = _chunk_grad(plan, softmax, logits_CV, head_DV.dtype, *chunk_targets)
         grad_hidden_CD = jnp.einsum("cv,dv->cd", grad_CV, head_DV, preferred_element_type=jnp.float32)
         grad_head_DV += jnp.einsum("cd,cv->dv", hidden_CD, grad_CV, preferred_element_type=jnp.float32)
         sums = jax.tree.map(jnp.add, sums, _chunk_sums(plan, softmax, *chunk_targets))
@@ -241,8 +252,8 @@ def _chunk_sums(plan: _Plan, softmax: _Softmax, ids_CK, probs_CK, tail_C, weight
     return jax.tree.map(lambda x_C: (weights_C * x_C).sum(), per_token)
 
 
-def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, ids_CK, probs_CK, tail_C, weights_C) -> jax.Array:
-    """d loss / d(hidden @ head) of a chunk on this chip's part of the vocabulary, weighted."""
+def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, dtype, ids_CK, probs_CK, tail_C, weights_C) -> jax.Array:
+    """d loss / d(hidden @ head) of a chunk on this chip's part of the vocabulary, weighted, in `dtype`."""
     q_CV = jnp.exp(logits_CV - softmax.max_C1) / softmax.total_C1
     q_CK = jnp.exp(softmax.at_CK) / softmax.total_C1
     total_C = probs_CK.sum(-1) + tail_C
@@ -252,10 +263,14 @@ def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, ids_CK, probs_CK, tai
     scale_C1 = (weights_C / plan.temperature)[:, None]
     kept_grad_CK = (total_C[:, None] * q_CK - probs_CK) * scale_C1
     grad_CV = (elsewhere_C[:, None] * scale_C1) * q_CV
+    # What is set lies in memory: in the dtype of products, unless more is to be multiplied.
+    grad_CV, kept_grad_CK = (x if plan.softcap else x.astype(dtype) for x in (grad_CV, kept_grad_CK))
     # Setting, not adding: a difference of two terms in t/(1−Q) would lose the kept ids' gradient when 1−Q is small.
     place = jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop"))
     grad_CV = place(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
-    return grad_CV * (1 - jnp.square(logits_CV * plan.temperature / plan.softcap)) if plan.softcap else grad_CV
+    if plan.softcap:
+        grad_CV = grad_CV * (1 - jnp.square(logits_CV * plan.temperature / plan.softcap))
+    return grad_CV.astype(dtype)
 
 
 def _softmax(plan: _Plan, logits_CV, ids_CK, probs_CK) -> _Softmax:
