@@ -33,7 +33,9 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the forward pass of a layer keeps for the backward pass: everything, the matrix products, or its input alone."""
+"""What the forward pass of a layer keeps for the backward pass: the matrix products, or its input alone."""
+_LONG = ("dot_general", "dot_product_attention_fwd_wrapper", "pallas_call")
+"""What takes long: matrix products, and attention by a kernel (cuDNN's, splash)."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,10 @@ class Decoder(nnx.Module):
     ) -> jax.Array:
         """Hidden states [B, T, D] of packed rows: attention is causal and stays inside a segment (0 is padding).
 
-        Weights are cast to `dtype` before use (None: as they are); `remat` says what the backward pass computes again;
-        what `kernel` says of a mesh also lays out what flows between layers, so that weights come to the rows and not
-        the other way.
+        Weights are cast to `dtype` before use (None: as they are). `remat` says what the backward pass computes again;
+        with "none", and narrower numbers than float32, still norms, rotations and gates, whose inside is float32. What
+        `kernel` says of a mesh also lays out what flows between layers, so that weights come to the rows and not the
+        other way.
         `adapters` are low-rank changes of matrices (`train.lora`), stacked like them.
         """
         c = self.config
@@ -172,8 +175,8 @@ class Decoder(nnx.Module):
             mixed = attend_rows(q, k, v, segments_BT, sliding, window, c.scores, kernel)
             return lay(_finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights, c.family)[0]), None
 
-        if remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+        if remat != "none" or first_BTD.dtype != jnp.float32:
+            layer = jax.checkpoint(layer, policy=REMAT.get(remat, _takes_long), prevent_cse=False)
         x_BTD, _ = jax.lax.scan(layer, first_BTD, (stacked, sliding_L), unroll=self._unroll)
         return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), c.family)
 
@@ -290,6 +293,10 @@ def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised decoder, split once into its definition and its parameters."""
     check_sizes(config)
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
+
+
+def _takes_long(primitive: jax.extend.core.Primitive, *_, **__) -> bool:
+    return primitive.name in _LONG
 
 
 def _length(cache: Cache) -> jax.Array:
