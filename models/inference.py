@@ -6,6 +6,7 @@ columns.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -126,6 +127,14 @@ class Inference:
         layers = tuple({name: whole(stacks[name], 1) for name in layer} for layer in weights.layers)
         rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
         return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
+
+
+def columns_for(length: int, bucket: int, kernel: Kernel) -> int:
+    """Columns that hold so many tokens: whole buckets; on accelerators, where each width compiles for seconds, a power
+    of two or one and a half of one, from 64 on."""
+    if kernel.platform != "cpu":
+        bucket = math.lcm(bucket, max(64, 1 << max(length - 1, 0).bit_length() >> 2))
+    return round_up(length, bucket)
 
 
 def round_up(length: int, step: int) -> int:

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ratchet.models import slots
 from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar, Guides
-from ratchet.models.inference import Weights, left_pad, round_up
+from ratchet.models.inference import Weights, columns_for, left_pad
 from ratchet.models.slots import MOST_STEPS, Plan
 
 
@@ -147,7 +147,7 @@ class Sampler(Plan):
         """A queue of requests; prompts that several share are read once."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
-        width, few = round_up(len(distinct[0]), self.bucket), max(self.slots // 8, 1)
+        width, few = columns_for(len(distinct[0]), self.bucket, self.kernel), max(self.slots // 8, 1)
         if len(distinct) == len(asked):  # each where its slot will be
             prompts, prompt_Q = [asked[q].prompt if q in asked else () for q in range(self.slots)], None
         else:

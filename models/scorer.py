@@ -18,7 +18,7 @@ from flax import nnx
 
 from ratchet.models.decoder import Cache, Decoder
 from ratchet.models.draw import Captured, capture
-from ratchet.models.inference import Inference, Weights, left_pad, round_up
+from ratchet.models.inference import Inference, Weights, columns_for, left_pad
 from ratchet.models.programs import program
 
 Tokens = tuple[int, ...]
@@ -46,7 +46,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorer(Inference):
-    """Asks in batches of so many `questions`; it compiles once for every width, in steps of `bucket`."""
+    """Asks in batches of so many `questions`; it compiles once for every width, in steps of `bucket`, on accelerators
+    in few."""
 
     questions: int
     bucket: int = 32
@@ -94,7 +95,7 @@ class Scorer(Inference):
             yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
 
     def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]]) -> Batch:
-        longest = lambda texts: round_up(max(map(len, texts), default=0), self.bucket)
+        longest = lambda texts: columns_for(max(map(len, texts), default=0), self.bucket, self.kernel)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
         own, height = self.questions // self.parts, self._height(max(len(contexts) for contexts, _ in parts))

@@ -24,7 +24,7 @@ from flax import nnx
 from ratchet.models import pages
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
-from ratchet.models.inference import Inference, Weights, round_up
+from ratchet.models.inference import Inference, Weights, columns_for, round_up
 from ratchet.models.programs import program
 
 LEAST_STEPS, MOST_STEPS = 16, 64
@@ -43,7 +43,7 @@ class Plan(Inference):
     new_tokens: int
     keep: int
     bucket: int = 32
-    """Prompts are padded to multiples of this; it compiles once for each."""
+    """Prompts are padded to multiples of this, on accelerators to few; it compiles once for each."""
     int8: bool = False
     """Keys and values in a byte a number: half of the memory and traffic of bfloat16."""
 
@@ -58,7 +58,8 @@ class Plan(Inference):
 
     def columns(self, model: DecoderConfig, longest: int) -> int:
         """P, for prompts of so many tokens: whole buckets, and whole pages."""
-        return round_up(longest, math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1))
+        bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
+        return columns_for(longest, bucket, self.kernel)
 
 
 class Queue(NamedTuple):

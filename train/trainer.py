@@ -39,7 +39,8 @@ class EngineConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of products and activations; weights, optimizer and sums are float32."""
     remat: Remat = "none"
-    """What the backward pass computes again: nothing, all but matrix products (dots), or every layer (full)."""
+    """What the backward pass computes again: nothing that takes long, all but matrix products (dots), or every layer
+    (full)."""
     attention: Attention = "auto"
     """By device: splash on TPU, cuDNN on GPU in bfloat16, plain matrix products elsewhere; sampling and review too."""
     deterministic: bool = False

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import processes
 
-from ratchet.models.inference import left_pad, round_up
+from ratchet.models.inference import columns_for, left_pad, round_up
+from ratchet.models.kernels import Kernel
 
 SPEAKER = Path(__file__).with_name("speaker.py")
 
@@ -29,6 +30,15 @@ def test_prompts_end_in_the_last_column_and_missing_rows_are_not_real():
     tokens, real = left_pad([(5, 0, 7), ()], 4, 3)
     np.testing.assert_array_equal(tokens, [[0, 5, 0, 7], [0] * 4, [0] * 4])
     np.testing.assert_array_equal(real, [[False, True, True, True], [False] * 4, [False] * 4])
+
+
+def test_accelerators_have_few_widths(monkeypatch):
+    assert [columns_for(n, 32, Kernel()) for n in (0, 1, 33, 700)] == [0, 32, 64, 704]
+    monkeypatch.setattr(Kernel, "platform", "gpu")
+    widths = {n: columns_for(n, 32, Kernel()) for n in range(1025)}
+    assert sorted(set(widths.values())) == [0, 64, 128, 192, 256, 384, 512, 768, 1024]
+    assert all(width >= n for n, width in widths.items())
+    assert columns_for(100, 96, Kernel()) == 192, "whole buckets as well"
 
 
 def test_lengths_are_rounded_up_to_whole_steps():
