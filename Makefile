@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test chaos lint bench bench-peers clean
+.PHONY: run test chaos lint bench bench-gpu bench-peers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -21,6 +21,11 @@ bench: .venv/tested
 	$(BIN)/python tests/benchmarks/sampling.py
 	$(BIN)/python tests/benchmarks/preflights.py
 	$(BIN)/python tests/benchmarks/resuming.py
+
+# On a machine with a GPU, in ten minutes, with the Python that has JAX for it and torch.
+bench-gpu:
+	mkdir -p build/here/ratchet && ln -sfn $(CURDIR)/bootstrap $(CURDIR)/launch $(CURDIR)/models $(CURDIR)/train build/here/ratchet
+	PYTHONPATH=build/here:$$PYTHONPATH $(PYTHON) tests/benchmarks/gpu.py
 
 # Peers have an environment of their own, seven gigabytes of it.
 bench-peers: .venv/tested .venv-peers/installed

@@ -1,0 +1,192 @@
+"""What a GPU earns, beside peers on the same card: python tests/benchmarks/gpu.py [NAME [PART ...]], or make bench-gpu.
+
+Figures are printed as they come and kept in results/gpu-NAME.json after each, with card, date and versions. A part that
+fails is written down with its error, one that was not asked for is named. On a CPU, sizes are toys'. Nothing is
+fetched. The code that is measured is the `ratchet` that Python finds: with another checkout on PYTHONPATH, and another
+NAME, two can be compared. Times are medians.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ENGINE = ("train", "train_remat", "train_small", "peaks", "attention", "loss", "decode_64", "decode_256", "decode_1",
+          "sampling", "shared", "deterministic_step")  # fmt: skip
+PEERS = ("train_torch", "sampling_torch")
+Said = Iterator[tuple[str, str, float | str]]
+
+
+_RUN = """
+import atexit, sys
+from ratchet.launch.__main__ import entry
+import jax
+spent = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: spent.append(seconds) if event.startswith("/jax/core/compile/backend") else None)
+atexit.register(lambda: print("compiled", len(spent), sum(spent)))
+sys.argv[0] = "ratchet"
+entry()
+"""
+
+
+def _tiny(home: str, out: str, *more: str, share: float = 0.75) -> subprocess.Popen:
+    """`ratchet run tiny`, whose compiled programs lie at home."""
+    around = os.environ | {"HOME": home, "XLA_PYTHON_CLIENT_MEM_FRACTION": str(share)}
+    given = [sys.executable, "-c", _RUN, "run", "tiny", "--out", out, *more]
+    return subprocess.Popen(given, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def tiny() -> Iterator[tuple[str, float]]:
+    """With nothing compiled before, and with all of it."""
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("cold", "warm"):
+            began = time.perf_counter()
+            run = _tiny(place, f"{place}/{name}")
+            said = run.communicate()[0]
+            yield f"{name}_seconds", time.perf_counter() - began
+            assert not run.returncode, said[-1500:]
+            *_, programs, compiling = said.split("compiled")[-1].split()
+            yield f"{name}_programs", float(programs)
+            yield f"{name}_compiling_seconds", float(compiling)
+
+
+def deterministic() -> Iterator[tuple[str, float]]:
+    """Two runs, at once, each of which compiles for itself; files that differ, of those that say no time."""
+    with tempfile.TemporaryDirectory() as place:
+        runs = [_tiny(f"{place}/home{n}", f"{place}/{n}", "--train.engine.deterministic", share=0.3) for n in (1, 2)]
+        said = [run.communicate()[0] for run in runs]
+        assert not any(run.returncode for run in runs), said[0][-1500:]
+        differ, count = [], 0
+        for one in sorted(p for p in Path(place, "1").rglob("*") if p.is_file()):
+            name, other = one.relative_to(f"{place}/1"), Path(place, "2") / one.relative_to(f"{place}/1")
+            count += 1
+            if not other.exists() or other.read_bytes() != one.read_bytes():
+                differ.append(str(name))
+        print("differ:", *differ[:60], flush=True)
+        yield "files", count
+        yield "files_that_differ", len(differ)
+
+
+def inside(names: list[str]) -> None:
+    """Runs parts in this process, and says each figure on a line that begins with @."""
+    import gpu_parts
+
+    if names[0] in PEERS:
+        import gpu_peers as module
+    else:
+        module = gpu_parts
+    for name in names:
+        try:
+            for figure, value in getattr(module, name)():
+                print("@", json.dumps([name, figure, value]), flush=True)
+            print("@", json.dumps([name, "", 0]), flush=True)
+        except Exception as error:
+            print("@", json.dumps([name, "failed", f"{type(error).__name__}: {error}"[:500]]), flush=True)
+
+
+def outside(names: list[str]) -> Said:
+    """What parts say that run in a process of their own, so that nothing stays in the card's memory. When it dies, the
+    part that killed it has failed, and another process goes on."""
+    while names:
+        run = subprocess.Popen([sys.executable, __file__, "--inside", *names], stdout=subprocess.PIPE, text=True)
+        for line in run.stdout:
+            if line.startswith("@"):
+                name, figure, value = json.loads(line[1:])
+                names = names[names.index(name) + (figure in ("", "failed")) :]
+                if figure:
+                    yield name, figure, value
+            else:
+                print(line, end="", flush=True)
+        if names and run.wait():
+            yield names[0], "failed", f"the process ended with {run.returncode}"
+            names = names[1:]
+
+
+def here(part: Callable[[], Iterator[tuple[str, float]]]) -> Said:
+    try:
+        yield from ((part.__name__, *found) for found in part())
+    except AssertionError as error:
+        yield part.__name__, "failed", str(error)[-1500:]
+
+
+def everything(asked: list[str]) -> Said:
+    chosen = lambda names: [name for name in names if not asked or name in asked]
+    yield from outside(chosen(ENGINE))
+    yield from outside(chosen(PEERS))
+    for part in (tiny, deterministic):
+        if chosen([part.__name__]):
+            yield from here(part)
+
+
+def ratios(found: dict[str, dict[str, float | str]]) -> Iterator[tuple[str, float]]:
+    """Ours beside peers', where both were measured."""
+    take = lambda part, figure: found.get(part, {}).get(figure)
+    steps = take("train_torch", "8x2048_ms"), take("train", "8x2048_none_1_ms")
+    if all(steps):
+        yield "speed_to_compiled_torch_step", steps[0] / steps[1]
+    peers = [speed for speed in found.get("sampling_torch", {}).values() if isinstance(speed, float)]
+    if peers and take("sampling", "tokens_per_second"):
+        yield "sampling_to_transformers", take("sampling", "tokens_per_second") / max(peers)
+
+
+def card() -> str:
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"no GPU, {platform.machine()}"
+
+
+def main(name: str, asked: list[str]) -> None:
+    path, found = HERE / "results" / f"gpu-{name}.json", {}
+    versions = {package: metadata.version(package) for package in ("jax", "torch", "transformers")}
+    made = {"date": datetime.date.today().isoformat(), "card": card(), "versions": versions}
+    began = time.perf_counter()
+
+    def keep(part: str, figure: str, value: float | str) -> None:
+        found.setdefault(part, {})[figure] = value
+        bound = BOUNDS.get(part, {}).get(figure)
+        met = "" if bound is None else ("met" if (value <= bound if bound >= 0 else value >= -bound) else "MISSED")
+        shown = f"{value:14.6g}" if isinstance(value, float | int) else value
+        print(f"{part:18} {figure:34} {shown} {'' if bound is None else bound} {met}", flush=True)
+        left_out = [part for part in (*ENGINE, *PEERS, "tiny", "deterministic") if part not in found]
+        path.write_text(json.dumps(made | {"left_out": left_out, "bounds": BOUNDS, "figures": found}, indent=1))
+
+    for part, figure, value in everything(asked):
+        keep(part, figure, value)
+    for figure, value in ratios(found):
+        keep("beside", figure, value)
+    print(f"{time.perf_counter() - began:.0f} seconds; left out:", *json.loads(path.read_text())["left_out"])
+
+
+BOUNDS = {
+    "train": {"8x2048_none_1_mfu": -0.42, "8x2048_none_8_mfu": -0.40, "8x2048_none_1_peak_so_far_to_predicted": 1.1},
+    "train_small": {"32x1024_none_1_mfu": -0.30},
+    "attention": {"one_error": 0.01, "eight_error": 0.01, "uneven_error": 0.01},
+    "loss": {"time_to_dense": 1.1, "memory_to_dense": 0.25},
+    "decode_64": {"64_slots_share_of_bound": -0.70},
+    "decode_256": {"256_slots_share_of_bound": -0.60},
+    "decode_1": {"1_slots_share_of_bound": -0.40},
+    "shared": {"speed_to_own_prompts": -1.5},
+    "deterministic_step": {"sums_that_differ": 0},
+    "tiny": {"cold_seconds": 90, "warm_seconds": 25},
+    "deterministic": {"files_that_differ": 0},
+    "beside": {"speed_to_compiled_torch_step": -1.0, "sampling_to_transformers": -3.0},
+}
+"""What each figure must be at most, or at least where it is negative."""
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--inside"]:
+        inside(sys.argv[2:])
+    else:
+        main(sys.argv[1] if sys.argv[1:] else "here", sys.argv[2:])
