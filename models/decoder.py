@@ -24,6 +24,7 @@ from ratchet.models.bounds import bounded
 from ratchet.models.family import ACTIVATIONS, Family, frequencies_and_window
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
+from ratchet.models.products import joined, project, project_all
 
 INPUT_AXES = {"output": 2}
 """Axes of a layer's matrix that its product sums over; of all others the first."""
@@ -160,6 +161,8 @@ class Decoder(nnx.Module):
         """
         c = self.config
         stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self._stacked() | adapters).items()}
+        if kernel.joins and not adapters:
+            stacked = joined(stacked)
         rows = None if kernel.spec is None else PartitionSpec(kernel.spec[0])
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
         first_BTD = lay(self._embed(tokens_BT, dtype))
@@ -192,9 +195,9 @@ class Decoder(nnx.Module):
         per_layer = ((keys,) * c.layers, (values,) * c.layers, (last_BC2D,) * c.layers)
         return Cache(*per_layer, jnp.full((batch, length), -1, jnp.int32))
 
-    def unstacked(self) -> Layers:
-        """What `extend` takes; outside a loop, once."""
-        stacked = self._stacked()
+    def unstacked(self, join: bool = False) -> Layers:
+        """What `extend` takes; outside a loop, once. Matrices that multiply the same input may be joined."""
+        stacked = joined(self._stacked()) if join else self._stacked()
         return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
 
     def extend(
@@ -338,21 +341,10 @@ def _queries_keys_values(
     y_BTD: jax.Array, positions_BT: jax.Array, frequencies_E: jax.Array, weights: dict[str, jax.Array], family: Family
 ):
     """Queries and keys, normed where the family does and rotated, and values: [B, T, H or G, E]."""
-    q, k, v = (_project(y_BTD, weights, name) for name in ("query", "key", "value"))
+    q, k, v = project_all(y_BTD, weights, ("query", "key", "value"))
     if family.query_key_norm:
         q, k = _norm(q, weights["query_norm"], family), _norm(k, weights["key_norm"], family)
     return rotate(q, positions_BT, frequencies_E), rotate(k, positions_BT, frequencies_E), v
-
-
-def _project(x_BTD: jax.Array, weights: dict[str, jax.Array], name: str) -> jax.Array:
-    """x @ weight, with its bias and its adapter if there is one; [B, T, D] by [D, H, E] to [B, T, H, E]."""
-    weight = weights[name]
-    y_BTO = _matmul(x_BTD, weight.reshape(x_BTD.shape[-1], -1))
-    if (into := weights.get(f"{name}_into")) is not None:
-        y_BTO = y_BTO + _matmul(_matmul(x_BTD, into), weights[f"{name}_out"])
-    y = y_BTO.reshape(*x_BTD.shape[:2], *weight.shape[1:]) if weight.ndim == 3 and name != "output" else y_BTO
-    bias = weights.get(f"{name}_bias")
-    return y if bias is None else y + bias
 
 
 def _finish_layer(
@@ -360,20 +352,19 @@ def _finish_layer(
     weights: dict[str, jax.Array], family: Family,
 ) -> tuple[jax.Array, jax.Array]:
     """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
-    found_BTD = _project(mixed_BTHE.reshape(*x_BTD.shape[:2], -1), weights, "output")
+    found_BTD = project(mixed_BTHE.reshape(*x_BTD.shape[:2], -1), weights, "output")
     if family.post_norms:
         found_BTD = _norm(found_BTD, weights["attention_post_norm"], family)
     x_BTD = x_BTD + found_BTD
     normed_BTD = _norm(x_BTD, weights["mlp_norm"], family)
     y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("mlp_conv"))
-    up_BTF, activate = _project(y_BTD, weights, "up"), ACTIVATIONS[family.activation]
-    up_BTF = activate(_project(y_BTD, weights, "gate")) * up_BTF if family.gated else activate(up_BTF)
-    down_BTD = _project(up_BTF, weights, "down")
+    activate = ACTIVATIONS[family.activation]
+    if family.gated:
+        gate_BTF, up_BTF = project_all(y_BTD, weights, ("gate", "up"))
+        up_BTF = activate(gate_BTF) * up_BTF
+    else:
+        up_BTF = activate(project(y_BTD, weights, "up"))
+    down_BTD = project(up_BTF, weights, "down")
     if family.post_norms:
         down_BTD = _norm(down_BTD, weights["mlp_post_norm"], family)
     return x_BTD + down_BTD, history_BTD
-
-
-def _matmul(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:
-    """x @ weight over flat tokens: XLA's CPU backend takes 1.6 times as long for the gradient of the 3-D form."""
-    return (x_BTI.reshape(-1, x_BTI.shape[-1]) @ weight_IO).reshape(*x_BTI.shape[:-1], -1)

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ratchet.models.decoder import Layers
 from ratchet.models.kernels import Attention, Kernel
+from ratchet.models.products import FIRST
 
 
 class Weights(NamedTuple):
@@ -66,12 +67,13 @@ class Inference:
 
     def weights(self, params: nnx.State) -> Weights:
         """Cast and laid out; once a call."""
-        weights = _cast(params, self.graphdef, self.dtype)
+        weights = _cast(params, self.graphdef, self.dtype, self.kernel.joins)
         return weights if self.rows is None else jax.device_put(weights, self._layout(params, weights))
 
     def shapes(self, params: nnx.State) -> Weights:
         """Those of `weights`, with their layout over the mesh, for shapes of parameters with theirs."""
-        weights = jax.eval_shape(functools.partial(_cast, graphdef=self.graphdef, dtype=self.dtype), params)
+        cast = functools.partial(_cast, graphdef=self.graphdef, dtype=self.dtype, join=self.kernel.joins)
+        weights = jax.eval_shape(cast, params)
         laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         return jax.tree.map(laid, weights, self._layout(params, weights))
 
@@ -124,7 +126,7 @@ class Inference:
             spec = (None if self.across & set(part) else part[0] for part in names)
             return NamedSharding(self.rows.mesh, PartitionSpec(*spec))
 
-        layers = tuple({name: whole(stacks[name], 1) for name in layer} for layer in weights.layers)
+        layers = tuple({name: whole(stacks[FIRST.get(name, name)], 1) for name in layer} for layer in weights.layers)
         rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
         return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
 
@@ -150,10 +152,10 @@ def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[n
     return out_BP, real_BP
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "dtype"))
-def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str) -> Weights:
+@functools.partial(jax.jit, static_argnames=("graphdef", "dtype", "join"))
+def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str, join: bool) -> Weights:
     """In one dtype; the stacks of layers stay as they are, unread."""
-    own = nnx.merge(graphdef, params).unstacked()
+    own = nnx.merge(graphdef, params).unstacked(join)
     cast = lambda x: x.astype(dtype)
     rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)
     return Weights(rest, jax.tree.map(cast, own))

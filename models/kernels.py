@@ -79,6 +79,13 @@ class Kernel:
         return programs.platform()
 
     @property
+    def joins(self) -> bool:
+        """Whether a layer's matrices should lie side by side, for few and large products: on GPUs, unless their heads
+        are split."""
+        mesh, _, of_heads = self.axes
+        return self.platform == "gpu" and (not of_heads or axis_size(mesh, of_heads) == 1)
+
+    @property
     def axes(self) -> tuple:
         """The mesh, and its axes of rows and of heads that are not split by hand already."""
         around, given = jax.sharding.get_abstract_mesh(), isinstance(self.rows, NamedSharding)
