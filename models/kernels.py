@@ -80,8 +80,8 @@ class Kernel:
 
     @property
     def joins(self) -> bool:
-        """Whether a layer's matrices should lie side by side, for few and large products: on GPUs, unless their heads
-        are split."""
+        """Whether a layer's matrices should lie side by side, for few and large products of few tokens: on GPUs, unless
+        their heads are split."""
         mesh, _, of_heads = self.axes
         return self.platform == "gpu" and (not of_heads or axis_size(mesh, of_heads) == 1)
 

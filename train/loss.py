@@ -277,10 +277,7 @@ def _softmax(plan: _Plan, logits_CV, ids_CK, probs_CK) -> _Softmax:
     kept_CK = probs_CK > 0
     vocab = logits_CV.shape[-1]
     slots_CK = _slots(plan, ids_CK, kept_CK, vocab)
-    max_C1 = logits_CV.max(-1, keepdims=True)
-    if plan.vocab_axis:
-        max_C1 = jax.lax.pmax(max_C1, plan.vocab_axis)
-    total_C1 = jnp.exp(logits_CV - max_C1).sum(-1, keepdims=True)
+    max_C1, total_C1 = _max_and_total(plan, logits_CV)
     at_CK = jnp.take_along_axis(logits_CV, jnp.minimum(slots_CK, vocab - 1), axis=-1) - max_C1
     at_CK = jnp.where(slots_CK < vocab, at_CK, 0.0)
     if plan.vocab_axis:
@@ -288,6 +285,28 @@ def _softmax(plan: _Plan, logits_CV, ids_CK, probs_CK) -> _Softmax:
     # exp(z−max)/total is accurate to 1 ulp; exp(z−lse) loses digits when lse is large.
     q_CK = jnp.where(kept_CK, jnp.exp(at_CK) / total_C1, 0.0)
     return _Softmax(max_C1, total_C1, at_CK, jnp.minimum(q_CK.sum(-1), _LARGEST_Q))
+
+
+def _max_and_total(plan: _Plan, logits_CV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest logit of a token [C, 1], of all chips, and this chip's Σ exp(z − max)."""
+    if platform() == "gpu" and not plan.vocab_axis:
+        return _max_and_total_at_once(logits_CV)
+    max_C1 = logits_CV.max(-1, keepdims=True)
+    if plan.vocab_axis:
+        max_C1 = jax.lax.pmax(max_C1, plan.vocab_axis)
+    return max_C1, jnp.exp(logits_CV - max_C1).sum(-1, keepdims=True)
+
+
+def _max_and_total_at_once(logits_CV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Reads the logits once, from a GPU's memory, and takes twice as many exponentials, which it has time for."""
+
+    def add(one, other):
+        largest = jnp.maximum(one[0], other[0])
+        return largest, one[1] * jnp.exp(one[0] - largest) + other[1] * jnp.exp(other[0] - largest)
+
+    nothing = jnp.finfo(jnp.float32).min, jnp.float32(0)
+    max_C, total_C = jax.lax.reduce((logits_CV, jnp.ones_like(logits_CV)), nothing, add, (1,))
+    return max_C[:, None], total_C[:, None]
 
 
 def _slots(plan: _Plan, ids_CK, kept_CK, vocab: int) -> jax.Array:

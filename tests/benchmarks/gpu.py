@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENGINE = ("train", "train_remat", "train_small", "peaks", "attention", "loss", "decode_64", "decode_256", "decode_1",
-          "sampling", "shared", "deterministic_step")  # fmt: skip
+          "shared", "deterministic_step")  # fmt: skip
 PEERS = ("train_torch", "sampling_torch")
 Said = Iterator[tuple[str, str, float | str]]
 
@@ -134,8 +134,9 @@ def ratios(found: dict[str, dict[str, float | str]]) -> Iterator[tuple[str, floa
     if all(steps):
         yield "speed_to_compiled_torch_step", steps[0] / steps[1]
     peers = [speed for speed in found.get("sampling_torch", {}).values() if isinstance(speed, float)]
-    if peers and take("sampling", "tokens_per_second"):
-        yield "sampling_to_transformers", take("sampling", "tokens_per_second") / max(peers)
+    ours = take("decode_256", "256_slots_tokens_per_second_in_all")
+    if peers and ours:
+        yield "sampling_to_transformers", ours / max(peers)
 
 
 def card() -> str:

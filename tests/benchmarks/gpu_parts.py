@@ -153,10 +153,11 @@ def train() -> Figures:
     """A step of Qwen3-0.6B's shape: rows × columns, what is kept, segments of a row."""
     yield from training(QWEN, 8, 2048, 1, "none")
     yield from training(QWEN, 8, 2048, 8, "none")
+    yield from training(QWEN, 16, 2048, 1, "none")
 
 
 def train_remat() -> Figures:
-    for remat in ("none", "dots", "full"):
+    for remat in ("dots", "full"):
         yield from training(QWEN, 16, 2048, 1, remat)
 
 
@@ -283,15 +284,6 @@ def shared() -> Figures:
     apart, once = (seconds(functools.partial(lambda a: len(say(a)), asked), 3) for asked in (own, alike))
     yield "own_prompts_tokens_per_second", slots * new_tokens / apart
     yield "speed_to_own_prompts", apart / once
-
-
-def sampling() -> Figures:
-    """All of 256 requests of 448 tokens that say 128 each, with nothing captured."""
-    slots, prompt, new_tokens = size(256, 4), size(448, 32), size(128, 16)
-    made, params, _ = sampler(slots, new_tokens, 0, prompt + new_tokens)
-    asked = requests(slots, prompt)
-    say = lambda: len(made(params, asked, seed=0, temperature=1.0, stop=()))
-    yield "tokens_per_second", slots * new_tokens / seconds(say, 3)
 
 
 def deterministic_step() -> Figures:

@@ -1,5 +1,6 @@
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ratchet.train import loss
 from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
 from ratchet.train.sharding import MeshConfig, make_mesh
 
@@ -301,3 +303,17 @@ def test_logits_are_never_whole():
     specs = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes, strict=True)]
     step = jax.jit(jax.grad(lambda *a: soft_target_loss(*a, chunk=32).loss, (0, 1)))
     assert step.lower(*specs).compile().memory_analysis().temp_size_in_bytes < b * t * v * 4 // 3
+
+
+@MODES
+def test_a_gpu_reads_logits_once_in_chunks_that_fill_it(monkeypatch, mode):
+    here = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(loss, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [here])
+    args = problem(7)
+    assert_close(ours(args, chunk=19, config=LossConfig(mode=mode)), reference(args), 1e-5)
+    rows = lambda vocab: loss._plan(LossConfig(), (8, 2048, 64), vocab, 0.0, 0).chunk
+    assert rows(151_936) == rows(1000) == 4096
+    assert rows(400_000) == 1024, "float32 logits of 2048 would take more than a 32nd of the memory"
+    here.device_kind = "NVIDIA of another kind"
+    assert rows(151_936) == 256

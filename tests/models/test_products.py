@@ -1,0 +1,69 @@
+"""Matrices side by side give what they give apart; GPUs alone have them so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from support import requests
+
+from ratchet.models import decoder, products
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.models.kernels import Kernel
+from ratchet.models.products import FIRST, joined, matmul
+from ratchet.models.sampler import Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
+
+SIZES = {"vocab_size": 64, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp_width": 48, "max_length": 64}
+
+
+def model(biases: tuple[str, ...] = (), **traits):
+    config = DecoderConfig(**SIZES, conv=1, family=Family("x", biases=biases, **traits))
+    graphdef, params = decoder.create(config, 0)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return graphdef, jax.tree.unflatten(treedef, noisy)
+
+
+def test_what_is_said_and_scored_is_the_same(monkeypatch):
+    graphdef, params = model(("query", "key", "value"), gated=True, query_key_norm=True)
+    rows = slots_sharding(make_mesh(MeshConfig(), jax.devices()[:1]))
+
+    def asked(joins: bool):
+        monkeypatch.setattr(Kernel, "joins", joins)
+        sampler = Sampler(graphdef, slots=8, new_tokens=6, keep=4, rows=rows)
+        said = sampler(params, requests(9, longest=20), seed=0, temperature=1.0, stop=(1,))
+        pairs = [(r.prompt, r.prompt[:5]) for r in requests(6, longest=20)]
+        names = sampler.weights(params).layers[0].keys()
+        assert ("query_key_value_bias" in names) == ("gate_up" in names) == joins
+        return [s.tokens.tolist() for s in said], Scorer(graphdef, questions=8, rows=rows)(params, pairs, (5, 9))
+
+    (said, found), (plainly_said, plain) = asked(True), asked(False)
+    assert said == plainly_said
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+def test_what_has_no_partners_stays_as_it_is():
+    weights = {name: jnp.ones((2, 3)) for name in ("up", "down")}
+    assert joined(weights) == weights
+    heads = {name: jnp.ones((2, 3, 4)) for name in ("query", "key", "value", "query_bias")}
+    assert joined(heads) == heads, "a bias of one alone would be lost"
+    assert FIRST["gate_up_bias"] == "gate_bias"
+
+
+def test_gpus_alone_join_and_not_where_heads_are_split(monkeypatch):
+    split = Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=4, tensor=2))))
+    assert not Kernel().joins
+    monkeypatch.setattr(Kernel, "platform", "gpu")
+    assert Kernel().joins and not split.joins
+    assert Kernel("auto", slots_sharding(make_mesh(MeshConfig(data=8)))).joins
+
+
+def test_a_single_token_of_a_gpu_is_multiplied_among_eight(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(1, 1, 8)).astype(np.float32), rng.normal(size=(8, 5)).astype(np.float32)
+    plain = matmul(x, weight)
+    monkeypatch.setattr(products, "platform", lambda: "gpu")
+    np.testing.assert_allclose(matmul(x, weight), plain, rtol=1e-5)
+    assert matmul(x, weight).shape == (1, 1, 5)
