@@ -48,6 +48,7 @@ def test_every_example_comes_once_an_epoch():
 )
 def test_rows_hold_whole_examples_and_every_target_is_the_next_token(seed, sizes, columns, multiple, keep):
     source = batches(tuple(sizes), seed=seed, steps=3, columns=columns, row_multiple=multiple, keep=keep)
+    assert source.segments == max(source[step]["segments"].max() for step in range(3))
     for step in range(3):
         batch = source[step]
         assert batch["tokens"].shape == (source.rows, columns) and source.rows % multiple == 0
