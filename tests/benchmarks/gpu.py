@@ -7,6 +7,7 @@ NAME, two can be compared. Times are medians.
 """
 
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -19,8 +20,8 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ENGINE = ("train", "train_remat", "train_small", "peaks", "attention", "loss", "decode_64", "decode_256", "decode_1",
-          "shared", "deterministic_step")  # fmt: skip
+ENGINE = ("train", "loss", "attention", "decode_64", "decode_256", "decode_1", "shared", "train_small",
+          "deterministic_step", "peaks", "train_remat")  # fmt: skip
 PEERS = ("train_torch", "sampling_torch")
 Said = Iterator[tuple[str, str, float | str]]
 
@@ -149,7 +150,8 @@ def card() -> str:
 
 def main(name: str, asked: list[str]) -> None:
     path, found = HERE / "results" / f"gpu-{name}.json", {}
-    versions = {package: metadata.version(package) for package in ("jax", "torch", "transformers")}
+    there = filter(importlib.util.find_spec, ("jax", "torch", "transformers"))
+    versions = {package: metadata.version(package) for package in there}
     made = {"date": datetime.date.today().isoformat(), "card": card(), "versions": versions}
     began = time.perf_counter()
 
