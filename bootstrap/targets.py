@@ -61,11 +61,10 @@ def make_targets(
     opened = [(t, branch) for t in accepted for branch in _alternatives(writer, t, config)]
     texts = _continue(writer, [_branch_prompt(t, b) for t, b in opened], seed)
     drafts = [_branch_transcript(writer, t, b, rest) for (t, b), rest in zip(opened, texts, strict=True)]
-    reviews = review(drafts)
     reviewed: dict[str, list[Branch]] = {}
-    for (t, branch), draft, review in zip(opened, drafts, reviews, strict=True):
-        reason = next((v.reason for v in review.verdicts.values() if not v.passed), "")
-        done = replace(branch, passed=review.accepted, text=draft.text, reason=reason)
+    for (t, branch), draft, found in zip(opened, drafts, review(drafts), strict=True):
+        reason = next((v.reason for v in found.verdicts.values() if not v.passed), "")
+        done = replace(branch, passed=found.accepted, text=draft.text, reason=reason)
         reviewed.setdefault(t.id, []).append(done)
     return [_reviewed(t, reviewed.get(t.id, [])) for t in accepted]
 

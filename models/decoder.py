@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 from flax import nnx
+from jax.extend.core import Primitive
 from jax.sharding import PartitionSpec
 
 from ratchet.models import pages
@@ -299,7 +300,7 @@ def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
 
 
-def _takes_long(primitive: jax.extend.core.Primitive, *_, **__) -> bool:
+def _takes_long(primitive: Primitive, *_, **__) -> bool:
     return primitive.name in _LONG
 
 

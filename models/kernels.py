@@ -74,9 +74,7 @@ class Kernel:
 
     @property
     def platform(self) -> str:
-        if isinstance(self.rows, NamedSharding):
-            return self.rows.mesh.devices.flat[0].platform
-        return programs.platform()
+        return programs.platform(self.rows.mesh.devices.flat[0] if isinstance(self.rows, NamedSharding) else None)
 
     @property
     def joins(self) -> bool:

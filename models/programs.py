@@ -16,9 +16,10 @@ def compiler_options(deterministic: bool) -> dict[str, bool]:
     return {"xla_gpu_deterministic_ops": True} if deterministic else {}
 
 
-def platform() -> str:
-    """What a program is compiled for, asked inside jit: "cpu", "gpu" or "tpu"."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
+def platform(device: Any = None) -> str:
+    """What a program is compiled for: "cpu", "gpu" or "tpu", by a device of its mesh or, without one, asked inside
+    jit."""
+    device = device or jax.sharding.get_abstract_mesh().abstract_device
     name = device.platform if device else jax.default_backend()
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 

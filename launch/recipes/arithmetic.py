@@ -21,7 +21,7 @@ from ratchet.train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Sums that grow by a column a generation: the model labels what is one step harder than it was trained on.",
-    takes="some 15 minutes on two CPU cores",
+    takes="up to 20 minutes on two CPU cores",
     reaches="sums of seven to eleven columns right in 96 to 100 %, from worked ones of up to six",
     config=Config(
         recipe="arithmetic",
@@ -42,7 +42,7 @@ RECIPE = Recipe(
         review=ReviewConfig(probes=40, minimum_recall=0.0),
         targets=TargetsConfig(per_task=1),
         wrongthink=WrongthinkConfig(
-            first_generation=0,  # students of this size interrupt right steps as often as wrong ones
+            first_generation=0,  # students of this size notice few wrong steps and interrupt right ones
             interruption="no,",
             sources=("spoiled",),
             samples=1,

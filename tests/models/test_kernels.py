@@ -1,6 +1,7 @@
 """Kernels against matrix products. TPU's runs by its interpreter here; that it compiles is in launch/test_preflight."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from support import requests
 
-from ratchet.models import cudnn, decoder
+from ratchet.models import cudnn, decoder, programs
 from ratchet.models.attention import attend, attend_packed, causal_mask
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import NO_WINDOW, Family
@@ -32,6 +33,12 @@ def operands():
 def segments():
     found = np.sort(np.random.default_rng(1).integers(1, 4, (ROWS, LENGTH)), axis=1)
     return jnp.asarray(np.where(np.arange(LENGTH) < LENGTH - 9, found, 0))
+
+
+def test_a_card_is_a_gpu_by_whatever_name_jax_has_for_it():
+    named = [programs.platform(SimpleNamespace(platform=name)) for name in ("cuda", "rocm", "gpu", "tpu", "cpu")]
+    assert named == ["gpu", "gpu", "gpu", "tpu", "cpu"]
+    assert programs.platform() == Kernel(rows=slots_sharding(make_mesh(MeshConfig()))).platform == "cpu"
 
 
 @pytest.mark.parametrize(

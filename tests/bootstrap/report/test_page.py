@@ -17,10 +17,7 @@ from ratchet.bootstrap.report.status import duration
 from ratchet.bootstrap.report.wrongthink import best
 
 NONE = {"made": 0, "passed": 0}
-NAMED = (
-    *("metrics", "forms", "contexts", "scores", "criteria", "verdicts", "accepted_by_criterion", "tokens_by_origin"),
-    "comparisons",
-)
+NAMED = "metrics forms contexts scores criteria verdicts accepted_by_criterion tokens_by_origin comparisons".split()
 """Objects of a run's files whose keys are names that vary from run to run."""
 UNMET = {
     "wrongthink.json": (".examples[]", ".control[]", ".likelihood"),
