@@ -169,6 +169,8 @@ class EvaluateConfig:
     """Transcripts per fresh task."""
     margin: float = bounded(0.02, "at least 0")
     """What a guard may lose before a candidate is rolled back."""
+    resolution: float = bounded(0.2, "above 0")
+    """A fall as large as this must be seen. Where the items are too few to exclude it, a candidate is not promoted."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Metric(NamedTuple):
     """A figure that a world's items measure, and how it is shown.
 
     `column` heads it in the table of generations ("" leaves it out), `worst` heads the same figure of the worst
-    context. A `guard` must not fall when a generation is promoted.
+    context. A `guard`, of which more is better, must not fall when a generation is promoted, and not be below `floor`.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Metric(NamedTuple):
     worst: str = ""
     less_is_better: bool = False
     guard: bool = False
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
