@@ -11,6 +11,7 @@ Stages
 The run, and what its stages share
   run.py          what stays the same while a run goes on, a turn of it, and the training of an arm
   examples.py     what is trained on, with weights; words exchanged in sources and answer alike
+  copies.py       where training would teach a text token for token
   lineage.py      from a transcript to everything about it
   thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
   judge.py        who says whether an answer is right in an evaluation: the oracle, or else the review

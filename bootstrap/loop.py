@@ -152,7 +152,8 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     params = trained_weights(g)
     if params is None:
         earlier, graded = earlier_examples(g), [c.name for c in r.rubric if c.kind == "model"]
-        audit.audit_generation(g, [*newest, *earlier], pairs, repaired, targets, graded)
+        trained = [*newest, *earlier, *start.demonstrations]
+        audit.audit_generation(g, trained, pairs, repaired, targets, graded)
         with timed(g.directory, "train"):
             params = train(g, newest, earlier, start.demonstrations)
     with timed(g.directory, "evaluate"):

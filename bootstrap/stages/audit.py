@@ -1,7 +1,7 @@
 """What reached the loss: tokens by origin, and proof that raw documents and rejected transcripts did not.
 
-The audit reads the dataset as it lies on disk. An n-gram counts against it when all its tokens carry weight. With an
-oracle, the review's verdicts are audited too; that never feeds training.
+The audit reads the datasets as they lie on disk, and the demonstrations beside them. With an oracle, the review's
+verdicts are audited too; that never feeds training.
 """
 
 from collections import Counter
@@ -9,18 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ratchet.bootstrap.examples import first_names
+from ratchet.bootstrap.copies import GRAM, Texts, copied
+from ratchet.bootstrap.examples import first_names, prose_example
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
-from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example
 
-GRAM = 8
-"""Tokens of an n-gram: long enough that a true statement is not mistaken for a copied document."""
 Pair = tuple[Transcript, Review]
 
 
@@ -40,8 +38,11 @@ def audit_generation(
         more, judged = reviewed(run.generation(n))
         assert not more.keys() & transcripts.keys(), "one generation's verdicts would pass for another's"
         transcripts, reviews = transcripts | more, reviews | judged
-    documents = [d for material in run.world.slices[: g.number] for d in material.documents]
-    result = audit(trained, documents, list(transcripts.values()), reviews, run.tokenizer)
+    encode = run.tokenizer.encode
+    documents = Texts(encode(d.text) for material in run.world.slices[: g.number] for d in material.documents)
+    said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
+    own = Texts([*said, *(encode(t.answer) for t in run.shown)])
+    result = audit(list({e.id: e for e in trained}.values()), documents, own, list(transcripts.values()), reviews)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
@@ -50,17 +51,18 @@ def audit_generation(
 
 def audit(
     examples: Sequence[Example],
-    documents: Iterable[Document],
+    documents: Texts,
+    own: Texts,
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
-    tokenizer,
 ) -> dict:
-    """Counts weighted tokens by origin, and those inside n-grams of raw documents or of rejected transcripts alone.
+    """Counts weighted tokens by origin, those that teach a raw document, and those inside n-grams of rejected
+    transcripts alone.
 
-    `transcripts` are all that were sampled, corrections included, each with its tool calls; an n-gram that an accepted
-    one of the same task also has is not a rejected one's. Renamed examples are read under their first names.
+    `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
+    and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
+    its tool calls; an n-gram that an accepted one of the same task also has is not a rejected one's.
     """
-    raw = {gram for d in documents for gram in _grams(tokenizer.encode(d.text))}
     accepted, rejected = {}, {}
     for t in transcripts:
         side = accepted if reviews[t.id].accepted else rejected
@@ -68,25 +70,44 @@ def audit(
         side.setdefault(t.task_id, set()).update(gram for tokens in said for gram in _grams(tokens))
     refused_ids = {t.id for t in transcripts if not reviews[t.id].accepted}
     origins: Counter[str] = Counter()
-    raw_tokens = rejected_tokens = total = 0
+    rejected_tokens = 0
     for e in examples:
-        spans = list(_weighted_spans(first_names(e), e.weights))
-        count = sum(len(s) for s in spans)
+        count = int((e.weights > 0).sum())
         origins[e.origin] += count
-        if e.origin in ("seed", "prose"):
-            continue
-        total += count
         task = e.lineage.get("task", "")
         refused = rejected.get(task, set()) - accepted.get(task, set())
-        raw_tokens += count if e.origin == "imitation" else sum(_inside(s, raw) for s in spans)
         from_refused = e.lineage.get("transcript") in refused_ids
-        rejected_tokens += count if from_refused else sum(_inside(s, refused) for s in spans)
+        ways = [] if from_refused else [first_names(e), *_rewritten(e)]
+        inside = [sum(_inside(s, refused) for s in _weighted_spans(tokens, e.weights)) for tokens in ways]
+        rejected_tokens += count if from_refused else max(inside)
+    raw_tokens, total = _raw(examples, documents, own), origins.total()
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
         "rejected_tokens": rejected_tokens,
         "overlap": {"raw": raw_tokens / max(total, 1), "rejected": rejected_tokens / max(total, 1)},
     }
+
+
+def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> int:
+    """How many weighted tokens teach a document; all of those that imitate one do."""
+    shown = [e for e in examples if e.origin in ("seed", "prose")]
+    made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
+    imitated = sum(int((e.weights > 0).sum()) for e in examples if e.origin == "imitation")
+    return imitated + int(copied(made, documents).sum()) + int(copied(shown, documents, own).sum())
+
+
+def _rewritten(e: Example) -> list[np.ndarray]:
+    """The tokens [T] of an example with each weighted one replaced by the id that its target makes likelier than not,
+    if that changes half of them: the reviewed alternatives of an accepted answer change a few."""
+    said, best = e.tokens[e.weights > 0], e.probs.argmax(axis=1)[:, None]
+    likely = np.take_along_axis(e.probs, best, axis=1)[:, 0] > 0.5
+    likeliest = np.where(likely, np.take_along_axis(e.ids, best, axis=1)[:, 0], said)
+    if (likeliest != said).mean() < 0.5:
+        return []
+    taught = e.tokens.copy()
+    taught[e.weights > 0] = likeliest
+    return [taught]
 
 
 def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -> dict:
