@@ -26,8 +26,8 @@ class Reviewed(NamedTuple):
 
     @property
     def heard(self) -> tuple[str, ...]:
-        """The texts of all transcripts: each other's siblings."""
-        return tuple(t.text for t in self.transcripts)
+        """The texts of the accepted transcripts, which vote where siblings do."""
+        return tuple(t.text for t, r in zip(*self, strict=True) if r.accepted)
 
 
 def simulate(g: Generation) -> list[list[Transcript]]:

@@ -121,8 +121,9 @@ class Metric(NamedTuple):
 class Case:
     """An answer under review, as text.
 
-    `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together,
-    its own among them. `finished` is false for an answer cut off by the length limit or by a call.
+    `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together
+    and pass without each other; each has one vote. `finished` is false for an answer cut off by the length limit or by
+    a call.
     """
 
     task: Task
