@@ -20,6 +20,7 @@ The run, and what its stages share
 Engines
   simulate.py     tasks to transcripts: retrieve, show, sample, call
   review.py       transcripts to verdicts: the rubric and the reviewer
+  attack.py       wrong answers that try to pass a review
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
   checks.py       the programmatic criteria of every world

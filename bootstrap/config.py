@@ -77,6 +77,9 @@ class ReviewConfig:
     """The thresholds are the most lenient ones that reach this on the probes."""
     minimum_recall: float = bounded(0.2, "from 0 to 1")
     """A reviewer below this recall on the probes, at the target precision, stops the generation."""
+    attacks: int = bounded(100, "at least 0")
+    """Wrong answers that try to pass the review, in each generation of a world with an oracle; those that do are
+    counted."""
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,9 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
 
     params = trained_weights(g)
     if params is None:
-        earlier, graded = earlier_examples(g), [c.name for c in r.rubric if c.kind == "model"]
+        earlier = earlier_examples(g)
         trained = [*newest, *earlier, *start.demonstrations]
-        audit.audit_generation(g, trained, pairs, repaired, targets, graded)
+        audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
         with timed(g.directory, "train"):
             params = train(g, newest, earlier, start.demonstrations)
     with timed(g.directory, "evaluate"):

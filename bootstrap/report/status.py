@@ -217,6 +217,7 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
     review = read_json(path / "calibration.json").get("review") or {}
     quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
     metrics = read_json(path / "evaluation.json").get("metrics", {})
+    attacked = (quality.get("attacked") or {}).get("passed")
     bounded = {"coverage": funnel.get("coverage")}
     bounded |= {f"review.{name}": quality.get(name) for name in ("precision", "recall")}
     forms = {name: metric["forms"] for name, metric in metrics.items() if "forms" in metric}
@@ -226,7 +227,7 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
         "simulated": funnel.get("made"),
         "accepted": funnel.get("passed"),
         "coverage": value_of(funnel.get("coverage")),
-        "review": {name: value_of(quality.get(name)) for name in ("precision", "recall", "junk")},
+        "review": {n: value_of(quality.get(n)) for n in ("precision", "recall", "junk")} | {"attacked": attacked},
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
         "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
         "metrics": {name: value_of(metric) for name, metric in metrics.items()},

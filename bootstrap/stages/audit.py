@@ -6,19 +6,24 @@ verdicts are audited too; that never feeds training.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from random import Random
 
 import numpy as np
 
+from ratchet.bootstrap.attack import Attacked, Attacker, attack
 from ratchet.bootstrap.copies import GRAM, Texts, copied
 from ratchet.bootstrap.examples import first_names, prose_example
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
+from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.train.records import Example
 
+CLIMBING = 20
+"""Changes by which each attack tries to please more criteria."""
 Pair = tuple[Transcript, Review]
 
 
@@ -28,10 +33,10 @@ def audit_generation(
     pairs: Sequence[Pair],
     corrected: Sequence[Pair],
     found: Sequence[Target],
-    graded: Sequence[str],
+    reviewer: Reviewer,
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
-    review's verdicts, and those of the model criteria named in `graded`."""
+    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass."""
     run = g.run
     transcripts, reviews = {}, {}
     for n in range(1, g.number + 1):
@@ -45,7 +50,9 @@ def audit_generation(
     result = audit(list({e.id: e for e in trained}.values()), documents, own, list(transcripts.values()), reviews)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
+        graded = [c.name for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
+        result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
     write_json(g.directory / "audit.json", result)
 
 
@@ -131,6 +138,18 @@ def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -
         "criteria": by_criterion,
         "false_accepts": [t.text for (t, _), a, ok in zip(pairs, accepted, right, strict=True) if a and not ok][:10],
     }
+
+
+def _attacked(g: Generation, pairs: Sequence[Pair], reviewer: Reviewer) -> dict:
+    """What the review makes of attacks that begin with accepted answers which are right."""
+    world, count = g.run.world, g.run.config.review.attacks
+    right = {t.task_id: t for t, r in pairs if r.accepted and world.oracle(g.read[t.task_id], t.text, "").right}
+    views = {i: tuple(g.passages[p] for p in t.passages) for i, t in right.items()}
+    targets = [Attacked(g.read[i], t.text, views[i]) for i, t in right.items()]
+    if not targets or not count:
+        return {"tried": 0, "passed": 0}
+    attacker = Attacker(world, targets, g.run.config.wrongthink.interruption, world.oracle)
+    return attack(attacker, reviewer, count, CLIMBING, Random(g.seed("attack")))
 
 
 def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:

@@ -27,7 +27,8 @@ def run(tmp_path) -> epath.Path:
     (gen / "review" / "unit-00001.array_record").write_text("torn")
     put(gen / "funnel.json", {"made": 1440, "passed": 700, "coverage": {"value": 0.92, "low": 0.9, "high": 0.94}})
     put(gen / "calibration.json", {"review": {"precision": 0.9, "recall": 0.8, "junk": 0.0}})
-    put(gen / "audit.json", audit(1) | {"oracle": {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}}})
+    oracle = {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}, "attacked": {"tried": 100, "passed": 2}}
+    put(gen / "audit.json", audit(1) | {"oracle": oracle})
     put(gen / "evaluation.json", evaluation(1, "loop"))
     put(gen / "decision.json", {"promoted": True})
     put(run / "imitation" / "evaluation.json", evaluation(1, "imitation"))
@@ -76,7 +77,7 @@ def test_each_row_says_in_which_form_its_model_was_asked(run):
 
 def test_oracle_comes_before_calibration_where_it_knows(run):
     row = status(run)["generations"][1]
-    assert row["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0}
+    assert row["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0, "attacked": 2}
     assert row["intervals"]["review.precision"] == [0.97, 1.0] and row["intervals"]["coverage"] == [0.9, 0.94]
     assert "review.recall" not in row["intervals"], "the probes' has none"
 

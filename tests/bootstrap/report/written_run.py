@@ -153,6 +153,7 @@ def audit(number: int, oracle: bool = True) -> dict:
         "false_accepts": [INJECTED],
         "corrections": {"right": proportion(0.985, 0.01), "reason": proportion(0.975, 0.01)},
         "criteria": dict.fromkeys(CRITERIA[:2], rates),
+        "attacked": {"tried": 100, "passed": 0},
     }
     return found | ({"oracle": judged} if oracle else {})
 

@@ -154,6 +154,11 @@ def judged(t, accepted, **verdicts):
     return t, Review(t.id, {n: Verdict(float(v), v) for n, v in verdicts.items()}, accepted)
 
 
+def reviewer_of(g):
+    """A reviewer with the rubric's criteria, whose model is not asked."""
+    return g.run.reviewer(g.params)
+
+
 @pytest.fixture
 def pairs(world, deeds, tokenizer):
     """Answers to the first slice with reviews, right and wrong ones."""
@@ -172,9 +177,9 @@ def pairs(world, deeds, tokenizer):
 
 
 def test_the_review_is_held_against_the_truth(turn, pairs):
-    g = turn(1)
+    g = turn(1, review__attacks=0)
     committed(g, pairs)
-    audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], ["sure"])
+    audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
     oracle = found["oracle"]
     of_groups = proportion({"0": 1.0, "1": 0.0, "3": 0.0}, {"0": "first", "1": "first", "3": "other"})
@@ -188,30 +193,30 @@ def test_the_review_is_held_against_the_truth(turn, pairs):
 
 
 def test_corrections_are_held_against_the_truth_with_their_reason(turn, pairs, deeds, tokenizer):
-    g = turn(1)
+    g = turn(1, review__attacks=0)
     task = g.tasks[0]
     said = lambda *numbers: " ".join(["no,", *(f"the {task.seek[n]} {deeds[task.seek[n]]}." for n in numbers)])
     thought = little.answer(deeds, task, (1,))
     of = lambda text, n, ok: judged(transcript(task, text, tokenizer=tokenizer, forced_text=thought, sibling=n), ok)
     corrected = [of(said(1), 0, True), of(said(0), 1, True), of(said(0, 1), 2, True), of("no,", 3, False)]
     committed(g, pairs, corrected)
-    audit_generation(g, [], pairs, corrected, [], [])
+    audit_generation(g, [], pairs, corrected, [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())["oracle"]["corrections"]
     assert (found["right"]["value"], found["right"]["n"]) == (pytest.approx(2 / 3), 3)
     assert (found["reason"]["value"], found["reason"]["n"]) == (pytest.approx(1 / 3), 3)
 
 
 def test_without_an_oracle_only_what_was_trained_on_is_audited(turn, pairs):
-    g = turn(1)
+    g = turn(1, review__attacks=0)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, oracle=None)))
     committed(g, pairs)
-    audit_generation(g, [], pairs, [], [], ["sure"])
+    audit_generation(g, [], pairs, [], [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
     assert "oracle" not in found and found["unreviewed_mass"] == 0.0
 
 
 def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, pairs, deeds, tokenizer):
-    first, g = turn(1), turn(2)
+    first, g = turn(1, review__attacks=0), turn(2, review__attacks=0)
     committed(first, [(t, replace(r, accepted=False)) for t, r in pairs])
     late = transcript(g.tasks[0], little.answer(deeds, g.tasks[0], (0, 1)), tokenizer=tokenizer)
     committed(g, [judged(late, False)])
@@ -221,15 +226,15 @@ def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, p
         example(t.student_prompt, tokens, one_hot(tokens), "student", {"task": t.task_id})
         for t, tokens in ((bad, bad.tokens), (late, late.tokens), (late, raw))
     ]
-    audit_generation(g, trained, [], [], [], [])
+    audit_generation(g, trained, [], [], [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
     assert found["rejected_tokens"] >= 8 + len(late.tokens) and found["raw_tokens"] >= len(raw)
     assert np.isfinite(found["overlap"]["rejected"])
 
 
 def test_a_verdict_of_one_generation_must_not_pass_for_anothers(turn, pairs):
-    first, g = turn(1), turn(2)
+    first, g = turn(1, review__attacks=0), turn(2, review__attacks=0)
     for both in (first, g):
         committed(both, pairs)
     with pytest.raises(AssertionError, match="would pass for another's"):
-        audit_generation(g, [], [], [], [], [])
+        audit_generation(g, [], [], [], [], reviewer_of(g))
