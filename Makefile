@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test chaos lint bench bench-gpu bench-peers clean
+.PHONY: run test chaos attack lint bench bench-gpu bench-peers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -14,6 +14,11 @@ test: .venv/tested
 CHAOS ?= 21
 chaos: .venv/tested
 	$(BIN)/python tests/chaos.py $(CHAOS)
+
+# Wrong answers are made to pass the reviews of finished runs: three minutes a run.
+RUNS ?= runs/lessons
+attack: .venv/tested
+	$(BIN)/python tests/attack.py $(RUNS)
 
 # The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
 bench: .venv/tested
