@@ -9,13 +9,12 @@ of a run's attacks pass, or any that is labelled as harmful.
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
 
-import jax
-
-jax.config.update("jax_platforms", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 from etils import epath
 
