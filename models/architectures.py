@@ -52,6 +52,7 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
     partial_rotary_factor: float | None = None
+    original_max_position_embeddings: _Positive | None = None
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
     quantization_config: Any = None
     per_layer_config: Any = None
@@ -120,7 +121,9 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
         needs = _known("the rotary positions are scaled by", kind, _ROPE)
         if given.get("partial_rotary_factor", self.partial_rotary_factor) not in (None, 1):
             raise ValueError("partial_rotary_factor is not 1; the decoder rotates whole heads")
-        every = {"rope_theta": base, "original_max_position_embeddings": self.max_position_embeddings} | given
+        every = {"rope_theta": base, _BANDS[2]: self.max_position_embeddings} | given
+        if self.original_max_position_embeddings is not None:
+            every[_BANDS[2]] = self.original_max_position_embeddings
         numbers = _NUMBERS.validate_python({name: every[name] for name in ("rope_theta", *needs)})
         return {
             "rope_base": numbers["rope_theta"], "rope_factor": numbers.get("factor", 1.0),

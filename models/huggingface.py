@@ -243,4 +243,5 @@ def _equal(one, other) -> bool:
         return False
     rows, columns = one.get_shape()
     step = max(1, _COMPARED // columns)
-    return all(np.array_equal(one[n : n + step], other[n : n + step]) for n in range(0, rows, step))
+    parts = [slice(n, min(n + step, rows)) for n in range(0, rows, step)]
+    return all(np.array_equal(one[part], other[part]) for part in parts)
