@@ -70,11 +70,11 @@ class ChatTokenizer:
     """Whether several questions with their verdicts may follow each other in one context."""
 
     def __init__(self, source: str, template: str, settings: Mapping[str, Any], where: str):
-        self._source, self._settings, self._where = source, dict(settings), where
+        self._settings, self._where = dict(settings), where
         self._vocabulary = Vocabulary(source, template, f"{where}/tokenizer.json")
         named = _named(settings)
         self._template = Template(template, named, where)
-        identity = json.dumps([source, template, named, WORDING, ANSWERS, str(TODAY)], sort_keys=True)
+        identity = json.dumps([self._vocabulary.source, template, named, WORDING, ANSWERS, str(TODAY)], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.vocab_size = self._vocabulary.size
         turns = self._template.render([_message("user", _HERE), _message("assistant", _THERE)]).text
@@ -109,7 +109,7 @@ class ChatTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "chat_template.jinja").write_text(self._template.source)
         (folder / "tokenizer_config.json").write_text(json.dumps(self._settings, indent=1))
-        (folder / "tokenizer.json.part").write_text(self._source)
+        (folder / "tokenizer.json.part").write_text(self._vocabulary.source)
         (folder / "tokenizer.json.part").rename(folder / "tokenizer.json")
 
     def encode(self, text: str) -> list[int]:

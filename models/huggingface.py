@@ -7,6 +7,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +20,14 @@ from jax.sharding import PartitionSpec as P
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ratchet.models.architectures import FolderError, config_json
+from ratchet.models.architectures import FolderError, config_json, present, read_json
 from ratchet.models.decoder import INPUT_AXES, Decoder, DecoderConfig
 
 Shardings = Any
 """A pytree of NamedSharding, one for every parameter."""
 _FILE_BYTES = 2 * 2**30
+_COMPARED = 2**22
+"""Numbers of two matrices that are compared at a time."""
 _FLOATS = ("F32", "BF16", "F16")
 _LAYER = {
     "attention_norm": "input_layernorm", "query": "self_attn.q_proj", "key": "self_attn.k_proj",
@@ -37,6 +40,7 @@ _WITH_POST_NORMS = _LAYER | {
     "mlp_post_norm": "post_feedforward_layernorm",
 }
 _WHOLE = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _MATRICES = ("query", "key", "value", "output", "gate", "up", "down", "head")
 
 
@@ -57,7 +61,7 @@ def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.Sta
     """
     template = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))[1]
     tensors, files = _tensors(config, template), _Files(folder)
-    files.check(tensors)
+    files.check(tensors, config.family.tied)
 
     def parameter(path, leaf, sharding: NamedSharding):
         parts = [t for t in tensors if t.parameter == _name(path)]
@@ -75,19 +79,6 @@ def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.Sta
         return stack
 
     return jax.tree_util.tree_map_with_path(parameter, template, shardings(template))
-
-
-def with_rows(params: nnx.State, rows: int) -> nnx.State:
-    """Weights with the embedding, and a head of its own, widened to so many ids; each new one is the mean of all."""
-
-    def widened(path, leaf):
-        axis = {"embedding": 0, "head": 1}.get(_name(path))
-        if axis is None or leaf.shape[axis] == rows:
-            return leaf
-        mean = jnp.mean(leaf, axis=axis, keepdims=True)
-        return jnp.concatenate([leaf, jnp.repeat(mean, rows - leaf.shape[axis], axis=axis)], axis=axis)
-
-    return jax.tree_util.tree_map_with_path(widened, params)
 
 
 def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: str) -> None:
@@ -167,13 +158,11 @@ class _Files:
     def __init__(self, folder: epath.Path):
         self._folder, self._files = folder, {}
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if index.exists():
-            try:
-                self._where = json.loads(index.read_text())["weight_map"]
-            except (json.JSONDecodeError, KeyError) as error:
-                raise FolderError(f"{index}: cannot be read ({error!r}); fetch it again") from error
-        elif single.exists():
-            self._where = dict.fromkeys(self._open(single.name).keys(), single.name)
+        if present(single):  # which transformers prefers as well
+            names = self._open(single.name).keys()
+            self._listed, self._where = single, {name: (single.name, name) for name in names}
+        elif present(index):
+            self._listed, self._where = index, _weight_map(index)
         elif pickled := [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")]:
             raise FolderError(
                 f"{folder}: only pickled weights ({pickled[0]}), which run code when they are read; write them again "
@@ -182,14 +171,19 @@ class _Files:
         else:
             raise FolderError(f"{folder}: no model.safetensors; give the folder of a model")
 
-    def check(self, tensors: list[_Tensor]) -> None:
-        """Raises FolderError unless the files hold exactly these."""
+    def check(self, tensors: list[_Tensor], tied: bool) -> None:
+        """Raises FolderError unless the files hold exactly these. A tied model's files may hold the embedding as the
+        head too, or under the head's name alone."""
         wanted = {t.name: t.shape for t in tensors}
         held = {name for name in self._where if not name.endswith("rotary_emb.inv_freq")}  # old files hold what follows
+        copied = tied and _HEAD in held
+        if copied:
+            held = held - {_HEAD} | {_EMBEDDING}
+            self._where = {_EMBEDDING: self._where[_HEAD]} | self._where
         for words, names in (("lacks", wanted.keys() - held), ("has", held - wanted.keys())):
             if names:
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise FolderError(f"{self._folder}: {words} the tensor {min(names)}{more}, unlike its config.json")
+                raise FolderError(f"{self._listed}: {words} the tensor {min(names)}{more}, unlike its config.json")
         for name, shape in wanted.items():
             found = self._slice(name)
             if tuple(found.get_shape()) != shape:
@@ -199,6 +193,11 @@ class _Files:
                     f"{self._folder}: {name} has dtype {found.get_dtype()}; there are {', '.join(_FLOATS)} (quantized "
                     "weights are not read)"
                 )
+        if copied and not _equal(self._slice(_EMBEDDING), self._slice(_HEAD)):
+            raise FolderError(
+                f"{self._folder}: {_HEAD} differs from {_EMBEDDING}, but config.json ties them; if the head is its "
+                "own, set tie_word_embeddings to false there"
+            )
 
     def place(self, t: _Tensor, ours: NamedSharding) -> jax.Array:
         """The tensor as it lies in the file, over the chips that will hold it."""
@@ -209,7 +208,11 @@ class _Files:
         return jax.make_array_from_callback(t.shape, NamedSharding(ours.mesh, P(*theirs)), lambda index: part[index])
 
     def _slice(self, name: str):
-        return self._open(self._where[name]).get_slice(name)
+        file, there = self._where[name]
+        try:
+            return self._open(file).get_slice(there)
+        except SafetensorError as error:
+            raise FolderError(f"{self._listed}: {file} has no tensor {there}; fetch both again") from error
 
     def _open(self, name: str):
         if name not in self._files:
@@ -218,3 +221,27 @@ class _Files:
             except (SafetensorError, OSError) as error:
                 raise FolderError(f"{self._folder / name}: cannot be read ({error}); fetch it again") from error
         return self._files[name]
+
+
+def _weight_map(index: epath.Path) -> dict[str, tuple[str, str]]:
+    """By tensor, the file that holds it, and its name there."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) and file for file in listed.values()):
+        raise FolderError(f"{index}: its weight_map does not name a file for every tensor; fetch it again")
+    for file in sorted(set(listed.values())):
+        place = PurePosixPath(file)
+        if place.is_absolute() or ".." in place.parts:
+            raise FolderError(f"{index}: names {file}, which lies outside the folder; fetch it again")
+        if not present(index.parent / file):
+            raise FolderError(f"{index}: names {file}, which is not there; fetch it again")
+    return {name: (file, name) for name, file in listed.items()}
+
+
+def _equal(one, other) -> bool:
+    """Whether two slices of files hold the same matrix; a host holds a few rows of each at a time."""
+    if one.get_shape() != other.get_shape():
+        return False
+    rows, columns = one.get_shape()
+    step = max(1, _COMPARED // columns)
+    parts = [slice(n, min(n + step, rows)) for n in range(0, rows, step)]
+    return all(np.array_equal(one[part], other[part]) for part in parts)

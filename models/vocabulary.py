@@ -23,6 +23,9 @@ MARKS = "\ue000\ue001\ue002\ue003"
 _SHIFT = 0xF0000
 _PRIVATE = re.compile(f"[{MARKS}\U000f0000-\U0010ffff]")
 _ANCHOR = "\n"
+_SHAPING = ("truncation", "padding")
+_SAMPLING = ("dropout", "alpha", "nbest_size")
+"""Settings by which a text is cut otherwise each time: of BPE the first, of Unigram the others."""
 
 
 class Token(NamedTuple):
@@ -35,13 +38,17 @@ class Token(NamedTuple):
 
 class Vocabulary:
     """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template. `symbols` holds ids by
-    name, and `size` is one more than the largest id.
+    name, `ids` all that have a token, and `size` is one more than the largest id.
+
+    What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
+    dropout of merges. `source` is the text without it, else as it was given.
 
     Raises FolderError, which begins with `where`, when it cannot be read.
     """
 
     def __init__(self, source: str, markup: str, where: str):
         whole = _parsed(source, where)
+        self.source = json.dumps(whole) if _forgets_calls(whole) else source
         added = [token for token in whole["added_tokens"] if token["content"].strip()]
         written = [token for token in added if token["special"] or token["content"] in markup]
         self.symbols = {token["content"]: token["id"] for token in written}
@@ -51,10 +58,13 @@ class Vocabulary:
         self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
         for token in written:
             token["special"] = True
-        self._source = json.dumps(whole)
-        self._tokenizer = _read(self._source, where)
-        self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self._marked = json.dumps(whole)
+        self._tokenizer = _read(self._marked, where)
+        self.ids = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.size = max(self.ids, default=-1) + 1
         begins = self._tokenizer.encode("a")
+        if 0 not in begins.special_tokens_mask:
+            raise FolderError(f"{where}: makes no token of the letter a; fetch it again")
         self._begins = begins.ids[: begins.special_tokens_mask.index(0)]
         alone = self._encoded("a").ids
         self._spaces = self._tokenizer.decode([*alone, *self._encoded("b").ids]).strip() == "a b"
@@ -109,7 +119,7 @@ class Vocabulary:
 
     def spelled(self, end: int) -> LLTokenizer:
         """What each id spells, for grammars, which `end` ends. Symbols spell nothing."""
-        return LLTokenizer(self._source, eos_token=end)
+        return LLTokenizer(self._marked, eos_token=end)
 
     def _encoded(self, text: str, obeyed: bool = False) -> Encoding:
         """Text in which the names of symbols are `obeyed`, or are text like any other."""
@@ -130,21 +140,35 @@ class Vocabulary:
 
 
 def _parsed(source: str, where: str) -> dict[str, Any]:
+    """tokenizer.json with a list of added tokens, each with what is asked of it here."""
     try:
         whole = json.loads(source)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise FolderError(f"{where}: cannot be read ({error}); fetch it again") from error
-    return {"added_tokens": [], **whole}
+    added = (whole.get("added_tokens") or []) if isinstance(whole, dict) else None
+    asked = {"id": int, "content": str, "special": bool, "lstrip": bool, "rstrip": bool}
+    has_all = lambda token: all(isinstance(token.get(name), kind) for name, kind in asked.items())
+    if not isinstance(added, list) or not all(isinstance(token, dict) and has_all(token) for token in added):
+        raise FolderError(f"{where}: is no tokenizer.json of the library tokenizers; fetch it again")
+    return {**whole, "added_tokens": added}
+
+
+def _forgets_calls(whole: dict[str, Any]) -> bool:
+    """Takes out what the last call of a trainer left; returns whether there was any."""
+    model = whole.get("model")
+    sampling = [name for name in _SAMPLING if isinstance(model, dict) and model.get(name)]
+    shaping = [name for name in _SHAPING if whole.get(name)]
+    for name in sampling:
+        del model[name]
+    whole.update(dict.fromkeys(shaping))
+    return bool(sampling or shaping)
 
 
 def _read(source: str, where: str) -> FastTokenizer:
     try:
-        made = FastTokenizer.from_str(source)
+        return FastTokenizer.from_str(source)
     except Exception as error:  # tokenizers raises nothing narrower
         raise FolderError(f"{where}: cannot be read ({error}); fetch it again") from error
-    made.no_truncation()
-    made.no_padding()
-    return made
 
 
 def _with_its_space(token: Mapping[str, Any]) -> str:

@@ -245,16 +245,102 @@ def test_broken_folders_are_one_clear_line_each(folder, tmp_path):
     with pytest.raises(FolderError, match="only pickled weights"):
         read(place)
     (place / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(FolderError, match="index.json: cannot be read"):
+    with pytest.raises(FolderError, match="index.json: its weight_map"):
         read(place)
     (place / "config.json").write_text("[")
     with pytest.raises(FolderError, match="config.json: "):
         read(place)
     (place / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    with pytest.raises(FolderError, match="lacks 'hidden_size'"):
+    with pytest.raises(FolderError, match="lacks 'vocab_size'"):
         read(place)
     (place / "config.json").unlink()
     with pytest.raises(FolderError, match="no config.json"):
+        read(place)
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_tied_embedding_may_be_written_as_the_head_too(folder, tmp_path, alone, monkeypatch):
+    """Qwen3-0.6B is published with both; transformers reads the head alone as well."""
+    monkeypatch.setattr(huggingface, "_COMPARED", 1000)
+    place, tensors = copied(folder, tmp_path), load_file(folder / "model.safetensors")
+    tensors[HEAD] = tensors.pop(EMBEDDING) if alone else tensors[EMBEDDING]
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    ours = read(place)["embedding"][...]
+    np.testing.assert_array_equal(ours, tensors[HEAD])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(place)
+    np.testing.assert_array_equal(ours, theirs.get_output_embeddings().weight.detach())
+    np.testing.assert_array_equal(ours, theirs.get_input_embeddings().weight.detach())
+
+
+def test_a_head_unlike_the_embedding_that_it_is_tied_to_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "_COMPARED", 1000)
+    embedding = load_file(folder / "model.safetensors")[EMBEDDING]
+    last = embedding.copy()
+    last[-1, -1] += 1
+    for head in (last, embedding[:-1]):
+        place = copied(folder, tmp_path, {HEAD: np.ascontiguousarray(head)})
+        with pytest.raises(FolderError, match=f"{HEAD} differs from {EMBEDDING}"):
+            read(place)
+
+
+@pytest.fixture
+def halves(folder, tmp_path):
+    """The same folder in two files, and the weight_map of an index that fits them."""
+    place, tensors = copied(folder, tmp_path), load_file(folder / "model.safetensors")
+    (place / "model.safetensors").unlink()
+    where = {name: f"half-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
+    for file in sorted(set(where.values())):
+        save_file({name: tensors[name] for name in where if where[name] == file}, place / file)
+    return place, where
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "line"),
+    [
+        ("model.norm.weight", "half-0.safetensors", "half-0.safetensors has no tensor model.norm.weight"),
+        ("model.norm.weight", "half-2.safetensors", "names half-2.safetensors, which is not there"),
+        ("model.norm.weight", "../half-1.safetensors", "names ../half-1.safetensors, which lies outside the folder"),
+        ("model.norm.weight", "/half-1.safetensors", "names /half-1.safetensors, which lies outside the folder"),
+        ("model.norm.weight", None, "its weight_map does not name a file for every tensor"),
+        ("model.norm.bias", "half-1.safetensors", "has the tensor model.norm.bias, unlike its config.json"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_one_line(halves, name, file, line):
+    place, where = halves
+    index = place / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where | {name: file}}))
+    with pytest.raises(FolderError) as caught:
+        read(place)
+    assert str(caught.value).startswith(f"{index}: ") and line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_an_index_leaves_out_or_is_no_index_is_one_line(halves):
+    place, where = halves
+    index = place / "model.safetensors.index.json"
+    del where["model.norm.weight"]
+    for text, line in (
+        (json.dumps({"weight_map": where}), "lacks the tensor model.norm.weight, unlike"),
+        (json.dumps({"weight_map": list(where)}), "its weight_map does not name"),
+        ("[]", "holds no mapping"),
+        ("[", "cannot be read"),
+    ):
+        index.write_text(text)
+        with pytest.raises(FolderError, match=line) as caught:
+            read(place)
+        assert str(index) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_a_link_to_a_file_that_is_gone_is_named(folder, tmp_path, name):
+    place = copied(folder, tmp_path)
+    if name != "config.json":
+        (place / "model.safetensors").unlink()
+    (place / name).unlink(missing_ok=True)
+    os.symlink("../blobs/0123", place / name)
+    with pytest.raises(FolderError, match=f"{name}: is a link to ../blobs/0123, which is not there; fetch it again"):
         read(place)
 
 

@@ -1,0 +1,82 @@
+"""What a tokenizer.json holds beside its tokens, and files that are none."""
+
+import json
+
+import pytest
+import transformers
+from etils import epath
+from support import write_chat
+
+from ratchet.models.architectures import FolderError
+from ratchet.models.chat import ChatTokenizer
+
+MESSAGES = [{"role": "user", "content": "what is it? " * 40}, {"role": "assistant", "content": "it is so. " * 40}]
+CUT = {"direction": "Right", "max_length": 12, "strategy": "LongestFirst", "stride": 0}
+FILLED = {"direction": "Left", "strategy": {"Fixed": 900}, "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+          "pad_token": "<unk>"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write_chat(tmp_path_factory.mktemp("plain"))
+
+
+def changed(plain, place, **parts):
+    """A copy of a folder with other parts of tokenizer.json; those named `model__x` belong to its model."""
+    for path in plain.iterdir():
+        (epath.Path(place) / path.name).write_bytes(path.read_bytes())
+    whole = json.loads((plain / "tokenizer.json").read_text())
+    for name, value in parts.items():
+        where, _, leaf = name.rpartition("__")
+        (whole[where] if where else whole)[leaf] = value
+    (place / "tokenizer.json").write_text(json.dumps(whole))
+    return epath.Path(place)
+
+
+@pytest.mark.parametrize("left", [{"truncation": CUT}, {"padding": FILLED}, {"model__dropout": 0.9},
+                                  {"truncation": CUT, "padding": FILLED, "model__dropout": 0.9}])  # fmt: skip
+def test_what_a_trainers_last_call_left_is_neither_obeyed_nor_written_again(plain, tmp_path, left):
+    ours = ChatTokenizer.load(changed(plain, tmp_path, **left))
+    theirs = transformers.AutoTokenizer.from_pretrained(plain)
+    want = theirs.apply_chat_template(MESSAGES, return_dict=True, return_assistant_tokens_mask=True)
+    for tokenizer in (ours, ChatTokenizer.load(saved(ours, tmp_path / "again"))):
+        told = tokenizer.chat(MESSAGES)
+        assert told.tokens.tolist() == list(want["input_ids"])
+        assert told.said.tolist() == [bool(said) for said in want["assistant_masks"]]
+        for text in ("it", "it is so " * 50):
+            assert tokenizer.encode(text) == theirs.encode(text, add_special_tokens=False)
+        assert tokenizer.hash == ours.hash
+    whole = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+    assert whole["truncation"] is whole["padding"] is whole["model"].get("dropout") is None
+
+
+def saved(tokenizer, place):
+    tokenizer.save(epath.Path(place))
+    return epath.Path(place)
+
+
+def test_a_file_without_such_a_rest_is_written_again_letter_for_letter(plain, tmp_path):
+    source = json.dumps(json.loads((plain / "tokenizer.json").read_text()), indent=3)
+    (changed(plain, tmp_path) / "tokenizer.json").write_text(source)
+    again = saved(ChatTokenizer.load(epath.Path(tmp_path)), tmp_path / "again")
+    assert (again / "tokenizer.json").read_text() == source
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is no tokenizer.json of the library tokenizers"),
+        ('{"added_tokens": 3}', "is no tokenizer.json of the library tokenizers"),
+        ('{"added_tokens": [{"id": 3}]}', "is no tokenizer.json of the library tokenizers"),
+        ("{}", "cannot be read"),
+        ('{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}', "makes no token of the letter a"),
+    ],
+)
+def test_what_is_no_tokenizer_is_one_line(plain, tmp_path, text, line):
+    place = changed(plain, tmp_path)
+    (place / "tokenizer.json").write_text(text)
+    with pytest.raises(FolderError) as caught:
+        ChatTokenizer.load(place)
+    said = str(caught.value)
+    assert said.startswith(f"{place / 'tokenizer.json'}: ") and line in said and "\n" not in said
