@@ -179,6 +179,7 @@ def check(config: Config) -> None:
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
+        tokenizer.check()
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
             Toolbox(world.tools).grammar(tokenizer)
