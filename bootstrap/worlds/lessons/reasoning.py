@@ -86,7 +86,7 @@ def complete(case: Case) -> str:
 
 def grounded(case: Case) -> str:
     """Every claim's action and outcome stand together in a passage in view of the task's own documents."""
-    own = [p.text for p in case.passages if p.meta.get("document", p.id) in case.task.document_ids]
+    own = [p.text for p in case.passages if p.document_id in case.task.document_ids]
     claims = parse(case.text).claims
     for claim in claims:
         if not any(claim.action in text and claim.outcome in text for text in own):
