@@ -96,6 +96,9 @@ def _spelled(path: epath.Path) -> str:
 
 
 def _text(content: bytes) -> str:
+    """UTF-8 as text, without a byte order mark. NUL bytes, which UTF-16 is full of, are no text."""
+    if (at := content.find(b"\0")) >= 0:
+        raise UnicodeDecodeError("utf-8", content, at, at + 1, "NUL byte")
     return content.decode().lstrip("\ufeff")
 
 
@@ -113,6 +116,8 @@ def _from_dataset(folder: epath.Path) -> Iterator[Named]:
     for number in range(len(rows)):
         try:
             row = decoder.deserialize_example_np(rows[number])
+            if row["id"] is None or row["text"] is None:
+                raise ValueError("it has no id or no text")
             text, name = _text(row["text"]), row["id"].decode() if isinstance(row["id"], bytes) else str(row["id"])
         except UnicodeDecodeError as error:
             raise ValueError(

@@ -75,7 +75,7 @@ def passages_of(documents: Sequence[Document], words: int) -> list[Document]:
     made = []
     for document in documents:
         parts = _parts(document.text, words)
-        if len(parts) == 1 and not _PASSAGE_ID.search(document.id) and "document" not in document.meta:
+        if parts == [document.text] and not _PASSAGE_ID.search(document.id) and "document" not in document.meta:
             made.append(document)
             continue
         for number, text in enumerate(parts):
