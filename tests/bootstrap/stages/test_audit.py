@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import transcript
 
-from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
+from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_examples, one_hot, renamed
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.stages.audit import GRAM, audit, audit_generation
@@ -47,7 +47,7 @@ def test_a_clean_set_holds_no_raw_and_no_rejected_tokens(clean, tokenizer):
 
 def test_a_raw_document_is_found_whatever_it_is_called(clean, tokenizer):
     made, documents, transcripts, reviews = clean
-    raw = imitation_example(tokenizer, documents[0])
+    (raw,) = imitation_examples(tokenizer, documents[0], 64)
     assert audit([*made, raw], documents, transcripts, reviews, tokenizer)["raw_tokens"] == len(raw.ids)
     tokens = tokenizer.encode(documents[0].text)
     hidden = example(tokenizer.prose(""), tokens, one_hot(tokens), "student", {"task": "x"})
