@@ -111,6 +111,16 @@ class Run:
         """The worked tasks that are held out, for the reviewer's calibration."""
         return self.world.seed.tasks[-self.config.review.probes :]
 
+    def fitting(self, made: Sequence[Example], where: str) -> list[Example]:
+        """The examples that a row of training holds. It is said how many are left out, and `where`."""
+        columns = self.config.train.columns
+        fit = [e for e in made if len(e.tokens) <= columns]
+        if left_out := len(made) - len(fit):
+            self.progress.line(
+                f"{where}: {left_out} of {len(made)} examples are left out, longer than train.columns, {columns} tokens"
+            )
+        return fit
+
     def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
         """The mean loss of examples, in nats per weighted token."""
         return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)

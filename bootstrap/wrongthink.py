@@ -106,7 +106,7 @@ def as_cases(
     """Unaided reasoning as a reviewer reads it, with all passages of the task's own documents in view."""
     of: dict[str, list[Document]] = {}
     for p in passages:
-        of.setdefault(p.meta.get("document", p.id), []).append(p)
+        of.setdefault(p.document_id, []).append(p)
     views = [tuple(p for i in s.task.document_ids for p in of.get(i, ())) for s in said]
     return [
         Case(s.task, s.text, "", s.finished, (), tuple(reviewer.steps(s.text)), view, heard)

@@ -34,6 +34,11 @@ class Document:
     text: str
     meta: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def document_id(self) -> str:
+        """The id of the document that this is a passage of, which its meta names; its own id where it is whole."""
+        return self.meta.get("document", self.id)
+
 
 @dataclass(frozen=True)
 class Task:

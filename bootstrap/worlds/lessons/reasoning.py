@@ -104,7 +104,7 @@ def complete(case: Case) -> str:
 def grounded(case: Case) -> str:
     """A passage in view of the task's own documents tells that the action of each claim leads to its outcome. That is
     asked of what an answer claims, and of what it leaves standing of a thought that it interrupts."""
-    own = [told(p.text) for p in case.passages if p.meta.get("document", p.id) in case.task.document_ids]
+    own = [told(p.text) for p in case.passages if p.document_id in case.task.document_ids]
     claims = parse(case.text).claims
     for claim in (*claims, *_whole(case).held.values()):
         if not any((claim.action, claim.outcome) in pairs for pairs in own):

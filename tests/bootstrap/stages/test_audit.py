@@ -9,7 +9,7 @@ import pytest
 from support import transcript
 
 from ratchet.bootstrap.copies import GRAM, Texts
-from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
+from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_examples, one_hot, renamed
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.stages.audit import audit, audit_generation
@@ -57,7 +57,7 @@ def test_a_clean_set_holds_no_raw_and_no_rejected_tokens(clean):
 def test_a_raw_document_is_found_whatever_it_is_called(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
     document = documents_of(world)[0]
-    raw = imitation_example(tokenizer, document)
+    (raw,) = imitation_examples(tokenizer, document, 64)
     assert audit([*made, raw], documents, NOTHING, transcripts, reviews)["raw_tokens"] == len(raw.ids)
     tokens = tokenizer.encode(document.text)
     for origin in ORIGINS:
