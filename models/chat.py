@@ -59,8 +59,9 @@ class Calls(NamedTuple):
 class ChatTokenizer:
     """Messages and text to ids, and back.
 
-    `hash` identifies the tokenizer, its template and the wording; `vocab_size` is one more than the largest id; `end`
-    is the id that closes an assistant's turn; `verdicts` are the ids of yes and no as an assistant's first word.
+    `hash` identifies the tokenizer, its template and the wording; `ids` are all that have a token, and `vocab_size` is
+    one more than the largest; `end` is the id that closes an assistant's turn; `verdicts` are the ids of yes and no as
+    an assistant's first word.
 
     Raises FolderError when the template refuses a user's and an assistant's message, when it closes an assistant's turn
     by no single id, and when yes and no begin with the same id.
@@ -76,7 +77,7 @@ class ChatTokenizer:
         self._template = Template(template, named, where)
         identity = json.dumps([self._vocabulary.source, template, named, WORDING, ANSWERS, str(TODAY)], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self.vocab_size = self._vocabulary.size
+        self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
         turns = self._template.render([_message("user", _HERE), _message("assistant", _THERE)]).text
         if [letter for letter in turns if letter in MARKS] != [_HERE, _THERE]:
             raise FolderError(f"{where}: the chat template does not write each message once, in order; give another")
