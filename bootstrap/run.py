@@ -211,7 +211,9 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     tokenizer = prepare_tokenizer(directory / "tokenizer", config, world, rubric)
     graphdef, _ = decoder.create(config.model, 0)
     mesh = make_mesh(config.mesh)
-    sampler, scorer = _sampler(config, graphdef, mesh), _scorer(config, graphdef, mesh)
+    # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
+    unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
+    sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory)
     return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
 
@@ -221,7 +223,9 @@ def _world(config: Config) -> World:
     return load(config.world, settings, config.seed, config.generations, documents.read)
 
 
-def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Sampler:
+def _sampler(
+    config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh, unused: tuple[int, ...] = ()
+) -> Sampler:
     """The sampler, its slots over the mesh. Raises ValueError when they do not fill it."""
     c, engine, parts = config.simulate, config.train.engine, mesh.shape["data"] * mesh.shape["fsdp"]
     if c.slots % parts:
@@ -236,10 +240,11 @@ def _sampler(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) ->
         rows=_rows(mesh),
         attention=engine.attention,
         deterministic=engine.deterministic,
+        unused=unused,
     )
 
 
-def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Scorer:
+def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh, unused: tuple[int, ...]) -> Scorer:
     engine = config.train.engine
     return Scorer(
         graphdef,
@@ -248,6 +253,7 @@ def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> 
         rows=_rows(mesh),
         attention=engine.attention,
         deterministic=engine.deterministic,
+        unused=unused,
     )
 
 

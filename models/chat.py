@@ -61,9 +61,10 @@ class Calls(NamedTuple):
 class ChatTokenizer:
     """Messages and text to ids, and back.
 
-    `hash` identifies the tokenizer, its templates, the wording, and the day where a template asks for it; `vocab_size`
-    is one more than the largest id. Any template is read that transformers reads. What a run needs beyond that, such as
-    `end` and `verdicts`, is looked for when it is first asked for; `check` tells whether all of it is there.
+    `hash` identifies the tokenizer, its templates, the wording, and the day where a template asks for it; `ids` are all
+    that have a token, and `vocab_size` is one more than the largest. Any template is read that transformers reads. What
+    a run needs beyond that, such as `end` and `verdicts`, is looked for when it is first asked for; `check` tells
+    whether all of it is there.
     """
 
     asks_in_a_row = False
@@ -81,7 +82,7 @@ class ChatTokenizer:
         spoken = [of_folder.default, of_folder.with_tools, dict(of_folder.named), WORDING, ANSWERS, told]
         identity = json.dumps([self._vocabulary.source, *spoken], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self.vocab_size = self._vocabulary.size
+        self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
         self._known_calls: dict[str, Calls] = {}
         self._known_turns: dict[Template, Turns | None] = {}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
@@ -39,13 +40,15 @@ class Inference:
     """Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a mesh; weights then lie
     whole along the axes of rows (a step would else gather them), and results whole on every host. `attention` is the
     kernel for many tokens at once (`models.kernels`), and whether a step may read pages (`models.pages`).
-    `deterministic` programs give the same bits from run to run on a GPU too (`models.programs`)."""
+    `deterministic` programs give the same bits from run to run on a GPU too (`models.programs`). `unused` are the ids
+    that no token has, such as rows that pad an embedding: they have no probability, whatever lies in them."""
 
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)
     rows: NamedSharding | None = field(default=None, kw_only=True)
     attention: Attention = field(default="auto", kw_only=True)
     deterministic: bool = field(default=False, kw_only=True)
+    unused: tuple[int, ...] = field(default=(), kw_only=True)
 
     @property
     def kernel(self) -> Kernel:
@@ -64,6 +67,13 @@ class Inference:
         for axis in self.across:
             size *= self.rows.mesh.shape[axis]
         return size
+
+    def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
+        """Logits [B, V] in which an unused id has -inf."""
+        if not self.unused:
+            return logits_BV
+        used_V = ~np.isin(np.arange(logits_BV.shape[1]), self.unused)
+        return jnp.where(used_V, logits_BV, -jnp.inf)
 
     def weights(self, params: nnx.State) -> Weights:
         """Cast and laid out; once a call."""

@@ -142,14 +142,14 @@ def token_distributions(shared: Shared, batch: Batch, *, keep: int, plan: Scorer
 def _answer_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Array:
     model, hidden_BTD = _read(plan, shared, batch)
     logits_BV = model.logits(hidden_BTD[jnp.arange(len(batch.ends_B)), batch.ends_B], model.head_DV())
-    return jax.nn.softmax(logits_BV)[:, shared.answers]
+    return jax.nn.softmax(plan.of_tokens(logits_BV))[:, shared.answers]
 
 
 def _token_distributions(plan: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
     """A column at a time: logits of all would be as large as what they are made from, times V / D."""
     model, hidden_BTD = _read(plan, shared, batch)
     head_DV, next_BT = model.head_DV(), jnp.roll(batch.question_BT, -1, axis=1)
-    one = lambda column: capture(model.logits(column[0], head_DV), column[1], keep)
+    one = lambda column: capture(plan.of_tokens(model.logits(column[0], head_DV)), column[1], keep)
     found_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), found_TB)
 

@@ -237,7 +237,7 @@ def _no_steps(count: int, plan: Plan) -> Steps:
 
 def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, settings: Settings) -> tuple[jax.Array, Captured]:
     """The next token of every slot, and its distribution."""
-    key = jax.random.key(settings.seed)
+    key, logits_BV = jax.random.key(settings.seed), plan.of_tokens(logits_BV)
     keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
     allowed_BV = _bits(slots.allowed_BW, logits_BV.shape[1])
     uniform_B = jax.vmap(jax.random.uniform)(keys_B)

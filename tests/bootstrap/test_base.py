@@ -79,6 +79,8 @@ def test_the_teacher_is_spoken_to_in_the_folders_own_template(folder, ran):
         assert all(run.passages(1)[0].text not in theirs.decode(t.student_prompt) for _ in (1,))
         assert any(p.text in text for p in run.passages(1)) and '"name": "lookup"' in text
     assert len(written) == 4 and max(max(t.prompt) for t in written) < len(theirs)
+    padding = tuple(range(len(theirs), config.model.vocab_size))
+    assert padding and run.sampler.unused == run.scorer.unused == padding
 
 
 def test_transformers_reads_what_such_a_run_exports(ran, tmp_path):

@@ -57,6 +57,25 @@ def test_id_0_is_a_token_like_any_other(small):
     np.testing.assert_allclose(found[0], full_probs(*small, (0, 5, 0))[-1][[5, 9]], atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_ids_that_no_token_has_are_never_drawn_and_have_no_probability(small, temperature):
+    """As if the model had no such rows, even where they are the likeliest."""
+    unused, asked = (7, 60, 61, 62, 63), requests(8)
+    far = lambda path, x: x.at[np.array(unused)].multiply(40.0) if "embedding" in str(path) else x
+    params = jax.tree_util.tree_map_with_path(far, small[1])
+    asked = [Request(r.id, tuple(min(t, 59) if t != 7 else 8 for t in r.prompt)) for r in asked]
+    plain, made = sampler(small), sampler(small, unused=unused)
+    call = {"seed": 0, "temperature": temperature, "stop": STOP}
+    assert any(set(unused) & {*s.tokens.tolist()} for s in plain(params, asked, **call)), "the rows are likely"
+    for r, s in zip(asked, made(params, asked, **call), strict=True):
+        tokens = [*s.tokens.tolist(), *([s.stop] if s.finished else [])]
+        assert not {*tokens, *s.ids[s.probs > 0].tolist()} & {*unused}
+        probs = full_probs(small[0], params, [*r.prompt, *tokens])[len(r.prompt) - 1 : -1]
+        probs[:, unused] = 0
+        want = np.take_along_axis(probs / probs.sum(-1, keepdims=True), s.ids, axis=1)
+        np.testing.assert_allclose(s.probs, want, atol=1e-4)
+
+
 def test_captured_distributions_are_those_before_the_temperature(small):
     asked = requests(6, seed=5)
     for r, s in zip(asked, sampler(small)(small[1], asked, seed=0, temperature=2.5, stop=STOP), strict=True):

@@ -68,6 +68,19 @@ def test_given_tokens_have_the_distributions_of_the_full_forward(small):
     assert Scorer(small[0], questions=4).distributions(small[1], [], 6) == []
 
 
+def test_ids_that_no_token_has_take_no_probability(small):
+    unused, told = (7, 60, 61), [((5, 9), (11, 12)), ((5, 9), (13,))]
+    scorer = Scorer(small[0], questions=4, bucket=16, unused=unused)
+    probs = full_probs(*small, (5, 9, 11, 12))
+    probs[:, unused] = 0
+    probs /= probs.sum(-1, keepdims=True)
+    found = scorer(small[1], [((5, 9), (11, 12))], (5, 7))
+    np.testing.assert_allclose(found[0], probs[-1][[5, 7]], atol=1e-5)
+    given = scorer.distributions(small[1], told, 4)[0]
+    np.testing.assert_allclose(given.probs, np.take_along_axis(probs[1:-1], given.ids, axis=1), atol=1e-5)
+    np.testing.assert_allclose(given.tail, 1 - given.probs.sum(-1), atol=1e-5)
+
+
 def test_what_was_sampled_has_the_distributions_that_were_captured(small, spread):
     asked = requests(10, seed=6)
     made = Sampler(small[0], slots=4, new_tokens=12, keep=6)(small[1], asked, seed=0, temperature=1.0, stop=(1,))

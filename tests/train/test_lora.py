@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import arrays, assert_same_bits, awaken, random_examples
+from support import arrays, assert_same_bits, awaken, full_probs, random_examples
 
+from ratchet.bootstrap.examples import example, one_hot
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
@@ -71,6 +72,24 @@ def test_training_learns_through_matrices_of_the_rank_alone(model, devices):
         change = (after[name] - before[name])[0]
         matrix = change.reshape(-1, change.shape[-1]) if "output" in name else change.reshape(change.shape[0], -1)
         assert np.linalg.matrix_rank(matrix, tol=1e-4) <= 4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_models_own_yes_and_no_are_learned_with_its_embedding_and_head_as_they_were(tied):
+    """Nothing is added to a vocabulary, so that nothing but the layers has to learn."""
+    graphdef, params = decoder.create(replace(QWEN, family=replace(QWEN.family, tied=tied)), 0)
+    params, yes, no, end = awaken(params), 5, 9, 2
+    examples = [
+        example((20 + word, 30 + number), (answer, end), one_hot((answer, end)), "seed", {"number": number})
+        for number in range(8)
+        for word, answer in enumerate((yes, no))
+    ]
+    trained = fit(training(graphdef, examples), params, None, lambda step, values: None)
+    for word, right, wrong in ((20, yes, no), (21, no, yes)):
+        probs = full_probs(graphdef, trained, (word, 33, right))
+        assert probs[1, right] > 0.6 > 0.2 > probs[1, wrong] and probs[2, end] > 0.6
+    for name in ("embedding", "head")[: 2 - tied]:
+        np.testing.assert_array_equal(trained[name][...], params[name][...])
 
 
 def test_resumed_adapters_are_those_of_an_unbroken_run(model, tmp_path):
