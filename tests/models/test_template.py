@@ -87,6 +87,8 @@ def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
         ("{% for i in range(10 ** 9) %}x{% endfor %}", "[Rr]ange"),
         ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "writes more than 16,777,216 letters"),
         ("{{ strftime_now(7) }}", "must be str"),
+        ("{{ '\\ud800' }}", "surrogates not allowed"),
+        ("\ud800", "surrogates not allowed"),
         ("{{ raise_exception('first line\nsecond line') }}", "first line second line"),
         ("{{ messages | tojson(sort_keys=[]) | no_such_filter }}", "no_such_filter"),
         ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "nested"),
