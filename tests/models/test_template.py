@@ -2,7 +2,7 @@
 
 import pytest
 from support import CHATML, write_chat
-from templates import by_transformers, by_us
+from templates import by_transformers, by_us, write_folder
 
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
@@ -100,3 +100,17 @@ def test_whatever_a_template_does_is_one_line(tmp_path, template, wrong):
     with pytest.raises(FolderError, match=wrong) as error:
         ChatTokenizer.load(place).chat([ASKED, SAID])
     assert "\n" not in str(error.value) and str(error.value).startswith(f"{place}: the chat template")
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["what?", 7, {}, {"role": "user"}, {"role": "user", "content": 7}, {"role": "user", "content": "\ud800"},
+     SAID | {"tool_calls": 7}, SAID | {"tool_calls": ["look"]}, SAID | {"tool_calls": [{"function": None}]}],
+)  # fmt: skip
+def test_a_message_of_another_form_is_one_line(tmp_path, message):
+    place = write_folder(tmp_path, "qwen")
+    with pytest.raises(Exception, match="."):
+        by_transformers(place, [message])
+    with pytest.raises(FolderError, match="refuses the messages: ") as error:
+        by_us(place, [message])
+    assert "\n" not in str(error.value)
