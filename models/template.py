@@ -44,8 +44,9 @@ class Template:
         )
         self._generation = environment.extensions[_Generation.identifier]
         try:
+            source.encode()
             self._template = environment.from_string(source)
-        except Exception as error:  # Jinja's own, and Python's when blocks are nested too deeply
+        except Exception as error:  # Jinja's own, and Python's of lone surrogates and of blocks too deep
             raise FolderError(f"{where}: the chat template cannot be read ({_line(error)})") from error
         self.marks = self._generation.found
 
@@ -64,9 +65,11 @@ class Template:
                 length += len(part)
                 if length > _LONGEST:
                     raise OverflowError(f"it writes more than {_LONGEST:,} letters")
+            text = "".join(written)
+            text.encode()  # no tokenizer takes lone surrogates
         except Exception as error:  # whatever the template's own code raises
             raise FolderError(f"{self._where}: the chat template refuses the messages: {_line(error)}") from error
-        return Rendered("".join(written), said)
+        return Rendered(text, said)
 
 
 def asks_for_the_date(source: str) -> bool:

@@ -38,19 +38,21 @@ def answer(text: str) -> dict[str, Any]:
     return message("tool", text, tool_call_id=_CALL_ID, name=PROBE)
 
 
-def parsed(called: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with the arguments of its calls as mappings, where they are JSON."""
-    calls = called.get("tool_calls")
-    return {**called, "tool_calls": [_parsed(one) for one in calls]} if calls else dict(called)
+def parsed(called: Any) -> Any:
+    """A message with the arguments of its calls as mappings, where they are JSON; what is no message stays."""
+    calls = called.get("tool_calls") if isinstance(called, Mapping) else None
+    return {**called, "tool_calls": [_parsed(one) for one in calls]} if isinstance(calls, list) else called
 
 
-def _parsed(one: Mapping[str, Any]) -> dict[str, Any]:
+def _parsed(one: Any) -> Any:
+    if not isinstance(one, Mapping):
+        return one
     if "function" in one:
         return {**one, "function": _parsed(one["function"])}
     try:
         return {**one, "arguments": json.loads(one["arguments"])}
     except (KeyError, TypeError, ValueError):  # none, a mapping already, or words that are no JSON and stay
-        return dict(one)
+        return one
 
 
 class Turns:

@@ -2,7 +2,7 @@
 
 import pytest
 from support import CHATML, write_chat
-from templates import by_transformers, by_us
+from templates import by_transformers, by_us, write_folder
 
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
@@ -87,6 +87,8 @@ def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
         ("{% for i in range(10 ** 9) %}x{% endfor %}", "[Rr]ange"),
         ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "writes more than 16,777,216 letters"),
         ("{{ strftime_now(7) }}", "must be str"),
+        ("{{ '\\ud800' }}", "surrogates not allowed"),
+        ("\ud800", "surrogates not allowed"),
         ("{{ raise_exception('first line\nsecond line') }}", "first line second line"),
         ("{{ messages | tojson(sort_keys=[]) | no_such_filter }}", "no_such_filter"),
         ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "nested"),
@@ -98,3 +100,17 @@ def test_whatever_a_template_does_is_one_line(tmp_path, template, wrong):
     with pytest.raises(FolderError, match=wrong) as error:
         ChatTokenizer.load(place).chat([ASKED, SAID])
     assert "\n" not in str(error.value) and str(error.value).startswith(f"{place}: the chat template")
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["what?", 7, {}, {"role": "user"}, {"role": "user", "content": 7}, {"role": "user", "content": "\ud800"},
+     SAID | {"tool_calls": 7}, SAID | {"tool_calls": ["look"]}, SAID | {"tool_calls": [{"function": None}]}],
+)  # fmt: skip
+def test_a_message_of_another_form_is_one_line(tmp_path, message):
+    place = write_folder(tmp_path, "qwen")
+    with pytest.raises(Exception, match="."):
+        by_transformers(place, [message])
+    with pytest.raises(FolderError, match="refuses the messages: ") as error:
+        by_us(place, [message])
+    assert "\n" not in str(error.value)
