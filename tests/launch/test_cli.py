@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import start, tiny_config
 
+from ratchet.bootstrap import loop
 from ratchet.bootstrap.ledger import write_json
 from ratchet.launch import cli
 
@@ -168,7 +169,7 @@ def test_control_c_is_one_line(capsys, tiny_run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.loop, "run", stop)
+    monkeypatch.setattr(loop, "run", stop)
     code, _, err = ratchet(capsys, "resume", tiny_run)
     assert code == 130 and err.startswith("ratchet: stopped; `ratchet resume DIR`")
 

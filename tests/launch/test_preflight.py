@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from support import tiny_config
 
 from ratchet.launch import cli
+from ratchet.launch.output import make_console
 from ratchet.launch.preflight import Preflight, PreflightError, preflight, show
 from ratchet.launch.preflight.chips import described_chips, without_compilation_cache
 from ratchet.launch.preflight.collectives import collectives, memory_traffic
@@ -86,7 +87,7 @@ def test_mistakes_are_one_line(capsys):
 
 
 def test_people_get_a_table(found, capsys):
-    show(found, cli._console())
+    show(found, make_console())
     said = capsys.readouterr().out
     assert "memory of a chip" in said and "all-gather" in said and "MFU at most" in said
     assert jax.default_backend() == "cpu"
@@ -100,7 +101,7 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     assert step["formula"] == consumers["weights for sampling"] + consumers["caches of slots"]
     assert 0.6 < step["ratio"] < 1.2  # a part of so small a model stays in the chip
     assert total(step["sent"]) < 0.01 * step["bytes"]
-    show(found, cli._console())
+    show(found, make_console())
     said = capsys.readouterr().out
     assert "caches of slots" in said and "tokens a second" in said
 
@@ -145,6 +146,6 @@ def test_a_batch_of_questions_costs_what_the_formula_says_and_sends_nothing_betw
     assert 1.0 < found["flops"]["ratio"] < 1.5  # attention looks at whole squares
     assert total(found["step"]["sent"]) < 2**20, "weights lie whole on every chip"
     assert found["bound"]["questions_a_second_at_most"] > 0
-    show(found, cli._console())
+    show(found, make_console())
     said = capsys.readouterr().out
     assert "FLOPs of a question" in said and "questions a second" in said

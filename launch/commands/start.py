@@ -1,0 +1,94 @@
+"""What starts a run, or goes on with one: `run` and `resume`."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+
+from etils import epath
+from rich.console import Console
+
+from ratchet.bootstrap import config as configs
+from ratchet.bootstrap import loop
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.report import page, status
+from ratchet.launch.console import Terminal
+from ratchet.launch.options import Run, UserError, directory_of, parse, recipe_of, saved_config
+from ratchet.launch.output import make_console, quiet
+
+
+class DiskFull(RuntimeError):
+    """There is no room left for the run."""
+
+
+def run(words: list[str]) -> int:
+    recipe = recipe_of(words)
+    asked = parse(Run, words[1:], Run(recipe.config))
+    directory = epath.Path(asked.out or f"runs/{recipe.config.recipe}")
+    if (directory / "config.json").exists():
+        raise UserError(
+            f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
+        )
+    usual, model = flat(recipe.config.model), flat(asked.config.model)
+    own = [name for name in usual if model[name] != usual[name] and name != "max_length"]
+    if asked.config.base and own:
+        raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
+    config = runs.with_base(asked.config)
+    runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", dataclasses.asdict(config))
+    return _go(directory, config)
+
+
+def resume(words: list[str]) -> int:
+    directory, rest = directory_of(words)
+    saved = saved_config(directory)
+    asked = parse(Run, rest, Run(saved)).config
+    if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
+        raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
+    if asked.generations < saved.generations:
+        raise UserError(
+            f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
+        )
+    if (directory / "ended.json").exists():
+        raise UserError(f"{directory} has ended: {json.loads((directory / 'ended.json').read_text())['reason']}")
+    if asked != saved:
+        quiet()
+        loop.extend(directory, asked)
+    return _go(directory, asked)
+
+
+def _go(directory: epath.Path, config: Config) -> int:
+    """Runs to the end; table and report are made however it ends."""
+    quiet()
+    console = make_console()
+    try:
+        loop.run(directory, config, Terminal(console))
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # why the run stopped matters more than that its report cannot be made
+            _show_result(directory, console)
+        if _is_disk_full(error):
+            raise DiskFull(
+                f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume "
+                f"{directory}` goes on from what is committed"
+            ) from error
+        raise
+    _show_result(directory, console)
+    return 0
+
+
+def _show_result(directory: epath.Path, console: Console) -> None:
+    console.print(status.table(status.status(directory)))
+    console.print(f"report: {page.build(directory)}", soft_wrap=True, highlight=False)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, says so; array_record and Orbax have errors of their own for it."""
+    reasons = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return any(reason in str(one) for one in chain for reason in reasons)
