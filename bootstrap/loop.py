@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from etils import epath
 from flax import nnx
 
+from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
@@ -93,7 +94,7 @@ def extend(directory: epath.Path, config: Config) -> None:
     r = prepare(directory, config, Silent())
     baselines.forget(r)
     r.metrics.close()
-    write_json(directory / "config.json", asdict(config))
+    config_files.save(directory, config)
 
 
 def begin(r: Run, start: Seed) -> None:
