@@ -44,8 +44,9 @@ def usage() -> str:
     listed = "".join(f"{line}\n      {does}\n" for line, does in both)
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
-        "`ratchet COMMAND --help` lists the options of a command, `ratchet run RECIPE --help`\n"
-        "every setting. All but run, resume and chat take --json. `ratchet --version` works."
+        "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
+        "every setting; --version says the version. All but run, resume and chat take\n"
+        "--json."
     )
 
 
@@ -86,7 +87,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     """The command and the words after it; help may be asked for before or after, or as the command `help`."""
     asked = [word for word in words if word in HELP or word == "help" and word == words[0]]
     others = [word for word in words if word not in asked]
-    return (others[0], [*others[1:], *["--help"][: len(asked)]]) if others else ("", [])
+    return (others[0], [*["--help"][: len(asked)], *others[1:]]) if others else ("", [])
 
 
 def entry() -> None:

@@ -8,7 +8,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import tyro
 from etils import epath
@@ -74,19 +74,35 @@ def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
     Options win over the file, and the file over the recipe. With `--base`, settings that nobody gave are those that
     fit trained weights in place of the recipe's, which are for random ones.
     """
-    recipe, given, options = _origin(command, kind, words)
-    name = recipe.config.recipe
-    asked = parse(command, kind, options, kind(with_settings(recipe.config, given)), name)
+    origin = _origin(command, kind, words)
+    usual = origin.recipe.config
+    asked = parse(command, kind, origin.options, kind(origin.over(usual)), usual.recipe)
     if asked.config.base:
-        usual = fitted(recipe.config, asked.config.train.lora)
-        asked = parse(command, kind, options, kind(with_settings(usual, given)), name)
-    if asked.config.recipe != name:
+        usual = fitted(usual, asked.config.train.lora)
+        asked = parse(command, kind, origin.options, kind(origin.over(usual)), usual.recipe)
+    if asked.config.recipe != usual.recipe:
         raise UserError(f"{command}: give the recipe without --recipe, as in `ratchet {command} tiny`")
     return asked
 
 
-def _origin(command: str, kind: type, words: Sequence[str]) -> tuple[Recipe, dict[str, Any], list[str]]:
-    """The recipe that was named, in the words or in the file; the file's settings by dotted name; the options."""
+class _Origin(NamedTuple):
+    """Where the settings of a run come from: a recipe, the settings of a file by dotted name, and options."""
+
+    recipe: Recipe
+    path: str
+    given: dict[str, Any]
+    options: list[str]
+
+    def over(self, usual: Config) -> Config:
+        """The usual settings with those of the file. Raises UserError, naming the file, where they do not go."""
+        try:
+            return with_settings(usual, self.given)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {str(error).removeprefix('config: ')}") from error
+
+
+def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
+    """The recipe is named in the words or in the file."""
     named, rest, given = first_word(kind, words), list(words), {}
     if named:
         rest.remove(named)
@@ -100,7 +116,8 @@ def _origin(command: str, kind: type, words: Sequence[str]) -> tuple[Recipe, dic
         _no_recipe(command, named, asks_for_help(words))
     # What stands beside the settings, such as `out`, is given to tyro as an option that others overrule.
     beside = {f.name for f in dataclasses.fields(kind)} & given.keys()
-    return RECIPES[named], given, [*(f"--{name}={given.pop(name)}" for name in sorted(beside)), *rest]
+    options = [*(f"--{name}={given.pop(name)}" for name in sorted(beside)), *rest]
+    return _Origin(RECIPES[named], path, given, options)
 
 
 def _no_recipe(command: str, named: str, wants_help: bool) -> None:
