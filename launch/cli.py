@@ -1,13 +1,15 @@
 """The `ratchet` command: what it can do, and how it ends."""
 
-import signal
+import os
 import sys
 from collections.abc import Sequence
+
+from rich.console import Console
 
 from ratchet.bootstrap import loop
 from ratchet.launch.commands import look, measure, models, start
 from ratchet.launch.options import UserError
-from ratchet.train.monitor import TrainingStopped
+from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
 
 USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
@@ -42,19 +44,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in commands:
             raise UserError(f"unknown command {words[0]!r}; there are {', '.join(commands)}")
-        return commands[words[0]](words[1:])
+        with stopping.heeded(_say, patient=words[0] in ("run", "resume", "compare"), end=_end):
+            return commands[words[0]](words[1:])
     except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
-        print(f"ratchet: {ended}", file=sys.stderr)
+        _say(str(ended))
         return 1
     except (UserError, ValueError, OSError) as error:
-        print(f"ratchet: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
-    except TrainingStopped as stopped:
-        print(f"ratchet: {stopped}", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("ratchet: stopped; `ratchet resume DIR` goes on from what is committed", file=sys.stderr)
-        return 130
+    except stopping.Stopped as stopped:
+        _say(str(stopped))
+        return stopped.status
+
+
+def _say(line: str) -> None:
+    print(f"ratchet: {line}", file=sys.stderr, flush=True)
+
+
+def _end(status: int) -> None:
+    """Ends the process whatever its other threads do, with the cursor shown that a bar may have hidden."""
+    Console(file=sys.__stdout__).show_cursor()
+    sys.__stdout__.flush()
+    os._exit(status)
 
 
 def entry() -> None:

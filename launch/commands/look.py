@@ -9,7 +9,8 @@ from rich.table import Table
 from ratchet.bootstrap import lineage
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.report import page
-from ratchet.bootstrap.report import status as run_status
+from ratchet.bootstrap.report import table as run_table
+from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import UserError, directory_of, no_more, parse, saved_config
 from ratchet.launch.output import make_console
@@ -25,17 +26,14 @@ class Status:
 def status(words: list[str]) -> int:
     directory, rest = directory_of(words)
     saved_config(directory)
-    asked, found, console = parse(Status, rest, Status()), run_status.status(directory), make_console()
+    asked, found, console = parse(Status, rest, Status()), status_of(directory), make_console()
     if asked.json:
         print(json.dumps(found, indent=1))
         return 0
-    units = Table("stage", "generation", "units", box=None)
-    for s in found["stages"]:
-        units.add_row(s["stage"], str(s["generation"]), f"{s['done']}/{s['total']}")
-    console.print(units)
-    console.print(run_status.table(found))
-    if found["ended"]:
-        console.print(f"ended: {found['ended']}", soft_wrap=True, highlight=False)
+    for line in run_table.standing(found):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if found["stages"]:
+        console.print(run_table.units(found), run_table.figures(found))
     return 0
 
 
@@ -43,7 +41,7 @@ def show(words: list[str]) -> int:
     directory, rest = directory_of(words)
     if len(rest) != 1:
         raise UserError("show: give the id of one transcript; `samples.json` of a generation and the report list some")
-    run = runs.prepare(directory, saved_config(directory), Terminal(make_console()))
+    run = runs.prepare(directory, saved_config(directory), Terminal(make_console()), writes=False)
     Console().print_json(json.dumps(lineage.trace(run, rest[0])))
     return 0
 

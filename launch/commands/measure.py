@@ -53,12 +53,11 @@ def evaluate(words: list[str]) -> int:
 
 
 def prepared(command: str, directory: epath.Path, config: Config, number: int) -> runs.Run:
-    """A run that has this generation."""
+    """A run that has this generation, to look at."""
     quiet()
-    run = runs.prepare(directory, config, Terminal(make_console()))
-    if not has_weights(run.generation(number) / "model"):
+    if not has_weights(directory / f"gen-{number:03d}" / "model"):
         raise UserError(f"{command}: {directory} has no finished generation {number}; see `ratchet status {directory}`")
-    return run
+    return runs.prepare(directory, config, Terminal(make_console()), writes=False)
 
 
 def compare(words: list[str]) -> int:
