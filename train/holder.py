@@ -148,7 +148,8 @@ def _opened(directory: epath.Path, mode: int) -> Iterator[int | None]:
 def _lock(handle: int | None, kind: int, attempts: int) -> bool | None:
     """Whether a lock was free, and so is taken; None where there are no locks."""
     for attempt in range(attempts if handle is not None else 0):
-        time.sleep(0.05 if attempt else 0.0)
+        if attempt:
+            time.sleep(0.05)
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
             return True
