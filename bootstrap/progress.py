@@ -54,7 +54,7 @@ class Tally:
     done: int = 0
     found: int = 0
     left: float | None = None
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def spent(self) -> float:

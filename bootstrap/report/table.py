@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,14 +23,14 @@ class Fitted:
     rows: Sequence[Sequence[str]]
     caption: Sequence[str] = ()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        if _width(list(zip(self.heads, *self.rows, strict=True))) <= options.max_width:
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        if _width(list(zip(self.heads, *self.rows, strict=True))) <= console.width:
             yield _table(self.heads, self.rows)
         else:
             left, shown = self.heads, list(self.rows)
             while shown:
                 count = len(shown)
-                while count > 1 and _width([left, *shown[:count]]) > options.max_width:
+                while count > 1 and _width([left, *shown[:count]]) > console.width:
                     count -= 1
                 columns = [left, *shown[:count]]
                 yield _table(*_split(list(zip(*columns, strict=True))))

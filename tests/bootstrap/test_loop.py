@@ -6,6 +6,7 @@ import json
 import jax
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 from runs import as_it_was
 from support import assert_same_bits, awaken, start, tiny_config
 
