@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -116,12 +117,12 @@ def test_every_trained_transcript_can_be_traced_to_its_documents(tiny_run):
 
 def test_evaluating_again_gives_the_same_numbers_and_writes_nothing(tiny_run):
     run = runs.prepare(tiny_run, tiny_config(), Silent(), writes=False)
-    before = {f: f.stat().st_mtime_ns for f in tiny_run.rglob("*") if f.is_file()}
+    before = {f: f.stat().st_mtime_ns for f in Path(tiny_run).rglob("*") if f.is_file()}
     params = run.weights(1)
     again = json.loads(json.dumps(evaluation(run, 1, params, loop.knower(run, 1, params, Seed(run)))))
     assert again == read(tiny_run / "gen-001" / "evaluation.json")
     assert again["metrics"].keys() >= GENERAL | {m.name for m in run.world.metrics}
-    assert {f: f.stat().st_mtime_ns for f in tiny_run.rglob("*") if f.is_file()} == before
+    assert {f: f.stat().st_mtime_ns for f in Path(tiny_run).rglob("*") if f.is_file()} == before
 
 
 def test_a_run_on_which_another_process_works_is_neither_gone_on_with_nor_written(tiny_run, tmp_path):
