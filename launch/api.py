@@ -70,12 +70,13 @@ class Model:
 
 
 def load(directory: str | os.PathLike, generation: int | None = None, progress: Progress | None = None) -> Model:
-    """A generation of the run in a directory; None is the newest that was promoted, or else the seed model.
+    """A generation of the run in a directory, which is only read; None is the newest that was promoted, or else the
+    seed model.
 
     Raises ConfigError when the directory holds no run, ValueError when the run has no such generation.
     """
     place = epath.Path(directory)
-    prepared = run.prepare(place, config_files.saved(place), progress or Silent())
+    prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)
     if not has_weights(prepared.generation(model.number) / "model"):
         raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")

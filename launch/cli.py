@@ -1,15 +1,18 @@
 """The `ratchet` command: what it can do, and how it ends."""
 
+import contextlib
 import difflib
 import importlib.metadata
-import signal
+import os
 import sys
 from collections.abc import Callable, Sequence
+
+from rich.console import Console
 
 from ratchet.bootstrap import loop
 from ratchet.launch.commands import look, measure, models, start
 from ratchet.launch.options import HELP, UserError
-from ratchet.train.monitor import TrainingStopped
+from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
@@ -66,21 +69,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             nearest = f"the nearest is {close[0]}; " if close else ""
             raise UserError(f"unknown command {name!r}; {nearest}there are {', '.join(COMMANDS)}")
-        return COMMANDS[name][0](rest)
+        with _heeding_signals(name):
+            return COMMANDS[name][0](rest)
     except SystemExit as helped:
         return helped.code or 0
     except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
-        print(f"ratchet: {ended}", file=sys.stderr)
+        _say(str(ended))
         return 1
     except (UserError, ValueError, OSError) as error:
-        print(f"ratchet: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
-    except TrainingStopped as stopped:
-        print(f"ratchet: {stopped}", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("ratchet: stopped; `ratchet resume DIR` goes on from what is committed", file=sys.stderr)
-        return 130
+    except stopping.Stopped as stopped:
+        _say(str(stopped))
+        return stopped.status
+
+
+def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
+    """Has a command end as it should when it is asked to: after a step, at once, or, a chat, as people leave one."""
+    if name == "chat":
+        return contextlib.nullcontext()
+    return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end)
+
+
+def _say(line: str) -> None:
+    print(f"ratchet: {line}", file=sys.stderr, flush=True)
+
+
+def _end(status: int) -> None:
+    """Ends the process whatever its other threads do, with the cursor shown that a bar may have hidden."""
+    Console(file=sys.__stdout__).show_cursor()
+    sys.__stdout__.flush()
+    os._exit(status)
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

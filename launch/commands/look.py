@@ -10,7 +10,8 @@ from rich.table import Table
 from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.report import page
-from ratchet.bootstrap.report import status as run_status
+from ratchet.bootstrap.report import table as run_table
+from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, described, parse
 from ratchet.launch.output import make_console, print_json
@@ -55,24 +56,22 @@ def status(words: list[str]) -> int:
     asked = parse("status", Status, words)
     directory = epath.Path(asked.directory)
     config_files.saved(directory)
-    found, console = run_status.status(directory), make_console()
+    found, console = status_of(directory), make_console()
     if asked.json:
         print_json(found)
         return 0
-    units = Table("stage", "generation", "units", box=None)
-    for s in found["stages"]:
-        units.add_row(s["stage"], str(s["generation"]), f"{s['done']}/{s['total']}")
-    console.print(units)
-    console.print(run_status.table(found))
-    if found["ended"]:
-        console.print(f"ended: {found['ended']}", soft_wrap=True, highlight=False)
+    for line in run_table.standing(found):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if found["stages"]:
+        console.print(run_table.units(found), run_table.figures(found))
     return 0
 
 
 def show(words: list[str]) -> int:
     asked = parse("show", Show, words)
     directory = epath.Path(asked.directory)
-    run = runs.prepare(directory, config_files.saved(directory), Terminal(make_console(aside=True)))
+    progress = Terminal(make_console(aside=True))
+    run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
     print_json(lineage.trace(run, asked.transcript))
     return 0
 

@@ -15,11 +15,14 @@ from ratchet.bootstrap import config as configs
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
-from ratchet.bootstrap.report import page, status
+from ratchet.bootstrap.report import page, table
+from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, File, Settings, UserError, asks_for_help, first_word, parse, parse_run
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.holder import Busy
+from ratchet.train.stopping import Stopped
 
 
 class DiskFull(RuntimeError):
@@ -58,7 +61,6 @@ def run(words: list[str]) -> int:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
     runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
-    config_files.save(directory, config)
     return _go(directory, config)
 
 
@@ -86,7 +88,9 @@ def _go(directory: epath.Path, config: Config) -> int:
     quiet()
     console = make_console()
     try:
-        loop.run(directory, config, Terminal(console))
+        loop.run(directory, config, Terminal(console, directory))
+    except Busy:
+        raise
     except BaseException as error:
         with contextlib.suppress(Exception):  # why the run stopped matters more than that its report cannot be made
             _show_result(directory, console)
@@ -95,13 +99,15 @@ def _go(directory: epath.Path, config: Config) -> int:
                 f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume "
                 f"{directory}` goes on from what is committed"
             ) from error
+        if isinstance(error, Stopped):
+            raise Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed") from error
         raise
     _show_result(directory, console)
     return 0
 
 
 def _show_result(directory: epath.Path, console: Console) -> None:
-    console.print(status.table(status.status(directory)))
+    console.print(table.figures(status(directory)))
     console.print(f"report: {page.build(directory)}", soft_wrap=True, highlight=False)
 
 

@@ -23,7 +23,6 @@ from ratchet.launch.preflight import inference, training
 from ratchet.launch.preflight.chips import (
     PreflightError,
     described_chips,
-    ending_on_signals,
     gib,
     without_compilation_cache,
 )
@@ -77,7 +76,7 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
     where |= {"chips": mesh.size, "mesh": dict(mesh.shape)}
     say(f"preflight: compiling {_TITLES[asked.step]} for {mesh.size} devices; a large model takes minutes")
     began = time.monotonic()
-    with without_compilation_cache(), ending_on_signals():
+    with without_compilation_cache():
         if asked.step == "train":
             found = training.training(config, mesh, chip, asked.rows)
         else:

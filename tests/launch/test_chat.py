@@ -19,13 +19,13 @@ SIZES = {"train__columns": 192, "simulate__new_tokens": 8, "simulate__slots": 1}
 
 
 def finished(directory, config, **done) -> epath.Path:
-    """A run with two generations of random weights, of which the first was promoted."""
+    """A run with a seed and two generations of random weights, of which the first was promoted."""
     directory = start(directory, config)
     runs.prepare(directory, config, Silent())
-    for number, incumbent in ((1, 1), (2, 1)):
+    for number, incumbent in ((0, 0), (1, 1), (2, 1)):
         place = directory / f"gen-{number:03d}"
         save_weights(place / "model", awaken(create(config.model, number)[1]))
-        write_json(place / "DONE.json", {"incumbent": incumbent, "accepted": {}, "rollbacks": number - 1})
+        write_json(place / "DONE.json", {"incumbent": incumbent, "accepted": {}, "rollbacks": 0})
     return directory
 
 

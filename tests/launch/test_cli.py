@@ -1,7 +1,9 @@
 """What users type and read: one line for every mistake, exit code 2."""
 
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from support import start, tiny_config
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.ledger import write_json
 from ratchet.launch import cli
+from ratchet.train.holder import holding
 
 
 def ratchet(capsys, *words):
@@ -164,13 +167,27 @@ def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_r
     assert f"{m['value']:.4f}" in out and f"{m['low']:.4f} – {m['high']:.4f}" in out
 
 
-def test_control_c_is_one_line(capsys, tiny_run, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_run, monkeypatch, number, status):
+    monkeypatch.setattr(loop, "run", lambda *_: signal.raise_signal(number))
+    code = cli.main(["resume", str(tiny_run)])
+    out, err = capfd.readouterr()
+    assert code == status and "promoted" in out
+    assert err.splitlines() == [
+        "ratchet: stopping after this step; another signal ends at once",
+        f"ratchet: stopped by {number.name}; `ratchet resume {tiny_run}` goes on from what is committed",
+    ]
 
-    monkeypatch.setattr(loop, "run", stop)
-    code, _, err = ratchet(capsys, "resume", tiny_run)
-    assert code == 130 and err.startswith("ratchet: stopped; `ratchet resume DIR`")
+
+def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look(capsys, tiny_run):
+    with holding(tiny_run):
+        before = (tiny_run / "report" / "index.html").exists()
+        assert f"process {os.getpid()} on" in mistake(capsys, "resume", tiny_run)
+        assert (tiny_run / "report" / "index.html").exists() == before, "who is refused writes no page either"
+        code, out, _ = ratchet(capsys, "status", tiny_run)
+        assert code == 0 and f"process {os.getpid()} on" in out
+        assert json.loads(ratchet(capsys, "status", tiny_run, "--json")[1])["holder"]["pid"] == os.getpid()
+    assert ratchet(capsys, "status", tiny_run)[1].splitlines()[0] == "finished"
 
 
 def test_the_report_is_rebuilt(capsys, tiny_run):

@@ -25,9 +25,15 @@ def somewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def begun(monkeypatch):
-    """What `ratchet run` and `resume` would begin: (directory, config) of each."""
+    """What `ratchet run` and `resume` would begin: (directory, config) of each, of which the settings are written."""
     runs = []
-    monkeypatch.setattr(starting, "_go", lambda directory, config: runs.append((str(directory), config)) or 0)
+
+    def begin(directory, config):
+        config_files.save(directory, config)
+        runs.append((str(directory), config))
+        return 0
+
+    monkeypatch.setattr(starting, "_go", begin)
     return runs
 
 

@@ -100,21 +100,22 @@ def test_a_chip_that_is_two_devices_is_half_of_its_data_sheet():
 
 
 STOPPED = """
-import os, signal, threading
-from ratchet.launch.preflight import chips
-chips.described_chips("v5e:2x2")
-with chips.ending_on_signals():
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.{name})).start()
-    chips._beside(lambda: threading.Event().wait())
+import os, signal, sys, threading
+from ratchet.launch.preflight.chips import described_chips
+from ratchet.train import stopping
+with stopping.heeded(lambda line: print(line, file=sys.stderr, flush=True), patient=False):
+    described_chips("v5e:2x2")
+    signal.raise_signal(signal.{name})
+    threading.Event().wait()
 """
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_ends_a_compiler_at_work_with_one_line(name, code):
+def test_a_signal_ends_the_compiler_with_one_line(name, code):
     """libtpu's own handler would print its stack."""
     ran = subprocess.run([sys.executable, "-c", STOPPED.format(name=name)], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (code, "")
-    assert ran.stderr.splitlines()[-1] == "ratchet: preflight stopped" and "***" not in ran.stderr
+    assert ran.stderr.splitlines()[-1] == f"stopped by {name}" and "***" not in ran.stderr
 
 
 def test_people_get_a_table(found, capsys):
