@@ -43,10 +43,12 @@ def corrections(
                 pairs = _unit(g, reviewer, thinker, [t for t in tasks if t.id in before], answers, unit)
                 return [part for t, r in pairs for part in (to_json(t), to_json(r))]
 
-            payloads = stage.unit(unit, g.inputs("wrongthink", unit, fingerprint, *(t.id for t in tasks)), make)
+            inputs = g.inputs("wrongthink", unit, fingerprint, *(t.id for t in tasks))
+            found = stage.has(unit, inputs)
+            payloads = stage.unit(unit, inputs, make)
             written, judged = map(transcript_from_json, payloads[::2]), map(review_from_json, payloads[1::2])
             made.append((list(written), list(judged)))
-            advance(1)
+            advance(1, found=found)
     return made
 
 
