@@ -27,7 +27,7 @@ from ratchet.bootstrap import lineage, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.ledger import write_json
-from ratchet.bootstrap.report import page, status
+from ratchet.bootstrap.report import page, status, transcript
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.launch import compare, folders, preflight
 from ratchet.launch.console import Terminal
@@ -45,7 +45,7 @@ USAGE = """ratchet: grow a language model on reviewed simulations of what it sho
   ratchet resume DIR [--generations 8]                                    go on from whatever is committed
   ratchet status DIR [--json]                                             stages, units, table of generations
   ratchet evaluate DIR --generation N                                     evaluate a generation again
-  ratchet show DIR TRANSCRIPT_ID                                          one transcript with its whole lineage
+  ratchet show DIR TRANSCRIPT_ID [--json]                                 one transcript with its whole lineage
   ratchet report DIR                                                      rebuild the page
   ratchet compare DIR --generation N --vary SETTING VALUE VALUE ...       arms from one generation's data, one table
   ratchet recipes                                                         list recipes
@@ -276,10 +276,15 @@ def _export(words: list[str]) -> int:
 
 def _show(words: list[str]) -> int:
     directory, rest = _directory(words)
-    if len(rest) != 1:
+    ids = [word for word in rest if not word.startswith("-")]
+    if len(ids) != 1:
         raise UserError("show: give the id of one transcript; `samples.json` of a generation and the report list some")
-    run = runs.prepare(directory, _saved(directory), Terminal(_console()))
-    Console().print_json(json.dumps(lineage.trace(run, rest[0])))
+    asked = _parse(Status, [word for word in rest if word not in ids], Status())
+    found = lineage.trace(runs.prepare(directory, _saved(directory), Terminal(_console())), ids[0])
+    if asked.json:
+        print(json.dumps(found, indent=1))
+    else:
+        Console().print(transcript.transcript(found))
     return 0
 
 
