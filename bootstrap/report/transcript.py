@@ -1,7 +1,7 @@
 """One transcript with all that became of it, for a terminal of 80 columns or more.
 
-It is made from what `bootstrap/lineage.py` found, as `ratchet show --json` prints it. Words of a model are shown as they
-are: nothing in them is markup.
+It is made from what `bootstrap/lineage.py` found, as `ratchet show --json` prints it. Words of a model are shown as
+they are: nothing in them is markup.
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ def _verdict(passed: bool | None, words: Sequence[str]) -> Text:
 
 def _section(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
     """A heading with indented lines below it; nothing where there are no lines."""
-    return [Text(f"\n{title}", "bold"), *(Padding(line, (0, 0, 0, 2)) for line in lines)] if lines else []
+    return [Text(f"\n{title}", "bold"), *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines)] if lines else []
 
 
 def _counted(title: str, things: Sequence[Any] | Mapping[str, Any], none: str = "none") -> str:
@@ -145,7 +145,8 @@ def _targets(found: Found) -> list[Text]:
     for number in open_at[:SHOWN]:
         before = "".join(row["token"] for row in rows[:number])[-24:]
         likely = sorted(rows[number]["target"].items(), key=lambda item: -item[1])
-        lines.append(_line(f"after “{before}”: " + ", ".join(f"“{piece}” {p:.2f}" for piece, p in likely)))
+        where = f"after “{before}”" if before else "at the start"
+        lines.append(_line(f"{where}: " + ", ".join(f"“{piece}” {p:.2f}" for piece, p in likely)))
     return lines + _more(open_at)
 
 
@@ -159,12 +160,14 @@ def _branches(branches: Sequence[Found]) -> list[Text]:
     return lines + _more(branches)
 
 
-def _corrections(corrections: Sequence[Found]) -> list[Text]:
-    lines = []
+def _corrections(corrections: Sequence[Found]) -> list[RenderableType]:
+    """Id, verdict, the wrong thought and what interrupts it."""
+    lines: list[RenderableType] = []
     for one in corrections[:SHOWN]:
         line = Text.assemble((one["transcript"], "bold"), f", generation {one['generation']}, ")
         line.append_text(_verdict(one["accepted"], ("accepted", "rejected", "")))
-        lines += [line, _line(f"  {one['wrong thought']}", "red"), _line(f"  {one['text']}", "green")]
+        said = Group(_line(one["wrong thought"], "red"), _line(one["text"], "green"))
+        lines += [line, Padding(said, (0, 0, 0, 2), expand=False)]
     return lines + _more(corrections)
 
 

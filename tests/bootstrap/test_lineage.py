@@ -62,7 +62,7 @@ def test_a_trained_transcript_leads_to_its_documents_verdicts_branches_and_examp
     assert found["verdicts"] == {
         "grounded": {"p_pass": 1.0, "passed": True, "reason": "", "kind": "programmatic", "threshold": 0.5}
     }
-    assert "".join(found["steps"]).split() == found["text"].split() and len(found["steps"]) > 1
+    assert " ".join(found["steps"]).split() == found["text"].split() and len(found["steps"]) > 1
     assert found["branches"][0]["piece"] == tokenizer.piece(found["branches"][0]["token"])
     assert found["branches"][0]["text"] == "hums" and not found["branches"][0]["passed"]
     assert [row["token"] for row in found["targets"]] == [tokenizer.piece(i) for i in t.tokens]
