@@ -13,6 +13,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.scale import LogScale
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 SERIES = tuple(f"#0{i}0{i}fe" for i in range(1, 9))
@@ -72,9 +73,8 @@ def by_generation(name: str, curves: Sequence[Curve], levels: Sequence[tuple[flo
         for value, colour in levels:
             axes.axhline(100 * value, color=SERIES[colour], linewidth=1.3, linestyle=(0, (4, 3)))
         _lines_with_bands(axes, curves)
-        ends = [(curve.x[-1], curve.y[-1], curve.colour) for curve in curves if curve.x]
+        _name_ends(axes, [*((curve.y[-1], curve.colour) for curve in curves if curve.x), *levels])
         generations = sorted({x for curve in curves for x in curve.x})
-        _name_ends(axes, [*ends, *((generations[-1], *level) for level in levels if generations)])
         axes.set_xlim(min(generations, default=0) - 0.25, max(generations, default=1) + 0.25)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         _in_per_cent(axes)
@@ -91,8 +91,9 @@ def loss(name: str, curves: Sequence[Curve]) -> Markup:
             colour = SERIES[curve.colour]
             axes.plot(curve.x, curve.y, color=colour, linewidth=1.3, linestyle=style, alpha=curve.strength)
         if any(value > 0 for curve in curves for value in curve.y):
-            axes.set_yscale("log", nonpositive="mask")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.set_yscale(LogScale(axes.yaxis, nonpositive="mask"))
+            lowest, highest = axes.get_ylim()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 1000 * lowest else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
@@ -128,13 +129,12 @@ def _in_per_cent(axes: Axes) -> None:
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, int]]) -> None:
-    """Writes rates (x, rate, colour) in per cent to the right of the axes, moved apart where they would overlap."""
-    x = max((x for x, *_ in ends), default=0)
-    heights = apart([100 * rate for _, rate, _ in ends], 10)
-    for (_, rate, colour), height in zip(ends, heights, strict=True):
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, int]]) -> None:
+    """Writes rates (rate, colour) in per cent to the right of the axes, moved apart where they would overlap."""
+    heights, beside = apart([100 * rate for rate, _ in ends], 10), axes.get_yaxis_transform()
+    for (rate, colour), height in zip(ends, heights, strict=True):
         text = f"{100 * rate:.1f}".removesuffix(".0")
-        axes.annotate(text, (x, height), (7, 0), textcoords="offset points", color=SERIES[colour], va="center")
+        axes.text(1.02, height, text, transform=beside, color=SERIES[colour], va="center")
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
