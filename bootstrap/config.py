@@ -175,6 +175,8 @@ class EvaluateConfig:
     """What a guard may lose before a candidate is rolled back."""
     resolution: float = bounded(0.2, "above 0")
     """A fall as large as this must be seen. Where the items are too few to exclude it, a candidate is not promoted."""
+    rollbacks: int = bounded(2, "at least 1")
+    """Generations in a row that are rolled back before a run ends."""
 
 
 @dataclass(frozen=True)

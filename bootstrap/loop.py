@@ -70,7 +70,7 @@ class Seed:
 def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
-    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or two roll-backs came
+    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs came
     in a row; Busy, before anything is written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:

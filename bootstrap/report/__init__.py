@@ -2,7 +2,8 @@
 
 files.py         what lies in a run's directory      page.py          the run as one self-contained page
 status.py        the run as JSON                     figures.py       what evaluations measured
-outlook.py       how long the rest takes             wrongthink.py    wrong thoughts and their corrections
-table.py         the run in a terminal               plots.py         curves as inline SVG
+outlook.py       how long the rest takes             tables.py        figures by generation
+terminal.py      the run in a terminal               wrongthink.py    wrong thoughts and their corrections
+transcript.py    one transcript in a terminal        plots.py         curves as inline SVG
                                                      page.html.jinja  how the page looks
 """

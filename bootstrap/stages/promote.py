@@ -3,8 +3,8 @@
 Open book is the primary figure: it must not have fallen significantly. Closed book and every metric that the world
 marks as a guard must not have fallen beyond a margin, and not below their floors. Since the best of the promoted
 generations is among those compared, small falls in a row do not add up. What cannot be compared is not promoted: scores
-that are no finite numbers, no items in common, too few items to see a fall as large as `evaluate.resolution`. Two
-roll-backs in a row end a run.
+that are no finite numbers, no items in common, too few items to see a fall as large as `evaluate.resolution`. So
+many roll-backs in a row as `evaluate.rollbacks` says end a run.
 """
 
 import json
@@ -59,6 +59,8 @@ def _faults(
 ) -> Iterator[str]:
     """Why one figure of a candidate forbids that it is promoted: at most one reason of each kind."""
     scores = _scores(candidate, name)
+    if name != PRIMARY and not any(_scores(e, name) for e in (candidate, *promoted.values())):
+        return  # such as actions taken, where nobody ever took any
     if why := _unusable(candidate, name):
         yield f"{name} {why}"
         return

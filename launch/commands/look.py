@@ -9,8 +9,7 @@ from rich.table import Table
 
 from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
-from ratchet.bootstrap.report import page
-from ratchet.bootstrap.report import table as run_table
+from ratchet.bootstrap.report import page, terminal, transcript
 from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, described, parse
@@ -60,10 +59,10 @@ def status(words: list[str]) -> int:
     if asked.json:
         print_json(found)
         return 0
-    for line in run_table.standing(found):
+    for line in terminal.standing(found):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if found["stages"]:
-        console.print(run_table.units(found), run_table.figures(found))
+        console.print(terminal.units(found), terminal.figures(found))
     return 0
 
 
@@ -72,7 +71,8 @@ def show(words: list[str]) -> int:
     directory = epath.Path(asked.directory)
     progress = Terminal(make_console(aside=True))
     run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
-    print_json(lineage.trace(run, asked.transcript))
+    found = lineage.trace(run, asked.transcript)
+    print_json(found) if asked.json else make_console().print(transcript.transcript(found))
     return 0
 
 

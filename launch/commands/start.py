@@ -15,7 +15,7 @@ from ratchet.bootstrap import config as configs
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
-from ratchet.bootstrap.report import page, table
+from ratchet.bootstrap.report import page, terminal
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, File, Settings, UserError, asks_for_help, first_word, parse, parse_run
@@ -107,7 +107,7 @@ def _go(directory: epath.Path, config: Config) -> int:
 
 
 def _show_result(directory: epath.Path, console: Console) -> None:
-    console.print(table.figures(status(directory)))
+    console.print(terminal.figures(status(directory)))
     console.print(f"report: {page.build(directory)}", soft_wrap=True, highlight=False)
 
 

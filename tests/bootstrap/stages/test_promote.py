@@ -93,6 +93,11 @@ def test_what_has_no_items_or_shares_none_is_refused(name):
     assert not decided({})["promoted"] and decided({})["comparisons"] == {}
 
 
+def test_a_guard_that_nobody_was_ever_measured_by_decides_nothing():
+    unmeasured = lambda: figures(told={})
+    assert decided(unmeasured(), unmeasured())["promoted"]
+
+
 def test_small_falls_in_a_row_are_held_against_the_best_and_do_not_add_up():
     chain = [figures(told=dict.fromkeys(map(str, range(1000)), 1.0))]
     for _ in range(20):

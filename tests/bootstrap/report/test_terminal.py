@@ -9,7 +9,7 @@ from rich.console import Console
 from written_run import METRICS, evaluation, put, write_run
 
 from ratchet.bootstrap.report.status import status
-from ratchet.bootstrap.report.table import Fitted, figures, standing, units
+from ratchet.bootstrap.report.terminal import Fitted, figures, standing, units
 
 WIDTHS = (40, 60, 80, 100, 120, 160)
 
