@@ -70,8 +70,8 @@ class Seed:
 def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
-    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs came
-    in a row; Busy, before anything is written, when another process works on the run.
+    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
+    came in a row; Busy, before anything is written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:
         if not (directory / config_files.KEPT).exists():
@@ -94,8 +94,9 @@ def _run(r: Run) -> None:
     begin(r, start)
     for number in range(1, r.config.generations + 1):
         past = finished(r, number) or turn(r, number, past, start)
-        if past.rollbacks == 2:
-            raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
+        if past.rollbacks == r.config.evaluate.rollbacks:
+            said = f"generation {number}: {past.rollbacks} roll-backs in a row"
+            raise RunEnded(f"{said}; generation {past.incumbent} is the result")
     if arms:
         imitate(r, start)
 

@@ -51,7 +51,8 @@ RECIPE = Recipe(
             engine=EngineConfig(save_every=3),
             optimizer=OptimizerConfig("muon", 3e-2),
         ),
-        evaluate=EvaluateConfig(samples=1, resolution=2.0, rollbacks=3),  # four tasks tell nothing; the machinery shall move
+        # Four tasks tell nothing about a model, and the machinery shall move all the same.
+        evaluate=EvaluateConfig(samples=1, resolution=2.0, rollbacks=3),
         controls=ControlsConfig(random_share=0.5, imitation=True),
     ),
 )
