@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test chaos lint bench bench-gpu bench-peers clean
+.PHONY: run test chaos attack lint bench bench-gpu bench-peers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
+	@echo "The command is $(BIN)/ratchet; after  source $(BIN)/activate  it is  ratchet  in this shell:"
+	@echo "  ratchet chat runs/lessons      talk to what was trained"
+	@echo "  ratchet status runs/lessons    the table again; the page is runs/lessons/report/index.html"
+	@echo "  ratchet --help                 everything else"
 
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -14,6 +18,11 @@ test: .venv/tested
 CHAOS ?= 21
 chaos: .venv/tested
 	$(BIN)/python tests/chaos.py $(CHAOS)
+
+# Wrong answers are made to pass the reviews of finished runs: three minutes a run.
+RUNS ?= runs/lessons
+attack: .venv/tested
+	$(BIN)/python tests/attack.py $(RUNS)
 
 # The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
 bench: .venv/tested

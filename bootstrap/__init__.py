@@ -11,6 +11,7 @@ Stages
 The run, and what its stages share
   run.py          what stays the same while a run goes on, a turn of it, and the training of an arm
   examples.py     what is trained on, with weights; words exchanged in sources and answer alike
+  copies.py       where training would teach a text token for token
   lineage.py      from a transcript to everything about it
   thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
   judge.py        who says whether an answer is right in an evaluation: the oracle, or else the review
@@ -19,6 +20,7 @@ The run, and what its stages share
 Engines
   simulate.py     tasks to transcripts: retrieve, show, sample, call
   review.py       transcripts to verdicts: the rubric and the reviewer
+  attack.py       wrong answers that try to pass a review
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
   checks.py       the programmatic criteria of every world
@@ -28,6 +30,7 @@ Engines
 
 Settings, data and files
   config.py       every setting, frozen
+  config_files.py settings in files: a run's own, and those a user gives
   transcript.py   the data that flows: transcripts, reviews, verdicts, captures
   documents.py    a folder or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement

@@ -238,7 +238,10 @@ def _one_piece(names: tuple[tuple[str, ...], ...], tokenizer: Any) -> list[list[
     return [list(dict.fromkeys(piece[0] for piece in kind if len(piece) == 1)) for kind in pieces]
 
 
-def imitation_example(tokenizer: Any, document: Document) -> Example:
-    """A raw document to imitate, one-hot: what Ratchet never trains on, for contrast."""
+def imitation_examples(tokenizer: Any, document: Document, longest: int) -> list[Example]:
+    """A raw document to imitate, one-hot, in parts of at most `longest` tokens: what Ratchet never trains on, for
+    contrast."""
     prompt, trained = tokenizer.document(""), [*tokenizer.encode(document.text), tokenizer.end]
-    return example(prompt, trained, one_hot(trained), "imitation", {"documents": [document.id]})
+    size = longest - len(prompt)
+    parts = [trained[i : i + size] for i in range(0, len(trained), size)]
+    return [example(prompt, part, one_hot(part), "imitation", {"documents": [document.id]}) for part in parts]

@@ -27,7 +27,10 @@ def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dic
 
 
 def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], groups: Groups | None = None) -> dict | None:
-    """Means on the shared items and their paired difference with a 95 % interval; None when nothing is shared."""
+    """Means on the shared items and their paired difference with a 95 % interval; None when nothing is shared.
+
+    The interval is never narrower than if one group had changed by 1: a few items that all agree say little.
+    """
     shared = sorted(candidate.keys() & incumbent.keys())
     if not shared:
         return None
@@ -35,7 +38,8 @@ def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], group
     mean = float((a - b).mean())
     sums = grouped(dict(zip(shared, a - b - mean, strict=True)), groups)
     free = len(sums) / max(len(sums) - 1, 1)
-    half = 1.96 * float(np.sqrt(free * np.sum(sums**2))) / len(shared) if len(sums) > 1 else 1.0
+    varied = 1.96 * float(np.sqrt(free * np.sum(sums**2))) / len(shared)
+    half = max(varied, 2 / len(sums))
     return {
         "candidate": float(a.mean()),
         "incumbent": float(b.mean()),
@@ -43,6 +47,7 @@ def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], group
         "low": mean - half,
         "high": mean + half,
         "n": len(shared),
+        "groups": len(sums),
     }
 
 

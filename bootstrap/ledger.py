@@ -25,8 +25,8 @@ class Stage:
         """The payloads of a unit: read when it was committed from the same inputs, made and committed otherwise."""
         records = self.directory / f"unit-{index:05d}.array_record"
         commit = self.directory / f"unit-{index:05d}.json"
-        if records.exists() and (entry := _entry(commit)).get("inputs") == inputs:
-            return read_unit(records, entry["sha256"])
+        if self.has(index, inputs):
+            return read_unit(records, self.sha256(index))
         began = time.monotonic()
         payloads = make()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -34,6 +34,11 @@ class Stage:
         entry = {"sha256": sha256, "count": len(payloads), "inputs": inputs}
         write_json(commit, entry | {"seconds": round(time.monotonic() - began, 3)})
         return payloads
+
+    def has(self, index: int, inputs: str) -> bool:
+        """Whether a unit was committed from these inputs."""
+        name = self.directory / f"unit-{index:05d}"
+        return name.with_suffix(".array_record").exists() and _entry(name.with_suffix(".json")).get("inputs") == inputs
 
     def sha256(self, index: int) -> str:
         """The hash of a committed unit's content, from which later units are made."""

@@ -2,24 +2,34 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from etils import epath
 from flax import nnx
 
+from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
-from ratchet.bootstrap.progress import Progress, Silent, timed
+from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
 from ratchet.bootstrap.run import Generation, Run, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.stages.evaluate import evaluation
-from ratchet.bootstrap.stages.train import TooFewAccepted, dataset, earlier_examples, train, trained_weights
+from ratchet.bootstrap.stages.train import (
+    TooFewAccepted,
+    dataset,
+    earlier_examples,
+    steps_of,
+    train,
+    trained_weights,
+)
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
+from ratchet.train.holder import holding
 from ratchet.train.records import Example
 
 
@@ -58,42 +68,75 @@ class Seed:
 
 
 def run(directory: epath.Path, config: Config, progress: Progress) -> None:
-    """Runs the loop in `directory` from whatever is committed there to its end.
+    """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
-    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or two roll-backs came
-    in a row.
+    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs came
+    in a row; Busy, before anything is written, when another process works on the run.
     """
-    r = prepare(directory, config, progress)
-    arms = [baselines.PLACE] if config.controls.imitation else []
-    write_json(directory / "plan.json", {"generations": config.generations, "arms": arms})
+    with holding(directory, progress.line) as holder:
+        if not (directory / config_files.KEPT).exists():
+            config_files.save(directory, config)
+        r = prepare(directory, config, Noted(progress, holder))
+        try:
+            _run(r)
+        except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
+            write_json(directory / "ended.json", {"reason": str(ended)})
+            raise RunEnded(str(ended)) from ended
+        finally:
+            r.metrics.close()
+
+
+def _run(r: Run) -> None:
+    arms = [baselines.PLACE] if r.config.controls.imitation else []
+    plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
+    write_json(r.directory / "plan.json", plan)
     start, past = Seed(r), Past()
-    try:
-        begin(r, start)
-        for number in range(1, config.generations + 1):
-            past = finished(r, number) or turn(r, number, past, start)
-            if past.rollbacks == 2:
-                raise RunEnded(
-                    f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result"
-                )
-        if arms:
-            imitate(r, start)
-    except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
-        write_json(directory / "ended.json", {"reason": str(ended)})
-        raise RunEnded(str(ended)) from ended
-    finally:
-        r.metrics.close()
+    begin(r, start)
+    for number in range(1, r.config.generations + 1):
+        past = finished(r, number) or turn(r, number, past, start)
+        if past.rollbacks == 2:
+            raise RunEnded(f"generation {number}: two roll-backs in a row; generation {past.incumbent} is the result")
+    if arms:
+        imitate(r, start)
+
+
+def planned(r: Run, arms: Sequence[str]) -> list[dict]:
+    """Every stage of the run that has work, in order: its place, its name, and how much there is to do.
+
+    `work` is in examples of training, transcripts, or tasks; the same stage of another generation takes as long for as
+    much. Tasks that will be returned to are not known beforehand.
+    """
+    c, last, found = r.config, r.config.generations, []
+
+    def add(place: str, **work: int) -> None:
+        found.extend({"place": place, "stage": stage, "work": amount} for stage, amount in work.items() if amount)
+
+    train = lambda number: steps_of(c, number) * c.train.batch
+    seeds = c.train.seed_steps * sum(asdict(c.train.seed_mixture).values()) if r.shown else 0
+    add("gen-000", train=seeds, evaluate=len(r.read(1)))
+    for number in range(1, last + 1):
+        place, tasks, read = r.generation(number).name, len(r.tasks(number)), len(r.read(number))
+        correcting = read if 0 < c.wrongthink.first_generation <= number else 0
+        samples = tasks * c.simulate.samples
+        add(place, simulate=samples, review=samples, targets=tasks, wrongthink=correcting, corrections=correcting)
+        add(place, train=train(number), evaluate=read)
+    for arm in arms:
+        add(arm, train=train(last), evaluate=len(r.read(last)))
+    return found
 
 
 def extend(directory: epath.Path, config: Config) -> None:
     """Makes the run in `directory` one of more generations, those of `config`, which is otherwise the run's own.
 
     What was trained for the last generation alone is removed, since there will be another last one. Raises ValueError,
-    before anything has changed, when the world has not enough for so many generations or begins differently for them.
+    before anything has changed, when another process works on the run, or the world has not enough for so many
+    generations or begins differently for them.
     """
-    r = prepare(directory, config, Silent())
-    baselines.forget(r)
-    r.metrics.close()
-    write_json(directory / "config.json", asdict(config))
+    with holding(directory):
+        r = prepare(directory, config, Silent())
+        baselines.forget(r)
+        r.metrics.close()
+        config_files.save(directory, config)
 
 
 def begin(r: Run, start: Seed) -> None:
@@ -151,8 +194,9 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
 
     params = trained_weights(g)
     if params is None:
-        earlier, graded = earlier_examples(g), [c.name for c in r.rubric if c.kind == "model"]
-        audit.audit_generation(g, [*newest, *earlier], pairs, repaired, targets, graded)
+        earlier = earlier_examples(g)
+        trained = [*newest, *earlier, *start.demonstrations]
+        audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
         with timed(g.directory, "train"):
             params = train(g, newest, earlier, start.demonstrations)
     with timed(g.directory, "evaluate"):

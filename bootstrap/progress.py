@@ -3,21 +3,34 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import tensorboardX
 from etils import epath
 
 from ratchet.bootstrap.ledger import write_json
+from ratchet.train.holder import Holder
 from ratchet.train.records import whole
 
 
-class Progress(Protocol):
-    """Shows work being done. `stage` yields a function that takes how many more items are finished, and optionally one
-    line about them."""
+class Advance(Protocol):
+    """Takes how many more items of a stage are done, and short parts about the newest, what matters most first.
 
-    def stage(self, title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]: ...
+    Items that were `found` took this process no time. `left` are the seconds to the stage's end, where they are known
+    better than from the time of the items so far.
+    """
+
+    def __call__(
+        self, count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None
+    ) -> None: ...
+
+
+class Progress(Protocol):
+    """Shows work being done: stages, each of so many items, and lines between them."""
+
+    def stage(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]: ...
 
     def line(self, text: str) -> None: ...
 
@@ -26,10 +39,66 @@ class Silent:
     """No output, for tests and for evaluation inside other programs."""
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[..., None]]:
-        yield lambda done, about="": None
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        yield lambda count, about=(), *, found=False, left=None: None
 
     def line(self, text: str) -> None: ...
+
+
+@dataclass
+class Tally:
+    """How far a stage is: items done, those of them that were found done, and the seconds to its end, where it is known
+    how long an item takes."""
+
+    total: int
+    done: int = 0
+    found: int = 0
+    left: float | None = None
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self.began
+
+    @property
+    def made(self) -> int:
+        """Items done since the stage began."""
+        return self.done - self.found
+
+    def add(self, count: int, found: bool, left: float | None) -> None:
+        """Counts items as `Advance` takes them."""
+        self.done += count
+        self.found += count * found
+        self.left = self.spent * (self.total - self.done) / self.made if left is None and self.made > 0 else left
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Shows work as `shown` does, and has the process that holds the run say in its record what it is."""
+
+    shown: Progress
+    holder: Holder
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        around, tally = self.holder.doing, Tally(total)  # a stage may train a model of its own
+        doing = {"title": title, "since": time.time(), "done": 0, "total": total, "left": None}
+        self.holder.doing = doing
+        with self.shown.stage(title, total) as show:
+
+            def advance(
+                count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None
+            ) -> None:
+                tally.add(count, found, left)
+                doing.update(done=tally.done, left=tally.left)
+                show(count, about, found=found, left=left)
+
+            yield advance
+        self.holder.doing = around
+
+    def line(self, text: str) -> None:
+        self.shown.line(text)
 
 
 class Metrics:

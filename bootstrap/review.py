@@ -123,24 +123,31 @@ class Reviewer:
         passages: Mapping[str, Document],
         siblings: Sequence[str] | None = None,
     ) -> list[Review]:
-        """One review for each transcript; those given together are each other's siblings unless others are given."""
-        together = tuple(t.text for t in transcripts) if siblings is None else tuple(siblings)
-        cases = [self.case(t, tasks[t.task_id], passages, together) for t in transcripts]
-        verdicts = self.verdicts(cases)
-        required = [c.name for c in self.criteria if c.required]
-        return [
-            Review(t.id, found, all(found[name].passed for name in required))
-            for t, found in zip(transcripts, verdicts, strict=True)
-        ]
+        """One review for each transcript. Those given together that pass when no sibling is heard are each other's
+        siblings, unless others are given: what is cut off or rejected must not outvote what is right."""
+        cases = [self.case(t, tasks[t.task_id], passages, tuple(siblings or ())) for t in transcripts]
+        asked = self._ask([(case, case.steps) for case in cases])
+        if siblings is None:
+            alone = map(self._accepts, self.verdicts(cases, asked))
+            heard = tuple(t.text for t, passes in zip(transcripts, alone, strict=True) if passes and t.finished)
+            cases = [replace(case, siblings=heard) for case in cases]
+        found = self.verdicts(cases, asked)
+        return [Review(t.id, of, self._accepts(of)) for t, of in zip(transcripts, found, strict=True)]
+
+    def _accepts(self, verdicts: Mapping[str, Verdict]) -> bool:
+        return all(verdicts[c.name].passed for c in self.criteria if c.required)
 
     def case(self, t: Transcript, task: Task, passages: Mapping[str, Document], siblings: tuple[str, ...]) -> Case:
         """A transcript as text."""
         own = tuple(passages[p] for p in t.passages)
         return Case(task, t.text, t.forced_text, t.finished, t.calls, tuple(self.steps(t.text)), own, siblings)
 
-    def verdicts(self, cases: Sequence[Case]) -> list[dict[str, Verdict]]:
-        """By case, the verdict of every criterion."""
-        asked = self._ask([(case, case.steps) for case in cases])
+    def verdicts(
+        self, cases: Sequence[Case], asked: Mapping[tuple[str, int], Sequence[Asked]] | None = None
+    ) -> list[dict[str, Verdict]]:
+        """By case, the verdict of every criterion. `asked` are the model's answers where they are known already."""
+        if asked is None:
+            asked = self._ask([(case, case.steps) for case in cases])
         return [
             {
                 c.name: self._check(c, case) if c.kind == "programmatic" else _verdict(c, asked[c.name, number])

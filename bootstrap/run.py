@@ -1,5 +1,6 @@
 """What stays the same while a run goes on, a turn of it, and the training of an arm."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -46,7 +47,8 @@ class Run:
     scorer: Scorer
     mesh: jax.sharding.Mesh
     progress: Progress
-    metrics: Metrics
+    metrics: Metrics | None
+    """None: the run is only read, and nothing is written into its directory."""
     tools: Toolbox
 
     def seed(self, *parts) -> int:
@@ -110,6 +112,16 @@ class Run:
     def probes(self) -> tuple[Task, ...]:
         """The worked tasks that are held out, for the reviewer's calibration."""
         return self.world.seed.tasks[-self.config.review.probes :]
+
+    def fitting(self, made: Sequence[Example], where: str) -> list[Example]:
+        """The examples that a row of training holds. It is said how many are left out, and `where`."""
+        columns = self.config.train.columns
+        fit = [e for e in made if len(e.tokens) <= columns]
+        if left_out := len(made) - len(fit):
+            self.progress.line(
+                f"{where}: {left_out} of {len(made)} examples are left out, longer than train.columns, {columns} tokens"
+            )
+        return fit
 
     def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
         """The mean loss of examples, in nats per weighted token."""
@@ -179,6 +191,7 @@ def check(config: Config) -> None:
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
+        tokenizer.check()
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
             Toolbox(world.tools).grammar(tokenizer)
@@ -189,11 +202,15 @@ def check(config: Config) -> None:
         )
 
 
-def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
+def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True) -> Run:
     """Reads or makes world, tokenizer and model definition. Cheap enough to repeat on every resume.
 
-    Raises ValueError when the documents or the rubric are not those that the run began with.
+    A run that is looked at while another process may be at work on it is one that never `writes` there. Raises
+    ValueError when the documents or the rubric are not those that the run began with, or when there is nothing to look
+    at yet.
     """
+    if not writes and not (directory / "gen-000").exists():
+        raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world = _world(config)
     rubric = load_rubric(config.review.rubric, world)
     _check_inputs(directory, world, rubric)
@@ -203,7 +220,7 @@ def prepare(directory: epath.Path, config: Config, progress: Progress) -> Run:
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
-    tools, metrics = Toolbox(world.tools), Metrics(directory)
+    tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
     return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
 
 
@@ -291,7 +308,8 @@ def train_arm(
     steps: int,
     rate_scale: float = 1.0,
 ) -> nnx.State:
-    """Trains on pools of (examples, count per step), with checkpoints of the arm's own, progress and metrics."""
+    """Trains on pools of (examples, count per step), with progress and, in a run that is written, checkpoints of the
+    arm's own and metrics."""
     c = run.config.train
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
     seed = run.seed("batches", arm, generation)
@@ -302,12 +320,19 @@ def train_arm(
     name = f"{arm}-{generation:03d}"
     profile = str(run.directory / "profile" / name)
     training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
-    checkpoints = Checkpoints(run.directory / "checkpoints" / name, keep_every=c.engine.save_every)
-    with run.progress.stage(f"gen {generation} train ({arm})", steps) as advance, checkpoints:
+    reached = 0
+    with contextlib.ExitStack() as entered:
+        advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({arm})", steps))
+        saved = run.directory / "checkpoints" / name
+        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=c.engine.save_every))
 
         def log(step: int, values: dict[str, float]) -> None:
-            advance(1, describe(step, steps, values))
-            if step % 20 == 0 or step == steps - 1:
+            nonlocal reached
+            if step > reached:  # an earlier process was here
+                advance(step - reached, found=True)
+            reached = step + 1
+            advance(1, describe(values), left=values["seconds_left"])
+            if run.metrics and (step % 20 == 0 or step == steps - 1):
                 run.metrics.log(generation, arm, step, values)
 
         return fit(training, params, checkpoints, log)

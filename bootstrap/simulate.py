@@ -3,6 +3,7 @@
 Everything random is derived from (seed, generation, task, sibling).
 """
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -63,10 +64,12 @@ class Draft:
 
 
 def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfig, salt: str) -> list[Document]:
-    """A passage for each thing that the task seeks, then the best for its question, in the sibling's own order.
+    """A passage for each thing that the task seeks, or else those of its own documents; then the best for its question,
+    in the sibling's own order.
 
-    Where several passages tell what is sought, siblings see different ones. A share of the siblings (`withhold`) sees
-    one passage less and has to look it up.
+    Where several passages tell what is sought, siblings see different ones. Of its own documents, each gives its best
+    passage for the question before any gives a second. A share of the siblings (`withhold`) sees one passage less and
+    has to look it up.
     """
     rng = random.Random(f"{salt} {task.id} {sibling}")
     found: dict[str, Document] = {}
@@ -74,6 +77,9 @@ def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfi
         near = index.search(task.question, config.passages, twice=sought, within=config.alike)
         chosen = rng.choice(near)
         found[chosen.id] = chosen
+    if not task.seek:
+        own = itertools.zip_longest(*(index.of(document, task.question) for document in task.document_ids))
+        found = {p.id: p for ranked in own for p in ranked if p}
     if len(found) < config.passages:
         found |= {p.id: p for p in index.search(task.question, config.passages + len(found))}
     shown = list(found.values())[: config.passages]
@@ -82,11 +88,20 @@ def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfi
 
 
 def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> Draft:
-    """What the teacher sees before it writes: passages and the task's messages, cut to fit."""
+    """What the teacher sees before it writes: passages and the task's messages, cut to fit.
+
+    Where nothing is sought, passages of other documents are left out before one of the task's own is cut.
+    """
     shown = shown_passages(index, task, sibling, writer.config, salt)
     described = writer.tools.described if writer.config.lookups else ()
-    prompt = writer.tokenizer.render(task.messages, passages=[p.text for p in shown], tools=described, room=writer.room)
-    return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
+
+    def render(room: int | None) -> list[int]:
+        return writer.tokenizer.render(task.messages, passages=[p.text for p in shown], tools=described, room=room)
+
+    others = [] if task.seek else [p for p in shown if p.document_id not in task.document_ids]
+    while others and len(others) < len(shown) and len(render(None)) > writer.room:
+        shown.remove(others.pop())
+    return Draft(task, sibling, tuple(p.id for p in shown), tuple(render(writer.room)), messages=task.messages)
 
 
 def finish(

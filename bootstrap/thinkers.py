@@ -62,7 +62,7 @@ class Knower:
         trained on what it writes but what interrupts it."""
         run, tasks = self.run, {t.id: t for t in self.tasks}
         made = [_spoiled(run, tasks[t.task_id], t.text, self.heard[:HEARD]) for t in self.right if t.task_id in tasks]
-        spoiled = [e for group in made for e in group]
+        spoiled = run.fitting([e for group in made for e in group], f"gen {self.number} anti-lesson")
         if not spoiled:
             return None
         pools = [(spoiled, run.config.train.batch)]

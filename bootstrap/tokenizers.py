@@ -1,6 +1,7 @@
 """The run's tokenizer: the folder's own beside `--base`, else one that is trained on the world's seed and first
 slice."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -15,6 +16,10 @@ from ratchet.train.files import whole
 
 PROSE_LINES = 1000
 """Lines of the world's prose that a tokenizer is trained on."""
+DOCUMENT_LETTERS = 1_000_000
+"""Letters of documents that a tokenizer is trained on: a few seconds' work."""
+FEWEST_LETTERS = 100
+"""Letters of a document that are worth taking."""
 
 
 def prepare_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
@@ -41,8 +46,8 @@ def _own_tokenizer(config: Config, world: World, rubric: tuple[Criterion, ...]) 
 
 
 def _texts(config: Config, world: World, rubric: tuple[Criterion, ...]) -> list[str]:
-    """Text of the seed and of prose, and as much of the first slice: a large corpus must not crowd the seed's words
-    out, and more generations must not change the tokenizer."""
+    """Text of the seed and of prose, and of every document of the first slice: more generations must not change the
+    tokenizer. Where documents are more than the rest, the rest is said again, or they would crowd its words out."""
     tasks = world.seed.tasks
     asked = [m["content"] for t in tasks for messages in (t.messages, *t.askings) for m in messages]
     questions = " ".join(c.question for c in rubric if c.kind == "model").replace("{", "").replace("}", "")
@@ -52,10 +57,19 @@ def _texts(config: Config, world: World, rubric: tuple[Criterion, ...]) -> list[
     ]
     prose = [" ".join(line) for line in world.prose[:PROSE_LINES]]
     own = [*(d.text for d in world.seed.documents), *asked, *answers, *prose]
-    room, taken = max(sum(map(len, own)), 1_000_000 if not own else 0), []
-    for document in world.slices[0].documents:
-        room -= len(document.text)
-        if room < 0:
+    read = evenly([d.text for d in world.slices[0].documents], DOCUMENT_LETTERS)
+    times = -(-sum(map(len, read)) // max(1, sum(map(len, own))))
+    return [*own * max(1, times), *read]
+
+
+def evenly(texts: Sequence[str], letters: int) -> list[str]:
+    """About `letters` letters of texts in all, from the beginning of each: the whole of short ones, and as much of each
+    longer one as of any other. Of very many texts, only every so-manyth is taken."""
+    some = texts[:: max(1, -(-len(texts) * FEWEST_LETTERS // letters))]
+    left, share = letters, letters
+    for at, length in enumerate(sorted(map(len, some))):
+        share = left // (len(some) - at)
+        if length > share:
             break
-        taken.append(document.text)
-    return [*own, *taken]
+        left -= length
+    return [text[:share] for text in some]

@@ -3,7 +3,10 @@
 import ctypes
 import importlib.util
 import platform
+import sys
 from pathlib import Path
+
+from ratchet.train.stopping import heeded
 
 
 def keep_freed_memory() -> None:
@@ -32,9 +35,9 @@ def look_for_no_tpu() -> None:
 
 def entry() -> None:
     keep_freed_memory()
-    look_for_no_tpu()
-    from ratchet.launch.cli import entry as run  # its imports start threads
-
+    with heeded(lambda line: print(f"ratchet: {line}", file=sys.stderr, flush=True), patient=False):
+        look_for_no_tpu()
+        from ratchet.launch.cli import entry as run  # its imports take seconds and start threads
     run()
 
 

@@ -1,65 +1,138 @@
-"""Progress for people: bars with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress for people: a line or two that are written over on a terminal, plain lines elsewhere."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from etils import epath
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from ratchet.bootstrap.progress import Advance, Tally
+from ratchet.bootstrap.report.outlook import Outlook, in_words, outlook
 
 EVERY = 15.0
 """Seconds between plain lines of one stage."""
+BAR = 8
+"""Columns that a bar needs at least."""
+
+
+@dataclass
+class Shown:
+    """A stage as it is shown: how far it is, what is said of its newest item, and the run's stages."""
+
+    title: str
+    tally: Tally
+    run: Outlook
+    about: Sequence[str] = field(default_factory=tuple)
+
+    def parts(self) -> tuple[list[str], list[str]]:
+        """What is always shown, and what is shown where there is room: both with what matters most first."""
+        tally, run = self.tally, self.run
+        needed = [self.title, f"{tally.done:,}/{tally.total:,}" if tally.total else f"{tally.done:,}", *self.about[:1]]
+        if tally.left is not None:
+            needed.append(f"{clock(tally.left)} left")
+        if run.current:
+            own = (tally.spent, tally.left) if run.is_current(self.title) else (0.0, None)
+            needed += [f"stage {run.number} of {len(run.stages)}", in_words(*run.left(*own))]
+        rate = [f"{tally.made / tally.spent:,.1f}/s"] if tally.made > 0 and not self.about else []
+        return needed, [*self.about[1:], *rate]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = laid_out(*self.parts(), options.max_width)
+        room = options.max_width - len(lines[-1]) - 2
+        if self.tally.total and room >= BAR:
+            full = round(min(self.tally.done / self.tally.total, 1.0) * room)
+            lines[-1] += f"  {'━' * full}{'·' * (room - full)}"
+        yield from (Text(line, no_wrap=True, overflow="crop") for line in lines)
 
 
 class Terminal:
-    """Shows every stage of a run as it goes (see `bootstrap.progress.Progress`)."""
+    """Shows every stage of a run as it goes (see `bootstrap.progress.Progress`). With the run's directory, it also says
+    which of the run's stages it is, and how long the rest takes."""
 
-    def __init__(self, console: Console):
-        self.console = console
+    def __init__(self, console: Console, directory: epath.Path | None = None):
+        self.console, self._directory = console, directory
+        self._stages: list[Shown] = []
+        self._begun = False
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[..., None]]:
-        """A bar while the stage runs, then one line that stays. `total` 0 means that it is not known.
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        """A line or two while the stage runs, then one that stays. `total` 0 means that it is not known."""
+        shown = Shown(title, Tally(total), outlook(self._directory) if self._directory else Outlook(()))
+        self._begin(shown.run)
+        self._stages.append(shown)
+        last = time.monotonic()
 
-        `advance(count, about)` may say more about the work in one line, which stands beside the bar or for it.
-        """
-        began, done = time.monotonic(), 0
-        shown = self._bar(title, total) if self.console.is_terminal else self._lines(title, total)
-        with shown as show:
+        def advance(count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None) -> None:
+            nonlocal last
+            shown.tally.add(count, found, left)
+            shown.about = about
+            if not self.console.is_terminal and time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                self.line("  ".join(part for parts in shown.parts() for part in parts))
 
-            def advance(count: int, about: str = "") -> None:
-                nonlocal done
-                done += count
-                show(done, done / max(time.monotonic() - began, 1e-3), about)
-
-            yield advance
-        seconds = time.monotonic() - began
-        rate = f", {done / max(seconds, 1e-3):,.1f}/s" if done else ""
-        self.line(f"{title}: {f'{done} ' if done else ''}done in {seconds:.1f} s{rate}")
+        try:
+            with self._live():
+                yield advance
+        finally:
+            self._stages.pop()
+        self.line(f"{title}: {_done(shown.tally)}")
 
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    @contextlib.contextmanager
-    def _bar(self, title: str, total: int):
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[about]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(title, total=total or None, rate="", about="")
-            yield lambda done, rate, about: bars.update(task, completed=done, rate=f"{rate:,.1f}/s", about=about)
+    def __rich__(self) -> Shown | str:
+        """The innermost stage: one may train a model of its own."""
+        return self._stages[-1] if self._stages else ""
+
+    def _begin(self, run: Outlook) -> None:
+        """Says once what lies ahead."""
+        if run.current and not self._begun:
+            self._begun = True
+            self.line(run.announced())
 
     @contextlib.contextmanager
-    def _lines(self, title: str, total: int):
-        last = time.monotonic()
+    def _live(self) -> Iterator[None]:
+        """Writes over its own lines as long as the outermost stage runs on a terminal."""
+        if not self.console.is_terminal or len(self._stages) > 1:
+            yield
+            return
+        live = Live(self, console=self.console, transient=True, refresh_per_second=4)
+        try:
+            live.start()  # a signal may come while it starts, with the cursor hidden already
+            yield
+        finally:
+            live.stop()
 
-        def show(done: int, rate: float, about: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= EVERY:
-                last = time.monotonic()
-                left = f", {(total - done) / rate:.0f} s left" if total > done else ""
-                plain = f"{done}{f'/{total}' if total else ''}, {rate:,.1f}/s{left}"
-                self.line(f"{title}: {about or plain}")
 
-        yield show
+def laid_out(needed: Sequence[str], more: Sequence[str], width: int) -> list[str]:
+    """Parts in lines of a width, two spaces apart: the needed ones in as many lines as they take, the others as far as
+    the last line has room."""
+    lines: list[str] = []
+    for part in needed:
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(part)
+    for part in more:
+        if len(lines[-1]) + 2 + len(part) > width:
+            break
+        lines[-1] += f"  {part}"
+    return lines
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "3:20", or "1:05:00" from an hour on."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def _done(tally: Tally) -> str:
+    """What a stage came to: items, seconds and rate."""
+    before = f", {tally.found:,} of them before" if tally.found else ""
+    rate = f", {tally.made / max(tally.spent, 1e-3):,.1f}/s" if tally.made > 0 else ""
+    return f"{f'{tally.done:,} ' if tally.done else ''}done{before} in {tally.spent:.1f} s{rate}"

@@ -8,20 +8,13 @@ from typing import Any, Literal
 import jax
 from etils import epath
 from rich.table import Table
+from rich.text import Text
 
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, huggingface
+from ratchet.models import architectures, huggingface, settings
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
-
-
-@dataclass(frozen=True)
-class Import:
-    template: str = ""
-    """A chat template (Jinja) in place of the folder's own."""
-    json: bool = False
-    """Print everything as JSON."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +39,38 @@ def read(folder: epath.Path, template: str = "") -> dict[str, Any]:
     }
 
 
-def _chat(folder: epath.Path, vocab_size: int, template: str) -> str:
-    """Whether its tokenizer and chat template will do; what is wrong with them does not keep the weights from use."""
+def _chat(folder: epath.Path, vocab_size: int, template: str) -> dict[str, Any]:
+    """Whether a run can start from the folder, by its tokenizer and chat template, and what they can do. What is wrong
+    with them is a warning: the weights are described all the same."""
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        own = ChatTokenizer.load(folder, vocab_size, epath.Path(template).read_text() if template else "")
-        marked = own.chat(said).said.any()
+        own = ChatTokenizer.load(folder, vocab_size, settings.text_of(epath.Path(template)) if template else "")
+        own.check()
+        found = own.chat(said).said.any()
     except FolderError as error:
-        return str(error)
-    calls = "calls tools" if own.can_call else "calls no tools"
-    marks = "marks what the assistant says" if marked else "marks nothing as said by the assistant"
-    return f"{own.vocab_size:,} tokens; the template {calls} and {marks}"
+        return {"base": False, "warning": f"a run with --base refuses this folder: {error}"}
+    marks = "by the template" if own.marks else "by how turns open and close" if found else "not at all"
+    return {"base": True, "tokens": own.vocab_size, "calls_tools": own.can_call, "marks": marks, "warning": ""}
+
+
+def _sentence(chat: dict[str, Any]) -> str:
+    """What a folder's chat is good for."""
+    if not chat["base"]:
+        return "no run can start from it with --base; see below"
+    calls = "calls tools" if chat["calls_tools"] else "calls no tools (leave --simulate.lookups at 0)"
+    told = f"what the assistant says is marked {chat['marks']}"
+    return f"a run can start from it with --base: {chat['tokens']:,} tokens; the template {calls}; {told}"
 
 
 def table(found: dict[str, Any]) -> Table:
-    """The same for people; traits that a family does not have are left out."""
-    made = Table("model", found["family"]["architecture"], box=None)
+    """The same for people, with a warning below; traits that a family does not have are left out."""
+    made = Table("model", found["family"]["architecture"], box=None, caption_justify="left")
     made.add_row("parameters", f"{found['parameters']:,}")
-    for name, value in {**found, **found["family"]}.items():
+    for name, value in {**found, **found["family"], "chat": _sentence(found["chat"])}.items():
         if name not in ("parameters", "family", "folder", "architecture") and value not in (0, "", (), []):
             made.add_row(name.replace("_", " "), f"{sum(value)} layers" if name == "sliding" else str(value))
+    if warning := found["chat"]["warning"]:
+        made.caption = Text(f"warning: {warning}")
     return made
 
 
@@ -84,7 +89,7 @@ def write(run: Run, asked: Export) -> epath.Path:
         model = dataclasses.replace(model, max_length=longest)
     huggingface.save(place, model, run.weights(asked.generation), asked.dtype)
     if run.config.base:
-        run.tokenizer.save(place)
+        run.tokenizer.save(place, dated=False)
     else:
         shutil.copy(run.directory / "tokenizer" / "model.spm", place / "tokenizer.model")
     return place

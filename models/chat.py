@@ -5,6 +5,8 @@ is added to its vocabulary. What turns and calls begin and end with is found by 
 where they land.
 """
 
+import datetime
+import functools
 import hashlib
 import json
 import re
@@ -15,9 +17,12 @@ import numpy as np
 from etils import epath
 from llguidance import LLTokenizer
 
+from ratchet.models import settings
 from ratchet.models.architectures import FolderError
-from ratchet.models.template import TODAY, Rendered, Template
-from ratchet.models.vocabulary import MARKS, Vocabulary
+from ratchet.models.settings import ChatSettings
+from ratchet.models.template import Rendered, Template
+from ratchet.models.turns import HERE, PROBE, THERE, Turns, answer, call, message, parsed
+from ratchet.models.vocabulary import MARKS, Token, Vocabulary
 
 WORDING = {
     "sources": "Sources, which the user does not see:",
@@ -27,12 +32,9 @@ WORDING = {
 }
 """What a model is told beside the messages."""
 ANSWERS = ("Yes", "No")
-_HERE, _THERE = MARKS[2:]
-_PROBE = "probe"
-_ARGUMENTS = json.dumps({_PROBE: _PROBE})
-_ARGUMENTS_WRITTEN = re.compile(rf'\{{\s*"{_PROBE}"\s*:\s*"{_PROBE}"\s*\}}')
-_CALL_ID = "call00000"
-"""Nine letters and digits, which is what Mistral's templates accept."""
+_ARGUMENTS_WRITTEN = re.compile(rf'\{{\s*"{PROBE}"\s*:\s*"{PROBE}"\s*\}}')
+_TOOL = {"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}
+"""A tool, which chooses the template for tools in folders that have one."""
 _MARKUP = ("<", "[", "{")
 """What a tool call may begin with where it begins with no symbol: no ordinary answer begins so."""
 
@@ -59,59 +61,65 @@ class Calls(NamedTuple):
 class ChatTokenizer:
     """Messages and text to ids, and back.
 
-    `hash` identifies the tokenizer, its template and the wording; `ids` are all that have a token, and `vocab_size` is
-    one more than the largest; `end` is the id that closes an assistant's turn; `verdicts` are the ids of yes and no as
-    an assistant's first word.
-
-    Raises FolderError when the template refuses a user's and an assistant's message, when it closes an assistant's turn
-    by no single id, and when yes and no begin with the same id.
+    `hash` identifies the tokenizer, its templates, the wording, and the day where a template asks for it; `ids` are all
+    that have a token, and `vocab_size` is one more than the largest. Any template is read that transformers reads. What
+    a run needs beyond that, such as `end` and `verdicts`, is looked for when it is first asked for; `check` tells
+    whether all of it is there.
     """
 
     asks_in_a_row = False
     """Whether several questions with their verdicts may follow each other in one context."""
 
-    def __init__(self, source: str, template: str, settings: Mapping[str, Any], where: str):
-        self._settings, self._where = dict(settings), where
-        self._vocabulary = Vocabulary(source, template, f"{where}/tokenizer.json")
-        named = _named(settings)
-        self._template = Template(template, named, where)
-        identity = json.dumps([self._vocabulary.source, template, named, WORDING, ANSWERS, str(TODAY)], sort_keys=True)
+    def __init__(self, source: str, of_folder: ChatSettings, where: str, now: datetime.datetime):
+        self._settings, self._where, self._now = of_folder, where, now
+        markup = of_folder.default + of_folder.with_tools
+        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json")
+        self._template = Template(of_folder.default, of_folder.named, where, now)
+        self._with_tools, self._tools = self._template, ()
+        if of_folder.with_tools != of_folder.default:
+            self._with_tools, self._tools = Template(of_folder.with_tools, of_folder.named, where, now), (_TOOL,)
+        told = str(now) if of_folder.dated else ""
+        spoken = [of_folder.default, of_folder.with_tools, dict(of_folder.named), WORDING, ANSWERS, told]
+        identity = json.dumps([self._vocabulary.source, *spoken], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
-        turns = self._template.render([_message("user", _HERE), _message("assistant", _THERE)]).text
-        if [letter for letter in turns if letter in MARKS] != [_HERE, _THERE]:
-            raise FolderError(f"{where}: the chat template does not write each message once, in order; give another")
-        self._before, self._between, after = re.split(f"[{_HERE}{_THERE}]", turns)
-        self.end = self._first_symbol(after)
-        self.verdicts = self._yes_and_no()
-        self._first_role = self._role_of_instructions()
-        self._parsed = self._parses_arguments()
         self._known_calls: dict[str, Calls] = {}
+        self._known_turns: dict[Template, Turns | None] = {}
 
     @classmethod
-    def load(cls, folder: epath.Path, rows: int | None = None, template: str = "") -> "ChatTokenizer":
+    def load(
+        cls, folder: epath.Path, rows: int | None = None, template: str = "", now: datetime.datetime | None = None
+    ) -> "ChatTokenizer":
         """Reads a folder; `template` replaces its own. `rows` is the number of rows of the model's embedding.
 
-        Raises FolderError when something is missing, and when the tokenizer has ids that the model has not.
+        A template that asks for the date is told the one that the folder records, as those of runs do, else `now`,
+        which is the time of the call unless it is given.
+
+        Raises FolderError when something is missing or cannot be read, and when the tokenizer has ids that the model
+        has not.
         """
         path = folder / "tokenizer.json"
         if not path.exists():
             raise FolderError(f"{folder}: no tokenizer.json; write it again with transformers' save_pretrained")
-        settings, own = _settings(folder)
-        if not (template or own):
-            raise FolderError(f"{folder}: no chat template (chat_template.jinja, or in tokenizer_config.json)")
-        made = cls(path.read_text(), template or own, settings, str(folder))
+        found = settings.read(folder, template)
+        made = cls(settings.text_of(path), found, str(folder), found.now or now or datetime.datetime.now())
         if rows is not None and made.vocab_size > rows:
             raise FolderError(f"{path}: has the id {made.vocab_size - 1}, but the model's embedding has {rows} rows")
         return made
 
-    def save(self, folder: epath.Path) -> None:
-        """Writes the files that `load` and transformers read. tokenizer.json appears last, and whole."""
+    def save(self, folder: epath.Path, dated: bool = True) -> None:
+        """Writes the files that `load` and transformers read. tokenizer.json appears last, and whole. `dated` records
+        the time that templates were told, so that they are told it again."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "chat_template.jinja").write_text(self._template.source)
-        (folder / "tokenizer_config.json").write_text(json.dumps(self._settings, indent=1))
+        self._settings.write(folder, self._now if dated else None)
         (folder / "tokenizer.json.part").write_text(self._vocabulary.source)
         (folder / "tokenizer.json.part").rename(folder / "tokenizer.json")
+
+    def check(self) -> None:
+        """Raises FolderError when a run cannot speak with the model: when the template refuses a user's and an
+        assistant's message, or writes them otherwise than once and in order, when it closes an assistant's turn by no
+        single id, and when yes and no begin with the same id."""
+        assert self.end not in self.verdicts
 
     def encode(self, text: str) -> list[int]:
         """Ids of text within a turn. What goes on after other words begins with its own space."""
@@ -140,12 +148,25 @@ class ChatTokenizer:
     def chat(self, messages: Sequence[Mapping], *, tools: Sequence[Mapping] = (), open_turn: bool = False) -> Chat:
         """Messages by the template, as transformers' `apply_chat_template` gives them; `open_turn` begins an answer.
 
-        Raises FolderError when the template refuses them.
+        In a template that marks nothing as said by the assistant, its turns are found by how it opens and closes them.
+
+        Raises FolderError when there are no messages, or the template refuses them.
         """
-        text, spans = self._rendered(messages, tools, open_turn)
+        if not messages:
+            raise FolderError(f"{self._where}: there are no messages to write; give one")
+        taken = self._taken(messages)
+        text, spans = self._written(taken, tools, open_turn)
+        chosen = self._with_tools if tools else self._template
+        if not chosen.marks and (turns := self._turns(chosen)):
+            spans = turns.said(lambda given: self._written(given, tools, open_turn).text, taken)
         tokens = self._vocabulary.tokens(text)
         said = [any(token.start < last and token.end > first for first, last in spans) for token in tokens]
         return Chat(np.array([token.id for token in tokens], np.int32), np.array(said, bool))
+
+    @property
+    def marks(self) -> bool:
+        """Whether the template itself marks what the assistant says."""
+        return self._template.marks
 
     def render(
         self,
@@ -165,7 +186,7 @@ class ChatTokenizer:
 
         def with_sources(sources: str) -> list[int]:
             given = self._after(sources, messages) if sources else messages
-            return self._ids(self._rendered(given, tools, True).text)
+            return self._ids(self._prompt(self._taken(given), tools))
 
         return self._fitted(with_sources, _sources(passages), room)
 
@@ -179,13 +200,13 @@ class ChatTokenizer:
         without `room`, else of up to a quarter of it: this much is kept free for one.
         """
         asked = self._vocabulary.hide(WORDING["question"].format(question=question))
-        ids, _ = self._until(asked + self._between, ANSWERS[0])
+        ids, _ = self._until(asked + self._turn[1], ANSWERS[0])
         told = "".join(f"{_told(message)}\n\n" for message in messages)
         conversation = f"{WORDING['conversation']}\n\n{told}" if told else ""
 
         def context(sources: str) -> list[int]:
             shown = f"{sources}\n\n{conversation}" if sources else conversation
-            return self._ids(self._before + self._vocabulary.hide(shown))
+            return self._ids(self._turn[0] + self._vocabulary.hide(shown))
 
         left = None if room is None else room - max(len(ids), room // 4)
         return self._fitted(context, _sources(passages), left), ids
@@ -194,7 +215,7 @@ class ChatTokenizer:
     def can_call(self) -> bool:
         """Whether the template writes tool calls in a way that can be told from ordinary answers."""
         try:
-            return bool(self._calls(_PROBE))
+            return bool(self._calls(PROBE))
         except FolderError:
             return False
 
@@ -206,7 +227,7 @@ class ChatTokenizer:
     @property
     def call_end(self) -> tuple[int, ...]:
         """The ids after the arguments of a call: what ends it and the turn. Raises FolderError as `calls` does."""
-        return self._calls(_PROBE).end
+        return self._calls(PROBE).end
 
     def call(self, tool_name: str, arguments: str) -> list[int]:
         """A whole call, with its arguments in JSON, and the end of the turn. Raises FolderError as `calls` does."""
@@ -216,8 +237,7 @@ class ChatTokenizer:
     def answered(self, text: str) -> list[int]:
         """What goes on after a call: the tool's answer, and an open assistant's turn. Raises FolderError when the
         template has none."""
-        answer = _message("tool", text, tool_call_id=_CALL_ID, name=_PROBE)
-        whole = self._rendered([_message("user", "a"), _call(_PROBE), answer], (), True).text
+        whole = self._prompt([message("user", "a"), self._call(PROBE), *self._taken([answer(text)])], self._tools)
         called, tokens = _ARGUMENTS_WRITTEN.search(whole), self._vocabulary.tokens(whole)
         ends = [n for n, t in enumerate(tokens) if called and t.id == self.end and t.start >= called.end()]
         if not ends:
@@ -227,17 +247,31 @@ class ChatTokenizer:
     def _ids(self, text: str) -> list[int]:
         return [token.id for token in self._vocabulary.tokens(text)]
 
-    def _rendered(self, messages: Sequence[Mapping], tools: Sequence[Mapping], open_turn: bool) -> Rendered:
-        read = [_as_templates_read_it(message, self._parsed) for message in messages]
-        hide = self._vocabulary.hide
-        return self._template.render(hide(read), tools=hide(tools), open_turn=open_turn)
+    def _taken(self, messages: Sequence[Mapping]) -> list[Mapping]:
+        """Messages that come in, as the template wants them, none of whose words can be taken for a symbol."""
+        return self._vocabulary.hide([parsed(message) if self._parses else message for message in messages])
+
+    def _call(self, name: str) -> Mapping:
+        return parsed(call(name)) if self._parses else call(name)
+
+    def _written(
+        self, messages: Sequence[Mapping], tools: Sequence[Mapping], open_turn: bool, **switches: bool
+    ) -> Rendered:
+        """What the template for these tools writes."""
+        chosen = self._with_tools if tools else self._template
+        return chosen.render(messages, tools=self._vocabulary.hide(tools), open_turn=open_turn, **switches)
+
+    def _prompt(self, messages: Sequence[Mapping], tools: Sequence[Mapping] = (), open_turn: bool = True) -> str:
+        """What a template writes for a model that is to answer. One that can think aloud before is told not to, by the
+        switch that Qwen3's template has."""
+        return self._written(messages, tools, open_turn, enable_thinking=False).text
 
     def _after(self, text: str, messages: Sequence[Mapping]) -> list[Mapping]:
         """The messages with `text` before everything: in the system's message, or in the user's where the template has
         no other."""
         if messages and messages[0]["role"] == self._first_role:
             return [{**messages[0], "content": f"{text}\n\n{messages[0]['content']}"}, *messages[1:]]
-        return [_message(self._first_role, text), *messages]
+        return [message(self._first_role, text), *messages]
 
     def _fitted(self, make: Callable[[str], list[int]], sources: str, room: int | None) -> list[int]:
         """The ids that `make` gives for as much of the beginning of `sources` as fits into `room` of them."""
@@ -255,8 +289,20 @@ class ChatTokenizer:
         first = next(n for n, token in enumerate(tokens) if token.end > len(text))
         return [token.id for token in tokens[:first]], tokens[first].id
 
-    def _first_symbol(self, after: str) -> int:
-        """The id that closes an assistant's turn, found in what the template writes after it."""
+    @functools.cached_property
+    def _turn(self) -> tuple[str, str, str]:
+        """What the template writes before a user's words, between them and an assistant's, and after those."""
+        turns = self._prompt([message("user", HERE), message("assistant", THERE)], open_turn=False)
+        if [letter for letter in turns if letter in MARKS] != [HERE, THERE]:
+            raise FolderError(
+                f"{self._where}: the chat template does not write each message once, in order; give another"
+            )
+        return tuple(re.split(f"[{HERE}{THERE}]", turns))
+
+    @functools.cached_property
+    def _closing(self) -> Token:
+        """The symbol that closes an assistant's turn, found in what the template writes after it."""
+        after = self._turn[2]
         tokens = self._vocabulary.tokens(after, within=True)
         symbol = next((token for token in tokens if token.id in self._vocabulary.symbols.values()), None)
         if symbol is None or after[: symbol.start].strip():
@@ -264,29 +310,50 @@ class ChatTokenizer:
                 f"{self._where}: the chat template closes an assistant's turn by no special token of tokenizer.json; "
                 "give one that does"
             )
-        return symbol.id
+        return symbol
 
-    def _yes_and_no(self) -> tuple[int, int]:
-        (asked, yes), (same, no) = (self._until(self._between, word) for word in ANSWERS)
+    @functools.cached_property
+    def end(self) -> int:
+        """The id that closes an assistant's turn. Raises FolderError as `check` does."""
+        return self._closing.id
+
+    @functools.cached_property
+    def verdicts(self) -> tuple[int, int]:
+        """The ids of yes and no as an assistant's first word. Raises FolderError as `check` does."""
+        (asked, yes), (same, no) = (self._until(self._turn[1], word) for word in ANSWERS)
         if yes == no or asked != same:
             raise FolderError(f"{self._where}: {' and '.join(ANSWERS)} begin with the same token; use another model")
         return yes, no
 
-    def _role_of_instructions(self) -> str:
+    @functools.cached_property
+    def _first_role(self) -> str:
         """The role that sources and instructions are given by."""
         try:
-            written = self._template.render([_message("system", _HERE), _message("user", _THERE)]).text
+            written = self._prompt([message("system", HERE), message("user", THERE)], open_turn=False)
         except FolderError:
             return "user"
-        return "system" if _HERE in written else "user"
+        return "system" if HERE in written else "user"
 
-    def _parses_arguments(self) -> bool:
-        """Whether the template wants a call's arguments parsed, as most do, or their JSON, as DeepSeek's do."""
-        called = _as_templates_read_it(_call(_PROBE), parsed=True)
+    @functools.cached_property
+    def _parses(self) -> bool:
+        """Whether the arguments of calls must be parsed, as most templates want them, and not stand as their JSON, as
+        DeepSeek's do."""
         try:
-            return bool(_ARGUMENTS_WRITTEN.search(self._template.render([_message("user", "a"), called]).text))
+            written = self._with_tools.render([message("user", "a"), call(PROBE)], tools=self._tools).text
         except FolderError:
-            return False
+            return True
+        return not _ARGUMENTS_WRITTEN.search(written)
+
+    def _turns(self, template: Template) -> Turns | None:
+        """Where the assistant speaks in what a template writes; None where that cannot be told."""
+        if template not in self._known_turns:
+            render = lambda messages: template.render(messages, tools=self._tools).text
+            try:
+                end = self._turn[2][self._closing.start : self._closing.end]
+                self._known_turns[template] = Turns(render, self._call(PROBE), end)
+            except FolderError:
+                self._known_turns[template] = None
+        return self._known_turns[template]
 
     def _calls(self, name: str) -> Calls:
         if name not in self._known_calls:
@@ -296,9 +363,9 @@ class ChatTokenizer:
     def _find_calls(self, name: str) -> Calls:
         """Cuts a call that the template has written around its arguments."""
         refusal = f"{self._where}: the chat template cannot call tools"
-        asked = [_message("user", "a")]
-        opened = self._rendered(asked, (), True).text
-        whole = self._rendered([*asked, _call(name)], (), False).text
+        asked = [message("user", "a")]
+        opened = self._prompt(asked, self._tools)
+        whole = self._prompt([*asked, self._call(name)], self._tools, open_turn=False)
         written = _ARGUMENTS_WRITTEN.search(whole)
         if not written or not whole.startswith(opened):
             raise FolderError(f"{refusal}: it writes no JSON of their arguments in an open turn; use a model that does")
@@ -314,27 +381,6 @@ class ChatTokenizer:
         return Calls(tuple(begin), lead, tuple(rest[: rest.index(self.end) + 1]))
 
 
-def _message(role: str, content: str, **more: str) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
-
-
-def _call(name: str) -> dict[str, Any]:
-    function = {"name": name, "arguments": _ARGUMENTS}
-    return _message("assistant", "", tool_calls=[{"id": _CALL_ID, "type": "function", "function": function}])
-
-
-def _as_templates_read_it(message: Mapping[str, Any], parsed: bool) -> dict[str, Any]:
-    """An OpenAI message as templates want it: with content, if only "", and with the arguments of calls `parsed`."""
-    made = {name: value for name, value in message.items() if name != "tool_calls"}
-    made["content"] = message.get("content") or ""
-    if message.get("tool_calls"):
-        made["tool_calls"] = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
-        for call in made["tool_calls"] if parsed else ():
-            if isinstance(arguments := call["function"]["arguments"], str):
-                call["function"]["arguments"] = json.loads(arguments)
-    return made
-
-
 def _sources(passages: Sequence[str]) -> str:
     numbered = [WORDING["source"].format(number=n, text=text) for n, text in enumerate(passages, 1)]
     return "\n\n".join([WORDING["sources"], *numbered]) if numbered else ""
@@ -345,22 +391,3 @@ def _told(message: Mapping[str, Any]) -> str:
     called = [f"{c['function']['name']} {c['function']['arguments']}" for c in message.get("tool_calls") or ()]
     said = [message["content"]] if message.get("content") else []
     return f"{message['role']}: " + "\n".join([*said, *called])
-
-
-def _settings(folder: epath.Path) -> tuple[dict[str, Any], str]:
-    """tokenizer_config.json without its chat template, and the template, "" where there is none."""
-    path, alone = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    try:
-        settings = json.loads(path.read_text()) if path.exists() else {}
-    except json.JSONDecodeError as error:
-        raise FolderError(f"{path}: cannot be read ({error}); fetch it again") from error
-    template = settings.pop("chat_template", None) or ""
-    if isinstance(template, list):  # several, by name
-        template = next((one["template"] for one in template if one["name"] == "default"), "")
-    return settings, alone.read_text() if alone.exists() else template
-
-
-def _named(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by the name that templates call them, such as `bos_token`."""
-    text = lambda value: value.get("content") if isinstance(value, dict) else value
-    return {n: text(v) for n, v in settings.items() if n.endswith("_token") and isinstance(text(v), str)}

@@ -1,8 +1,7 @@
-"""Chat templates (Jinja), as transformers renders them, with places in their output."""
+"""Chat templates (Jinja), rendered as transformers renders them, and where in their output the assistant speaks."""
 
 import datetime
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,14 +9,14 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from ratchet.models.architectures import FolderError
-from ratchet.models.vocabulary import MARKS
 
-TODAY = datetime.datetime(2024, 7, 26)
-"""What a template that asks for the date is always told, so that the same messages are the same ids tomorrow. Llama 3's
-templates fall back on this date."""
-_OPEN, _CLOSE = MARKS[:2]
+_LONGEST = 1 << 24
+"""Letters of output, and of what a template multiplies, beyond which a template is refused."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The names that a message's reasoning goes by; templates read the first, those of gpt-oss the second."""
 
 
 class Rendered(NamedTuple):
@@ -28,61 +27,150 @@ class Rendered(NamedTuple):
 
 
 class Template:
-    """Messages to text. `named` holds special tokens by the name that templates call them, such as `bos_token`.
+    """Messages to text, with everything that transformers' `apply_chat_template` gives to a template.
+
+    `named` holds special tokens by the name that templates call them, such as `bos_token`; `now` is what a template is
+    told that asks for the date. `marks` tells whether the template has `{% generation %}`.
 
     Raises FolderError, which begins with `where`, for a template that cannot be read.
     """
 
-    def __init__(self, source: str, named: Mapping[str, str], where: str):
-        self.source, self._named, self._where = source, dict(named), where
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
+    def __init__(self, source: str, named: Mapping[str, str], where: str, now: datetime.datetime):
+        self._named, self._where = dict(named), where
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=_raise, strftime_now=TODAY.strftime)
+        environment.globals.update(
+            raise_exception=_raise, strftime_now=now.strftime, dict=_Dict(), namespace=_PublicNamespace
+        )
+        self._generation = environment.extensions[_Generation.identifier]
         try:
+            source.encode()
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise FolderError(f"{where}: the chat template cannot be read ({error})") from error
+        except Exception as error:  # Jinja's own, and Python's of lone surrogates and of blocks too deep
+            raise FolderError(f"{where}: the chat template cannot be read ({_line(error)})") from error
+        self.marks = self._generation.found
 
     def render(
-        self, messages: Sequence[Mapping], *, tools: Sequence[Mapping] = (), open_turn: bool = False
+        self, messages: Sequence[Mapping], *, tools: Sequence[Mapping] = (), open_turn: bool = False, **switches: bool
     ) -> Rendered:
-        """The messages as one text; `open_turn` begins an answer. A model that can think aloud before it answers is
-        told not to, by the switch that Qwen3's template has. Raises FolderError when the template refuses them."""
-        given = {"messages": messages, "tools": tools or None, "add_generation_prompt": open_turn}
+        """The messages as one text; `open_turn` begins an answer. `switches` are variables of the template's own, such
+        as `enable_thinking`. Raises FolderError when the template refuses the messages."""
+        given = {"tools": list(tools) or None, "documents": None, "add_generation_prompt": open_turn}
+        written, length = [], 0
+        said = self._generation.follow(written)
         try:
-            text = self._template.render(**given, enable_thinking=False, **self._named)
+            read = [_as_templates_read_it(message) for message in messages]
+            for part in self._template.generate(**self._named | given | switches, messages=read):
+                written.append(part)
+                length += len(part)
+                if length > _LONGEST:
+                    raise OverflowError(f"it writes more than {_LONGEST:,} letters")
+            text = "".join(written)
+            text.encode()  # no tokenizer takes lone surrogates
         except Exception as error:  # whatever the template's own code raises
             raise FolderError(f"{self._where}: the chat template refuses the messages: {_line(error)}") from error
-        plain, said, start = "", [], 0
-        for part in re.split(f"([{_OPEN}{_CLOSE}])", text):
-            if part == _OPEN:
-                start = len(plain)
-            elif part == _CLOSE:
-                said.append((start, len(plain)))
-            else:
-                plain += part
-        return Rendered(plain, said)
+        return Rendered(text, said)
+
+
+def asks_for_the_date(source: str) -> bool:
+    """Whether what a template writes may depend on the day."""
+    return "strftime_now" in source
 
 
 class _Generation(Extension):
-    """`{% generation %}` ... `{% endgeneration %}`: marks what the assistant says."""
+    """`{% generation %}` ... `{% endgeneration %}`: marks what the assistant says.
+
+    A span begins where the output ended that was written when the block was reached. This is how transformers counts;
+    both are wrong alike for a block within a macro.
+    """
 
     tags = {"generation"}
 
+    def __init__(self, environment: jinja2.Environment):
+        super().__init__(environment)
+        self.found, self._written, self._spans = False, [], []
+
+    def follow(self, written: list[str]) -> list[tuple[int, int]]:
+        """A list that is filled with the spans of the output whose parts are appended to `written`."""
+        self._written, self._spans = written, []
+        return self._spans
+
     def parse(self, parser):
+        self.found = True
         line = next(parser.stream).lineno
         body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
-    @staticmethod
-    def _marked(caller) -> str:
-        return f"{_OPEN}{caller()}{_CLOSE}"
+    def _marked(self, caller) -> str:
+        said, start = caller(), sum(map(len, self._written))
+        self._spans.append((start, start + len(said)))
+        return said
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, **options) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which also refuses products that would fill the memory."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
+        if _size(operator, left, right) > _LONGEST:
+            raise OverflowError(f"{operator} makes more than {_LONGEST:,}")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(operator: str, left: Any, right: Any) -> int:
+    """The length of a text or list that is repeated, the bits of a power; 0 for what stays small."""
+    match operator, left, right:
+        case "**", int(), int():
+            return left.bit_length() * right
+        case "*", int(), str() | list() | tuple():
+            return left * len(right)
+        case "*", str() | list() | tuple(), int():
+            return len(left) * right
+    return 0
+
+
+class _Dict:
+    """What templates may do with `dict`."""
+
+    def __call__(self, *pairs, **named) -> dict:
+        return dict(*pairs, **named)
+
+    def fromkeys(self, *given) -> dict:
+        return dict.fromkeys(*given)
+
+
+class _PublicNamespace(Namespace):
+    """Jinja's namespace, which refuses names that begin with an underscore."""
+
+    def __init__(*args, **named):  # `namespace(self=...)` is allowed
+        self, *pairs = args
+        made = dict(*pairs, **named)
+        for name in made:
+            _refuse_private(name)
+        Namespace.__init__(self, made)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace has no name {name!r}")
+
+
+def _as_templates_read_it(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message without the keys that are null, and with its reasoning under the names that templates know."""
+    made = {name: value for name, value in message.items() if value is not None}
+    reasoning = next((made[name] for name in _REASONING if name in made), None)
+    return made if reasoning is None else {"thinking": reasoning} | made | {"reasoning_content": reasoning}
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:
@@ -90,4 +178,4 @@ def _raise(message: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

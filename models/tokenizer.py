@@ -19,6 +19,8 @@ from ratchet.models.grammar import Pieces
 CONTROLS = ("system", "user", "assistant", "tool", "document", "call", "ask", "yes", "no", "end")
 PAD = 0
 FILE = "model.spm"
+LONGEST = 1 << 22
+"""Letters of a text that are learned from at a time; it is cut there, in the middle of a word if need be."""
 
 
 class Tokenizer:
@@ -47,7 +49,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Trains on `texts`; small corpora may give fewer pieces than `vocab_size`. Deterministic.
+        """Trains on all of each of `texts`; small corpora may give fewer pieces than `vocab_size`. Deterministic.
 
         Text is kept letter for letter: nothing is normalized, and every digit is a piece of its own. Raises ValueError
         when `vocab_size` is too small for the texts.
@@ -55,7 +57,7 @@ class Tokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
+                sentence_iterator=(text[i : i + LONGEST] for text in texts for i in range(0, len(text), LONGEST)),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -69,7 +71,7 @@ class Tokenizer:
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 split_digits=True,
-                max_sentence_length=1 << 24,  # longer texts would be left out
+                max_sentence_length=4 * LONGEST,  # in bytes; longer texts would be left out
                 num_threads=1,
                 minloglevel=2,
             )

@@ -22,6 +22,8 @@ LEFT_OUT = {
     "tensorboard": "the same, a file for each start",
     "profile": "traces with times",
     "report": "a page of all this",
+    "lock": "what a process holds while it works on the run",
+    "working.json": "which process that is, and what it does",
 }
 """Files and directories of a run, and such a field, that say how it went rather than what came of it, and why."""
 

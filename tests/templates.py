@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import transformers
 from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as FastTokenizer
+
+from ratchet.models.chat import ChatTokenizer
 
 TURN = """{%- for m in messages %}
 {%- if m.tool_calls %}{{ '<|im_start|>assistant' }}
@@ -161,3 +164,18 @@ def spaced_tokenizer(scheme) -> FastTokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return made
+
+
+def by_transformers(place, messages, *, tools=(), open_turn=False):
+    """The tokens of a chat and the mask of what the assistant says."""
+    made = transformers.AutoTokenizer.from_pretrained(place).apply_chat_template(
+        messages, tools=list(tools) or None, add_generation_prompt=open_turn, return_dict=True,
+        return_assistant_tokens_mask=True,
+    )  # fmt: skip
+    return list(made["input_ids"]), made["assistant_masks"]
+
+
+def by_us(place, messages, **given):
+    """The same by us."""
+    made = ChatTokenizer.load(epath.Path(place)).chat(messages, **given)
+    return made.tokens.tolist(), made.said.astype(int).tolist()

@@ -1,13 +1,12 @@
-"""What is known of a training run while it goes on: a readable line a step, a watchdog, signals to save, a profile."""
+"""What is known of a training run while it goes on: what to say of a step, a watchdog, signals to save, a profile."""
 
 import contextlib
 import faulthandler
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 
@@ -17,18 +16,21 @@ SAVE, STOP = 1, 2
 """What a process may signal to all others, the largest counting: a checkpoint, or a checkpoint and an end."""
 
 
-class TrainingStopped(RuntimeError):
-    """The run was asked to end, and has saved where it is."""
+def describe(metrics: StepMetrics) -> tuple[str, ...]:
+    """A step in short parts, what matters most first: ("loss 1.2340", "gradient 0.51", ...).
 
-
-def describe(step: int, steps: int, metrics: StepMetrics) -> str:
-    """One readable line: `step 20/300  loss 1.234  kl ...`. Losses in nats per token; `-` where nothing is known."""
-    left = metrics["seconds_left"]
-    used = f"{100 * metrics['mfu']:.1f} %" if metrics.get("mfu") is not None else "-"
+    Losses are in nats per token. The share of the devices' peak stands there where it is known, the mass outside the
+    kept ids where there is any, and the divergence from the targets where it is not the loss itself.
+    """
+    loss, divergence, tail = (f"{metrics[name]:.4f}" for name in ("loss", "kl", "tail"))
     return (
-        f"step {step}/{steps}  loss {metrics['loss']:.4f}  kl {metrics['kl']:.4f}  tail {metrics['tail']:.4f}  "
-        f"gradient {metrics['gradient_norm']:.3g}  rate {metrics['rate']:.3g}  "
-        f"{metrics['tokens_per_second']:,.0f} tokens/s  mfu {used}  {left // 60:.0f}:{left % 60:02.0f} left"
+        f"loss {loss}",
+        f"gradient {metrics['gradient_norm']:.3g}",
+        f"rate {metrics['rate']:.3g}",
+        f"{metrics['tokens_per_second']:,.0f} tokens/s",
+        *([f"mfu {100 * metrics['mfu']:.1f} %"] if "mfu" in metrics else []),
+        *([f"kl {divergence}"] if divergence != loss else []),
+        *([f"tail {tail}"] if float(tail) else []),
     )
 
 
@@ -77,41 +79,23 @@ class Watchdog:
 
 
 class Signals:
-    """What this process would have all of them do: a checkpoint when the clock says so, an end after SIGTERM.
+    """What this process would have all of them do: a checkpoint when the clock says so, an end once it is `asked`.
 
     A signal goes into the step and comes out of it as the largest of all processes' signals, so that all act alike.
     """
 
-    def __init__(self, save_minutes: float, clock: Callable[[], float]):
-        self._seconds, self._clock, self._saved, self._stop = 60 * save_minutes, clock, clock(), False
+    def __init__(self, save_minutes: float, clock: Callable[[], float], asked: Callable[[], int]):
+        self._seconds, self._clock, self._saved, self._asked = 60 * save_minutes, clock, clock(), asked
 
     def now(self) -> int:
         """What to give to the next step: 0, SAVE or STOP."""
-        if self._stop:
+        if self._asked():
             return STOP
         return SAVE if self._clock() - self._saved >= self._seconds else 0
 
     def saved(self) -> None:
         """A checkpoint is being written."""
         self._saved = self._clock()
-
-    def stop(self, *_) -> None:
-        """Handles the first SIGTERM; a second one ends the process, should no step ever end again."""
-        self._stop = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def stopping(signals: Signals) -> Iterator[None]:
-    """SIGTERM, with which clusters announce that they take a machine back, becomes the signal to stop."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = signal.signal(signal.SIGTERM, signals.stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Profile:

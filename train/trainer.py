@@ -1,13 +1,15 @@
 """The training loop: evaluate → save → next batch → step → log. The order is a contract that resume relies on.
 
-Everything on device is one jitted step; metrics of a step are fetched after the next one is dispatched, and nothing
-else touches the host.
+Everything on device is one jitted step; metrics of a step are fetched after the next one is dispatched, unless steps
+are so long that nothing is gained by it, and nothing else touches the host.
 """
 
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from signal import SIGTERM
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -21,12 +23,12 @@ from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.programs import compiler_options
-from ratchet.train import flops, lora
+from ratchet.train import flops, lora, stopping
 from ratchet.train import optimizer as optimizers
 from ratchet.train.batches import Batches, pack
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
-from ratchet.train.monitor import STOP, Profile, Signals, StepMetrics, TrainingStopped, Watchdog, stopping
+from ratchet.train.monitor import STOP, Profile, Signals, StepMetrics, Watchdog
 from ratchet.train.records import Example
 from ratchet.train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
 
@@ -95,14 +97,15 @@ def fit(
 ) -> nnx.State:
     """Trains from `params`, or from the newest checkpoint, to the last step; returns the weights to keep.
 
-    All processes call it alike, with the same weights. Raises TrainingDiverged when a loss is not finite,
-    TrainingStopped after SIGTERM, ValueError when a checkpoint belongs to another run.
+    All processes call it alike, with the same weights. Raises TrainingDiverged when a loss is not finite, ValueError
+    when a checkpoint belongs to another run. After SIGTERM or Ctrl-C it saves and raises Stopped once the step that is
+    running has ended; several processes agree on it in two more steps.
     """
-    engine, batches = run.engine, run.batches
+    engine, batches, alone = run.engine, run.batches, jax.process_count() == 1
     tx = optimizers.create(run.optimizer, batches.steps)
-    signals, profile = Signals(engine.save_minutes, clock), Profile(engine.profile, run.profile_directory)
-    watchdog = Watchdog(engine.stall_minutes, "train")
-    with jax.set_mesh(run.mesh), stopping(signals), watchdog, profile:
+    profile, watchdog = Profile(engine.profile, run.profile_directory), Watchdog(engine.stall_minutes, "train")
+    with jax.set_mesh(run.mesh), stopping.deferred() as asked, watchdog, profile:
+        signals = Signals(engine.save_minutes, clock, asked)
         trained, frozen = params, None
         if run.rank:
             trained = lora.create(params, run.rank, run.batches.seed)
@@ -110,28 +113,38 @@ def fit(
         state = _restore(run, _initial(run, tx, trained), checkpoints)
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = saved = int(state.step)
-        report, pending, signal = _Reporter(run, params, log, start, clock), None, 0
+        report, running, signal = _Reporter(run, params, log, start, clock), deque(), 0
         own = own_rows(run.mesh, batches.rows)
         stream = batches.iterate(start, own)
+
+        def save(step: int) -> None:
+            checkpoints.save(step, state, position=run.position)
+            signals.saved()
+
         for step in range(start, batches.steps):
             due = engine.save_every and step > start and step % engine.save_every == 0
+            signal = STOP if alone and asked() else signal
             if checkpoints and (signal or due):
-                checkpoints.save(step, state, position=run.position)
+                save(step)
                 saved = step
-                signals.saved()
             if signal == STOP:
-                raise TrainingStopped(f"train: stopped before step {step} by SIGTERM; resume the run to go on")
+                raise stopping.Stopped(asked() or SIGTERM)
             profile.before(step)
             given = np.full(len(own), signals.now(), np.int32)
             batch = place_batch(run.mesh, batches.rows, next(stream) | {"signal": given})
             state, sums = train_step(state, batch, frozen)
-            if pending:
-                asked, granted = report(*pending), pending[0] < saved  # since then there was a save
-                signal = 0 if granted else asked
-            watchdog.beat(f"after step {step - 1}")
-            pending = (step, sums)
-        if pending:
-            report(*pending)
+            running.append((step, sums))
+            while len(running) > report.ahead:
+                ended, sums = running.popleft()
+                wanted, granted = report(ended, sums), ended < saved  # since then there was a save
+                signal = 0 if granted else wanted
+                watchdog.beat(f"after step {ended}")
+        for ended in running:
+            report(*ended)
+        if asked():
+            if checkpoints and alone:
+                save(batches.steps)
+            raise stopping.Stopped(asked())
     found = optimizers.final_weights(state.optimizer, state.params)
     return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
@@ -201,8 +214,12 @@ def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineCo
     )
 
 
+LONG = 5.0
+"""Seconds of a step from which on the next one waits for its end: whoever asks for a stop would wait for both."""
+
+
 class _Reporter:
-    """Turns the sums of a step into metrics, one step late, and hands them on."""
+    """Turns the sums of a step into metrics and hands them on; as many steps run `ahead` of what is reported."""
 
     def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None], start: int,
                  clock: Callable[[], float]):
@@ -210,6 +227,8 @@ class _Reporter:
         self._rate = optimizers.schedule(run.optimizer, run.batches.steps)
         self._model = nnx.merge(run.graphdef, params).config
         self._devices = list(run.mesh.devices.flat)
+        self._alone = jax.process_count() == 1
+        self.ahead = int(not self._alone)
 
     def __call__(self, step: int, sums: dict[str, jax.Array]) -> int:
         """Logs the step; returns the largest signal of the processes."""
@@ -217,6 +236,8 @@ class _Reporter:
         if not np.isfinite(host["loss"]):
             raise TrainingDiverged(f"train: the loss is {host['loss']} at step {step}; lower --train.optimizer.rate")
         seconds = self._seconds(step)
+        if self._alone:  # several processes have to report the same step together
+            self.ahead = int(seconds < LONG)
         batches, weight = self._run.batches, host["weight"] or 1.0
         cost = flops.step_flops(self._model, host["tokens"], host["weight"], batches.columns)
         means = {name: host[name] / weight for name in ("loss", "kl", "tail", "hits")}

@@ -1,17 +1,19 @@
-"""Where a run stands: the units committed, and one row of figures per generation, read from its directory.
+"""Where a run stands: who works on it and how far, the units committed, and one row of figures per generation.
 
 Nothing here needs a model. Every file may be missing: a run that is under way, was killed or ended early has a status.
 What was measured, and how it is shown, stands in the evaluation's own file.
 """
 
-import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from rich import box
-from rich.table import Table
+
+from ratchet.bootstrap.report.files import generation_directories, read_json
+from ratchet.bootstrap.report.outlook import outlook
+from ratchet.train.holder import holder_of
 
 UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
 """Stages that commit units, in their order; a plan may name others, which come after these."""
@@ -21,36 +23,12 @@ DESCRIPTION = ("title", "column", "unit", "less_is_better", "guard")
 """What `evaluation.json` says about a metric besides what was measured."""
 
 
-class RunFileError(ValueError):
-    """A file of the run directory that cannot be read."""
-
-
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The object in a file; empty when there is no such file."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return {}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunFileError(f"{path}: not JSON ({error}); delete it and run `ratchet resume`") from None
-    if not isinstance(value, dict):
-        raise RunFileError(f"{path}: holds a {type(value).__name__}, not an object; delete it and run `ratchet resume`")
-    return value
-
-
-def generation_directories(directory: epath.Path) -> dict[int, epath.Path]:
-    """The directories gen-000, gen-001, ... by number, in order."""
-    found = {p.name.removeprefix("gen-"): p for p in directory.iterdir() if p.name.startswith("gen-")}
-    numbers = sorted((number for number in found if number.isdigit()), key=int)
-    return {int(number): found[number] for number in numbers}
-
-
 def status(directory: epath.Path) -> dict[str, Any]:
     """What `ratchet status --json` prints: where the run stands, and a row of figures per generation and arm.
 
-    `metrics` describes what the newest evaluation measured, by name and in the order of display.
+    `holder` is the process at work, None where there is none; `outlook` says which of the run's stages is next or under
+    way, and how long the rest takes. `metrics` describes what the newest evaluation measured, by name and in the order
+    of display.
     """
     directory = epath.Path(directory)
     config, plan = read_json(directory / "config.json"), read_json(directory / "plan.json")
@@ -59,6 +37,7 @@ def status(directory: epath.Path) -> dict[str, Any]:
     arms = {arm: directory / arm for arm in plan.get("arms", ()) if (directory / arm / "evaluation.json").exists()}
     ended = read_json(directory / "ended.json").get("reason")
     last = generations.get(plan.get("generations", -1))
+    holder = holder_of(directory)
     complete = last is not None and (last / "DONE.json").exists() and len(arms) == len(plan.get("arms", ()))
     return {
         "recipe": config.get("recipe"),
@@ -66,6 +45,8 @@ def status(directory: epath.Path) -> dict[str, Any]:
         "directory": str(directory),
         "ended": ended,
         "finished": complete or ended is not None,
+        "holder": holder,
+        "outlook": _outlook(directory, (holder or {}).get("doing")),
         "stages": [s for number, path in generations.items() for s in _stages(number, path)],
         "metrics": _described([*arms.values(), *generations.values()]),
         "generations": rows,
@@ -73,18 +54,19 @@ def status(directory: epath.Path) -> dict[str, Any]:
     }
 
 
-def table(status: dict[str, Any]) -> Table:
-    """Generations and the other arms, one row each; rates in per cent. Fits into 132 columns."""
-    metrics = in_columns(status["metrics"])
-    caption = "\n".join(_caption(metrics, status["baselines"]))
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0), caption=caption, caption_justify="left")
-    for number, name in enumerate(header(metrics)):
-        shown.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-    for row in status["generations"]:
-        shown.add_row(*cells(row, metrics))
-    for arm, row in status["baselines"].items():
-        shown.add_row(arm, *cells(row, metrics)[1:])
-    return shown
+def _outlook(directory: epath.Path, doing: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The number of the stage that is next or under way, its place and name, of how many, the seconds to the end of the
+    run as far as stages were measured, and those that were not; None before there is a plan."""
+    found = outlook(directory)
+    if not found.stages:
+        return None
+    spent, ahead, current = 0.0, None, found.current
+    if doing and found.is_current(doing["title"]):
+        spent, ahead = time.time() - doing["since"], doing["left"]
+    left, missing = found.left(spent, ahead)
+    next_one = {"place": current.place, "name": current.name} if current else {"place": None, "name": None}
+    number = min(found.number, len(found.stages))
+    return {"stage": number, "of": len(found.stages), **next_one, "seconds_left": left, "not_measured": list(missing)}
 
 
 def in_columns(metrics: Mapping[str, dict]) -> dict[str, dict]:
@@ -102,16 +84,6 @@ def cells(row: dict[str, Any], metrics: Mapping[str, dict]) -> list[str]:
     fixed = [show(row[key] if part is None else row[key][part]) for _, key, part, show in FIXED]
     measured = [measure(row["metrics"].get(name), metric["unit"]) for name, metric in metrics.items()]
     return [*fixed, *measured, promoted(row["promoted"])]
-
-
-def _caption(metrics: Mapping[str, dict], baselines: Mapping[str, dict]) -> list[str]:
-    """What the columns of metrics mean, and what an arm that was asked in another form than a chat gets in a chat."""
-    lines = ["rates in %", *(f"{m['column']}: {described(m)}" for m in metrics.values())]
-    for arm, row in baselines.items():
-        if row["form"] not in (None, "chat"):
-            chat = [f"{metrics[n]['column']} {percent(f.get('chat'))}" for n, f in row["forms"].items() if n in metrics]
-            lines.append(f"{arm} is asked in {row['form']} form; in a chat: {', '.join(chat) or 'not asked'}")
-    return lines
 
 
 def described(metric: Mapping[str, Any]) -> str:
@@ -212,11 +184,15 @@ def _described(places: Sequence[epath.Path]) -> dict[str, dict[str, Any]]:
 
 
 def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
-    """The figures of one generation or of another arm; `intervals` are of 95 %, by name of the figure."""
+    """The figures of one generation or of another arm.
+
+    By name of the figure, `intervals` are of 95 %, and `out_of` says how many transcripts, sources or answers it is of.
+    """
     funnel, audit = read_json(path / "funnel.json"), read_json(path / "audit.json")
     review = read_json(path / "calibration.json").get("review") or {}
     quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
     metrics = read_json(path / "evaluation.json").get("metrics", {})
+    attacked = (quality.get("attacked") or {}).get("passed")
     bounded = {"coverage": funnel.get("coverage")}
     bounded |= {f"review.{name}": quality.get(name) for name in ("precision", "recall")}
     forms = {name: metric["forms"] for name, metric in metrics.items() if "forms" in metric}
@@ -226,11 +202,12 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
         "simulated": funnel.get("made"),
         "accepted": funnel.get("passed"),
         "coverage": value_of(funnel.get("coverage")),
-        "review": {name: value_of(quality.get(name)) for name in ("precision", "recall", "junk")},
+        "review": {n: value_of(quality.get(n)) for n in ("precision", "recall", "junk")} | {"attacked": attacked},
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
         "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
         "metrics": {name: value_of(metric) for name, metric in metrics.items()},
         "intervals": _intervals(bounded | metrics),
+        "out_of": {"accepted": funnel.get("made")} | _numbers(bounded | metrics),
         "form": next((metrics[name].get("form") for name in forms), None),
         "forms": forms,
     }
@@ -240,3 +217,8 @@ def _intervals(measured: Mapping[str, Any]) -> dict[str, list[float]]:
     """The 95 % intervals of those that have one."""
     both = {n: [value_of(m.get("low")), value_of(m.get("high"))] for n, m in measured.items() if isinstance(m, dict)}
     return {name: pair for name, pair in both.items() if None not in pair}
+
+
+def _numbers(measured: Mapping[str, Any]) -> dict[str, int]:
+    """How many are counted in each of those that say so."""
+    return {name: m["n"] for name, m in measured.items() if isinstance(m, dict) and "n" in m}

@@ -1,26 +1,29 @@
 """What reached the loss: tokens by origin, and proof that raw documents and rejected transcripts did not.
 
-The audit reads the dataset as it lies on disk. An n-gram counts against it when all its tokens carry weight. With an
-oracle, the review's verdicts are audited too; that never feeds training.
+The audit reads the datasets as they lie on disk, and the demonstrations beside them. With an oracle, the review's
+verdicts are audited too; that never feeds training.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from random import Random
 
 import numpy as np
 
-from ratchet.bootstrap.examples import first_names
+from ratchet.bootstrap.attack import Attacked, Attacker, attack
+from ratchet.bootstrap.copies import GRAM, Texts, copied
+from ratchet.bootstrap.examples import first_names, prose_example
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
+from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
-from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example
 
-GRAM = 8
-"""Tokens of an n-gram: long enough that a true statement is not mistaken for a copied document."""
+CLIMBING = 20
+"""Changes by which each attack tries to please more criteria."""
 Pair = tuple[Transcript, Review]
 
 
@@ -30,37 +33,43 @@ def audit_generation(
     pairs: Sequence[Pair],
     corrected: Sequence[Pair],
     found: Sequence[Target],
-    graded: Sequence[str],
+    reviewer: Reviewer,
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
-    review's verdicts, and those of the model criteria named in `graded`."""
+    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass."""
     run = g.run
     transcripts, reviews = {}, {}
     for n in range(1, g.number + 1):
         more, judged = reviewed(run.generation(n))
         assert not more.keys() & transcripts.keys(), "one generation's verdicts would pass for another's"
         transcripts, reviews = transcripts | more, reviews | judged
-    documents = [d for material in run.world.slices[: g.number] for d in material.documents]
-    result = audit(trained, documents, list(transcripts.values()), reviews, run.tokenizer)
+    encode = run.tokenizer.encode
+    documents = Texts(encode(d.text) for material in run.world.slices[: g.number] for d in material.documents)
+    said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
+    own = Texts([*said, *(encode(t.answer) for t in run.shown)])
+    result = audit(list({e.id: e for e in trained}.values()), documents, own, list(transcripts.values()), reviews)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
+        graded = [c.name for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
+        result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
     write_json(g.directory / "audit.json", result)
 
 
 def audit(
     examples: Sequence[Example],
-    documents: Iterable[Document],
+    documents: Texts,
+    own: Texts,
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
-    tokenizer,
 ) -> dict:
-    """Counts weighted tokens by origin, and those inside n-grams of raw documents or of rejected transcripts alone.
+    """Counts weighted tokens by origin, those that teach a raw document, and those inside n-grams of rejected
+    transcripts alone.
 
-    `transcripts` are all that were sampled, corrections included, each with its tool calls; an n-gram that an accepted
-    one of the same task also has is not a rejected one's. Renamed examples are read under their first names.
+    `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
+    and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
+    its tool calls; an n-gram that an accepted one of the same task also has is not a rejected one's.
     """
-    raw = {gram for d in documents for gram in _grams(tokenizer.encode(d.text))}
     accepted, rejected = {}, {}
     for t in transcripts:
         side = accepted if reviews[t.id].accepted else rejected
@@ -68,19 +77,17 @@ def audit(
         side.setdefault(t.task_id, set()).update(gram for tokens in said for gram in _grams(tokens))
     refused_ids = {t.id for t in transcripts if not reviews[t.id].accepted}
     origins: Counter[str] = Counter()
-    raw_tokens = rejected_tokens = total = 0
+    rejected_tokens = 0
     for e in examples:
-        spans = list(_weighted_spans(first_names(e), e.weights))
-        count = sum(len(s) for s in spans)
+        count = int((e.weights > 0).sum())
         origins[e.origin] += count
-        if e.origin in ("seed", "prose"):
-            continue
-        total += count
         task = e.lineage.get("task", "")
         refused = rejected.get(task, set()) - accepted.get(task, set())
-        raw_tokens += count if e.origin == "imitation" else sum(_inside(s, raw) for s in spans)
         from_refused = e.lineage.get("transcript") in refused_ids
-        rejected_tokens += count if from_refused else sum(_inside(s, refused) for s in spans)
+        ways = [] if from_refused else [first_names(e), *_rewritten(e)]
+        inside = [sum(_inside(s, refused) for s in _weighted_spans(tokens, e.weights)) for tokens in ways]
+        rejected_tokens += count if from_refused else max(inside)
+    raw_tokens, total = _raw(examples, documents, own), origins.total()
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
@@ -89,9 +96,30 @@ def audit(
     }
 
 
+def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> int:
+    """How many weighted tokens teach a document; all of those that imitate one do."""
+    shown = [e for e in examples if e.origin in ("seed", "prose")]
+    made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
+    imitated = sum(int((e.weights > 0).sum()) for e in examples if e.origin == "imitation")
+    return imitated + int(copied(made, documents).sum()) + int(copied(shown, documents, own).sum())
+
+
+def _rewritten(e: Example) -> list[np.ndarray]:
+    """The tokens [T] of an example with each weighted one replaced by the id that its target makes likelier than not,
+    if that changes half of them: the reviewed alternatives of an accepted answer change a few."""
+    said, best = e.tokens[e.weights > 0], e.probs.argmax(axis=1)[:, None]
+    likely = np.take_along_axis(e.probs, best, axis=1)[:, 0] > 0.5
+    likeliest = np.where(likely, np.take_along_axis(e.ids, best, axis=1)[:, 0], said)
+    if (likeliest != said).mean() < 0.5:
+        return []
+    taught = e.tokens.copy()
+    taught[e.weights > 0] = likeliest
+    return [taught]
+
+
 def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -> dict:
     """True precision and recall of the review and of its model criteria."""
-    pairs = [(t, r) for t, r in pairs if not _repeats(r)]
+    pairs = [(t, r) for t, r in pairs if not r.repeats]
     grades = [g.run.world.oracle(g.read[t.task_id], t.text, "") for t, _ in pairs]
     right = np.array([grade.right and t.finished for grade, (t, _) in zip(grades, pairs, strict=True)], bool)
     accepted = np.array([r.accepted for _, r in pairs], bool)
@@ -112,6 +140,18 @@ def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -
     }
 
 
+def _attacked(g: Generation, pairs: Sequence[Pair], reviewer: Reviewer) -> dict:
+    """What the review makes of attacks that begin with accepted answers which are right."""
+    world, count = g.run.world, g.run.config.review.attacks
+    right = {t.task_id: t for t, r in pairs if r.accepted and world.oracle(g.read[t.task_id], t.text, "").right}
+    views = {i: tuple(g.passages[p] for p in t.passages) for i, t in right.items()}
+    targets = [Attacked(g.read[i], t.text, views[i]) for i, t in right.items()]
+    if not targets or not count:
+        return {"tried": 0, "passed": 0}
+    attacker = Attacker(world, targets, g.run.config.wrongthink.interruption, world.oracle)
+    return attack(attacker, reviewer, count, CLIMBING, Random(g.seed("attack")))
+
+
 def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:
     """Of accepted corrections, the shares that put everything right, and whose reason names the wrong step and is
     true."""
@@ -122,11 +162,6 @@ def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:
         "right": proportion({i: float(grade.mended) for i, grade in grades.items()}, groups),
         "reason": proportion({i: float(grade.reason) for i, grade in grades.items()}, groups),
     }
-
-
-def _repeats(review: Review) -> bool:
-    """Whether a review was refused for repeating a sibling, which says nothing of whether it is right."""
-    return "distinct" in review.verdicts and not review.verdicts["distinct"].passed
 
 
 def _weighted_spans(tokens: np.ndarray, weights: np.ndarray) -> Iterable[list[int]]:

@@ -18,8 +18,7 @@ def imitate(run: Run, base: nnx.State) -> nnx.State:
     place, last = run.directory / PLACE, run.config.generations
     if not has_weights(place / "model"):
         read = [d for material in run.world.slices[:last] for d in material.documents]
-        raw = [examples.imitation_example(run.tokenizer, d) for d in read]
-        raw = [e for e in raw if len(e.tokens) <= run.config.train.columns]
+        raw = [e for d in read for e in examples.imitation_examples(run.tokenizer, d, run.config.train.columns)]
         per_document = float(np.mean([len(e.ids) for e in raw]))
         trained = json.loads((run.generation(last) / "training.json").read_text())
         batch = max(1, round(trained["tokens_per_step"] / per_document))

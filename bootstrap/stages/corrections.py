@@ -43,10 +43,12 @@ def corrections(
                 pairs = _unit(g, reviewer, thinker, [t for t in tasks if t.id in before], answers, unit)
                 return [part for t, r in pairs for part in (to_json(t), to_json(r))]
 
-            payloads = stage.unit(unit, g.inputs("wrongthink", unit, fingerprint, *(t.id for t in tasks)), make)
+            inputs = g.inputs("wrongthink", unit, fingerprint, *(t.id for t in tasks))
+            found = stage.has(unit, inputs)
+            payloads = stage.unit(unit, inputs, make)
             written, judged = map(transcript_from_json, payloads[::2]), map(review_from_json, payloads[1::2])
             made.append((list(written), list(judged)))
-            advance(1)
+            advance(1, found=found)
     return made
 
 
@@ -94,8 +96,7 @@ def _unit(
         pairs += _tried(g, reviewer, [thought for thought in found if thought], heard, unit)
     if "spoiled" in c.sources:
         spoiled = _spoiled(g, answers, heard)
-        siblings = (*heard, *(t.text for t in spoiled))
-        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, siblings), strict=True)
+        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, heard), strict=True)
     return sorted(pairs, key=lambda pair: content_id(pair[0].task_id, pair[0].forced))
 
 
@@ -108,8 +109,7 @@ def _tried(
         seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
         written = wrongthink.interrupt(g.writer, g.index, left, interruption, generation=g.number, seed=seed)
         written = [replace(t, id=content_id(t.id, attempt)) for t in written]
-        siblings = (*heard, *(t.text for t, _ in done), *(t.text for t in written))
-        reviews = reviewer.review(written, g.read, g.passages, siblings)
+        reviews = reviewer.review(written, g.read, g.passages, heard)
         done += zip(written, reviews, strict=True)
         left = [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
         if not left:

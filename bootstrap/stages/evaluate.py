@@ -90,6 +90,7 @@ def display(metric: Metric, unit: str = "%") -> dict:
         "column": metric.column,
         "less_is_better": metric.less_is_better,
         "guard": metric.guard,
+        "floor": metric.floor,
         "unit": unit,
     }
 

@@ -1,54 +1,118 @@
-"""Keep a generation or roll it back: a paired comparison with the incumbent on the same items.
+"""Keep a generation or roll it back: a paired comparison with every generation that was promoted, on the same items.
 
-Open book is the primary figure: a candidate must not be significantly worse. Closed book and every metric that the
-world marks as a guard must not fall beyond a margin. Two roll-backs in a row end a run.
+Open book is the primary figure: it must not have fallen significantly. Closed book and every metric that the world
+marks as a guard must not have fallen beyond a margin, and not below their floors. Since the best of the promoted
+generations is among those compared, small falls in a row do not add up. What cannot be compared is not promoted: scores
+that are no finite numbers, no items in common, too few items to see a fall as large as `evaluate.resolution`. So
+many roll-backs in a row as `evaluate.rollbacks` says end a run.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from ratchet.bootstrap.intervals import Groups, paired
+from ratchet.bootstrap.config import EvaluateConfig
+from ratchet.bootstrap.intervals import grouped, paired
 from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation
 
 PRIMARY = "open_book"
 """The figure that a generation is kept for."""
+Evaluation = Mapping[str, Any]
+"""What is read of evaluation.json: `items` holds scores by metric and item, `metrics` says which of them guard and what
+their floors are, `groups` which items are about the same."""
 
 
 def promote(g: Generation) -> bool:
-    """Compares the new weights' evaluation with the incumbent's and writes the decision."""
+    """Compares the new weights' evaluation with those of the generations promoted so far and writes the decision."""
 
     def make() -> dict:
-        candidate, incumbent = (
-            json.loads((g.run.generation(n) / "evaluation.json").read_text()) for n in (g.number, g.incumbent)
-        )
-        guards = [name for name, m in candidate["metrics"].items() if m["guard"]]
-        groups = candidate["groups"]
-        return decide(candidate["items"], incumbent["items"], guards, groups, g.run.config.evaluate.margin)
+        earlier = [0, *(n for n in range(1, g.number) if _read(g, n, "decision")["promoted"])]
+        compared = {n: _read(g, n, "evaluation") for n in earlier}
+        return decide(_read(g, g.number, "evaluation"), compared, g.run.config.evaluate)
 
     return once(g.directory / "decision.json", make)["promoted"]
 
 
-def decide(
-    candidate: Mapping[str, Mapping[str, float]],
-    incumbent: Mapping[str, Mapping[str, float]],
-    guards: list[str],
-    groups: Groups,
-    margin: float,
-) -> dict:
-    """The decision on scores by metric and item: `{"promoted", "reasons", "comparisons"}`."""
-    names = [PRIMARY, *guards]
-    comparisons = {n: c for n in names if (c := paired(candidate.get(n, {}), incumbent.get(n, {}), groups))}
-    reasons = []
-    primary = comparisons.get(PRIMARY)
-    if primary and primary["high"] < 0:
-        reasons.append(f"{PRIMARY} fell by {-primary['difference']:.3f}")
-    for name in guards:
-        change = comparisons.get(name)
-        if change and change["difference"] < -margin and change["high"] < 0:
-            reasons.append(f"{name} fell by {-change['difference']:.3f}, beyond the margin {margin}")
+def decide(candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig) -> dict:
+    """The decision on a candidate: `{"promoted", "reasons", "comparisons"}`.
+
+    `promoted` holds the generations promoted so far by number. `comparisons` are those with the last of them.
+    """
+    every = (candidate, *promoted.values())
+    guards = list(dict.fromkeys(n for e in every for n, m in e["metrics"].items() if m["guard"]))
+    reasons = [r for name in (PRIMARY, *guards) for r in _faults(name, candidate, promoted, config)]
+    last, found = promoted[max(promoted)], {}
+    for name in (PRIMARY, *guards):
+        if not _unusable(candidate, name) and not _unusable(last, name):
+            found[name] = paired(_scores(candidate, name), _scores(last, name), candidate["groups"])
     return {
         "promoted": not reasons,
         "reasons": reasons or ["not worse, and no guard regressed"],
-        "comparisons": comparisons,
+        "comparisons": {name: c for name, c in found.items() if c},
     }
+
+
+def _faults(
+    name: str, candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig
+) -> Iterator[str]:
+    """Why one figure of a candidate forbids that it is promoted: at most one reason of each kind."""
+    scores = _scores(candidate, name)
+    if name != PRIMARY and not any(_scores(e, name) for e in (candidate, *promoted.values())):
+        return  # such as actions taken, where nobody ever took any
+    if why := _unusable(candidate, name):
+        yield f"{name} {why}"
+        return
+    floor, value = candidate["metrics"][name]["floor"], sum(scores.values()) / len(scores)
+    if value < floor:
+        yield f"{name} is {value:.3f}, below its floor {floor}"
+    margin = 0.0 if name == PRIMARY else config.margin
+    falls, unclear, measured = {}, {}, floor > 0 and _can_tell(len(grouped(scores, candidate["groups"])), config)
+    for number, earlier in promoted.items():
+        if why := _scores(earlier, name) and _unusable(earlier, name):
+            yield f"{name} of generation {number} {why}"
+            return
+        change = paired(scores, _scores(earlier, name), candidate["groups"])
+        if not change or not _can_tell(change["groups"], config):
+            continue
+        measured = True
+        if change["high"] < 0 and change["difference"] < -margin:
+            falls[number] = change
+        elif change["low"] < -config.resolution:
+            unclear[number] = change
+    if falls:
+        number = min(falls, key=lambda n: falls[n]["difference"])
+        beyond = f", beyond the margin {margin}" if margin else ""
+        yield f"{name} fell by {-falls[number]['difference']:.3f} since generation {number}{beyond}"
+    elif unclear:
+        number = min(unclear, key=lambda n: unclear[n]["low"])
+        c = unclear[number]
+        yield (
+            f"{name} may have fallen by {-c['low']:.3f} since generation {number}: {c['n']} items about {c['groups']} "
+            "different things are too few to tell"
+        )
+    elif not measured:
+        yield f"{name} shares too few items with the generations promoted so far to be compared"
+
+
+def _can_tell(groups: int, config: EvaluateConfig) -> bool:
+    """Whether so many different things are enough: one that changes must move a figure by less than what is seen."""
+    return groups * config.resolution >= 2
+
+
+def _scores(evaluation: Evaluation, name: str) -> Mapping[str, float]:
+    return evaluation["items"].get(name, {})
+
+
+def _unusable(evaluation: Evaluation, name: str) -> str:
+    """What is wrong with the scores of a figure, "" when nothing is."""
+    scores = _scores(evaluation, name)
+    if not scores:
+        return "has no items"
+    strange = [item for item, score in scores.items() if not (math.isfinite(score) and 0 <= score <= 1)]
+    return f"has scores that are no share, such as {scores[strange[0]]} of {strange[0]}" if strange else ""
+
+
+def _read(g: Generation, number: int, what: str) -> dict:
+    return json.loads((g.run.generation(number) / f"{what}.json").read_text())

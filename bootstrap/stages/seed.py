@@ -17,7 +17,10 @@ Skills = Mapping[str, list[Example]]
 
 
 def demonstrations(run: Run, params: nnx.State) -> Skills:
-    """The worked tasks as examples by skill, and general prose. `params` are any weights: nothing is sampled."""
+    """The worked tasks as examples by skill, and general prose. `params` are any weights: nothing is sampled.
+
+    Examples longer than a row of training are left out. Raises ValueError when no answer is left.
+    """
     world, c = run.world, run.config
     if not run.shown:
         return {"simulate": [], "interrupt": [], "review": [], "prose": []}
@@ -34,7 +37,14 @@ def demonstrations(run: Run, params: nnx.State) -> Skills:
     for skill, shown in made.items():
         made[skill] = [copy for e in shown for copy in examples.renamed(world.names, run.tokenizer, e, c.train.renamed)]
     made["prose"] = [examples.prose_example(run.tokenizer, *line) for line in world.prose]
-    return made
+    fit = {skill: run.fitting(shown, f"seed {skill}") for skill, shown in made.items()}
+    if not fit["simulate"]:
+        shortest = min(len(e.tokens) for e in made["simulate"])
+        raise ValueError(
+            f"seed: the shortest demonstration has {shortest} tokens, train.columns is {c.train.columns}, so there is "
+            f"nothing to begin with; start a new run with --train.columns {shortest} or more"
+        )
+    return fit
 
 
 def blend(made: Skills, mixture: SeedMixture) -> list[Example]:

@@ -37,7 +37,9 @@ def dataset(
 ) -> list[Example]:
     """Writes what this generation adds to training, as a TFDS dataset, and reads it back checked.
 
-    `taught` are transcripts with the targets of those that were kept; `mistakes` teach the reviewer.
+    `taught` are transcripts with the targets of those that were kept; `mistakes` teach the reviewer. Examples longer
+    than a row of training are left out, and `record.json` counts them as `left_out`. Raises TooFewAccepted when
+    all are.
     """
     run, place = g.run, dataset_of(g.run, g.number)
     if not (place / "dataset_info.json").exists():
@@ -61,7 +63,15 @@ def dataset(
             "unwarped": True,
             "targets": run.config.targets.kind,
         }
-        write_examples(place, made, header=header)
+        fit = run.fitting(made, f"gen {g.number} dataset")
+        if made and not fit:
+            raise TooFewAccepted(
+                f"generation {g.number}: all {len(made)} examples are longer than train.columns, "
+                f"{run.config.train.columns} tokens; start a new run with a larger --train.columns"
+            )
+        if len(fit) < len(made):
+            header["left_out"] = len(made) - len(fit)
+        write_examples(place, fit, header=header)
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 
@@ -98,7 +108,8 @@ def train(
     if found < needed:
         raise TooFewAccepted(
             f"generation {g.number}: the accepted transcripts make {found} student examples, a batch takes {needed}; "
-            f"raise --simulate.samples or lower --train.batch; {g.directory / 'funnel.json'} shows where others went"
+            "start a new run with more --simulate.samples or a smaller --train.batch; "
+            f"{g.directory / 'funnel.json'} shows where others went"
         )
     start = g.base if c.controls.start == "base" else g.params
     params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number), c.train.later_rate)

@@ -26,8 +26,8 @@ class Reviewed(NamedTuple):
 
     @property
     def heard(self) -> tuple[str, ...]:
-        """The texts of all transcripts: each other's siblings."""
-        return tuple(t.text for t in self.transcripts)
+        """The texts of the accepted transcripts, which vote where siblings do."""
+        return tuple(t.text for t, r in zip(*self, strict=True) if r.accepted)
 
 
 def simulate(g: Generation) -> list[list[Transcript]]:
@@ -45,6 +45,8 @@ def simulate(g: Generation) -> list[list[Transcript]]:
                 return [to_json(t) for t in written]
 
             inputs = g.inputs("simulate", unit, *(t.id for t in tasks))
+            if stage.has(unit, inputs):
+                advance(len(tasks) * config.samples, found=True)
             made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
     return made
 
@@ -64,11 +66,12 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
                     reviews = reject_repeated(transcripts, reviews, limits["distinct"])
                 if share := run.config.controls.random_share:
                     reviews = _at_random(reviews, share, g.seed("random review", unit))
-                advance(len(transcripts))
                 return [to_json(r) for r in reviews]
 
             inputs = g.inputs("review", unit, before.sha256(unit), thresholds)
+            found = stage.has(unit, inputs)
             reviews = [review_from_json(p) for p in stage.unit(unit, inputs, make)]
+            advance(len(transcripts), found=found)
             made.append(Reviewed(list(transcripts), reviews))
     return made
 
@@ -110,8 +113,9 @@ def target(
                 return [targets.to_json(t) for t in found]
 
             inputs = g.inputs(of[0], unit, before.sha256(unit))
+            found = stage.has(unit, inputs)
             made.append([targets.from_json(p) for p in stage.unit(unit, inputs, make)])
-            advance(len(accepted))
+            advance(len(accepted), found=found)
     return made
 
 

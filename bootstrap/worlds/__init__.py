@@ -32,13 +32,16 @@ def load(
     no such world or function, or its settings cannot be met.
     """
     of_documents, of_lessons, of_arithmetic = settings
-    if name == "documents":
-        return documents.create(of_documents, seed, generations, read)
-    if name == "lessons":
-        return lessons.create(of_lessons, seed, generations)
-    if name == "arithmetic":
-        return arithmetic.create(of_arithmetic, seed, generations)
-    return _own(name)(seed, generations)
+    embedded = {
+        "documents": lambda: documents.create(of_documents, seed, generations, read),
+        "lessons": lambda: lessons.create(of_lessons, seed, generations),
+        "arithmetic": lambda: arithmetic.create(of_arithmetic, seed, generations),
+    }
+    world = embedded[name]() if name in embedded else _own(name)(seed, generations)
+    for metric in world.metrics:
+        if metric.guard and metric.less_is_better:
+            raise ValueError(f"world: {metric.name} guards, and less of it is better; make a guard of what it leaves")
+    return world
 
 
 def _own(name: str) -> Callable[[int, int], World]:

@@ -167,9 +167,9 @@ def standing(before: str, text: str) -> list[str]:
 
 def spelled(case: Case) -> str:
     """An answer is worked columns and one sum at the end, and nothing else but an interruption before them."""
-    rest = STEP.sub("", case.text.removeprefix("no,")).strip()
-    if rest:
-        return f"not understood: {rest[:60]}"
+    said = case.text.removeprefix("no, ")
+    if said != " ".join(m.group(0) for m in STEP.finditer(said)):
+        return f"not understood: {STEP.sub('', said)[:60].strip(' ') or 'spaces'}"
     kinds = ["sum" in s.fields for s in case.steps]
     return "" if kinds and kinds[-1] and not any(kinds[:-1]) else "it does not end in one sum"
 

@@ -34,6 +34,11 @@ class Document:
     text: str
     meta: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def document_id(self) -> str:
+        """The id of the document that this is a passage of, which its meta names; its own id where it is whole."""
+        return self.meta.get("document", self.id)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -105,7 +110,7 @@ class Metric(NamedTuple):
     """A figure that a world's items measure, and how it is shown.
 
     `column` heads it in the table of generations ("" leaves it out), `worst` heads the same figure of the worst
-    context. A `guard` must not fall when a generation is promoted.
+    context. A `guard`, of which more is better, must not fall when a generation is promoted, and not be below `floor`.
     """
 
     name: str
@@ -114,14 +119,16 @@ class Metric(NamedTuple):
     worst: str = ""
     less_is_better: bool = False
     guard: bool = False
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
 class Case:
     """An answer under review, as text.
 
-    `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together,
-    its own among them. `finished` is false for an answer cut off by the length limit or by a call.
+    `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together
+    and pass without each other; each has one vote. `finished` is false for an answer cut off by the length limit or by
+    a call.
     """
 
     task: Task

@@ -4,15 +4,18 @@ import contextlib
 import importlib.util
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from ratchet.train import stopping
 from ratchet.train.flops import Chip
 
-TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2"
+TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2, tpu7x:2x2x1"
 
 
 class PreflightError(ValueError):
@@ -32,12 +35,21 @@ def described_chips(topology: str, slices: int = 1) -> list[jax.Device]:
 
     more = {"num_slices": slices} if slices > 1 else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices)
+        chips = list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0][:160]
         raise PreflightError(
             f"preflight: no topology {topology!r} ({reason}); there are {TOPOLOGIES} and others"
         ) from None
+    _handle_signals_again()
+    return chips
+
+
+def _handle_signals_again() -> None:
+    """Puts this process's handlers back in place of libtpu's, which would print the compiler's stack."""
+    if threading.current_thread() is threading.main_thread():
+        for number in stopping.ASKING:
+            signal.signal(number, signal.getsignal(number))
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ RECIPE = Recipe(
             engine=EngineConfig(save_every=3),
             optimizer=OptimizerConfig("muon", 3e-2),
         ),
-        evaluate=EvaluateConfig(samples=1),
+        evaluate=EvaluateConfig(samples=1, resolution=2.0, rollbacks=3),  # four tasks tell nothing; the machinery shall move
         controls=ControlsConfig(random_share=0.5, imitation=True),
     ),
 )

@@ -193,7 +193,7 @@ def test_prose_and_raw_documents_are_continued(tokenizer):
     prose = examples.prose_example(tokenizer, "the old road", "goes on.")
     assert prose.tokens[: -len(trained(prose))].tolist() == tokenizer.prose("the old road")
     assert trained(prose) == [*tokenizer.encode("goes on."), tokenizer.end] and prose.origin == "prose"
-    raw = examples.imitation_example(tokenizer, Document("d", "the lamp hums."))
+    (raw,) = examples.imitation_examples(tokenizer, Document("d", "the lamp hums."), 64)
     assert raw.tokens[: -len(trained(raw))].tolist() == tokenizer.document("")
     assert trained(raw) == [*tokenizer.encode("the lamp hums."), tokenizer.end]
     assert (raw.origin, raw.lineage) == ("imitation", {"documents": ["d"]})

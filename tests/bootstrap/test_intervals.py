@@ -62,7 +62,14 @@ def test_only_shared_items_are_compared():
 
 def test_a_single_group_compares_with_nothing_certain():
     found = paired({"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 0.0}, {"a": "g", "b": "g"})
-    assert (found["difference"], found["low"], found["high"]) == (1.0, 0.0, 2.0)
+    assert (found["difference"], found["low"], found["high"], found["groups"]) == (1.0, -1.0, 3.0, 1)
+
+
+def test_items_that_all_agree_are_no_more_certain_than_if_one_had_changed():
+    same = {str(n): 1.0 for n in range(20)}
+    assert paired(same, same)["low"] == -0.1 and paired(same, same)["high"] == 0.1
+    changed = paired(same | {"0": 0.0}, same)
+    assert changed["low"] == pytest.approx(-0.05 - 0.1, abs=0.01)
 
 
 def test_a_paired_interval_is_that_of_the_mean_of_the_differences():

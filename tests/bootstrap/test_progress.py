@@ -4,7 +4,8 @@ import pytest
 from etils import epath
 from tensorboardX.event_file_writer import EventFileWriter
 
-from ratchet.bootstrap.progress import Metrics, Silent, timed
+from ratchet.bootstrap.progress import Metrics, Noted, Silent, Tally, timed
+from ratchet.train.holder import holder_of, holding
 
 
 def test_every_step_is_a_line_for_programs_and_a_point_on_the_board(tmp_path, monkeypatch):
@@ -46,6 +47,33 @@ def test_the_time_of_a_stage_adds_up_across_resumes(tmp_path, monkeypatch):
 def test_silence_can_be_told_anything(capsys):
     with Silent().stage("simulate", 3) as advance:
         advance(1)
-        advance(2, "about it")
+        advance(2, ("about it",), found=True, left=1.0)
     Silent().line("a line")
     assert capsys.readouterr() == ("", "")
+
+
+def test_time_left_comes_from_the_items_that_were_made_now(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ratchet.bootstrap.progress.time.monotonic", lambda: now[0])
+    tally = Tally(100)
+    tally.add(60, found=True, left=None)
+    assert tally.left is None and tally.made == 0
+    now[0] = 20.0
+    tally.add(10, found=False, left=None)
+    assert (tally.done, tally.made, tally.left) == (70, 10, 60.0)
+    tally.add(1, found=False, left=7.5)
+    assert tally.left == 7.5
+
+
+def test_the_process_says_in_its_record_what_it_does_and_a_stage_within_a_stage_for_as_long_as_it_lasts(tmp_path):
+    directory = epath.Path(tmp_path)
+    with holding(directory) as holder:
+        noted = Noted(Silent(), holder)
+        with noted.stage("gen 2 wrongthink", 4) as advance:
+            advance(3)
+            with noted.stage("gen 2 train (anti)", 60) as inner:
+                inner(20, found=True)
+                assert (holder.doing["title"], holder.doing["done"]) == ("gen 2 train (anti)", 20)
+            assert (holder.doing["title"], holder.doing["done"], holder.doing["total"]) == ("gen 2 wrongthink", 3, 4)
+            assert holder_of(directory)["pid"]
+        assert holder.doing is None

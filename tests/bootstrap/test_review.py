@@ -116,13 +116,28 @@ def test_a_check_reads_the_whole_case(answering, task, passages, right):
         transcript(task, "other.", finished=False),
     ]
     reviewer.review(made, {task.id: task}, passages)
-    assert seen[0] == Case(
+    assert seen[2] == Case(
         task, right, "so.", True, (("lookup", {"query": "x"}),), little.steps(right), tuple(passages.values()),
-        (right, "other."),
-    )
-    assert (seen[1].finished, seen[1].passages, seen[1].steps) == (False, (), ())
+        (right,),
+    )  # fmt: skip
+    assert (seen[3].finished, seen[3].passages, seen[3].steps) == (False, (), ())
     reviewer.review(made[:1], {task.id: task}, passages, siblings=["a", "b"])
-    assert seen[2].siblings == ("a", "b")
+    assert seen[4].siblings == ("a", "b")
+
+
+def test_what_is_cut_off_or_rejected_has_no_vote(answering, task, passages, right):
+    heard = []
+
+    def most(case):
+        heard.append(case.siblings)
+        return "outvoted" if case.siblings.count("loud.") > 1 else ""
+
+    checks = {"most": most, "calm": lambda case: "it is mad" if case.text == "mad." else ""}
+    reviewer = answering([by_rule("most"), by_rule("calm")], checks=checks)
+    said = [transcript(task, text) for text in (right, "mad.", "loud.")] + [transcript(task, "loud.", finished=False)]
+    found = reviewer.review(said, {task.id: task}, passages)
+    assert [r.accepted for r in found] == [True, False, True, True]
+    assert heard == [()] * 4 + [(right, "loud.")] * 4
 
 
 def test_general_checks_get_the_limit_of_the_rubric_and_the_interruption(answering, task, passages, right):

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 from support import half_told, saying
 
-from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.retrieval import Index, passages_of
 from ratchet.bootstrap.simulate import Draft, draft, finish, shown_passages
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
-from ratchet.bootstrap.worlds.world import Document, Tool
+from ratchet.bootstrap.worlds.world import Document, Task, Tool
 from ratchet.models import decoder
 
 
@@ -71,6 +71,39 @@ def test_where_nothing_is_named_to_seek_the_question_finds_the_passages(torn, wo
     asked = replace(world.slices[0].tasks[0], seek=())
     shown = shown_passages(index, asked, 0, replace(torn.config, withhold=0.0, passages=2), "salt")
     assert {p.id for p in shown} == {p.id for p in index.search(asked.question, 2)}
+
+
+@pytest.mark.parametrize("letters", ["", "in the text, as a number: 00007.", "what you do is up to you."])
+def test_own_documents_are_in_view_whatever_their_names_and_texts_have_in_common(torn, letters):
+    others = [Document(f"{n:05}", f"what you do about {n:05} is up to you.") for n in range(40)]
+    own = Document("00007", f"quite another matter. {letters}")
+    index, config = Index([*others[:7], own, *others[8:]]), replace(torn.config, withhold=0.0, passages=2)
+    asked = Task("t", (own.id,), ({"role": "user", "content": "what do you do about 00009?"},))
+    shown = [shown_passages(index, asked, sibling, config, "salt") for sibling in range(16)]
+    assert all(own in view and len(view) == 2 for view in shown)
+    assert len({tuple(p.id for p in view) for view in shown}) == 2, "in the sibling's own order"
+
+
+def test_of_long_documents_the_best_passages_are_in_view_and_some_of_each(torn):
+    given = [Document("a", "red lamp so so kettle mill"), Document("b", "tower dock kettle oil")]
+    given.append(Document("c", "kettle"))
+    index = Index(passages_of(given, 2))
+    asked = Task("t", ("a", "b"), ({"role": "user", "content": "kettle mill?"},))
+    view = lambda passages: {
+        p.id for p in shown_passages(index, asked, 0, replace(torn.config, withhold=0.0, passages=passages), "salt")
+    }
+    assert view(1) == {"a#2"} and view(2) == {"a#2", "b#1"} and view(4) > {"a#2", "b#1"}
+    assert {i.partition("#")[0] for i in view(5)} == {"a", "b"} and "c" in view(6)
+
+
+def test_passages_of_other_documents_give_way_before_the_tasks_own_is_cut(torn):
+    others = [Document(f"other {n}", f"what do lamps do? {n} " + "hums " * 40) for n in range(2)]
+    own = Document("own", "quite another matter.")
+    asked = Task("t", (own.id,), ({"role": "user", "content": "what do lamps do?"},))
+    writer = replace(with_config(torn, withhold=0.0, passages=3), max_length=torn.config.new_tokens + 80)
+    for sibling in range(6):
+        d = draft(writer, Index([*others, own]), asked, sibling, "salt")
+        assert len(d.prompt) <= 80 and own.id in d.passages and own.text in torn.tokenizer.decode(d.prompt)
 
 
 def test_a_share_of_the_siblings_sees_one_passage_less(torn, world, index):

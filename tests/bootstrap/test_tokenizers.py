@@ -7,7 +7,7 @@ from etils import epath
 from support import little_config
 
 from ratchet.bootstrap.review import load_rubric
-from ratchet.bootstrap.tokenizers import PROSE_LINES, prepare_tokenizer
+from ratchet.bootstrap.tokenizers import FEWEST_LETTERS, PROSE_LINES, evenly, prepare_tokenizer
 from ratchet.bootstrap.worlds.world import Document, Material
 from ratchet.models.tokenizer import load
 
@@ -52,3 +52,20 @@ def test_prose_is_read_up_to_a_limit(tmp_path, world):
     lines = tuple((f"line {n}", "goes on") for n in range(PROSE_LINES))
     a, b = (replace(world, prose=(*lines, *more)) for more in ((), (("xylophones xylophones", "xylophones"),) * 50))
     assert made(tmp_path / "a", a).hash == made(tmp_path / "b", b).hash
+
+
+def test_a_long_first_document_shuts_out_no_other(tmp_path, world):
+    giant = Document("0", "quixotic zephyrs " * 50_000)
+    others = [Document(f"d{n}", "vexing jackals prowl. " * 30) for n in range(20)]
+    tokenizer = made(tmp_path / "a", replace(world, slices=(Material((giant, *others)),)))
+    assert pieces_of(tokenizer, "quixotic zephyrs vexing jackals prowl") == 5
+    assert pieces_of(tokenizer, "guest") == 1, "nor the seed's words"
+
+
+def test_texts_are_taken_evenly_from_their_beginning():
+    assert evenly(["ab", "c" * 500, "", "d" * 900], 420) == ["ab", "c" * 209, "", "d" * 209]
+    assert evenly(["ab", "cd"], 1000) == ["ab", "cd"] and evenly([], 10) == []
+    crowd = [f"{n:04}" * 100 for n in range(1000)]
+    taken = evenly(crowd, 10 * FEWEST_LETTERS)
+    assert [t[:4] for t in taken] == [f"{n:04}" for n in range(0, 1000, 100)]
+    assert {len(t) for t in taken} == {FEWEST_LETTERS}

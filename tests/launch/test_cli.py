@@ -1,7 +1,9 @@
 """What users type and read: one line for every mistake, exit code 2."""
 
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 from support import start, tiny_config
 
+from ratchet.bootstrap import loop
 from ratchet.bootstrap.ledger import write_json
 from ratchet.launch import cli
+from ratchet.train.holder import holding
 
 
 def ratchet(capsys, *words):
@@ -29,25 +33,24 @@ def mistake(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["rnu"], "unknown command 'rnu'; there are run, resume"),
-        (["run"], "no recipe"),
-        (["run", "lesson"], "no recipe 'lesson'; there are documents, lessons, arithmetic, tiny"),
+        (["rnu"], "unknown command 'rnu'; the nearest is run; there are run, resume"),
+        (["statsu"], "the nearest is status"),
         (["run", "tiny", "--train.stepz", "3"], "unknown setting --train.stepz; the nearest is --train.steps"),
         (["run", "tiny", "--generation=3"], "the nearest is --generations"),
         (["run", "tiny", "--simulate.new-token", "3"], "the nearest is --simulate.new-tokens"),
         (["run", "tiny", "--steps", "3"], "the nearest is --"),
-        (["resume"], "give the directory of a run"),
-        (["status"], "give the directory of a run"),
+        (["resume"], "resume: give DIR, the directory of a run, such as runs/lessons"),
+        (["status"], "status: give DIR, the directory of a run"),
         (["status", "nowhere"], "nowhere holds no run: nowhere/config.json is missing; start one with"),
         (["resume", "nowhere"], "holds no run"),
         (["report", "nowhere"], "holds no run"),
         (["show", "nowhere", "x"], "holds no run"),
         (["evaluate", "nowhere", "--generation", "1"], "holds no run"),
         (["export", "nowhere", "--generation", "1", "--to", "x"], "holds no run"),
-        (["import"], "give the folder of a model"),
+        (["import"], "import: give DIR, the folder of a model"),
         (["import", "nowhere"], "no config.json; give the folder of a model"),
         (["run", "tiny", "--outt", "x"], "the nearest is --out"),
-        (["recipes", "--all"], "unknown setting --all; this command takes none"),
+        (["recipes", "--all"], "unknown setting --all; this command has --json"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(capsys, tmp_path, monkeypatch, words, named):
@@ -126,8 +129,8 @@ def test_recipes_say_what_they_do_how_long_and_what_they_reach(capsys):
 def test_help_lists_every_command(capsys, words):
     code, out, _ = ratchet(capsys, *words)
     assert code == 0
-    commands = ("run", "resume", "status", "evaluate", "show", "report", "recipes", "preflight", "import", "export")
-    assert all(f"ratchet {c}" in out for c in commands)
+    assert all(f"ratchet {c}" in out for c in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):
@@ -141,11 +144,13 @@ def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):
 def test_show_prints_a_transcripts_lineage(capsys, tiny_run):
     sample = json.loads((tiny_run / "gen-001" / "samples.json").read_text())["transcripts"][0]
     code, out, _ = ratchet(capsys, "show", tiny_run, sample["id"])
+    assert code == 0 and sample["id"] in out and "passes from" in out and sample["question"] in " ".join(out.split())
+    code, out, _ = ratchet(capsys, "show", tiny_run, sample["id"], "--json")
     found = json.loads(out)
     assert code == 0 and found["transcript"] == sample["id"]
     assert {"documents", "verdicts", "branches", "targets", "trained"} <= found.keys()
     assert "has no transcript zzz" in mistake(capsys, "show", tiny_run, "zzz")
-    assert "give the id of one transcript" in mistake(capsys, "show", tiny_run)
+    assert "show: give ID, a transcript's id" in mistake(capsys, "show", tiny_run)
 
 
 def test_evaluating_a_generation_that_is_not_there_is_one_line(capsys, tiny_run):
@@ -164,13 +169,27 @@ def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_r
     assert f"{m['value']:.4f}" in out and f"{m['low']:.4f} – {m['high']:.4f}" in out
 
 
-def test_control_c_is_one_line(capsys, tiny_run, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_run, monkeypatch, number, status):
+    monkeypatch.setattr(loop, "run", lambda *_: signal.raise_signal(number))
+    code = cli.main(["resume", str(tiny_run)])
+    out, err = capfd.readouterr()
+    assert code == status and "promoted" in out
+    assert err.splitlines() == [
+        "ratchet: stopping after this step; another signal ends at once",
+        f"ratchet: stopped by {number.name}; `ratchet resume {tiny_run}` goes on from what is committed",
+    ]
 
-    monkeypatch.setattr(cli.loop, "run", stop)
-    code, _, err = ratchet(capsys, "resume", tiny_run)
-    assert code == 130 and err.startswith("ratchet: stopped; `ratchet resume DIR`")
+
+def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look(capsys, tiny_run):
+    with holding(tiny_run):
+        before = (tiny_run / "report" / "index.html").exists()
+        assert f"process {os.getpid()} on" in mistake(capsys, "resume", tiny_run)
+        assert (tiny_run / "report" / "index.html").exists() == before, "who is refused writes no page either"
+        code, out, _ = ratchet(capsys, "status", tiny_run)
+        assert code == 0 and f"process {os.getpid()} on" in out
+        assert json.loads(ratchet(capsys, "status", tiny_run, "--json")[1])["holder"]["pid"] == os.getpid()
+    assert ratchet(capsys, "status", tiny_run)[1].splitlines()[0] == "finished"
 
 
 def test_the_report_is_rebuilt(capsys, tiny_run):

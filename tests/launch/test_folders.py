@@ -9,9 +9,10 @@ import pytest
 import torch
 import transformers
 from etils import epath
+from rich.console import Console
 from support import CHATML, awaken, tiny_config, write_chat
 
-from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap import config_files
 from ratchet.launch import cli, folders
 from ratchet.launch.folders import Export
 from ratchet.models import huggingface
@@ -29,7 +30,7 @@ def run(tmp_path_factory):
     directory = epath.Path(tmp_path_factory.mktemp("run"))
     model = DecoderConfig(width=32, layers=2, heads=2, mlp_width=64, conv=1, family=LLAMA)
     config = tiny_config(train__columns=1024, model=model)
-    write_json(directory / "config.json", dataclasses.asdict(config))
+    config_files.save(directory, config)
     params = awaken(create(config.model, 0)[1])
     save_weights(directory / "gen-000" / "model", params)
     return directory, config, params
@@ -49,25 +50,51 @@ def test_an_exported_generation_is_read_by_transformers_and_by_us(run, tmp_path,
     assert cli.main(["import", str(place), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == theirs.num_parameters() and found["width"] == 32
-    assert found["family"]["architecture"] == "LlamaForCausalLM" and "no tokenizer.json" in found["chat"]
+    assert found["family"]["architecture"] == "LlamaForCausalLM"
     assert cli.main(["import", str(place)]) == 0
     assert f"{theirs.num_parameters():,}" in capsys.readouterr().out
 
-    write_chat(place)
-    assert cli.main(["import", str(place)]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "tokens; the template calls no tools and marks what the assistant says" in told
-    template = tmp_path / "other.jinja"
-    for text, said in (
-        (CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", ""), "marks nothing as said"),
-        ("{{ messages }}", "does not write each message once"),
-    ):
-        template.write_text(text)
-        assert cli.main(["import", str(place), "--template", str(template), "--json"]) == 0
-        assert said in json.loads(capsys.readouterr().out)["chat"]
-
     assert cli.main(words) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small Llama without a tokenizer."""
+    place = epath.Path(tmp_path_factory.mktemp("folder"))
+    model = DecoderConfig(vocab_size=640, width=32, layers=1, heads=2, mlp_width=64, conv=1, family=LLAMA)
+    huggingface.save(place, model, create(model, 0)[1], "float32")
+    return place
+
+
+def imported(capsys, *words):
+    """What `ratchet import` says of a folder's chat as JSON, and of the folder for people, on one line."""
+    assert cli.main(["import", *map(str, words), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    console = Console(width=80)
+    with console.capture() as told:
+        console.print(folders.table(found))
+    return found["chat"], " ".join(told.get().split())
+
+
+def test_import_says_whether_a_run_can_start_from_a_folder_and_what_marks_the_assistants_words(folder, capsys):
+    unmarked = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    for template, marks in ((CHATML, "by the template"), (unmarked, "by how turns open and close")):
+        write_chat(folder, template=template)
+        chat, told = imported(capsys, folder)
+        assert chat == {"base": True, "tokens": 299, "calls_tools": False, "marks": marks, "warning": ""}
+        assert "a run can start from it with --base: 299 tokens; the template calls no tools" in told
+        assert f"what the assistant says is marked {marks}" in told and "warning" not in told
+
+
+def test_import_warns_in_one_line_that_no_run_can_start_from_a_folder(folder, tmp_path, capsys):
+    write_chat(folder)
+    template = tmp_path / "other.jinja"
+    template.write_text("{{ 'x' + none }}")
+    chat, told = imported(capsys, folder, "--template", template)
+    assert not chat["base"] and "\n" not in chat["warning"]
+    assert chat["warning"].startswith(f"a run with --base refuses this folder: {folder}: the chat template refuses")
+    assert "no run can start from it with --base; see below" in told and "warning: a run with --base" in told
 
 
 def test_a_run_whose_decoder_is_our_own_says_so(tiny_run, tmp_path, capsys):

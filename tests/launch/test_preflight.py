@@ -1,6 +1,8 @@
 """Preflight compiles with the real TPU compiler, for a small model."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -10,12 +12,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from support import tiny_config
 
 from ratchet.launch import cli
+from ratchet.launch.output import make_console
 from ratchet.launch.preflight import Preflight, PreflightError, preflight, show
 from ratchet.launch.preflight.chips import described_chips, without_compilation_cache
 from ratchet.launch.preflight.collectives import collectives, memory_traffic
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import NO_WINDOW, Family
 from ratchet.models.kernels import Kernel, Scores, attend_rows
+from ratchet.train.flops import chip_of
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
 from ratchet.train.trainer import EngineConfig
@@ -71,7 +75,9 @@ def test_what_does_not_fit_is_an_answer(capsys):
     rows = ["--rows", "600", "--train.engine.remat", "none", "--train.columns", "2048", "--model.layers", "12"]
     words = ["preflight", "qwen3-0.6b", "--json", *rows]
     assert cli.main(words) == 1
-    found = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [line.split()[:2] for line in err.splitlines()] == [["preflight:", "compiling"], ["preflight:", "compiled"]]
     assert not found["fits"] and found["memory"]["of"] == 16 * 2**30
     assert any("remat full" in line for line in found["advice"]) and "bound" not in found
 
@@ -85,8 +91,35 @@ def test_mistakes_are_one_line(capsys):
     assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
 
 
+def test_a_chip_that_is_two_devices_is_half_of_its_data_sheet():
+    chips = described_chips("tpu7x:2x2x1")
+    chip = chip_of(chips[0].device_kind)
+    assert len(chips) == 8 and (2 * chip.flops, 2 * chip.memory, 2 * chip.bandwidth) == (2307e12, 192 * 2**30, 7380e9)
+    text = jax.jit(jnp.dot, out_shardings=NamedSharding(make_mesh(MeshConfig(-1), chips), PartitionSpec()))
+    assert "f32[8,8]" in text.lower(*[jax.ShapeDtypeStruct((8, 8), jnp.float32)] * 2).compile().as_text()
+
+
+STOPPED = """
+import os, signal, sys, threading
+from ratchet.launch.preflight.chips import described_chips
+from ratchet.train import stopping
+with stopping.heeded(lambda line: print(line, file=sys.stderr, flush=True), patient=False):
+    described_chips("v5e:2x2")
+    signal.raise_signal(signal.{name})
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_the_compiler_with_one_line(name, code):
+    """libtpu's own handler would print its stack."""
+    ran = subprocess.run([sys.executable, "-c", STOPPED.format(name=name)], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert ran.stderr.splitlines()[-1] == f"stopped by {name}" and "***" not in ran.stderr
+
+
 def test_people_get_a_table(found, capsys):
-    show(found, cli._console())
+    show(found, make_console())
     said = capsys.readouterr().out
     assert "memory of a chip" in said and "all-gather" in said and "MFU at most" in said
     assert jax.default_backend() == "cpu"
@@ -100,7 +133,7 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     assert step["formula"] == consumers["weights for sampling"] + consumers["caches of slots"]
     assert 0.6 < step["ratio"] < 1.2  # a part of so small a model stays in the chip
     assert total(step["sent"]) < 0.01 * step["bytes"]
-    show(found, cli._console())
+    show(found, make_console())
     said = capsys.readouterr().out
     assert "caches of slots" in said and "tokens a second" in said
 
@@ -145,6 +178,6 @@ def test_a_batch_of_questions_costs_what_the_formula_says_and_sends_nothing_betw
     assert 1.0 < found["flops"]["ratio"] < 1.5  # attention looks at whole squares
     assert total(found["step"]["sent"]) < 2**20, "weights lie whole on every chip"
     assert found["bound"]["questions_a_second_at_most"] > 0
-    show(found, cli._console())
+    show(found, make_console())
     said = capsys.readouterr().out
     assert "FLOPs of a question" in said and "questions a second" in said

@@ -50,6 +50,12 @@ def test_texts_of_any_length_are_learned_from():
     assert text(made, "zebra quartz") == [" zebra", " quartz"]
 
 
+def test_a_text_longer_than_is_read_at_a_time_is_read_to_its_end(monkeypatch):
+    monkeypatch.setattr("ratchet.models.tokenizer.LONGEST", 1000)
+    made = Tokenizer.train(["so " * 2000 + "zebra quartz " * 100, "so"], 330)
+    assert text(made, "zebra quartz") == [" zebra", " quartz"]
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_symbol_spelled_in_text_stays_text(tokenizer, name):
     words = f"all pass <|{name}|> <pad> <unk> <0x41> so"

@@ -1,7 +1,6 @@
-import signal
 import threading
 
-from ratchet.train.monitor import SAVE, STOP, Signals, Watchdog, stopping
+from ratchet.train.monitor import SAVE, STOP, Signals, Watchdog, describe
 
 
 class Clock:
@@ -12,18 +11,29 @@ class Clock:
         return self.now
 
 
-def test_a_checkpoint_is_due_by_the_clock_and_an_end_after_a_signal():
-    clock = Clock()
-    signals = Signals(2.0, clock)
+def test_a_checkpoint_is_due_by_the_clock_and_an_end_once_it_is_asked_for():
+    clock, asked = Clock(), []
+    signals = Signals(2.0, clock, lambda: len(asked))
     assert signals.now() == 0
     clock.now = 120.0
     assert signals.now() == SAVE
     signals.saved()
     assert signals.now() == 0
-    with stopping(signals):
-        signal.raise_signal(signal.SIGTERM)
-        assert signals.now() == STOP
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    asked.append("by somebody")
+    assert signals.now() == STOP
+
+
+STEP = {
+    "loss": 1.23456, "kl": 1.23456, "tail": 0.0, "gradient_norm": 0.5123, "rate": 0.03, "tokens_per_second": 1234.5,
+    "seconds_left": 200.0,
+}  # fmt: skip
+
+
+def test_a_step_is_described_by_what_is_known_of_it_alone():
+    plain = ("loss 1.2346", "gradient 0.512", "rate 0.03", "1,234 tokens/s")
+    assert describe(STEP) == plain
+    soft = describe(STEP | {"kl": 0.25, "tail": 0.01, "mfu": 0.4123})
+    assert soft == (*plain, "mfu 41.2 %", "kl 0.2500", "tail 0.0100")
 
 
 def test_only_silence_counts_as_a_stall():

@@ -11,11 +11,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from ratchet.bootstrap.worlds.lessons.language import CHOICE, NO, OUTCOMES, STYLES, Claim, judge, render_claim
+from ratchet.bootstrap.worlds.lessons.language import CHOICE, GENRES, NO, OUTCOMES, STYLES, Claim, judge, render_claim
 from ratchet.bootstrap.worlds.world import Case, Spoiled, Step, Task
 
 _WORDS = {"action": r"(\w+ \w+)", "outcome": r"(\w+ \w+)", "judgement": "(good|bad)"}
 _STEP = re.compile("|".join(wording.replace(".", r"\.").format(**_WORDS) for wording in (*STYLES, CHOICE)))
+_STORY = _WORDS | {"action": r"(?P<action>\w+ \w+)", "outcome": r"(?P<outcome>\w+ \w+)"}
+_STORIES = tuple(
+    re.compile(rf"\b{re.escape(text)}".replace(r"\{", "{").replace(r"\}", "}").format(
+        **_STORY, **dict.fromkeys(("place", "thing", "agent"), r"\w+")
+    ))
+    for text in GENRES.values()
+)  # fmt: skip
+"""How a story tells what an action leads to."""
+_BETWEEN = re.compile(rf"({re.escape(NO)} )*0( ({re.escape(NO)} )*0)*")
+"""What is left of an answer of which each step is replaced by 0: single spaces, and interruptions before steps."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,14 @@ def parse(text: str) -> Reasoning:
     claims = tuple(Claim(**fields) for fields in said if "choice" not in fields)
     choices = tuple(fields["choice"] for fields in said if "choice" in fields)
     rest = _STEP.sub("", text)
-    return Reasoning(claims, choices, rest.count(NO), rest.replace(NO, "").strip())
+    left_over = "" if _BETWEEN.fullmatch(_STEP.sub("0", text)) else rest.replace(NO, "").strip(" ") or repr(rest)
+    return Reasoning(claims, choices, rest.count(NO), left_over)
+
+
+@lru_cache(maxsize=4096)
+def told(text: str) -> frozenset[tuple[str, str]]:
+    """Every (action, outcome) that the stories in a text tell."""
+    return frozenset((m["action"], m["outcome"]) for story in _STORIES for m in story.finditer(text))
 
 
 def spelled(case: Case) -> str:
@@ -85,11 +102,12 @@ def complete(case: Case) -> str:
 
 
 def grounded(case: Case) -> str:
-    """Every claim's action and outcome stand together in a passage in view of the task's own documents."""
-    own = [p.text for p in case.passages if p.meta.get("document", p.id) in case.task.document_ids]
+    """A passage in view of the task's own documents tells that the action of each claim leads to its outcome. That is
+    asked of what an answer claims, and of what it leaves standing of a thought that it interrupts."""
+    own = [told(p.text) for p in case.passages if p.document_id in case.task.document_ids]
     claims = parse(case.text).claims
-    for claim in claims:
-        if not any(claim.action in text and claim.outcome in text for text in own):
+    for claim in (*claims, *_whole(case).held.values()):
+        if not any((claim.action, claim.outcome) in pairs for pairs in own):
             return f"no document in view says: {claim.action}, {claim.outcome}"
     return "" if claims else "it claims nothing"
 
@@ -185,11 +203,12 @@ def _judged(heard: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def _votes(siblings: tuple[str, ...]) -> dict[str, Counter]:
-    """How often each outcome is judged good or bad. Thousands of cases share their siblings, so it is counted once."""
+    """How many siblings judge each outcome good or bad in the end. Thousands of cases share their siblings, so it is
+    counted once."""
     votes: dict[str, Counter] = {}
     for text in siblings:
-        for claim in parse(text).claims:
-            votes.setdefault(claim.outcome, Counter())[claim.judgement] += 1
+        for outcome, judgement in {(claim.outcome, claim.judgement) for claim in parse(text).held.values()}:
+            votes.setdefault(outcome, Counter())[judgement] += 1
     return votes
 
 

@@ -1,14 +1,17 @@
 """Where a run stands, read from directories in every state of completion."""
 
-import io
 import json
+import os
+import socket
+import time
 
 import pytest
 from etils import epath
-from rich.console import Console
 from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.report.status import RunFileError, percent, status, table
+from ratchet.bootstrap.report.files import RunFileError
+from ratchet.bootstrap.report.status import percent, status
+from ratchet.train.holder import LOCK, RECORD, holding
 
 
 @pytest.fixture
@@ -27,18 +30,12 @@ def run(tmp_path) -> epath.Path:
     (gen / "review" / "unit-00001.array_record").write_text("torn")
     put(gen / "funnel.json", {"made": 1440, "passed": 700, "coverage": {"value": 0.92, "low": 0.9, "high": 0.94}})
     put(gen / "calibration.json", {"review": {"precision": 0.9, "recall": 0.8, "junk": 0.0}})
-    put(gen / "audit.json", audit(1) | {"oracle": {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}}})
+    oracle = {"precision": {"value": 0.99, "low": 0.97, "high": 1.0}, "attacked": {"tried": 100, "passed": 2}}
+    put(gen / "audit.json", audit(1) | {"oracle": oracle})
     put(gen / "evaluation.json", evaluation(1, "loop"))
     put(gen / "decision.json", {"promoted": True})
     put(run / "imitation" / "evaluation.json", evaluation(1, "imitation"))
     return run
-
-
-def printed(found: dict, width: int = 132) -> list[str]:
-    """The lines of the table on a terminal of this width."""
-    console = Console(width=width, file=io.StringIO())
-    console.print(table(found))
-    return console.file.getvalue().splitlines()
 
 
 def test_rows_hold_plain_numbers(run):
@@ -60,7 +57,6 @@ def test_metrics_are_described_as_in_the_newest_evaluation_and_in_its_order(run)
     assert status(run)["metrics"]["tilted"] == tilted
     put(run / "gen-001" / "evaluation.json", evaluation(1, "loop", [METRICS[4]._replace(column="calm"), METRICS[1]]))
     assert [m["column"] for m in status(run)["metrics"].values()] == ["calm", "open"]
-    assert printed(status(run))[1].split()[7:] == ["calm", "open", "promoted"]
 
 
 def test_each_row_says_in_which_form_its_model_was_asked(run):
@@ -68,15 +64,11 @@ def test_each_row_says_in_which_form_its_model_was_asked(run):
     assert [row["form"] for row in found["generations"]] == ["chat", "chat"]
     imitation = found["baselines"]["imitation"]
     assert imitation["form"] == "document" and imitation["forms"]["tilted"] == {"chat": 0.123, "document": 0.64}
-    line = "imitation is asked in document form; in a chat: rhyme 12.3, tilt 12.3"
-    assert table(found).caption.splitlines()[-1] == line
-    (run / "imitation" / "evaluation.json").unlink()
-    assert "form" not in table(status(run)).caption
 
 
 def test_oracle_comes_before_calibration_where_it_knows(run):
     row = status(run)["generations"][1]
-    assert row["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0}
+    assert row["review"] == {"precision": 0.99, "recall": 0.8, "junk": 0.0, "attacked": 2}
     assert row["intervals"]["review.precision"] == [0.97, 1.0] and row["intervals"]["coverage"] == [0.9, 0.94]
     assert "review.recall" not in row["intervals"], "the probes' has none"
 
@@ -135,7 +127,7 @@ def test_an_evaluated_arm_that_was_not_planned_is_no_part_of_the_run(run):
 def test_empty_directory_has_a_status(tmp_path):
     found = status(epath.Path(tmp_path))
     assert found["generations"] == [] and found["metrics"] == {} and not found["finished"]
-    assert table(found).row_count == 0
+    assert found["holder"] is None and found["outlook"] is None
 
 
 def test_generations_come_in_the_order_of_their_numbers(tmp_path):
@@ -144,30 +136,39 @@ def test_generations_come_in_the_order_of_their_numbers(tmp_path):
     assert [row["simulated"] for row in status(epath.Path(tmp_path))["generations"]] == [2, 999, 1000]
 
 
-def test_table_fits_and_shows_absent_figures(run):
-    put(run / "gen-002" / "plan.json", {"units": {"simulate": 2}})
-    lines = printed(status(run))
-    assert max(map(len, lines)) <= 132 and not any("…" in line for line in lines)
-    assert lines[1].split() == [
-        *"gen made accepted cover prec recall junk".split(),
-        *"rhyme open tilt most steady surp promoted".split(),
-    ]
-    assert lines[4].split() == "1 1,440 700 92 99 80 0 85 52 3 6 70 1.700 yes".split()
-    assert lines[5].count("–") == 13, "all but the number of a generation that has only begun"
-    assert lines[6].split()[0] == "imitation"
+def test_the_process_at_work_is_named_with_what_it_does(run):
+    assert status(run)["holder"] is None
+    with holding(run):
+        found = status(run)["holder"]
+        assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid()) and found["since"] <= time.time()
+        assert json.loads(json.dumps(status(run))) == status(run)
+    assert status(run)["holder"] is None and {LOCK} == {f.name for f in run.iterdir() if f.name in (LOCK, RECORD)}
 
 
-def test_table_fits_with_a_dozen_metrics(run):
-    many = [METRICS[0]._replace(name=f"m{i}", column=f"col {i}", title="what is measured " * 12) for i in range(12)]
-    put(run / "gen-001" / "evaluation.json", evaluation(1, "loop", many))
-    lines = printed(status(run))
-    assert max(map(len, lines)) <= 132 and not any("…" in line for line in lines)
+def planned(run, *stages):
+    """Writes a plan of (place, stage, work)."""
+    made = [{"place": place, "stage": stage, "work": work} for place, stage, work in stages]
+    put(run / "plan.json", {"generations": 1, "arms": [], "stages": made})
 
 
-def test_table_says_what_its_columns_mean(run):
-    caption = table(status(run)).caption.splitlines()
-    assert "open: fresh tasks done with the book open" in caption
-    assert "surp: surprise at verses, in nats; less is better" in caption
+def test_the_rest_takes_as_long_as_the_same_stages_took_before(run):
+    before, after = [("gen-000", "train", 100), ("gen-000", "evaluate", 10)], [("gen-001", "train", 200)]
+    planned(run, *before, *after, ("gen-001", "evaluate", 30))
+    assert status(run)["outlook"] == {
+        "stage": 3, "of": 4, "place": "gen-001", "name": "train", "seconds_left": 180.0 + 30.0, "not_measured": []
+    }
+    put(run / "gen-001" / "stages.json", {"train": 90.0, "evaluate": 5.0})
+    assert status(run)["outlook"] == {
+        "stage": 4, "of": 4, "place": None, "name": None, "seconds_left": 0.0, "not_measured": []
+    }
+
+
+def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
+    planned(run, ("gen-000", "train", 100), ("gen-001", "review", 6), ("gen-001", "train", 200))
+    doing = {"title": "gen 1 review", "since": time.time(), "done": 2, "total": 6, "left": 12.5}
+    monkeypatch.setattr("ratchet.bootstrap.report.status.holder_of", lambda _: {"doing": doing})
+    found = status(run)["outlook"]
+    assert (found["stage"], found["name"], found["seconds_left"]) == (2, "review", 12.5 + 180.0)
 
 
 def test_rates_are_shown_without_false_precision():

@@ -124,12 +124,14 @@ def funnel(number: int) -> dict:
         "made": 1440,
         "finished": 1420,
         "distinct": 1310,
-        "reviewed": 1310,
+        "reviewed": 1440,
+        "acceptable": passed + 130,
         "passed": passed,
         "kept": passed // 2,
         "branches": 5210,
         "branches_passed": 2300,
         "corrections": 60,
+        "corrections_passed": 45,
         "trained": passed // 2 + 60,
         "coverage": proportion(0.9 + number / 50),
         "accepted_by_criterion": {name: min(1.0, 0.6 + 0.08 * i + number / 20) for i, name in enumerate(CRITERIA)},
@@ -153,6 +155,7 @@ def audit(number: int, oracle: bool = True) -> dict:
         "false_accepts": [INJECTED],
         "corrections": {"right": proportion(0.985, 0.01), "reason": proportion(0.975, 0.01)},
         "criteria": dict.fromkeys(CRITERIA[:2], rates),
+        "attacked": {"tried": 100, "passed": 0},
     }
     return found | ({"oracle": judged} if oracle else {})
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from support import transcript
 
-from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_example, one_hot, renamed
+from ratchet.bootstrap.copies import GRAM, Texts
+from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_examples, one_hot, renamed
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.ledger import Stage
-from ratchet.bootstrap.stages.audit import GRAM, audit, audit_generation
+from ratchet.bootstrap.stages.audit import audit, audit_generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
-from ratchet.bootstrap.transcript import Review, Verdict, to_json
+from ratchet.bootstrap.transcript import Capture, Review, Verdict, to_json
+from ratchet.train.records import ORIGINS
 
 
 def target(t, unreviewed=0.0):
@@ -32,12 +34,19 @@ def clean(world, deeds, tokenizer):
         reviews |= {good.id: Review(good.id, {}, True), bad.id: Review(bad.id, {}, False)}
         made += for_students(tokenizer, good, target(good), task, "gen-000", lambda t, task, salt: t.forced)
         made.append(for_simulator(good, target(good), task, "gen-000"))
-    return made, [d for part in world.slices for d in part.documents], transcripts, reviews
+    return made, Texts(tokenizer.encode(d.text) for d in documents_of(world)), transcripts, reviews
 
 
-def test_a_clean_set_holds_no_raw_and_no_rejected_tokens(clean, tokenizer):
+def documents_of(world):
+    return [d for part in world.slices for d in part.documents]
+
+
+NOTHING = Texts([])
+
+
+def test_a_clean_set_holds_no_raw_and_no_rejected_tokens(clean):
     made, documents, transcripts, reviews = clean
-    found = audit(made, documents, transcripts, reviews, tokenizer)
+    found = audit(made, documents, NOTHING, transcripts, reviews)
     assert found["raw_tokens"] == found["rejected_tokens"] == 0
     assert found["overlap"] == {"raw": 0.0, "rejected": 0.0}
     assert found["tokens_by_origin"] == {
@@ -45,62 +54,76 @@ def test_a_clean_set_holds_no_raw_and_no_rejected_tokens(clean, tokenizer):
     }
 
 
-def test_a_raw_document_is_found_whatever_it_is_called(clean, tokenizer):
+def test_a_raw_document_is_found_whatever_it_is_called(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
-    raw = imitation_example(tokenizer, documents[0])
-    assert audit([*made, raw], documents, transcripts, reviews, tokenizer)["raw_tokens"] == len(raw.ids)
-    tokens = tokenizer.encode(documents[0].text)
-    hidden = example(tokenizer.prose(""), tokens, one_hot(tokens), "student", {"task": "x"})
-    found = audit([*made, hidden], documents, transcripts, reviews, tokenizer)
-    total = sum(int(e.weights.sum()) for e in [*made, hidden])
-    assert found["raw_tokens"] == len(tokens) and found["overlap"]["raw"] == pytest.approx(len(tokens) / total)
+    document = documents_of(world)[0]
+    (raw,) = imitation_examples(tokenizer, document, 64)
+    assert audit([*made, raw], documents, NOTHING, transcripts, reviews)["raw_tokens"] == len(raw.ids)
+    tokens = tokenizer.encode(document.text)
+    for origin in ORIGINS:
+        hidden = example(tokenizer.prose(""), tokens, one_hot(tokens), origin, {"task": "x"})
+        found = audit([*made, hidden], documents, NOTHING, transcripts, reviews)
+        total = sum(int(e.weights.sum()) for e in [*made, hidden])
+        assert found["raw_tokens"] == len(tokens) and found["overlap"]["raw"] == pytest.approx(len(tokens) / total)
 
 
-def test_the_seed_and_prose_may_say_what_they_like(clean, tokenizer):
+def test_the_worlds_own_prose_may_share_words_with_a_document(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
-    tokens = tokenizer.encode(documents[0].text)
-    for origin in ("seed", "prose"):
-        shown = example(tokenizer.prose(""), tokens, one_hot(tokens), origin, {})
-        found = audit([*made, shown], documents, transcripts, reviews, tokenizer)
-        assert found["raw_tokens"] == 0 and found["tokens_by_origin"][origin] == len(tokens)
+    tokens = tokenizer.encode(documents_of(world)[0].text)
+    shown = lambda origin: example(tokenizer.prose(""), tokens, one_hot(tokens), origin, {})
+    raw = lambda origin: audit([*made, shown(origin)], documents, Texts([tokens]), transcripts, reviews)["raw_tokens"]
+    assert raw("seed") == raw("prose") == 0 and raw("student") == len(tokens)
 
 
 def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
     bad, task = transcripts[1], world.slices[0].tasks[0]
     named = for_simulator(bad, target(bad), task, "gen-000")
-    found = audit([*made, named], documents, transcripts, reviews, tokenizer)
+    found = audit([*made, named], documents, NOTHING, transcripts, reviews)
     assert found["rejected_tokens"] == len(bad.tokens)
     said, lineage = transcripts[0].tokens, {"task": bad.task_id, "transcript": bad.id}
     disguised = example(bad.student_prompt, said, one_hot(said), "student", lineage)
-    found = audit([*made, disguised], documents, transcripts, reviews, tokenizer)
+    found = audit([*made, disguised], documents, NOTHING, transcripts, reviews)
     assert found["rejected_tokens"] == len(disguised.ids), "whatever it says"
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
-    assert audit([*made, unnamed], documents, transcripts, reviews, tokenizer)["rejected_tokens"] == len(bad.tokens)
+    assert audit([*made, unnamed], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == len(bad.tokens)
     elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": "another"})
-    assert audit([*made, elsewhere], documents, transcripts, reviews, tokenizer)["rejected_tokens"] == 0
+    assert audit([*made, elsewhere], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == 0
 
 
 def test_names_hide_neither_a_document_nor_a_rejected_transcript(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
-    bad, raw = transcripts[1], tokenizer.encode(documents[0].text)
+    bad, raw = transcripts[1], tokenizer.encode(documents_of(world)[0].text)
     for tokens in (list(bad.tokens), raw):
         hidden = example(bad.student_prompt, tokens, one_hot(tokens), "student", {"task": bad.task_id})
         copies = renamed(world.names, tokenizer, hidden, 2)
         assert all(copy.tokens.tolist() != hidden.tokens.tolist() for copy in copies)
-        found = audit([*made, *copies], documents, transcripts, reviews, tokenizer)
+        found = audit([*made, *copies], documents, NOTHING, transcripts, reviews)
         assert found["raw_tokens"] + found["rejected_tokens"] == 2 * len(tokens)
     kept = [copy for e in made for copy in renamed(world.names, tokenizer, e, 40)]
-    found = audit(kept, documents, transcripts, reviews, tokenizer)
+    found = audit(kept, documents, NOTHING, transcripts, reviews)
     assert found["raw_tokens"] == found["rejected_tokens"] == 0, "other names may chance upon what was rejected"
 
 
-def test_what_stands_in_a_prompt_without_weight_is_no_matter(clean, tokenizer):
+def test_targets_that_say_what_was_rejected_are_found(clean, tokenizer):
     made, documents, transcripts, reviews = clean
-    prompt = [*tokenizer.document(documents[0].text), *transcripts[1].tokens]
+    bad = transcripts[1]
+    said = [tokenizer.encode("lamp")[0]] * len(bad.tokens)
+    ids = np.stack([said, bad.tokens], 1).astype(np.int32)
+    for share, found in ((0.9, len(said)), (0.1, 0)):
+        mass = np.tile(np.array([[1 - share, share]], np.float32), (len(said), 1))
+        taught = Capture(ids, mass, np.zeros(len(said), np.float32))
+        hidden = example(bad.student_prompt, said, taught, "student", {"task": bad.task_id})
+        rejected = audit([*made, hidden], documents, NOTHING, transcripts, reviews)["rejected_tokens"]
+        assert rejected == pytest.approx(found, abs=2), "the ends may be what was said"
+
+
+def test_what_stands_in_a_prompt_without_weight_is_no_matter(clean, tokenizer, world):
+    made, documents, transcripts, reviews = clean
+    prompt = [*tokenizer.document(documents_of(world)[0].text), *transcripts[1].tokens]
     end = [tokenizer.end]
     shown = example(prompt, end, one_hot(end), "simulate", {"task": transcripts[1].task_id})
-    found = audit([*made, shown], documents, transcripts, reviews, tokenizer)
+    found = audit([*made, shown], documents, NOTHING, transcripts, reviews)
     assert found["raw_tokens"] == found["rejected_tokens"] == 0
 
 
@@ -114,7 +137,7 @@ def test_a_call_is_what_its_transcript_said(clean, tokenizer, world):
     asked, again = replace(good, id="asked", **called), replace(bad, id="again", tokens=call)
     seen = {**reviews, "asked": Review("asked", {}, True), "again": Review("again", {}, False)}
     trained = [*made, for_simulator(asked, target(asked), world.slices[0].tasks[0], "gen-000")]
-    count = lambda *said: audit(trained, documents, [*transcripts, *said], seen, tokenizer)["rejected_tokens"]
+    count = lambda *said: audit(trained, documents, NOTHING, [*transcripts, *said], seen)["rejected_tokens"]
     assert count(asked, again) == 0
     assert count(again) == count(replace(bad, id="again", **called)) == len(call)
 
@@ -129,6 +152,11 @@ def committed(g, answers, corrections=()):
 
 def judged(t, accepted, **verdicts):
     return t, Review(t.id, {n: Verdict(float(v), v) for n, v in verdicts.items()}, accepted)
+
+
+def reviewer_of(g):
+    """A reviewer with the rubric's criteria, whose model is not asked."""
+    return g.run.reviewer(g.params)
 
 
 @pytest.fixture
@@ -149,9 +177,9 @@ def pairs(world, deeds, tokenizer):
 
 
 def test_the_review_is_held_against_the_truth(turn, pairs):
-    g = turn(1)
+    g = turn(1, review__attacks=0)
     committed(g, pairs)
-    audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], ["sure"])
+    audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
     oracle = found["oracle"]
     of_groups = proportion({"0": 1.0, "1": 0.0, "3": 0.0}, {"0": "first", "1": "first", "3": "other"})
@@ -165,30 +193,30 @@ def test_the_review_is_held_against_the_truth(turn, pairs):
 
 
 def test_corrections_are_held_against_the_truth_with_their_reason(turn, pairs, deeds, tokenizer):
-    g = turn(1)
+    g = turn(1, review__attacks=0)
     task = g.tasks[0]
     said = lambda *numbers: " ".join(["no,", *(f"the {task.seek[n]} {deeds[task.seek[n]]}." for n in numbers)])
     thought = little.answer(deeds, task, (1,))
     of = lambda text, n, ok: judged(transcript(task, text, tokenizer=tokenizer, forced_text=thought, sibling=n), ok)
     corrected = [of(said(1), 0, True), of(said(0), 1, True), of(said(0, 1), 2, True), of("no,", 3, False)]
     committed(g, pairs, corrected)
-    audit_generation(g, [], pairs, corrected, [], [])
+    audit_generation(g, [], pairs, corrected, [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())["oracle"]["corrections"]
     assert (found["right"]["value"], found["right"]["n"]) == (pytest.approx(2 / 3), 3)
     assert (found["reason"]["value"], found["reason"]["n"]) == (pytest.approx(1 / 3), 3)
 
 
 def test_without_an_oracle_only_what_was_trained_on_is_audited(turn, pairs):
-    g = turn(1)
+    g = turn(1, review__attacks=0)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, oracle=None)))
     committed(g, pairs)
-    audit_generation(g, [], pairs, [], [], ["sure"])
+    audit_generation(g, [], pairs, [], [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
     assert "oracle" not in found and found["unreviewed_mass"] == 0.0
 
 
 def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, pairs, deeds, tokenizer):
-    first, g = turn(1), turn(2)
+    first, g = turn(1, review__attacks=0), turn(2, review__attacks=0)
     committed(first, [(t, replace(r, accepted=False)) for t, r in pairs])
     late = transcript(g.tasks[0], little.answer(deeds, g.tasks[0], (0, 1)), tokenizer=tokenizer)
     committed(g, [judged(late, False)])
@@ -198,15 +226,15 @@ def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, p
         example(t.student_prompt, tokens, one_hot(tokens), "student", {"task": t.task_id})
         for t, tokens in ((bad, bad.tokens), (late, late.tokens), (late, raw))
     ]
-    audit_generation(g, trained, [], [], [], [])
+    audit_generation(g, trained, [], [], [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
     assert found["rejected_tokens"] >= 8 + len(late.tokens) and found["raw_tokens"] >= len(raw)
     assert np.isfinite(found["overlap"]["rejected"])
 
 
 def test_a_verdict_of_one_generation_must_not_pass_for_anothers(turn, pairs):
-    first, g = turn(1), turn(2)
+    first, g = turn(1, review__attacks=0), turn(2, review__attacks=0)
     for both in (first, g):
         committed(both, pairs)
     with pytest.raises(AssertionError, match="would pass for another's"):
-        audit_generation(g, [], [], [], [], [])
+        audit_generation(g, [], [], [], [], reviewer_of(g))

@@ -27,15 +27,15 @@ def test_the_imitation_arm_learns_the_raw_documents_for_as_many_tokens(turn, mon
         assert_same_bits(params, g.base)
 
 
-def test_documents_that_do_not_fit_are_left_out_and_at_least_one_is_read_a_step(turn, monkeypatch):
+def test_documents_longer_than_a_row_are_read_in_parts_and_at_least_one_is_read_a_step(turn, monkeypatch):
     g, trained = turn(1, generations=1), []
     monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or g.base)
-    columns, fits = g.run.config.train.columns, g.run.world.slices[0].documents[0]
-    words = [Document(str(n), "red " * n) for n in (columns - 1, columns)]
-    world = replace(g.run.world, slices=(Material((fits, *words)),))
+    columns, tokenizer = g.run.config.train.columns, g.run.tokenizer
+    long = Document("long", "red " * 3 * columns)
+    world = replace(g.run.world, slices=(Material((long,)),))
     write_json(g.run.generation(1) / "training.json", {"steps": 2, "tokens_per_step": 0.1})
     imitate(replace(g.run, world=world), g.base)
     ((raw, batch),) = trained[0][4]
-    read = [e.lineage["documents"] for e in raw]
-    assert [fits.id] in read and [str(columns)] not in read and batch == 1
-    assert all(len(e.tokens) <= columns for e in raw)
+    assert batch == 1 and len(raw) > 3 and max(len(e.tokens) for e in raw) == columns
+    said = [int(t) for e in raw for t in e.tokens[len(e.tokens) - len(e.ids) :]]
+    assert said == [*tokenizer.encode(long.text), tokenizer.end], "every token of it once"

@@ -1,45 +1,62 @@
 import json
+from random import Random
 
 import numpy as np
 import pytest
 
+from ratchet.bootstrap.config import EvaluateConfig
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.stages.promote import PRIMARY, decide, promote
 
 GUARDS = ["closed_book", "told"]
+CONFIG = EvaluateConfig()
+NAN, INFINITE = float("nan"), float("inf")
 
 
-def scores(rate, n=80, seed=0):
+def scores(rate, n=120, seed=0):
     return {str(i): float(v) for i, v in enumerate(np.random.default_rng(seed).random(n) < rate)}
 
 
-def metrics(**rates):
+def evaluation(items, groups=None, guards=GUARDS, **floors):
+    metrics = {name: {"guard": name in guards, "floor": floors.get(name, 0.0)} for name in items}
+    return {"items": items, "metrics": metrics, "groups": groups or {}}
+
+
+def figures(**rates):
     names = {PRIMARY: 0.5, "closed_book": 0.9, "told": 1.0, "other": 0.9} | rates
-    return {name: scores(rate, seed=n) for n, (name, rate) in enumerate(names.items())}
+    return {name: rate if isinstance(rate, dict) else scores(rate, seed=n) for n, (name, rate) in
+            enumerate(names.items())}  # fmt: skip
 
 
-def decided(candidate, incumbent, groups=None, margin=0.02):
-    return decide(candidate, incumbent, GUARDS, groups or {}, margin)
+def decided(candidate, *promoted, groups=None, config=CONFIG, **floors):
+    """The decision on the items of a candidate and of those promoted so far; figures alone make one from the usual."""
+    earlier = {n: evaluation(p, groups) for n, p in enumerate(promoted or (figures(),))}
+    return decide(evaluation(candidate, groups, **floors), earlier, config)
+
+
+def refusal(*given, **more):
+    """The only reason of a refusal."""
+    decision = decided(*given, **more)
+    assert not decision["promoted"] and len(decision["reasons"]) == 1, decision["reasons"]
+    return decision["reasons"][0]
 
 
 def test_a_better_or_equal_candidate_is_promoted():
-    assert decided(metrics(open_book=0.8), metrics())["promoted"]
-    equal = decided(metrics(), metrics())
+    assert decided(figures(open_book=0.8))["promoted"]
+    equal = decided(figures())
     assert equal["promoted"] and equal["reasons"] == ["not worse, and no guard regressed"]
     assert [*equal["comparisons"]] == [PRIMARY, *GUARDS]
 
 
 @pytest.mark.parametrize("name", [PRIMARY, *GUARDS])
 def test_a_real_regression_is_rolled_back_and_named(name):
-    decision = decided(metrics(**{name: 0.2}), metrics())
-    assert not decision["promoted"]
-    assert len(decision["reasons"]) == 1 and decision["reasons"][0].startswith(f"{name} fell by 0.")
-    assert decision["comparisons"][name]["high"] < 0
+    assert refusal(figures(**{name: 0.2})).startswith(f"{name} fell by 0.")
+    assert decided(figures(**{name: 0.2}))["comparisons"][name]["high"] < 0
 
 
 @pytest.mark.parametrize("name", [PRIMARY, *GUARDS])
 def test_noise_is_not_a_regression(name):
-    incumbent = metrics()
+    incumbent = figures()
     flipped = dict(incumbent[name])
     for item in [i for i, v in flipped.items() if v][:1]:
         flipped[item] = 0.0
@@ -48,34 +65,118 @@ def test_noise_is_not_a_regression(name):
 
 def test_a_guard_may_fall_within_its_margin_and_the_primary_figure_may_not():
     low = {str(i): float(i >= 8) for i in range(100)}
-    incumbent = metrics() | {"told": dict.fromkeys(low, 1.0), PRIMARY: dict.fromkeys(low, 1.0)}
-    fallen = lambda name, margin: decided(incumbent | {name: low}, incumbent, margin=margin)["promoted"]
-    assert fallen("told", 0.1) and not fallen("told", 0.05) and not fallen(PRIMARY, 0.1)
+    before = figures(told=dict.fromkeys(low, 1.0), open_book=dict.fromkeys(low, 1.0))
+    fallen = lambda name, margin: decided(before | {name: low}, before, config=EvaluateConfig(margin=margin))
+    assert fallen("told", 0.1)["promoted"]
+    assert not fallen("told", 0.05)["promoted"] and not fallen(PRIMARY, 0.1)["promoted"]
 
 
-def test_what_is_no_guard_or_was_not_measured_decides_nothing():
-    assert decided(metrics(other=0.0), metrics())["promoted"]
-    assert decided({PRIMARY: {}, "told": {"new": 0.0}}, metrics())["promoted"]
-    assert decided({}, {})["comparisons"] == {}
+def test_what_is_no_guard_decides_nothing():
+    assert decided(figures(other=0.0))["promoted"] and decided(figures(other={"0": NAN}))["promoted"]
 
 
-def test_items_of_a_group_count_once():
-    """Twenty ways of asking about four groups: what fell in one of them may be chance."""
-    items = {f"{g} {way}": float(g > 0) for g in range(4) for way in range(20)}
-    before, groups = dict.fromkeys(items, 1.0), {i: i.split()[0] for i in items}
-    assert not decided({"told": items}, {"told": before})["promoted"]
-    assert decided({"told": items}, {"told": before}, groups)["promoted"]
+@pytest.mark.parametrize("name", [PRIMARY, *GUARDS])
+@pytest.mark.parametrize("strange", [NAN, INFINITE, -INFINITE, -0.5, 1.5])
+def test_a_score_that_is_no_share_is_refused_whosever_it_is(name, strange):
+    odd = figures()[name] | {"7": strange}
+    assert refusal(figures(**{name: odd})) == f"{name} has scores that are no share, such as {strange} of 7"
+    assert refusal(figures(), figures(**{name: odd})).startswith(f"{name} of generation 0 has scores that are no share")
 
 
-def test_the_decision_compares_with_the_incumbent_and_is_written_once(turn):
-    g = turn(2)
-    for number, rate in ((0, 0.9), (1, 0.0), (2, 0.1)):
-        items = metrics(told=rate)
-        guards = {name: {"guard": name == "told"} for name in items}
-        write_json(g.run.generation(number) / "evaluation.json", {"items": items, "metrics": guards, "groups": {}})
+@pytest.mark.parametrize("name", [PRIMARY, *GUARDS])
+def test_what_has_no_items_or_shares_none_is_refused(name):
+    assert refusal(figures(**{name: {}})) == f"{name} has no items"
+    without = {n: s for n, s in figures().items() if n != name}
+    assert refusal(without) == f"{name} has no items"
+    other = {f"new {i}": v for i, v in figures()[name].items()}
+    assert "shares too few items" in refusal(figures(**{name: other}))
+    assert not decided({})["promoted"] and decided({})["comparisons"] == {}
+
+
+def test_a_guard_that_nobody_was_ever_measured_by_decides_nothing():
+    unmeasured = lambda: figures(told={})
+    assert decided(unmeasured(), unmeasured())["promoted"]
+
+
+def test_small_falls_in_a_row_are_held_against_the_best_and_do_not_add_up():
+    chain = [figures(told=dict.fromkeys(map(str, range(1000)), 1.0))]
+    for _ in range(20):
+        lower = {i: v - 0.019 for i, v in chain[-1]["told"].items()}
+        if not decided(chain[-1] | {"told": lower}, *chain)["promoted"]:
+            break
+        chain.append(chain[-1] | {"told": lower})
+    assert len(chain) == 2 and "since generation 0, beyond the margin 0.02" in refusal(
+        chain[-1] | {"told": lower}, *chain
+    )
+
+
+@pytest.mark.parametrize(("things", "fallen"), [(1, 1), (2, 1), (4, 2), (12, 3)])
+def test_a_fall_among_too_few_things_is_not_waved_through(things, fallen):
+    """However often each is asked about: twenty ways of asking are no twenty things."""
+    ways = [(f"{thing} {way}", thing) for thing in range(things) for way in range(20)]
+    before, after = ({i: float(thing >= low) for i, thing in ways} for low in (0, fallen))
+    groups = {i: str(thing) for i, thing in ways}
+    why = refusal(figures(open_book=after), figures(open_book=before), groups=groups)
+    assert ("too few to tell" if things >= 10 else "shares too few items") in why
+    assert not decided(figures(told=after), figures(told=before), groups=groups)["promoted"]
+
+
+def test_a_floor_holds_whatever_the_incumbent_did_and_stands_in_where_that_did_nothing():
+    good, bad, none = scores(0.9), scores(0.3), {}
+    assert refusal(figures(told=bad), figures(told=bad), told=0.75).endswith("below its floor 0.75")
+    assert refusal(figures(told=bad), figures(told=none), told=0.75).endswith("below its floor 0.75")
+    assert decided(figures(told=good), figures(told=none), told=0.75)["promoted"]
+    assert "shares too few" in refusal(figures(told=good), figures(told=none))
+    two = dict(list(good.items())[:2])
+    assert decided(figures(told=good), figures(told=two), told=0.75)["promoted"]
+    assert "shares too few" in refusal(figures(told={"0": 1.0}), figures(told=none), told=0.75)
+
+
+def random_scores(rng: Random, items) -> dict[str, float]:
+    rate, strange = rng.choice([0.0, 0.3, 0.7, 0.9, 1.0]), rng.random() < 0.05
+    made = {i: float(rng.random() < rate) for i in items if rng.random() < 0.95}
+    if strange and made:
+        made[rng.choice(sorted(made))] = rng.choice([NAN, INFINITE, -1.0])
+    return made
+
+
+def test_what_is_promoted_of_ten_thousand_pairs_has_fallen_in_nothing():
+    """The differences are computed here, from the items alone."""
+    rng, count = Random(0), 0
+    for _ in range(10_000):
+        size, ways = rng.choice([0, 1, 3, 11, 40, 80]), rng.choice([1, 2])
+        items = [f"{thing} {way}" for thing in range(size) for way in range(ways)]
+        groups = {i: i.split()[0] for i in items}
+        made = [{name: random_scores(rng, items) for name in (PRIMARY, "told")} for _ in range(rng.choice([2, 3]))]
+        if rng.random() < 0.5:  # a candidate that is nearly the last one
+            made[-1] = {name: dict(s) for name, s in made[-2].items()}
+            for s in made[-1].values():
+                s.update({i: float(rng.random() < 0.5) for i in s if rng.random() < 0.03})
+        *promoted, candidate = (evaluation(m, groups, told=0.2) for m in made)
+        decision = decide(candidate, dict(enumerate(promoted)), CONFIG)
+        if not decision["promoted"]:
+            assert all(reason.startswith((PRIMARY, "told")) for reason in decision["reasons"])
+            continue
+        count += 1
+        for name, new in candidate["items"].items():
+            assert new and all(0 <= v <= 1 for v in new.values())
+            assert name == PRIMARY or np.mean(list(new.values())) >= 0.2
+            for old in (p["items"][name] for p in promoted):
+                assert all(0 <= v <= 1 for v in old.values())
+                falls = [new[i] - old[i] for i in new.keys() & old.keys()]
+                assert len({groups[i] for i in new.keys() & old.keys()}) < 10 or np.mean(falls) > -CONFIG.resolution
+    assert 500 < count < 9_500
+
+
+def test_the_decision_compares_with_every_promoted_generation_and_is_written_once(turn):
+    g = turn(3, generations=3)
+    for number, rate in ((0, 0.9), (1, 1.0), (2, 0.0), (3, 0.1)):
+        write_json(g.run.generation(number) / "evaluation.json", evaluation(figures(told=rate), guards=["told"]))
+    for number in (1, 2):
+        write_json(g.run.generation(number) / "decision.json", {"promoted": number == 1})
     assert promote(g) is False
     path = g.directory / "decision.json"
     decision = json.loads(path.read_text())
-    assert [*decision["comparisons"]] == [PRIMARY, "told"] and decision["reasons"][0].startswith("told fell")
+    assert [*decision["comparisons"]] == [PRIMARY, "told"] and "since generation 1" in decision["reasons"][0]
     write_json(path, decision | {"promoted": True})
     assert promote(g) is True

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import little
 import pytest
@@ -44,6 +45,22 @@ def test_a_world_without_worked_tasks_or_known_verdicts_demonstrates_less(run):
     assert made["simulate"] and not made["review"] and not made["interrupt"]
     bare = replace(run, world=replace(run.world, seed=Material()))
     assert not any(demonstrations(bare, run.fresh_weights()).values())
+
+
+def test_demonstrations_longer_than_a_row_are_left_out_and_counted(run):
+    said, (first, *others) = [], run.world.seed.tasks
+    long = lambda *tasks: tuple(replace(t, answer=" ".join([t.answer] * 40)) for t in tasks)
+    with_tasks = lambda *tasks: replace(
+        run,
+        world=replace(run.world, seed=run.world.seed._replace(tasks=tasks), prose=(("so", "it is " * 400),)),
+        progress=SimpleNamespace(line=said.append),
+    )
+    fewer = demonstrations(with_tasks(*long(first), *others), run.fresh_weights())
+    assert {e.lineage["task"] for e in fewer["simulate"]} == {run.shown[1].id} and not fewer["prose"]
+    columns = run.config.train.columns
+    assert f"seed simulate: 4 of 8 examples are left out, longer than train.columns, {columns} tokens" in said
+    with pytest.raises(ValueError, match=rf"shortest demonstration has \d+ tokens, train.columns is {columns}"):
+        demonstrations(with_tasks(*long(first, *others)), run.fresh_weights())
 
 
 def test_skills_are_blended_by_their_shares_however_many_examples_they_have():

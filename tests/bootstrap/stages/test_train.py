@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import little
 import numpy as np
@@ -159,6 +160,23 @@ def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkey
         read_examples(place, tokenizer="another")
 
 
+def test_examples_longer_than_a_row_are_left_out_and_counted(turn, taught):
+    """No accepted answer ends a run by its length."""
+    g = turn(train__renamed=0)
+    columns, said = g.run.config.train.columns, []
+    g = replace(g, run=replace(g.run, progress=SimpleNamespace(line=said.append)))
+    few = [e for e in random_examples(40, longest=2 * columns) if len(e.tokens) <= columns]
+    many = random_examples(40, longest=2 * columns)
+    assert 0 < len(few) < len(many)
+    found = dataset(g, taught(g), many)
+    assert {e.id for e in few} < {e.id for e in found} and max(len(e.tokens) for e in found) <= columns
+    header = json.loads((stage.dataset_of(g.run, g.number) / "record.json").read_text())
+    assert header["left_out"] == len(many) - len(few) and f"gen 1 dataset: {header['left_out']} of " in said[0]
+    stage.dataset_of(g.run, g.number).rmtree()
+    with pytest.raises(TooFewAccepted, match=f"are longer than train.columns, {columns} tokens; start a new run"):
+        dataset(g, [], [e for e in many if len(e.tokens) > columns])
+
+
 def test_earlier_examples_are_those_of_all_generations_before_unless_each_replaces_the_last(turn, taught):
     for number in (1, 2):
         g = turn(number)
@@ -195,6 +213,6 @@ def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taug
 
 def test_fewer_accepted_transcripts_than_a_batch_takes_are_one_line(turn, taught):
     g = turn(1, train__batch=64)
-    with pytest.raises(TooFewAccepted, match=r"generation 1: .* make 2 student .*raise --simulate\.samples") as caught:
+    with pytest.raises(TooFewAccepted, match=r"generation 1: .* make 2 student .*more --simulate\.samples") as caught:
         train(g, dataset(g, taught(g), []), [], [])
     assert "\n" not in str(caught.value) and not (g.directory / "model").exists()

@@ -16,6 +16,7 @@ from ratchet.bootstrap.worlds.lessons.reasoning import (
     reasoned,
     spoil,
     steps,
+    told,
     well_formed,
 )
 from ratchet.bootstrap.worlds.world import Document
@@ -214,3 +215,57 @@ def test_what_is_not_claims_and_one_choice_is_not_spoiled(given):
     )
     for text in odd:
         assert spoil(task, text, HEARD, random.Random(0)) == (), text
+
+
+def test_what_a_passage_tells_is_a_relation_and_not_words(given):
+    """Words of a passage are no outcome; whole words, of the action that leads to it, in whatever a passage tells."""
+    s, task, passages, claims, wise, unwise = given
+    of = {claim.action: claim for claim in claims}
+    whole = [Document("all", " ".join(d.text for d in passages), {"document": passages[0].id})]
+    assert failed(grounded, task, answer(claims, wise), whole) == ""
+    wrong = {
+        of[wise].outcome: "another action's", wise: "its own action", f"{s.place} {s.thing}": "the place",
+        of[unwise].outcome[1:]: "less a letter", of[unwise].outcome[:-1]: "less the last letter",
+    }  # fmt: skip
+    for outcome, what in wrong.items():
+        said = answer([of[unwise]._replace(outcome=outcome, judgement="good")], unwise)
+        assert failed(grounded, task, said, whole).endswith(f"{unwise}, {outcome}"), what
+    told = [d for d in passages if unwise in d.text]
+    words = {m for d in told for m in zip(d.text.split(), d.text.split()[1:], strict=False)}
+    for pair in words:
+        outcome = " ".join(pair).strip(".:!?,")
+        if outcome != of[unwise].outcome and outcome.replace(" ", "").isalpha():
+            assert failed(grounded, task, answer([of[unwise]._replace(outcome=outcome)], unwise), whole), outcome
+
+
+def test_every_genre_is_read(given):
+    s, _, passages, *_ = given
+    pairs = set(zip(s.actions, s.outcomes, strict=True))
+    assert {pair for d in passages for pair in told(d.text)} == pairs
+    assert all(len(told(d.text)) == 1 for d in passages) and told("nothing that is told.") == frozenset()
+
+
+def test_a_correction_does_not_leave_standing_what_no_passage_tells(given):
+    _, task, passages, claims, wise, unwise = given
+    of = {claim.action: claim for claim in claims}
+    false = answer([of[unwise]._replace(outcome=of[wise].outcome)], "x y").removesuffix(" so i x y.")
+    mended = f"no, {answer([of[unwise], *(c for c in claims if c.action != unwise)], wise)}"
+    assert failed(grounded, task, mended, passages, before=false) == ""
+    left = f"no, {answer([c for c in claims if c.action != unwise], wise)}"
+    assert failed(grounded, task, left, passages, before=false).startswith(f"no document in view says: {unwise}")
+
+
+@pytest.mark.parametrize("hidden", ["\n" * 5000, "  ", "\u00a0", "\u2028", "\ufeff", "\u200b", "\x0b", " and ", "i x."])
+def test_between_steps_stands_one_space(given, hidden):
+    _, task, _, claims, wise, _ = given
+    right = answer(claims, wise)
+    for text in (right.replace(". ", f".{hidden}"), f"{hidden}{right}", f"{right}{hidden}"):
+        assert failed(well_formed, task, text).startswith("not understood") and failed(CHECKS["spelled"], task, text)
+
+
+def test_a_sibling_has_one_vote_however_often_it_says_so(given):
+    _, task, _, claims, wise, unwise = given
+    right, flipped = answer(claims, wise), [c._replace(judgement=FLIP[c.judgement]) for c in claims]
+    stuffed = answer([*flipped] * 8, unwise)
+    assert failed(agrees, task, right, siblings=[right, stuffed]) == ""
+    assert failed(agrees, task, answer(flipped, unwise), siblings=[right, right, stuffed])

@@ -1,0 +1,7 @@
+"""What the commands do: each function takes the words after the command's name and returns the exit status.
+
+start.py     `run` and `resume`
+look.py      `status`, `show`, `report` and `recipes`
+measure.py   `evaluate`, `compare` and `preflight`
+models.py    `import`, `export` and `chat`
+"""

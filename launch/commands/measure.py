@@ -1,0 +1,98 @@
+"""What measures: `evaluate`, `compare` and `preflight`."""
+
+import dataclasses
+import itertools
+import sys
+from dataclasses import dataclass
+
+import tyro
+from etils import epath
+from rich.table import Table
+
+from ratchet.bootstrap import config_files
+from ratchet.launch import api
+from ratchet.launch import compare as comparison
+from ratchet.launch import preflight as preflights
+from ratchet.launch.console import Terminal
+from ratchet.launch.options import Directory, Generation, Json, UserError, described, parse, parse_run
+from ratchet.launch.output import make_console, print_json, quiet
+from ratchet.launch.preflight import Preflight
+
+Directories = described(tyro.conf.Positional[tuple[str, ...]], "directories of finished runs", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluates a finished generation again: the same numbers."""
+
+    directory: Directory
+    generation: Generation
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Trains arms that differ in a setting from one generation's data, for as many steps, and shows one table.
+
+    --vary SETTING VALUE VALUE ... says what differs, and may be given again.
+    """
+
+    directories: Directories
+    generation: int = 1
+    """The generation whose data the arms share."""
+    out: str = "runs/compare"
+    """Where the arms' runs lie."""
+    json: Json = False
+
+
+def evaluate(words: list[str]) -> int:
+    asked = parse("evaluate", Evaluate, words)
+    quiet()
+    found = api.load(asked.directory, asked.generation, Terminal(make_console(aside=asked.json))).evaluate()
+    if asked.json:
+        print_json(found)
+        return 0
+    table = Table("metric", "value", "95 % interval", title=f"generation {asked.generation}")
+    for name, m in found["metrics"].items():
+        table.add_row(name, f"{m['value']:.4f}", f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else "")
+    make_console().print(table)
+    return 0
+
+
+def compare(words: list[str]) -> int:
+    rest, varied = list(words), []
+    while "--vary" in rest:
+        at = rest.index("--vary")
+        values = list(itertools.takewhile(lambda w: not w.startswith("--"), rest[at + 1 :]))
+        varied.append(values)
+        rest = rest[:at] + rest[at + 1 + len(values) :]
+    asked = parse("compare", Compare, rest)
+    if not asked.directories:
+        raise UserError("compare: give DIR, the directory of a finished run, or several, before --vary")
+    if not all(varied) or not varied:
+        raise UserError("compare: say what to vary, as in --vary targets.kind one_hot reviewed")
+    saved = [config_files.saved(epath.Path(d)) for d in asked.directories]
+    arms = comparison.arms_of(varied, saved[0])
+    quiet()
+    progress, found = Terminal(make_console(aside=asked.json)), []
+    for name, config in zip(asked.directories, saved, strict=True):
+        if asked.generation not in range(1, config.generations + 1):
+            raise UserError(f"compare: {name} has generations 1 to {config.generations}; set --generation to one")
+        found.append(comparison.compare(epath.Path(name), asked.generation, arms, epath.Path(asked.out), progress))
+    arms = [dataclasses.replace(a, metrics=of_runs) for a, of_runs in zip(arms, zip(*found, strict=True), strict=True)]
+    if asked.json:
+        print_json({"arms": [dataclasses.asdict(a) for a in arms]})
+    else:
+        make_console().print(comparison.table(arms))
+    return 0
+
+
+def preflight(words: list[str]) -> int:
+    asked = parse_run("preflight", Preflight, words)
+    quiet()
+    found = preflights.preflight(asked, lambda text: print(text, file=sys.stderr, flush=True))
+    if asked.json:
+        print_json(found)
+    else:
+        preflights.show(found, make_console())
+    return 0 if found["fits"] else 1

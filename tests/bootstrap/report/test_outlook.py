@@ -1,0 +1,54 @@
+import pytest
+
+from ratchet.bootstrap.report.outlook import Outlook, Stage, in_words, roughly
+
+
+def stages(*seconds):
+    """Two generations of training and review, done as far as seconds are given."""
+    planned = (("train", 10), ("review", 4), ("train", 30), ("review", 8), ("write", 1))
+    took = [*seconds, *(None for _ in planned[len(seconds) :])]
+    return Outlook(tuple(Stage("gen", name, work, s) for (name, work), s in zip(planned, took, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spent", "ahead", "left", "missing"),
+    [
+        ((), 0.0, None, 0.0, ("train", "review", "write")),
+        ((), 5.0, 5.0, 5.0 + 30.0, ("review", "write")),
+        ((20.0,), 0.0, None, 60.0, ("review", "write")),
+        ((20.0, 4.0), 0.0, None, 60.0 + 8.0, ("write",)),
+        ((20.0, 4.0), 25.0, None, 35.0 + 8.0, ("write",)),
+        ((20.0, 4.0), 100.0, None, 0.0 + 8.0, ("write",)),
+        ((20.0, 4.0, 60.0, 8.0), 1.0, 3.0, 3.0, ()),
+        ((20.0, 4.0, 60.0, 8.0, 1.0), 0.0, None, 0.0, ()),
+    ],
+)
+def test_what_is_left_follows_from_what_was_measured_and_says_what_was_not(seconds, spent, ahead, left, missing):
+    assert stages(*seconds).left(spent, ahead) == (left, missing)
+
+
+def test_the_current_stage_is_the_first_that_is_not_done():
+    assert (stages().number, stages().current.name) == (1, "train")
+    assert (stages(1.0, 1.0).number, stages(1.0, 1.0).current.work) == (3, 30)
+    assert stages(1.0).is_current("gen 2 review") and not stages(1.0).is_current("gen 2 train (anti)")
+    done = stages(*[1.0] * 5)
+    assert (done.number, done.current, done.is_current("gen 2 review")) == (6, None, False)
+
+
+def test_what_lies_ahead_is_counted_and_timed_only_where_it_was_measured():
+    assert stages().announced().startswith("5 stages: 40 examples to train on, 0 answers to write; how long")
+    assert stages(20.0, 4.0).announced() == "stage 3 of 5, at least 68 s in all"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (840, "14 min"), (5400, "1.5 h"), (86_400, "24 h"), (4e5, "5 days")],
+)
+def test_times_are_said_no_more_exactly_than_they_are_known(seconds, words):
+    assert roughly(seconds) == words
+
+
+def test_a_time_is_said_to_be_all_only_when_every_stage_was_measured():
+    assert in_words(840.0, ()) == "about 14 min in all"
+    assert in_words(840.0, ("review",)) == "at least 14 min in all"
+    assert in_words(0.0, ("review",)) == "time in all not known yet"

@@ -1,0 +1,95 @@
+"""Copies of texts in what the loss reads, however they are hidden, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.bootstrap.copies import GRAM, PIECE, Texts, copied
+from ratchet.bootstrap.examples import example, one_hot
+from ratchet.bootstrap.transcript import Capture
+
+STORY = list(range(100, 130))
+"""A text of thirty different tokens, beside another that shares none with it."""
+TEXTS = Texts([STORY, range(200, 220)])
+
+
+def student(trained, prompt=(1, 2), targets=None, **lineage):
+    return example(prompt, trained, targets or one_hot(trained), "student", lineage)
+
+
+def soft(said, taught, share):
+    """Targets with a share of the mass on what is taught, and the rest on what is said."""
+    ids = np.stack([said, taught], 1).astype(np.int32)
+    mass = np.tile(np.array([[1 - share, share]], np.float32), (len(said), 1))
+    return Capture(ids, mass, np.zeros(len(said), np.float32))
+
+
+def test_a_text_is_a_copy_of_itself_and_other_tokens_are_none():
+    assert copied([student(STORY), student(range(300, 330)), student([*range(300, 330), *STORY])], TEXTS).tolist() == [
+        30, 0, 30,
+    ]  # fmt: skip
+    assert copied([], TEXTS).tolist() == [] and copied([student(STORY)], Texts([])).tolist() == [0]
+
+
+def test_a_quotation_within_an_answer_is_no_copy_until_it_is_long():
+    said = lambda count: student([*range(300, 320), *STORY[:count], *range(320, 340)])
+    assert copied([said(GRAM - 1)], TEXTS).tolist() == [0] and copied([said(GRAM)], TEXTS).tolist() == [GRAM]
+
+
+@pytest.mark.parametrize("length", range(PIECE, GRAM))
+def test_a_text_cut_into_examples_is_found_and_so_is_one_with_something_between(length):
+    pieces = [STORY[i : i + length] for i in range(0, len(STORY), length)]
+    pieces = [p for p in pieces if len(p) >= PIECE]
+    assert copied([student(p) for p in pieces], TEXTS).tolist() == list(map(len, pieces))
+    padded = [student([*p, 300 + n]) for n, p in enumerate(pieces)]
+    assert copied(padded, TEXTS).tolist() == list(map(len, pieces))
+    assert not copied([student(p) for p in pieces[::2]], TEXTS).any(), "pieces that do not meet are phrases"
+
+
+def test_pieces_of_long_answers_are_quotations():
+    pieces = [student([*STORY[i : i + 5], *range(300, 310)]) for i in range(0, 30, 5)]
+    assert not copied(pieces, TEXTS).any()
+
+
+def test_a_continuation_of_a_beginning_in_the_prompt_is_found():
+    found = copied([student(STORY[n:], prompt=[1, *STORY[:n]]) for n in (10, 25, 29)], TEXTS)
+    assert found.tolist() == [20, 5, 1]
+    assert not copied([student([300], prompt=[1, *STORY])], TEXTS).any(), "a prompt is not trained on"
+
+
+def test_holes_in_the_weights_hide_nothing():
+    whole = student(STORY)
+    weights = whole.weights.copy()
+    weights[2::GRAM] = 0
+    holed = type(whole).create(
+        whole.tokens, weights, *one_hot(whole.tokens[weights > 0]), origin="student", lineage={}
+    )
+    assert copied([holed], TEXTS).tolist() == [int((weights > 0).sum())]
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.99, 30), (0.5, 30), (0.3, 30), (0.05, 0)])
+def test_a_text_in_the_targets_is_found_from_a_likely_share_on(share, found):
+    said = list(range(300, 330))
+    assert copied([student(said, targets=soft(said, STORY, share))], TEXTS).tolist() == [found]
+
+
+def test_other_names_hide_no_text_and_a_false_claim_of_them_neither():
+    pairs = [[token, token + 400] for token in STORY[::3]]
+    exchanged = [t + 400 if n % 3 == 0 else t for n, t in enumerate(STORY)]
+    assert copied([student(exchanged, renamed=pairs)], TEXTS).tolist() == [30]
+    assert copied([student(STORY, renamed=pairs)], TEXTS).tolist() == [30]
+
+
+def test_what_is_allowed_is_no_copy():
+    assert not copied([student(STORY)], TEXTS, Texts([STORY])).any()
+    assert copied([student(STORY)], TEXTS, Texts([STORY[:20]])).tolist() == [17], "the last are in no other"
+
+
+@given(st.lists(st.lists(st.integers(2, 5), max_size=20), max_size=4), st.lists(st.integers(2, 5), max_size=20))
+def test_windows_are_found_where_a_plain_search_finds_them(texts, said):
+    said = [9, *said]
+    grams = {tuple(t[i : i + GRAM]) for t in texts for i in range(len(t) - GRAM + 1)}
+    inside = {i + k for i in range(len(said)) if tuple(said[i : i + GRAM]) in grams for k in range(GRAM)}
+    padded = [*said, *range(100, 100 + 2 * len(said))]  # so long that pieces are quotations
+    assert copied([student(padded)], Texts(texts)).tolist() == [len(inside)]

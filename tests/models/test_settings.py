@@ -1,0 +1,160 @@
+"""Which template, which special tokens and which day a folder's files mean, against transformers."""
+
+import datetime
+import json
+
+import pytest
+import transformers
+from etils import epath
+from support import CHATML, write_chat
+from templates import by_transformers, by_us
+
+from ratchet.models.architectures import FolderError
+from ratchet.models.chat import ChatTokenizer
+
+MESSAGES = [{"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "it is 7."}]
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {}}}
+SHOWN = "{{ [bos_token, eos_token, pad_token, unk_token, mask_token, image_token, voice] | join(',') }}"
+DATED = "{{ strftime_now('%d %b %Y') }} " + CHATML
+THEN, LATER = datetime.datetime(2026, 2, 3, 4, 5), datetime.datetime(2027, 8, 9)
+
+
+def named(name):
+    return f"{name} {CHATML}"
+
+
+def folder(place, settings, **files):
+    """A folder with these settings in place of its own, and files by name."""
+    write_chat(place)
+    own = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").write_text(json.dumps(own | settings))
+    for name, text in files.items():
+        path = place / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return epath.Path(place)
+
+
+NAMED = {"default": named("plain"), "tool_use": named("tools"), "rag": "{{ no }}"}
+BY_NAME = {"chat_template": NAMED}
+BY_LIST = {"chat_template": [{"name": name, "template": template} for name, template in NAMED.items()]}
+ALONE, TOOL_USE = "chat_template_dot_jinja", "additional_chat_templates__tool_use_dot_jinja"
+
+
+@pytest.mark.parametrize(
+    ("settings", "files"),
+    [
+        (BY_LIST, {}),
+        (BY_NAME, {}),
+        (BY_LIST, {ALONE: named("file")}),
+        ({}, {ALONE: named("file"), TOOL_USE: named("others")}),
+        (BY_LIST, {ALONE: named("file"), "additional_chat_templates__rag_dot_jinja": named("rag")}),
+        ({}, {"additional_chat_templates__default_dot_jinja": named("plain")}),
+        ({"chat_template": CHATML}, {"chat_template_dot_json": json.dumps({"chat_template": named("processor")})}),
+    ],
+)
+@pytest.mark.parametrize("tools", [(), (TOOL,)])
+def test_the_template_is_the_one_that_transformers_takes(tmp_path, settings, files, tools):
+    place = folder(tmp_path, settings, **files)
+    want = by_transformers(place, MESSAGES, tools=tools)
+    assert by_us(place, MESSAGES, tools=tools) == want and sum(want[1]) > 0
+    ChatTokenizer.load(place).save(place / "again")
+    for read in (by_us, by_transformers):
+        assert read(place / "again", MESSAGES, tools=tools) == want
+
+
+@pytest.mark.parametrize(
+    ("settings", "mapped"),
+    [
+        ({"bos_token": "<a>", "eos_token": None, "pad_token": "<p>"}, None),
+        ({"bos_token": {"__type": "AddedToken", "content": "<a>", "lstrip": False}}, None),
+        ({"bos_token": "<a>", "add_bos_token": True}, {"bos_token": "<m>", "unk_token": {"content": "<u>"}}),
+        ({"bos_token": "<a>", "added_tokens_decoder": {}}, {"bos_token": "<m>"}),
+        ({"image_token": "<i>"}, {"pad_token": "<m>"}),
+        ({"extra_special_tokens": {"image_token": "<i>", "voice": "<v>"}}, None),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ({"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<e>"}, {"bos_token": "<m>"}),
+        ({"tokenizer_class": "Qwen2Tokenizer", "pad_token": "<p>"}, None),
+        ({"tokenizer_class": "GemmaTokenizerFast"}, None),
+        ({"tokenizer_class": "GPT2Tokenizer", "bos_token": "<a>"}, None),
+    ],
+)
+def test_special_tokens_are_those_of_the_files_that_transformers_reads(tmp_path, settings, mapped):
+    files = {} if mapped is None else {"special_tokens_map_dot_json": json.dumps(mapped)}
+    place = folder(tmp_path, {"chat_template": SHOWN} | settings, **files)
+    ChatTokenizer.load(place).save(place / "again")
+    for where in (place, place / "again"):
+        theirs = transformers.AutoTokenizer.from_pretrained(where)
+        chat = ChatTokenizer.load(where).chat(MESSAGES)
+        assert theirs.decode(chat.tokens) == theirs.apply_chat_template(MESSAGES, tokenize=False)
+
+
+def test_a_template_that_asks_for_the_date_is_told_todays_as_transformers_tells_it(tmp_path):
+    place = folder(tmp_path, {"chat_template": DATED})
+    before = datetime.date.today()
+    want, got = by_transformers(place, MESSAGES), by_us(place, MESSAGES)
+    assert got == want or datetime.date.today() > before
+
+
+def test_a_resumed_run_is_told_the_day_on_which_it_began(tmp_path):
+    place = folder(tmp_path, {"chat_template": DATED})
+    began = ChatTokenizer.load(place, now=THEN)
+    began.save(place / "run")
+    resumed, other = ChatTokenizer.load(place / "run", now=LATER), ChatTokenizer.load(place, now=LATER)
+    told = lambda own: own.decode(own.chat(MESSAGES).tokens)
+    assert told(resumed) == told(began) and told(resumed).startswith("03 Feb 2026")
+    assert told(other).startswith("09 Aug 2027")
+    assert resumed.hash == began.hash != other.hash
+
+
+def test_a_folder_for_other_programs_records_no_day(tmp_path):
+    place = folder(tmp_path, {"chat_template": DATED})
+    ChatTokenizer.load(place, now=THEN).save(place / "out", dated=False)
+    assert ChatTokenizer.load(place / "out", now=LATER).hash == ChatTokenizer.load(place, now=LATER).hash
+
+
+def test_the_day_is_nothing_to_a_template_that_does_not_ask_for_it(tmp_path):
+    place = folder(tmp_path, {})
+    began = ChatTokenizer.load(place, now=THEN)
+    began.save(place / "run")
+    assert began.hash == ChatTokenizer.load(place, now=LATER).hash
+    assert not (place / "run" / "chat_date.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({"chat_template": 7}, "chat_template is no text"),
+        ({"chat_template": {"default": 7}}, "chat_template is no text"),
+        ({"chat_template": {"tool_use": CHATML}}, "none is named default"),
+        ({"chat_template": [CHATML]}, "no list of names and templates"),
+        ({"chat_template": [{"template": CHATML}]}, "no list of names and templates"),
+        ({"chat_template": [{"name": ["default"], "template": CHATML}]}, "no list of names and templates"),
+        ({"chat_template": [{"name": "default", "template": None}]}, "chat_template is no text"),
+        ({"chat_template": []}, "no chat template"),
+        ({"chat_template": None}, "no chat template"),
+        ({"bos_token": 7}, "bos_token is no text"),
+        ({"eos_token": ["</s>"]}, "eos_token is no text"),
+        ({"pad_token": {"content": 1}}, "pad_token is no text"),
+    ],
+)
+def test_a_setting_of_another_type_is_one_line_that_names_it(tmp_path, settings, wrong):
+    with pytest.raises(FolderError, match=wrong) as error:
+        ChatTokenizer.load(folder(tmp_path, settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((f"{n}.json", c) for n in ("tokenizer_config", "special_tokens_map")
+          for c in (b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000)),
+        ("chat_template.jinja", b"\xff\xfe"), ("chat_date.txt", b"yesterday"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, name, content):
+    place = folder(tmp_path, {})
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FolderError, match=f"{name}: ") as error:
+        ChatTokenizer.load(place)
+    assert "\n" not in str(error.value)

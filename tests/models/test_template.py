@@ -1,0 +1,116 @@
+"""What chat templates are given and may do, against transformers' `apply_chat_template`; and what becomes of errors."""
+
+import pytest
+from support import CHATML, write_chat
+from templates import by_transformers, by_us, write_folder
+
+from ratchet.models.architectures import FolderError
+from ratchet.models.chat import ChatTokenizer
+
+ASKED, SAID = {"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "it is 7."}
+LOOK = {"type": "function", "function": {"name": "look", "description": "größer <b>", "parameters": {"b": 1, "a": 2}}}
+CALL = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": {"n": 1}}}
+FOUND = {"role": "tool", "tool_call_id": "call00000", "name": "look", "content": "7"}
+SHOWN = "{% for m in messages %}{% generation %}[{{ SHOWN }}]{% endgeneration %}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ messages | tojson }}",
+        "{{ messages | tojson(ensure_ascii=True) }}",
+        "{{ tools | tojson(ensure_ascii=False, indent=2, separators=(',', ': '), sort_keys=True) }}",
+        "{{ messages | tojson(4) }}",
+        "{{ messages | tojson(True, 2) }}",
+        "{{ dict(a=1).a }}{{ dict.fromkeys(['a', 'b'], 2) }}{{ dict([('k', 1)]) }}",
+        "{% set ns = namespace(n=0, self=1) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+        "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% continue %}{% endfor %}",
+        "{{ documents is defined }}{{ documents is none }}{{ tools is none }}{{ add_generation_prompt }}",
+        "{{ enable_thinking is defined }}{{ bos_token is defined }}{{ eos_token }}{{ range(3) | list }}",
+        "{{ messages[0].content.split(' ')[0] }}{{ 'a' * 3 }}{{ 2 ** 3 }}{{ 2.5 * 2 }}{{ messages | length * 2 }}",
+        "\n  {% if true %}\n  x\n  {% endif %}\n{{ 'trimmed' }}\n",
+        "{% macro say(m) %}{{ m.role }}: {% generation %}{{ m.content }}{% endgeneration %}{% endmacro %}"
+        "{% for m in messages %}{{ say(m) | trim }}{% endfor %}",
+    ],
+)
+@pytest.mark.parametrize("tools", [(), (LOOK,)])
+def test_a_template_is_given_what_transformers_gives_to_it(tmp_path, written, tools):
+    place = write_chat(tmp_path, written + CHATML)
+    want = by_transformers(place, [ASKED, SAID], tools=tools)
+    assert by_us(place, [ASKED, SAID], tools=tools) == want and sum(want[1]) > 0
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["m.content", "m['content'] | default('none')", "m.content is defined", "'content' in m", "m.get('name', 'none')",
+     "m.keys() | list", "m.tool_calls | default([]) | tojson", "m.reasoning_content", "m.thinking", "m.reasoning"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [ASKED, SAID | {"tool_calls": None, "name": None}],
+        [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, FOUND, SAID],
+        [ASKED, {"role": "assistant", "tool_calls": [CALL]}, FOUND, SAID],
+        [ASKED, SAID | {"reasoning_content": "so"}],
+        [ASKED, SAID | {"thinking": "so"}, ASKED, SAID | {"reasoning": "thus", "thinking": None}],
+        [ASKED, SAID | {"reasoning": "a", "thinking": "b", "reasoning_content": "c"}],
+        [ASKED | {"content": [{"type": "text", "text": "a"}]}, SAID | {"content": [{"type": "text", "text": "7"}]}],
+    ],
+)
+def test_messages_as_servers_send_them_are_read_as_transformers_reads_them(tmp_path, shown, messages):
+    place = write_chat(tmp_path, SHOWN.replace("SHOWN", shown))
+    want = by_transformers(place, messages)
+    assert by_us(place, messages) == want and sum(want[1]) > 0
+
+
+def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
+    own = ChatTokenizer.load(write_chat(tmp_path, SHOWN.replace("SHOWN", "m.content")))
+    chat = own.chat([ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}])
+    assert own.decode(chat.tokens[chat.said]) == "[what is it?][]"
+
+
+@pytest.mark.parametrize(
+    ("template", "wrong"),
+    [
+        ("{{ 1 // 0 }}", "division"),
+        ("{{ 'x' + none }}", "can only concatenate"),
+        ("{{ 'x' | trim(1, 2, 3) }}", "argument"),
+        ("{{ messages[0].content.nothing.more }}", "undefined|no attribute"),
+        ("{{ ''.__class__.mro() }}", "unsafe|undefined"),
+        ("{{ messages.clear() }}", "not safely callable|unsafe"),
+        ("{% set ns = namespace(_x=1) %}", "'_x'"),
+        ("{% set ns = namespace() %}{% set ns._x = 1 %}", "'_x'"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
+        ("{{ 'x' * 10 ** 12 }}", "more than"),
+        ("{{ [0] * 10 ** 12 }}", "more than"),
+        ("{{ 9 ** 10 ** 9 }}{{ 9 ** 999999999 }}", "more than"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", "[Rr]ange"),
+        ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "writes more than 16,777,216 letters"),
+        ("{{ strftime_now(7) }}", "must be str"),
+        ("{{ '\\ud800' }}", "surrogates not allowed"),
+        ("\ud800", "surrogates not allowed"),
+        ("{{ raise_exception('first line\nsecond line') }}", "first line second line"),
+        ("{{ messages | tojson(sort_keys=[]) | no_such_filter }}", "no_such_filter"),
+        ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "nested"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion|nested"),
+    ],
+)
+def test_whatever_a_template_does_is_one_line(tmp_path, template, wrong):
+    place = write_chat(tmp_path, template + CHATML)
+    with pytest.raises(FolderError, match=wrong) as error:
+        ChatTokenizer.load(place).chat([ASKED, SAID])
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"{place}: the chat template")
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["what?", 7, {}, {"role": "user"}, {"role": "user", "content": 7}, {"role": "user", "content": "\ud800"},
+     SAID | {"tool_calls": 7}, SAID | {"tool_calls": ["look"]}, SAID | {"tool_calls": [{"function": None}]}],
+)  # fmt: skip
+def test_a_message_of_another_form_is_one_line(tmp_path, message):
+    place = write_folder(tmp_path, "qwen")
+    with pytest.raises(Exception, match="."):
+        by_transformers(place, [message])
+    with pytest.raises(FolderError, match="refuses the messages: ") as error:
+        by_us(place, [message])
+    assert "\n" not in str(error.value)

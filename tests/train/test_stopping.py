@@ -1,0 +1,86 @@
+"""Signals are raised by the test itself, in the process of the test."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from ratchet.train.stopping import Stopped, deferred, heeded
+
+
+class Answers:
+    """What was said and with which status the process was to end; `wait` returns when so much has happened."""
+
+    def __init__(self, expected: int):
+        self.found, self._left = [], threading.Semaphore(0)
+        self._expected = expected
+
+    def __call__(self, answer) -> None:
+        self.found.append(answer)
+        self._left.release()
+
+    def wait(self) -> list:
+        for _ in range(self._expected):
+            assert self._left.acquire(timeout=3600)
+        return self.found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_answered_and_ends_the_work_at_the_next_instruction(number):
+    answers, before = Answers(1), signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped, heeded(answers, patient=True, end=answers):
+        signal.raise_signal(number)
+    assert answers.wait() == ["stopping after this step; another signal ends at once"]
+    assert stopped.value.status == 128 + number and signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_the_process_with_the_status_of_a_signal():
+    answers = Answers(3)
+    with heeded(answers, patient=True, end=answers), deferred() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert answers.wait()[1:] == ["stopped by SIGINT", 130]
+        assert asked() == signal.SIGTERM
+
+
+def test_the_first_signal_ends_what_has_nothing_to_finish():
+    answers = Answers(2)
+    with heeded(answers, patient=False, end=answers):
+        signal.raise_signal(signal.SIGTERM)
+        assert answers.wait() == ["stopped by SIGTERM", 143]
+
+
+def test_it_is_answered_while_no_instruction_of_python_runs_in_the_main_thread():
+    """The main thread reads from a pipe, into which the answer is written: a handler of Python's would never come."""
+    reader, writer = os.pipe()
+    release = threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGTERM))
+    with deferred():  # what a handler would do must not end the test
+        with heeded(lambda line: os.write(writer, line.encode()), patient=False, end=lambda status: None):
+            signal.siginterrupt(signal.SIGTERM, False)
+            release.start()
+            assert os.read(reader, 100) == b"stopped by SIGTERM"
+        release.join()
+    os.close(reader), os.close(writer)
+
+
+def test_deferred_work_says_which_signal_came_and_the_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with deferred() as asked:
+        assert asked() == 0
+        signal.raise_signal(signal.SIGINT)
+        assert asked() == signal.SIGINT
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_other_threads_leave_the_handlers_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with heeded(print, patient=True), deferred() as asked:
+            seen.append((signal.getsignal(signal.SIGTERM), asked()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, 0)]
