@@ -56,8 +56,9 @@ class _Tensor(NamedTuple):
 def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.State], Shardings]) -> nnx.State:
     """The weights of a folder as float32, laid out; a host reads its own parts only, of one tensor at a time.
 
-    Raises FolderError when there are no safetensors, or for a tensor that is missing, too many, or of another shape or
-    dtype than config.json says.
+    Raises FolderError when there are no safetensors, for an index that does not fit its files, for a tensor that is
+    missing, too many, or of another shape or dtype than config.json says, and for a head unlike the embedding to which
+    config.json ties it.
     """
     template = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))[1]
     tensors, files = _tensors(config, template), _Files(folder)

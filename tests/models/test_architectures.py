@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ratchet.models.architectures import FolderError, read_config
+from ratchet.models.architectures import FolderError, config_json, read_config
 from ratchet.models.family import frequencies_and_window
 
 SIZES = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4,
@@ -73,6 +73,17 @@ def test_an_absent_or_null_key_means_what_transformers_says(kind, tmp_path):
                     assert isinstance(ours, str), less
                 else:
                     assert ours == read(tmp_path, kind, written_out(kind, less)), less
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_what_is_written_is_read_the_same_here_and_in_transformers(kind, tmp_path):
+    given = SIZES | {"num_key_value_heads": 4} | WRITTEN[kind]
+    full, mixed = ["full_attention"] * 7, ["full_attention", "sliding_attention", *["full_attention"] * 5]
+    for layers in ({}, {"layer_types": full}, *([{"layer_types": mixed}] if kind != "llama" else [])):
+        decoder = read(tmp_path, kind, given | layers)
+        written = config_json(decoder)
+        assert read(tmp_path, kind, written) == read(tmp_path, kind, written_out(kind, written)) == decoder
+    assert "layer_types" not in config_json(read(tmp_path, "mistral", given)), "transformers would make it a Ministral"
 
 
 @pytest.mark.parametrize(
