@@ -60,15 +60,15 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
     Raises FolderError for files that cannot be read and for a folder without a chat template.
     """
     settings = _mapping(folder / _SETTINGS)
-    templates = {"default": template} if template else _templates(folder, settings.pop("chat_template", None))
+    own = settings.pop("chat_template", None)
+    templates = {"default": template} if template else _templates(folder, own)
     if not templates:
         raise FolderError(f"{folder}: no chat template ({_ALONE}, or in {_SETTINGS})")
     if "default" not in templates:
         raise FolderError(f"{folder}: several chat templates, of which none is named default; write it to {_ALONE}")
     default = templates["default"]
-    settings.pop("chat_template", None)
-    named = _named(folder, settings)
-    return ChatSettings(default, templates.get("tool_use", default), named, settings, _now(folder / _NOW))
+    with_tools = templates.get("tool_use", default)
+    return ChatSettings(default, with_tools, _named(folder, settings), settings, _now(folder / _NOW))
 
 
 def text_of(path: epath.Path) -> str:
