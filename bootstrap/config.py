@@ -38,7 +38,8 @@ class SimulateConfig:
     min_p: float = bounded(0.0, "from 0 to 1")
     """Only ids with at least this share of the likeliest one's probability. What is captured is never cut."""
     passage_words: int = bounded(200, "at least 1")
-    """Longer documents are split into passages of at most this many words."""
+    """Longer documents are split into passages of at most this many words, or twice as many letters of a script that
+    is written without spaces."""
     passages: int = bounded(3, "at least 1")
     """Retrieved passages in view of the teacher."""
     alike: float = bounded(0.95, "from 0 to 1")
@@ -153,7 +154,7 @@ class TrainConfig:
     batch: int = bounded(64, "at least 2")
     """Examples per step, half of them from the newest generation."""
     columns: int = bounded(1024, "at least 1")
-    """Tokens per packed row."""
+    """Tokens per packed row. Longer examples are left out, and it is said how many."""
     student: float = bounded(0.65, "from 0 to 1")
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     renamed: int = bounded(0, "at least 0")

@@ -59,7 +59,7 @@ def _entry(commit: epath.Path) -> dict[str, Any]:
     """What a commit says; {} when it is missing or torn, for then the unit is not committed."""
     try:
         return json.loads(commit.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return {}
 
 
@@ -69,7 +69,7 @@ def once(path: epath.Path, make: Callable[[], Any]) -> Any:
         write_json(path, make())
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it and run `ratchet resume`") from None
 
 

@@ -4,7 +4,7 @@ Shapes: T tokens of a sequence, N weighted tokens, K kept ids.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,21 +87,20 @@ def write_examples(directory: epath.PathLike, examples: Iterable[Example], *, he
 def read_examples(directory: epath.PathLike, *, tokenizer: str | None = None) -> list[Example]:
     """Reads what `write_examples` wrote, checking the content, each example's id and, when given, the tokenizer's hash.
 
-    Raises RecordError naming the file, and the example where there is one.
+    Raises RecordError naming the file, and the example where there is one; other people's datasets are refused so too.
     """
     directory = epath.Path(directory)
     header_path, shard = directory / "record.json", directory / "dataset-train.array_record-00000-of-00001"
     if not header_path.exists():
         raise RecordError(f"{directory}: no training set here (record.json is missing); run the targets stage")
-    header = json.loads(header_path.read_text())
-    if header["schema"] != SCHEMA:
-        raise RecordError(f"{header_path}: schema {header['schema']}, need {SCHEMA}; write the training set again")
+    header = _header(header_path)
     if tokenizer is not None and header["tokenizer"] != tokenizer:
         raise RecordError(
             f"{header_path}: tokenizer is {header['tokenizer']}, expected {tokenizer}; use the run's tokenizer"
         )
-    decode = features().deserialize_example_np
-    return [_example(shard, decode(payload), header) for payload in read_unit(shard, header["sha256"])]
+    decode, payloads = features().deserialize_example_np, read_unit(shard, header["sha256"])
+    rows = (_row(f"{shard}: example {number}", decode, payload) for number, payload in enumerate(payloads))
+    return [_example(shard, row, header) for row in rows]
 
 
 def write_dataset(
@@ -148,6 +147,31 @@ def write_dataset(
 def _in_order(serialized: bytes) -> bytes:
     """The same tf.train.Example with its features in order: protobuf maps come in another order in every process."""
     return tf_example_pb2.Example.FromString(serialized).SerializeToString(deterministic=True)
+
+
+def _header(path: epath.Path) -> dict:
+    """What record.json says of a training set. Raises RecordError when it is of another kind of dataset."""
+    try:
+        header = json.loads(path.read_text())
+        missing = {"schema", "sha256", "vocab_size", "tokenizer"} - header.keys()
+    except (ValueError, AttributeError):
+        raise RecordError(f"{path}: this is no JSON object; write the training set again") from None
+    if missing:
+        raise RecordError(f"{path}: it has no {min(missing)}, so this is no training set; run the targets stage")
+    if header["schema"] != SCHEMA:
+        raise RecordError(f"{path}: schema {header['schema']}, need {SCHEMA}; write the training set again")
+    return header
+
+
+def _row(where: str, decode: Callable[[bytes], dict], payload: bytes) -> dict:
+    try:
+        row = decode(payload)
+        complete = all(value is not None for value in row.values())
+    except Exception as error:  # TFDS passes on the errors of whatever it reads with
+        raise RecordError(f"{where}: this is no training example; write the training set again") from error
+    if not complete:
+        raise RecordError(f"{where}: parts of it are missing; write the training set again")
+    return row
 
 
 def _example(shard: epath.Path, row: dict, header: dict) -> Example:

@@ -71,7 +71,7 @@ def build(directory: epath.Path) -> epath.Path:
     page = _environment().get_template("page.html.jinja").render(_content(directory))
     target = directory / "report" / "index.html"
     with whole(target) as fresh:
-        fresh.write_text(page)
+        fresh.write_bytes(page.encode(errors="backslashreplace"))  # JSON may hold what UTF-8 cannot: half a letter
     return target
 
 

@@ -17,7 +17,7 @@ class DocumentsConfig:
     """Source material of a user's own."""
 
     path: str = ""
-    """A TFDS dataset directory (with `id` and `text` features) or a folder of .txt files."""
+    """A TFDS dataset directory (with `id` and `text` features) or a folder of .txt files, in UTF-8."""
     slice: int = bounded(50, "at least 1")
     """Documents that each generation reads for the first time."""
     fresh: int = bounded(20, "at least 1")

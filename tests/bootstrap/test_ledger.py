@@ -36,11 +36,18 @@ def test_a_torn_commit_is_no_commit(tmp_path):
     assert stage(tmp_path).committed() == [b"new"]
 
 
-def test_json_that_cannot_be_read_is_named_with_the_remedy(tmp_path):
+@pytest.mark.parametrize("content", [b"{", b"", b'{"a": "\xe9"}'])
+def test_json_that_cannot_be_read_is_named_with_the_remedy(tmp_path, content):
     path = epath.Path(tmp_path) / "plan.json"
-    path.write_text("{")
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="plan.json: not JSON .*delete it and run `ratchet resume`"):
         once(path, never)
+
+
+def test_half_a_letter_is_written_and_read_back(tmp_path):
+    """As a name of a file or a tool call's JSON may have it."""
+    path = epath.Path(tmp_path) / "plan.json"
+    assert once(path, lambda: {"a\ud800": "\udce9"}) == once(path, never) == {"a\ud800": "\udce9"}
 
 
 def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):

@@ -119,3 +119,23 @@ def test_a_forged_example_is_named(tmp_path):
     with pytest.raises(RecordError, match=f"example {one.id}: the id does not match") as caught:
         read_examples(directory)
     assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [{}, HEADER])
+def test_a_dataset_of_another_kind_is_refused_in_one_line(tmp_path, header):
+    directory, text = tmp_path / "dataset" / "1.0.0", tfds.features.Text()
+    row = {"id": "a", "text": "a story"}
+    write_dataset(directory, "dataset", tfds.features.FeaturesDict(dict.fromkeys(row, text)), [row], metadata=header)
+    with pytest.raises(RecordError, match="example 0" if header else "this is no training set") as caught:
+        read_examples(directory, tokenizer="abc")
+    assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "prose", "[1]"])
+def test_a_header_that_is_no_object_is_refused_in_one_line(tmp_path, text):
+    directory = tmp_path / "dataset" / "1.0.0"
+    write_examples(directory, [example(1)], header=HEADER)
+    (directory / "record.json").write_text(text)
+    with pytest.raises(RecordError, match="record.json: this is no JSON object") as caught:
+        read_examples(directory)
+    assert "\n" not in str(caught.value)

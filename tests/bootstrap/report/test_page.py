@@ -79,6 +79,11 @@ def test_markup_of_a_world_is_text(tmp_path):
     assert not Tags(page)["script"] and page.count("&lt;script&gt;1") >= 16
 
 
+def test_half_a_letter_in_a_file_of_the_run_is_spelled_out(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "half \ud800"}))
+    assert "half \\ud800" in build(epath.Path(tmp_path)).read_text()
+
+
 def test_page_needs_nothing_else(page):
     tags = Tags(page)
     assert not tags["link"] and not tags["iframe"]
