@@ -94,11 +94,18 @@ class Terminal:
             self._begun = True
             self.line(run.announced())
 
-    def _live(self) -> contextlib.AbstractContextManager:
-        """What writes over its own lines, as long as the outermost stage runs on a terminal."""
+    @contextlib.contextmanager
+    def _live(self) -> Iterator[None]:
+        """Writes over its own lines as long as the outermost stage runs on a terminal."""
         if not self.console.is_terminal or len(self._stages) > 1:
-            return contextlib.nullcontext()
-        return Live(self, console=self.console, transient=True, refresh_per_second=4)
+            yield
+            return
+        live = Live(self, console=self.console, transient=True, refresh_per_second=4)
+        try:
+            live.start()  # a signal may come while it starts, with the cursor hidden already
+            yield
+        finally:
+            live.stop()
 
 
 def laid_out(needed: Sequence[str], more: Sequence[str], width: int) -> list[str]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet.bootstrap.report.outlook import in_words, roughly
-from ratchet.bootstrap.report.status import cells, described, header, in_columns, percent
+from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns, percent
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def _caption(metrics: Mapping[str, dict], baselines: Mapping[str, dict]) -> list
 
 def units(status: Mapping[str, Any]) -> Fitted:
     """Units done of all, by generation and stage."""
-    names = list(dict.fromkeys(s["stage"] for s in status["stages"]))
+    there = dict.fromkeys(s["stage"] for s in status["stages"])
+    others = [name for name in there if name not in (*UNIT_STAGES, *WHOLE_STAGES)]
+    names = [name for name in (*UNIT_STAGES, *others, *WHOLE_STAGES) if name in there]
     by_generation: dict[int, dict[str, str]] = {}
     for s in status["stages"]:
         total = "?" if s["total"] is None else s["total"]
