@@ -79,6 +79,8 @@ def chat(words: list[str]) -> int:
         while True:
             if line := input("> " if at_terminal else "").strip():
                 said = _exchange(model, said if remembers else [], line, asked.temperature)
+    if at_terminal:
+        print()  # the shell's prompt stands on a line of its own
     return 0
 
 

@@ -164,9 +164,12 @@ def test_a_misspelt_option_of_status_names_its_own(capsys, tiny_run):
 
 def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_run):
     code, out, _ = ratchet(capsys, "evaluate", tiny_run, "--generation", "1")
-    m = json.loads((tiny_run / "gen-001" / "evaluation.json").read_text())["metrics"]["harmful"]
+    saved = json.loads((tiny_run / "gen-001" / "evaluation.json").read_text())
+    m = saved["metrics"]["harmful"]
     assert code == 0
     assert f"{m['value']:.4f}" in out and f"{m['low']:.4f} – {m['high']:.4f}" in out
+    code, out, _ = ratchet(capsys, "evaluate", tiny_run, "--generation", "1", "--json")
+    assert code == 0 and json.loads(out)["metrics"] == saved["metrics"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -195,6 +198,7 @@ def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look
 def test_the_report_is_rebuilt(capsys, tiny_run):
     code, out, _ = ratchet(capsys, "report", tiny_run)
     assert code == 0 and Path(out.strip()).read_text().startswith("<!")
+    assert json.loads(ratchet(capsys, "report", tiny_run, "--json")[1]) == {"page": out.strip()}
 
 
 FREED = """
