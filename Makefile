@@ -6,6 +6,10 @@ BIN := .venv/bin
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
+	@echo "The command is $(BIN)/ratchet; after  source $(BIN)/activate  it is  ratchet  in this shell:"
+	@echo "  ratchet chat runs/lessons      talk to what was trained"
+	@echo "  ratchet status runs/lessons    the table again; the page is runs/lessons/report/index.html"
+	@echo "  ratchet --help                 everything else"
 
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -28,6 +28,7 @@ Engines
 
 Settings, data and files
   config.py       every setting, frozen
+  config_files.py settings in files: a run's own, and those a user gives
   transcript.py   the data that flows: transcripts, reviews, verdicts, captures
   documents.py    a folder or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement

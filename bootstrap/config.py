@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -260,6 +261,23 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The config with other values of the settings that are given by dotted name. Raises ConfigError for a setting that
+    is unknown, and for a value that is of the wrong type or at odds with another."""
+    fields, known = dataclasses.asdict(config), flat(config)
+    for name, value in settings.items():
+        if name not in known:
+            within = [n for n in known if n.startswith(name + ".")]
+            remedy = f"it holds settings, such as {within[0]}" if within else f"nearest is {nearest(name)}"
+            raise ConfigError(f"config: unknown setting {name}; {remedy}")
+        part = fields
+        *sections, leaf = name.split(".")
+        for section in sections:
+            part = part[section]
+        part[leaf] = value
+    return _build(Config, fields, "")
+
+
 def changed(old: Config, new: Config) -> list[str]:
     """One line for every setting in which two configs differ."""
     before, after = flat(old), flat(new)
@@ -275,7 +293,7 @@ def nearest(name: str, config: Config | None = None) -> str:
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"config.json: {prefix.rstrip('.') or 'the whole'} is {values!r}; it must be an object")
+        raise ConfigError(f"config: {prefix.rstrip('.') or 'the whole'} is {values!r}; it must be an object")
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
@@ -289,6 +307,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ConfigError(f"config: {name} is {value!r}; it must be one of {', '.join(get_args(hint))}")
     if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"config: {name} is {value!r}; it must be a list")
         return tuple(_value(get_args(hint)[0], one, name) for one in value)
     plain = hint if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else object
     if plain is float and isinstance(value, int) and not isinstance(value, bool):

@@ -9,6 +9,7 @@ from functools import cached_property
 from etils import epath
 from flax import nnx
 
+from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
@@ -73,7 +74,8 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     in a row; Busy, before anything is written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:
-        once(directory / "config.json", lambda: asdict(config))
+        if not (directory / config_files.KEPT).exists():
+            config_files.save(directory, config)
         r = prepare(directory, config, Noted(progress, holder))
         try:
             _run(r)
@@ -134,7 +136,7 @@ def extend(directory: epath.Path, config: Config) -> None:
         r = prepare(directory, config, Silent())
         baselines.forget(r)
         r.metrics.close()
-        write_json(directory / "config.json", asdict(config))
+        config_files.save(directory, config)
 
 
 def begin(r: Run, start: Seed) -> None:

@@ -1,10 +1,11 @@
-"""How a run starts.
+"""How a run starts, and how its results are used: the command, and from Python `api`.
 
 __main__.py     where the process begins
 cli.py          the command `ratchet`: its table of commands, and how it ends
 commands/       what each command does
 options.py      what a command is asked, in words
 output.py       what commands print on
+api.py          a run's generations from Python: to talk to, to measure
 compare.py      arms that differ in a setting, from one generation's data, in one table
 console.py      progress for people
 folders.py      Hugging Face folders: read, and written from a generation

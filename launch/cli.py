@@ -1,51 +1,78 @@
 """The `ratchet` command: what it can do, and how it ends."""
 
+import contextlib
+import difflib
+import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from ratchet.bootstrap import loop
 from ratchet.launch.commands import look, measure, models, start
-from ratchet.launch.options import UserError
+from ratchet.launch.options import HELP, UserError
 from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
 
-USAGE = """ratchet: grow a language model on reviewed simulations of what it should do
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
+    "run": (start.run, "RECIPE [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
+    "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
+    "status": (look.status, "DIR", "stages, units done, table of generations"),
+    "chat": (models.chat, "DIR [--generation N]", "talk to the newest promoted generation, line by line"),
+    "show": (look.show, "DIR ID", "one transcript with its whole lineage"),
+    "report": (look.report, "DIR", "rebuild the page"),
+    "evaluate": (measure.evaluate, "DIR --generation N", "evaluate a generation again: the same numbers"),
+    "compare": (
+        measure.compare, "DIR ... [--generation N] --vary SETTING VALUE VALUE ...",
+        "arms from one generation's data, one table",
+    ),
+    "recipes": (look.recipes, "", "what there is to run, how long it takes, what it should reach"),
+    "preflight": (
+        measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score]",
+        "compile for TPUs without one: memory, traffic, bound",
+    ),
+    "import": (models.import_folder, "DIR [--template FILE]", "read a Hugging Face folder, say what it is"),
+    "export": (
+        models.export, "DIR --generation N --to FOLDER",
+        "write a folder that transformers loads; for runs with --base or of qwen3-*",
+    ),
+}  # fmt: skip
+"""By name: what it does, what it takes, and both in a line for people."""
 
-  ratchet run RECIPE [--out DIR] [--generations 5 --train.steps 800 ...]   a new run
-  ratchet resume DIR [--generations 8]                                    go on from whatever is committed
-  ratchet status DIR [--json]                                             stages, units, table of generations
-  ratchet evaluate DIR --generation N                                     evaluate a generation again
-  ratchet show DIR TRANSCRIPT_ID                                          one transcript with its whole lineage
-  ratchet report DIR                                                      rebuild the page
-  ratchet compare DIR --generation N --vary SETTING VALUE VALUE ...       arms from one generation's data, one table
-  ratchet recipes                                                         list recipes
-  ratchet preflight RECIPE --topology v5e:4x4 [--slices 2] [--json]       compile for TPUs without one: memory, traffic
-  ratchet import DIR [--template FILE] [--json]                           read a Hugging Face folder, say what it is
-  ratchet export DIR --generation N --to FOLDER                           write one that transformers loads
-  ratchet run RECIPE --help                                               every setting
-"""
+
+def usage() -> str:
+    """Every command, what it takes and what it does, in 80 columns."""
+    both = [(f"  ratchet {name} {takes}".rstrip(), does) for name, (_, takes, does) in COMMANDS.items()]
+    listed = "".join(f"{line}\n      {does}\n" for line, does in both)
+    return (
+        f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
+        "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
+        "every setting; --version says the version. All but run, resume and chat take\n"
+        "--json."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 130 or 143
     when stopped by Ctrl-C or SIGTERM."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {
-        "run": start.run, "resume": start.resume, "status": look.status, "evaluate": measure.evaluate,
-        "show": look.show, "report": look.report, "compare": measure.compare, "recipes": look.recipes,
-        "preflight": measure.preflight, "import": models.import_folder, "export": models.export,
-    }  # fmt: skip
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+    name, rest = _command(words)
+    if "--version" in words:
+        print(f"ratchet {importlib.metadata.version('ratchet')}")
+        return 0
+    if not name:
+        print(usage())
         return 0
     try:
-        if words[0] not in commands:
-            raise UserError(f"unknown command {words[0]!r}; there are {', '.join(commands)}")
-        with stopping.heeded(_say, patient=words[0] in ("run", "resume", "compare"), end=_end):
-            return commands[words[0]](words[1:])
+        if name not in COMMANDS:
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            nearest = f"the nearest is {close[0]}; " if close else ""
+            raise UserError(f"unknown command {name!r}; {nearest}there are {', '.join(COMMANDS)}")
+        with _heeded(name):
+            return COMMANDS[name][0](rest)
+    except SystemExit as helped:
+        return helped.code or 0
     except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
         _say(str(ended))
         return 1
@@ -55,6 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except stopping.Stopped as stopped:
         _say(str(stopped))
         return stopped.status
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+
+
+def _heeded(name: str) -> contextlib.AbstractContextManager:
+    """How a command answers Ctrl-C and SIGTERM: what works on a run ends after its step, all else at once."""
+    if name in ("chat", "preflight"):
+        return contextlib.nullcontext()  # they end in their own way
+    return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end)
 
 
 def _say(line: str) -> None:
@@ -66,6 +103,13 @@ def _end(status: int) -> None:
     Console(file=sys.__stdout__).show_cursor()
     sys.__stdout__.flush()
     os._exit(status)
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command and the words after it; help may be asked for before or after, or as the command `help`."""
+    asked = [word for word in words if word in HELP or word == "help" and word == words[0]]
+    others = [word for word in words if word not in asked]
+    return (others[0], [*["--help"][: len(asked)], *others[1:]]) if others else ("", [])
 
 
 def entry() -> None:

@@ -4,7 +4,6 @@ Every arm is a run directory of its own that begins with what the compared run c
 any effect: its arms train as many steps of as many examples, from the same seed model, and are asked the same items.
 """
 
-import dataclasses
 import itertools
 import json
 import shutil
@@ -16,9 +15,8 @@ import numpy as np
 from etils import epath
 from rich.table import Table
 
-from ratchet.bootstrap import loop
-from ratchet.bootstrap.config import Config, ConfigError, flat, from_json, nearest
-from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap import config_files, loop
+from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
 from ratchet.bootstrap.progress import Progress
 
 KEPT = {
@@ -95,24 +93,16 @@ def compare(
 
 def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> Config:
     """An arm's run directory: the earlier generations, and what of this one its changes leave as it was."""
-    fields = json.loads((directory / "config.json").read_text())
-    for name, value in arm.changes.items():
-        part = fields
-        *sections, leaf = name.split(".")
-        for section in sections:
-            part = part[section]
-        part[leaf] = value
-    fields["generations"] = number
-    fields["controls"]["imitation"] = False
-    config = from_json(json.dumps(fields))
-    if (place / "config.json").exists():
+    own = {"generations": number, "controls.imitation": False}
+    config = with_settings(config_files.saved(directory), arm.changes | own)
+    if (place / config_files.KEPT).exists():
         return config
     with_all = min((KEPT[name.split(".")[0]] for name in arm.changes), key=len)
     for name in ("inputs.json", "tokenizer", *(f"gen-{n:03d}" for n in range(number))):
         _copy(directory / name, place / name)
     for name in with_all:
         _copy(directory / f"gen-{number:03d}" / name, place / f"gen-{number:03d}" / name)
-    write_json(place / "config.json", dataclasses.asdict(config))
+    config_files.save(place, config)
     return config
 
 

@@ -17,14 +17,6 @@ from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 
 @dataclass(frozen=True)
-class Import:
-    template: str = ""
-    """A chat template (Jinja) in place of the folder's own."""
-    json: bool = False
-    """Print everything as JSON."""
-
-
-@dataclass(frozen=True)
 class Export:
     generation: int
     """Which generation to write."""

@@ -1,89 +1,201 @@
-"""What a command is asked, in words: options by tyro, a recipe, the directory of a run and its settings."""
+"""What a command is asked, in words: options by tyro, and the recipe or file that a run's settings come from."""
 
 import contextlib
 import dataclasses
 import difflib
 import io
 import itertools
-import json
-from dataclasses import dataclass
-from typing import Annotated
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import tyro
 from etils import epath
+from rich.text import Text
 
-from ratchet.bootstrap import config as configs
-from ratchet.bootstrap.config import Config, ConfigError
+from ratchet.bootstrap import config_files
+from ratchet.bootstrap.config import Config, nearest, with_settings
 from ratchet.launch.recipes import RECIPES
+from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
+
+HELP = ("-h", "--help")
+Asked = TypeVar("Asked")
+_POSITIONAL = get_args(tyro.conf.Positional[str])[1]
+
+
+
+def described(kind: Any, text: str, **more: str) -> Any:
+    """The type of an option that help describes with a text; tyro says what else there is, such as a `metavar`."""
+    return Annotated[kind, tyro.conf.arg(help=text, **more)]
+
+
+Directory = described(tyro.conf.Positional[str], "the directory of a run, such as runs/lessons", metavar="DIR")
+Generation = described(int, "a finished generation; 0 is the seed model", metavar="N")
+Json = described(bool, "print one JSON object, for programs")
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+File = described(str, "a YAML file of settings, such as a run's config.yaml; options win over it", name="config")
 
 
 class UserError(ValueError):
     """Something the user can mend; shown as one line."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """Settings of a run. Every default comes from the recipe."""
+def parse(
+    command: str, kind: type[Asked], words: Sequence[str], default: Asked | None = None, recipe: str = ""
+) -> Asked:
+    """The words of a command as a `kind`, a dataclass; options may stand in any place. Help names the recipe.
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    out: str = ""
-    """Directory of the run; default runs/RECIPE."""
-
-
-def parse(kind: type, words: list[str], default):
-    """Options by tyro; one that is unknown is an error that names the nearest."""
+    Raises UserError for an option that is unknown, naming the nearest, and for what is missing or cannot be read;
+    SystemExit after printing the help that was asked for.
+    """
+    if not asks_for_help(words):
+        _refuse_unknown(kind, words)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed, unknown = tyro.cli(
-                kind, args=words, return_unknown_args=True, prog="ratchet", **({"default": default} if default else {})
-            )
+            parsed, left = tyro.cli(
+                kind, args=list(words), prog=f"ratchet {command} {recipe}".strip(), return_unknown_args=True,
+                **({"default": default} if default else {}),
+            )  # fmt: skip
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        raise UserError(_plain(said.getvalue())) from None
-    if unknown:
-        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        own = [f.name for f in dataclasses.fields(kind) if f.name != "config"]
-        close = difflib.get_close_matches(name, own, n=1) or ([configs.nearest(name)] if kind is Run else own)
-        raise UserError(f"unknown setting {unknown[0]}; the nearest is --{close[0].replace('_', '-')}")
+        raise UserError(f"{command}: {_plain(said.getvalue())}") from None
+    if left:
+        raise UserError(f"{command}: {left[0]!r} is one word too many; see `ratchet {command} --help`")
     return parsed
 
 
+def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
+    """The words of a command that begins from a recipe or a file of settings, as a `kind` with the field `config`.
+
+    Options win over the file, and the file over the recipe. With `--base`, settings that nobody gave are those that
+    fit trained weights in place of the recipe's, which are for random ones.
+    """
+    origin = _origin(command, kind, words)
+    usual = origin.recipe.config
+    asked = parse(command, kind, origin.options, kind(origin.over(usual)), usual.recipe)
+    if asked.config.base:
+        usual = fitted(usual, asked.config.train.lora)
+        asked = parse(command, kind, origin.options, kind(origin.over(usual)), usual.recipe)
+    if asked.config.recipe != usual.recipe:
+        raise UserError(f"{command}: give the recipe without --recipe, as in `ratchet {command} tiny`")
+    return asked
+
+
+class _Origin(NamedTuple):
+    """Where the settings of a run come from: a recipe, the settings of a file by dotted name, and options."""
+
+    recipe: Recipe
+    path: str
+    given: dict[str, Any]
+    options: list[str]
+
+    def over(self, usual: Config) -> Config:
+        """The usual settings with those of the file. Raises UserError, naming the file, where they do not go."""
+        try:
+            return with_settings(usual, self.given)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {str(error).removeprefix('config: ')}") from error
+
+
+def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
+    """The recipe is named in the words or in the file."""
+    named, rest, given = first_word(kind, words), list(words), {}
+    if named:
+        rest.remove(named)
+    if path := _value_of("--config", rest):
+        given = config_files.read(epath.Path(path))
+        written = given.pop("recipe", named or "documents")
+        if named and named != written:
+            raise UserError(f"{command}: {path} is of the recipe {written}; leave out {named}")
+        named = str(written)
+    if named not in RECIPES:
+        _no_recipe(command, named, asks_for_help(words))
+    # What stands beside the settings, such as `out`, is given to tyro as an option that others overrule.
+    beside = {f.name for f in dataclasses.fields(kind)} & given.keys()
+    options = [*(f"--{name}={given.pop(name)}" for name in sorted(beside)), *rest]
+    return _Origin(RECIPES[named], path, given, options)
+
+
+def _no_recipe(command: str, named: str, wants_help: bool) -> None:
+    """Lists the recipes, the nearest first, as help or as a mistake."""
+    alike = lambda name: difflib.SequenceMatcher(None, named, name).ratio()
+    lines = (f"  {name:<12}{RECIPES[name].summary}" for name in sorted(RECIPES, key=alike, reverse=True))
+    listed = "\n".join(textwrap.fill(line, 80, subsequent_indent=" " * 14) for line in lines)
+    if not wants_help:
+        said = f"there is no recipe {named!r}" if named else f"give a recipe, as in `ratchet {command} tiny`"
+        raise UserError(f"{command}: {said}; there are\n{listed}")
+    print(f"usage: ratchet {command} RECIPE [--config FILE] [--SETTING VALUE ...]\n\n{listed}\n")
+    print(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it.")
+    raise SystemExit(0)
+
+
+def first_word(kind: type, words: Sequence[str]) -> str:
+    """The first word that is neither an option of a command nor the value of one, "" where there is none. Raises
+    UserError for an option that is unknown, unless help is asked for."""
+    if not asks_for_help(words):
+        _refuse_unknown(kind, words)
+    options, left = _options(kind), iter(words)
+    for word in left:
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word not in HELP and not options.get(_unnegated(_name(word)), False):
+            next(left, None)
+    return ""
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    return bool(set(HELP) & set(words))
+
+
+def _value_of(option: str, words: Sequence[str]) -> str:
+    """The value of an option that takes one, "" where it was not given; the last one counts."""
+    spelled = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
+    return next((value for name, value in reversed(list(itertools.pairwise(spelled))) if name == option), "")
+
+
+def _options(kind: type, prefix: str = "", nested: bool = False) -> dict[str, bool]:
+    """The options of a command by name, as `train.seed-steps`, and whether each is a flag."""
+    found, hints, described_as = {}, get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint):
+            found |= _options(hint, f"{prefix}{name}." if nested else "", True)
+        elif _POSITIONAL not in getattr(described_as[name], "__metadata__", ()):
+            name = "config" if name == "file" and not nested else name
+            found[(prefix + name).replace("_", "-")] = hint is bool
+    return found
+
+
+def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
+    options = _options(kind)
+    for word in words:
+        name = _name(word)
+        if re.match(r"--\w|-[a-zA-Z]$", word) and name not in options and not options.get(_unnegated(name), False):
+            close = difflib.get_close_matches(name, [n for n in options if "." not in n], n=1)
+            if not close and any("." in n for n in options):
+                close = [nearest(name.replace("-", "_")).replace("_", "-")]
+            there = f"the nearest is --{close[0]}" if close else f"this command has --{', --'.join(options)}"
+            raise UserError(f"unknown setting {word}; {there}")
+
+
+def _name(word: str) -> str:
+    """`train.seed-steps` of `--train.seed_steps=3`."""
+    return word.split("=")[0].lstrip("-").replace("_", "-")
+
+
+def _unnegated(name: str) -> str:
+    """`controls.imitation` of `controls.no-imitation`."""
+    return re.sub(r"(^|\.)no-(?=[^.]*$)", r"\1", name)
+
+
 def _plain(box: str) -> str:
-    """What tyro says in a box, up to its first rule, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    said = itertools.takewhile(lambda line: not line.startswith(("─", "╰")), lines)
-    return " ".join(said) or " ".join(box.split())
-
-
-def no_more(words: list[str]) -> None:
-    if words:
-        raise UserError(f"unknown setting {words[0]}; this command takes none")
-
-
-def recipe_of(words: list[str]) -> Recipe:
-    if not words or words[0] not in RECIPES:
-        raise UserError(
-            f"no recipe {words[0] if words else ''!r}; there are {', '.join(RECIPES)} (see `ratchet recipes`)"
-        )
-    return RECIPES[words[0]]
-
-
-def directory_of(words: list[str]) -> tuple[epath.Path, list[str]]:
-    if not words or words[0].startswith("-"):
-        raise UserError("give the directory of a run, such as runs/lessons")
-    return epath.Path(words[0]), words[1:]
-
-
-def saved_config(directory: epath.Path) -> Config:
-    path = directory / "config.json"
-    if not path.exists():
-        raise UserError(
-            f"{directory} holds no run: {path} is missing; start one with `ratchet run lessons --out {directory}`"
-        )
-    try:
-        return configs.from_json(path.read_text())
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; restore it or start a new run") from error
+    """What tyro says in a box, up to its first rule, as one line; of what is missing, the first."""
+    lines = [line.strip("│ ") for line in Text.from_ansi(box).plain.splitlines()[1:]]
+    rule = lambda line: not line.strip("─-╰╯")
+    said = " ".join(itertools.takewhile(lambda line: not rule(line), itertools.dropwhile(rule, lines)))
+    if missing := re.fullmatch(r"Missing from [^:]*: ((?:--\S+ )?\S+) (.*?) ?\(required\).*", said):
+        return f"give {missing[1]}, {missing[2][0].lower()}{missing[2][1:].rstrip('.')}"
+    return said

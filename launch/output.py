@@ -1,16 +1,25 @@
-"""What commands print on, and what they keep from being printed."""
+"""What commands print on: a console for people, one JSON object for programs."""
 
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 
 
-def make_console() -> Console:
-    """A console wide enough for the table where there is no terminal to fit into."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 132))
+def make_console(aside: bool = False) -> Console:
+    """A console wide enough for the table where there is no terminal to fit into; `aside`, on standard error, it leaves
+    standard output to JSON."""
+    console = Console(stderr=aside)
+    return console if console.is_terminal else Console(stderr=aside, width=max(console.width, 132))
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """What a command found, as the one JSON object that `--json` promises."""
+    print(json.dumps(found, indent=1))
 
 
 def quiet() -> None:

@@ -16,10 +16,9 @@ from little import answer, create, deeds_of
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
-from ratchet.bootstrap import loop, run
+from ratchet.bootstrap import config_files, loop, run
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.examples import example, labelled, one_hot
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
@@ -181,8 +180,7 @@ def little_config(**changes) -> Config:
 def start(directory, config: Config) -> epath.Path:
     """A run directory as `ratchet run` leaves it before the first stage."""
     directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", dataclasses.asdict(config))
+    config_files.save(directory, config)
     return directory
 
 

@@ -17,7 +17,7 @@ from ratchet.models.decoder import DecoderConfig
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator, from its maker's data sheet."""
+    """One device as JAX counts them, by its maker's data sheet: a chip, or half of one that is two devices."""
 
     flops: float  # bfloat16, a second, dense
     memory: float  # bytes
@@ -33,6 +33,7 @@ CHIPS = {
     "TPU v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
     "TPU v6 lite": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
     "TPU v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
+    "TPU7x": Chip(2307e12 / 2, 96 * 2**30, 7380e9 / 2, 600e9 / 2),
     "NVIDIA A100": Chip(312e12, 80 * 2**30, 2039e9, 300e9),
     "NVIDIA H100": Chip(989e12, 80 * 2**30, 3350e9, 450e9),
     "NVIDIA H200": Chip(989e12, 141 * 2**30, 4800e9, 450e9),

@@ -3,5 +3,5 @@
 start.py     `run` and `resume`
 look.py      `status`, `show`, `report` and `recipes`
 measure.py   `evaluate`, `compare` and `preflight`
-models.py    `import` and `export`
+models.py    `import`, `export` and `chat`
 """

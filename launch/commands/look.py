@@ -1,34 +1,64 @@
 """What shows what there is: `status`, `show`, `report` and `recipes`."""
 
-import json
+import dataclasses
 from dataclasses import dataclass
 
-from rich.console import Console
+import tyro
+from etils import epath
 from rich.table import Table
 
-from ratchet.bootstrap import lineage
+from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report import table as run_table
 from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import UserError, directory_of, no_more, parse, saved_config
-from ratchet.launch.output import make_console
+from ratchet.launch.options import Directory, Json, described, parse
+from ratchet.launch.output import make_console, print_json
 from ratchet.launch.recipes import RECIPES
+
+Transcript = described(tyro.conf.Positional[str], "a transcript's id or its beginning; the page has some", metavar="ID")
 
 
 @dataclass(frozen=True)
 class Status:
-    json: bool = False
-    """Print everything as JSON."""
+    """Shows the stages of a run, units done, and a table of its generations."""
+
+    directory: Directory
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Show:
+    """Shows one transcript with its documents, verdicts, branches and targets, and where it was trained."""
+
+    directory: Directory
+    transcript: Transcript
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rebuilds the page of a run."""
+
+    directory: Directory
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Lists what there is to run, how long it takes, and what it should reach."""
+
+    json: Json = False
 
 
 def status(words: list[str]) -> int:
-    directory, rest = directory_of(words)
-    saved_config(directory)
-    asked, found, console = parse(Status, rest, Status()), status_of(directory), make_console()
+    asked = parse("status", Status, words)
+    directory = epath.Path(asked.directory)
+    config_files.saved(directory)
+    found, console = status_of(directory), make_console()
     if asked.json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
         return 0
     for line in run_table.standing(found):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -38,24 +68,27 @@ def status(words: list[str]) -> int:
 
 
 def show(words: list[str]) -> int:
-    directory, rest = directory_of(words)
-    if len(rest) != 1:
-        raise UserError("show: give the id of one transcript; `samples.json` of a generation and the report list some")
-    run = runs.prepare(directory, saved_config(directory), Terminal(make_console()), writes=False)
-    Console().print_json(json.dumps(lineage.trace(run, rest[0])))
+    asked = parse("show", Show, words)
+    directory = epath.Path(asked.directory)
+    run = runs.prepare(directory, config_files.saved(directory), Terminal(make_console(aside=True)), writes=False)
+    print_json(lineage.trace(run, asked.transcript))
     return 0
 
 
 def report(words: list[str]) -> int:
-    directory, rest = directory_of(words)
-    no_more(rest)
-    saved_config(directory)
-    print(page.build(directory))
+    asked = parse("report", Report, words)
+    directory = epath.Path(asked.directory)
+    config_files.saved(directory)
+    built = str(page.build(directory))
+    print_json({"page": built}) if asked.json else print(built)
     return 0
 
 
 def recipes(words: list[str]) -> int:
-    no_more(words)
+    asked = parse("recipes", Recipes, words)
+    if asked.json:
+        print_json({"recipes": {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}})
+        return 0
     table = Table("recipe", "what it does", "takes", "should reach", box=None)
     for name, r in RECIPES.items():
         table.add_row(name, r.summary, r.takes, r.reaches)

@@ -1,31 +1,96 @@
-"""What reads and writes models: `import` and `export`."""
+"""What reads, writes and talks to models: `import`, `export` and `chat`."""
 
-import json
+import contextlib
+import sys
+from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
 from etils import epath
 
-from ratchet.launch import folders
-from ratchet.launch.commands.measure import prepared
-from ratchet.launch.folders import Export, Import
-from ratchet.launch.options import UserError, directory_of, parse, saved_config
-from ratchet.launch.output import make_console, quiet
+from ratchet.launch import api, folders
+from ratchet.launch.options import Directory, Json, described, parse
+from ratchet.launch.output import make_console, print_json, quiet
+
+Folder = described(tyro.conf.Positional[str], "the folder of a model: config.json and safetensors", metavar="DIR")
+Exported = Annotated[folders.Export, tyro.conf.arg(name="")]
+Promoted = described(int | None, "generation that answers", metavar="N", help_behavior_hint="(default: the newest)")
+Warmth = described(float | None, "how freely it is sampled", metavar="T", help_behavior_hint="(default: the run's own)")
+
+
+@dataclass(frozen=True)
+class Import:
+    """Reads a Hugging Face folder over all devices and says what it is."""
+
+    folder: Folder
+    template: str = ""
+    """A chat template (Jinja) in place of the folder's own."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """Writes a generation as a folder that transformers loads: of runs with --base and of the recipes qwen3-*."""
+
+    directory: Directory
+    of: Exported
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talks to a generation of a run, which answers each line of standard input without sources."""
+
+    directory: Directory
+    generation: Promoted = None
+    temperature: Warmth = None
 
 
 def import_folder(words: list[str]) -> int:
-    if not words or words[0].startswith("-"):
-        raise UserError("import: give the folder of a model: config.json and safetensors")
-    asked = parse(Import, words[1:], Import())
+    asked = parse("import", Import, words)
     quiet()
-    found = folders.read(epath.Path(words[0]), asked.template)
+    found = folders.read(epath.Path(asked.folder), asked.template)
     if asked.json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         make_console().print(folders.table(found))
     return 0
 
 
 def export(words: list[str]) -> int:
-    directory, rest = directory_of(words)
-    config, asked = saved_config(directory), parse(Export, rest, None)
-    print(folders.write(prepared("export", directory, config, asked.generation), asked))
+    asked = parse("export", Export, words)
+    quiet()
+    model = api.load(asked.directory, asked.of.generation)
+    written = str(folders.write(model.run, asked.of))
+    print_json({"folder": written}) if asked.json else print(written)
     return 0
+
+
+def chat(words: list[str]) -> int:
+    asked = parse("chat", Chat, words)
+    quiet()
+    model = api.load(asked.directory, asked.generation)
+    remembers, at_terminal = bool(model.run.config.base), sys.stdin.isatty()
+    if at_terminal:
+        scope = "it remembers what was said" if remembers else "each line is a question of its own, as in training"
+        print(f"generation {model.number} of {asked.directory}; {scope}; Ctrl-D ends", file=sys.stderr)
+    said: list[dict] = []
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            if line := input("> " if at_terminal else "").strip():
+                said = _exchange(model, said if remembers else [], line, asked.temperature)
+    return 0
+
+
+def _exchange(model: api.Model, said: list[dict], line: str, temperature: float | None) -> list[dict]:
+    """Prints the answer to a line; returns the conversation with both, less its beginning where there is no room."""
+    asked = [*said, {"role": "user", "content": line}]
+    while len(asked) > 1 and not model.fits(asked):
+        asked = asked[2:]
+    try:
+        answer = model.answer(asked, temperature=temperature, seed=len(asked))
+    except ValueError as error:  # a line that is too long, or that the template refuses: the next one may be answered
+        print(f"ratchet: {error}", file=sys.stderr)
+        return said
+    print(answer, flush=True)
+    return [*asked, {"role": "assistant", "content": answer}]

@@ -5,19 +5,22 @@ import dataclasses
 import errno
 import json
 import os
+from dataclasses import dataclass
 
+import tyro
 from etils import epath
 from rich.console import Console
 
 from ratchet.bootstrap import config as configs
-from ratchet.bootstrap import loop
+from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.report import page, table
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Run, UserError, directory_of, parse, recipe_of, saved_config
+from ratchet.launch.options import Directory, File, Settings, UserError, asks_for_help, first_word, parse, parse_run
 from ratchet.launch.output import make_console, quiet
+from ratchet.launch.recipes import RECIPES
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
 
@@ -26,27 +29,46 @@ class DiskFull(RuntimeError):
     """There is no room left for the run."""
 
 
+@dataclass(frozen=True)
+class New:
+    """Starts a run. Every default is the recipe's."""
+
+    config: Settings
+    out: str = ""
+    """Directory of the run; default runs/RECIPE."""
+    file: File = ""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Goes on with a run from whatever is committed, or for more --generations. Other settings stay the run's own."""
+
+    directory: Directory
+    config: Settings
+
+
 def run(words: list[str]) -> int:
-    recipe = recipe_of(words)
-    asked = parse(Run, words[1:], Run(recipe.config))
-    directory = epath.Path(asked.out or f"runs/{recipe.config.recipe}")
-    if (directory / "config.json").exists():
+    asked = parse_run("run", New, words)
+    usual, config = RECIPES[asked.config.recipe].config, asked.config
+    directory = epath.Path(asked.out or f"runs/{config.recipe}")
+    if (directory / config_files.KEPT).exists():
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
-    usual, model = flat(recipe.config.model), flat(asked.config.model)
-    own = [name for name in usual if model[name] != usual[name] and name != "max_length"]
-    if asked.config.base and own:
+    sizes, model = flat(usual.model), flat(config.model)
+    own = [name for name in sizes if model[name] != sizes[name] and name != "max_length"]
+    if config.base and own:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
-    config = runs.with_base(asked.config)
+    config = runs.with_base(config)
     runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
     return _go(directory, config)
 
 
 def resume(words: list[str]) -> int:
-    directory, rest = directory_of(words)
-    saved = saved_config(directory)
-    asked = parse(Run, rest, Run(saved)).config
+    named = first_word(Resume, words)
+    directory = epath.Path(named)
+    saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
+    asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
     if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
         raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
     if asked.generations < saved.generations:

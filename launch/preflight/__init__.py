@@ -9,16 +9,24 @@ chips.py        chips that are described, programs compiled for them, and what t
 collectives.py  what a compiled program moves, between chips and between a chip and its memory
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.run import with_base
+from ratchet.launch.options import File, Json, Settings
 from ratchet.launch.preflight import inference, training
-from ratchet.launch.preflight.chips import PreflightError, described_chips, gib, without_compilation_cache
+from ratchet.launch.preflight.chips import (
+    PreflightError,
+    described_chips,
+    ending_on_signals,
+    gib,
+    without_compilation_cache,
+)
 from ratchet.models.decoder import check_sizes
 from ratchet.train.flops import chip_of
 from ratchet.train.sharding import make_mesh
@@ -30,11 +38,11 @@ _TITLES = {"train": "training step", "sample": "sampling", "score": "scoring"}
 
 @dataclass(frozen=True)
 class Preflight:
-    """What `ratchet preflight` is asked. Every default of the settings comes from the recipe."""
+    """Compiles a program for TPUs without one: memory, traffic, bound, advice. Settings are the recipe's by default."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Settings
     topology: str = "v5e:4x4"
-    """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4 or v5p:2x2x2."""
+    """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2 or tpu7x:2x2x1, whose chips are two devices."""
     slices: int = 1
     """Slices, joined by a slower network along the data axis."""
     step: Literal["train", "sample", "score"] = "train"
@@ -43,17 +51,18 @@ class Preflight:
     """Rows of a batch on each chip, of `--train.columns` tokens; all of them are predicted."""
     slots: int = 32
     """Answers that each chip samples at a time, or questions that it is asked."""
-    json: bool = False
-    """Print everything as JSON."""
+    json: Json = False
+    file: File = ""
 
 
-def preflight(asked: Preflight) -> dict[str, Any]:
-    """What a program takes on a topology, as `ratchet preflight --json` prints it. All bytes are a chip's.
+def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """What a program takes on a topology, as `ratchet preflight --json` prints it. All bytes are a chip's. `say` is
+    told in a line that the compiler is at work, and how long it took.
 
     Raises PreflightError without libtpu, for a topology that it does not know, or when the compiler's text cannot be
     read; ValueError when the mesh does not fit.
     """
-    config = asked.config
+    config = with_base(asked.config)
     check_sizes(config.model)
     if min(asked.rows, asked.slices, asked.slots) < 1:
         raise PreflightError(
@@ -66,11 +75,16 @@ def preflight(asked: Preflight) -> dict[str, Any]:
         raise PreflightError(f"preflight: nothing is known of {kind}; see train/flops.py")
     where = {"program": asked.step, "topology": asked.topology, "slices": asked.slices}
     where |= {"chips": mesh.size, "mesh": dict(mesh.shape)}
-    with without_compilation_cache():
+    say(f"preflight: compiling {_TITLES[asked.step]} for {mesh.size} devices; a large model takes minutes")
+    began = time.monotonic()
+    with without_compilation_cache(), ending_on_signals():
         if asked.step == "train":
-            return where | training.training(config, mesh, chip, asked.rows)
-        of = inference.sampling if asked.step == "sample" else inference.scoring
-        return where | of(config, mesh, chip, asked.slots)
+            found = training.training(config, mesh, chip, asked.rows)
+        else:
+            of = inference.sampling if asked.step == "sample" else inference.scoring
+            found = of(config, mesh, chip, asked.slots)
+    say(f"preflight: compiled in {time.monotonic() - began:.0f} s")
+    return where | found
 
 
 def show(found: dict[str, Any], console: Console) -> None:

@@ -4,7 +4,11 @@ import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -12,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from ratchet.train.flops import Chip
 
-TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2"
+TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2, tpu7x:2x2x1"
 
 
 class PreflightError(ValueError):
@@ -41,6 +45,28 @@ def described_chips(topology: str, slices: int = 1) -> list[jax.Device]:
 
 
 @contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the process at once with one line and the exit code 128 + signal.
+
+    A compiler that is at work can be neither interrupted nor left, and its own handler would print its stack.
+    """
+
+    def end(number: int, _frame: Any) -> None:
+        print("ratchet: preflight stopped", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def without_compilation_cache() -> Iterator[None]:
     """Keeps no compiled programs: those for a machine that is not there cannot be read back."""
     before = jax.config.jax_enable_compilation_cache
@@ -63,7 +89,7 @@ def compiled(
     """
     memory = {"needed": None, "of": int(chip.memory)}
     try:
-        program = lowered.compile(compiler_options=options)
+        program = _beside(lambda: lowered.compile(compiler_options=options))
     except jax.errors.JaxRuntimeError as error:
         needed, largest = _refusal(str(error))
         memory["needed"] = None if needed is None else needed + sum(beside.values())
@@ -74,6 +100,20 @@ def compiled(
     made = {"temporaries": m.temp_size_in_bytes, "program": m.generated_code_size_in_bytes}
     memory["consumers"] = _sorted(given | beside | made)
     return program.as_text(), {"fits": memory["needed"] <= chip.memory, "memory": memory}
+
+
+def _beside(work: Callable[[], Any]) -> Any:
+    """What `work` gives in another thread, while this one waits and can handle signals."""
+    result: Future = Future()
+
+    def do() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=do, daemon=True, name="compiler").start()
+    return result.result()
 
 
 def _refusal(message: str) -> tuple[int | None, dict[str, int]]:

@@ -63,7 +63,7 @@ def test_a_value_of_the_wrong_type_names_the_field_and_the_type(name, value, kin
 
 @pytest.mark.parametrize("section", ["train", "train.optimizer"])
 def test_a_section_that_is_no_object_is_named(section):
-    with pytest.raises(ConfigError, match=f"config.json: {section} is 3; it must be an object"):
+    with pytest.raises(ConfigError, match=f"config: {section} is 3; it must be an object"):
         from_json(altered(section, 3))
 
 

@@ -186,7 +186,7 @@ def test_an_oracle_is_asked_by_the_judge_of_evaluations_and_by_the_audit_alone()
     assert asking == {"ratchet.bootstrap.judge", "ratchet.bootstrap.stages.audit"}
     assert importers("ratchet.bootstrap.judge") == {"ratchet.bootstrap.recovery", "ratchet.bootstrap.stages.evaluate"}
     assert importers("ratchet.bootstrap.recovery") == {"ratchet.bootstrap.stages.evaluate"}
-    asked_by = {"ratchet.bootstrap.loop", "ratchet.launch.commands.measure"}
+    asked_by = {"ratchet.bootstrap.loop", "ratchet.launch.api"}
     assert importers("ratchet.bootstrap.stages.evaluate") == asked_by
     assert importers("ratchet.bootstrap.stages.audit") == {"ratchet.bootstrap.loop"}
 

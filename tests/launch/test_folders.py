@@ -11,7 +11,7 @@ import transformers
 from etils import epath
 from support import CHATML, awaken, tiny_config, write_chat
 
-from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap import config_files
 from ratchet.launch import cli, folders
 from ratchet.launch.folders import Export
 from ratchet.models import huggingface
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     directory = epath.Path(tmp_path_factory.mktemp("run"))
     model = DecoderConfig(width=32, layers=2, heads=2, mlp_width=64, conv=1, family=LLAMA)
     config = tiny_config(train__columns=1024, model=model)
-    write_json(directory / "config.json", dataclasses.asdict(config))
+    config_files.save(directory, config)
     params = awaken(create(config.model, 0)[1])
     save_weights(directory / "gen-000" / "model", params)
     return directory, config, params

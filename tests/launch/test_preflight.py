@@ -1,6 +1,8 @@
 """Preflight compiles with the real TPU compiler, for a small model."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -17,6 +19,7 @@ from ratchet.launch.preflight.collectives import collectives, memory_traffic
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import NO_WINDOW, Family
 from ratchet.models.kernels import Kernel, Scores, attend_rows
+from ratchet.train.flops import chip_of
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
 from ratchet.train.trainer import EngineConfig
@@ -72,7 +75,9 @@ def test_what_does_not_fit_is_an_answer(capsys):
     rows = ["--rows", "600", "--train.engine.remat", "none", "--train.columns", "2048", "--model.layers", "12"]
     words = ["preflight", "qwen3-0.6b", "--json", *rows]
     assert cli.main(words) == 1
-    found = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [line.split()[:2] for line in err.splitlines()] == [["preflight:", "compiling"], ["preflight:", "compiled"]]
     assert not found["fits"] and found["memory"]["of"] == 16 * 2**30
     assert any("remat full" in line for line in found["advice"]) and "bound" not in found
 
@@ -84,6 +89,32 @@ def test_mistakes_are_one_line(capsys):
         preflight(asked(rows=0))
     assert cli.main(["preflight", "qwen3-0.6b", "--mesh.tensor", "3"]) == 2
     assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
+
+
+def test_a_chip_that_is_two_devices_is_half_of_its_data_sheet():
+    chips = described_chips("tpu7x:2x2x1")
+    chip = chip_of(chips[0].device_kind)
+    assert len(chips) == 8 and (2 * chip.flops, 2 * chip.memory, 2 * chip.bandwidth) == (2307e12, 192 * 2**30, 7380e9)
+    text = jax.jit(jnp.dot, out_shardings=NamedSharding(make_mesh(MeshConfig(-1), chips), PartitionSpec()))
+    assert "f32[8,8]" in text.lower(*[jax.ShapeDtypeStruct((8, 8), jnp.float32)] * 2).compile().as_text()
+
+
+STOPPED = """
+import os, signal, threading
+from ratchet.launch.preflight import chips
+chips.described_chips("v5e:2x2")
+with chips.ending_on_signals():
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.{name})).start()
+    chips._beside(lambda: threading.Event().wait())
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_a_compiler_at_work_with_one_line(name, code):
+    """libtpu's own handler would print its stack."""
+    ran = subprocess.run([sys.executable, "-c", STOPPED.format(name=name)], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert ran.stderr.splitlines()[-1] == "ratchet: preflight stopped" and "***" not in ran.stderr
 
 
 def test_people_get_a_table(found, capsys):

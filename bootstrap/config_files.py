@@ -1,0 +1,88 @@
+"""Settings in files: those that a run keeps beside its results, and those that a user gives in YAML."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from etils import epath
+
+from ratchet.bootstrap.config import Config, ConfigError, from_json
+from ratchet.bootstrap.ledger import write_json
+from ratchet.train.files import whole
+
+KEPT, PASSED_BACK = "config.json", "config.yaml"
+"""What a run reads, and the same for people, which `ratchet run --config` takes."""
+_HEADER = "# Every setting of this run, for `ratchet run --config`. The run itself reads {} beside this file.\n"
+_SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+class _Reader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as YAML 1.2 does."""
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes a text that `_Reader` would take for a number."""
+
+
+for _kind in (_Reader, _Writer):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
+
+
+def save(directory: epath.Path, config: Config) -> None:
+    """Writes a run's settings into its directory. The file that marks it as a run appears last."""
+    fields = asdict(config)
+    if config.base:  # the sizes are the folder's own, and are read there again
+        fields["model"] = {"max_length": config.model.max_length}
+    directory.mkdir(parents=True, exist_ok=True)
+    with whole(directory / PASSED_BACK) as fresh:
+        fresh.write_text(_HEADER.format(KEPT) + yaml.dump(fields, Dumper=_Writer, sort_keys=False, allow_unicode=True))
+    write_json(directory / KEPT, asdict(config))
+
+
+def saved(directory: epath.Path) -> Config:
+    """The settings of the run in a directory. Raises ConfigError when there is none, or none that can be read."""
+    path = directory / KEPT
+    if not path.exists():
+        raise ConfigError(
+            f"{directory} holds no run: {path} is missing; start one with `ratchet run lessons --out {directory}`"
+        )
+    try:
+        return from_json(path.read_text())
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; restore it or start a new run") from error
+
+
+def read(path: epath.Path) -> dict[str, Any]:
+    """The settings in a YAML file by dotted name, as {"train.steps": 300}. In the file they may be nested, dotted, or
+    spelled with dashes as options are.
+
+    Raises ConfigError, in one line with the place, for what is no YAML, is no mapping, or is given twice.
+    """
+    try:
+        given = yaml.load(path.read_text(), _Reader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ConfigError(f"{path}, line {mark.line + 1}: {error.problem}; mend the YAML") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path} cannot be read: {reason}; give --config a YAML file of settings") from error
+    if not isinstance(given or {}, Mapping):
+        raise ConfigError(f"{path}: holds a {type(given).__name__}, not settings by name, such as `generations: 5`")
+    found: dict[str, Any] = {}
+    for name, value in _by_name(given or {}):
+        if name in found:
+            raise ConfigError(f"{path}: {name} is given twice; keep one")
+        found[name] = value
+    return found
+
+
+def _by_name(given: Mapping, prefix: str = ""):
+    """(dotted name, value) of every setting in a mapping of mappings."""
+    for key, value in given.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(value, Mapping):
+            yield from _by_name(value, name + ".")
+        else:
+            yield name, value

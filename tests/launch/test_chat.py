@@ -1,0 +1,113 @@
+"""Talking to a generation: in a pipe, by the Python API, from scratch and from a base."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from support import awaken, start, tiny_config, write_model
+
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.progress import Silent
+from ratchet.launch import api, cli
+from ratchet.models.decoder import create
+from ratchet.train.checkpoint import save_weights
+
+SIZES = {"train__columns": 192, "simulate__new_tokens": 8, "simulate__slots": 1}
+
+
+def finished(directory, config, **done) -> epath.Path:
+    """A run with two generations of random weights, of which the first was promoted."""
+    directory = start(directory, config)
+    runs.prepare(directory, config, Silent())
+    for number, incumbent in ((1, 1), (2, 1)):
+        place = directory / f"gen-{number:03d}"
+        save_weights(place / "model", awaken(create(config.model, number)[1]))
+        write_json(place / "DONE.json", {"incumbent": incumbent, "accepted": {}, "rollbacks": number - 1})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("runs") / "scratch", tiny_config(**SIZES))
+
+
+@pytest.fixture(scope="module")
+def based(tmp_path_factory):
+    """A run whose model is spoken to in a folder's template, with room for two short exchanges and no third."""
+    folder = write_model(tmp_path_factory.mktemp("base"))
+    config = runs.with_base(tiny_config(base=str(folder), **SIZES, simulate__lookups=0, model__max_length=96))
+    return finished(tmp_path_factory.mktemp("runs") / "based", config)
+
+
+def chat(capsys, monkeypatch, text, *words):
+    """(exit code, lines of stdout, stderr)"""
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    code = cli.main(["chat", *(str(w) for w in words)])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def test_the_newest_promoted_generation_answers_and_any_other_when_asked(scratch):
+    assert api.load(scratch).number == 1 and api.load(str(scratch), 2).number == 2
+    words = {n: api.load(scratch, n).answer(user("what is it?"), temperature=0.0) for n in (1, 2)}
+    assert words[1] != words[2]
+    with pytest.raises(ValueError, match=f"has no finished generation 7; see `ratchet status {scratch}`"):
+        api.load(scratch, 7)
+
+
+def test_an_answer_is_what_the_evaluation_would_hear(scratch):
+    """The student's prompt, the run's sampler, the same seed."""
+    model = api.load(scratch)
+    writer, prompt = model.run.writer(model.weights), model.prompt(user("what is it?"))
+    assert prompt == tuple(model.run.tokenizer.render(user("what is it?")))
+    request = api.Request(int(api.content_id(prompt)[:8], 16), prompt)
+    heard = writer.sample([request], seed=5)[0]
+    assert model.answer(user("what is it?"), seed=5) == model.run.tokenizer.decode(heard.tokens).strip()
+
+
+def test_each_line_of_a_pipe_is_answered_alike_until_it_ends(capsys, monkeypatch, scratch):
+    before = sorted(p.name for p in scratch.iterdir())
+    code, lines, err = chat(capsys, monkeypatch, "what is it?\n\nwhat is it?\n", scratch, "--temperature", "0")
+    greedy = api.load(scratch).answer(user("what is it?"), temperature=0.0)
+    assert code == 0 and not err and lines == "\n".join([greedy, greedy]).splitlines()
+    assert sorted(p.name for p in scratch.iterdir()) == before
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_next_one_answered(capsys, monkeypatch, scratch):
+    text = f"{'what is it and why? ' * 60}\nwhat is it?\n"
+    code, lines, err = chat(capsys, monkeypatch, text, scratch, "--temperature", "0")
+    assert code == 0 and "tokens, and 184 fit; shorten it" in err and err.count("\n") == 1
+    assert lines == api.load(scratch).answer(user("what is it?"), temperature=0.0).splitlines()
+
+
+def test_a_base_remembers_as_much_as_fits(capsys, monkeypatch, based):
+    heard, answer = [], api.Model.answer
+    monkeypatch.setattr(api.Model, "answer", lambda m, asked, **more: heard.append(asked) or answer(m, asked, **more))
+    code, _, err = chat(capsys, monkeypatch, "what is it?\nwhat is it?\n" + "be brief what is it?\n" * 4, based)
+    assert code == 0 and not err
+    assert [len(asked) for asked in heard][:2] == [1, 3] and heard[1][0] == user("what is it?")[0]
+    assert max(len(asked) for asked in heard) < 2 * len(heard) - 1, "the beginning was left out"
+    assert all(asked[0]["role"] == asked[-1]["role"] == "user" for asked in heard)
+
+
+@pytest.mark.parametrize("ended", [EOFError, KeyboardInterrupt])
+def test_control_d_and_control_c_end_it(capsys, monkeypatch, scratch, ended):
+    def stop(_):
+        raise ended
+
+    monkeypatch.setattr("builtins.input", stop)
+    assert cli.main(["chat", str(scratch)]) == 0
+
+
+def test_evaluation_by_the_api_is_that_of_the_run(tiny_run):
+    found = api.load(tiny_run, 1).evaluate()
+    saved = json.loads((tiny_run / "gen-001" / "evaluation.json").read_text())
+    same = {name for name, m in saved["metrics"].items() if np.isclose(found["metrics"][name]["value"], m["value"])}
+    assert same == saved["metrics"].keys()
