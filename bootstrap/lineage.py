@@ -70,37 +70,30 @@ def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dic
     return {name: vars(verdict) | known[name] for name, verdict in review.verdicts.items()}
 
 
-def _is_made_of(correction: Transcript, answer_id: str) -> bool:
-    """Whether a correction interrupts this answer, spoiled."""
-    return correction.id == correction_id(answer_id, correction.forced, correction.generation)
-
-
 def _corrected(directory: epath.Path, correction: Transcript) -> str | None:
     """The id of the answer that a correction interrupts, from its generation or an earlier one."""
-    answers = (
-        json.loads(p)["id"] for place in sorted(directory.glob("gen-*")) for p in Stage(place / "simulate").committed()
-    )
-    return next((answer for answer in answers if _is_made_of(correction, answer)), None)
+    made = [p for place in sorted(directory.glob("gen-*")) for p in Stage(place / "simulate").committed()]
+    answers = (json.loads(payload)["id"] for payload in made)
+    is_of = lambda answer: correction.id == correction_id(answer, correction.forced, correction.generation)
+    return next(filter(is_of, answers), None)
 
 
 def _corrections(directory: epath.Path, t: Transcript) -> list[dict]:
     """The corrections that were made by spoiling a transcript, in its generation and later ones."""
     found = []
     for generation in sorted(directory.glob("gen-*")):
-        if (generation / "wrongthink").exists():
-            made = Stage(generation / "wrongthink").committed()
-            pairs = zip(map(transcript_from_json, made[::2]), map(review_from_json, made[1::2]), strict=True)
-            found += [
-                {
-                    "transcript": one.id,
-                    "generation": one.generation,
-                    "wrong thought": one.forced_text,
-                    "text": one.text,
-                    "accepted": review.accepted,
-                }
-                for one, review in pairs
-                if _is_made_of(one, t.id)
-            ]
+        payloads = map(json.loads, Stage(generation / "wrongthink").committed())
+        found += [
+            {
+                "transcript": made["id"],
+                "generation": made["generation"],
+                "wrong thought": made["forced_text"],
+                "text": made["text"],
+                "accepted": review["accepted"],
+            }
+            for made, review in zip(payloads, payloads, strict=True)
+            if made["id"] == correction_id(t.id, tuple(made["forced"]), made["generation"])
+        ]
     return found
 
 
