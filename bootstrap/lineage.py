@@ -1,5 +1,7 @@
-"""From a transcript to everything about it: documents, verdicts, branch reviews, targets, and where it was trained."""
+"""From a transcript to everything about it: documents, verdicts, branch reviews, targets, corrections, and where it was
+trained."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,11 +12,16 @@ from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
+from ratchet.bootstrap.wrongthink import correction_id
 from ratchet.train.records import read_examples
 
 
 def trace(run: Run, transcript_id: str) -> dict[str, Any]:
-    """The lineage of one transcript as JSON. Raises ValueError when the run has none with this id (or prefix)."""
+    """The lineage of one transcript as JSON. Raises ValueError when the run has none with this id (or prefix).
+
+    A verdict says which `p_pass` its criterion passes from. `corrections` are those that were made by spoiling this
+    transcript; one that was made so itself `corrects` the answer with that id.
+    """
     for generation in sorted(run.directory.glob("gen-*")):
         if found := _in_generation(run, generation, transcript_id):
             return found
@@ -41,14 +48,60 @@ def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, A
         "wrong thought": t.forced_text,
         "fault": t.fault,
         "text": t.text,
+        "steps": [t.text[step.start : step.end] for step in run.world.steps(t.text)],
         "finished": t.finished,
         "documents": {i: sources.get(i, "") for i in t.passages},
         "accepted": review.accepted if review else None,
-        "verdicts": {n: vars(v) for n, v in review.verdicts.items()} if review else {},
+        "verdicts": _verdicts(run, generation, review) if review else {},
         "targets": _readable(run, t, target) if target else [],
-        "branches": [vars(b) for b in target.branches] if target else [],
+        "branches": [vars(b) | {"piece": run.tokenizer.piece(b.token)} for b in target.branches] if target else [],
+        "corrects": _corrected(run.directory, t) if t.source == "spoiled" else None,
+        "corrections": _corrections(run.directory, t),
         "trained": _trained(run.directory, t.id),
     }
+
+
+def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
+    """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
+    place = generation / "calibration.json"
+    measured = json.loads(place.read_text()).get("criteria", {}) if place.exists() else {}
+    known = {c.name: {"kind": c.kind, "threshold": c.threshold} for c in run.rubric}
+    known |= {name: {key: c[key] for key in ("kind", "threshold")} for name, c in measured.items()}
+    return {name: vars(verdict) | known[name] for name, verdict in review.verdicts.items()}
+
+
+def _is_made_of(correction: Transcript, answer_id: str) -> bool:
+    """Whether a correction interrupts this answer, spoiled."""
+    return correction.id == correction_id(answer_id, correction.forced, correction.generation)
+
+
+def _corrected(directory: epath.Path, correction: Transcript) -> str | None:
+    """The id of the answer that a correction interrupts, from its generation or an earlier one."""
+    answers = (
+        json.loads(p)["id"] for place in sorted(directory.glob("gen-*")) for p in Stage(place / "simulate").committed()
+    )
+    return next((answer for answer in answers if _is_made_of(correction, answer)), None)
+
+
+def _corrections(directory: epath.Path, t: Transcript) -> list[dict]:
+    """The corrections that were made by spoiling a transcript, in its generation and later ones."""
+    found = []
+    for generation in sorted(directory.glob("gen-*")):
+        if (generation / "wrongthink").exists():
+            made = Stage(generation / "wrongthink").committed()
+            pairs = zip(map(transcript_from_json, made[::2]), map(review_from_json, made[1::2]), strict=True)
+            found += [
+                {
+                    "transcript": one.id,
+                    "generation": one.generation,
+                    "wrong thought": one.forced_text,
+                    "text": one.text,
+                    "accepted": review.accepted,
+                }
+                for one, review in pairs
+                if _is_made_of(one, t.id)
+            ]
+    return found
 
 
 def reviewed(generation: epath.Path) -> tuple[dict[str, Transcript], dict[str, Review]]:

@@ -97,6 +97,11 @@ class Review:
     verdicts: dict[str, Verdict]
     accepted: bool
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it was refused for repeating an accepted sibling, which says nothing of whether it is right."""
+        return "distinct" in self.verdicts and not self.verdicts["distinct"].passed
+
 
 def to_json(item: Any) -> bytes:
     """A transcript or review as JSON."""

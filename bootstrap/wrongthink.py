@@ -229,6 +229,11 @@ def spoiled_again(
     return tuple(tokenizer.encode(kept + other.text)) if other else t.forced
 
 
+def correction_id(answer_id: str, thought: tuple[int, ...], generation: int) -> str:
+    """The id of the correction that interrupts this thought in this answer: it tells what a correction is made of."""
+    return content_id(answer_id, thought, generation, "interrupted")
+
+
 def interrupted(tokenizer: Any, t: Transcript, interruption: str) -> Transcript:
     """A transcript that goes on after a wrong thought, with the supervisor's interruption before its tokens, as certain
     ones."""
@@ -241,7 +246,7 @@ def interrupted(tokenizer: Any, t: Transcript, interruption: str) -> Transcript:
     text = tokenizer.decode(tokens).lstrip()
     return replace(
         t,
-        id=content_id(t.id, t.forced, t.generation, "interrupted"),
+        id=correction_id(t.id, t.forced, t.generation),
         tokens=tokens,
         text=text,
         capture=capture,

@@ -1,4 +1,4 @@
-"""What evaluations measured, as the page shows it: tiles, small plots and tables.
+"""What evaluations measured, as the page shows it: tiles, small plots, ways of asking and answers.
 
 Which metrics there are, what they are called and in which order they stand is said by the evaluations themselves; only
 the primary one is known by name.
@@ -46,6 +46,7 @@ def headline(state: Mapping[str, Any]) -> list[dict[str, Any]]:
             "generation": row["generation"],
             "value": row["metrics"].get(name),
             "interval": row["intervals"].get(name),
+            "of": row["out_of"].get(name),
             "first": first["metrics"].get(name) if first is not row else None,
             "arms": _arms_with(state, name),
         }
@@ -74,17 +75,6 @@ def by_generation(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     shown.append(_plot("the reviewer", reviewer, ()))
     return [plot for plot in shown if plot]
-
-
-def acceptance(funnels: Mapping[int, Row]) -> list[dict[str, Any]]:
-    """The plot of transcripts that pass each criterion, one line a criterion, from the funnels of all generations."""
-    passed = {number: funnel.get("accepted_by_criterion") or {} for number, funnel in funnels.items()}
-    lines = []
-    for name in dict.fromkeys(name for found in passed.values() for name in found):
-        points = [(n, value) for n, found in passed.items() if (value := value_of(found.get(name))) is not None]
-        lines.append((name, Curve([n for n, _ in points], [v for _, v in points])))
-    plot = _plot("passing, by criterion", lines, ())
-    return [plot] if plot else []
 
 
 def _rates(state: Mapping[str, Any]) -> list[str]:
@@ -129,43 +119,17 @@ def _plot(
     return {"title": title, "legend": legend if len(legend) > 1 else [], "svg": svg}
 
 
-def forms(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The incumbent's and other arms' means in every form, where an arm was asked in another form than the incumbent.
-
-    `columns` are (metric's title, form), `rows` are (name, values in that order).
-    """
-    _, row = first_and_incumbent(state)
-    others = {arm: found for arm, found in state["baselines"].items() if row and found["form"] != row["form"]}
-    if not others:
-        return None
-    rows = {f"generation {row['generation']}": row} | others
-    asked = {(n, form) for r in rows.values() for n, means in r["forms"].items() for form in means}
-    columns = [(n, form) for n in state["metrics"] for form in sorted(form for name, form in asked if name == n)]
-    return {
-        "columns": [(state["metrics"][n]["title"], form) for n, form in columns],
-        "rows": [(arm, [r["forms"].get(n, {}).get(form) for n, form in columns]) for arm, r in rows.items()],
-    }
-
-
-def measured(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The table of metrics without a column: `metrics` by name, `rows` (name of the row, values), and `trends`.
-
-    A trend is a metric of which less is better, with (generation, value) of the `first`, `highest` and `last` one.
-    """
-    metrics = {name: metric for name, metric in state["metrics"].items() if not metric["column"]}
-    rows = [(str(row["generation"]), row) for row in state["generations"]] + list(state["baselines"].items())
-    rows = [(label, {n: row["metrics"].get(n) for n in metrics}) for label, row in rows]
-    rows = [(label, values) for label, values in rows if any(v is not None for v in values.values())]
-    if not rows:
-        return None
-    trends = []
-    for name, metric in metrics.items():
-        points = [(r["generation"], r["metrics"].get(name)) for r in state["generations"]]
+def trends(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Metrics without a column of which less is better, with (generation, value) of the `first`, `highest` and `last`
+    one."""
+    found = []
+    for name, metric in state["metrics"].items():
+        points = [(row["generation"], row["metrics"].get(name)) for row in state["generations"]]
         points = [(number, value) for number, value in points if value is not None]
-        if metric["less_is_better"] and len(points) > 1:
+        if metric["less_is_better"] and not metric["column"] and len(points) > 1:
             ends = {"first": points[0], "highest": max(points, key=lambda point: point[1]), "last": points[-1]}
-            trends.append(metric | ends)
-    return {"metrics": metrics, "rows": rows, "trends": trends}
+            found.append(metric | ends)
+    return found
 
 
 def contexts(evaluation: Row, metrics: Mapping[str, Row]) -> dict[str, Any] | None:

@@ -14,34 +14,32 @@ from typing import Any
 from etils import epath
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
-from ratchet.bootstrap.report import figures, plots
+from ratchet.bootstrap.report import figures, plots, tables
 from ratchet.bootstrap.report.figures import arm_colour
 from ratchet.bootstrap.report.plots import Curve
 from ratchet.bootstrap.report.status import (
-    UNIT_STAGES,
-    WHOLE_STAGES,
-    cells,
     count,
     decimals,
     described,
     duration,
     figure,
     generation_directories,
-    header,
-    in_columns,
     measure,
     percent,
     read_json,
     status,
     value_of,
 )
+from ratchet.bootstrap.report.tables import narrowing, wrong_thinkers
 from ratchet.bootstrap.report.wrongthink import wrongthink
 from ratchet.train.files import whole
 
 LOSS_POINTS = 160
 """Points drawn of a loss curve, each the mean of its neighbours."""
 TOKEN_ROWS = 12
-"""Pieces shown of one position's distributions."""
+"""Pieces shown of one position's distributions at most."""
+TOKEN_SHARE = 5e-4
+"""The least probability of a piece that is shown: smaller ones would read as 0 %."""
 SHOWN_SETTINGS = ("recipe", "world", "seed", "generations", "base")
 """Settings at the top of the page, where they are set; all of them can be folded out."""
 
@@ -85,7 +83,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (percent, count, decimals, duration, figure, measure, described, share, headed)
+    shown = (percent, count, decimals, duration, figure, measure, described, share, headed, narrowing)
     environment.filters |= {show.__name__: show for show in shown}
     return environment
 
@@ -106,41 +104,51 @@ def _content(directory: epath.Path) -> dict[str, Any]:
     config = read_json(directory / "config.json")
     generations = [Files.read(n, path) for n, path in generation_directories(directory).items()]
     state, settings = status(directory), _flat(config)
+    thinkers = wrongthink({g.number: g.wrongthink for g in generations}, config.get("wrongthink") or {})
     arms = {arm: directory / arm for arm in read_json(directory / "plan.json").get("arms", ())}
-    metrics = in_columns(state["metrics"])
-    graded = [(g.number, g.audit["oracle"]) for g in generations if g.audit.get("oracle")]
     evaluated = _last(generations, lambda g: g.evaluation.get("metrics"))
     evaluations = [(f"generation {evaluated.number}", evaluated.evaluation)] if evaluated else []
     evaluations += [(arm, read_json(path / "evaluation.json")) for arm, path in arms.items()]
-    spent = [(f"gen {g.number}", g.stages) for g in generations]
-    spent += [(arm, read_json(path / "stages.json")) for arm, path in arms.items()]
+    spent = {f"gen {g.number}": g.stages for g in generations}
+    spent |= {arm: read_json(path / "stages.json") for arm, path in arms.items()}
     return {
         "config": settings,
         "shown_settings": {name: settings[name] for name in SHOWN_SETTINGS if settings.get(name)},
         "status": state,
-        "metrics": metrics,
         "all_metrics": state["metrics"],
-        "header": header(metrics),
-        "rows": [(row, cells(row, metrics)) for row in state["generations"]],
-        "arms": [(arm, cells(row, metrics)) for arm, row in state["baselines"].items()],
         "judge": evaluated.evaluation.get("judge") if evaluated else None,
         "headline": figures.headline(state),
         "generations": generations,
-        "curves": figures.by_generation(state) + figures.acceptance({g.number: g.funnel for g in generations}),
-        "forms": figures.forms(state),
-        "measured": figures.measured(state),
+        "tables": _tables(state, generations, spent) | {"wrongthink": wrong_thinkers(thinkers)},
+        "curves": figures.by_generation(state),
+        "trends": figures.trends(state),
         "contexts": _named(evaluations, lambda e: figures.contexts(e, state["metrics"])),
         "answers": _named(evaluations, lambda e: figures.examples(e, state["metrics"])),
-        "graded": graded,
-        "judged": _judged(graded),
         "loss": _loss(_metrics_lines(directory / "metrics.jsonl"), list(arms)),
         "funnel": _last(generations, lambda g: g.funnel),
         "calibrated": _last(generations, lambda g: g.calibration),
         "audited": _last(generations, lambda g: g.audit),
         "transcribed": _last(generations, lambda g: g.samples.get("transcripts")),
         "token": _token(_last(generations, lambda g: g.samples.get("token"))),
-        "wrongthink": wrongthink({g.number: g.wrongthink for g in generations}, config.get("wrongthink") or {}),
-        "time": _time(spent),
+        "wrongthink": thinkers,
+        "seconds": sum(value_of(v) or 0.0 for took in spent.values() for v in took.values()),
+    }
+
+
+def _tables(state: dict[str, Any], generations: Sequence[Files], spent: dict[str, dict]) -> dict[str, Any]:
+    """The tables with a column for each generation, by name; None where there is nothing to show."""
+    funnels = {g.number: g.funnel for g in generations}
+    oracles = {g.number: g.audit.get("oracle") or {} for g in generations}
+    return {
+        "generations": tables.generations(state),
+        "forms": tables.forms(state, figures.first_and_incumbent(state)[1]),
+        "measured": tables.measured(state),
+        "funnel": tables.funnel(funnels),
+        "passing": tables.passing(funnels),
+        "audit": tables.audit({g.number: g.audit for g in generations}),
+        "graded": tables.graded(oracles),
+        "criteria": tables.criteria(oracles),
+        "time": tables.time(spent),
     }
 
 
@@ -206,13 +214,6 @@ def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return tuple([sum(p[k] for p in group) / len(group) for group in groups] for k in (0, 1))
 
 
-def _judged(graded: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any] | None:
-    """The criteria against the oracle: their names, and (generation, agreement by name)."""
-    rows = [(number, oracle.get("criteria") or {}) for number, oracle in graded]
-    names = list(dict.fromkeys(name for _, found in rows for name in found))
-    return {"names": names, "rows": [row for row in rows if row[1]]} if names else None
-
-
 def _token(generation: Files | None) -> dict[str, Any] | None:
     """One position's distributions: rows (piece, teacher's probability, reviewed probability, emitted)."""
     if generation is None:
@@ -223,23 +224,10 @@ def _token(generation: Files | None) -> dict[str, Any] | None:
     rows = [
         (piece, teacher.get(piece, 0.0), reviewed.get(piece, 0.0), piece == token.get("chosen")) for piece in pieces
     ]
-    rows.sort(key=lambda row: -max(row[1], row[2]))
+    rows = sorted((row for row in rows if max(row[1], row[2]) >= TOKEN_SHARE), key=lambda row: -max(row[1], row[2]))
     return {
         "generation": generation.number,
         "context": token.get("context"),
         "rows": rows[:TOKEN_ROWS],
         "branches": token.get("branches") or [],
-    }
-
-
-def _time(spent: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Seconds by stage of every generation and arm: the stages in order, and rows (name, seconds by stage, total)."""
-    rows = [(name, {s: v for s, v in took.items() if value_of(v) is not None}) for name, took in spent]
-    rows = [(name, took, sum(took.values())) for name, took in rows if took]
-    order = dict.fromkeys((*UNIT_STAGES, *WHOLE_STAGES, *(s for _, took, _ in rows for s in took)))
-    return {
-        "stages": [stage for stage in order if any(stage in took for _, took, _ in rows)],
-        "rows": rows,
-        "longest": max((total for *_, total in rows), default=0),
-        "total": sum(total for *_, total in rows),
     }

@@ -13,7 +13,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.scale import LogScale
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 SERIES = tuple(f"#0{i}0{i}fe" for i in range(1, 9))
 """Stand-ins for the CSS colours --s1 ... --s8."""
@@ -63,13 +64,16 @@ class Curve:
 
 
 def by_generation(name: str, curves: Sequence[Curve], levels: Sequence[tuple[float, int]] = ()) -> Markup:
-    """Rates (0 to 1) by generation with their bands; `levels` are dashed horizontal lines (rate, colour)."""
+    """Rates (0 to 1) by generation with their bands; `levels` are dashed horizontal lines (rate, colour).
+
+    The last value of every line and each level stand beside their ends.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.1, 1.9)
         for value, colour in levels:
             axes.axhline(100 * value, color=SERIES[colour], linewidth=1.3, linestyle=(0, (4, 3)))
-        for curve in curves:
-            _line_with_band(axes, curve)
+        _lines_with_bands(axes, curves)
+        _name_ends(axes, [*((curve.y[-1], curve.colour) for curve in curves if curve.x), *levels])
         generations = sorted({x for curve in curves for x in curve.x})
         axes.set_xlim(min(generations, default=0) - 0.25, max(generations, default=1) + 0.25)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
@@ -79,17 +83,22 @@ def by_generation(name: str, curves: Sequence[Curve], levels: Sequence[tuple[flo
 
 
 def loss(name: str, curves: Sequence[Curve]) -> Markup:
-    """Training loss in nats per token by step."""
+    """Training loss in nats per token by step, on a logarithmic axis; losses that are not above 0 leave gaps."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(4.3, 2.1)
+        figure, axes = _figure(4.3, 2.6)
         for curve in curves:
             style = (0, (3, 2)) if curve.dashed else "-"
             colour = SERIES[curve.colour]
             axes.plot(curve.x, curve.y, color=colour, linewidth=1.3, linestyle=style, alpha=curve.strength)
-        axes.set_ylim(bottom=0)
+        if any(value > 0 for curve in curves for value in curve.y):
+            axes.set_yscale(LogScale(axes.yaxis, nonpositive="mask"))
+            lowest, highest = axes.get_ylim()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 1000 * lowest else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.set_xlabel("step")
-        axes.set_ylabel("nats per token")
+        axes.set_ylabel("nats per token, log scale")
         return _svg(figure, name)
 
 
@@ -99,8 +108,7 @@ def sweep(name: str, curves: Sequence[Curve], chosen: float | None) -> Markup:
         figure, axes = _figure(3.1, 1.9)
         if chosen is not None:
             axes.axvline(chosen, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        for curve in curves:
-            _line_with_band(axes, curve)
+        _lines_with_bands(axes, curves)
         _in_per_cent(axes)
         axes.set_xlabel("λ")
         return _svg(figure, name)
@@ -121,7 +129,32 @@ def _in_per_cent(axes: Axes) -> None:
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
 
 
-def _line_with_band(axes: Axes, curve: Curve) -> None:
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, int]]) -> None:
+    """Writes rates (rate, colour) in per cent to the right of the axes, moved apart where they would overlap."""
+    heights, beside = apart([100 * rate for rate, _ in ends], 10), axes.get_yaxis_transform()
+    for (rate, colour), height in zip(ends, heights, strict=True):
+        text = f"{100 * rate:.1f}".removesuffix(".0")
+        axes.text(1.02, height, text, transform=beside, color=SERIES[colour], va="center")
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """Values in per cent moved up or down until neighbours are at least `gap` apart, the lowest no lower than it was
+    or than leaves room for all of them below 100."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    moved, room = list(values), 100 - gap * (len(values) - 1)
+    for number, i in enumerate(order):
+        lowest = moved[order[number - 1]] + gap if number else -float("inf")
+        moved[i] = max(lowest, min(values[i], room + gap * number))
+    return moved
+
+
+def _lines_with_bands(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Draws each line thinner than the ones below it, so that none hides another that has the same values."""
+    for number, curve in enumerate(curves):
+        _line_with_band(axes, curve, 1.6 + 1.2 * (len(curves) - 1 - number))
+
+
+def _line_with_band(axes: Axes, curve: Curve, width: float) -> None:
     colour = SERIES[curve.colour]
     y = [100 * v for v in curve.y]
     style = (0, (4, 3)) if curve.dashed else "-"
@@ -130,10 +163,10 @@ def _line_with_band(axes: Axes, curve: Curve) -> None:
         axes.fill_between(*zip(*bounded, strict=True), color=colour, alpha=0.15, linewidth=0)
     for x, low, high in bounded if len(bounded) == 1 else ():
         axes.plot([x, x], [low, high], color=colour, linewidth=4, alpha=0.25)
-    axes.plot(curve.x, y, color=colour, linestyle=style, alpha=curve.strength, clip_on=False)
+    axes.plot(curve.x, y, color=colour, linestyle=style, linewidth=width, alpha=curve.strength, clip_on=False)
     for x, v in zip(curve.x, y, strict=True):
         face = PAPER if x in curve.hollow else colour
-        axes.plot([x], [v], "o", markersize=4, color=colour, markerfacecolor=face, clip_on=False)
+        axes.plot([x], [v], "o", markersize=2.4 + width, color=colour, markerfacecolor=face, clip_on=False)
 
 
 def _svg(figure: Figure, name: str) -> Markup:

@@ -184,7 +184,10 @@ def _described(places: Sequence[epath.Path]) -> dict[str, dict[str, Any]]:
 
 
 def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
-    """The figures of one generation or of another arm; `intervals` are of 95 %, by name of the figure."""
+    """The figures of one generation or of another arm.
+
+    By name of the figure, `intervals` are of 95 %, and `out_of` says how many transcripts, sources or answers it is of.
+    """
     funnel, audit = read_json(path / "funnel.json"), read_json(path / "audit.json")
     review = read_json(path / "calibration.json").get("review") or {}
     quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
@@ -203,6 +206,7 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
         "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
         "metrics": {name: value_of(metric) for name, metric in metrics.items()},
         "intervals": _intervals(bounded | metrics),
+        "out_of": {"accepted": funnel.get("made")} | _numbers(bounded | metrics),
         "form": next((metrics[name].get("form") for name in forms), None),
         "forms": forms,
     }
@@ -212,3 +216,8 @@ def _intervals(measured: Mapping[str, Any]) -> dict[str, list[float]]:
     """The 95 % intervals of those that have one."""
     both = {n: [value_of(m.get("low")), value_of(m.get("high"))] for n, m in measured.items() if isinstance(m, dict)}
     return {name: pair for name, pair in both.items() if None not in pair}
+
+
+def _numbers(measured: Mapping[str, Any]) -> dict[str, int]:
+    """How many are counted in each of those that say so."""
+    return {name: m["n"] for name, m in measured.items() if isinstance(m, dict) and "n" in m}

@@ -80,7 +80,7 @@ def _history(number: int, measured: Mapping[str, Any], bounds: tuple[float, floa
         "chosen": _at(_measured(measured.get("sweep")), measured.get("lambda")) or {},
         "control": best(_measured(measured.get("control")), *bounds) or {},
         "likelihood": likelihood,
-        "likelier": _more(likelihood.get("after"), likelihood.get("before")),
+        "warning": "likelier" if _more(likelihood.get("after"), likelihood.get("before")) else "",
         "made": sum(n["made"] for n in corrections.values()),
         "passed": sum(n["passed"] for n in corrections.values()),
     }

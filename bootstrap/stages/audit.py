@@ -91,7 +91,7 @@ def audit(
 
 def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -> dict:
     """True precision and recall of the review and of its model criteria."""
-    pairs = [(t, r) for t, r in pairs if not _repeats(r)]
+    pairs = [(t, r) for t, r in pairs if not r.repeats]
     grades = [g.run.world.oracle(g.read[t.task_id], t.text, "") for t, _ in pairs]
     right = np.array([grade.right and t.finished for grade, (t, _) in zip(grades, pairs, strict=True)], bool)
     accepted = np.array([r.accepted for _, r in pairs], bool)
@@ -122,11 +122,6 @@ def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:
         "right": proportion({i: float(grade.mended) for i, grade in grades.items()}, groups),
         "reason": proportion({i: float(grade.reason) for i, grade in grades.items()}, groups),
     }
-
-
-def _repeats(review: Review) -> bool:
-    """Whether a review was refused for repeating a sibling, which says nothing of whether it is right."""
-    return "distinct" in review.verdicts and not review.verdicts["distinct"].passed
 
 
 def _weighted_spans(tokens: np.ndarray, weights: np.ndarray) -> Iterable[list[int]]:

@@ -36,7 +36,7 @@ def funnel(
     accepted: Counter[str],
 ) -> None:
     """Counts from asked to trained, and acceptance by criterion. `accepted` counts accepted transcripts by the ids of
-    their documents, joined by spaces."""
+    their documents, joined by spaces. Acceptable transcripts passed every criterion, repetitions included."""
     transcripts, reviews = [t for t, _ in pairs], [r for _, r in pairs]
     own = {t.id for t in transcripts}
     branches = [b for one in found for b in one.branches]
@@ -50,6 +50,7 @@ def funnel(
             "finished": sum(t.finished for t in transcripts),
             "distinct": len({(t.task_id, t.text) for t in transcripts}),
             "reviewed": len(reviews),
+            "acceptable": sum(r.accepted or r.repeats for r in reviews),
             "passed": sum(r.accepted for r in reviews),
             "kept": sum(one.transcript_id in own for one in found),
             "branches": len(branches),
@@ -68,9 +69,8 @@ def samples(g: Generation, pairs: Sequence[Pair]) -> None:
     """A few accepted and rejected transcripts with their verdicts; repetitions only if need be."""
     if (g.directory / "samples.json").exists():
         return
-    repeats = lambda r: "distinct" in r.verdicts and not r.verdicts["distinct"].passed
-    faulty = [(t, r) for t, r in pairs if not r.accepted and not repeats(r)]
-    repeated = [(t, r) for t, r in pairs if not r.accepted and repeats(r)]
+    faulty = [(t, r) for t, r in pairs if not r.accepted and not r.repeats]
+    repeated = [(t, r) for t, r in pairs if not r.accepted and r.repeats]
     shown = []
     for chosen in ([(t, r) for t, r in pairs if r.accepted], faulty or repeated):
         shown += [_shown(g, t, r) for t, r in chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
-from ratchet.bootstrap.report import page
+from ratchet.bootstrap.report import page, transcript
 from ratchet.bootstrap.report import table as run_table
 from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
@@ -72,7 +72,8 @@ def show(words: list[str]) -> int:
     directory = epath.Path(asked.directory)
     progress = Terminal(make_console(aside=True))
     run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
-    print_json(lineage.trace(run, asked.transcript))
+    found = lineage.trace(run, asked.transcript)
+    print_json(found) if asked.json else make_console().print(transcript.transcript(found))
     return 0
 
 

@@ -1,11 +1,14 @@
 """From a transcript to all about it, and back to what was accepted."""
 
+from dataclasses import replace
+
 import little
 import pytest
+from etils import epath
 from support import transcript
 
-from ratchet.bootstrap import targets
-from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap import targets, wrongthink
+from ratchet.bootstrap.ledger import Stage, write_json
 from ratchet.bootstrap.lineage import accepted_answers, reviewed, trace
 from ratchet.bootstrap.stages.train import dataset
 from ratchet.bootstrap.targets import Branch, Target
@@ -56,7 +59,11 @@ def test_a_trained_transcript_leads_to_its_documents_verdicts_branches_and_examp
     found = trace(g.run, first[:12])
     assert (found["transcript"], found["generation"], found["source"], found["accepted"]) == (first, 1, "answer", True)
     assert found["documents"] == {d.id: d.text for d in g.run.passages(1)[:2]}
-    assert found["verdicts"] == {"grounded": {"p_pass": 1.0, "passed": True, "reason": ""}}
+    assert found["verdicts"] == {
+        "grounded": {"p_pass": 1.0, "passed": True, "reason": "", "kind": "programmatic", "threshold": 0.5}
+    }
+    assert " ".join(found["steps"]).split() == found["text"].split() and len(found["steps"]) > 1
+    assert found["branches"][0]["piece"] == tokenizer.piece(found["branches"][0]["token"])
     assert found["branches"][0]["text"] == "hums" and not found["branches"][0]["passed"]
     assert [row["token"] for row in found["targets"]] == [tokenizer.piece(i) for i in t.tokens]
     assert all(row["target"] == {row["token"]: 1.0} for row in found["targets"])
@@ -75,6 +82,31 @@ def test_a_correction_and_a_rejected_transcript_are_traced_too(g):
     found = trace(g.run, rejected)
     assert not found["accepted"] and found["targets"] == found["branches"] == found["trained"] == []
     assert found["verdicts"]["grounded"]["reason"] == "why"
+
+
+def test_verdicts_have_the_thresholds_that_stood_in_their_generation(g):
+    wanted = accepted_answers(g.run, [1])[0].id
+    write_json(g.directory / "calibration.json", {"criteria": {"grounded": {"kind": "model", "threshold": 0.42}}})
+    try:
+        verdict = trace(g.run, wanted)["verdicts"]["grounded"]
+    finally:
+        (g.directory / "calibration.json").unlink()
+    assert (verdict["kind"], verdict["threshold"], verdict["p_pass"]) == ("model", 0.42, 1.0)
+
+
+def test_an_answer_and_the_corrections_of_it_spoiled_lead_to_each_other(g, tokenizer, tmp_path):
+    answer = accepted_answers(g.run, [1])[0]
+    run, review = replace(g.run, directory=epath.Path(tmp_path)), lambda t: Review(t.id, {}, True)
+    made = wrongthink.spoil(run.world, tokenizer, answer, g.tasks[0], (answer.text,), "no,", 2)
+    other = transcript(g.tasks[1], "no, so.", tokenizer=tokenizer, forced=(1,), forced_text="so", source="inverted")
+    Stage(run.generation(1) / "simulate").unit(0, "", lambda: [to_json(answer)])
+    pairs = [part for t in (*made, other) for part in (to_json(t), to_json(review(t)))]
+    Stage(run.generation(2) / "wrongthink").unit(0, "", lambda: pairs)
+    found = trace(run, answer.id)
+    assert [one["transcript"] for one in found["corrections"]] == [t.id for t in made] and found["corrects"] is None
+    assert [one["wrong thought"] for one in found["corrections"]] == [t.forced_text for t in made]
+    assert trace(run, made[0].id)["corrects"] == answer.id
+    assert trace(run, other.id)["corrects"] is None and trace(run, other.id)["corrections"] == []
 
 
 def test_an_unknown_transcript_is_one_line(g):

@@ -144,6 +144,8 @@ def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):
 def test_show_prints_a_transcripts_lineage(capsys, tiny_run):
     sample = json.loads((tiny_run / "gen-001" / "samples.json").read_text())["transcripts"][0]
     code, out, _ = ratchet(capsys, "show", tiny_run, sample["id"])
+    assert code == 0 and sample["id"] in out and "passes from" in out and sample["question"] in " ".join(out.split())
+    code, out, _ = ratchet(capsys, "show", tiny_run, sample["id"], "--json")
     found = json.loads(out)
     assert code == 0 and found["transcript"] == sample["id"]
     assert {"documents", "verdicts", "branches", "targets", "trained"} <= found.keys()
