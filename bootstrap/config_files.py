@@ -56,7 +56,7 @@ def saved(directory: epath.Path) -> Config:
 
 def read(path: epath.Path) -> dict[str, Any]:
     """The settings in a YAML file by dotted name, as {"train.steps": 300}. In the file they may be nested, dotted, or
-    spelled with dashes as options are.
+    spelled with dashes as on the command line.
 
     Raises ConfigError, in one line with the place, for what is no YAML, is no mapping, or is given twice.
     """
