@@ -198,7 +198,7 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     ValueError when the documents or the rubric are not those that the run began with, or when there is nothing to look
     at yet.
     """
-    if not writes and not (directory / "gen-000").exists():
+    if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world = _world(config)
     rubric = load_rubric(config.review.rubric, world)

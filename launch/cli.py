@@ -82,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except stopping.Stopped as stopped:
         _say(str(stopped))
         return stopped.status
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:

@@ -18,6 +18,7 @@ from rich.table import Table
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
 from ratchet.bootstrap.progress import Progress
+from ratchet.train.stopping import Stopped
 
 KEPT = {
     "targets": ("simulate", "review", "calibration.json", "samples.json"),
@@ -87,6 +88,8 @@ def compare(
                 loop.run(place, config, progress)
             except loop.RunEnded as ended:
                 progress.line(f"{arm.name}: {ended}")
+            except Stopped as stopped:
+                raise Stopped(stopped.number, "the same command goes on from what is committed") from stopped
         found.append(json.loads((place / f"gen-{number:03d}" / "evaluation.json").read_text())["metrics"])
     return found
 

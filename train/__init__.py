@@ -10,7 +10,9 @@ lora.py         low-rank adapters, trained in place of the weights
 sharding.py     the mesh and every partition rule
 checkpoint.py   Orbax: train state with its data position, and a generation's weights
 flops.py        what a step costs, by formula and as traced, and what devices can do
-monitor.py      the line of a step, watchdog, stop signal, profile
+monitor.py      what is said of a step, watchdog, signals to save, profile
+stopping.py     how a process is asked to end
+holder.py       which process works on a run
 trainer.py      the training loop
 
 README.md holds what the engine can do, what was measured, and how.

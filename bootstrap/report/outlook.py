@@ -101,4 +101,4 @@ def in_words(left: float, missing: Sequence[str]) -> str:
     """How long the rest takes: "about 14 min in all", or at least so much when stages were never measured."""
     if missing and not left:
         return "time in all not known yet"
-    return f"{'at least' if missing else 'about'} {roughly(left)} in all"
+    return f"{'at least' if missing else 'about'} {roughly(left)} left in all"

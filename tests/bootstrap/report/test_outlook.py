@@ -37,7 +37,7 @@ def test_the_current_stage_is_the_first_that_is_not_done():
 
 def test_what_lies_ahead_is_counted_and_timed_only_where_it_was_measured():
     assert stages().announced().startswith("5 stages: 40 examples to train on, 0 answers to write; how long")
-    assert stages(20.0, 4.0).announced() == "stage 3 of 5, at least 68 s in all"
+    assert stages(20.0, 4.0).announced() == "stage 3 of 5, at least 68 s left in all"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,6 @@ def test_times_are_said_no_more_exactly_than_they_are_known(seconds, words):
 
 
 def test_a_time_is_said_to_be_all_only_when_every_stage_was_measured():
-    assert in_words(840.0, ()) == "about 14 min in all"
-    assert in_words(840.0, ("review",)) == "at least 14 min in all"
+    assert in_words(840.0, ()) == "about 14 min left in all"
+    assert in_words(840.0, ("review",)) == "at least 14 min left in all"
     assert in_words(0.0, ("review",)) == "time in all not known yet"

@@ -104,9 +104,9 @@ def test_where_a_run_stands_names_the_stage_and_the_process_or_how_to_go_on():
     who = f"process 42 on node7 is at work since {since}"
     doing = {"title": "gen 1 train (loop)", "since": time.time() - 200, "done": 1200, "total": 3600, "left": 1.0}
     assert standing_of(holder=HOLDER | {"doing": doing}) == [
-        "gen 1 train (loop): 1,200 of 3,600, for 3 min", "stage 5 of 16, about 14 min in all", who
+        "gen 1 train (loop): 1,200 of 3,600, for 3 min", "stage 5 of 16, about 14 min left in all", who
     ]
-    between = "stage 5 of 16, gen-001 train, about 14 min in all"
+    between = "stage 5 of 16, gen-001 train, about 14 min left in all"
     assert standing_of(holder=HOLDER) == [between, who]
     assert standing_of(holder=HOLDER, outlook=None) == ["beginning", who]
     resume = "no process is at work; resume with `ratchet resume runs/x`"
