@@ -95,8 +95,10 @@ def test_a_chip_that_is_two_devices_is_half_of_its_data_sheet():
     chips = described_chips("tpu7x:2x2x1")
     chip = chip_of(chips[0].device_kind)
     assert len(chips) == 8 and (2 * chip.flops, 2 * chip.memory, 2 * chip.bandwidth) == (2307e12, 192 * 2**30, 7380e9)
-    text = jax.jit(jnp.dot, out_shardings=NamedSharding(make_mesh(MeshConfig(-1), chips), PartitionSpec()))
-    assert "f32[8,8]" in text.lower(*[jax.ShapeDtypeStruct((8, 8), jnp.float32)] * 2).compile().as_text()
+    product = jax.jit(jnp.dot, out_shardings=NamedSharding(make_mesh(MeshConfig(-1), chips), PartitionSpec()))
+    with without_compilation_cache():
+        text = product.lower(*[jax.ShapeDtypeStruct((8, 8), jnp.float32)] * 2).compile().as_text()
+    assert "f32[8,8]" in text
 
 
 STOPPED = """
@@ -105,17 +107,16 @@ from ratchet.launch.preflight.chips import described_chips
 from ratchet.train import stopping
 with stopping.heeded(lambda line: print(line, file=sys.stderr, flush=True), patient=False):
     described_chips("v5e:2x2")
-    signal.raise_signal(signal.{name})
+    signal.raise_signal(signal.SIGTERM)
     threading.Event().wait()
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_ends_the_compiler_with_one_line(name, code):
+def test_a_signal_ends_the_compiler_with_one_line():
     """libtpu's own handler would print its stack."""
-    ran = subprocess.run([sys.executable, "-c", STOPPED.format(name=name)], capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout) == (code, "")
-    assert ran.stderr.splitlines()[-1] == f"stopped by {name}" and "***" not in ran.stderr
+    ran = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (143, "")
+    assert ran.stderr.splitlines()[-1] == "stopped by SIGTERM" and "***" not in ran.stderr
 
 
 def test_people_get_a_table(found, capsys):
