@@ -154,6 +154,7 @@ FIXED: tuple[tuple[str, str, str | None, Callable[[Any], str]], ...] = (
     ("prec", "review", "precision", percent),
     ("recall", "review", "recall", percent),
     ("junk", "review", "junk", percent),
+    ("fooled", "review", "attacked", count),
 )
 """The columns before the metrics: head, key of a row, part of it, and how it is shown."""
 
@@ -192,7 +193,7 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
     review = read_json(path / "calibration.json").get("review") or {}
     quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
     metrics = read_json(path / "evaluation.json").get("metrics", {})
-    attacked = (quality.get("attacked") or {}).get("passed")
+    attacks = quality.get("attacked") or {}
     bounded = {"coverage": funnel.get("coverage")}
     bounded |= {f"review.{name}": quality.get(name) for name in ("precision", "recall")}
     forms = {name: metric["forms"] for name, metric in metrics.items() if "forms" in metric}
@@ -202,12 +203,15 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
         "simulated": funnel.get("made"),
         "accepted": funnel.get("passed"),
         "coverage": value_of(funnel.get("coverage")),
-        "review": {n: value_of(quality.get(n)) for n in ("precision", "recall", "junk")} | {"attacked": attacked},
+        "review": {n: value_of(quality.get(n)) for n in ("precision", "recall", "junk")} | {
+            "attacked": attacks.get("passed")
+        },
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
         "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
         "metrics": {name: value_of(metric) for name, metric in metrics.items()},
         "intervals": _intervals(bounded | metrics),
-        "out_of": {"accepted": funnel.get("made")} | _numbers(bounded | metrics),
+        "out_of": {"accepted": funnel.get("made"), "review.attacked": attacks.get("tried")}
+        | _numbers(bounded | metrics),
         "form": next((metrics[name].get("form") for name in forms), None),
         "forms": forms,
     }

@@ -28,6 +28,7 @@ EXPLAINED = {
     "prec": "accepted transcripts that are right, %",
     "recall": "right transcripts that are accepted, %",
     "junk": "junk that is accepted, %",
+    "fooled": "wrong answers that tried to pass and did",
     "promoted": "whether the generation was kept",
 }
 """What the columns of the table of generations mean that are not metrics."""
@@ -92,7 +93,8 @@ def generations(state: Record) -> Across | None:
     if not rows:
         return None
     shown = list(zip(*(cells(row, metrics) for row in rows), strict=True))[1:]
-    keys = ["simulated", "accepted", "coverage", "review.precision", "review.recall", "review.junk", *metrics, ""]
+    keys = ["simulated", "accepted", "coverage", "review.precision", "review.recall"]
+    keys += ["review.junk", "review.attacked", *metrics, ""]
     meanings = EXPLAINED | {m["column"]: _with_unit(m) for m in metrics.values()}
     guards = {m["column"] for m in metrics.values() if m["guard"]}
     found = [

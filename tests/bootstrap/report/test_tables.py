@@ -15,8 +15,8 @@ def test_generations_are_columns_and_every_figure_says_its_unit_and_what_it_is_o
     (table, *_) = Tags(page).tables["generations"]
     assert table[0] == ["generation", "0", "1", "2", "3", "imitation"]
     names = [row[0] for row in table[1:]]
-    assert names[6:8] == ["rhyme guard answers that rhyme, %", "open fresh tasks done with the book open, %"]
-    assert names[8:] == [
+    assert names[7:9] == ["rhyme guard answers that rhyme, %", "open fresh tasks done with the book open, %"]
+    assert names[9:] == [
         "tilt guard tilted answers, %; less is better",
         "most tilted answers where most tilt, %; less is better",
         "steady steady after a stumble, %",
@@ -26,6 +26,7 @@ def test_generations_are_columns_and_every_figure_says_its_unit_and_what_it_is_o
     rows = {name.split()[0]: cells for name, cells in across(table).items()}
     assert rows["rhyme"] == [f"{n} of 240" for n in ("10", "85", "80", "93", "90")]
     assert rows["accepted"] == ["–", "600 of 1,440", "700 of 1,440", "800 of 1,440", "–"]
+    assert rows["fooled"] == ["–", *["0 of 100"] * 3, "–"]
     assert rows["surp"] == ["2.100", "1.700", "1.650", "1.620", "1.900"]
     assert rows["promoted"] == ["–", "yes", "no", "yes", "–"]
 
@@ -80,7 +81,7 @@ def test_another_world_gives_another_page(finished, tmp_path):
     page = build(run).read_text()
     assert captions(page)[:2] == ["Fresh tasks done with the book open", "The reviewer"]
     names = [row[0].split()[0] for row in Tags(page).tables["generations"][0]]
-    assert names[7:] == ["open", "promoted"]
+    assert names[8:] == ["open", "promoted"]
     assert "measured" not in Tags(page).tables and "rhyme" not in plain(page).split("transcripts")[0]
 
 

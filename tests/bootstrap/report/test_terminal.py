@@ -41,7 +41,7 @@ def test_every_figure_is_readable_on_every_width(run, width):
 def test_a_wide_terminal_has_a_row_a_generation_and_a_narrow_one_a_row_a_figure(run):
     wide = printed(figures(status(run)), 132)
     assert wide[1].split() == [
-        *"gen made accepted cover prec recall junk".split(),
+        *"gen made accepted cover prec recall junk fooled".split(),
         *"rhyme open tilt most steady surp promoted".split(),
     ]
     assert [line.split()[0] for line in wide[3:8]] == ["0", "1", "2", "3", "imitation"]
@@ -65,7 +65,7 @@ def test_a_run_without_figures_has_a_table_without_rows(tmp_path):
 def test_absent_figures_are_dashes(run):
     put(run / "gen-004" / "plan.json", {"units": {"simulate": 2}})
     row = next(line for line in printed(figures(status(run)), 132) if line.startswith(" 4"))
-    assert row.count("–") == 13, "all but the number of a generation that has only begun"
+    assert row.count("–") == 14, "all but the number of a generation that has only begun"
 
 
 def test_the_caption_says_what_the_columns_mean_and_in_which_form_an_arm_was_asked(run):
@@ -80,7 +80,7 @@ def test_the_caption_says_what_the_columns_mean_and_in_which_form_an_arm_was_ask
 def test_the_metrics_of_the_newest_evaluation_are_the_columns(run):
     put(run / "gen-003" / "evaluation.json", evaluation(3, "loop", [METRICS[4]._replace(column="calm"), METRICS[1]]))
     (run / "imitation" / "evaluation.json").unlink()
-    assert figures(status(run)).heads[7:] == ["calm", "open", "promoted"]
+    assert figures(status(run)).heads[8:] == ["calm", "open", "promoted"]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
