@@ -60,7 +60,7 @@ def _faults(
     """Why one figure of a candidate forbids that it is promoted: at most one reason of each kind."""
     scores = _scores(candidate, name)
     if name != PRIMARY and not any(_scores(e, name) for e in (candidate, *promoted.values())):
-        return  # such as actions taken, where nobody ever took any
+        return  # nobody was ever measured by it
     if why := _unusable(candidate, name):
         yield f"{name} {why}"
         return

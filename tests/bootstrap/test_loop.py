@@ -251,7 +251,7 @@ def test_a_reviewer_below_its_floor_ends_the_run_with_its_figures_on_show(tiny_r
 
 def test_fewer_accepted_transcripts_than_a_batch_needs_is_one_line(tiny_run, tmp_path):
     run, past, seed = beginning(tiny_run, tmp_path / "few", tiny_config(train__batch=512))
-    with pytest.raises(TooFewAccepted, match=r"student examples, a batch takes 166; raise --simulate.samples .*funnel"):
+    with pytest.raises(TooFewAccepted, match=r"student examples, a batch takes 166; start a new run .*funnel"):
         loop.turn(run, 1, past, seed)
     run.metrics.close()
     assert not (run.generation(1) / "model").exists()

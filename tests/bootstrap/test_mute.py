@@ -8,16 +8,9 @@ from support import write_model
 from ratchet.launch import cli
 
 TINY = (
-    "--simulate.new-tokens",
-    "16",
-    "--simulate.lookups",
-    "0",
-    "--controls.no-imitation",
-    "--train.batch",
-    "4",
-    "--train.columns",
-    "192",
-)
+    "--simulate.new-tokens 16 --simulate.lookups 0 --model.max-length 192 --train.columns 192 --train.batch 4 "
+    "--controls.no-imitation"
+).split()
 
 
 @pytest.fixture(scope="module")
