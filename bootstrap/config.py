@@ -293,10 +293,10 @@ def changed(old: Config, new: Config) -> list[str]:
 
 
 def nearest(name: str, config: Config | None = None) -> str:
-    """The known dotted setting closest to an unknown one."""
+    """The known dotted setting closest to an unknown one: of those whose last word is the same, if there are any."""
     known = list(flat(config or Config()))
     leaf = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
-    return (leaf or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+    return difflib.get_close_matches(name, leaf or known, n=1, cutoff=0.0)[0]
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:

@@ -31,6 +31,7 @@ def altered(name, value, config=None):
     ("name", "near"),
     [
         ("train.stepz", "train.steps"),
+        ("trian.steps", "train.steps"),
         ("generation", "generations"),
         ("simulate.temprature", "simulate.temperature"),
         ("steps", "steps"),
