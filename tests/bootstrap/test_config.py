@@ -31,7 +31,6 @@ def altered(name, value, config=None):
     ("name", "near"),
     [
         ("train.stepz", "train.steps"),
-        ("trian.steps", "train.steps"),
         ("generation", "generations"),
         ("simulate.temprature", "simulate.temperature"),
         ("steps", "steps"),
@@ -42,6 +41,10 @@ def test_an_unknown_setting_names_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"unknown setting {name}; nearest is .*{near}"):
         from_json(altered(name, 1))
     assert nearest(name).endswith(near)
+
+
+def test_of_settings_that_end_alike_the_closest_is_named():
+    assert nearest("trian.steps") == "train.steps" and nearest("wrongthinking.steps") == "wrongthink.steps"
 
 
 @pytest.mark.parametrize(
