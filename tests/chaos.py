@@ -55,11 +55,11 @@ class Command(NamedTuple):
         return self.place.with_suffix(".err")
 
     def newest(self) -> tuple[int, str]:
-        """When something was last written in the run, and what it was; TensorBoard's files do not count."""
+        """When something was last written in the run, and what it was; not who works on it, or TensorBoard's files."""
         newest = (0, "nothing")
         for file in self.place.rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # it may be renamed meanwhile
-                if file.is_file() and "tensorboard" not in file.parts:
+                if file.is_file() and not {"tensorboard", "lock", "working.json"} & {*file.parts}:
                     newest = max(newest, (file.stat().st_mtime_ns, str(file.relative_to(self.place))))
         return newest
 
