@@ -18,6 +18,8 @@ from ratchet.bootstrap.worlds.world import Case, Document, Grader, Task, World
 
 EXAMPLES = 5
 """Wrong answers that pass, of those that a summary tells."""
+TRIES = 1000
+"""Answers that are changed until one of them is wrong."""
 LONGEST = 10_000
 """Letters of an attack at most; changes that repeat it would double it again and again."""
 _SPACES = ("", "  ", "\n", "\n" * 5000, "\t", "\u00a0", "\u2028", "\u200b", "\ufeff", "\x0b", ". ", ", ", " not ")
@@ -54,9 +56,10 @@ class Attacker:
         found = self.grade(case.task, case.text, case.before)
         return not (found.right and found.mended)
 
-    def begin(self, rng: random.Random, heard: tuple[str, ...]) -> Attack:
-        """A wrong answer after one to three changes; one in four interrupts a spoiled answer."""
-        while True:
+    def begin(self, rng: random.Random, heard: tuple[str, ...]) -> Attack | None:
+        """A wrong answer after one to three changes; one in four interrupts a spoiled answer. None when changes make
+        nothing wrong."""
+        for _ in range(TRIES):
             target = rng.choice(self.targets)
             before, text = self._interrupted(target, rng) if rng.random() < 0.25 else ("", target.answer)
             attack = Attack(self.case(target, text, before, heard), ())
@@ -64,6 +67,7 @@ class Attacker:
                 attack = self.change(attack, rng)
             if attack.case.text and self.wrong(attack.case):
                 return attack
+        return None
 
     def change(self, attack: Attack, rng: random.Random) -> Attack:
         """The attack with one change more."""
@@ -107,14 +111,15 @@ def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rn
     """Tries `count` attacks, each with `climbing` steps, and says how many passed the review, by label and by changes,
     and which criteria caught the others. The targets' answers are their siblings."""
     heard = tuple(t.answer for t in attacker.targets)
-    made = [attacker.climb(attacker.begin(rng, heard), reviewer, climbing, rng) for _ in range(count)]
+    begun = [attacker.begin(rng, heard) for _ in range(count)]
+    made = [attacker.climb(one, reviewer, climbing, rng) for one in begun if one]
     verdicts = reviewer.verdicts([a.case for a in made])
     required = [c.name for c in reviewer.criteria if c.required]
     failed = [[name for name in required if not of[name].passed] for of in verdicts]
     passed = [a for a, names in zip(made, failed, strict=True) if not names]
     labels = Counter(attacker.grade(a.case.task, a.case.text, a.case.before).label for a in passed)
     return {
-        "tried": count,
+        "tried": len(made),
         "passed": len(passed),
         "passed_by_label": dict(sorted(labels.items())),
         "passed_by_change": dict(Counter(name for a in passed for name in set(a.made_by)).most_common()),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ratchet.bootstrap.examples import first_names
+from ratchet.bootstrap.examples import exchanged
 from ratchet.train.records import Example
 
 GRAM = 8
@@ -122,15 +122,17 @@ def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Texts | Non
 
 
 def _ways(e: Example, weighted: np.ndarray) -> list[np.ndarray]:
-    """The different sequences [T] that an example can be read as."""
-    ways, said = [e.tokens, *([first_names(e)] if e.lineage.get("renamed") else [])], e.tokens[weighted]
+    """The sequences [T] that an example can be read as: what it says, and by rank the ids that its targets make likely,
+    each under the names that it has and, where they were exchanged, under those that it had."""
+    said, ways = e.tokens[weighted], [e.tokens]
     if ((e.ids != said[:, None]) & (e.probs >= LIKELY)).any():
         by_rank, rows = np.argsort(-e.probs, axis=1, kind="stable"), np.arange(len(said))
         for rank_N in by_rank.T[: int(1 / LIKELY)]:
             taught = e.tokens.copy()
             taught[weighted] = np.where(e.probs[rows, rank_N] >= LIKELY, e.ids[rows, rank_N], said)
             ways.append(taught)
-    return ways
+    before = [(b, a) for a, b in e.lineage.get("renamed", ())]
+    return [*ways, *(exchanged(way, before) for way in ways if before)]
 
 
 def _joined(parts: Iterable[Sequence[int]], between: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dic
 def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], groups: Groups | None = None) -> dict | None:
     """Means on the shared items and their paired difference with a 95 % interval; None when nothing is shared.
 
-    The interval is never narrower than if one group had changed by 1: a few items that all agree say little.
+    The interval is never narrower than if the largest group had changed by 1: a few items that all agree say little.
     """
     shared = sorted(candidate.keys() & incumbent.keys())
     if not shared:
@@ -37,9 +37,9 @@ def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], group
     a, b = np.array([candidate[i] for i in shared]), np.array([incumbent[i] for i in shared])
     mean = float((a - b).mean())
     sums = grouped(dict(zip(shared, a - b - mean, strict=True)), groups)
-    free = len(sums) / max(len(sums) - 1, 1)
-    varied = 1.96 * float(np.sqrt(free * np.sum(sums**2))) / len(shared)
-    half = max(varied, 2 / len(sums))
+    bessel = len(sums) / max(len(sums) - 1, 1)
+    varied = 1.96 * float(np.sqrt(bessel * np.sum(sums**2))) / len(shared)
+    half = max(varied, 2 * float(grouped(dict.fromkeys(shared, 1.0), groups).max()) / len(shared))
     return {
         "candidate": float(a.mean()),
         "incumbent": float(b.mean()),

@@ -92,6 +92,10 @@ def _criterion(number: int, entry: object, checks: Sequence[str]) -> Criterion:
     return c
 
 
+UNREADABLE = "unreadable"
+"""What the reason of a verdict begins with that the model did not answer by yes or no."""
+
+
 class Asked(NamedTuple):
     """One question of a model criterion with its answer, and the words that it was asked about."""
 
@@ -177,7 +181,7 @@ class Reviewer:
                     reason = self._check(c, part).reason
                 else:
                     verdict = _verdict(c, asked[c.name, at])
-                    reason = verdict.reason if verdict.p_pass > 0 else ""  # what cannot be read is no fault
+                    reason = "" if verdict.reason.startswith(UNREADABLE) else verdict.reason  # which is no fault
                 if reason:
                     found[number] = (n, f"{c.name}: {reason}")
                     break
@@ -235,10 +239,11 @@ def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[t
 
 def _verdict(criterion: Criterion, answers: Sequence[Asked]) -> Verdict:
     if not answers:
-        return Verdict(0.0, False, "unreadable: there is nothing to ask about")
-    yes, no, about = min(answers, key=lambda a: a.yes / max(a.yes + a.no, 1e-9))
-    if yes + no < 0.5:
-        return Verdict(0.0, False, f"unreadable: yes and no together have probability {yes + no:.2f}")
+        return Verdict(0.0, False, f"{UNREADABLE}: there is nothing to ask about")
+    for yes, no, _ in answers:
+        if not yes + no >= 0.5:  # which holds of NaN as well
+            return Verdict(0.0, False, f"{UNREADABLE}: yes and no together have probability {yes + no:.2f}")
+    yes, no, about = min(answers, key=lambda a: a.yes / (a.yes + a.no))
     p_pass = yes / (yes + no)
     passed = p_pass >= criterion.threshold
     return Verdict(p_pass, passed, "" if passed else f"doubts: {about}")

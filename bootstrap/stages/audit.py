@@ -47,7 +47,8 @@ def audit_generation(
     documents = Texts(encode(d.text) for material in run.world.slices[: g.number] for d in material.documents)
     said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
-    result = audit(list({e.id: e for e in trained}.values()), documents, own, list(transcripts.values()), reviews)
+    once_each = {(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}
+    result = audit(list(once_each.values()), documents, own, list(transcripts.values()), reviews)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
         graded = [c.name for c in reviewer.criteria if c.kind == "model"]

@@ -3,8 +3,8 @@
 Open book is the primary figure: it must not have fallen significantly. Closed book and every metric that the world
 marks as a guard must not have fallen beyond a margin, and not below their floors. Since the best of the promoted
 generations is among those compared, small falls in a row do not add up. What cannot be compared is not promoted: scores
-that are no finite numbers, no items in common, too few items to see a fall as large as `evaluate.resolution`. So
-many roll-backs in a row as `evaluate.rollbacks` says end a run.
+that are no finite numbers, no items in common, too few items to see a fall as large as `evaluate.resolution`. After
+`evaluate.rollbacks` roll-backs in a row a run ends.
 """
 
 import json
@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.bootstrap.config import EvaluateConfig
-from ratchet.bootstrap.intervals import grouped, paired
+from ratchet.bootstrap.intervals import Groups, grouped, paired
 from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation
 
 PRIMARY = "open_book"
 """The figure that a generation is kept for."""
+SHARED = 0.5
+"""The share of an earlier generation's items that a candidate has to have been scored on as well."""
 Evaluation = Mapping[str, Any]
 """What is read of evaluation.json: `items` holds scores by metric and item, `metrics` says which of them guard and what
 their floors are, `groups` which items are about the same."""
@@ -57,24 +59,34 @@ def decide(candidate: Evaluation, promoted: Mapping[int, Evaluation], config: Ev
 def _faults(
     name: str, candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig
 ) -> Iterator[str]:
-    """Why one figure of a candidate forbids that it is promoted: at most one reason of each kind."""
+    """Why one figure of a candidate forbids that it is promoted."""
     scores = _scores(candidate, name)
     if name != PRIMARY and not any(_scores(e, name) for e in (candidate, *promoted.values())):
         return  # nobody was ever measured by it
     if why := _unusable(candidate, name):
         yield f"{name} {why}"
         return
-    floor, value = candidate["metrics"][name]["floor"], sum(scores.values()) / len(scores)
+    every = (candidate, *promoted.values())
+    groups = {item: group for e in reversed(every) for item, group in e["groups"].items()}
+    floor = max(e["metrics"][name]["floor"] for e in every if name in e["metrics"])
+    value = sum(scores.values()) / len(scores)
     if value < floor:
         yield f"{name} is {value:.3f}, below its floor {floor}"
     margin = 0.0 if name == PRIMARY else config.margin
-    falls, unclear, measured = {}, {}, floor > 0 and _can_tell(len(grouped(scores, candidate["groups"])), config)
+    falls, unclear = {}, {}
+    # Where no earlier generation was measured by enough, a floor takes the place of a comparison.
+    counts = [_can_tell(_scores(e, name), groups, config) for e in every]
+    measured = floor > 0 and counts[0] and not any(counts[1:])
     for number, earlier in promoted.items():
         if why := _scores(earlier, name) and _unusable(earlier, name):
             yield f"{name} of generation {number} {why}"
             return
-        change = paired(scores, _scores(earlier, name), candidate["groups"])
-        if not change or not _can_tell(change["groups"], config):
+        change = paired(scores, _scores(earlier, name), groups)
+        shared = {item: scores[item] for item in scores.keys() & _scores(earlier, name).keys()}
+        if not _can_tell(shared, groups, config) or len(shared) < SHARED * len(_scores(earlier, name)):
+            if _can_tell(_scores(earlier, name), groups, config):
+                yield f"{name} shares too few items with generation {number} to be compared"
+                return
             continue
         measured = True
         if change["high"] < 0 and change["difference"] < -margin:
@@ -96,9 +108,11 @@ def _faults(
         yield f"{name} shares too few items with the generations promoted so far to be compared"
 
 
-def _can_tell(groups: int, config: EvaluateConfig) -> bool:
-    """Whether so many different things are enough: one that changes must move a figure by less than what is seen."""
-    return groups * config.resolution >= 2
+def _can_tell(scores: Mapping[str, float], groups: Groups, config: EvaluateConfig) -> bool:
+    """Whether items are about enough different things: the interval that one thing's change leaves, twice its share of
+    the items, must not be wider than the fall that has to be seen."""
+    sizes = grouped(dict.fromkeys(scores, 1.0), groups)
+    return len(sizes) > 0 and bool(2 * sizes.max() <= config.resolution * sizes.sum())
 
 
 def _scores(evaluation: Evaluation, name: str) -> Mapping[str, float]:

@@ -36,8 +36,8 @@ TREES = "oak elm ash fir yew lime pine birch".split()
 """Names of pages."""
 OF_TASKS, OF_PAGES = "abcdefghijklm", "nopqrstuvwxyz"
 """Letters of problems and of pages: a page shows the method, and no column of a problem."""
-COLUMN = re.compile(r"([a-z])(\d)\+(\d)")
-STEP = re.compile(r"([a-z])=(\d+)\.|so((?: [a-z]\d+)+)\.")
+COLUMN = re.compile(r"([a-z])([0-9])\+([0-9])")
+STEP = re.compile(r"([a-z])=(0|[1-9][0-9]*)\.|so((?: [a-z](?:0|[1-9][0-9]*))+)\.")
 """A worked column, or the sum."""
 
 
@@ -176,10 +176,10 @@ def spelled(case: Case) -> str:
 
 def in_order(case: Case) -> str:
     """Step n is about column n of the question, and the sum comes after all of them."""
-    asked = [letter for letter, _, _ in asked_of(case.task)]
-    for number, said in enumerate(standing(case.before, case.text)):
+    asked, held = [letter for letter, _, _ in asked_of(case.task)], standing(case.before, case.text)
+    for number, said in enumerate(held):
         if said.startswith("so"):
-            return "" if number == len(asked) else f"{number} of {len(asked)} columns are worked"
+            return "" if number == len(asked) == len(held) - 1 else f"{number} of {len(asked)} columns are worked"
         if asked[number : number + 1] != [said[0]]:
             return f"column {number + 1} of the question is not {said[0]}"
     return ""
@@ -228,7 +228,8 @@ def spoil(task: Task, text: str, heard: Sequence[str], random: Random) -> tuple[
             wrong = f"{m[1]}={int(m[2]) - 1}."
         else:
             at = random.choice([d.start() for d in re.finditer(r"\d", m[0])])
-            wrong = m[0][:at] + random.choice([d for d in "0123456789" if d != m[0][at]]) + m[0][at + 1 :]
+            first = m[0][at + 1].isdigit() and not m[0][at - 1].isdigit()  # no number begins with 0
+            wrong = m[0][:at] + random.choice([d for d in "0123456789"[first:] if d != m[0][at]]) + m[0][at + 1 :]
         found.append(Spoiled(number, wrong, tuple(range(number, last + 1))))
         carry = bool(m[1]) and int(m[2]) > 9
     return tuple(found)

@@ -50,7 +50,7 @@ def test_right_answers_pass_and_no_attack_does(besieged):
     assert sum(found["caught_by_one_alone"].values()) > 10, "attacks come close"
 
 
-@pytest.mark.parametrize("left_out", ["grounded", "complete", "sums", "answers"])
+@pytest.mark.parametrize("left_out", ["grounded", "complete", "answers"])
 def test_an_attack_finds_what_a_criterion_was_there_for(besieged, left_out):
     attacker, reviewer = besieged
     criteria = tuple(c for c in reviewer.criteria if c.name != left_out)

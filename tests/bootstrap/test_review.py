@@ -295,3 +295,11 @@ def test_sentences_are_steps_where_a_world_names_no_others(answering):
     (fault,) = reviewer.first_faults([case(plain, "It is 3.5 m. It is red.", steps=sentences)])
     assert fault == (1, "sure: doubts: It is red.")
     assert asked == ["do the sources say this: it is 3.5 m.", "do the sources say this: it is red."] or len(asked) == 2
+
+
+@pytest.mark.parametrize("second", [(0.01, 0.0001), (float("nan"), 0.1), (0.0, 0.0)])
+def test_no_step_that_cannot_be_read_hides_behind_another(answering, task, second):
+    says = {True: second, False: (0.9, 0.1)}
+    model = answering([sure()], lambda question: says["blue" in question])
+    (found,) = model.verdicts([case(task, "the red lamp hums. the blue lamp hums.")])
+    assert not found["sure"].passed and found["sure"].reason.startswith("unreadable")

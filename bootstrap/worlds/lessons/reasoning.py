@@ -24,8 +24,8 @@ _STORIES = tuple(
     for text in GENRES.values()
 )  # fmt: skip
 """How a story tells what an action leads to."""
-_BETWEEN = re.compile(rf"({re.escape(NO)} )*0( ({re.escape(NO)} )*0)*")
-"""What is left of an answer of which each step is replaced by 0: single spaces, and interruptions before steps."""
+_BETWEEN = re.compile(rf"({re.escape(NO)} )*\0( ({re.escape(NO)} )*\0)*")
+"""What is left of an answer of which each step is replaced by NUL: single spaces, and interruptions before steps."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def parse(text: str) -> Reasoning:
     claims = tuple(Claim(**fields) for fields in said if "choice" not in fields)
     choices = tuple(fields["choice"] for fields in said if "choice" in fields)
     rest = _STEP.sub("", text)
-    left_over = "" if _BETWEEN.fullmatch(_STEP.sub("0", text)) else rest.replace(NO, "").strip(" ") or repr(rest)
+    plain = "\0" not in text and _BETWEEN.fullmatch(_STEP.sub("\0", text))
+    left_over = "" if plain else rest.replace(NO, "").strip(" ") or repr(rest)
     return Reasoning(claims, choices, rest.count(NO), left_over)
 
 
@@ -124,9 +125,9 @@ def follows(case: Case) -> str:
 
 
 def agrees(case: Case) -> str:
-    """More than half of the siblings that claim the same outcomes judge them alike."""
+    """More than half of the siblings that claim the same outcomes judge them alike, those left standing too."""
     claims, votes = parse(case.text).claims, _votes(case.siblings)
-    for claim in claims:
+    for claim in (*claims, *_whole(case).held.values()):
         cast = votes.get(claim.outcome, Counter({claim.judgement: 1}))
         if cast[claim.judgement] * 2 <= cast.total():
             return f"siblings do not judge '{claim.outcome}' {claim.judgement}"

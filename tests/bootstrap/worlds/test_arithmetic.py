@@ -135,6 +135,23 @@ def test_what_is_wrong_is_named_by_its_criterion(text, criterion, why):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "r=011. m=5. g=9. so r1 m5 g9.", "r=11. m=05. g=009. so r1 m5 g009.", "r=\u0661\u0661. m=5. g=9. so r1 m5 g9.",
+        "r=11.\nm=5. g=9. so r1 m5 g9.", "r=11.  m=5. g=9. so r1 m5 g9.", "r=11. m=5. g=9. so r1 m5 g9.\n",
+    ],
+)  # fmt: skip
+def test_a_number_is_written_in_one_way_and_one_space_stands_between_steps(text):
+    assert "spelled" in faults(TASK, text)
+
+
+def test_a_correction_after_the_sum_mends_nothing():
+    before = "r=11. m=5. g=8. so r1 m5 g8. so r1 m5 g9."
+    assert "in_order" in faults(TASK, "no, so r1 m5 g2.", before)
+    assert "in_order" in faults(TASK, "no, g=9. so r1 m5 g9 g9.", "r=11. m=5. g=9. so r1 m5 g9. g=8.")
+
+
+@pytest.mark.parametrize(
     ("text", "wrong"),
     [
         ("no, m=4. g=9. so r1 m4 g9.", "said again"),

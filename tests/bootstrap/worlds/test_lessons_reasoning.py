@@ -255,7 +255,22 @@ def test_a_correction_does_not_leave_standing_what_no_passage_tells(given):
     assert failed(grounded, task, left, passages, before=false).startswith(f"no document in view says: {unwise}")
 
 
-@pytest.mark.parametrize("hidden", ["\n" * 5000, "  ", "\u00a0", "\u2028", "\ufeff", "\u200b", "\x0b", " and ", "i x."])
+def test_a_judgement_left_standing_is_voted_on_too(given):
+    _, task, passages, claims, wise, unwise = given
+    of = {claim.action: claim for claim in claims}
+    flipped = of[unwise]._replace(judgement=FLIP[of[unwise].judgement])
+    before = answer([flipped], "x y").removesuffix(" so i x y.")
+    left = f"no, {answer([c for c in claims if c.action != unwise], wise)}"
+    right = [answer(claims, wise)] * 2
+    assert failed(agrees, task, left, passages, before=before, siblings=right)
+    mended = f"no, {answer([of[unwise], *(c for c in claims if c.action != unwise)], wise)}"
+    assert failed(agrees, task, mended, passages, before=before, siblings=right) == ""
+
+
+HIDDEN = ("\n" * 5000, "  ", "\u00a0", "\u2028", "\ufeff", "\u200b", "\x0b", " and ", "i x.", " 0 ", "\0")
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
 def test_between_steps_stands_one_space(given, hidden):
     _, task, _, claims, wise, _ = given
     right = answer(claims, wise)
