@@ -1,6 +1,6 @@
 """Shares with intervals, paired differences, and agreement of verdicts with labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dic
 def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], groups: Groups | None = None) -> dict | None:
     """Means on the shared items and their paired difference with a 95 % interval; None when nothing is shared.
 
-    The interval is never narrower than if the largest group had changed by 1: a few items that all agree say little.
+    The interval is never narrower than if one group had changed by 1: a few items that all agree say little.
     """
     shared = sorted(candidate.keys() & incumbent.keys())
     if not shared:
@@ -39,7 +39,7 @@ def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], group
     sums = grouped(dict(zip(shared, a - b - mean, strict=True)), groups)
     bessel = len(sums) / max(len(sums) - 1, 1)
     varied = 1.96 * float(np.sqrt(bessel * np.sum(sums**2))) / len(shared)
-    half = max(varied, 2 * float(grouped(dict.fromkeys(shared, 1.0), groups).max()) / len(shared))
+    half = max(varied, 2 / effective_groups(shared, groups))
     return {
         "candidate": float(a.mean()),
         "incumbent": float(b.mean()),
@@ -49,6 +49,12 @@ def paired(candidate: Mapping[str, float], incumbent: Mapping[str, float], group
         "n": len(shared),
         "groups": len(sums),
     }
+
+
+def effective_groups(items: Iterable[str], groups: Groups | None = None) -> float:
+    """How many groups of equal size tell as much as those of the items: (Σ size)² / Σ size² (Kish), 0 of no items."""
+    sizes = grouped(dict.fromkeys(items, 1.0), groups)
+    return float(sizes.sum() ** 2 / np.sum(sizes**2)) if len(sizes) else 0.0
 
 
 def grouped(scores: Mapping[str, float], groups: Groups | None = None) -> np.ndarray:

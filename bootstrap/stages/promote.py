@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.bootstrap.config import EvaluateConfig
-from ratchet.bootstrap.intervals import Groups, grouped, paired
+from ratchet.bootstrap.intervals import Groups, effective_groups, paired
 from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation
 
@@ -109,10 +109,9 @@ def _faults(
 
 
 def _can_tell(scores: Mapping[str, float], groups: Groups, config: EvaluateConfig) -> bool:
-    """Whether items are about enough different things: the interval that one thing's change leaves, twice its share of
-    the items, must not be wider than the fall that has to be seen."""
-    sizes = grouped(dict.fromkeys(scores, 1.0), groups)
-    return len(sizes) > 0 and bool(2 * sizes.max() <= config.resolution * sizes.sum())
+    """Whether items are about enough different things: if one of n changes, the interval reaches 2 / n to each side,
+    which must not be more than the fall that has to be seen."""
+    return effective_groups(scores, groups) * config.resolution >= 2
 
 
 def _scores(evaluation: Evaluation, name: str) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ratchet.bootstrap.intervals import agreement, distinct, grouped, paired, proportion
+from ratchet.bootstrap.intervals import agreement, distinct, effective_groups, grouped, paired, proportion
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,15 @@ def test_items_of_a_group_count_once():
     assert (b["low"], b["high"]) == pytest.approx((a["low"], a["high"])) and b["n"] == 12 * a["n"]
     np.testing.assert_array_equal(grouped(many, TEN_IN_TWELVE_WAYS), [12.0] * 3 + [0.0] * 7)
     assert paired(many, zeros)["low"] > b["low"], "an item without a group is one by itself"
+
+
+def test_groups_of_unequal_size_tell_as_much_as_fewer_equal_ones():
+    assert effective_groups([]) == 0 and effective_groups("abcd") == 4
+    assert effective_groups("abcdef", dict.fromkeys("abc", "g") | dict.fromkeys("def", "h")) == 2
+    one_large = {str(n): str(max(n - 90, 0)) for n in range(100)}
+    assert effective_groups(one_large, one_large) == pytest.approx(100**2 / (91**2 + 9))
+    same = dict.fromkeys(one_large, 1.0)
+    assert paired(same, same, one_large)["low"] < -1
 
 
 def test_agreement_of_verdicts_with_labels():

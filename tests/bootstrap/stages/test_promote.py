@@ -188,8 +188,8 @@ def test_what_is_promoted_of_ten_thousand_pairs_has_fallen_in_nothing():
             for old in (p["items"][name] for p in promoted):
                 assert all(0 <= v <= 1 for v in old.values())
                 falls = [new[i] - old[i] for i in new.keys() & old.keys()]
-                sizes = Counter(groups[i] for i in new.keys() & old.keys())
-                few = not falls or max(sizes.values()) > 0.1 * len(falls)
+                sizes = Counter(groups[i] for i in new.keys() & old.keys()).values()
+                few = not falls or sum(sizes) ** 2 / sum(s * s for s in sizes) < 10
                 assert few or np.mean(falls) > -CONFIG.resolution
     assert 500 < count < 9_500
 
