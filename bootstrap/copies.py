@@ -19,7 +19,7 @@ GRAM = 8
 PIECE = 3
 """Tokens in a row that are a piece of a copy, of which there may be more in other examples."""
 MOSTLY = 0.5
-"""The share of an example's weighted tokens from which on its pieces count: a quotation within an answer does not."""
+"""The share of an example's weight from which on its pieces count: a quotation within an answer does not."""
 LIKELY = 0.25
 """The share of a target from which on an id is read as what is taught there."""
 _BETWEEN_TEXTS, _BETWEEN_READINGS = -1, -2
@@ -52,42 +52,48 @@ class Texts:
 class Readings(NamedTuple):
     """Every way in which examples are read, one after another.
 
-    `tokens_R` are the ids; `weighted_R` says which of them are trained on, `at_R` which token of which example each is,
+    `tokens_R` are the ids, `weights_R` their weights in the loss, and `at_R` says which token of which example each is,
     counted over all examples.
     """
 
     tokens_R: np.ndarray
-    weighted_R: np.ndarray
+    weights_R: np.ndarray
     at_R: np.ndarray
+
+    @property
+    def weighted_R(self) -> np.ndarray:
+        """Which tokens are trained on."""
+        return self.weights_R > 0
 
 
 def readings(examples: Sequence[Example]) -> Readings:
     """What examples say, under the names that they have and had, and what their targets make likely."""
     parts, start = [], 0
     for e in examples:
-        weighted, at = e.weights > 0, np.arange(start, start + len(e.tokens))
-        parts += [(tokens, weighted, at) for tokens in _ways(e, weighted)]
+        at = np.arange(start, start + len(e.tokens))
+        parts += [(tokens, e.weights, at) for tokens in _ways(e, e.weights > 0)]
         start += len(e.tokens)
-    joined = lambda n, fill: _joined((part[n] for part in parts), fill)
-    return Readings(joined(0, _BETWEEN_READINGS), joined(1, 0).astype(bool), joined(2, 0))
+    tokens, weights, places = zip(*parts, strict=True) if parts else ((), (), ())
+    return Readings(_joined(tokens, _BETWEEN_READINGS), _joined(weights, 0.0), _joined(places, 0))
 
 
 def copied(examples: Sequence[Example], texts: Texts, allowed: Texts | None = None) -> np.ndarray:
-    """For each example, how many of its weighted tokens teach one of the texts.
+    """[2, examples]: how many weighted tokens of each example teach one of the texts, as a copy or as a piece of one.
 
-    These are tokens of windows of GRAM tokens that are in a text, at least one of them weighted; and of pieces in
-    examples that hold little else, where pieces of all examples together make GRAM tokens of a text in a row. Windows
-    that are in an `allowed` text do not count; pieces are twice as long then, since such texts hold most short ones.
+    Copies are windows of GRAM tokens that are in a text, at least one of them weighted. Pieces are shorter windows in
+    examples that hold little else, where those of all examples together make GRAM tokens of a text in a row; of
+    ordinary prose, some sentences are pieces by chance. Windows that are in an `allowed` text do not count, and pieces
+    are twice as long then, since such texts hold most short ones.
     """
     if not examples:
-        return np.zeros(0, np.int64)
+        return np.zeros((2, 0), np.int64)
     read, ends = readings(examples), np.cumsum([len(e.tokens) for e in examples])
     whole_R = _covered(_windows(read, texts, GRAM, allowed), GRAM, len(read.tokens_R))
-    hit = np.zeros(ends[-1], bool)
-    hit[read.at_R[whole_R & read.weighted_R]] = True
-    rest = read._replace(weighted_R=read.weighted_R & ~hit[read.at_R])  # what is found already is no piece of anything
-    hit[read.at_R[_pieces(rest, texts, ends, allowed) & rest.weighted_R]] = True
-    return np.add.reduceat(hit.astype(np.int64), np.concatenate([[0], ends[:-1]]))
+    copies, pieces = np.zeros((2, ends[-1]), bool)
+    copies[read.at_R[whole_R & read.weighted_R]] = True
+    rest = read._replace(weights_R=np.where(copies[read.at_R], 0, read.weights_R))  # a copy is no piece of anything
+    pieces[read.at_R[_pieces(rest, texts, ends, allowed) & rest.weighted_R]] = True
+    return np.add.reduceat(np.stack([copies, pieces]).astype(np.int64), np.concatenate([[0], ends[:-1]]), axis=1)
 
 
 def _windows(read: Readings, texts: Texts, length: int, allowed: Texts | None) -> np.ndarray:
@@ -104,15 +110,14 @@ def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Texts | Non
     """Which tokens [R] belong to copies that are spread over examples."""
     length = PIECE if allowed is None else 2 * PIECE
     starts = _windows(read, texts, length, allowed)
-    within_R = _covered(starts, length, len(read.tokens_R)) & read.weighted_R
+    inside_R = _covered(starts, length, len(read.tokens_R)) * read.weights_R
     owner_R = np.searchsorted(ends, read.at_R, "right")  # separators count for the first example, without weight
-    most = np.bincount(owner_R, read.weighted_R, len(ends)), np.bincount(owner_R, within_R, len(ends))
-    mostly = most[1] >= MOSTLY * np.maximum(most[0], 1)
-    starts = starts[mostly[owner_R[starts]]]
-    first, last = (ends_W[starts] for ends_W in texts.places(read.tokens_R, length))
-    counts = last - first
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    place = texts.order(length)[np.repeat(first, counts) + within]
+    total, inside = (np.bincount(owner_R, of_R, len(ends)) for of_R in (read.weights_R, inside_R))
+    starts = starts[(inside >= MOSTLY * total)[owner_R[starts]]]
+    first, last = texts.places(read.tokens_R, length)
+    first, counts = first[starts], (last - first)[starts]
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of a place, for its start
+    place = texts.order(length)[np.repeat(first, counts) + number]
     covered_T = _covered(place, length, len(texts.tokens_T))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], covered_T, [0]]).astype(np.int8)))
     long_T = np.zeros(len(texts.tokens_T), bool)
@@ -135,11 +140,11 @@ def _ways(e: Example, weighted: np.ndarray) -> list[np.ndarray]:
     return [*ways, *(exchanged(way, before) for way in ways if before)]
 
 
-def _joined(parts: Iterable[Sequence[int]], between: int) -> np.ndarray:
+def _joined(parts: Iterable[Sequence[float]], between: float) -> np.ndarray:
     """Sequences as one, each followed by a separator."""
-    separator = np.array([between])
+    separator = np.array([between])  # which makes ids of any width signed and 64 bits wide
     made = [piece for part in parts for piece in (part, separator)]
-    return np.concatenate(made).astype(np.int64) if made else np.zeros(0, np.int64)
+    return np.concatenate(made) if made else np.zeros(0, np.int64)
 
 
 def _hashes(tokens: np.ndarray, length: int) -> np.ndarray:

@@ -36,6 +36,7 @@ class Example:
         """Casts the arrays, checks that they belong together and derives the id."""
         tokens, ids = np.asarray(tokens, np.int32), np.asarray(ids, np.int32)
         weights, probs, tail = (np.asarray(x, np.float32) for x in (weights, probs, tail))
+        assert np.isfinite(weights).all() and (weights >= 0).all(), "weights are finite and not negative"
         count = int((weights > 0).sum())
         assert tokens.ndim == 1 and tokens.shape == weights.shape and not weights[:1].any(), (
             "one weight a token, first 0"

@@ -207,7 +207,7 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
             "attacked": attacks.get("passed")
         },
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
-        "audit": {name: audit.get(name) for name in ("raw_tokens", "rejected_tokens")},
+        "audit": {name: audit.get(name) for name in ("raw_tokens", "raw_pieces", "rejected_tokens")},
         "metrics": {name: value_of(metric) for name, metric in metrics.items()},
         "intervals": _intervals(bounded | metrics),
         "out_of": {"accepted": funnel.get("made"), "review.attacked": attacks.get("tried")}

@@ -190,6 +190,7 @@ def audit(files: Mapping[int, Record]) -> Across | None:
     """What of the datasets must not be there."""
     shown: Sequence[tuple[str, Callable[[Record], str]]] = (
         ("raw tokens, which must be 0", lambda a: count(a.get("raw_tokens"))),
+        ("tokens in pieces of a document", lambda a: count(a.get("raw_pieces"))),
         ("rejected tokens, which must be 0", lambda a: count(a.get("rejected_tokens"))),
         ("overlap with raw documents, %", lambda a: percent((a.get("overlap") or {}).get("raw"))),
         ("overlap with rejected transcripts, %", lambda a: percent((a.get("overlap") or {}).get("rejected"))),

@@ -64,8 +64,8 @@ def audit(
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
 ) -> dict:
-    """Counts weighted tokens by origin, those that teach a raw document, and those inside n-grams of rejected
-    transcripts alone.
+    """Counts weighted tokens by origin, those that teach a raw document or pieces of one, and those inside n-grams of
+    rejected transcripts alone. The lineage's word is taken for the task of an example.
 
     `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
     and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
@@ -88,21 +88,23 @@ def audit(
         ways = [] if from_refused else [first_names(e), *_rewritten(e)]
         inside = [sum(_inside(s, refused) for s in _weighted_spans(tokens, e.weights)) for tokens in ways]
         rejected_tokens += count if from_refused else max(inside)
-    raw_tokens, total = _raw(examples, documents, own), origins.total()
+    (raw_tokens, raw_pieces), total = _raw(examples, documents, own), origins.total()
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
+        "raw_pieces": raw_pieces,
         "rejected_tokens": rejected_tokens,
         "overlap": {"raw": raw_tokens / max(total, 1), "rejected": rejected_tokens / max(total, 1)},
     }
 
 
-def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> int:
-    """How many weighted tokens teach a document; all of those that imitate one do."""
+def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> tuple[int, int]:
+    """How many weighted tokens teach a document, as all of those do that imitate one, and how many pieces of one."""
     shown = [e for e in examples if e.origin in ("seed", "prose")]
     made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
     imitated = sum(int((e.weights > 0).sum()) for e in examples if e.origin == "imitation")
-    return imitated + int(copied(made, documents).sum()) + int(copied(shown, documents, own).sum())
+    copies, pieces = copied(made, documents).sum(axis=1) + copied(shown, documents, own).sum(axis=1)
+    return imitated + int(copies), int(pieces)
 
 
 def _rewritten(e: Example) -> list[np.ndarray]:

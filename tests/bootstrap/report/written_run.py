@@ -143,6 +143,7 @@ def audit(number: int, oracle: bool = True) -> dict:
     found = {
         "tokens_by_origin": {"seed": 9000, "student": 12000, "simulate": 8000, "correction": 900, "prose": 3000},
         "raw_tokens": 0,
+        "raw_pieces": 0,
         "rejected_tokens": 0,
         "overlap": {"raw": 0.0, "rejected": 0.0},
         "unreviewed_mass": 0.0,
