@@ -208,7 +208,7 @@ def _source_pasted(text: str, world: World, rng: random.Random, source: str) -> 
     return rng.choice((f"{source} {text}", f"{text} {source}", f"{source[:cut]} {text}", text + source[cut:], source))
 
 
-def _cut(text: str, world: World, rng: random.Random, source: str) -> str:
+def _whole_changed(text: str, world: World, rng: random.Random, source: str) -> str:
     at = rng.randrange(len(text) + 1)
     return rng.choice((text[:at], text[at:], text.upper(), f"{text} {text}", text[:at] + text))
 
@@ -220,6 +220,6 @@ CHANGES = {
     "letters": _letters_changed,
     "spaces": _spaces_changed,
     "pasting": _source_pasted,
-    "cutting": _cut,
+    "the whole": _whole_changed,
 }
 """(text, world, random numbers, a text to take from) to a changed text, by name."""

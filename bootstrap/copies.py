@@ -1,7 +1,8 @@
 """Where training would teach a text token for token.
 
 What is compared is what the loss reads: the tokens that are fed and those that the targets put their mass on. A copy
-may be continued from a prompt that carries its beginning, have holes in its weights, or be cut into many examples.
+may be continued from a prompt that carries its beginning, have holes in its weights, or be cut into many examples. One
+with other tokens in it, fewer than GRAM apart, is not found.
 
 R is the number of tokens of all readings together, T that of all texts.
 """

@@ -11,8 +11,8 @@ import tensorboardX
 from etils import epath
 
 from ratchet.bootstrap.ledger import write_json
+from ratchet.train.files import whole
 from ratchet.train.holder import Holder
-from ratchet.train.records import whole
 
 
 class Advance(Protocol):

@@ -37,8 +37,8 @@ def entry() -> None:
     keep_freed_memory()
     with heeded(lambda line: print(f"ratchet: {line}", file=sys.stderr, flush=True), patient=False):
         look_for_no_tpu()
-        from ratchet.launch.cli import entry as run  # its imports take seconds and start threads
-    run()
+        from ratchet.launch.cli import main  # its imports take seconds and start threads
+    sys.exit(main())
 
 
 if __name__ == "__main__":

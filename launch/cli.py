@@ -110,11 +110,3 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     asked = [word for word in words if word in HELP or word == "help" and word == words[0]]
     others = [word for word in words if word not in asked]
     return (others[0], [*["--help"][: len(asked)], *others[1:]]) if others else ("", [])
-
-
-def entry() -> None:
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    entry()

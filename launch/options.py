@@ -25,7 +25,6 @@ Asked = TypeVar("Asked")
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 
 
-
 def described(kind: Any, text: str, **more: str) -> Any:
     """The type of an option that help describes with a text; tyro says what else there is, such as a `metavar`."""
     return Annotated[kind, tyro.conf.arg(help=text, **more)]

@@ -1,7 +1,8 @@
-"""What reached the loss: tokens by origin, and proof that raw documents and rejected transcripts did not.
+"""What reached the loss: tokens by origin, and how many of them teach raw documents or rejected transcripts.
 
-The audit reads the datasets as they lie on disk, and the demonstrations beside them. With an oracle, the review's
-verdicts are audited too; that never feeds training.
+The audit reads the datasets as they lie on disk, and the demonstrations beside them. It compares tokens, and takes an
+example's word for the task that it is about. With an oracle, the review's verdicts are audited too; that never feeds
+training.
 """
 
 from collections import Counter
