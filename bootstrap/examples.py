@@ -215,9 +215,11 @@ def renamed(names: Sequence[Sequence[str]], tokenizer: Any, e: Example, copies: 
     return made or [e]
 
 
-def first_names(e: Example) -> np.ndarray:
-    """The tokens [T] of an example as they were before it was renamed."""
-    return exchanged(e.tokens, [(b, a) for a, b in e.lineage.get("renamed", ())])
+def as_named_first(e: Example) -> Example:
+    """An example as it was before it was renamed."""
+    back = [(b, a) for a, b in e.lineage.get("renamed", ())]
+    lineage = {key: value for key, value in e.lineage.items() if key != "renamed"}
+    return replace(e, tokens=exchanged(e.tokens, back), ids=exchanged(e.ids, back), lineage=lineage)
 
 
 def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -1,19 +1,18 @@
 """What reached the loss: tokens by origin, and how many of them teach raw documents or rejected transcripts.
 
-The audit reads the datasets as they lie on disk, and the demonstrations beside them. It compares tokens, and takes an
-example's word for the task that it is about. With an oracle, the review's verdicts are audited too; that never feeds
-training.
+The audit reads the datasets as they lie on disk, and the demonstrations beside them, and compares tokens. With an
+oracle, the review's verdicts are audited too; that never feeds training.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import numpy as np
 
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
-from ratchet.bootstrap.copies import GRAM, Texts, copied
-from ratchet.bootstrap.examples import first_names, prose_example
+from ratchet.bootstrap.copies import Texts, copied
+from ratchet.bootstrap.examples import as_named_first, prose_example
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
@@ -25,6 +24,8 @@ from ratchet.train.records import Example
 
 CLIMBING = 20
 """Changes by which each attack tries to please more criteria."""
+ANY = ""
+"""Stands for all tasks together."""
 Pair = tuple[Transcript, Review]
 
 
@@ -65,31 +66,18 @@ def audit(
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
 ) -> dict:
-    """Counts weighted tokens by origin, those that teach a raw document or pieces of one, and those inside n-grams of
-    rejected transcripts alone. The lineage's word is taken for the task of an example.
+    """Counts weighted tokens by origin, those that teach a raw document or pieces of one, and those that teach what
+    rejected transcripts alone say.
 
     `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
     and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
-    its tool calls; an n-gram that an accepted one of the same task also has is not a rejected one's.
+    its tool calls.
     """
-    accepted, rejected = {}, {}
-    for t in transcripts:
-        side = accepted if reviews[t.id].accepted else rejected
-        said = [t.tokens, *(t.prompt[start:end] for start, end in t.called)]
-        side.setdefault(t.task_id, set()).update(gram for tokens in said for gram in _grams(tokens))
-    refused_ids = {t.id for t in transcripts if not reviews[t.id].accepted}
     origins: Counter[str] = Counter()
-    rejected_tokens = 0
     for e in examples:
-        count = int((e.weights > 0).sum())
-        origins[e.origin] += count
-        task = e.lineage.get("task", "")
-        refused = rejected.get(task, set()) - accepted.get(task, set())
-        from_refused = e.lineage.get("transcript") in refused_ids
-        ways = [] if from_refused else [first_names(e), *_rewritten(e)]
-        inside = [sum(_inside(s, refused) for s in _weighted_spans(tokens, e.weights)) for tokens in ways]
-        rejected_tokens += count if from_refused else max(inside)
+        origins[e.origin] += int((e.weights > 0).sum())
     (raw_tokens, raw_pieces), total = _raw(examples, documents, own), origins.total()
+    rejected_tokens = _rejected(examples, own, transcripts, reviews)
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
@@ -108,17 +96,33 @@ def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> tuple[int
     return imitated + int(copies), int(pieces)
 
 
-def _rewritten(e: Example) -> list[np.ndarray]:
-    """The tokens [T] of an example with each weighted one replaced by the id that its target makes likelier than not,
-    if that changes half of them: the reviewed alternatives of an accepted answer change a few."""
-    said, best = e.tokens[e.weights > 0], e.probs.argmax(axis=1)[:, None]
-    likely = np.take_along_axis(e.probs, best, axis=1)[:, 0] > 0.5
-    likeliest = np.where(likely, np.take_along_axis(e.ids, best, axis=1)[:, 0], said)
-    if (likeliest != said).mean() < 0.5:
-        return []
-    taught = e.tokens.copy()
-    taught[e.weights > 0] = likeliest
-    return [taught]
+def _rejected(
+    examples: Sequence[Example], own: Texts, transcripts: Sequence[Transcript], reviews: Mapping[str, Review]
+) -> int:
+    """How many weighted tokens teach a rejected transcript: all of an example that names one, and copies.
+
+    A copy of what was rejected for the example's own task counts unless an answer accepted for that task, or the
+    world's own text, says the same; whatever task an example names, a copy counts of what no accepted answer to any
+    task says. Examples are read under the names that they had: under others they may chance upon what was rejected.
+    """
+    sides: dict[tuple[str, bool], list[Sequence[int]]] = {}
+    for t in transcripts:
+        said = [t.tokens, *(t.prompt[start:end] for start, end in t.called)]
+        for task in (t.task_id, ANY):
+            sides.setdefault((task, reviews[t.id].accepted), []).extend(said)
+    refused = {t.id for t in transcripts if not reviews[t.id].accepted}
+    of_task: dict[str, list[int]] = {ANY: list(range(len(examples)))}
+    for n, e in enumerate(examples):
+        of_task.setdefault(e.lineage.get("task", ANY), []).append(n)
+    read = [as_named_first(e) for e in examples]
+    counts = np.zeros(len(examples), np.int64)
+    for task, numbers in of_task.items():
+        bad, good = (sides.get((task, accepted), []) for accepted in (False, True))
+        copies, _ = copied([read[n] for n in numbers], Texts(bad), Texts([*good, own.tokens_T]))
+        counts[numbers] = np.maximum(counts[numbers], copies)
+    named = np.array([e.lineage.get("transcript") in refused for e in examples], bool)
+    weighted = np.array([(e.weights > 0).sum() for e in examples], np.int64)
+    return int(np.where(named, weighted, counts).sum())
 
 
 def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -> dict:
@@ -166,23 +170,3 @@ def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:
         "right": proportion({i: float(grade.mended) for i, grade in grades.items()}, groups),
         "reason": proportion({i: float(grade.reason) for i, grade in grades.items()}, groups),
     }
-
-
-def _weighted_spans(tokens: np.ndarray, weights: np.ndarray) -> Iterable[list[int]]:
-    """Runs of consecutive tokens that carry weight."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], weights > 0, [0]])))
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        yield tokens[start:end].tolist()
-
-
-def _grams(tokens: Sequence[int]) -> list[tuple[int, ...]]:
-    return [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
-
-
-def _inside(span: Sequence[int], grams: set[tuple[int, ...]]) -> int:
-    """Tokens of a span that lie inside any of the n-grams."""
-    covered: set[int] = set()
-    for start, gram in enumerate(_grams(span)):
-        if gram in grams:
-            covered.update(range(start, start + GRAM))
-    return len(covered)

@@ -99,6 +99,32 @@ def test_a_text_in_the_targets_is_found_from_a_likely_share_on(share, found):
     assert found_in([student(said, targets=soft(said, STORY, share))], TEXTS).tolist() == [found]
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_text_is_found_though_its_ids_are_likely_in_turns(every):
+    """Here the likeliest id is the text's, there the second: no reading by rank has it whole."""
+    said = [t if n % (every + 1) else 300 + n for n, t in enumerate(STORY)]
+    taught = [300 + n if n % (every + 1) else t for n, t in enumerate(STORY)]
+    assert found_in([student(said, targets=soft(said, taught, 0.4))], TEXTS).tolist() == [30]
+    assert found_in([student(range(300, 330), targets=soft(range(300, 330), taught, 0.4))], TEXTS).tolist() == [0]
+
+
+def test_one_wrong_token_in_eight_makes_pieces_of_a_copy():
+    said = [300 if n % GRAM == GRAM - 1 else t for n, t in enumerate(STORY)]
+    assert copied([student(said)], TEXTS).tolist() == [[0], [27]]
+    two = [300 if n % GRAM >= GRAM - 2 else t for n, t in enumerate(STORY)]
+    assert not copied([student(two)], TEXTS).any()
+
+
+def test_readings_grow_no_faster_than_what_is_found():
+    said = list(range(300, 330)) * 200
+    targets = Capture(
+        np.array([[s, 1000 + n, 9000 + n, 20000 + n] for n, s in enumerate(said)], np.int32),
+        np.full((len(said), 4), 0.25, np.float32),
+        np.zeros(len(said), np.float32),
+    )
+    assert copied([student(said, targets=targets)], TEXTS).tolist() == [[0], [0]]
+
+
 def test_other_names_hide_no_text_and_a_false_claim_of_them_neither():
     pairs = [[token, token + 400] for token in STORY[::3]]
     exchanged = [t + 400 if n % 3 == 0 else t for n, t in enumerate(STORY)]

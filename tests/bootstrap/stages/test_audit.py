@@ -16,7 +16,7 @@ from ratchet.bootstrap.stages.audit import audit, audit_generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Review, Verdict, to_json
-from ratchet.train.records import ORIGINS
+from ratchet.train.records import ORIGINS, Example
 
 
 def target(t, unreviewed=0.0):
@@ -87,8 +87,41 @@ def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, t
     assert found["rejected_tokens"] == len(disguised.ids), "whatever it says"
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
     assert audit([*made, unnamed], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == len(bad.tokens)
-    elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": "another"})
-    assert audit([*made, elsewhere], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == 0
+    for task in ({"task": "another"}, {"task": transcripts[2].task_id}, {}):
+        elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", task)
+        found = audit([*made, elsewhere], documents, NOTHING, transcripts, reviews)["rejected_tokens"]
+        assert found == len(bad.tokens), "what an example says of itself hides nothing"
+
+
+def test_what_is_true_of_another_task_is_still_rejected_for_this_one(clean):
+    made, documents, transcripts, reviews = clean
+    swapped = replace(transcripts[3], tokens=transcripts[0].tokens, id="swapped")
+    seen, lineage = {**reviews, "swapped": Review("swapped", {}, False)}, {"task": swapped.task_id}
+    hidden = example(swapped.student_prompt, swapped.tokens, one_hot(swapped.tokens), "student", lineage)
+    found = audit([*made, hidden], documents, NOTHING, [*transcripts, swapped], seen)
+    assert found["rejected_tokens"] == len(swapped.tokens)
+
+
+def test_neither_holes_nor_a_beginning_in_the_prompt_hide_what_was_rejected(clean):
+    made, documents, transcripts, reviews = clean
+    bad = transcripts[1]
+    lineage, prompt = {"task": bad.task_id}, bad.student_prompt
+    begun = example((*prompt, *bad.tokens[:-3]), bad.tokens[-3:], one_hot(bad.tokens[-3:]), "student", lineage)
+    whole = example(prompt, bad.tokens, one_hot(bad.tokens), "student", lineage)
+    weights = whole.weights.copy()
+    weights[len(prompt) + 3 :: GRAM // 2] = 0
+    targets = one_hot(whole.tokens[weights > 0])
+    holed = Example.create(whole.tokens, weights, *targets, origin="student", lineage=lineage)
+    for hidden, count in ((begun, 3), (holed, int(weights.sum()))):
+        assert audit([*made, hidden], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == count
+
+
+def test_what_the_world_itself_says_is_not_a_rejected_answers(clean):
+    made, documents, transcripts, reviews = clean
+    bad = transcripts[1]
+    shown = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "seed", {"kind": "simulate"})
+    found = lambda own: audit([*made, shown], documents, own, transcripts, reviews)["rejected_tokens"]
+    assert found(NOTHING) == len(bad.tokens) and found(Texts([bad.tokens])) == 0
 
 
 def test_names_hide_neither_a_document_nor_a_rejected_transcript(clean, tokenizer, world):
@@ -110,7 +143,7 @@ def test_targets_that_say_what_was_rejected_are_found(clean, tokenizer):
     bad = transcripts[1]
     said = [tokenizer.encode("lamp")[0]] * len(bad.tokens)
     ids = np.stack([said, bad.tokens], 1).astype(np.int32)
-    for share, found in ((0.9, len(said)), (0.1, 0)):
+    for share, found in ((0.9, len(said)), (0.3, len(said)), (0.1, 0)):
         mass = np.tile(np.array([[1 - share, share]], np.float32), (len(said), 1))
         taught = Capture(ids, mass, np.zeros(len(said), np.float32))
         hidden = example(bad.student_prompt, said, taught, "student", {"task": bad.task_id})
