@@ -2,7 +2,7 @@
 
 What is compared is what the loss reads: the tokens that are fed and those that the targets put their mass on. A copy
 may be continued from a prompt that carries its beginning, have holes in its weights, or be cut into many examples. One
-with several other tokens in a row every few tokens is not found.
+with other tokens in it, fewer than GRAM apart, is not found.
 
 R is the number of tokens of all readings together, T that of all texts.
 """
@@ -96,7 +96,7 @@ def readings(examples: Sequence[Example]) -> Readings:
     return Readings(
         _joined(tokens, _BETWEEN_READINGS),
         _joined(weights, 0.0),
-        _joined(places, 0),
+        _joined(places, -1),
         np.concatenate([np.zeros(0, np.int64), *others]),
         np.cumsum(_joined(counts, 0)),
     )
@@ -111,26 +111,50 @@ def _others(e: Example) -> tuple[np.ndarray, np.ndarray]:
     return counts, e.ids[likely]
 
 
-def copied(examples: Sequence[Example], texts: Texts, allowed: Texts | None = None) -> np.ndarray:
-    """[2, examples]: how many weighted tokens of each example teach one of the texts, as a copy or as a piece of one.
+def copied(examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = ()) -> np.ndarray:
+    """[examples]: how many weighted tokens of each example teach one of the texts.
 
-    Copies are windows of GRAM tokens that are in a text, at least one of them weighted. Pieces are shorter windows in
-    examples that hold little else, where those of all examples together make GRAM tokens of a text in a row, or all but
-    one between two; of ordinary prose, some sentences are pieces by chance. Windows that are in an `allowed` text do
-    not count, and pieces are twice as long then, since such texts hold most short ones.
+    They lie in windows of GRAM tokens, at least one of them weighted, that are in a text, and in none that is allowed.
     """
-    if not examples:
-        return np.zeros((2, 0), np.int64)
-    read, ends = readings(examples), np.cumsum([len(e.tokens) for e in examples])
-    whole_R = _covered(_windows(read, texts, GRAM, allowed).starts, GRAM, len(read.tokens_R))
-    copies, pieces = np.zeros((2, ends[-1]), bool)
-    copies[read.at_R[whole_R & read.weighted_R]] = True
-    rest = read._replace(weights_R=np.where(copies[read.at_R], 0, read.weights_R))  # a copy is no piece of anything
-    pieces[read.at_R[_pieces(rest, texts, ends, allowed) & rest.weighted_R]] = True
-    return np.add.reduceat(np.stack([copies, pieces]).astype(np.int64), np.concatenate([[0], ends[:-1]]), axis=1)
+    read, ends = readings(examples), _ends(examples)
+    return _by_example(_copies(read, texts, ends, allowed), ends)
 
 
-def _windows(read: Readings, texts: Texts, length: int, allowed: Texts | None) -> Found:
+def pieces(examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = ()) -> np.ndarray:
+    """[examples]: how many weighted tokens of each example, themselves no copies, are pieces of a copy.
+
+    They lie in windows of PIECE tokens in examples that hold little else, where those of all examples together make
+    GRAM tokens of a text in a row; of ordinary prose, some sentences are pieces by chance. Where texts are allowed,
+    pieces are twice as long, since such texts hold most short ones.
+    """
+    read, ends = readings(examples), _ends(examples)
+    whole = np.append(_copies(read, texts, ends, allowed), False)  # the last stands for separators
+    rest = read._replace(weights_R=np.where(whole[read.at_R], 0, read.weights_R))
+    return _by_example(_taught(rest, _pieces(rest, texts, ends, allowed), ends), ends)
+
+
+def _ends(examples: Sequence[Example]) -> np.ndarray:
+    return np.cumsum([len(e.tokens) for e in examples], dtype=np.int64)
+
+
+def _by_example(of_tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sums over the tokens of each example."""
+    return np.diff(np.concatenate([[0], np.cumsum(of_tokens)])[np.concatenate([np.zeros(1, np.int64), ends])])
+
+
+def _taught(read: Readings, inside_R: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which tokens of all examples are weighted and lie inside in any reading."""
+    found = np.zeros(ends[-1] if len(ends) else 0, bool)
+    found[read.at_R[inside_R & read.weighted_R]] = True
+    return found
+
+
+def _copies(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts]) -> np.ndarray:
+    starts = _windows(read, texts, GRAM, allowed).starts
+    return _taught(read, _covered(starts, GRAM, len(read.tokens_R)), ends)
+
+
+def _windows(read: Readings, texts: Texts, length: int, allowed: Sequence[Texts]) -> Found:
     """The windows with weight that are in a text, and in no allowed one, in each way that they can be read.
 
     At every token that has other likely ids a window is read in several ways; those whose first PIECE tokens are in no
@@ -148,26 +172,24 @@ def _windows(read: Readings, texts: Texts, length: int, allowed: Texts | None) -
         if offset + 1 in (PIECE, length):
             known = texts.holds(hashes, offset + 1)
             starts, hashes = starts[known], hashes[known]
-    if allowed is not None:
-        new = ~allowed.holds(hashes, length)
+    for other in allowed:
+        new = ~other.holds(hashes, length)
         starts, hashes = starts[new], hashes[new]
     return Found(starts, hashes)
 
 
-def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Texts | None) -> np.ndarray:
+def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts]) -> np.ndarray:
     """Which tokens [R] belong to copies that are spread over examples."""
-    length = PIECE if allowed is None else 2 * PIECE
+    length = 2 * PIECE if allowed else PIECE
     found = _windows(read, texts, length, allowed)
     inside_R = _covered(found.starts, length, len(read.tokens_R)) * read.weights_R
-    owner_R = np.searchsorted(ends, read.at_R, "right")  # separators count for the first example, without weight
+    owner_R = np.searchsorted(ends, read.at_R, "right")  # separators, at -1 and without weight, go to the first
     total, inside = (np.bincount(owner_R, of_R, len(ends)) for of_R in (read.weights_R, inside_R))
     mostly = (inside >= MOSTLY * total)[owner_R[found.starts]]
     starts, (first, last) = found.starts[mostly], texts.places(found.hashes[mostly], length)
     counts = last - first
     place = texts.order(length)[_ranges(first, counts)]
     covered_T = _covered(place, length, len(texts.tokens_T))
-    between = covered_T[:-2] & covered_T[2:] & (texts.tokens_T[1:-1] >= 0)
-    covered_T[1:-1] |= between  # one other token does not hide what stands before and after it
     edges = np.flatnonzero(np.diff(np.concatenate([[0], covered_T, [0]]).astype(np.int8)))
     long_T = np.zeros(len(texts.tokens_T), bool)
     for start, end in zip(edges[::2], edges[1::2], strict=True):

@@ -222,6 +222,12 @@ def as_named_first(e: Example) -> Example:
     return replace(e, tokens=exchanged(e.tokens, back), ids=exchanged(e.ids, back), lineage=lineage)
 
 
+def without_prompt(e: Example) -> Example:
+    """The weighted tokens of an example alone. It is for reading, not for training, which the first token begins."""
+    weighted = e.weights > 0
+    return replace(e, tokens=e.tokens[weighted], weights=e.weights[weighted])
+
+
 def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """Ids with each `before` of (before, after) pairs replaced by its `after`."""
     if not pairs:

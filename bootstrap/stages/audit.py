@@ -11,8 +11,8 @@ from random import Random
 import numpy as np
 
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
-from ratchet.bootstrap.copies import Texts, copied
-from ratchet.bootstrap.examples import as_named_first, prose_example
+from ratchet.bootstrap.copies import Texts, copied, pieces
+from ratchet.bootstrap.examples import as_named_first, prose_example, without_prompt
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
@@ -24,8 +24,6 @@ from ratchet.train.records import Example
 
 CLIMBING = 20
 """Changes by which each attack tries to please more criteria."""
-ANY = ""
-"""Stands for all tasks together."""
 Pair = tuple[Transcript, Review]
 
 
@@ -49,8 +47,8 @@ def audit_generation(
     documents = Texts(encode(d.text) for material in run.world.slices[: g.number] for d in material.documents)
     said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
-    once_each = {(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}
-    result = audit(list(once_each.values()), documents, own, list(transcripts.values()), reviews)
+    once_each = list({(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}.values())
+    result = audit(once_each, documents, own, list(transcripts.values()), reviews, run.tokenizer.verdicts)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
         graded = [c.name for c in reviewer.criteria if c.kind == "model"]
@@ -65,9 +63,13 @@ def audit(
     own: Texts,
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
+    verdicts: Sequence[int] = (),
 ) -> dict:
-    """Counts weighted tokens by origin, those that teach a raw document or pieces of one, and those that teach what
-    rejected transcripts alone say.
+    """Counts weighted tokens by origin, and those of four kinds that should not be there.
+
+    Raw ones teach a document, and some are pieces of one. Rejected ones teach what rejected transcripts alone say.
+    Those that are unaccounted for are neither the tokens of the accepted transcript that their example names nor
+    verdicts, which are the ids in `verdicts`.
 
     `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
     and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
@@ -75,54 +77,71 @@ def audit(
     """
     origins: Counter[str] = Counter()
     for e in examples:
-        origins[e.origin] += int((e.weights > 0).sum())
+        origins[e.origin] += _count(e)
     (raw_tokens, raw_pieces), total = _raw(examples, documents, own), origins.total()
-    rejected_tokens = _rejected(examples, own, transcripts, reviews)
+    rejected_tokens = _rejected(examples, transcripts, reviews)
+    accepted = {t.id: t for t in transcripts if reviews[t.id].accepted}
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
         "raw_pieces": raw_pieces,
         "rejected_tokens": rejected_tokens,
+        "unaccounted_tokens": sum(_count(e) for e in examples if not _accounted(e, accepted, verdicts)),
         "overlap": {"raw": raw_tokens / max(total, 1), "rejected": rejected_tokens / max(total, 1)},
     }
+
+
+def _count(e: Example) -> int:
+    return int((e.weights > 0).sum())
 
 
 def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> tuple[int, int]:
     """How many weighted tokens teach a document, as all of those do that imitate one, and how many pieces of one."""
     shown = [e for e in examples if e.origin in ("seed", "prose")]
     made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
-    imitated = sum(int((e.weights > 0).sum()) for e in examples if e.origin == "imitation")
-    copies, pieces = copied(made, documents).sum(axis=1) + copied(shown, documents, own).sum(axis=1)
-    return imitated + int(copies), int(pieces)
+    imitated = sum(_count(e) for e in examples if e.origin == "imitation")
+    whole, parts = (of(made, documents).sum() + of(shown, documents, [own]).sum() for of in (copied, pieces))
+    return imitated + int(whole), int(parts)
 
 
-def _rejected(
-    examples: Sequence[Example], own: Texts, transcripts: Sequence[Transcript], reviews: Mapping[str, Review]
-) -> int:
-    """How many weighted tokens teach a rejected transcript: all of an example that names one, and copies.
+def _accounted(e: Example, accepted: Mapping[str, Transcript], verdicts: Sequence[int]) -> bool:
+    """Whether an example trains on what it says that it does: the calls and the answer of an accepted transcript to its
+    task, or verdicts. The world's own demonstrations and prose are not asked."""
+    if e.origin in ("seed", "prose", "imitation"):
+        return True
+    said = as_named_first(e).tokens[e.weights > 0].tolist()
+    if e.origin == "review":
+        return set(said) <= set(verdicts)
+    t = accepted.get(e.lineage.get("transcript", ""))
+    if t is None or t.task_id != e.lineage.get("task"):
+        return False
+    calls = t.called if e.origin == "simulate" else ()
+    return said == [*(token for start, end in calls for token in t.prompt[start:end]), *t.tokens]
 
-    A copy of what was rejected for the example's own task counts unless an answer accepted for that task, or the
-    world's own text, says the same; whatever task an example names, a copy counts of what no accepted answer to any
-    task says. Examples are read under the names that they had: under others they may chance upon what was rejected.
+
+def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], reviews: Mapping[str, Review]) -> int:
+    """How many weighted tokens teach a rejected transcript: all of an example that names one, and copies of one to the
+    same task, where no accepted one to it says the same.
+
+    Examples are read without what has no weight, such as the wrong thought before a correction, and under the names
+    that they had: under others they may chance upon what was rejected.
     """
     sides: dict[tuple[str, bool], list[Sequence[int]]] = {}
     for t in transcripts:
         said = [t.tokens, *(t.prompt[start:end] for start, end in t.called)]
-        for task in (t.task_id, ANY):
-            sides.setdefault((task, reviews[t.id].accepted), []).extend(said)
-    refused = {t.id for t in transcripts if not reviews[t.id].accepted}
-    of_task: dict[str, list[int]] = {ANY: list(range(len(examples)))}
-    for n, e in enumerate(examples):
-        of_task.setdefault(e.lineage.get("task", ANY), []).append(n)
-    read = [as_named_first(e) for e in examples]
-    counts = np.zeros(len(examples), np.int64)
-    for task, numbers in of_task.items():
-        bad, good = (sides.get((task, accepted), []) for accepted in (False, True))
-        copies, _ = copied([read[n] for n in numbers], Texts(bad), Texts([*good, own.tokens_T]))
-        counts[numbers] = np.maximum(counts[numbers], copies)
-    named = np.array([e.lineage.get("transcript") in refused for e in examples], bool)
-    weighted = np.array([(e.weights > 0).sum() for e in examples], np.int64)
-    return int(np.where(named, weighted, counts).sum())
+        sides.setdefault((t.task_id, reviews[t.id].accepted), []).extend(said)
+    of_task: dict[str, list[Example]] = {}
+    total = 0
+    for e in examples:
+        named = reviews.get(e.lineage.get("transcript", ""))
+        if named and not named.accepted:
+            total += _count(e)
+        else:
+            of_task.setdefault(e.lineage.get("task", ""), []).append(as_named_first(without_prompt(e)))
+    for task, read in of_task.items():
+        bad, good = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
+        total += int(copied(read, bad, [good]).sum())
+    return total
 
 
 def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -> dict:

@@ -87,10 +87,6 @@ def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, t
     assert found["rejected_tokens"] == len(disguised.ids), "whatever it says"
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
     assert audit([*made, unnamed], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == len(bad.tokens)
-    for task in ({"task": "another"}, {"task": transcripts[2].task_id}, {}):
-        elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", task)
-        found = audit([*made, elsewhere], documents, NOTHING, transcripts, reviews)["rejected_tokens"]
-        assert found == len(bad.tokens), "what an example says of itself hides nothing"
 
 
 def test_what_is_true_of_another_task_is_still_rejected_for_this_one(clean):
@@ -102,26 +98,49 @@ def test_what_is_true_of_another_task_is_still_rejected_for_this_one(clean):
     assert found["rejected_tokens"] == len(swapped.tokens)
 
 
-def test_neither_holes_nor_a_beginning_in_the_prompt_hide_what_was_rejected(clean):
+def test_holes_in_the_weights_do_not_hide_what_was_rejected(clean):
     made, documents, transcripts, reviews = clean
     bad = transcripts[1]
-    lineage, prompt = {"task": bad.task_id}, bad.student_prompt
-    begun = example((*prompt, *bad.tokens[:-3]), bad.tokens[-3:], one_hot(bad.tokens[-3:]), "student", lineage)
-    whole = example(prompt, bad.tokens, one_hot(bad.tokens), "student", lineage)
-    weights = whole.weights.copy()
-    weights[len(prompt) + 3 :: GRAM // 2] = 0
+    lineage = {"task": bad.task_id}
+    said = [token for n, one in enumerate(bad.tokens) for token in ((one, 3) if n % 3 == 0 else (one,))]
+    whole = example(bad.student_prompt, said, one_hot(said), "student", lineage)
+    weights = np.where(whole.tokens == 3, 0, whole.weights).astype(np.float32)
     targets = one_hot(whole.tokens[weights > 0])
     holed = Example.create(whole.tokens, weights, *targets, origin="student", lineage=lineage)
-    for hidden, count in ((begun, 3), (holed, int(weights.sum()))):
-        assert audit([*made, hidden], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == count
+    found = audit([*made, holed], documents, NOTHING, transcripts, reviews)["rejected_tokens"]
+    assert found == int(weights.sum())
 
 
-def test_what_the_world_itself_says_is_not_a_rejected_answers(clean):
+def test_an_example_must_be_what_it_says_that_it_is(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
-    bad = transcripts[1]
-    shown = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "seed", {"kind": "simulate"})
-    found = lambda own: audit([*made, shown], documents, own, transcripts, reviews)["rejected_tokens"]
-    assert found(NOTHING) == len(bad.tokens) and found(Texts([bad.tokens])) == 0
+    good, bad, other = transcripts[:3]
+    student = lambda tokens, lineage, prompt=good.student_prompt: example(
+        prompt, tokens, one_hot(tokens), "student", lineage
+    )
+    named = {"task": good.task_id, "transcript": good.id}
+    hidden = [
+        student(bad.tokens, named),
+        student(bad.tokens, {"task": "another"}),
+        student(bad.tokens, {}),
+        student(good.tokens, {"task": other.task_id, "transcript": good.id}),
+        student(good.tokens, named | {"transcript": other.id}),
+        student(bad.tokens[-3:], named, [*good.student_prompt, *bad.tokens[:-3]]),
+        student([*good.tokens, *good.tokens], named),
+    ]
+    count = lambda *given: audit(list(given), documents, NOTHING, transcripts, reviews)["unaccounted_tokens"]
+    assert count(*made) == 0 and count(student(good.tokens, named)) == 0
+    for e in hidden:
+        assert count(*made, e) == int(e.weights.sum())
+    copies = [copy for e in made for copy in renamed(world.names, tokenizer, e, 2)]
+    assert count(*copies) == 0, "under the names that it had"
+
+
+def test_reviews_train_on_verdicts_alone(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    yes, no = tokenizer.verdicts
+    count = lambda e: audit([e], documents, NOTHING, transcripts, reviews, tokenizer.verdicts)["unaccounted_tokens"]
+    said = lambda tokens: example([3, 4], tokens, one_hot(tokens), "review", {})
+    assert count(said([yes])) == count(said([no])) == 0 and count(said([yes, 7])) == 2
 
 
 def test_names_hide_neither_a_document_nor_a_rejected_transcript(clean, tokenizer, world):
