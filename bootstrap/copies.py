@@ -82,12 +82,12 @@ class Found(NamedTuple):
     hashes: np.ndarray
 
 
-def readings(examples: Sequence[Example]) -> Readings:
-    """What examples say and what their targets make likely, under the names that they have and had."""
+def readings(examples: Sequence[Example], likely: float = LIKELY) -> Readings:
+    """What examples say, and ids with so large a share of their targets, under the names that they have and had."""
     parts, start = [], 0
     for e in examples:
         at = np.arange(start, start + len(e.tokens))
-        counts, others = _others(e)
+        counts, others = _others(e, likely)
         names = [(b, a) for a, b in e.lineage.get("renamed", ())]
         for pairs in [(), names] if names else [()]:
             parts.append((exchanged(e.tokens, pairs), e.weights, at, exchanged(others, pairs), counts))
@@ -102,21 +102,23 @@ def readings(examples: Sequence[Example]) -> Readings:
     )
 
 
-def _others(e: Example) -> tuple[np.ndarray, np.ndarray]:
+def _others(e: Example, likely: float) -> tuple[np.ndarray, np.ndarray]:
     """How many likely ids each token [T] has beside itself, and these ids."""
     said = e.tokens[e.weights > 0]
-    likely = (e.probs >= LIKELY) & (e.ids != said[:, None])
+    found = (e.probs >= likely) & (e.ids != said[:, None])
     counts = np.zeros(len(e.tokens), np.int64)
-    counts[e.weights > 0] = likely.sum(axis=1)
-    return counts, e.ids[likely]
+    counts[e.weights > 0] = found.sum(axis=1)
+    return counts, e.ids[found]
 
 
-def copied(examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = ()) -> np.ndarray:
-    """[examples]: how many weighted tokens of each example teach one of the texts.
+def copied(
+    examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = (), likely: float = LIKELY
+) -> np.ndarray:
+    """[examples]: how many weighted tokens of each example teach one of the texts, in ids with so large a share.
 
     They lie in windows of GRAM tokens, at least one of them weighted, that are in a text, and in none that is allowed.
     """
-    read, ends = readings(examples), _ends(examples)
+    read, ends = readings(examples, likely), _ends(examples)
     return _by_example(_copies(read, texts, ends, allowed), ends)
 
 

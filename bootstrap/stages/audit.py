@@ -24,6 +24,8 @@ from ratchet.train.records import Example
 
 CLIMBING = 20
 """Changes by which each attack tries to please more criteria."""
+LIKELIEST = 0.5
+"""The share of a target from which on an id is read where rejected transcripts are sought."""
 Pair = tuple[Transcript, Review]
 
 
@@ -123,8 +125,9 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
     """How many weighted tokens teach a rejected transcript: all of an example that names one, and copies of one to the
     same task, where no accepted one to it says the same.
 
-    Examples are read without what has no weight, such as the wrong thought before a correction, and under the names
-    that they had: under others they may chance upon what was rejected.
+    Of a target only an id with more than half of the mass is read: the reviewed alternatives of an accepted answer do
+    not belong together. Examples are read without what has no weight, such as the wrong thought before a correction,
+    and under the names that they had: under others they may chance upon what was rejected.
     """
     sides: dict[tuple[str, bool], list[Sequence[int]]] = {}
     for t in transcripts:
@@ -140,7 +143,7 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
             of_task.setdefault(e.lineage.get("task", ""), []).append(as_named_first(without_prompt(e)))
     for task, read in of_task.items():
         bad, good = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
-        total += int(copied(read, bad, [good]).sum())
+        total += int(copied(read, bad, [good], LIKELIEST).sum())
     return total
 
 

@@ -162,7 +162,7 @@ def test_targets_that_say_what_was_rejected_are_found(clean, tokenizer):
     bad = transcripts[1]
     said = [tokenizer.encode("lamp")[0]] * len(bad.tokens)
     ids = np.stack([said, bad.tokens], 1).astype(np.int32)
-    for share, found in ((0.9, len(said)), (0.3, len(said)), (0.1, 0)):
+    for share, found in ((0.9, len(said)), (0.6, len(said)), (0.1, 0)):
         mass = np.tile(np.array([[1 - share, share]], np.float32), (len(said), 1))
         taught = Capture(ids, mass, np.zeros(len(said), np.float32))
         hidden = example(bad.student_prompt, said, taught, "student", {"task": bad.task_id})
