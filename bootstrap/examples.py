@@ -228,6 +228,12 @@ def without_prompt(e: Example) -> Example:
     return replace(e, tokens=e.tokens[weighted], weights=e.weights[weighted])
 
 
+def as_said(e: Example) -> Example:
+    """An example whose targets are the weighted tokens themselves. Like one without a prompt, it is for reading."""
+    ids, probs, tail = one_hot(e.tokens[e.weights > 0].tolist())
+    return replace(e, ids=ids, probs=probs, tail=tail)
+
+
 def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """Ids with each `before` of (before, after) pairs replaced by its `after`."""
     if not pairs:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
 from ratchet.bootstrap.copies import Texts, copied, pieces
-from ratchet.bootstrap.examples import as_named_first, prose_example, without_prompt
+from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
@@ -125,9 +125,10 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
     """How many weighted tokens teach a rejected transcript: all of an example that names one, and copies of one to the
     same task, where no accepted one to it says the same.
 
-    Of a target only an id with more than half of the mass is read: the reviewed alternatives of an accepted answer do
-    not belong together. Examples are read without what has no weight, such as the wrong thought before a correction,
-    and under the names that they had: under others they may chance upon what was rejected.
+    Targets are read where most of them put more than half of their mass on another id than is said: the reviewed
+    alternatives of an accepted answer are fewer, and do not belong together. Examples are read without what has no
+    weight, such as the wrong thought before a correction, and under the names that they had: under others they may
+    chance upon what was rejected.
     """
     sides: dict[tuple[str, bool], list[Sequence[int]]] = {}
     for t in transcripts:
@@ -140,10 +141,12 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
         if named and not named.accepted:
             total += _count(e)
         else:
-            of_task.setdefault(e.lineage.get("task", ""), []).append(as_named_first(without_prompt(e)))
-    for task, read in of_task.items():
+            read = as_named_first(without_prompt(e))
+            other = ((read.probs > LIKELIEST) & (read.ids != read.tokens[:, None])).any(axis=1)
+            of_task.setdefault(e.lineage.get("task", ""), []).append(read if other.mean() >= 0.5 else as_said(read))
+    for task, found in of_task.items():
         bad, good = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
-        total += int(copied(read, bad, [good], LIKELIEST).sum())
+        total += int(copied(found, bad, [good], LIKELIEST).sum())
     return total
 
 
