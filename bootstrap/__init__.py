@@ -19,11 +19,14 @@ The run, and what its stages share
 
 Engines
   simulate.py     tasks to transcripts: retrieve, show, sample, call
-  review.py       transcripts to verdicts: the rubric and the reviewer
+  review.py       transcripts to verdicts: the reviewer, and the supervisor that reads step by step
+  rubric.py       criteria in YAML, with every mistake named by file and line
+  signals.py      what can be measured of an answer: words in the sources, agreement, likelihood
+  calibration.py  labelled answers to thresholds, and what each criterion is worth
   attack.py       wrong answers that try to pass a review
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
-  checks.py       the programmatic criteria of every world
+  checks.py       the rules of every world
   tools.py        what a simulator may call: `lookup`, and the tools of its world
   retrieval.py    BM25 over passages
   tokenizers.py   the run's tokenizer: the base folder's own, or one trained on the world's text

@@ -1,4 +1,4 @@
-"""General programmatic criteria: what can be decided from an answer and its passages alone, in every world."""
+"""General rules: what can be decided from an answer and its passages alone, in every world."""
 
 import re
 from collections.abc import Sequence

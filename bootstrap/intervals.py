@@ -1,6 +1,6 @@
-"""Shares with intervals, paired differences, and agreement of verdicts with labels."""
+"""Shares with intervals, paired differences, and how well verdicts and scores tell what labels say."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -82,6 +82,34 @@ def agreement(passed: np.ndarray, label: np.ndarray) -> dict[str, float]:
         "kappa": (observed - expected) / (1 - expected) if expected < 1 else 1.0,
         "n": total,
     }
+
+
+def auc(right: Sequence[float], wrong: Sequence[float], sizes: tuple[int, int] | None = None) -> dict | None:
+    """The share of pairs in which the right one has the larger score, ties counting half, with a 95 % interval; None
+    without a pair.
+
+    The interval is Newcombe's fifth (doi 10.1002/sim.2324), which is honest of few pairs and of perfect scores too, for
+    `sizes` independent scores of either kind where those given are not all independent.
+    """
+    if not len(right) or not len(wrong):
+        return None
+    a, b = np.asarray(right)[:, None], np.asarray(wrong)[None]
+    value, (m, n) = float(np.mean((a > b) + 0.5 * (a == b))), sizes or (len(right), len(wrong))
+
+    def too_far(theta: float) -> bool:
+        alike = ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (value - theta) ** 2 > 1.96**2 * theta * (1 - theta) * (1 + alike) / (m * n)
+
+    low, high = (_edge(value, end, too_far) for end in (0.0, 1.0))
+    return {"value": value, "low": low, "high": high, "n": len(right) + len(wrong)}
+
+
+def _edge(inside: float, outside: float, too_far: Callable[[float], bool]) -> float:
+    """Where what is not too far ends on the way to `outside`, by bisection."""
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if too_far(middle) else (middle, outside)
+    return inside
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

@@ -27,8 +27,8 @@ class Judge:
 
     @property
     def supervisor(self) -> Reviewer:
-        """Who interrupts in an evaluation: the review's programmatic criteria of steps, where there are any."""
-        rules = tuple(c for c in self._reviewer.criteria if c.kind == "programmatic")
+        """Who interrupts in an evaluation: the review's rules of steps, where there are any."""
+        rules = tuple(c for c in self._reviewer.criteria if c.kind == "rule")
         by_rule = any(c.of == "step" and c.required for c in rules)
         return replace(self._reviewer, criteria=rules) if by_rule else self._reviewer
 
@@ -51,5 +51,5 @@ class Judge:
         heard = tuple(s.text for s in said)
         cases = as_cases(self._reviewer, said, passages, heard)
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
-        required = [c.name for c in self._reviewer.criteria if c.required]
+        required = [c.id for c in self._reviewer.criteria if c.required]
         return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]

@@ -1,4 +1,4 @@
-"""The general programmatic criteria, each on answers that pass and on answers that fail."""
+"""The general rules, each on answers that pass and on answers that fail."""
 
 from dataclasses import replace
 
@@ -88,7 +88,7 @@ def test_a_repeated_sibling_is_rejected_with_its_reason(world):
     first, second = reject_repeated(twice, [accepted(t) for t in twice], None)
     assert first.accepted and not second.accepted
     assert second.verdicts["distinct"].reason == "repeats an accepted sibling"
-    assert not second.verdicts["distinct"].passed and second.verdicts["distinct"].p_pass == 0.0
+    assert not second.verdicts["distinct"].passed and second.verdicts["distinct"].score == 0.0
 
 
 def test_other_words_other_tasks_and_rejected_siblings_are_left_alone(world):
