@@ -14,6 +14,7 @@ The run, and what its stages share
   copies.py       where training would teach a text token for token
   lineage.py      from a transcript to everything about it
   thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
+  certificate.py  what labels of people say of a review, and of which judge and rubric it holds
   judge.py        who says whether an answer is right in an evaluation: the oracle, or else the review
   recovery.py     wrong starts of three kinds, and what a student makes of them
 

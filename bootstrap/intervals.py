@@ -66,11 +66,13 @@ def grouped(scores: Mapping[str, float], groups: Groups | None = None) -> np.nda
     return np.array(list(sums.values()))
 
 
-def agreement(passed: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels; an empty share counts as 1."""
-    tp, fp = int(np.sum(passed & label)), int(np.sum(passed & ~label))
-    fn, tn = int(np.sum(~passed & label)), int(np.sum(~passed & ~label))
-    total = max(tp + fp + fn + tn, 1)
+def agreement(passed: np.ndarray, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels; an empty share counts as 1. With `weights`,
+    an item counts as so many."""
+    counts = np.ones(len(passed), int) if weights is None else weights
+    tp, fp = counts[passed & label].sum().item(), counts[passed & ~label].sum().item()
+    fn, tn = counts[~passed & label].sum().item(), counts[~passed & ~label].sum().item()
+    total = (tp + fp + fn + tn) or 1
     observed = (tp + tn) / total
     expected = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / total**2
     tpr = tp / (tp + fn) if tp + fn else 1.0

@@ -70,7 +70,7 @@ def test_a_span_of_a_passage_is_verbatim(text, score):
 def test_agreement_is_the_share_of_other_answers_that_say_the_same():
     said = ["It dropped a pebble.", "a pebble", "The crow dropped it", "no idea"]
     found = agreement("The pebble!", said)
-    assert found.score == 1 / 4 and found.doubt == "1 of 4 other answers say the same"
+    assert found.score == 2 / 4 and found.doubt == "2 of 4 other answers say the same"
     assert agreement("it dropped the pebble", said).score == 3 / 4
     assert agreement("pebble", ()).doubt.startswith("unreadable")
     assert agreement("", ["", "a"]).score == 0.0, "nothing is not the same as nothing"
@@ -162,13 +162,13 @@ def test_only_well_formed_other_answers_to_the_same_task_have_a_vote(reviewer, w
     judge = replace(
         reviewer,
         criteria=(by_rule("finished", of="form"), by_rule("calm"), agree),
-        checks={"calm": lambda case: "mad" if case.text == "it roars." else ""},
+        checks={"calm": lambda case: "mad" if "roars" in case.text else ""},
     )
     a, b = world.seed.tasks[:2]
     said = [
         transcript(a, "it hums."),
         transcript(a, "it hums, they say.", sibling=1),
-        transcript(a, "it roars.", sibling=2),  # fails another criterion and is well formed
+        transcript(a, "he roars loudly.", sibling=2),  # fails another criterion and is well formed
         transcript(a, "it hums.", sibling=3, finished=False),
         transcript(b, "it hums."),
         transcript(a, "it hums.", sibling=4, source="junk"),

@@ -80,7 +80,7 @@ def test_reviewed_targets_are_the_teachers_odds_over_what_passed(case, reviewed)
 def test_several_alternatives_that_passed_share_a_position(case, torn):
     t, siblings = case[2][0], []
     seen = {"own": lambda case: siblings.append(case.siblings) or ""}
-    lenient = replace(case[1], criteria=(case[1].criteria[0].model_copy(update={"name": "own"}),), checks=seen)
+    lenient = replace(case[1], criteria=(case[1].criteria[0].model_copy(update={"id": "own"}),), checks=seen)
     ids_NK, probs_NK = t.capture.ids_NK.copy(), np.zeros_like(t.capture.probs_NK)
     ids_NK[:, 0], probs_NK[:, 0] = t.tokens, 1.0
     others = torn.tokenizer.encode("so no")
