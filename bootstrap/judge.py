@@ -1,14 +1,18 @@
 """Who says whether an answer is right: the world's oracle or, where there is none, the review.
 
-A judge stays the same for a whole run: the review is that of the seed model, at the rubric's thresholds, so that both
-sides of a comparison are judged alike. Evaluation alone asks it.
+A judge stays the same for a whole run: the review is that of the seed model, so that both sides of a comparison are
+judged alike. Its thresholds are calibrated on the seed model's own answers where the world knows right ones, and are
+the rubric's elsewhere. Evaluation alone asks it.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.calibration import ReviewerBelowFloor, calibrate
+from ratchet.bootstrap.ledger import once
+from ratchet.bootstrap.probes import labelled_probes
+from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.bootstrap.wrongthink import Said, as_cases
@@ -23,7 +27,24 @@ class Judge:
 
     @cached_property
     def _reviewer(self) -> Reviewer:
-        return self._run.reviewer(self._run.weights(0))
+        run = self._run
+        reviewer = run.reviewer(run.weights(0))
+        if run.world.known and not run.world.oracle:
+            reviewer = with_thresholds(reviewer, once(run.generation(0) / "calibration.json", self._calibration))
+        alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
+        return replace(reviewer, criteria=alone)
+
+    def _calibration(self) -> dict:
+        """What the seed model's answers to the held-out worked tasks call for, as strict as can be where they cannot
+        reach the target."""
+        run = self._run
+        params = run.weights(0)
+        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
+        passages = {p.id: p for p in run.seed_index.passages}
+        try:
+            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
+        except ReviewerBelowFloor as below:
+            return below.measured
 
     @property
     def supervisor(self) -> Reviewer:

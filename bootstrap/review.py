@@ -3,6 +3,7 @@
 An answer that cannot be read is a rejection with that reason, never a default score.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -212,7 +213,9 @@ def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[t
     """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one
     for the answer."""
     if criterion.of != "step":
-        return [(criterion.question.format(answer=case.text, question=case.task.question), case.text)]
+        calls = "; ".join(f"{name} {json.dumps(arguments)}" for name, arguments in case.calls)
+        words = {"answer": case.text, "question": case.task.question, "calls": calls or "no call"}
+        return [(criterion.question.format(**words), case.text)]
     texts = [case.text[s.start : s.end] for s in steps]
     filled = [(text, {**s.fields, "step": text}) for text, s in zip(texts, steps, strict=True)]
     return [(criterion.question.format(**words), text) for text, words in filled if criterion.named <= words.keys()]

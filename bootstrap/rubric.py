@@ -9,10 +9,15 @@ import pydantic
 import yaml
 from etils import epath
 
+from ratchet.bootstrap import rubrics
 from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.signals import LIKELIHOODS, NATS, SHARES, USUAL_THRESHOLDS
 from ratchet.bootstrap.worlds.world import World
 
+PACKS = {file.stem: file for file in sorted(epath.resource_path(rubrics).glob("*.yaml"))}
+"""Rubrics that fit any world, by name."""
+OF_ANSWERS = {"answer", "question", "calls"}
+"""What the question of a criterion of a whole answer may name."""
 EXAMPLE = "bootstrap/worlds/documents.yaml"
 """A rubric to copy, which mistakes in other ones point to."""
 
@@ -23,7 +28,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     A `rule` is decided by the text: a check of the world or of every world (`bootstrap.checks`), or a share of words
     (`bootstrap.signals`). A `model` criterion is answered by P(yes) of a judge: `self`, the model that reviews, or
     `seed`, that of generation 0, which does not drift. Its question names {step} and any fields of the world's steps,
-    or {answer} and {question}. A `likelihood` criterion is a number that says how likely the answer is
+    or {answer}, {question} and {calls}. A `likelihood` criterion is a number that says how likely the answer is
     (`bootstrap.signals`). What is measured, and not only decided, passes from `threshold` on: calibration sets it in
     each generation where right verdicts are known, and without any it stays.
 
@@ -71,14 +76,16 @@ class Rubric(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 def load_rubric(path: str, world: World) -> tuple[Criterion, ...]:
-    """Reads criteria from a YAML file, or the world's own for "". Raises ValueError naming file, line, criterion and
-    remedy."""
-    where = epath.Path(path) if path else f"of the world {world.name}"
+    """Reads criteria from a YAML file, from the pack of that name, or the world's own for "". Raises ValueError naming
+    file, line, criterion and remedy."""
+    where = PACKS.get(path, epath.Path(path)) if path else f"of the world {world.name}"
     try:
         text = where.read_text() if path else world.rubric
         entries, lines = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except FileNotFoundError as error:
-        raise ValueError(f"rubric: {where} is missing; set --review.rubric to a YAML file of criteria") from error
+        raise ValueError(
+            f"rubric: {where} is missing; set --review.rubric to a YAML file of criteria, or to {', '.join(PACKS)}"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"rubric: {where} is no YAML: {' '.join(str(error).split())}; mend it") from error
     try:
@@ -129,15 +136,15 @@ def _unusable(c: Criterion, rules: Sequence[str]) -> str:
     if c.id == "agreement" and c.of != "answer":
         return "agreement is of a whole answer; leave out its `of`"
     try:
-        strange = c.named - {"answer", "question"} if c.of != "step" else {n for n in c.named if not n.isidentifier()}
+        strange = {n for n in c.named if not n.isidentifier()} if c.of == "step" else c.named - OF_ANSWERS
         if not strange:
             c.question.format(**dict.fromkeys(c.named, ""))
     except (ValueError, LookupError) as error:
         return f"the question of {c.id} cannot be filled in: {error}; write braces as {{step}}"
     if strange:
         return (
-            f"the question of {c.id} names {{{min(strange)}}}; there are {{answer}} and {{question}}, and for a "
-            "criterion `of: step` {step} and the fields of the world's steps"
+            f"the question of {c.id} names {{{min(strange)}}}; there are {{answer}}, {{question}}, {{calls}}, and of "
+            "steps {step} and the fields of the world's steps"
         )
     return ""
 

@@ -1,23 +1,16 @@
-"""Calibration: probes whose right verdicts are known, the reviewer that they call for, and what it got wrong."""
+"""The review's calibration in a generation, and what the reviewer got wrong as training examples."""
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
 from ratchet.bootstrap.ledger import once
-from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
+from ratchet.bootstrap.probes import JUNK_OF, junk_probes, labelled_probes
+from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Generation
-from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.transcript import Transcript
-from ratchet.bootstrap.worlds.world import Document, Task
+from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example
-
-SIBLINGS = 2
-"""Answers to each probe's task, where nothing is asked of how many of them agree."""
-JUNK_OF = 8
-"""One answer in so many gives junk probes."""
 
 
 def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer, dict, list[Example]]:
@@ -30,7 +23,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     run = g.run
     reviewer = run.reviewer(g.params)
     known = run.world.known is not None
-    probes = _probes(g) if known else _junk_of(g, written)
+    probes = labelled_probes(run, g.writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
     passages = {p.id: p for p in run.seed_index.passages} if known else g.passages
 
     def make() -> dict:
@@ -70,39 +63,6 @@ def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
     views = [[g.passages[p] for p in t.passages] for t in some]
     made = [junk_probes(t, g.read[t.task_id], view, g.run.tokenizer) for t, view in zip(some, views, strict=True)]
     return [probe for group in made for probe in group]
-
-
-def _probes(g: Generation) -> list[Probe]:
-    """The incumbent's own answers to the held-out worked tasks, and junk."""
-    run = g.run
-    siblings = run.config.simulate.samples if any(c.id == AGREEMENT for c in run.rubric) else SIBLINGS
-    drafts = [draft(g.writer, run.seed_index, t, n, f"probe {g.number}") for t in run.probes for n in range(siblings)]
-    written = finish(g.writer, run.seed_index, drafts, generation=g.number, seed=g.seed("probes"))
-    grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
-    graded = {name for grade in grades for step in grade.steps for name in step}
-    passages = {p.id: p for p in run.seed_index.passages}
-    probes = []
-    for n, (t, grade) in enumerate(zip(written, grades, strict=True)):
-        task = run.probes[n // siblings]
-        labels = {name: all(step.get(name, True) for step in grade.steps) for name in graded}
-        probes.append(Probe(t, task, grade.right and t.finished, labels))
-        if n % JUNK_OF == 0:
-            probes += junk_probes(t, task, [passages[p] for p in t.passages], run.tokenizer)
-    return probes
-
-
-def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokenizer) -> list[Probe]:
-    """Answers that no reviewer may wave through: empty, ":", "yes", the source pasted back, a shuffled transcript."""
-    words = t.text.split()
-    random.Random(t.id).shuffle(words)
-    texts = ["", ":", "yes", passages[0].text if passages else "", " ".join(words)]
-    made = []
-    for number, text in enumerate(texts):
-        if text != t.text:
-            tokens = tuple(tokenizer.encode(text))
-            junk = replace(t, id=f"{t.id}-junk{number}", source="junk", text=text, tokens=tokens)
-            made.append(Probe(junk, task, False, {}, junk=True))
-    return made
 
 
 def _mistakes(

@@ -184,12 +184,13 @@ Grader = Callable[[Task, str, str], Grade]
 Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
 """Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
 
-_SENTENCE = re.compile(r"\S[^.!?\n]*(?:[.!?](?=\d)[^.!?\n]*)*[.!?]*")
+_STOPS = ".!?。！？｡।؟۔"
+_SENTENCE = re.compile(rf"\S[^\n{_STOPS}]*(?:[.!?](?=\d)[^\n{_STOPS}]*)*[{_STOPS}]*")
 _NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
 
 
 def sentences(text: str) -> tuple[Step, ...]:
-    """Every sentence of a text is a step. A point within a number ends none."""
+    """Every sentence of a text is a step, by the full stops of many scripts. A point within a number ends none."""
     return tuple(Step(m.start(), m.end()) for m in _SENTENCE.finditer(text))
 
 

@@ -68,6 +68,13 @@ def test_where_a_task_names_nothing_to_seek_lookups_have_to_be_short():
     assert failed("seeks", "x", ASKING, **call(13)).startswith("looks up what nobody asked about")
 
 
+def test_no_call_is_made_twice_and_no_more_than_a_limit():
+    calls = lambda *queries: {"calls": tuple(("lookup", {"query": query}) for query in queries)}
+    assert failed("thrifty", "x", **calls("a", "b")) == failed("thrifty", "x") == ""
+    assert failed("thrifty", "x", **calls("a", "b", "a")) == 'calls twice: ["lookup", {"query": "a"}]'
+    assert failed("thrifty", "x", limit=2, **calls("a", "b", "c")) == "3 calls"
+
+
 def test_a_passage_is_not_pasted():
     words = "one two three four five six seven eight nine ten eleven twelve thirteen".split()
     passage = (Document("d", " ".join(words)),)

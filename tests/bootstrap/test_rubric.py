@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ratchet.bootstrap.rubric import load_rubric
+from ratchet.bootstrap.rubric import PACKS, load_rubric
 
 
 def written(criteria: str, head: str = "version: 1") -> str:
@@ -58,7 +58,7 @@ def test_what_stands_for_advisory_decides_nothing(world):
         ("- {id: original, kind: rule, question: q, limit: 0}", 3, "criterion original: limit: "),
         ("- {id: a, kind: model, question: q, standing: advisory}", 2, "no criterion is required"),
         ("- &a {id: a, kind: model, question: q}\n- *a", 2, "two criteria have the id a"),
-        ("- {id: a, kind: model, question: 'is {step} fine?'}", 3, "names {step}; there are {answer} and {question}"),
+        ("- {id: a, kind: model, question: 'is {step} fine?'}", 3, "names {step}; there are {answer}, {question}"),
         ("- {id: a, kind: model, of: step, question: 'is {the lamp} fine?'}", 3, "names {the lamp}"),
         ("- {id: a, kind: model, of: step, question: '{}?'}", 3, "names {}"),
         *(
@@ -110,3 +110,18 @@ def test_a_missing_rubric_is_named(tmp_path, world):
         load_rubric(str(tmp_path / "nowhere.yaml"), world)
     with pytest.raises(ValueError, match="rubric: of the world lamps is no YAML"):
         load_rubric("", replace(world, rubric="- ["))
+
+
+@pytest.mark.parametrize("pack", PACKS)
+def test_packs_are_taken_by_name_and_fit_any_world(world, pack):
+    """Their questions name nothing that only some worlds have, and none is about form alone."""
+    bare = replace(world, checks={})
+    found = load_rubric(pack, bare)
+    assert found == load_rubric(str(PACKS[pack]), bare)
+    assert {c.kind for c in found} >= {"rule", "model"} and all(c.question.endswith(("?", "}")) for c in found)
+    assert {name for c in found for name in c.named} <= {"step", "answer", "question", "calls"}
+    assert {c.kind for c in found if c.required and c.of != "form"} >= {"rule", "model"}
+
+
+def test_the_packs_are_grounded_knowledge_agent_safety_and_tool_use():
+    assert list(PACKS) == ["agent-safety", "grounded-knowledge", "tool-use"]

@@ -10,10 +10,11 @@ from support import saying, transcript
 
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
 from ratchet.bootstrap.config import ReviewConfig
+from ratchet.bootstrap.probes import SAYS_NOTHING, junk_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.stages import calibrate as stage
-from ratchet.bootstrap.stages.calibrate import calibration, junk_probes
+from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.transcript import Review, Verdict
 
 LAX = ReviewConfig(target_precision=0.0, minimum_recall=0.0)
@@ -57,7 +58,7 @@ def by_rule(world) -> list[Criterion]:
 
 def test_every_junk_probe_is_rejected_by_the_rules(answering, world, passages, probes):
     junk = [p for p in probes if p.junk]
-    assert len(junk) == 5 * 8 and not any(p.right for p in junk)
+    assert len(junk) == (len(SAYS_NOTHING) + 2) * 8 and not any(p.right for p in junk)
     texts = {p.transcript.text for p in junk}
     assert texts >= {"", ":", "yes", world.seed.documents[0].text} and len({p.transcript.id for p in junk}) == len(junk)
     for p in junk:
@@ -70,7 +71,7 @@ def test_every_junk_probe_is_rejected_by_the_rules(answering, world, passages, p
 def test_junk_that_the_answer_says_itself_is_no_junk(world, tokenizer):
     task = world.seed.tasks[0]
     made = junk_probes(transcript(task, "yes", tokenizer=tokenizer), task, [], tokenizer)
-    assert [p.transcript.text for p in made] == ["", ":", ""]
+    assert [p.transcript.text for p in made] == [*(text for text in SAYS_NOTHING if text != "yes"), ""]
     shuffled = junk_probes(transcript(task, task.answer), task, [], tokenizer)[-1].transcript.text
     assert sorted(shuffled.split()) == sorted(task.answer.split()) and shuffled != task.answer
 
@@ -177,7 +178,7 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
         (first, True), (first, False), (g.run.probes[1], False), (g.run.probes[1], False)
     ]
     assert [p.labels for p in own] == [{"sure": True}] * 4, "what it says of lamps is true"
-    assert len(given) == 4 + 5 and {p.task.id for p in given if p.junk} == {first.id}
+    assert len(given) == 4 + len(SAYS_NOTHING) + 2 and {p.task.id for p in given if p.junk} == {first.id}
     assert {p.transcript.text for p in given if p.junk} & {d.text for d in g.run.seed_index.passages}
     given.clear()
     says(little.answer(deeds, first, (1,)), "so.")
@@ -189,7 +190,7 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
     g = turn(1, review__target_precision=1.0)
     junk = [p for p in probes if p.task in g.run.probes and p.transcript.text == ":"]
     g = replace(g, run=replace(g.run, rubric=tuple(c for c in g.run.rubric if c.id == "finished")))
-    monkeypatch.setattr(stage, "_probes", lambda g: junk)
+    monkeypatch.setattr(stage, "labelled_probes", lambda *_: junk)
     with pytest.raises(ReviewerBelowFloor) as first:
         calibration(g, [])
     assert json.loads((g.directory / "calibration.json").read_text())["below_floor"] == str(first.value)
@@ -202,7 +203,7 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
 def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, monkeypatch):
     g = turn(1)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, known=None)))
-    monkeypatch.setattr(stage, "finish", None)
+    monkeypatch.setattr(stage, "labelled_probes", None)
     reviewer, measured, mistakes = calibration(g, [])
     assert reviewer.criteria == g.run.rubric and mistakes == [] and measured["review"] == {"junk": 0.0}
     assert {c.id: c.threshold for c in g.run.rubric} == {n: c["threshold"] for n, c in measured["criteria"].items()}
@@ -227,7 +228,7 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
     answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
     probes = [Probe(t, task, n == 0, {"sure": n == 0}) for n, t in enumerate(answers)]
-    monkeypatch.setattr(stage, "_probes", lambda g: probes)
+    monkeypatch.setattr(stage, "labelled_probes", lambda *_: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
     monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never,)))
     _, _, mistakes = calibration(g, [])
