@@ -117,7 +117,7 @@ def review_demonstrations(
     spoiled = [(w.step, w.text) for w in world.spoil(task, task.answer, heard, rng)]
     right = [(n, task.answer[s.start : s.end]) for n, s in enumerate(steps)]
     made = []
-    for criterion in (c for c in reviewer.criteria if c.kind == "model"):
+    for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
         asked = []
         for _, text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
             asked += labelled(criterion, world, task, text, view, reviewer)

@@ -140,7 +140,8 @@ class Reviewer:
         for judge in dict.fromkeys(c.judge for c in chosen):
             own = [c for c in chosen if c.judge == judge]
             params = self.params if judge == "self" else self.seed()
-            self._ask_yes_or_no(params, parts, [c for c in own if c.kind == "model"], found)
+            self._ask_yes_or_no(params, parts, [c for c in own if c.kind == "model" and not c.labels], found)
+            self._ask_in_words(params, parts, [c for c in own if c.kind == "model" and c.labels], found)
             self._ask_how_likely(params, parts, [c for c in own if c.kind == "likelihood" and c.id != AGREEMENT], found)
         return found
 
@@ -155,6 +156,23 @@ class Reviewer:
         answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts) if prompts else ()
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
             found.setdefault((name, number), []).append(_yes(float(yes), float(no), about))
+
+    def _ask_in_words(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
+        """Adds what a judge answers by the labels of model criteria to what was `found`."""
+        asked, owners = [], []
+        for c in criteria:
+            words = [self.tokenizer.spoken(label) for label in c.labels]
+            for number, (case, steps) in enumerate(parts):
+                for question, about in questions(c, case, steps):
+                    prompt = self.prompt(c, question, [p.text for p in case.passages], case.task)
+                    asked += [((*prompt[0], *prompt[1]), word) for word in words]
+                    owners.append((c, number, about))
+        given = iter(self.scorer.log_likelihoods(params, asked) if asked else ())
+        for c, number, about in owners:
+            of = {label: math.exp(float(next(given).sum())) for label in c.labels}
+            passing = sum(of[label] for label in c.passing_labels)
+            answer = _yes(passing, sum(of.values()) - passing, about, c.labels)
+            found.setdefault((c.id, number), []).append(answer)
 
     def _ask_how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
         """Adds mean log-probabilities of what was said to what was `found`."""
@@ -195,7 +213,9 @@ class Reviewer:
         """(context, question) in tokens; the next token is the verdict. Passages are cut to fit."""
         shown = passages if "passages" in criterion.show else ()
         messages = task.messages[-1:] if "question" in criterion.show else ()
-        context, asked = self.tokenizer.ask(question, passages=shown, messages=messages, room=self.room)
+        context, asked = self.tokenizer.ask(
+            question, passages=shown, messages=messages, words=criterion.labels, room=self.room
+        )
         return tuple(context), tuple(asked)
 
 
@@ -212,19 +232,21 @@ def _parts(criterion: Criterion, case: Case, steps: Sequence[Step]) -> Sequence[
 def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[tuple[str, str]]:
     """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one
     for the answer."""
+    before = "".join(f"{criterion.question.format(**e.words)} {criterion.says(e.passes)}\n" for e in criterion.examples)
     if criterion.of != "step":
         calls = "; ".join(f"{name} {json.dumps(arguments)}" for name, arguments in case.calls)
         words = {"answer": case.text, "question": case.task.question, "calls": calls or "no call"}
-        return [(criterion.question.format(**words), case.text)]
+        return [(before + criterion.question.format(**words), case.text)]
     texts = [case.text[s.start : s.end] for s in steps]
     filled = [(text, {**s.fields, "step": text}) for text, s in zip(texts, steps, strict=True)]
-    return [(criterion.question.format(**words), text) for text, words in filled if criterion.named <= words.keys()]
+    askable = [(text, words) for text, words in filled if criterion.named <= words.keys()]
+    return [(before + criterion.question.format(**words), text) for text, words in askable]
 
 
-def _yes(yes: float, no: float, about: str) -> Measured:
-    """P(yes) among yes and no, if both together are likely."""
+def _yes(yes: float, no: float, about: str, answers: Sequence[str] = ("yes", "no")) -> Measured:
+    """P(yes) among yes and no, or what stands for them, if all answers together are likely."""
     if not yes + no >= 0.5:  # which holds of NaN as well
-        return Measured(0.0, f"{UNREADABLE}: yes and no together have probability {yes + no:.2f}")
+        return Measured(0.0, f"{UNREADABLE}: {' and '.join(answers)} together have probability {yes + no:.2f}")
     return Measured(yes / (yes + no), f"doubts: {about}")
 
 
