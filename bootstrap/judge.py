@@ -35,9 +35,9 @@ class Judge:
         return replace(reviewer, criteria=alone)
 
     def _calibration(self) -> dict:
-        """What the seed model's answers to the held-out worked tasks call for. Where they cannot reach the target, it is
-        the strictest thresholds tried; and where no criterion is better than chance, all keep their say: a judge of
-        nothing would pass everything."""
+        """What the seed model's answers to the held-out worked tasks call for. Where these cannot reach the target, it
+        is the strictest thresholds tried; where no criterion is better than chance, all keep their say, since a judge
+        of nothing would pass everything."""
         run = self._run
         params = run.weights(0)
         probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))

@@ -5,7 +5,7 @@ An answer that cannot be read is a rejection with that reason, never a default s
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from ratchet.models.scorer import Question, Scorer
 
 Part = tuple[Case, Sequence[Step]]
 """A case, and those of its steps that are judged."""
+Owned = tuple[tuple[str, int], Measured]
+"""What a model measured of a step or of the whole, by criterion and number of the case."""
 Answers = Mapping[tuple[str, int], Sequence[Measured]]
-"""By criterion and number of a case, what a model measured of its steps or of the whole."""
+"""All of it."""
 AGREEMENT = "agreement"
 
 
@@ -138,15 +140,20 @@ class Reviewer:
         chosen = self.criteria if criteria is None else criteria
         found: dict[tuple[str, int], list[Measured]] = {}
         for judge in dict.fromkeys(c.judge for c in chosen):
-            own = [c for c in chosen if c.judge == judge]
             params = self.params if judge == "self" else self.seed()
-            self._ask_yes_or_no(params, parts, [c for c in own if c.kind == "model" and not c.labels], found)
-            self._ask_in_words(params, parts, [c for c in own if c.kind == "model" and c.labels], found)
-            self._ask_how_likely(params, parts, [c for c in own if c.kind == "likelihood" and c.id != AGREEMENT], found)
+            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT]
+            asking = (
+                (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
+                (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
+                (self._how_likely, [c for c in own if c.kind == "likelihood"]),
+            )
+            for ask, criteria in asking:
+                for owner, measured in ask(params, parts, criteria):
+                    found.setdefault(owner, []).append(measured)
         return found
 
-    def _ask_yes_or_no(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
-        """Adds what a judge answers to the questions of model criteria to what was `found`."""
+    def _yes_or_no(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+        """What a judge answers to the questions of model criteria."""
         prompts, owners = [], []
         for c in criteria:
             for number, (case, steps) in enumerate(parts):
@@ -155,10 +162,10 @@ class Reviewer:
                     owners.append((c.id, number, about))
         answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts) if prompts else ()
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
-            found.setdefault((name, number), []).append(_yes(float(yes), float(no), about))
+            yield (name, number), _yes(float(yes), float(no), about)
 
-    def _ask_in_words(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
-        """Adds what a judge answers by the labels of model criteria to what was `found`."""
+    def _in_words(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+        """What a judge answers by the labels of model criteria."""
         asked, owners = [], []
         for c in criteria:
             words = [self.tokenizer.spoken(label) for label in c.labels]
@@ -171,11 +178,10 @@ class Reviewer:
         for c, number, about in owners:
             of = {label: math.exp(float(next(given).sum())) for label in c.labels}
             passing = sum(of[label] for label in c.passing_labels)
-            answer = _yes(passing, sum(of.values()) - passing, about, c.labels)
-            found.setdefault((c.id, number), []).append(answer)
+            yield (c.id, number), _yes(passing, sum(of.values()) - passing, about, c.labels)
 
-    def _ask_how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
-        """Adds mean log-probabilities of what was said to what was `found`."""
+    def _how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+        """Mean log-probabilities of what was said."""
         prompts: dict[tuple, list[int]] = {}
         asked, owners = [], []
         for c in criteria:
@@ -188,8 +194,7 @@ class Reviewer:
                         owners.append((c, number, case.text[step.start : step.end], len(given)))
         means = iter([float(found_N.mean()) for found_N in self.scorer.log_likelihoods(params, asked)] if asked else ())
         for c, number, about, count in owners:
-            nats = next(means) - sum(next(means) for _ in range(count - 1))
-            found.setdefault((c.id, number), []).append(_nats(c, nats, about))
+            yield (c.id, number), _nats(c, next(means) - sum(next(means) for _ in range(count - 1)), about)
 
     def _asked(self, task: Task, view: Sequence[Document], known: dict[tuple, list[int]]) -> list[int]:
         """A task in tokens with passages in view, from those that are `known`."""

@@ -48,6 +48,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     measured = once(g.directory / "calibration.json", make)
     if reason := measured.get("below_floor"):
         raise ReviewerBelowFloor(reason, measured)
+    if not known:
+        run.progress.line(f"gen {g.number} review: no labels, so nothing is calibrated; thresholds are the rubric's")
     calibrated = with_thresholds(reviewer, measured)
     required = {c.id for c in reviewer.criteria if c.required}
     for c in calibrated.criteria:
