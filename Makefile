@@ -11,8 +11,9 @@ run: .venv/installed
 	@echo "  ratchet status runs/lessons    the table again; the page is runs/lessons/report/index.html"
 	@echo "  ratchet --help                 everything else"
 
+# Each file goes to one of two workers, the longest first.
 test: .venv/tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Runs of three worlds are killed at random moments, and end bit for bit as runs that are not: so many kills.
 CHAOS ?= 21

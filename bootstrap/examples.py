@@ -216,9 +216,17 @@ def renamed(names: Sequence[Sequence[str]], tokenizer: Any, e: Example, copies: 
     return made or [e]
 
 
-def first_names(e: Example) -> np.ndarray:
-    """The tokens [T] of an example as they were before it was renamed."""
-    return exchanged(e.tokens, [(b, a) for a, b in e.lineage.get("renamed", ())])
+def as_named_first(e: Example) -> Example:
+    """An example as it was before it was renamed."""
+    back = [(b, a) for a, b in e.lineage.get("renamed", ())]
+    lineage = {key: value for key, value in e.lineage.items() if key != "renamed"}
+    return replace(e, tokens=exchanged(e.tokens, back), ids=exchanged(e.ids, back), lineage=lineage)
+
+
+def without_prompt(e: Example) -> Example:
+    """The weighted tokens of an example alone. It is for reading, not for training, which the first token begins."""
+    weighted = e.weights > 0
+    return replace(e, tokens=e.tokens[weighted], weights=e.weights[weighted])
 
 
 def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
