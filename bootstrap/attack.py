@@ -80,8 +80,8 @@ class Attacker:
         return Attack(case, (*attack.made_by, name))
 
     def climb(self, attack: Attack, reviewer: Reviewer, steps: int, rng: random.Random) -> Attack:
-        """The attack after so many changes, each kept if it stays wrong and no fewer programmatic criteria pass."""
-        rules = tuple(c for c in reviewer.criteria if c.required and c.kind == "programmatic")
+        """The attack after so many changes, each kept if it stays wrong and no fewer criteria by rule pass."""
+        rules = tuple(c for c in reviewer.criteria if c.required and c.kind == "rule")
         judge = replace(reviewer, criteria=rules)
         score = _score(judge, attack.case)
         for _ in range(steps):
@@ -94,7 +94,8 @@ class Attacker:
 
     def case(self, target: Attacked, text: str, before: str, heard: tuple[str, ...]) -> Case:
         """An answer to a target's task as a reviewer reads it, after the wrong thought `before`, beside others."""
-        return Case(target.task, text, before, True, (), tuple(self.world.steps(text)), target.passages, heard)
+        same = tuple(t.answer for t in self.targets if t.task.id == target.task.id)
+        return Case(target.task, text, before, True, (), tuple(self.world.steps(text)), target.passages, heard, same)
 
     def _interrupted(self, target: Attacked, rng: random.Random) -> tuple[str, str]:
         """A spoiled answer up to its wrong step, and the correction of it; the answer itself where none is spoiled."""
@@ -114,7 +115,7 @@ def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rn
     begun = [attacker.begin(rng, heard) for _ in range(count)]
     made = [attacker.climb(one, reviewer, climbing, rng) for one in begun if one]
     verdicts = reviewer.verdicts([a.case for a in made])
-    required = [c.name for c in reviewer.criteria if c.required]
+    required = [c.id for c in reviewer.criteria if c.required]
     failed = [[name for name in required if not of[name].passed] for of in verdicts]
     passed = [a for a, names in zip(made, failed, strict=True) if not names]
     labels = Counter(attacker.grade(a.case.task, a.case.text, a.case.before).label for a in passed)
