@@ -80,7 +80,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     if reason := measured.get("below_floor"):
         raise ReviewerBelowFloor(reason, measured)
     calibrated = with_thresholds(reviewer, measured)
-    return calibrated, measured, _mistakes(g, calibrated, probes, passages) if known else []
+    teach = known and not run.world.probes.tasks  # those are for measuring alone
+    return calibrated, measured, _mistakes(g, calibrated, probes, passages) if teach else []
 
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
