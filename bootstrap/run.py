@@ -104,10 +104,19 @@ class Run:
         return Index(self._cut((*self.world.seed.documents, *self.world.probes.documents)))
 
     def _cut(self, documents: Iterable[Document]) -> list[Document]:
-        """Documents in passages that fit into the teacher's view, a quarter of which is kept free for a question."""
-        longest = (self.config.model.max_length - self.config.simulate.new_tokens) * 3 // 4
+        """Documents in passages that fit into the teacher's view beside a question."""
+        longest = self._longest_passage
         fits = lambda text: len(text.encode()) <= longest or len(self.tokenizer.encode(text)) <= longest
         return passages_of(documents, self.config.simulate.passage_words, fits)
+
+    @cached_property
+    def _longest_passage(self) -> int:
+        """Tokens that a passage may have: three quarters of what a prompt leaves, the rest is kept free for a
+        question."""
+        c, nothing = self.config, {"role": "user", "content": "?"}
+        tools = self.tools.described if c.simulate.lookups else ()
+        around = len(self.tokenizer.render((nothing,), passages=["."], tools=tools))
+        return max(1, (c.model.max_length - c.simulate.new_tokens - around) * 3 // 4)
 
     @property
     def shown(self) -> tuple[Task, ...]:
