@@ -18,7 +18,7 @@ from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
-from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.simulate import Writer, longest_passage
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
@@ -52,6 +52,8 @@ class Run:
     metrics: Metrics | None
     """None: the run is only read, and nothing is written into its directory."""
     tools: Toolbox
+    longest_passage: int
+    """Tokens that fit into the teacher's view beside a question."""
 
     def seed(self, *parts) -> int:
         """A 31-bit seed for one purpose, from the run's seed."""
@@ -105,18 +107,9 @@ class Run:
 
     def _cut(self, documents: Iterable[Document]) -> list[Document]:
         """Documents in passages that fit into the teacher's view beside a question."""
-        longest = self._longest_passage
+        longest = self.longest_passage
         fits = lambda text: len(text.encode()) <= longest or len(self.tokenizer.encode(text)) <= longest
         return passages_of(documents, self.config.simulate.passage_words, fits)
-
-    @cached_property
-    def _longest_passage(self) -> int:
-        """Tokens that a passage may have: three quarters of what a prompt leaves, the rest is kept free for a
-        question."""
-        c, nothing = self.config, {"role": "user", "content": "?"}
-        tools = self.tools.described if c.simulate.lookups else ()
-        around = len(self.tokenizer.render((nothing,), passages=["."], tools=tools))
-        return max(1, (c.model.max_length - c.simulate.new_tokens - around) * 3 // 4)
 
     @property
     def shown(self) -> tuple[Task, ...]:
@@ -240,7 +233,10 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
-    return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
+    asked = (t for part in (world.seed, world.probes, world.fresh, *world.slices) for t in part.tasks)
+    longest = longest_passage(tokenizer, config, tools, asked)
+    given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
+    return Run(*given, longest)
 
 
 def _world(config: Config) -> tuple[World, Account | None]:
