@@ -297,6 +297,10 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["rubric"] = content_id([c.model_dump() for c in rubric])
+    now |= {
+        f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
+        for n, m in enumerate(world.slices, 1)
+    }
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / "inputs.json"
     began = once(path, lambda: now)
