@@ -80,7 +80,7 @@ class Account(NamedTuple):
         more = [
             f"{len(unread)} could not be read" if unread else "",
             f"{len(repeated)} nearly the same as others left out" if repeated else "",
-            f"{len(other)} files of other kinds passed by ({kinds})" if other else "",
+            f"{len(other)} of other kinds passed by ({kinds})" if other else "",
         ]
         progress.line("; ".join([f"documents: {self.documents} read from {self.path}{asked}", *filter(None, more)]))
         for one in unread[:LISTED]:

@@ -5,7 +5,6 @@ example's word for the task that it is about. With an oracle, the review's verdi
 training.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
@@ -22,7 +21,7 @@ from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
-from ratchet.bootstrap.worlds.world import Task, World
+from ratchet.bootstrap.worlds.world import Task, World, words
 from ratchet.train.records import Example
 
 CLIMBING = 20
@@ -133,8 +132,7 @@ def untaught_tokens(
 
 
 def _words(text: str) -> str:
-    """The words of a text in small letters, without signs."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    return " ".join(words(text.lower()))
 
 
 def _rewritten(e: Example) -> list[np.ndarray]:

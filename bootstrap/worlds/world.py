@@ -191,8 +191,14 @@ Grader = Callable[[Task, str, str], Grade]
 Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
 """Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
 
+_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 _SENTENCE = re.compile(r"\S[^.!?\n]*(?:[.!?](?=\d)[^.!?\n]*)*[.!?]*")
 _NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, without signs. Each letter of a script without spaces is one."""
+    return _WORD.findall(text)
 
 
 def sentences(text: str) -> tuple[Step, ...]:
