@@ -92,20 +92,20 @@ class Run:
 
     def passages(self, number: int) -> list[Document]:
         """The passages of every document read by generation `number`."""
-        return self._cut(d for material in self.world.slices[:number] for d in material.documents)
+        return self.cut(d for material in self.world.slices[:number] for d in material.documents)
 
     @cached_property
     def fresh_index(self) -> Index:
         """The passages that the simulator is measured on: those of the fresh material beside the first slice's. They
         stay the same however many generations there are."""
-        return Index(self._cut((*self.world.fresh.documents, *self.world.slices[0].documents)))
+        return Index(self.cut((*self.world.fresh.documents, *self.world.slices[0].documents)))
 
     @cached_property
     def seed_index(self) -> Index:
         """The passages of the worked tasks, which are no part of the corpus."""
-        return Index(self._cut((*self.world.seed.documents, *self.world.probes.documents)))
+        return Index(self.cut((*self.world.seed.documents, *self.world.probes.documents)))
 
-    def _cut(self, documents: Iterable[Document]) -> list[Document]:
+    def cut(self, documents: Iterable[Document]) -> list[Document]:
         """Documents in passages that fit into the teacher's view beside a question."""
         longest = self.longest_passage
         fits = lambda text: len(text.encode()) <= longest or len(self.tokenizer.encode(text)) <= longest
