@@ -14,7 +14,7 @@ from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
-from ratchet.bootstrap.run import Generation, Run, prepare
+from ratchet.bootstrap.run import INPUTS, Generation, Run, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -22,13 +22,16 @@ from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import (
     TooFewAccepted,
     dataset,
+    dataset_of,
     earlier_examples,
+    lacking,
     steps_of,
     train,
     trained_weights,
 )
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
+from ratchet.train.checkpoint import has_weights
 from ratchet.train.holder import holding
 from ratchet.train.records import Example
 
@@ -74,9 +77,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     came in a row; Busy, before anything is written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:
-        if not (directory / config_files.KEPT).exists():
-            config_files.save(directory, config)
-        r = prepare(directory, config, Noted(progress, holder))
+        r = _opened(directory, config, Noted(progress, holder))
         try:
             _run(r)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
@@ -84,6 +85,20 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
             raise RunEnded(str(ended)) from ended
         finally:
             r.metrics.close()
+
+
+def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
+    """A run that is there or begins. Where its first beginning fails, as on a vocabulary that is too small, nothing of
+    it stays, so that it can be begun otherwise in the same place."""
+    begins = not (directory / config_files.KEPT).exists()
+    if begins:
+        config_files.save(directory, config)
+    try:
+        return prepare(directory, config, progress)
+    except ValueError:
+        for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS) if begins else ():
+            (directory / name).unlink(missing_ok=True)
+        raise
 
 
 def _run(r: Run) -> None:
@@ -127,17 +142,34 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
 
 
 def extend(directory: epath.Path, config: Config) -> None:
-    """Makes the run in `directory` one of more generations, those of `config`, which is otherwise the run's own.
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`).
 
-    What was trained for the last generation alone is removed, since there will be another last one. Raises ValueError,
+    With more generations, what was trained for the last one alone is removed, since there will be another last one.
+    With longer rows, what is still in training begins anew, with the examples that had no room. Raises ValueError,
     before anything has changed, when another process works on the run, or the world has not enough for so many
     generations or begins differently for them.
     """
     with holding(directory):
+        saved = config_files.saved(directory)
         r = prepare(directory, config, Silent())
-        baselines.forget(r)
+        if config.generations > saved.generations:
+            baselines.forget(r)
+        if config.train.columns > saved.train.columns:
+            _begin_training_anew(r)
         r.metrics.close()
         config_files.save(directory, config)
+
+
+def _begin_training_anew(r: Run) -> None:
+    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples."""
+    untrained = [n for n in range(r.config.generations + 1) if not has_weights(r.generation(n) / "model")]
+    for checkpoints in (r.directory / "checkpoints").glob("*-*"):
+        arm, _, number = checkpoints.name.rpartition("-")
+        if int(number) in untrained or (arm == baselines.PLACE and not has_weights(r.directory / arm / "model")):
+            checkpoints.rmtree()
+    for number in untrained:
+        if lacking(r, number):
+            dataset_of(r, number).rmtree()
 
 
 def begin(r: Run, start: Seed) -> None:

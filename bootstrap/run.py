@@ -32,6 +32,9 @@ from ratchet.train.records import Example
 from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
 from ratchet.train.trainer import Training, fit, mean_loss
 
+INPUTS = "inputs.json"
+"""Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -122,6 +125,10 @@ class Run:
                 f"{where}: {left_out} of {len(made)} examples are left out, longer than train.columns, {columns} tokens"
             )
         return fit
+
+    def longer_rows(self, tokens: int) -> str:
+        """What to do where examples of so many tokens are needed."""
+        return f"`ratchet resume {self.directory} --train.columns {tokens}` goes on with room for them"
 
     def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
         """The mean loss of examples, in nats per weighted token."""
@@ -273,7 +280,7 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["rubric"] = content_id([c.model_dump() for c in rubric])
-    path = directory / "inputs.json"
+    path = directory / INPUTS
     began = once(path, lambda: now)
     if different := [name for name in now if name in began and now[name] != began[name]]:
         what = "rubric" if different[0] == "rubric" else f"documents ({different[0]})"

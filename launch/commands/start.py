@@ -1,7 +1,6 @@
 """What starts a run, or goes on with one: `run` and `resume`."""
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -41,7 +40,11 @@ class New:
 
 @dataclass(frozen=True)
 class Resume:
-    """Goes on with a run from whatever is committed, or for more --generations. Other settings stay the run's own."""
+    """Goes on with a run from whatever is committed, or for more --generations.
+
+    --train.columns may be raised too, and what only watches or saves training be changed: --train.engine.save-every,
+    .save-minutes, .stall-minutes and .profile. Other settings stay the run's own.
+    """
 
     directory: Directory
     config: Settings
@@ -69,14 +72,11 @@ def resume(words: list[str]) -> int:
     directory = epath.Path(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
-    if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
-        raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
-    if asked.generations < saved.generations:
-        raise UserError(
-            f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
-        )
+    if reason := configs.refusal(saved, asked):
+        raise UserError(f"resume: {directory}: {reason}")
     if (directory / "ended.json").exists():
-        raise UserError(f"{directory} has ended: {json.loads((directory / 'ended.json').read_text())['reason']}")
+        reason = json.loads((directory / "ended.json").read_text())["reason"]
+        raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
     if asked != saved:
         quiet()
         loop.extend(directory, asked)
