@@ -4,7 +4,7 @@ import json
 import pytest
 from support import tiny_config
 
-from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest, refusal
+from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest, refusal, with_settings
 from ratchet.launch.recipes import RECIPES
 from ratchet.models.bounds import BOUNDS
 
@@ -49,16 +49,16 @@ def test_an_unknown_setting_names_the_nearest(name, near):
         ({}, ""),
         ({"generations": 3}, ""),
         ({"generations": 1}, "the run has 2 generations; --generations can be more, not fewer"),
-        ({"train__columns": 200, "generations": 3}, ""),
-        ({"train__columns": 160}, "the run has 176 columns; --train.columns can be more, not fewer"),
-        ({"train__engine__save_every": 0, "train__engine__save_minutes": 1.0}, ""),
-        ({"train__engine__stall_minutes": 1.0, "train__engine__profile": (1, 2)}, ""),
-        ({"train__steps": 9}, "train.steps: 8 → 9 differs from the run; start a new run to change it"),
-        ({"train__columns": 200, "seed": 1}, "seed: 0 → 1 differs from the run; start a new run to change it"),
+        ({"train.columns": 200, "generations": 3}, ""),
+        ({"train.columns": 160}, "the run has 176 columns; --train.columns can be more, not fewer"),
+        ({"train.engine.save_every": 0, "train.engine.save_minutes": 1.0}, ""),
+        ({"train.engine.stall_minutes": 1.0, "train.engine.profile": (1, 2)}, ""),
+        ({"train.steps": 9}, "train.steps: 8 → 9 differs from the run; start a new run to change it"),
+        ({"train.columns": 200, "seed": 1}, "seed: 0 → 1 differs from the run; start a new run to change it"),
     ],
 )
 def test_a_run_goes_on_with_settings_on_which_nothing_that_was_made_depends(change, why):
-    assert refusal(tiny_config(), tiny_config(**change)) == why
+    assert refusal(tiny_config(), with_settings(tiny_config(), change)) == why
 
 
 def test_of_settings_that_end_alike_the_closest_is_named():

@@ -13,6 +13,7 @@ from support import assert_same_bits, awaken, start, tiny_config
 
 from ratchet.bootstrap import ledger, lineage, loop
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.config import with_settings
 from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import status
@@ -297,7 +298,7 @@ def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_st
     for place in (lacking, *(directory / "checkpoints" / name for name in ("loop-002", "anti-002", "imitation-002"))):
         place.mkdir(parents=True)
     (lacking / "record.json").write_text(json.dumps({"left_out": 3, "longest": 200}))
-    loop.extend(directory, tiny_config(train__engine__save_every=7))
+    loop.extend(directory, with_settings(tiny_config(), {"train.engine.save_every": 7}))
     assert lacking.exists() and (directory / "checkpoints" / "loop-002").exists()
     loop.extend(directory, tiny_config(train__columns=200))
     assert read(directory / "config.json")["train"]["columns"] == 200 and not lacking.exists()
