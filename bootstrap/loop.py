@@ -11,10 +11,11 @@ from flax import nnx
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.forecast import FORECAST, forecast
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
-from ratchet.bootstrap.run import INPUTS, Generation, Run, prepare
+from ratchet.bootstrap.run import INPUTS, Generation, Run, base_weights, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -70,16 +71,17 @@ class Seed:
         return seed.blend(self.skills, self.run.config.train.seed_mixture)
 
 
-def run(directory: epath.Path, config: Config, progress: Progress) -> None:
+def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
+    To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
     came in a row; Busy, before anything is written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:
         r = _opened(directory, config, Noted(progress, holder))
         try:
-            _run(r)
+            _run(r, foretell)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
             write_json(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
@@ -101,10 +103,14 @@ def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
         raise
 
 
-def _run(r: Run) -> None:
+def _run(r: Run, foretell: bool) -> None:
     arms = [baselines.PLACE] if r.config.controls.imitation else []
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
     write_json(r.directory / "plan.json", plan)
+    if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
+        r.progress.line("timing this machine for some seconds, to say how long the run takes")
+        params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
+        write_json(r.directory / FORECAST, forecast(r, params, plan["stages"]))
     start, past = Seed(r), Past()
     begin(r, start)
     for number in range(1, r.config.generations + 1):

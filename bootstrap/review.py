@@ -126,11 +126,13 @@ class Reviewer:
         tasks: Mapping[str, Task],
         passages: Mapping[str, Document],
         siblings: Sequence[str] | None = None,
+        reached: Callable[[float], None] = lambda share: None,
     ) -> list[Review]:
         """One review for each transcript. Those given together that pass when no sibling is heard are each other's
-        siblings, unless others are given: what is cut off or rejected must not outvote what is right."""
+        siblings, unless others are given: what is cut off or rejected must not outvote what is right. `reached` is told
+        which share of the questions is answered, time after time."""
         cases = [self.case(t, tasks[t.task_id], passages, tuple(siblings or ())) for t in transcripts]
-        asked = self._ask([(case, case.steps) for case in cases])
+        asked = self._ask([(case, case.steps) for case in cases], reached=reached)
         if siblings is None:
             alone = map(self._accepts, self.verdicts(cases, asked))
             heard = tuple(t.text for t, passes in zip(transcripts, alone, strict=True) if passes and t.finished)
@@ -193,7 +195,10 @@ class Reviewer:
         return [all(v.passed for v in found.values()) for found in judge.verdicts(cases)]
 
     def _ask(
-        self, asked_of: Sequence[tuple[Case, Sequence[Step]]], criteria: Sequence[Criterion] | None = None
+        self,
+        asked_of: Sequence[tuple[Case, Sequence[Step]]],
+        criteria: Sequence[Criterion] | None = None,
+        reached: Callable[[float], None] = lambda share: None,
     ) -> dict[tuple[str, int], list[Asked]]:
         """By model criterion and case, the answers about its steps or about the whole; asked together, they share
         contexts."""
@@ -203,7 +208,7 @@ class Reviewer:
                 for question, about in questions(c, case, steps):
                     prompts.append(self.prompt(c, question, [p.text for p in case.passages], case.task))
                     owners.append((c.name, number, about))
-        answers_N2 = self.scorer(self.params, prompts, self.tokenizer.verdicts)
+        answers_N2 = self.scorer(self.params, prompts, self.tokenizer.verdicts, reached)
         names = [c.name for c in self.criteria if c.kind == "model"]
         asked: dict[tuple[str, int], list[Asked]] = {(n, i): [] for n in names for i in range(len(asked_of))}
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):

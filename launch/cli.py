@@ -48,8 +48,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but run, resume and chat take\n"
-        "--json."
+        "every setting; --version says the version. All but chat take --json: one JSON\n"
+        "object; of run and resume one a line, the last one the result."
     )
 
 
