@@ -281,7 +281,8 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["rubric"] = content_id([c.model_dump() for c in rubric])
     path = directory / INPUTS
-    began = once(path, lambda: now)
+    about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
+    began = once(path, lambda: {"about": about} | now)
     if different := [name for name in now if name in began and now[name] != began[name]]:
         what = "rubric" if different[0] == "rubric" else f"documents ({different[0]})"
         raise ValueError(

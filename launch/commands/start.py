@@ -51,10 +51,11 @@ class New:
 
 @dataclass(frozen=True)
 class Resume:
-    """Goes on with a run from whatever is committed, or for more --generations.
+    """Goes on with a run from whatever is committed.
 
-    --train.columns may be raised too, and what only watches or saves training be changed: --train.engine.save-every,
-    .save-minutes, .stall-minutes and .profile. Other settings stay the run's own.
+    --generations and --train.columns may be raised, and what only watches or
+    saves training may change: --train.engine.save-every, .save-minutes,
+    .stall-minutes and .profile. Other settings stay the run's own.
     """
 
     directory: Directory
