@@ -95,7 +95,9 @@ def _probes(g: Generation) -> list[Probe]:
     """The incumbent's own answers to the held-out worked tasks, and junk."""
     run = g.run
     drafts = [draft(g.writer, run.seed_index, t, n, f"probe {g.number}") for t in run.probes for n in range(SIBLINGS)]
-    written = finish(g.writer, run.seed_index, drafts, generation=g.number, seed=g.seed("probes"))
+    with run.progress.stage(f"gen {g.number} probes", len(drafts)) as advance:
+        seed = g.seed("probes")
+        written = finish(g.writer, run.seed_index, drafts, generation=g.number, seed=seed, advance=advance)
     grades = [run.world.known(run.probes[n // SIBLINGS], t.text, "") for n, t in enumerate(written)]
     graded = {name for grade in grades for step in grade.steps for name in step}
     passages = {p.id: p for p in run.seed_index.passages}

@@ -108,6 +108,8 @@ def target(
     run, made = g.run, []
     stage, before = Stage(g.directory / of[0]), Stage(g.directory / of[1])
     chosen = [kept(unit, per_task) for unit in units]
+    if not units:
+        return []
     with run.progress.stage(f"gen {g.number} {of[0]}", sum(map(len, chosen))) as advance:
         for unit, (siblings, accepted) in enumerate(zip(units, chosen, strict=True)):
 
