@@ -108,9 +108,7 @@ def _run(r: Run, foretell: bool) -> None:
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
     write_json(r.directory / "plan.json", plan)
     if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
-        r.progress.line("timing this machine for some seconds, to say how long the run takes")
-        params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
-        write_json(r.directory / FORECAST, forecast(r, params, plan["stages"]))
+        _foretell(r, plan["stages"])
     start, past = Seed(r), Past()
     begin(r, start)
     for number in range(1, r.config.generations + 1):
@@ -120,6 +118,13 @@ def _run(r: Run, foretell: bool) -> None:
             raise RunEnded(f"{said}; generation {past.incumbent} is the result")
     if arms:
         imitate(r, start)
+
+
+def _foretell(r: Run, stages: Sequence[dict]) -> None:
+    """Writes down how long every stage is expected to take."""
+    r.progress.line("timing this machine for some seconds, to say how long the run takes")
+    params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
+    write_json(r.directory / FORECAST, forecast(r, params, stages))
 
 
 def planned(r: Run, arms: Sequence[str]) -> list[dict]:
