@@ -14,6 +14,7 @@ from flax import nnx
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft
+from ratchet.bootstrap.worlds.world import Task
 from ratchet.models.sampler import Pace
 
 FORECAST = "forecast.json"
@@ -23,10 +24,12 @@ SHOWN = 8
 BACKWARD = (2.0, 5.0)
 """A token that is trained on, relative to one that is read."""
 COMPILED = {
-    "train": (0.3, 3.0), "simulate": (0.0, 1.5), "review": (0.0, 3.0), "targets": (0.0, 3.0), "wrongthink": (0.3, 6.0),
-    "corrections": (0.0, 3.0), "evaluate": (0.5, 8.0),
+    "train": (1.0, 4.0), "simulate": (0.3, 2.0), "review": (0.0, 2.0), "targets": (0.3, 6.0), "wrongthink": (0.3, 4.0),
+    "corrections": (0.0, 3.0), "evaluate": (1.0, 5.0),
 }  # fmt: skip
-"""Time that the programs of a stage take to compile, relative to the sampler's: the least where they lie on disk."""
+"""Time that the programs of a stage take to compile, relative to the sampler's."""
+AGAIN = (0.1, 1.0)
+"""The same of a stage that was there before: shapes may be new, and every training is a program of its own."""
 BRANCHES, RECOVERIES = (1, 10), (0, 500)
 """Alternatives that are tried of a kept answer, and answers after wrong starts that an evaluation asks for."""
 
@@ -81,20 +84,20 @@ def forecast(run: Run, params: nnx.State, planned: Sequence[Mapping]) -> dict[st
     tasks = run.tasks(1)[:SHOWN]
     if not tasks:
         return {}
-    scale, found = _scale(run, params), {}
+    scale, found = _scale(run, params, tasks), {}
     for stage in (one for one in planned if one["stage"] in COMPILED):
         place, name = stage["place"], stage["stage"]
         compiled = scale.compiling(name)
         if any(name in of for of in found.values()):
-            compiled = compiled.times(0.0, 0.5)
+            compiled = compiled.times(*AGAIN)
         found.setdefault(place, {})[name] = _work(run, scale, name, stage["work"]) + compiled
     return found
 
 
-def _scale(run: Run, params: nnx.State) -> Scale:
+def _scale(run: Run, params: nnx.State, tasks: Sequence[Task]) -> Scale:
     """Times the sampler with prompts as they will be."""
     writer, index, end = run.writer(params), Index(run.passages(1)), run.tokenizer.end
-    drafts = [draft(writer, index, task, 0, "forecast") for task in run.tasks(1)[:SHOWN]]
+    drafts = [draft(writer, index, task, 0, "forecast") for task in tasks]
     longest = max((d.prompt for d in drafts), key=len)
     paces = [run.sampler.pace(params, longest, (end, end)) for _ in range(3)]
     times = [asdict(pace) for pace in paces]

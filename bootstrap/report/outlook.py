@@ -80,9 +80,9 @@ class Outlook:
         if self.number > 1:
             return f"stage {self.number} of {len(self.stages)}, {in_words(self.left())}"
         trained, written = (sum(s.work for s in self.stages if s.name == name) for name in ("train", "simulate"))
-        there = f"{len(self.stages)} stages: {trained:,} examples to train on, {written:,} answers to write"
+        there = f"{len(self.stages)} stages, {trained:,} examples to train, {written:,} answers to write"
         if self.current.expected:
-            return f"{there}; {in_words(self.left())}"
+            return f"{in_words(self.left())}: {there}"
         return f"{there}; how long that takes is said as soon as a part of it is measured"
 
     def is_current(self, title: str) -> bool:

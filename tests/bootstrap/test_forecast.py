@@ -31,7 +31,7 @@ def test_every_stage_of_the_plan_has_bounds(little_run, foretold):
     found = foretold(Pace(2.0, 1e-4, 1e-2))
     assert [*found] == [(s["place"], s["stage"]) for s in planned(little_run, ["imitation"])]
     assert all(0 <= low < high for low, high in found.values())
-    assert found["gen-000", "train"].high > found["gen-001", "train"].high > 0, "programs are compiled once"
+    assert found["gen-000", "train"].low > found["gen-001", "train"].low, "some compiled before"
 
 
 def test_a_machine_of_half_the_pace_takes_twice_as_long(foretold):

@@ -56,10 +56,10 @@ def test_the_current_stage_is_the_first_that_is_not_done():
 
 
 def test_what_lies_ahead_is_counted_and_timed_only_where_it_was_measured():
-    assert stages().announced().startswith("5 stages: 40 examples to train on, 0 answers to write; how long")
+    assert stages().announced().startswith("5 stages, 40 examples to train, 0 answers to write; how long")
     assert stages(20.0, 4.0).announced() == "stage 3 of 5, at least 68 s left in all"
     known = Outlook((Stage("gen", "train", 40, None, (300.0, 900.0)), Stage("gen", "simulate", 7, None, (5.0, 10.0))))
-    assert known.announced() == "2 stages: 40 examples to train on, 7 answers to write; 5 to 15 min left in all"
+    assert known.announced() == "5 to 15 min left in all: 2 stages, 40 examples to train, 7 answers to write"
 
 
 @pytest.mark.parametrize(
