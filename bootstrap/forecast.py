@@ -21,7 +21,7 @@ FORECAST = "forecast.json"
 """The file of a run that holds, by place and stage, the least and the most seconds that are expected."""
 SHOWN = 8
 """Tasks whose prompts are measured."""
-BACKWARD = (2.0, 5.0)
+BACKWARD = (1.6, 5.2)
 """A token that is trained on, relative to one that is read."""
 COMPILED = {
     "train": (1.0, 4.0), "simulate": (0.3, 2.0), "review": (0.0, 2.0), "targets": (0.3, 6.0), "wrongthink": (0.3, 4.0),
@@ -30,8 +30,9 @@ COMPILED = {
 """Time that the programs of a stage take to compile, relative to the sampler's."""
 AGAIN = (0.1, 1.0)
 """The same of a stage that was there before: shapes may be new, and every training is a program of its own."""
-BRANCHES, RECOVERIES = (1, 10), (0, 500)
-"""Alternatives that are tried of a kept answer, and answers after wrong starts that an evaluation asks for."""
+BRANCHES, RECOVERIES = (0.1, 5.0), 500
+"""Alternatives that are tried of an answer that may be kept, and at most as many answers after wrong starts as an
+evaluation asks for."""
 
 
 class Bounds(NamedTuple):
@@ -70,7 +71,7 @@ class Scale:
     def training(self, examples: float) -> Bounds:
         """Examples of simulators and of students, half of each."""
         length = (self.prompt + self.question + sum(self.answer)) / 2
-        return self.reading(examples * length).times(0.7 * BACKWARD[0], 1.4 * BACKWARD[1])
+        return self.reading(examples * length).times(*BACKWARD)
 
     def compiling(self, stage: str) -> Bounds:
         return Bounds(self.slow.compiling, self.slow.compiling).times(*COMPILED[stage])
@@ -127,16 +128,17 @@ def _work(run: Run, scale: Scale, name: str, work: float) -> Bounds:
             attacks = c.review.attacks if run.world.oracle else 0
             return sampled(probes, view) + judged(work + probes) + judged(attacks).times(0.0, 5.0)
         case "targets" | "corrections":
-            kept = work * (min(c.targets.per_task, c.simulate.samples) if name == "targets" else c.wrongthink.per_task)
+            answers = min(c.targets.per_task, c.simulate.samples)
+            kept = work * (answers if name == "targets" else c.wrongthink.per_task / 4)
             branches = kept if c.targets.kind == "reviewed" else 0
-            return (sampled(branches, view) + judged(branches)).times(BRANCHES[0] * 0.1, BRANCHES[1])
+            return (sampled(branches, view) + judged(branches)).times(*BRANCHES)
         case "wrongthink":
             swept = min(work, 80) * (1 + len(c.wrongthink.lambdas))
             thoughts = work * c.wrongthink.samples
             return (sampled(swept + 3 * thoughts, view) + judged(swept + 4 * thoughts)).times(0.1, 1.0)
         case "evaluate":
             items = len(run.world.items(run.read(1))) + len(run.world.fresh.tasks) * c.evaluate.samples
-            recovered = sampled(4 * work + RECOVERIES[1], scale.question).times(0.0, 1.0)
+            recovered = sampled(4 * work + RECOVERIES, scale.question).times(0.0, 1.0)
             aside = scale.training(c.wrongthink.steps * c.train.batch).times(0.0, 1.0)
             return sampled(items + work, view).times(0.3, 1.0) + recovered + aside
     return scale.training(work)
