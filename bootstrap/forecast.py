@@ -4,6 +4,7 @@ The bounds are wide where it is not known beforehand how much that is: how long 
 alternatives they have. What was measured takes the place of what was forecast, stage after stage (`report.outlook`).
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -21,6 +22,8 @@ FORECAST = "forecast.json"
 """The file of a run that holds, by place and stage, the least and the most seconds that are expected."""
 SHOWN = 8
 """Tasks whose prompts are measured."""
+TIMINGS, ENOUGH = 3, 10.0
+"""Timings of the machine, of which another is made while they took fewer seconds than this."""
 BACKWARD = (1.6, 5.2)
 """A token that is trained on, relative to one that is read."""
 COMPILED = {
@@ -100,7 +103,9 @@ def _scale(run: Run, params: nnx.State, tasks: Sequence[Task]) -> Scale:
     writer, index, end = run.writer(params), Index(run.passages(1)), run.tokenizer.end
     drafts = [draft(writer, index, task, 0, "forecast") for task in tasks]
     longest = max((d.prompt for d in drafts), key=len)
-    paces = [run.sampler.pace(params, longest, (end, end)) for _ in range(3)]
+    paces, began = [], time.monotonic()
+    while not paces or (len(paces) < TIMINGS and time.monotonic() - began < ENOUGH):
+        paces.append(run.sampler.pace(params, longest, (end, end)))
     times = [asdict(pace) for pace in paces]
     fast, slow = (Pace(**{name: of([t[name] for t in times]) for name in times[0]}) for of in (min, fmean))
     answer = run.config.simulate.new_tokens
