@@ -174,7 +174,7 @@ def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_r
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_run, monkeypatch, number, status):
-    monkeypatch.setattr(loop, "run", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(loop, "run", lambda *_, **__: signal.raise_signal(number))
     code = cli.main(["resume", str(tiny_run)])
     out, err = capfd.readouterr()
     assert code == status and "promoted" in out
