@@ -28,19 +28,19 @@ class Advance(Protocol):
 
 
 class Reached:
-    """Tells a stage that so many of some items are done, of which it is only told what is new.
+    """Tells a stage that so many of some items are done, and gives it only what is new.
 
     Where work turns out to be more than it looked, as when an answer calls a tool and goes on, nothing is taken back:
-    the next to be done are not told again.
+    the next to be done are not given again.
     """
 
     def __init__(self, advance: Callable[[int], None]):
-        self._advance, self._told = advance, 0
+        self._advance, self._given = advance, 0
 
     def __call__(self, done: int) -> None:
-        if done > self._told:
-            self._advance(done - self._told)
-            self._told = done
+        if done > self._given:
+            self._advance(done - self._given)
+            self._given = done
 
 
 def counted(reached: Callable[[int], None], before: int = 0) -> Callable[[int], None]:

@@ -129,7 +129,7 @@ class Reviewer:
         reached: Callable[[float], None] = lambda share: None,
     ) -> list[Review]:
         """One review for each transcript. Those given together that pass when no sibling is heard are each other's
-        siblings, unless others are given: what is cut off or rejected must not outvote what is right. `reached` is told
+        siblings, unless others are given: what is cut off or rejected must not outvote what is right. `reached` hears
         which share of the questions is answered, time after time."""
         cases = [self.case(t, tasks[t.task_id], passages, tuple(siblings or ())) for t in transcripts]
         asked = self._ask([(case, case.steps) for case in cases], reached=reached)

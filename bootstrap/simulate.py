@@ -47,7 +47,7 @@ class Writer:
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Sampled]:
         """Goes on from each request's prompt to the end of the turn; `temperature` takes the place of the setting, and
-        `advance` is told as requests end."""
+        `advance` counts requests as they end."""
         warm = self.config.temperature if temperature is None else temperature
         stop = (self.tokenizer.end,)
         return self.sampler(self.params, requests, seed=seed, temperature=warm, stop=stop, advance=advance)
@@ -122,7 +122,7 @@ def finish(
     seed: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[Transcript]:
-    """Samples every draft to its end, running the tool calls between turns; `advance` is told as they end."""
+    """Samples every draft to its end, running the tool calls between turns; `advance` counts them as they end."""
     tokenizer, config = writer.tokenizer, writer.config
     finished: dict[int, Transcript] = {}
     waiting = dict(enumerate(drafts))

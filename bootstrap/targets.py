@@ -55,7 +55,7 @@ def make_targets(
     seed: int,
     reached: Callable[[float], None] = lambda share: None,
 ) -> list[Target]:
-    """Targets of the configured kind for accepted transcripts; `review` judges the branches, and `reached` is told
+    """Targets of the configured kind for accepted transcripts; `review` judges the branches, and `reached` hears
     which share of them is sampled, time after time."""
     if config.kind == "teacher":
         accepted = _drawn_where_they_stand(writer, scorer, accepted)

@@ -29,11 +29,11 @@ GENERAL = (
     Metric("closed_book", "the student, without sources, on what was read", "closed", guard=True),
 )
 """Metrics of every world. Open book is what a generation is kept for; the others guard."""
-Told = Callable[[int], None]
+Counting = Callable[[int], None]
 """Takes how many more answers there are, for progress."""
 
 
-def _untold(more: int) -> None:
+def _uncounted(more: int) -> None:
     """For whoever shows no progress."""
 
 
@@ -98,7 +98,7 @@ def display(metric: Metric, unit: str = "%") -> dict:
     }
 
 
-def ask_items(writer: Writer, items: Sequence[Item], seed: int, advance: Told = _untold) -> list[Answer]:
+def ask_items(writer: Writer, items: Sequence[Item], seed: int, advance: Counting = _uncounted) -> list[Answer]:
     """Puts every item to the model, without sources or tools. What calls a tool says nothing."""
     call = writer.tokenizer.calls(LOOKUP["name"])[0] if writer.config.lookups else -1
     found: dict[str, Sampled] = {}
@@ -125,7 +125,7 @@ def prompt_of(writer: Writer, item: Item) -> tuple[int, ...]:
 
 
 def open_book(
-    run: Run, writer: Writer, judge: Judge, advance: Told = _untold
+    run: Run, writer: Writer, judge: Judge, advance: Counting = _uncounted
 ) -> tuple[dict[str, float], dict[str, float]]:
     """By fresh task, the share of the simulator's answers that are right, and whether any is."""
     seed, samples = run.seed("evaluate"), run.config.evaluate.samples
@@ -145,7 +145,7 @@ def open_book(
 
 
 def closed_book(
-    run: Run, writer: Writer, judge: Judge, read: Sequence[Task], advance: Told = _untold
+    run: Run, writer: Writer, judge: Judge, read: Sequence[Task], advance: Counting = _uncounted
 ) -> tuple[list[Said], list[bool]]:
     """What the student says to every task that was read, without sources, each in another of its askings, and whether
     it is right."""
@@ -166,7 +166,7 @@ def closed_book(
 
 
 def _sample(
-    writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: float | None, seed: int, advance: Told
+    writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: float | None, seed: int, advance: Counting
 ) -> list[Sampled]:
     requests = [Request(int(content_id(p)[:8], 16), p) for p in prompts]
     return writer.sample(requests, seed=seed, temperature=temperature, advance=advance)

@@ -65,8 +65,8 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
             reached = Reached(advance)
 
             def make(transcripts=transcripts, unit=unit, reached=reached) -> list[bytes]:
-                told = lambda share: reached(int(share * len(transcripts)))
-                reviews = reviewer.review(transcripts, g.read, g.passages, reached=told)
+                counting = lambda share: reached(int(share * len(transcripts)))
+                reviews = reviewer.review(transcripts, g.read, g.passages, reached=counting)
                 if "distinct" in limits:
                     reviews = reject_repeated(transcripts, reviews, limits["distinct"])
                 if share := run.config.controls.random_share:
