@@ -41,6 +41,7 @@ Settings, data and files
   transcript.py   the data that flows: transcripts, reviews, verdicts, captures
   documents/      a folder, a file or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement
+  forecast.py     how long a run takes, before anything of it is done
   ledger.py       what is done; resume asks it
   progress.py     how a run tells what it does, and how long it took
 

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 from rensa import RMinHash
 
+from ratchet.bootstrap.retrieval import UNSPACED
 from ratchet.bootstrap.transcript import Review, Transcript, Verdict
 from ratchet.bootstrap.worlds.world import Case
 
 PASTED_WORDS = 12
-"""`original`: a run of this many words shared with a passage counts as pasted, unless the rubric gives a `limit`."""
+"""`original`: a run of this many words shared with a passage counts as pasted, unless the rubric gives a `limit`. Each
+letter of a script without spaces counts as a word."""
 NEAR_DUPLICATE = 0.95
 """`distinct`: the similarity from which on a sibling is a near duplicate, unless the rubric gives a `limit`."""
+_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
+_WORD_WITH_MARKS = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def finished(case: Case, limit: float | None, interruption: str) -> str:
@@ -23,7 +27,7 @@ def finished(case: Case, limit: float | None, interruption: str) -> str:
 
 def interrupts(case: Case, limit: float | None, interruption: str) -> str:
     """An answer interrupts once, at its beginning, where a wrong thought came before, and nowhere else."""
-    times = len(re.findall(rf"(?:^|[.!?:;]\s+){re.escape(interruption)}", case.text))
+    times = len(re.findall(rf"(?:^|[.!?:;]\s+|[。！？：；।؟]\s*){re.escape(interruption)}", case.text))
     if case.before:
         once = case.text.startswith(interruption) and times == 1
         return "" if once else "the wrong thought is not interrupted once, at the beginning"
@@ -87,10 +91,10 @@ def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review]
 
 
 def _trigrams(text: str) -> list[str]:
-    words = text.split()
+    words = _WORD_WITH_MARKS.findall(text)
     return [" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))]
 
 
 def _runs(text: str, words: int) -> set[tuple[str, ...]]:
-    found = re.findall(r"\w+", text)
+    found = _WORD.findall(text)
     return {tuple(found[i : i + words]) for i in range(len(found) - words + 1)}

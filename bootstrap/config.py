@@ -286,6 +286,23 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return _build(Config, fields, "")
 
 
+MAY_GROW = ("generations", "train.columns")
+"""Settings that resuming a run may raise: what was made before stays as it is."""
+MAY_CHANGE = tuple(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile"))
+"""Settings that resuming a run may change, since nothing that comes of it depends on them."""
+
+
+def refusal(old: Config, new: Config) -> str:
+    """Why a run with the settings `old` cannot go on with those of `new`; "" where it can."""
+    before, after = flat(old), flat(new)
+    for line, name in zip(changed(old, new), (name for name in before if before[name] != after[name]), strict=True):
+        if name in MAY_GROW and after[name] < before[name]:
+            return f"the run has {before[name]} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
+        if name not in (*MAY_GROW, *MAY_CHANGE):
+            return f"{line} differs from the run; start a new run to change it"
+    return ""
+
+
 def changed(old: Config, new: Config) -> list[str]:
     """One line for every setting in which two configs differ."""
     before, after = flat(old), flat(new)

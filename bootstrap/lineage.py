@@ -9,6 +9,7 @@ from etils import epath
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.retrieval import passages_of
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
@@ -31,14 +32,16 @@ def trace(run: Run, transcript_id: str) -> dict[str, Any]:
 
 
 def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, Any] | None:
-    transcripts, reviews = reviewed(generation)
-    t = next((t for i, t in transcripts.items() if i.startswith(wanted)), None)
+    corrected = Stage(generation / "wrongthink").committed()
+    made = _with(f'"id":"{wanted}', [*Stage(generation / "simulate").committed(), *corrected[::2]])
+    t = next((t for t in map(transcript_from_json, made) if t.id.startswith(wanted)), None)
     if t is None:
         return None
-    made = [targets.from_json(p) for stage in ("targets", "corrections") for p in Stage(generation / stage).committed()]
-    target = next((one for one in made if one.transcript_id == t.id), None)
-    sources = {p.id: p.text for p in run.passages(len(run.world.slices))}
-    review = reviews.get(t.id)
+    judged = _with(t.id, [*Stage(generation / "review").committed(), *corrected[1::2]])
+    review = next((r for r in map(review_from_json, judged) if r.transcript_id == t.id), None)
+    kept = [p for stage in ("targets", "corrections") for p in _with(t.id, Stage(generation / stage).committed())]
+    target = next((one for one in map(targets.from_json, kept) if one.transcript_id == t.id), None)
+    sources = _passages(run, t)
     return {
         "transcript": t.id,
         "generation": t.generation,
@@ -57,8 +60,20 @@ def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, A
         "branches": [vars(b) | {"piece": run.tokenizer.piece(b.token)} for b in target.branches] if target else [],
         "corrects": _corrected(run.directory, t) if t.source == "spoiled" else None,
         "corrections": _corrections(run.directory, t),
-        "trained": _trained(run.directory, t.id),
+        "trained": _trained(run, t),
     }
+
+
+def _with(text: str, payloads: Iterable[bytes]) -> list[bytes]:
+    """The payloads in whose JSON a text stands; the others need not be read."""
+    return [p for p in payloads if text.encode() in p]
+
+
+def _passages(run: Run, t: Transcript) -> dict[str, str]:
+    """The texts of the passages of the documents that were in view of a transcript, by id."""
+    named = {name for i in t.passages for name in (i, i.rpartition("#")[0])}
+    documents = [d for material in run.world.slices for d in material.documents if d.id in named]
+    return {p.id: p.text for p in passages_of(documents, run.config.simulate.passage_words)}
 
 
 def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
@@ -72,7 +87,8 @@ def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dic
 
 def _corrected(directory: epath.Path, correction: Transcript) -> str | None:
     """The id of the answer that a correction interrupts, from its generation or an earlier one."""
-    made = [p for place in sorted(directory.glob("gen-*")) for p in Stage(place / "simulate").committed()]
+    places, task = sorted(directory.glob("gen-*")), json.dumps(correction.task_id)
+    made = [p for place in places for p in _with(task, Stage(place / "simulate").committed())]
     answers = (json.loads(payload)["id"] for payload in made)
     is_of = lambda answer: correction.id == correction_id(answer, correction.forced, correction.generation)
     return next(filter(is_of, answers), None)
@@ -80,18 +96,20 @@ def _corrected(directory: epath.Path, correction: Transcript) -> str | None:
 
 def _corrections(directory: epath.Path, t: Transcript) -> list[dict]:
     """The corrections that were made by spoiling a transcript, in its generation and later ones."""
-    found = []
+    found, task = [], json.dumps(t.task_id).encode()
     for generation in sorted(directory.glob("gen-*")):
-        payloads = map(json.loads, Stage(generation / "wrongthink").committed())
+        payloads = Stage(generation / "wrongthink").committed()
+        pairs = zip(payloads[::2], payloads[1::2], strict=True)
+        same = [(json.loads(made), review) for made, review in pairs if task in made]
         found += [
             {
                 "transcript": made["id"],
                 "generation": made["generation"],
                 "wrong thought": made["forced_text"],
                 "text": made["text"],
-                "accepted": review["accepted"],
+                "accepted": json.loads(review)["accepted"],
             }
-            for made, review in zip(payloads, payloads, strict=True)
+            for made, review in same
             if made["id"] == correction_id(t.id, tuple(made["forced"]), made["generation"])
         ]
     return found
@@ -127,20 +145,20 @@ def _readable(run: Run, t: Transcript, target: Target) -> list[dict]:
     ]
 
 
-def _trained(directory: epath.Path, transcript_id: str) -> list[dict]:
+def _trained(run: Run, t: Transcript) -> list[dict]:
     """The examples made of the transcript, with the dataset they are in and the teacher that gave their targets."""
     found = []
-    for dataset in sorted(directory.glob("gen-*/dataset/*")):
+    for dataset in sorted(run.generation(t.generation).glob("dataset/*")):
         if (dataset / "dataset_info.json").exists():
             found += [
                 {
                     "example": e.id,
-                    "dataset": str(dataset.relative_to(directory)),
+                    "dataset": str(dataset.relative_to(run.directory)),
                     "origin": e.origin,
                     "trained tokens": int((e.weights > 0).sum()),
                     "teacher": e.lineage["teacher"],
                 }
-                for e in read_examples(dataset)
-                if e.lineage.get("transcript") == transcript_id
+                for e in read_examples(dataset, mentioning=t.id)
+                if e.lineage.get("transcript") == t.id
             ]
     return found

@@ -12,10 +12,11 @@ from flax import nnx
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.forecast import FORECAST, forecast
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
-from ratchet.bootstrap.run import Generation, Run, prepare
+from ratchet.bootstrap.run import INPUTS, Generation, Run, base_weights, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -23,13 +24,16 @@ from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import (
     TooFewAccepted,
     dataset,
+    dataset_of,
     earlier_examples,
+    lacking,
     steps_of,
     train,
     trained_weights,
 )
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
+from ratchet.train.checkpoint import has_weights
 from ratchet.train.holder import holding
 from ratchet.train.records import Example
 
@@ -68,18 +72,17 @@ class Seed:
         return seed.blend(self.skills, self.run.config.train.seed_mixture)
 
 
-def run(directory: epath.Path, config: Config, progress: Progress) -> None:
+def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
+    To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
     came in a row; Busy, before anything is written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:
-        if not (directory / config_files.KEPT).exists():
-            config_files.save(directory, config)
-        r = prepare(directory, config, Noted(progress, holder))
+        r = _opened(directory, config, Noted(progress, holder))
         try:
-            _run(r)
+            _run(r, foretell)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
             write_json(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
@@ -87,10 +90,26 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
             r.metrics.close()
 
 
-def _run(r: Run) -> None:
+def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
+    """A run that is there or begins. Where its first beginning fails, as on a vocabulary that is too small, nothing of
+    it stays, so that it can be begun otherwise in the same place."""
+    begins = not (directory / config_files.KEPT).exists()
+    if begins:
+        config_files.save(directory, config)
+    try:
+        return prepare(directory, config, progress)
+    except ValueError:
+        for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS) if begins else ():
+            (directory / name).unlink(missing_ok=True)
+        raise
+
+
+def _run(r: Run, foretell: bool) -> None:
     arms = [baselines.PLACE] if r.config.controls.imitation else []
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
     write_json(r.directory / "plan.json", plan)
+    if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
+        _foretell(r, plan["stages"])
     start, past = Seed(r), Past()
     begin(r, start)
     for number in range(1, r.config.generations + 1):
@@ -100,6 +119,13 @@ def _run(r: Run) -> None:
             raise RunEnded(f"{said}; generation {past.incumbent} is the result")
     if arms:
         imitate(r, start)
+
+
+def _foretell(r: Run, stages: Sequence[dict]) -> None:
+    """Writes down how long every stage is expected to take."""
+    r.progress.line("timing this machine for some seconds, to say how long the run takes")
+    params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
+    write_json(r.directory / FORECAST, forecast(r, params, stages))
 
 
 def planned(r: Run, arms: Sequence[str]) -> list[dict]:
@@ -128,17 +154,34 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
 
 
 def extend(directory: epath.Path, config: Config) -> None:
-    """Makes the run in `directory` one of more generations, those of `config`, which is otherwise the run's own.
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`).
 
-    What was trained for the last generation alone is removed, since there will be another last one. Raises ValueError,
+    With more generations, what was trained for the last one alone is removed, since there will be another last one.
+    With longer rows, what is still in training begins anew, with the examples that had no room. Raises ValueError,
     before anything has changed, when another process works on the run, or the world has not enough for so many
     generations or begins differently for them.
     """
     with holding(directory):
+        saved = config_files.saved(directory)
         r = prepare(directory, config, Silent())
-        baselines.forget(r)
+        if config.generations > saved.generations:
+            baselines.forget(r)
+        if config.train.columns > saved.train.columns:
+            _begin_training_anew(r)
         r.metrics.close()
         config_files.save(directory, config)
+
+
+def _begin_training_anew(r: Run) -> None:
+    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples."""
+    untrained = [n for n in range(r.config.generations + 1) if not has_weights(r.generation(n) / "model")]
+    for checkpoints in (r.directory / "checkpoints").glob("*-*"):
+        arm, _, number = checkpoints.name.rpartition("-")
+        if int(number) in untrained or (arm == baselines.PLACE and not has_weights(r.directory / arm / "model")):
+            checkpoints.rmtree()
+    for number in untrained:
+        if lacking(r, number):
+            dataset_of(r, number).rmtree()
 
 
 def begin(r: Run, start: Seed) -> None:

@@ -24,7 +24,8 @@ def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Pr
     of the generation."""
     siblings = run.config.simulate.samples if any(c.id == AGREEMENT for c in run.rubric) else SIBLINGS
     drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
-    written = finish(writer, run.seed_index, drafts, generation=number, seed=seed)
+    with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
+        written = finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
     grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
     graded = {name for grade in grades for step in grade.steps for name in step}
     passages = {p.id: p for p in run.seed_index.passages}

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,34 @@ class Advance(Protocol):
     def __call__(
         self, count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None
     ) -> None: ...
+
+
+class Reached:
+    """Tells a stage that so many of some items are done, and gives it only what is new.
+
+    Where work turns out to be more than it looked, as when an answer calls a tool and goes on, nothing is taken back:
+    the next to be done are not given again.
+    """
+
+    def __init__(self, advance: Callable[[int], None]):
+        self._advance, self._given = advance, 0
+
+    def __call__(self, done: int) -> None:
+        if done > self._given:
+            self._advance(done - self._given)
+            self._given = done
+
+
+def counted(reached: Callable[[int], None], before: int = 0) -> Callable[[int], None]:
+    """Takes how many more there are, time after time, and tells how many there are in all."""
+    done = before
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        reached(done)
+
+    return advance
 
 
 class Progress(Protocol):

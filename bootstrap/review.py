@@ -51,12 +51,14 @@ class Reviewer:
         tasks: Mapping[str, Task],
         passages: Mapping[str, Document],
         siblings: Sequence[Transcript] | None = None,
+        reached: Callable[[float], None] = lambda share: None,
     ) -> list[Review]:
         """One review for each transcript. Those given together that pass when no sibling is heard are each other's
         siblings, unless others are given: what is cut off or rejected must not outvote what is right. Whether other
-        answers to the same task agree is asked of all that are well formed."""
+        answers to the same task agree is asked of all that are well formed. `reached` hears which share of the
+        questions is answered, time after time."""
         cases = [self.case(t, tasks[t.task_id], passages) for t in transcripts]
-        asked = self._ask([(case, case.steps) for case in cases])
+        asked = self._ask([(case, case.steps) for case in cases], reached=reached)
         beside = siblings
         if siblings is None:
             alone = self.verdicts(cases, asked)
@@ -134,25 +136,35 @@ class Reviewer:
             answers = [agreement(case.text, case.others)]
         return _least(c, answers)
 
-    def _ask(self, parts: Sequence[Part], criteria: Sequence[Criterion] | None = None) -> Answers:
+    def _ask(
+        self,
+        parts: Sequence[Part],
+        criteria: Sequence[Criterion] | None = None,
+        reached: Callable[[float], None] = lambda share: None,
+    ) -> Answers:
         """What the judges of model criteria say, and how likely what was said is; asked together, they share
         contexts."""
         chosen = self.criteria if criteria is None else criteria
         found: dict[tuple[str, int], list[Measured]] = {}
+        jobs = []
         for judge in dict.fromkeys(c.judge for c in chosen):
-            params = self.params if judge == "self" else self.seed()
             own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT]
             asking = (
                 (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
                 (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
                 (self._how_likely, [c for c in own if c.kind == "likelihood"]),
             )
-            for ask, criteria in asking:
-                for owner, measured in ask(params, parts, criteria):
-                    found.setdefault(owner, []).append(measured)
+            jobs += [(judge, ask, criteria) for ask, criteria in asking if criteria]
+        for number, (judge, ask, criteria) in enumerate(jobs):
+            params = self.params if judge == "self" else self.seed()
+            share = lambda of, number=number: reached((number + of) / len(jobs))
+            for owner, measured in ask(params, parts, criteria, share):
+                found.setdefault(owner, []).append(measured)
         return found
 
-    def _yes_or_no(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+    def _yes_or_no(
+        self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> Iterator[Owned]:
         """What a judge answers to the questions of model criteria."""
         prompts, owners = [], []
         for c in criteria:
@@ -160,11 +172,13 @@ class Reviewer:
                 for question, about in questions(c, case, steps):
                     prompts.append(self.prompt(c, question, [p.text for p in case.passages], case.task))
                     owners.append((c.id, number, about))
-        answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts) if prompts else ()
+        answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts, reached) if prompts else ()
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
             yield (name, number), _yes(float(yes), float(no), about)
 
-    def _in_words(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+    def _in_words(
+        self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> Iterator[Owned]:
         """What a judge answers by the labels of model criteria."""
         asked, owners = [], []
         for c in criteria:
@@ -174,13 +188,15 @@ class Reviewer:
                     prompt = self.prompt(c, question, [p.text for p in case.passages], case.task)
                     asked += [((*prompt[0], *prompt[1]), word) for word in words]
                     owners.append((c, number, about))
-        given = iter(self.scorer.log_likelihoods(params, asked) if asked else ())
+        given = iter(self.scorer.log_likelihoods(params, asked, reached) if asked else ())
         for c, number, about in owners:
             of = {label: math.exp(float(next(given).sum())) for label in c.labels}
             passing = sum(of[label] for label in c.passing_labels)
             yield (c.id, number), _yes(passing, sum(of.values()) - passing, about, c.labels)
 
-    def _how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+    def _how_likely(
+        self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> Iterator[Owned]:
         """Mean log-probabilities of what was said."""
         prompts: dict[tuple, list[int]] = {}
         asked, owners = [], []
@@ -192,7 +208,8 @@ class Reviewer:
                     if given[0][1]:
                         asked += given
                         owners.append((c, number, case.text[step.start : step.end], len(given)))
-        means = iter([float(found_N.mean()) for found_N in self.scorer.log_likelihoods(params, asked)] if asked else ())
+        found = self.scorer.log_likelihoods(params, asked, reached) if asked else ()
+        means = iter([float(found_N.mean()) for found_N in found])
         for c, number, about, count in owners:
             yield (c.id, number), _nats(c, next(means) - sum(next(means) for _ in range(count - 1)), about)
 

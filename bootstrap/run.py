@@ -35,6 +35,9 @@ from ratchet.train.records import Example
 from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
 from ratchet.train.trainer import Training, fit, mean_loss
 
+INPUTS = "inputs.json"
+"""Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -133,6 +136,10 @@ class Run:
                 f"{where}: {left_out} of {len(made)} examples are left out, longer than train.columns, {columns} tokens"
             )
         return fit
+
+    def longer_rows(self, tokens: int) -> str:
+        """What to do where examples of so many tokens are needed."""
+        return f"`ratchet resume {self.directory} --train.columns {tokens}` goes on with room for them"
 
     def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
         """The mean loss of examples, in nats per weighted token."""
@@ -309,8 +316,9 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
         for n, m in enumerate(world.slices, 1)
     }
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
-    path = directory / "inputs.json"
-    began = once(path, lambda: now)
+    path = directory / INPUTS
+    about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
+    began = once(path, lambda: {"about": about} | now)
     if different := [name for name in now if name in began and now[name] != began[name]]:
         what = f"documents ({different[0]})" if different[0] in parts else different[0]
         raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 from flax import nnx
 
 from ratchet.bootstrap.config import Config, SimulateConfig
+from ratchet.bootstrap.progress import Reached, counted
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.tools import LOOKUP, Toolbox, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
@@ -41,11 +42,19 @@ class Writer:
         """Tokens that a prompt may have."""
         return self.max_length - self.config.new_tokens
 
-    def sample(self, requests: Sequence[Request], *, seed: int, temperature: float | None = None) -> list[Sampled]:
-        """Goes on from each request's prompt to the end of the turn; `temperature` takes the place of the setting."""
-        c = self.config
-        warm = c.temperature if temperature is None else temperature
-        return self.sampler(self.params, requests, seed=seed, temperature=warm, stop=(self.tokenizer.end,))
+    def sample(
+        self,
+        requests: Sequence[Request],
+        *,
+        seed: int,
+        temperature: float | None = None,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Sampled]:
+        """Goes on from each request's prompt to the end of the turn; `temperature` takes the place of the setting, and
+        `advance` counts requests as they end."""
+        warm = self.config.temperature if temperature is None else temperature
+        stop = (self.tokenizer.end,)
+        return self.sampler(self.params, requests, seed=seed, temperature=warm, stop=stop, advance=advance)
 
 
 @dataclass(frozen=True)
@@ -144,30 +153,38 @@ def finish(
     seed: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[Transcript]:
-    """Samples every draft to its end, running the tool calls between turns."""
+    """Samples every draft to its end, running the tool calls between turns; `advance` counts them as they end."""
     tokenizer, config = writer.tokenizer, writer.config
     finished: dict[int, Transcript] = {}
     waiting = dict(enumerate(drafts))
     opening = tokenizer.calls(LOOKUP["name"]) if config.lookups else (tokenizer.end,)
+    reached = Reached(advance)
     fits = lambda d, more=0: len(d.prompt) + more + config.new_tokens <= writer.max_length
     for turn in range(config.lookups + 1):
         # A turn that begins as a call does ends there: its arguments are sampled by their grammar.
         stop = (tokenizer.end, opening[0] if turn < config.lookups else tokenizer.end)
-        said = _sampled(writer, seed, stop, {at: d.request(turn) for at, d in waiting.items()})
+        asked = {at: d.request(turn) for at, d in waiting.items()}
+        said = _sampled(writer, seed, stop, asked, counted(reached, len(finished)))
         calls = [at for at, s in said.items() if s.finished and s.stop != tokenizer.end and not len(s.tokens)]
         grammar = writer.tools.grammar(tokenizer) if calls else None
         room = len(opening)
-        asked = {at: waiting[at].request(turn, opening, grammar) for at in calls if fits(waiting[at], room)}
-        called = _sampled(writer, seed, (tokenizer.end,), asked)
+        arguments = {at: waiting[at].request(turn, opening, grammar) for at in calls if fits(waiting[at], room)}
+        called = _sampled(writer, seed, (tokenizer.end,), arguments)
         after = {at: _after_call(writer, index, waiting[at], s) for at, s in called.items() if s.finished}
         still = {at: d for at, d in after.items() if fits(d)}
         ended = {at: _transcript(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
         finished, waiting = finished | ended, still
-        advance(len(ended))
+        reached(len(finished))
     return [finished[i] for i in range(len(drafts))]
 
 
-def _sampled(writer: Writer, seed: int, stop: tuple[int, ...], requests: Mapping[int, Request]) -> dict[int, Sampled]:
+def _sampled(
+    writer: Writer,
+    seed: int,
+    stop: tuple[int, ...],
+    requests: Mapping[int, Request],
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[int, Sampled]:
     c = writer.config
     sampled = writer.sampler(
         writer.params,
@@ -178,6 +195,7 @@ def _sampled(writer: Writer, seed: int, stop: tuple[int, ...], requests: Mapping
         top_k=c.top_k,
         top_p=c.top_p,
         min_p=c.min_p,
+        advance=advance,
     )
     return dict(zip(requests, sampled, strict=True))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ratchet.bootstrap.config import TargetsConfig
+from ratchet.bootstrap.progress import counted
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tools import LOOKUP
 from ratchet.bootstrap.transcript import Capture, Review, Transcript, packed, unpacked
@@ -52,14 +53,16 @@ def make_targets(
     accepted: Sequence[Transcript],
     config: TargetsConfig,
     seed: int,
+    reached: Callable[[float], None] = lambda share: None,
 ) -> list[Target]:
-    """Targets of the configured kind for accepted transcripts; `review` judges the branches."""
+    """Targets of the configured kind for accepted transcripts; `review` judges the branches, and `reached` hears
+    which share of them is sampled, time after time."""
     if config.kind == "teacher":
         accepted = _drawn_where_they_stand(writer, scorer, accepted)
     if config.kind != "reviewed":
         return [_unbranched(t, config.kind) for t in accepted]
     opened = [(t, branch) for t in accepted for branch in _alternatives(writer, t, config)]
-    texts = _continue(writer, [_branch_prompt(t, b) for t, b in opened], seed)
+    texts = _continue(writer, [_branch_prompt(t, b) for t, b in opened], seed, reached)
     drafts = [_branch_transcript(writer, t, b, rest) for (t, b), rest in zip(opened, texts, strict=True)]
     reviewed: dict[str, list[Branch]] = {}
     for (t, branch), draft, found in zip(opened, drafts, review(drafts), strict=True):
@@ -100,11 +103,14 @@ def _branch_prompt(t: Transcript, branch: Branch) -> tuple[int, ...]:
     return (*t.prompt, *t.forced, *t.tokens[: branch.position], branch.token)
 
 
-def _continue(writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int) -> list[tuple[tuple[int, ...], bool]]:
+def _continue(
+    writer: Writer, prompts: Sequence[tuple[int, ...]], seed: int, reached: Callable[[float], None]
+) -> list[tuple[tuple[int, ...], bool]]:
     """(tokens, finished) after each prompt; one that already ended is finished as it is. Equal prompts run once."""
     end = writer.tokenizer.end
     unique = sorted({p for p in prompts if p[-1] != end})
-    sampled = writer.sample([Request(int(content_id(p)[:8], 16), p) for p in unique], seed=seed)
+    requests = [Request(int(content_id(p)[:8], 16), p) for p in unique]
+    sampled = writer.sample(requests, seed=seed, advance=counted(lambda done: reached(done / len(unique))))
     found = {p: (tuple(s.tokens.tolist()), s.finished) for p, s in zip(unique, sampled, strict=True)}
     return [found.get(p, ((), True)) for p in prompts]
 

@@ -72,11 +72,12 @@ class Knower:
     def sweep(self, reviewer: Reviewer, vector: nnx.State) -> list[dict]:
         """By λ, 0 first: the shares of unaided reasoning that are well formed and wrong, as `reviewer` judges, and
         perplexity on control text relative to λ = 0."""
-        run, control = self.run, control_text(self.run)
+        run, control, scales = self.run, control_text(self.run), self.run.config.wrongthink.lambdas
 
         def measure(candidate: nnx.State, said: Sequence[wrongthink.Said]) -> dict:
             cases = wrongthink.as_cases(reviewer, said, self.passages, self.heard)
             wrong = [step >= 0 for step, _ in reviewer.first_faults(cases)]
+            advance(1)
             return {
                 "formed": float(np.mean(reviewer.formed(cases))),
                 "wrong": float(np.mean(wrong)),
@@ -84,8 +85,9 @@ class Knower:
             }
 
         probe = self.tasks[:: max(1, len(self.tasks) // PROBED)][:PROBED]
-        scales, writer = run.config.wrongthink.lambdas, run.writer(self.params)
-        return wrongthink.sweep(writer, run.world, probe, vector, scales, measure, self.seed("sweep"))
+        writer = run.writer(self.params)
+        with run.progress.stage(f"gen {self.number} wrong-thinker", 1 + len(scales)) as advance:
+            return wrongthink.sweep(writer, run.world, probe, vector, scales, measure, self.seed("sweep"))
 
     def choose(self, reviewer: Reviewer, source: str) -> tuple[nnx.State | None, dict]:
         """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""

@@ -53,8 +53,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but run, resume, chat and label\n"
-        "take --json."
+        "every setting; --version says the version. All but chat and label take --json:\n"
+        "one JSON object; of run and resume one a line, the last one the result."
     )
 
 

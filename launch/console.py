@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from etils import epath
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from ratchet.bootstrap.progress import Advance, Tally
 from ratchet.bootstrap.report.outlook import Outlook, in_words, outlook
+from ratchet.bootstrap.report.terminal import figures
 
 EVERY = 15.0
 """Seconds between plain lines of one stage."""
@@ -36,7 +38,7 @@ class Shown:
             needed.append(f"{clock(tally.left)} left")
         if run.current:
             own = (tally.spent, tally.left) if run.is_current(self.title) else (0.0, None)
-            needed += [f"stage {run.number} of {len(run.stages)}", in_words(*run.left(*own))]
+            needed += [f"stage {run.number} of {len(run.stages)}", in_words(run.left(*own))]
         rate = [f"{tally.made / tally.spent:,.1f}/s"] if tally.made > 0 and not self.about else []
         return needed, [*self.about[1:], *rate]
 
@@ -83,6 +85,11 @@ class Terminal:
 
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:
+        """The table and where the page is, however the run ended; of an error the command tells."""
+        self.console.print(figures(status))
+        self.line(f"report: {page}")
 
     def __rich__(self) -> Shown | str:
         """The innermost stage: one may train a model of its own."""

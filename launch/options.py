@@ -33,6 +33,7 @@ def described(kind: Any, text: str, **more: str) -> Any:
 Directory = described(tyro.conf.Positional[str], "the directory of a run, such as runs/lessons", metavar="DIR")
 Generation = described(int, "a finished generation; 0 is the seed model", metavar="N")
 Json = described(bool, "print one JSON object, for programs")
+AsEvents = described(bool, "print what happens as one JSON object a line, the last one the result, for programs")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 File = described(str, "a YAML file of settings, such as a run's config.yaml; options win over it", name="config")
 
@@ -114,7 +115,7 @@ def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
     if named not in RECIPES:
         _no_recipe(command, named, asks_for_help(words))
     # What stands beside the settings, such as `out`, is given to tyro as an option that others overrule.
-    beside = {f.name for f in dataclasses.fields(kind)} & given.keys()
+    beside = {f.name for f in dataclasses.fields(kind) if f.name != "json"} & given.keys()
     options = [*(f"--{name}={given.pop(name)}" for name in sorted(beside)), *rest]
     return _Origin(RECIPES[named], path, given, options)
 

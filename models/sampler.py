@@ -6,6 +6,7 @@ not change what it says. Shapes are those of `models.slots`.
 """
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -69,6 +70,20 @@ class Meter:
         return self.working / max(self.slots, 1)
 
 
+PACED = 8
+"""Steps of a dispatch that is timed."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a machine takes: until a sampler's programs are compiled, for a token of a prompt that is read, and
+    for a step in which every slot says a token."""
+
+    compiling: float
+    token: float
+    step: float
+
+
 @dataclass(frozen=True)
 class Sampler(Plan):
     """Samples any number of requests, longest prompts first."""
@@ -122,6 +137,26 @@ class Sampler(Plan):
             self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
             parts.append(part)
         return _by_request(parts, len(requests), stop)
+
+    def pace(self, params: nnx.State, prompt: tuple[int, ...], stop: tuple[int, ...]) -> Pace:
+        """How fast it is on this machine: a prompt that all slots share is read and a few tokens are said, twice, since
+        the first time it compiles."""
+        weights, columns = self.weights(params), self.columns(nnx.merge(self.graphdef, params).config, len(prompt))
+        settings = slots.Settings(jnp.uint32(0), jax.tree.map(jnp.asarray, Warp()), jnp.array(stop, jnp.int32))
+        requests, places_Q, took = [Request(n, prompt) for n in range(self.slots)], np.arange(self.slots), []
+        for _ in range(2):
+            began = time.monotonic()
+            queue = jax.block_until_ready(self._read(weights, requests, places_Q, columns))
+            read = time.monotonic()
+            state = slots.empty(weights, columns, 0, self)._replace(taken_M=self._laid(np.zeros(self.parts, int)))
+            few, more = jnp.int32(PACED), jnp.bool_(False)
+            _, progress, _ = slots.dispatch(weights, state, queue, settings, few, more, cuts=False, plan=self)
+            steps = int(jax.device_get(progress.steps))
+            took.append((read - began, time.monotonic() - read, steps))
+        (reading, saying, steps), first = took[1], sum(took[0][:2])
+        rows = max(self.slots // 8, 1)
+        tokens = rows * columns_for(len(prompt), self.bucket, self.kernel)
+        return Pace(max(first - reading - saying, 0.0), reading / tokens, saying / max(steps, 1))
 
     def _laid(self, numbers: np.ndarray) -> jax.Array:
         """Numbers of rows or parts where those of `Slots` lie, so that a dispatch is compiled once."""

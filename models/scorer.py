@@ -53,9 +53,15 @@ class Scorer(Inference):
     questions: int
     bucket: int = 32
 
-    def __call__(self, params: nnx.State, asked: Sequence[Question], answers: Tokens) -> np.ndarray:
-        """Probabilities [len(asked), len(answers)] of each answer's id as the next token; equal questions run once."""
-        found = self._run(answer_probabilities, params, asked, answers)
+    def __call__(
+        self, params: nnx.State, asked: Sequence[Question], answers: Tokens,
+        reached: Callable[[float], None] = lambda share: None,
+    ) -> np.ndarray:
+        """Probabilities [len(asked), len(answers)] of each answer's id as the next token; equal questions run once.
+
+        `reached(share)` is called after each batch with the share of the questions that are answered.
+        """
+        found = self._run(answer_probabilities, params, asked, answers, reached)
         return np.stack([found[a] for a in asked]) if asked else np.zeros((0, len(answers)), np.float32)
 
     def distributions(self, params: nnx.State, given: Sequence[Question], keep: int) -> list[Captured]:
@@ -70,28 +76,32 @@ class Scorer(Inference):
             Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, given, strict=True)
         ]
 
-    def log_likelihoods(self, params: nnx.State, given: Sequence[Question]) -> list[np.ndarray]:
+    def log_likelihoods(
+        self, params: nnx.State, given: Sequence[Question], reached: Callable[[float], None] = lambda share: None
+    ) -> list[np.ndarray]:
         """The log-probability, in nats [N], of each of N tokens after its context and the tokens before it.
 
-        There is at least one token of context; equal contexts are read once.
+        There is at least one token of context; equal contexts are read once. `reached` is called as above.
         """
         asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
-        found = self._run(token_log_probabilities, params, asked, ())
+        found = self._run(token_log_probabilities, params, asked, (), reached)
         return [found[a][: len(tokens)] for a, (_, tokens) in zip(asked, given, strict=True)]
 
     def _run(
-        self, program: Callable, params: nnx.State, asked: Sequence[Question], answers: Tokens
+        self, program: Callable, params: nnx.State, asked: Sequence[Question], answers: Tokens,
+        reached: Callable[[float], None] = lambda share: None,
     ) -> dict[Question, Any]:
         """The rows that a program gives, by what was asked."""
         assert self.questions % self.parts == 0, (self.questions, self.parts)
         assert all(question for _, question in asked), "a question has at least one token"
-        found, own = {}, self.questions // self.parts
+        found, own, count = {}, self.questions // self.parts, len(set(asked))
         shared = Shared(self.weights(params), jnp.array(answers, jnp.int32)) if asked else None
         for parts in self._batches(asked):
             rows_B = jax.device_get(program(shared, self._padded(parts), plan=self))
             for part, (_, questions) in enumerate(parts):
                 for row, question in enumerate(questions):
                     found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
+            reached(len(found) / count)
         return found
 
     def _batches(self, asked: Sequence[Question]) -> Iterator[list[tuple[list[Tokens], list[Question]]]]:

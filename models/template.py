@@ -1,8 +1,11 @@
 """Chat templates (Jinja), rendered as transformers renders them, and where in their output the assistant speaks."""
 
 import datetime
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -14,7 +17,11 @@ from jinja2.utils import Namespace
 from ratchet.models.architectures import FolderError
 
 _LONGEST = 1 << 24
-"""Letters of output, and of what a template multiplies, beyond which a template is refused."""
+"""Letters of output, of what a template repeats, and of what it pads a text to, beyond which a template is refused."""
+_WIDEST = 1 << 16
+"""Bits of a product or power of numbers, beyond which a template is refused."""
+_SECONDS = 20.0
+"""Time of the processor that writing a text may take: a conversation takes milliseconds."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """The names that a message's reasoning goes by; templates read the first, those of gpt-oss the second."""
 
@@ -38,11 +45,11 @@ class Template:
     def __init__(self, source: str, named: Mapping[str, str], where: str, now: datetime.datetime):
         self._named, self._where = dict(named), where
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-        environment.filters["tojson"] = _to_json
+        environment.filters["tojson"] = _asking(environment, "tojson", _to_json)
         environment.globals.update(
             raise_exception=_raise, strftime_now=now.strftime, dict=_Dict(), namespace=_PublicNamespace
         )
-        self._generation = environment.extensions[_Generation.identifier]
+        self._environment, self._generation = environment, environment.extensions[_Generation.identifier]
         try:
             source.encode()
             self._template = environment.from_string(source)
@@ -55,6 +62,7 @@ class Template:
     ) -> Rendered:
         """The messages as one text; `open_turn` begins an answer. `switches` are variables of the template's own, such
         as `enable_thinking`. Raises FolderError when the template refuses the messages."""
+        self._environment.begin()
         given = {"tools": list(tools) or None, "documents": None, "add_generation_prompt": open_turn}
         written, length = [], 0
         said = self._generation.follow(written)
@@ -108,26 +116,81 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which also refuses products that would fill the memory."""
+    """Jinja's sandbox, which also refuses products that would fill the memory, and templates that do not end.
+
+    Every turn of a loop, every call and every filter asks whether there is time left.
+    """
 
     intercepted_binops = frozenset({"*", "**"})
 
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._until = math.inf
+        self.filters = {name: _asking(self, name, given) for name, given in self.filters.items()}
+
+    def begin(self) -> None:
+        """From now on there are so many seconds."""
+        self._until = time.thread_time() + _SECONDS
+
+    def goes_on(self) -> bool:
+        """True, which a loop asks at every turn. Raises TimeoutError when the time is over."""
+        if time.thread_time() > self._until:
+            raise TimeoutError(f"it takes more than {_SECONDS:g} seconds")
+        return True
+
+    def call(self, context, function: Callable, /, *given, **named) -> Any:
+        self.goes_on()
+        if isinstance(getattr(function, "__self__", None), str):
+            _refuse_padding(*given, *named.values())
+        return super().call(context, function, *given, **named)
+
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
-        if _size(operator, left, right) > _LONGEST:
-            raise OverflowError(f"{operator} makes more than {_LONGEST:,}")
+        _refuse_product(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """The template with loops that ask; what a loop leaves out by its `if` counts as a turn."""
+        parsed = super()._parse(source, name, filename)
+        for loop in parsed.find_all(nodes.For):
+            ask = nodes.Call(nodes.EnvironmentAttribute("goes_on"), [], [], None, None)
+            loop.test = nodes.And(ask, loop.test) if loop.test else ask
+            loop.test.set_lineno(loop.lineno).set_environment(self)
+        return parsed
 
-def _size(operator: str, left: Any, right: Any) -> int:
-    """The length of a text or list that is repeated, the bits of a power; 0 for what stays small."""
+
+def _asking(environment: _Sandbox, name: str, given: Callable) -> Callable:
+    """A filter that first asks whether there is time left, and pads nothing beyond the bound."""
+
+    @functools.wraps(given)
+    def asking(*values, **named) -> Any:
+        environment.goes_on()
+        if name in ("batch", "center", "indent", "slice", "tojson"):
+            _refuse_padding(*values[1:], *named.values())
+        return given(*values, **named)
+
+    return asking
+
+
+def _refuse_padding(*given: Any) -> None:
+    if any(isinstance(value, int) and value > _LONGEST for value in given):
+        raise OverflowError(f"it pads to more than {_LONGEST:,}")
+
+
+def _refuse_product(operator: str, left: Any, right: Any) -> None:
+    """Refuses a text or list that is repeated beyond the bound, and a number of too many bits."""
     match operator, left, right:
         case "**", int(), int():
-            return left.bit_length() * right
+            large = left.bit_length() * right > _WIDEST
+        case "*", int(), int():
+            large = left.bit_length() + right.bit_length() > _WIDEST
         case "*", int(), str() | list() | tuple():
-            return left * len(right)
+            large = left * len(right) > _LONGEST
         case "*", str() | list() | tuple(), int():
-            return len(left) * right
-    return 0
+            large = len(left) * right > _LONGEST
+        case _:
+            large = False
+    if large:
+        raise OverflowError(f"{operator} makes more than there is room for")
 
 
 class _Dict:

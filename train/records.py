@@ -85,10 +85,13 @@ def write_examples(directory: epath.PathLike, examples: Iterable[Example], *, he
     return write_dataset(directory, "dataset", features(), rows, metadata=metadata)
 
 
-def read_examples(directory: epath.PathLike, *, tokenizer: str | None = None) -> list[Example]:
+def read_examples(
+    directory: epath.PathLike, *, tokenizer: str | None = None, mentioning: str = ""
+) -> list[Example]:
     """Reads what `write_examples` wrote, checking the content, each example's id and, when given, the tokenizer's hash.
 
-    Raises RecordError naming the file, and the example where there is one; other people's datasets are refused so too.
+    Examples that are not `mentioning` a text, such as an id in their lineage, are passed over undecoded. Raises
+    RecordError naming the file, and the example where there is one; other people's datasets are refused so too.
     """
     directory = epath.Path(directory)
     header_path, shard = directory / "record.json", directory / "dataset-train.array_record-00000-of-00001"
@@ -100,7 +103,8 @@ def read_examples(directory: epath.PathLike, *, tokenizer: str | None = None) ->
             f"{header_path}: tokenizer is {header['tokenizer']}, expected {tokenizer}; use the run's tokenizer"
         )
     decode, payloads = features().deserialize_example_np, read_unit(shard, header["sha256"])
-    rows = (_row(f"{shard}: example {number}", decode, payload) for number, payload in enumerate(payloads))
+    wanted = ((number, payload) for number, payload in enumerate(payloads) if mentioning.encode() in payload)
+    rows = (_row(f"{shard}: example {number}", decode, payload) for number, payload in wanted)
     return [_example(shard, row, header) for row in rows]
 
 

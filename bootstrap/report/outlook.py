@@ -1,12 +1,13 @@
 """How long the rest of a run takes: the stages that its plan names, against the time of those that are done.
 
-Nothing is guessed. A stage takes as long for its work as the same stage did before, in other generations of this run on
-whatever machines it had; a stage that was never done counts as not measured.
+A stage takes as long for its work as the same stage did before, in other generations of this run on whatever machines
+it had. One that was never done takes what the run forecast when it began, between two bounds; without a forecast it
+counts as not measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -15,12 +16,23 @@ from ratchet.bootstrap.report.files import read_json
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the plan: generation or arm, name, amount of work, and the seconds that it took; None: not done."""
+    """A stage of the plan: generation or arm, name, amount of work, the seconds that it took, None while it is not
+    done, and the least and the most seconds that were forecast, None without a forecast."""
 
     place: str
     name: str
     work: float
     seconds: float | None = None
+    expected: tuple[float, float] | None = None
+
+
+class Left(NamedTuple):
+    """The least and the most seconds to the end of a run, and the names of the stages that are not in them, since
+    nothing is known of them."""
+
+    low: float
+    high: float
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,37 +51,39 @@ class Outlook:
         """The first stage that is not done."""
         return self.stages[self.number - 1] if self.number <= len(self.stages) else None
 
-    def left(self, spent: float = 0.0, ahead: float | None = None) -> tuple[float, tuple[str, ...]]:
-        """Seconds to the end of the run, as far as measured, and the names of the stages that are not.
-
-        `spent` are the seconds of the current stage so far; `ahead` are those that it still takes, where it knows.
-        """
+    def left(self, spent: float = 0.0, ahead: float | None = None) -> Left:
+        """How long it is to the end of the run. `spent` are the seconds of the current stage so far; `ahead` are those
+        that it still takes, where it knows."""
         took: dict[str, tuple[float, float]] = {}
         for stage in self.stages:
             known = spent + ahead if stage is self.current and ahead is not None else stage.seconds
             if known is not None:
                 seconds, work = took.get(stage.name, (0.0, 0.0))
                 took[stage.name] = seconds + known, work + stage.work
-        left, missing = 0.0, []
+        low, high, missing = 0.0, 0.0, []
         for stage in self.stages[self.number - 1 :]:
             seconds, work = took.get(stage.name, (0.0, 0.0))
-            if not work:
-                missing.append(stage.name)
-            elif stage is not self.current:
-                left += stage.work * seconds / work
+            if stage is self.current and ahead is not None:
+                least = most = ahead
+            elif work or stage.expected:
+                least, most = (stage.work * seconds / work,) * 2 if work else stage.expected
+                gone = spent if stage is self.current else 0.0
+                least, most = max(least - gone, 0.0), max(most - gone, 0.0)
             else:
-                left += max(stage.work * seconds / work - spent, 0.0) if ahead is None else ahead
-        return left, tuple(dict.fromkeys(missing))
+                missing.append(stage.name)
+                continue
+            low, high = low + least, high + most
+        return Left(low, high, tuple(dict.fromkeys(missing)))
 
     def announced(self) -> str:
         """What lies ahead, in a line, before the first stage that is not done."""
         if self.number > 1:
-            return f"stage {self.number} of {len(self.stages)}, {in_words(*self.left())}"
+            return f"stage {self.number} of {len(self.stages)}, {in_words(self.left())}"
         trained, written = (sum(s.work for s in self.stages if s.name == name) for name in ("train", "simulate"))
-        return (
-            f"{len(self.stages)} stages: {trained:,} examples to train on, {written:,} answers to write; "
-            "how long that takes is said as soon as a part of it is measured"
-        )
+        there = f"{len(self.stages)} stages, {trained:,} examples to train, {written:,} answers to write"
+        if self.current.expected:
+            return f"{in_words(self.left())}: {there}"
+        return f"{there}; how long that takes is said as soon as a part of it is measured"
 
     def is_current(self, title: str) -> bool:
         """Whether work with this title is what the current stage is about, and no part of another."""
@@ -79,12 +93,13 @@ class Outlook:
 def outlook(directory: epath.Path) -> Outlook:
     """The stages that the run's plan names; none before there is a plan."""
     took: dict[str, Mapping[str, Any]] = {}
-    made = []
+    made, forecast = [], read_json(directory / "forecast.json")
     for stage in read_json(directory / "plan.json").get("stages", ()):
         place, name = stage["place"], stage["stage"]
         if place not in took:
             took[place] = read_json(directory / place / "stages.json")
-        made.append(Stage(place, name, stage["work"], took[place].get(name)))
+        expected = forecast.get(place, {}).get(name)
+        made.append(Stage(place, name, stage["work"], took[place].get(name), expected and tuple(expected)))
     return Outlook(tuple(made))
 
 
@@ -97,8 +112,13 @@ def roughly(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} days"
 
 
-def in_words(left: float, missing: Sequence[str]) -> str:
-    """How long the rest takes: "about 14 min in all", or at least so much when stages were never measured."""
-    if missing and not left:
-        return "time in all not known yet"
-    return f"{'at least' if missing else 'about'} {roughly(left)} left in all"
+def in_words(left: Left) -> str:
+    """How long the rest takes: "about 14 min left in all", "10 min to 1.5 h left in all" where it is only forecast, or
+    "at least" so much when nothing is known of some stages."""
+    low, high = roughly(left.low), roughly(left.high)
+    if left.missing:
+        return f"at least {low} left in all" if left.low else "time in all not known yet"
+    if low == high or left.high < 1.2 * left.low:
+        return f"about {high} left in all"
+    number, _, unit = low.partition(" ")
+    return f"{number if high.endswith(unit) else low} to {high} left in all"

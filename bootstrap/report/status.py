@@ -57,18 +57,20 @@ def status(directory: epath.Path) -> dict[str, Any]:
 
 
 def _outlook(directory: epath.Path, doing: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The number of the stage that is next or under way, its place and name, of how many, the seconds to the end of the
-    run as far as stages were measured, and those that were not; None before there is a plan."""
+    """The number of the stage that is next or under way, its place and name, of how many, the least and the most
+    seconds to the end of the run, and the stages that these leave out since nothing is known of them; None before there
+    is a plan."""
     found = outlook(directory)
     if not found.stages:
         return None
     spent, ahead, current = 0.0, None, found.current
     if doing and found.is_current(doing["title"]):
         spent, ahead = time.time() - doing["since"], doing["left"]
-    left, missing = found.left(spent, ahead)
+    low, high, missing = found.left(spent, ahead)
     next_one = {"place": current.place, "name": current.name} if current else {"place": None, "name": None}
     number = min(found.number, len(found.stages))
-    return {"stage": number, "of": len(found.stages), **next_one, "seconds_left": left, "not_measured": list(missing)}
+    left = {"seconds_left": [low, high], "not_measured": list(missing)}
+    return {"stage": number, "of": len(found.stages), **next_one, **left}
 
 
 def in_columns(metrics: Mapping[str, dict]) -> dict[str, dict]:

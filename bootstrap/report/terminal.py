@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ratchet.bootstrap.report.outlook import in_words, roughly
+from ratchet.bootstrap.report.outlook import Left, in_words, roughly
 from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns, percent
 
 
@@ -109,7 +109,7 @@ def _under_way(doing: Mapping[str, Any] | None, ahead: Mapping[str, Any] | None)
         took = roughly(time.time() - doing["since"])
         lines.append(f"{doing['title']}: {doing['done']:,} of {doing['total']:,}, for {took}")
     if ahead:
-        rest = in_words(ahead["seconds_left"], ahead["not_measured"])
+        rest = in_words(Left(*ahead["seconds_left"], tuple(ahead["not_measured"])))
         between = "" if doing else f", {ahead['place']} {ahead['name']}"
         lines.append(f"stage {ahead['stage']} of {ahead['of']}{between}, {rest}")
     return lines or ["beginning"]

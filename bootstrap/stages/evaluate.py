@@ -3,7 +3,7 @@
 Items are frozen: a task is asked in the same words whenever it is asked, and later generations are asked more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,8 +29,12 @@ GENERAL = (
     Metric("closed_book", "the student, without sources, on what was read", "closed", guard=True),
 )
 """Metrics of every world. Open book is what a generation is kept for; the others guard."""
-PARTS = 4
-"""Steps of an evaluation, for progress."""
+Counting = Callable[[int], None]
+"""Takes how many more answers there are, for progress."""
+
+
+def _uncounted(more: int) -> None:
+    """For whoever shows no progress."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,14 @@ def evaluation(run: Run, number: int, params: nnx.State, knower: Knower | None, 
     """
     judge, writer, form = Judge(run), run.writer(params), "document" if arm == "imitation" else "chat"
     read = run.read(max(number, 1))
-    with run.progress.stage(f"gen {number} evaluate ({arm})", PARTS) as advance:
-        answers = ask_items(writer, run.world.items(read), run.seed("evaluate"))
-        advance(1)
-        fresh = open_book(run, writer, judge)
-        advance(1)
-        said, right = closed_book(run, writer, judge, read)
-        advance(1)
+    items, recovered = run.world.items(read), len(read) if arm == "loop" else 0  # about as many again for recovery
+    asked = len(items) + len(run.world.fresh.tasks) * run.config.evaluate.samples + len(read) + recovered
+    with run.progress.stage(f"gen {number} evaluate ({arm})", asked) as advance:
+        answers = ask_items(writer, items, run.seed("evaluate"), advance)
+        fresh = open_book(run, writer, judge, advance)
+        said, right = closed_book(run, writer, judge, read, advance)
         found = recovery(run, writer, judge, said, right, knower) if arm == "loop" else {}
-        advance(1)
+        advance(recovered)
     groups = {a.item.id: a.item.group for a in answers} | {t.id: " ".join(t.document_ids) for t in read}
     closed = {s.task.id: float(ok) for s, ok in zip(said, right, strict=True)}
     general = dict(zip((m.name for m in GENERAL), (*fresh, closed), strict=True))
@@ -95,13 +98,13 @@ def display(metric: Metric, unit: str = "%") -> dict:
     }
 
 
-def ask_items(writer: Writer, items: Sequence[Item], seed: int) -> list[Answer]:
+def ask_items(writer: Writer, items: Sequence[Item], seed: int, advance: Counting = _uncounted) -> list[Answer]:
     """Puts every item to the model, without sources or tools. What calls a tool says nothing."""
     call = writer.tokenizer.calls(LOOKUP["name"])[0] if writer.config.lookups else -1
     found: dict[str, Sampled] = {}
     for greedy in (False, True):
         mine = [i for i in items if i.greedy == greedy]
-        sampled = _sample(writer, [prompt_of(writer, i) for i in mine], 0.0 if greedy else None, seed)
+        sampled = _sample(writer, [prompt_of(writer, i) for i in mine], 0.0 if greedy else None, seed, advance)
         found |= {i.id: s for i, s in zip(mine, sampled, strict=True)}
     answers = []
     for i in items:
@@ -121,7 +124,9 @@ def prompt_of(writer: Writer, item: Item) -> tuple[int, ...]:
     return (*writer.tokenizer.render(item.messages), *writer.tokenizer.encode(item.begun))
 
 
-def open_book(run: Run, writer: Writer, judge: Judge) -> tuple[dict[str, float], dict[str, float]]:
+def open_book(
+    run: Run, writer: Writer, judge: Judge, advance: Counting = _uncounted
+) -> tuple[dict[str, float], dict[str, float]]:
     """By fresh task, the share of the simulator's answers that are right, and whether any is."""
     seed, samples = run.seed("evaluate"), run.config.evaluate.samples
     drafts = [
@@ -129,7 +134,7 @@ def open_book(run: Run, writer: Writer, judge: Judge) -> tuple[dict[str, float],
     ]
     if not drafts:
         return {}, {}
-    transcripts = finish(writer, run.fresh_index, drafts, generation=-1, seed=seed)
+    transcripts = finish(writer, run.fresh_index, drafts, generation=-1, seed=seed, advance=advance)
     tasks = {t.id: t for t in run.world.fresh.tasks}
     said = [Said(tasks[t.task_id], t.sibling, t.tokens, t.text, t.finished) for t in transcripts]
     right: dict[str, list[bool]] = {}
@@ -139,12 +144,14 @@ def open_book(run: Run, writer: Writer, judge: Judge) -> tuple[dict[str, float],
     return means, {i: float(any(r)) for i, r in right.items()}
 
 
-def closed_book(run: Run, writer: Writer, judge: Judge, read: Sequence[Task]) -> tuple[list[Said], list[bool]]:
+def closed_book(
+    run: Run, writer: Writer, judge: Judge, read: Sequence[Task], advance: Counting = _uncounted
+) -> tuple[list[Said], list[bool]]:
     """What the student says to every task that was read, without sources, each in another of its askings, and whether
     it is right."""
     asked = [(t.messages, *t.askings)[n % (1 + len(t.askings))] for n, t in enumerate(read)]
     prompts = [tuple(writer.tokenizer.render(messages)) for messages in asked]
-    sampled = _sample(writer, prompts, None, run.seed("evaluate"))
+    sampled = _sample(writer, prompts, None, run.seed("evaluate"), advance)
     said = [
         Said(
             replace(t, messages=tuple(messages)),
@@ -158,9 +165,11 @@ def closed_book(run: Run, writer: Writer, judge: Judge, read: Sequence[Task]) ->
     return said, judge(said, run.passages(len(run.world.slices)))
 
 
-def _sample(writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: float | None, seed: int) -> list[Sampled]:
+def _sample(
+    writer: Writer, prompts: Sequence[tuple[int, ...]], temperature: float | None, seed: int, advance: Counting
+) -> list[Sampled]:
     requests = [Request(int(content_id(p)[:8], 16), p) for p in prompts]
-    return writer.sample(requests, seed=seed, temperature=temperature)
+    return writer.sample(requests, seed=seed, temperature=temperature, advance=advance)
 
 
 def _scores(name: str, answers: Sequence[Answer], form: str) -> dict[str, float]:

@@ -39,10 +39,10 @@ def demonstrations(run: Run, params: nnx.State) -> Skills:
     made["prose"] = [examples.prose_example(run.tokenizer, *line) for line in world.prose]
     fit = {skill: run.fitting(shown, f"seed {skill}") for skill, shown in made.items()}
     if not fit["simulate"]:
-        shortest = min(len(e.tokens) for e in made["simulate"])
+        longest = max(len(e.tokens) for e in made["simulate"])
         raise ValueError(
-            f"seed: the shortest demonstration has {shortest} tokens, train.columns is {c.train.columns}, so there is "
-            f"nothing to begin with; start a new run with --train.columns {shortest} or more"
+            f"seed: all {len(made['simulate'])} demonstrations are longer than train.columns, {c.train.columns} "
+            f"tokens; {run.longer_rows(longest)}"
         )
     return fit
 

@@ -1,6 +1,7 @@
 """A generation's dataset, the mixture that its weights are trained on, and the weights."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,8 +39,8 @@ def dataset(
     """Writes what this generation adds to training, as a TFDS dataset, and reads it back checked.
 
     `taught` are transcripts with the targets of those that were kept; `mistakes` teach the reviewer. Examples longer
-    than a row of training are left out, and `record.json` counts them as `left_out`. Raises TooFewAccepted when
-    all are.
+    than a row of training are left out: `record.json` counts them as `left_out` and says how long the `longest` is.
+    Raises ValueError when all are.
     """
     run, place = g.run, dataset_of(g.run, g.number)
     if not (place / "dataset_info.json").exists():
@@ -64,13 +65,14 @@ def dataset(
             "targets": run.config.targets.kind,
         }
         fit = run.fitting(made, f"gen {g.number} dataset")
+        longest = max((len(e.tokens) for e in made), default=0)
         if made and not fit:
-            raise TooFewAccepted(
+            raise ValueError(
                 f"generation {g.number}: all {len(made)} examples are longer than train.columns, "
-                f"{run.config.train.columns} tokens; start a new run with a larger --train.columns"
+                f"{run.config.train.columns} tokens; {run.longer_rows(longest)}"
             )
         if len(fit) < len(made):
-            header["left_out"] = len(made) - len(fit)
+            header |= {"left_out": len(made) - len(fit), "longest": longest}
         write_examples(place, fit, header=header)
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
@@ -78,6 +80,14 @@ def dataset(
 def dataset_of(run: Run, number: int):
     """Where a generation's dataset lies."""
     return run.generation(number) / "dataset" / "1.0.0"
+
+
+def lacking(run: Run, number: int) -> Mapping[str, int]:
+    """How many examples a generation's dataset lacks since they are longer than a row, as `left_out`, and the tokens of
+    the `longest`; {} where it lacks none."""
+    path = dataset_of(run, number) / "record.json"
+    header = json.loads(path.read_text()) if path.exists() else {}
+    return {name: header[name] for name in ("left_out", "longest") if name in header}
 
 
 def earlier_examples(g: Generation) -> list[Example]:
@@ -100,11 +110,18 @@ def train(
 ) -> nnx.State:
     """The next weights: half a batch newest, corrections among them up to their share, half everything earlier.
 
-    Raises TooFewAccepted when what was accepted is less than a batch takes of it.
+    Raises TooFewAccepted when what was accepted is less than a batch takes of it, ValueError when it is less since
+    examples are longer than a row.
     """
     c = g.run.config
     pools = mixture(c, newest, earlier, demonstrations)
     found, needed = sum(e.origin == "student" for e in newest), pools[0][1]
+    lacks = lacking(g.run, g.number)
+    if found < needed <= found + lacks.get("left_out", 0):
+        raise ValueError(
+            f"generation {g.number}: {found} student examples are no longer than train.columns, {c.train.columns} "
+            f"tokens, a batch takes {needed}; {g.run.longer_rows(lacks['longest'])}"
+        )
     if found < needed:
         raise TooFewAccepted(
             f"generation {g.number}: the accepted transcripts make {found} student examples, a batch takes {needed}; "

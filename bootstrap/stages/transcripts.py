@@ -1,5 +1,6 @@
 """Simulate, review and targets: a function of (generation, what came before, unit) each, committed unit by unit."""
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.checks import reject_repeated
 from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import draft, finish
@@ -60,8 +62,11 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
     with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
         for unit, transcripts in enumerate(units):
 
-            def make(transcripts=transcripts, unit=unit) -> list[bytes]:
-                reviews = reviewer.review(transcripts, g.read, g.passages)
+            reached = Reached(advance)
+
+            def make(transcripts=transcripts, unit=unit, reached=reached) -> list[bytes]:
+                counting = lambda share: reached(int(share * len(transcripts)))
+                reviews = reviewer.review(transcripts, g.read, g.passages, reached=counting)
                 if "distinct" in limits:
                     reviews = reject_repeated(transcripts, reviews, limits["distinct"])
                 if share := run.config.controls.random_share:
@@ -71,7 +76,7 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
             inputs = g.inputs("review", unit, before.sha256(unit), thresholds)
             found = stage.has(unit, inputs)
             reviews = [review_from_json(p) for p in stage.unit(unit, inputs, make)]
-            advance(len(transcripts), found=found)
+            advance(len(transcripts), found=True) if found else reached(len(transcripts))
             made.append(Reviewed(list(transcripts), reviews))
     return made
 
@@ -103,19 +108,25 @@ def target(
     run, made = g.run, []
     stage, before = Stage(g.directory / of[0]), Stage(g.directory / of[1])
     chosen = [kept(unit, per_task) for unit in units]
+    if not units:
+        return []
     with run.progress.stage(f"gen {g.number} {of[0]}", sum(map(len, chosen))) as advance:
         for unit, (siblings, accepted) in enumerate(zip(units, chosen, strict=True)):
 
-            def make(siblings=siblings, accepted=accepted, unit=unit) -> list[bytes]:
-                beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, siblings.heard)
-                seed = g.seed(of[0], unit)
-                found = make_targets(g.writer, reviewer.scorer, beside, accepted, run.config.targets, seed)
+            reached = Reached(advance)
+
+            def make(siblings=siblings, accepted=accepted, unit=unit, reached=reached) -> list[bytes]:
+                half = lambda first, share: reached(int((first + share) / 2 * len(accepted)))
+                judged = functools.partial(half, 1)
+                beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, siblings.heard, judged)
+                seed, sampled = g.seed(of[0], unit), functools.partial(half, 0)
+                found = make_targets(g.writer, reviewer.scorer, beside, accepted, run.config.targets, seed, sampled)
                 return [targets.to_json(t) for t in found]
 
             inputs = g.inputs(of[0], unit, before.sha256(unit))
             found = stage.has(unit, inputs)
             made.append([targets.from_json(p) for p in stage.unit(unit, inputs, make)])
-            advance(len(accepted), found=found)
+            advance(len(accepted), found=True) if found else reached(len(accepted))
     return made
 
 

@@ -193,8 +193,24 @@ Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
 """Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
 
 _WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
-_STOPS = ".!?。！？｡।؟۔"
-_SENTENCE = re.compile(rf"\S[^\n{_STOPS}]*(?:[.!?](?=\d)[^\n{_STOPS}]*)*[{_STOPS}]*")
+_CLOSING = "\"'”’»›)]}」』）】〉》"
+_MARK = re.compile(
+    rf"[.!?．…。｡！？⁇⁈⁉‼‽؟۔।॥།።፧፨։။។៕᠃᠉]+[{re.escape(_CLOSING)}]*"  # what may end a sentence, and what closes
+    r"|\n|(?<=[\u0e00-\u0eff])\s+(?=[\u0e00-\u0eff])"  # a line; a space between letters of Thai or Lao
+)
+_WITHIN = frozenset(".!?．…")
+"""Marks that stand within words and numbers too."""
+_TITLES = frozenset("mr mrs ms dr prof messrs mme mlle hr vs cf approx ca e.g i.e z.b d.h".split())
+"""Abbreviations that no sentence ends with."""
+_CAPITALS = frozenset("St Rev Hon Gen Col Sgt Capt Lt Gov Sen Rep Pres Mt Ft Fr".split())
+"""The same, with a capital; in small letters some of them are words."""
+_BEFORE_NUMBERS = frozenset("no nos nr fig figs eq sec ch vol p pp".split())
+_BEFORE_SMALL = frozenset(
+    "etc inc ltd co corp jr sr al dept est bzw usw jan feb mar apr jun jul aug sep sept oct nov dec".split()
+)
+"""Abbreviations that a sentence may end with, unless it goes on in small letters or with a figure."""
+_LONGEST = 32
+"""Letters of a word that are read before a point."""
 _NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
 
 
@@ -204,8 +220,46 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> tuple[Step, ...]:
-    """Every sentence of a text is a step, by the full stops of many scripts. A point within a number ends none."""
-    return tuple(Step(m.start(), m.end()) for m in _SENTENCE.finditer(text))
+    """Every sentence of a text is a step, in whatever script, without the space around it; so is every line.
+
+    A point ends none within a number, a name such as example.com or an abbreviation. Of abbreviations, the commonest of
+    English are known, initials, and those with a point within.
+    """
+    found, start = [], 0
+    for end in (*(mark.end() for mark in _MARK.finditer(text) if _ends(text, mark)), len(text)):
+        part = text[start:end]
+        if part.strip():
+            found.append(Step(start + len(part) - len(part.lstrip()), start + len(part.rstrip())))
+        start = end
+    return tuple(found)
+
+
+def _ends(text: str, mark: re.Match) -> bool:
+    """Whether a mark ends a sentence: by what it is, what follows it, and the word before it."""
+    marks, rest = mark[0].rstrip(_CLOSING), text[mark.end() :].lstrip()
+    if not rest or not _WITHIN.issuperset(marks):
+        return True
+    follows = text[mark.end()]
+    if not follows.isspace() and not (follows.isalpha() and follows.lower() == follows.upper()):
+        return False  # a figure, or a letter of a script that has capitals: within a number or a name
+    if marks[0] == "…":
+        return follows.isspace() and not rest[0].islower()
+    return marks != "." or not _abbreviates(text[max(mark.start() - _LONGEST, 0) : mark.start()], rest[0])
+
+
+def _abbreviates(before: str, after: str) -> bool:
+    """Whether the point that follows some letters of a text belongs to an abbreviation; `after` is the next letter."""
+    word = re.search(r"(?:\w+\.)*\w*$", before)[0]
+    small, goes_on = word.lower(), after.islower() or after.isdigit()
+    first = not before.removesuffix(word).rpartition("\n")[2].strip()
+    return (
+        small in _TITLES
+        or word in _CAPITALS
+        or (first and word.isdecimal())  # the number of a line in a list
+        or (len(word) == 1 and word.isupper() and word != "I")  # an initial
+        or (small in _BEFORE_NUMBERS and after.isdigit())
+        or (goes_on and (small in _BEFORE_SMALL or "." in word))
+    )
 
 
 def swapped(task: Task, answer: str, heard: Sequence[str], random: Random) -> tuple[Spoiled, ...]:

@@ -1,7 +1,6 @@
 """What starts a run, or goes on with one: `run` and `resume`."""
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -9,16 +8,26 @@ from dataclasses import dataclass
 
 import tyro
 from etils import epath
-from rich.console import Console
 
 from ratchet.bootstrap import config as configs
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
-from ratchet.bootstrap.report import page, terminal
+from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, File, Settings, UserError, asks_for_help, first_word, parse, parse_run
+from ratchet.launch.events import Events
+from ratchet.launch.options import (
+    AsEvents,
+    Directory,
+    File,
+    Settings,
+    UserError,
+    asks_for_help,
+    first_word,
+    parse,
+    parse_run,
+)
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.holder import Busy
@@ -37,14 +46,21 @@ class New:
     out: str = ""
     """Directory of the run; default runs/RECIPE."""
     file: File = ""
+    json: AsEvents = False
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Goes on with a run from whatever is committed, or for more --generations. Other settings stay the run's own."""
+    """Goes on with a run from whatever is committed.
+
+    --generations and --train.columns may be raised, and what only watches or
+    saves training may change: --train.engine.save-every, .save-minutes,
+    .stall-minutes and .profile. Other settings stay the run's own.
+    """
 
     directory: Directory
     config: Settings
+    json: AsEvents = False
 
 
 def run(words: list[str]) -> int:
@@ -61,54 +77,56 @@ def run(words: list[str]) -> int:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
     runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
-    return _go(directory, config)
+    return _go(directory, config, asked.json)
 
 
 def resume(words: list[str]) -> int:
     named = first_word(Resume, words)
     directory = epath.Path(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
-    asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
-    if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
-        raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
-    if asked.generations < saved.generations:
-        raise UserError(
-            f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
-        )
+    given = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved))
+    asked = given.config
+    if reason := configs.refusal(saved, asked):
+        raise UserError(f"resume: {directory}: {reason}")
     if (directory / "ended.json").exists():
-        raise UserError(f"{directory} has ended: {json.loads((directory / 'ended.json').read_text())['reason']}")
+        reason = json.loads((directory / "ended.json").read_text())["reason"]
+        raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
     if asked != saved:
         quiet()
         loop.extend(directory, asked)
-    return _go(directory, asked)
+    return _go(directory, asked, given.json)
 
 
-def _go(directory: epath.Path, config: Config) -> int:
-    """Runs to the end; table and report are made however it ends."""
+def _go(directory: epath.Path, config: Config, as_events: bool) -> int:
+    """Runs to the end, showing people or programs how it goes; table and report are made however it ends."""
     quiet()
-    console = make_console()
+    progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
-        loop.run(directory, config, Terminal(console, directory))
+        loop.run(directory, config, progress, foretell=True)
     except Busy:
         raise
     except BaseException as error:
-        with contextlib.suppress(Exception):  # why the run stopped matters more than that its report cannot be made
-            _show_result(directory, console)
-        if _is_disk_full(error):
-            raise DiskFull(
-                f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume "
-                f"{directory}` goes on from what is committed"
-            ) from error
-        if isinstance(error, Stopped):
-            raise Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed") from error
-        raise
-    _show_result(directory, console)
+        said = _with_remedy(error, directory)
+        if (directory / config_files.KEPT).exists():  # else the run could not even begin
+            with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
+                progress.result(str(said) or type(said).__name__, str(page.build(directory)), status(directory))
+        if said is error:
+            raise
+        raise said from error
+    progress.result(None, str(page.build(directory)), status(directory))
     return 0
 
 
-def _show_result(directory: epath.Path, console: Console) -> None:
-    console.print(terminal.figures(status(directory)))
-    console.print(f"report: {page.build(directory)}", soft_wrap=True, highlight=False)
+def _with_remedy(error: BaseException, directory: epath.Path) -> BaseException:
+    """What ended a run, with what to do where the error itself does not know."""
+    if _is_disk_full(error):
+        return DiskFull(
+            f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume {directory}` "
+            "goes on from what is committed"
+        )
+    if isinstance(error, Stopped):
+        return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
+    return error
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -125,3 +125,25 @@ def test_a_sibling_that_looked_it_up_repeats_none_that_was_shown_it(world):
     calls = ((), ((3, 6),), ((3, 7),))
     made = [transcript(task, task.answer, sibling=n, called=called) for n, called in enumerate(calls)]
     assert [r.accepted for r in reject_repeated(made, [accepted(t) for t in made], None)] == [True, True, False]
+
+
+RIVER = "老磨坊主每天傍晚都会走到河边数一数系船的绳子"
+
+
+def test_a_clause_of_a_script_without_spaces_counts_by_its_letters():
+    source = (Document("d", f"从前，{RIVER}，直到雨来。"),)
+    assert failed("original", f"他说：{RIVER}。", passages=source).startswith("pasted: ")
+    assert failed("original", f"他说：{RIVER[:11]}。", passages=source) == ""
+    assert failed("original", f"他说：{RIVER[:6]}。", passages=source, limit=6).startswith("pasted: ")
+
+
+def test_a_sibling_in_a_script_without_spaces_repeats_when_a_letter_differs():
+    def repeated(*texts: str) -> list[bool]:
+        made = [transcript(ASKING, text, sibling=n) for n, text in enumerate(texts)]
+        return [not r.accepted for r in reject_repeated(made, [Review(t.id, {}, True) for t in made], 0.7)]
+
+    assert repeated(RIVER, f"{RIVER}。", "绳子被雨水打湿了") == [False, True, False]
+
+
+def test_an_interruption_is_found_after_the_marks_of_every_script():
+    assert failed("interrupts", "它响。no, 它滴水。") == "an interruption where none belongs"

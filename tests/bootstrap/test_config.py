@@ -4,7 +4,7 @@ import json
 import pytest
 from support import tiny_config
 
-from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest
+from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest, refusal, with_settings
 from ratchet.launch.recipes import RECIPES
 from ratchet.models.bounds import BOUNDS
 
@@ -41,6 +41,24 @@ def test_an_unknown_setting_names_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"unknown setting {name}; nearest is .*{near}"):
         from_json(altered(name, 1))
     assert nearest(name).endswith(near)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"generations": 3}, ""),
+        ({"generations": 1}, "the run has 2 generations; --generations can be more, not fewer"),
+        ({"train.columns": 200, "generations": 3}, ""),
+        ({"train.columns": 160}, "the run has 176 columns; --train.columns can be more, not fewer"),
+        ({"train.engine.save_every": 0, "train.engine.save_minutes": 1.0}, ""),
+        ({"train.engine.stall_minutes": 1.0, "train.engine.profile": (1, 2)}, ""),
+        ({"train.steps": 9}, "train.steps: 8 → 9 differs from the run; start a new run to change it"),
+        ({"train.columns": 200, "seed": 1}, "seed: 0 → 1 differs from the run; start a new run to change it"),
+    ],
+)
+def test_a_run_goes_on_with_settings_on_which_nothing_that_was_made_depends(change, why):
+    assert refusal(tiny_config(), with_settings(tiny_config(), change)) == why
 
 
 def test_of_settings_that_end_alike_the_closest_is_named():

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from support import transcript
 
-from ratchet.bootstrap import targets, wrongthink
+from ratchet.bootstrap import lineage, targets, wrongthink
 from ratchet.bootstrap.ledger import Stage, write_json
 from ratchet.bootstrap.lineage import accepted_answers, reviewed, trace
 from ratchet.bootstrap.stages.train import dataset
@@ -70,6 +70,17 @@ def test_a_trained_transcript_leads_to_its_documents_verdicts_branches_and_examp
     assert {e["origin"] for e in found["trained"]} == {"student", "simulate"}
     assert {(e["dataset"], e["teacher"]) for e in found["trained"]} == {("gen-001/dataset/1.0.0", "gen-000")}
     assert {e["trained tokens"] for e in found["trained"]} == {len(t.tokens)}
+
+
+def test_only_what_mentions_a_transcript_is_decoded(g, monkeypatch):
+    read = []
+    count = lambda name, decode: monkeypatch.setattr(lineage, name, lambda p: read.append(name) or decode(p))
+    for name in ("transcript_from_json", "review_from_json"):
+        count(name, getattr(lineage, name))
+    for wanted in reviewed(g.directory)[0]:
+        read.clear()
+        assert trace(g.run, wanted)["transcript"] == wanted
+        assert sorted(read) == ["review_from_json", "transcript_from_json"]
 
 
 def test_a_correction_and_a_rejected_transcript_are_traced_too(g):

@@ -14,6 +14,7 @@ from support import assert_same_bits, awaken, start, tiny_config
 from ratchet.bootstrap import ledger, lineage, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
+from ratchet.bootstrap.config import with_settings
 from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import status
@@ -297,6 +298,28 @@ def test_a_world_that_begins_differently_for_more_generations_cannot_grow(tiny_r
     with pytest.raises(ValueError, match=r"the documents \(slice 1\) of .* changed"):
         loop.extend(directory, tiny_config(generations=3))
     assert read(directory / "config.json")["generations"] == 2 and (directory / "imitation").exists()
+
+
+def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_stays(tiny_run, tmp_path):
+    directory = as_it_was(tiny_run, tmp_path / "run", 1)
+    lacking = directory / "gen-002" / "dataset" / "1.0.0"
+    for place in (lacking, *(directory / "checkpoints" / name for name in ("loop-002", "anti-002", "imitation-002"))):
+        place.mkdir(parents=True)
+    (lacking / "record.json").write_text(json.dumps({"left_out": 3, "longest": 200}))
+    loop.extend(directory, with_settings(tiny_config(), {"train.engine.save_every": 7}))
+    assert lacking.exists() and (directory / "checkpoints" / "loop-002").exists()
+    loop.extend(directory, tiny_config(train__columns=200))
+    assert read(directory / "config.json")["train"]["columns"] == 200 and not lacking.exists()
+    assert {p.name for p in (directory / "checkpoints").iterdir()} == {"seed-000", "loop-001"}
+    assert (directory / "gen-001" / "dataset" / "1.0.0").exists()
+
+
+def test_a_run_whose_first_beginning_fails_can_be_begun_otherwise_in_the_same_place(tmp_path):
+    directory = epath.Path(tmp_path) / "run"
+    with pytest.raises(ValueError, match="raise --model.vocab-size"):
+        loop.run(directory, tiny_config(model__vocab_size=270), Silent())
+    left = {p.name for p in directory.iterdir()}
+    assert not left & {"config.json", "config.yaml", "inputs.json", "tokenizer"}
 
 
 def test_a_generation_on_two_devices_goes_on_from_weights_on_disk(tiny_run, tmp_path, monkeypatch):

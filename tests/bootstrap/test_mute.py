@@ -58,6 +58,10 @@ def test_status_calls_a_mute_run_finished(mute_run, capsys):
 
 def test_it_is_resumed_and_grows_like_any_other(mute_run, capsys):
     assert ratchet("resume", mute_run) == 0
+    capsys.readouterr()
+    assert ratchet("resume", mute_run, "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["event"] == "result" and result["error"] is None and result["status"]["finished"]
     assert ratchet("resume", mute_run, "--generations", "1") == 2
     assert "--generations can be more, not fewer" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 from tensorboardX.event_file_writer import EventFileWriter
 
-from ratchet.bootstrap.progress import Metrics, Noted, Silent, Tally, timed
+from ratchet.bootstrap.progress import Metrics, Noted, Reached, Silent, Tally, counted, timed
 from ratchet.train.holder import holder_of, holding
 
 
@@ -63,6 +63,17 @@ def test_time_left_comes_from_the_items_that_were_made_now(monkeypatch):
     assert (tally.done, tally.made, tally.left) == (70, 10, 60.0)
     tally.add(1, found=False, left=7.5)
     assert tally.left == 7.5
+
+
+def test_what_was_told_is_never_told_again():
+    told = []
+    reached = Reached(told.append)
+    within = counted(reached)
+    for more in (3, 0, 2):
+        within(more)
+    reached(4)  # one of them calls a tool and goes on
+    counted(reached, 4)(2)
+    assert told == [3, 2, 1]
 
 
 def test_the_process_says_in_its_record_what_it_does_and_a_stage_within_a_stage_for_as_long_as_it_lasts(tmp_path):

@@ -47,7 +47,7 @@ def answering(world, tokenizer):
     def make(criteria, answer=lambda question: (0.9, 0.1), checks=world.checks, steps=world.steps, room=150):
         told = lambda asked: answer(tokenizer.decode(asked[1]))
 
-        def scorer(params, prompts, verdicts):
+        def scorer(params, prompts, verdicts, *_):
             assert verdicts == tokenizer.verdicts
             return np.array([told(p) for p in prompts]).reshape(-1, 2)
 

@@ -290,11 +290,25 @@ def test_transcripts_are_the_same_again_and_differ_by_seed_and_sibling(torn, ind
     ended = []
     again = finish(torn, index, drafts, generation=1, seed=3, advance=ended.append)
     assert [(t.id, t.tokens) for t in again] == [(t.id, t.tokens) for t in said]
-    assert sum(ended) == len(drafts)
+    assert sum(ended) == len(drafts) and min(ended) > 0
     warm = with_config(torn, temperature=2.0)
     one, other = (finish(warm, index, drafts, generation=1, seed=seed) for seed in (3, 4))
     assert [t.tokens for t in one] != [t.tokens for t in other]
     assert len({t.tokens for t in one if t.task_id == one[0].task_id}) > 1
+
+
+def test_progress_is_told_as_sequences_end_and_one_that_calls_counts_once(torn, index, drafts):
+    ended, seen = [], []
+
+    def spied(params, requests, **given):
+        made = torn.sampler(params, requests, **given)
+        seen.append((len(requests), sum(ended)))
+        return made
+
+    made = finish(replace(torn, sampler=spied), index, drafts, generation=1, seed=3, advance=ended.append)
+    assert any(t.called for t in made) and len(seen) > 1
+    assert seen[0] == (len(drafts), len(drafts)), "within the turn, before anything else is known of it"
+    assert sum(ended) == len(drafts)
 
 
 def test_a_longer_look_at_nothing_new_finds_nothing(torn, drafts, little_run):

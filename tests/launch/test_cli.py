@@ -3,16 +3,20 @@
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from etils import epath
 from support import start, tiny_config
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.stages import seed
 from ratchet.launch import cli
 from ratchet.train.holder import holding
 
@@ -102,6 +106,20 @@ def test_resuming_with_another_config_names_the_field(capsys, tmp_path):
     assert "train.steps: 8 → 9 differs from the run" in line
 
 
+def test_what_a_run_with_rows_too_short_advises_can_be_done(capsys, tmp_path, monkeypatch):
+    directory = epath.Path(tmp_path) / "run"
+    with pytest.raises(ValueError, match="all 48 demonstrations are longer than train.columns, 49 tokens") as caught:
+        loop.run(directory, tiny_config(model__max_length=96, train__columns=49), Silent())
+    advised = re.search("`ratchet (.*)` goes on", str(caught.value))[1].split()
+
+    def end(*_):
+        raise loop.RunEnded("there is room to train")
+
+    monkeypatch.setattr(loop, "_foretell", lambda *_: None)
+    monkeypatch.setattr(seed, "train_arm", end)
+    assert ratchet(capsys, *advised)[0::2] == (1, "ratchet: there is room to train\n")
+
+
 def test_a_run_that_has_ended_says_why(capsys, tmp_path):
     directory = start(tmp_path / "run", tiny_config())
     write_json(directory / "ended.json", {"reason": "generation 1: no transcript passed"})
@@ -174,7 +192,7 @@ def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_r
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_run, monkeypatch, number, status):
-    monkeypatch.setattr(loop, "run", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(loop, "run", lambda *_, **__: signal.raise_signal(number))
     code = cli.main(["resume", str(tiny_run)])
     out, err = capfd.readouterr()
     assert code == status and "promoted" in out

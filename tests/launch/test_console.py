@@ -11,6 +11,7 @@ from ratchet.bootstrap.progress import Tally
 from ratchet.bootstrap.report.outlook import Outlook, Stage
 from ratchet.launch import console
 from ratchet.launch.console import Shown, Terminal, clock, laid_out
+from ratchet.launch.events import Events
 
 RUN = Outlook((Stage("gen-000", "train", 10, 20.0), Stage("gen-001", "train", 360), Stage("gen-002", "train", 60)))
 STEP = ("loss 1.2345", "gradient 0.512", "rate 0.03", "1,234 tokens/s", "mfu 41.2 %", "kl 0.2500")
@@ -90,6 +91,25 @@ def test_on_a_terminal_the_cursor_is_shown_again_however_a_stage_ends(directory,
         raise KeyboardInterrupt
     said = written.file.getvalue()
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l") and "done" not in said
+
+
+def test_programs_are_told_the_same_in_lines_of_json(directory, monkeypatch, capsys):
+    monkeypatch.setattr("ratchet.launch.events.EVERY", 0.0)
+    events = Events(directory)
+    with events.stage("gen 1 train (loop)", 3) as advance:
+        advance(1, found=True)
+        advance(1, STEP, left=30.0)
+    events.line("a line")
+    events.result(None, "page.html", {"finished": True})
+    first, _, last, ended, line, result = map(json.loads, capsys.readouterr().out.splitlines())
+    assert all(e.pop("time") > 1e9 for e in (first, last, ended, line, result))
+    whole = {"stage": 2, "of": 3, "seconds_left_in_all": pytest.approx([840.0, 840.0], abs=5), "not_measured": []}
+    about = {"event": "stage", "title": "gen 1 train (loop)", "total": 3} | whole
+    assert first == about | {"done": 0, "seconds_left": None, "ended": False, "about": []}
+    assert last["done"] == 2 and last["seconds_left"] == 30.0 and last["about"] == list(STEP) and not last["ended"]
+    assert ended["done"] == 2 and ended["ended"]
+    assert line == {"event": "line", "text": "a line"}
+    assert result == {"event": "result", "error": None, "page": "page.html", "status": {"finished": True}}
 
 
 def test_times_are_clocks():

@@ -204,6 +204,16 @@ def test_progress_counts_every_request_once(small):
     assert sum(told) == 10
 
 
+def test_its_pace_is_timed_with_the_program_that_samples(small):
+    make = sampler(small, new_tokens=20)
+    (asked,) = requests(1, longest=10)
+    pace = make.pace(small[1], asked.prompt, STOP)
+    assert pace.compiling > 0 and pace.token > 0 and pace.step > 0 and make.meter.steps == 0
+    before = slots.dispatch.jitted(make)._cache_size()
+    make(small[1], [asked], seed=0, temperature=1.0, stop=STOP)
+    assert slots.dispatch.jitted(make)._cache_size() == before
+
+
 def test_the_sampler_compiles_once_a_bucket(small):
     make = sampler(small, new_tokens=3)
     make(small[1], requests(2, longest=10), seed=0, temperature=1.0, stop=STOP)

@@ -25,6 +25,12 @@ def test_it_gives_the_probabilities_of_the_full_forward(small, asked):
     assert Scorer(small[0], questions=4)(small[1], [], (5, 9)).shape == (0, 2)
 
 
+def test_it_tells_after_each_batch_which_share_is_answered(small, asked):
+    told = []
+    Scorer(small[0], questions=8, bucket=16)(small[1], asked, (5, 9), told.append)
+    assert told == [8 / 11, 1.0]
+
+
 def test_weights_are_cast(small, asked):
     rough, fine = (Scorer(small[0], questions=8, dtype=d)(small[1], asked, (5, 9)) for d in ("bfloat16", "float32"))
     assert 1e-6 < np.abs(rough - fine).max() < 0.02

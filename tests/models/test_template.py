@@ -20,7 +20,7 @@ SHOWN = "{% for m in messages %}{% generation %}[{{ SHOWN }}]{% endgeneration %}
         "{{ messages | tojson }}",
         "{{ messages | tojson(ensure_ascii=True) }}",
         "{{ tools | tojson(ensure_ascii=False, indent=2, separators=(',', ': '), sort_keys=True) }}",
-        "{{ messages | tojson(4) }}",
+        "{{ messages | tojson(4) }}{{ 2147483647 | tojson }}",
         "{{ messages | tojson(True, 2) }}",
         "{{ dict(a=1).a }}{{ dict.fromkeys(['a', 'b'], 2) }}{{ dict([('k', 1)]) }}",
         "{% set ns = namespace(n=0, self=1) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
@@ -86,6 +86,10 @@ def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
         ("{{ 9 ** 10 ** 9 }}{{ 9 ** 999999999 }}", "more than"),
         ("{% for i in range(10 ** 9) %}x{% endfor %}", "[Rr]ange"),
         ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "writes more than 16,777,216 letters"),
+        ("{{ [] | slice(10 ** 9) | list }}{{ 'x' | center(10 ** 12) }}", "pads to more than"),
+        ("{{ 'x'.ljust(10 ** 12) }}", "pads to more than"),
+        ("{{ messages | tojson(indent=10 ** 12) }}", "pads to more than"),
+        ("{% set ns = namespace(n=9) %}{% for i in range(40) %}{% set ns.n = ns.n * ns.n %}{% endfor %}", "more than"),
         ("{{ strftime_now(7) }}", "must be str"),
         ("{{ '\\ud800' }}", "surrogates not allowed"),
         ("\ud800", "surrogates not allowed"),
@@ -100,6 +104,28 @@ def test_whatever_a_template_does_is_one_line(tmp_path, template, wrong):
     with pytest.raises(FolderError, match=wrong) as error:
         ChatTokenizer.load(place).chat([ASKED, SAID])
     assert "\n" not in str(error.value) and str(error.value).startswith(f"{place}: the chat template")
+
+
+LOOP = "{% for a in range(99999) %}"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        LOOP * 3 + "{% endfor %}" * 3,
+        LOOP + "{% for b in range(99999) if b < 0 %}x{% endfor %}{% endfor %}",
+        LOOP * 2 + "{{ '' | trim }}{{ loop.length }}" + "{% endfor %}" * 2,
+        "{% for a in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 4 }}{% endfor %}",
+        "{% macro twice(n) %}{% if n %}{{ twice(n - 1) }}{{ twice(n - 1) }}{% endif %}{% endmacro %}{{ twice(90) }}",
+        LOOP * 2 + "{% set x = range(99999) | list | sort | sum %}" + "{% endfor %}" * 2,
+    ],
+)
+def test_a_template_that_goes_on_without_a_word_is_ended(tmp_path, monkeypatch, endless):
+    monkeypatch.setattr("ratchet.models.template._SECONDS", 0.05)
+    place = write_chat(tmp_path, endless + CHATML)
+    with pytest.raises(FolderError, match=r"refuses the messages: it takes more than 0.05 seconds") as error:
+        ChatTokenizer.load(place).chat([ASKED, SAID])
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

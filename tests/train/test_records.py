@@ -60,6 +60,16 @@ def test_examples_round_trip_and_open_with_tfds(tmp_path):
     np.testing.assert_array_equal(source.__getitems__([2, 0])[0]["tokens"], examples[2].tokens)
 
 
+def test_examples_that_mention_nothing_sought_are_passed_over(tmp_path):
+    examples = [example(seed) for seed in range(3)]
+    sought = Example.create(*(getattr(examples[0], n) for n in ("tokens", "weights", "ids", "probs", "tail")),
+                            origin="student", lineage={"transcript": "t-17"})
+    directory = tmp_path / "dataset" / "1.0.0"
+    write_examples(directory, [*examples, sought], header=HEADER)
+    assert [e.id for e in read_examples(directory, mentioning="t-17")] == [sought.id]
+    assert read_examples(directory, mentioning="t-18") == []
+
+
 def test_same_rows_same_bytes(tmp_path):
     digests = []
     for parent in ("one", "two"):

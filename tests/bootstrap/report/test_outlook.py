@@ -1,6 +1,6 @@
 import pytest
 
-from ratchet.bootstrap.report.outlook import Outlook, Stage, in_words, roughly
+from ratchet.bootstrap.report.outlook import Left, Outlook, Stage, in_words, roughly
 
 
 def stages(*seconds):
@@ -24,7 +24,27 @@ def stages(*seconds):
     ],
 )
 def test_what_is_left_follows_from_what_was_measured_and_says_what_was_not(seconds, spent, ahead, left, missing):
-    assert stages(*seconds).left(spent, ahead) == (left, missing)
+    assert stages(*seconds).left(spent, ahead) == (left, left, missing)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spent", "ahead", "low", "high"),
+    [
+        ((), 0.0, None, 60.0, 180.0),
+        ((), 10.0, None, 50.0, 170.0),
+        ((), 25.0, None, 40.0, 155.0),
+        ((), 5.0, 10.0, 10.0 + 45.0 + 20.0, 10.0 + 45.0 + 60.0),
+        ((8.0,), 0.0, None, 20.0 + 24.0, 60.0 + 24.0),
+        ((8.0, 2.0, 24.0), 0.0, None, 4.0, 4.0),
+    ],
+)
+def test_what_was_forecast_counts_until_it_is_measured(seconds, spent, ahead, low, high):
+    """Two generations of training, 20 to 60 seconds each, and of review, 10 to 30."""
+    planned = (("train", 10, (20.0, 60.0)), ("review", 4, (10.0, 30.0)), ("train", 30, (20.0, 60.0)))
+    planned = (*planned, ("review", 8, (10.0, 30.0)))
+    took = [*seconds, *(None for _ in planned[len(seconds) :])]
+    made = (Stage("gen", name, work, s, e) for (name, work, e), s in zip(planned, took, strict=True))
+    assert Outlook(tuple(made)).left(spent, ahead) == (low, high, ())
 
 
 def test_the_current_stage_is_the_first_that_is_not_done():
@@ -36,8 +56,10 @@ def test_the_current_stage_is_the_first_that_is_not_done():
 
 
 def test_what_lies_ahead_is_counted_and_timed_only_where_it_was_measured():
-    assert stages().announced().startswith("5 stages: 40 examples to train on, 0 answers to write; how long")
+    assert stages().announced().startswith("5 stages, 40 examples to train, 0 answers to write; how long")
     assert stages(20.0, 4.0).announced() == "stage 3 of 5, at least 68 s left in all"
+    known = Outlook((Stage("gen", "train", 40, None, (300.0, 900.0)), Stage("gen", "simulate", 7, None, (5.0, 10.0))))
+    assert known.announced() == "5 to 15 min left in all: 2 stages, 40 examples to train, 7 answers to write"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +71,13 @@ def test_times_are_said_no_more_exactly_than_they_are_known(seconds, words):
 
 
 def test_a_time_is_said_to_be_all_only_when_every_stage_was_measured():
-    assert in_words(840.0, ()) == "about 14 min left in all"
-    assert in_words(840.0, ("review",)) == "at least 14 min left in all"
-    assert in_words(0.0, ("review",)) == "time in all not known yet"
+    assert in_words(Left(840.0, 840.0)) == "about 14 min left in all"
+    assert in_words(Left(840.0, 900.0)) == "about 15 min left in all"
+    assert in_words(Left(840.0, 840.0, ("review",))) == "at least 14 min left in all"
+    assert in_words(Left(0.0, 0.0, ("review",))) == "time in all not known yet"
+
+
+def test_what_is_only_forecast_is_said_with_its_bounds():
+    assert in_words(Left(300.0, 1200.0)) == "5 to 20 min left in all"
+    assert in_words(Left(40.0, 1200.0)) == "40 s to 20 min left in all"
+    assert in_words(Left(1200.0, 9000.0)) == "20 min to 2.5 h left in all"

@@ -155,12 +155,18 @@ def test_the_rest_takes_as_long_as_the_same_stages_took_before(run):
     before, after = [("gen-000", "train", 100), ("gen-000", "evaluate", 10)], [("gen-001", "train", 200)]
     planned(run, *before, *after, ("gen-001", "evaluate", 30))
     assert status(run)["outlook"] == {
-        "stage": 3, "of": 4, "place": "gen-001", "name": "train", "seconds_left": 180.0 + 30.0, "not_measured": []
+        "stage": 3, "of": 4, "place": "gen-001", "name": "train", "seconds_left": [210.0, 210.0], "not_measured": []
     }
     put(run / "gen-001" / "stages.json", {"train": 90.0, "evaluate": 5.0})
     assert status(run)["outlook"] == {
-        "stage": 4, "of": 4, "place": None, "name": None, "seconds_left": 0.0, "not_measured": []
+        "stage": 4, "of": 4, "place": None, "name": None, "seconds_left": [0.0, 0.0], "not_measured": []
     }
+
+
+def test_what_was_not_done_yet_takes_what_was_forecast(run):
+    planned(run, ("gen-000", "train", 100), ("gen-001", "review", 6), ("gen-001", "train", 200))
+    put(run / "forecast.json", {"gen-000": {"train": [1, 2]}, "gen-001": {"review": [5, 15], "train": [1, 2]}})
+    assert status(run)["outlook"]["seconds_left"] == [5 + 180.0, 15 + 180.0], "what was measured counts"
 
 
 def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
@@ -168,7 +174,7 @@ def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
     doing = {"title": "gen 1 review", "since": time.time(), "done": 2, "total": 6, "left": 12.5}
     monkeypatch.setattr("ratchet.bootstrap.report.status.holder_of", lambda _: {"doing": doing})
     found = status(run)["outlook"]
-    assert (found["stage"], found["name"], found["seconds_left"]) == (2, "review", 12.5 + 180.0)
+    assert (found["stage"], found["name"], found["seconds_left"]) == (2, "review", [192.5, 192.5])
 
 
 def test_rates_are_shown_without_false_precision():

@@ -91,7 +91,7 @@ def test_units_are_shown_by_generation_and_stage(run, width):
 
 
 HOLDER = {"host": "node7", "pid": 42, "since": 0.0, "doing": None}
-AHEAD = {"stage": 5, "of": 16, "place": "gen-001", "name": "train", "seconds_left": 840.0, "not_measured": []}
+AHEAD = {"stage": 5, "of": 16, "place": "gen-001", "name": "train", "seconds_left": [840.0, 840.0], "not_measured": []}
 
 
 def standing_of(**changes):

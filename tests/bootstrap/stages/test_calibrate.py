@@ -46,7 +46,7 @@ def answering(world, tokenizer):
 
     def make(criteria, probs=((0.9, 0.1),)):
         given = lambda count: [probs[n % len(probs)] for n in range(count)]
-        scorer = lambda params, prompts, verdicts: np.array(given(len(prompts))).reshape(-1, 2)
+        scorer = lambda params, prompts, *_: np.array(given(len(prompts))).reshape(-1, 2)
         return Reviewer(scorer, None, tokenizer, tuple(criteria), world.checks, world.steps, "no,", 150, lambda: None)
 
     return make

@@ -172,9 +172,14 @@ def test_examples_longer_than_a_row_are_left_out_and_counted(turn, taught):
     assert {e.id for e in few} < {e.id for e in found} and max(len(e.tokens) for e in found) <= columns
     header = json.loads((stage.dataset_of(g.run, g.number) / "record.json").read_text())
     assert header["left_out"] == len(many) - len(few) and f"gen 1 dataset: {header['left_out']} of " in said[0]
+    longest = max(len(e.tokens) for e in many)
+    assert stage.lacking(g.run, g.number) == {"left_out": header["left_out"], "longest": longest}
     stage.dataset_of(g.run, g.number).rmtree()
-    with pytest.raises(TooFewAccepted, match=f"are longer than train.columns, {columns} tokens; start a new run"):
-        dataset(g, [], [e for e in many if len(e.tokens) > columns])
+    long = [e for e in many if len(e.tokens) > columns]
+    advised = f"`ratchet resume {g.run.directory} --train.columns {max(len(e.tokens) for e in long)}`"
+    with pytest.raises(ValueError, match=f"all {len(long)} .* train.columns, {columns} tokens; {advised}"):
+        dataset(g, [], long)
+    assert stage.lacking(g.run, g.number) == {}
 
 
 def test_earlier_examples_are_those_of_all_generations_before_unless_each_replaces_the_last(turn, taught):

@@ -1,0 +1,70 @@
+"""How long a run takes, before anything of it is done."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from etils import epath
+from support import tiny_config
+
+from ratchet.bootstrap import loop
+from ratchet.bootstrap.forecast import Bounds, forecast
+from ratchet.bootstrap.loop import RunEnded, planned
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.report.outlook import outlook
+from ratchet.models.sampler import Pace, Sampler
+
+
+@pytest.fixture
+def foretold(little_run, monkeypatch):
+    """The seconds that are forecast for every stage, on a machine of some pace."""
+
+    def foretold(pace: Pace, run=little_run) -> dict[tuple[str, str], Bounds]:
+        monkeypatch.setattr(Sampler, "pace", lambda *_: pace)
+        found = forecast(run, None, planned(run, ["imitation"]))
+        return {(place, name): bounds for place, of in found.items() for name, bounds in of.items()}
+
+    return foretold
+
+
+def test_every_stage_of_the_plan_has_bounds(little_run, foretold):
+    found = foretold(Pace(2.0, 1e-4, 1e-2))
+    assert [*found] == [(s["place"], s["stage"]) for s in planned(little_run, ["imitation"])]
+    assert all(0 <= low < high for low, high in found.values())
+    assert found["gen-000", "train"].low > found["gen-001", "train"].low, "some compiled before"
+
+
+def test_a_machine_of_half_the_pace_takes_twice_as_long(foretold):
+    once, twice = foretold(Pace(2.0, 1e-4, 1e-2)), foretold(Pace(4.0, 2e-4, 2e-2))
+    assert all(twice[name] == pytest.approx(bounds.times(2, 2)) for name, bounds in once.items())
+
+
+def test_more_steps_take_longer_and_other_stages_do_not(little_run, foretold):
+    config = replace(little_run.config, train=replace(little_run.config.train, steps=80))
+    few, many = (foretold(Pace(0.0, 1e-4, 1e-2), run) for run in (little_run, replace(little_run, config=config)))
+    longer = {name for name in few if many[name] != few[name]}
+    assert longer == {name for name in few if name[1] == "train" and name[0] != "gen-000"}
+    assert many["gen-001", "train"] == pytest.approx(few["gen-001", "train"].times(10, 10))
+
+
+def test_a_world_without_tasks_has_no_forecast(little_run, foretold):
+    bare = replace(little_run.world, slices=tuple(part._replace(tasks=()) for part in little_run.world.slices))
+    assert foretold(Pace(1.0, 1.0, 1.0), replace(little_run, world=bare)) == {}
+
+
+def test_a_run_times_the_machine_before_it_begins_and_says_how_long_it_takes(tmp_path, monkeypatch):
+    directory, said = epath.Path(tmp_path) / "run", []
+
+    def end(*_):
+        raise RunEnded("that was all")
+
+    monkeypatch.setattr(loop, "begin", end)
+    monkeypatch.setattr(Silent, "line", lambda self, text: said.append(text))
+    for _ in range(2):  # what was foretold stays
+        with pytest.raises(RunEnded):
+            loop.run(directory, tiny_config(), Silent(), foretell=True)
+    assert said == ["timing this machine for some seconds, to say how long the run takes"]
+    ahead = outlook(directory)
+    stages = json.loads((directory / "plan.json").read_text())["stages"]
+    assert len(ahead.stages) == len(stages) and all(s.expected for s in ahead.stages)
+    assert 0 < ahead.left().low < ahead.left().high and " to " in ahead.announced()

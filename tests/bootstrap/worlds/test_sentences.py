@@ -1,0 +1,41 @@
+"""Where sentences end, in whatever script."""
+
+import pytest
+
+from ratchet.bootstrap.worlds.world import sentences
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["他来了！", "他走了。", "你呢？", "“好。”", "他说。"],
+        ["価格は3.5円です。", "次です．", "終わり"],
+        ["قال نعم.", "ذهب؟", "لا۔"],
+        ["यह है।", "वह नहीं॥"],
+        ["አንድ ነው።", "ሁለት ነው፧"],
+        ["ฉันไปตลาด", "เขาอยู่บ้าน 3.5 บาท"],
+        ["It is 3.5 m.", "It is red!", "Is it?!", "So..."],
+        ["Dr. Smith met J. R. Tolkien at 5 p.m. on Monday.", "He left."],
+        ["See example.com/a?b=c, e.g. Paris (cf. fig. 3), etc. and v1.2.3.", "Go."],
+        ["He said \"Stop.\"", "Then (he left.)", "Done"],
+        ["no. 5 is it.", "no.", "so i tap."],
+        ["the lamp hums.", "it drips.", "no, it hums."],
+        ["Well… maybe.", "Wait…", "No."],
+        ["..."],
+        [],
+    ],
+)
+@pytest.mark.parametrize("between", [" ", "\n"])
+def test_each_sentence_is_a_step_without_the_space_around_it(parts, between):
+    text = f" {between.join(parts)} \n"
+    assert [text[s.start : s.end] for s in sentences(text)] == parts
+
+
+def test_a_line_of_a_list_keeps_its_number():
+    text = "1. Tap it.\n2. Seal it. It was 5. So."
+    assert [text[s.start : s.end] for s in sentences(text)] == ["1. Tap it.", "2. Seal it.", "It was 5.", "So."]
+
+
+def test_scripts_without_spaces_need_none_after_a_mark():
+    text = "他来了！他走了。“好。”次です.終わり"
+    assert [text[s.start : s.end] for s in sentences(text)] == ["他来了！", "他走了。", "“好。”", "次です.", "終わり"]
