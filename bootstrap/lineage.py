@@ -9,7 +9,7 @@ from etils import epath
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.ledger import Stage
-from ratchet.bootstrap.retrieval import passages_of
+from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
