@@ -1,7 +1,7 @@
 """What stays the same while a run goes on, a turn of it, and the training of an arm."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -107,7 +107,7 @@ class Run:
 
     @cached_property
     def seed_index(self) -> Index:
-        """The passages of the worked tasks, which are no part of the corpus."""
+        """The passages of the worked tasks, the seed's and the probes'."""
         return Index(self.cut((*self.world.seed.documents, *self.world.probes.documents)))
 
     def cut(self, documents: Iterable[Document]) -> list[Document]:
@@ -207,17 +207,19 @@ class Generation:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, or a tokenizer in
-    which no tool can be called."""
+    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, a tokenizer in which
+    no tool can be called, or questions beside which no passage fits."""
     world, _ = _world(config)
     load_rubric(config.review.rubric, world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
         tokenizer.check()
+        tools = Toolbox(world.tools)
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
-            Toolbox(world.tools).grammar(tokenizer)
+            tools.grammar(tokenizer)
+        longest_passage(tokenizer, config, tools, _asked(world))
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
@@ -247,8 +249,7 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
-    asked = (t for part in (world.seed, world.probes, world.fresh, *world.slices) for t in part.tasks)
-    longest = longest_passage(tokenizer, config, tools, asked)
+    longest = longest_passage(tokenizer, config, tools, _asked(world))
     given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
     return Run(*given, longest)
 
@@ -265,6 +266,12 @@ def _world(config: Config) -> tuple[World, Account | None]:
     settings = (config.documents, config.lessons, config.arithmetic)
     world = load(config.world, settings, config.seed, config.generations, reading)
     return world, accounts[-1] if accounts else None
+
+
+def _asked(world: World) -> Iterator[Task]:
+    """Tasks that are the same however many generations there are."""
+    for part in (world.seed, world.probes, world.fresh, world.slices[0]):
+        yield from part.tasks
 
 
 def _sampler(

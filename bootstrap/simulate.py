@@ -121,7 +121,7 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     if len(prompt) > writer.room:
         raise ValueError(
             f"simulate: a passage and the question take {len(prompt)} tokens, and {writer.room} are left for them: "
-            f"{task.question[:60]!r}; lower --simulate.new-tokens or raise --model.max-length"
+            f"{task.question[:60]!r}; start a new run with a higher --model.max-length"
         )
     return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
 
