@@ -9,7 +9,6 @@ from etils import epath
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.ledger import Stage
-from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
@@ -73,7 +72,7 @@ def _passages(run: Run, t: Transcript) -> dict[str, str]:
     """The texts of the passages of the documents that were in view of a transcript, by id."""
     named = {name for i in t.passages for name in (i, i.rpartition("#")[0])}
     documents = [d for material in run.world.slices for d in material.documents if d.id in named]
-    return {p.id: p.text for p in passages_of(documents, run.config.simulate.passage_words)}
+    return {p.id: p.text for p in run.cut(documents)}
 
 
 def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:

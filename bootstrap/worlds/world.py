@@ -198,6 +198,7 @@ _MARK = re.compile(
     rf"[.!?．…。｡！？⁇⁈⁉‼‽؟۔।॥།።፧፨։။។៕᠃᠉]+[{re.escape(_CLOSING)}]*"  # what may end a sentence, and what closes
     r"|\n|(?<=[\u0e00-\u0eff])\s+(?=[\u0e00-\u0eff])"  # a line; a space between letters of Thai or Lao
 )
+_NEXT = re.compile(r"\s*(\S?)")
 _WITHIN = frozenset(".!?．…")
 """Marks that stand within words and numbers too."""
 _TITLES = frozenset("mr mrs ms dr prof messrs mme mlle hr vs cf approx ca e.g i.e z.b d.h".split())
@@ -236,15 +237,15 @@ def sentences(text: str) -> tuple[Step, ...]:
 
 def _ends(text: str, mark: re.Match) -> bool:
     """Whether a mark ends a sentence: by what it is, what follows it, and the word before it."""
-    marks, rest = mark[0].rstrip(_CLOSING), text[mark.end() :].lstrip()
+    marks, rest = mark[0].rstrip(_CLOSING), _NEXT.match(text, mark.end())[1]
     if not rest or not _WITHIN.issuperset(marks):
         return True
     follows = text[mark.end()]
     if not follows.isspace() and not (follows.isalpha() and follows.lower() == follows.upper()):
         return False  # a figure, or a letter of a script that has capitals: within a number or a name
     if marks[0] == "…":
-        return follows.isspace() and not rest[0].islower()
-    return marks != "." or not _abbreviates(text[max(mark.start() - _LONGEST, 0) : mark.start()], rest[0])
+        return follows.isspace() and not rest.islower()
+    return marks != "." or not _abbreviates(text[max(mark.start() - _LONGEST, 0) : mark.start()], rest)
 
 
 def _abbreviates(before: str, after: str) -> bool:
