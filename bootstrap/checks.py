@@ -7,16 +7,14 @@ from dataclasses import replace
 
 from rensa import RMinHash
 
-from ratchet.bootstrap.retrieval import UNSPACED
 from ratchet.bootstrap.transcript import Review, Transcript, Verdict
-from ratchet.bootstrap.worlds.world import Case
+from ratchet.bootstrap.worlds.world import UNSPACED, Case, words
 
 PASTED_WORDS = 12
 """`original`: a run of this many words shared with a passage counts as pasted, unless the rubric gives a `limit`. Each
 letter of a script without spaces counts as a word."""
 NEAR_DUPLICATE = 0.95
 """`distinct`: the similarity from which on a sibling is a near duplicate, unless the rubric gives a `limit`."""
-_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 _WORD_WITH_MARKS = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
@@ -54,10 +52,10 @@ def thrifty(case: Case, limit: float | None, interruption: str) -> str:
 
 def original(case: Case, limit: float | None, interruption: str) -> str:
     """No passage is pasted into the answer."""
-    words = int(limit or PASTED_WORDS)
-    answer = _runs(case.text, words)
+    count = int(limit or PASTED_WORDS)
+    answer = _runs(case.text, count)
     for passage in case.passages:
-        if copied := answer & _runs(passage.text, words):
+        if copied := answer & _runs(passage.text, count):
             return f"pasted: {' '.join(min(copied))}"
     return ""
 
@@ -91,10 +89,10 @@ def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review]
 
 
 def _trigrams(text: str) -> list[str]:
-    words = _WORD_WITH_MARKS.findall(text)
-    return [" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))]
+    found = _WORD_WITH_MARKS.findall(text)
+    return [" ".join(found[i : i + 3]) for i in range(max(1, len(found) - 2))]
 
 
-def _runs(text: str, words: int) -> set[tuple[str, ...]]:
-    found = _WORD.findall(text)
-    return {tuple(found[i : i + words]) for i in range(len(found) - words + 1)}
+def _runs(text: str, count: int) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[i : i + count]) for i in range(len(found) - count + 1)}
