@@ -147,8 +147,8 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
             other = ((read.probs > LIKELIEST) & (read.ids != read.tokens[:, None])).any(axis=1)
             of_task.setdefault(e.lineage.get("task", ""), []).append(read if other.mean() >= 0.5 else as_said(read))
     for task, found in of_task.items():
-        bad, good = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
-        total += int(copied(found, bad, [good], LIKELIEST).sum())
+        refused, passed = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
+        total += int(copied(found, refused, [passed], LIKELIEST).sum())
     return total
 
 

@@ -268,7 +268,7 @@ def test_a_judge_may_answer_by_words_of_which_some_pass(answering, task, right, 
     asked = []
 
     class Scorer:
-        def log_likelihoods(self, params, given):
+        def log_likelihoods(self, params, given, reached):
             asked.extend(given)
             return [np.log([shares[n % 3]]).repeat(2) / 2 for n in range(len(given))]
 

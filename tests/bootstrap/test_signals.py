@@ -131,7 +131,7 @@ def test_the_same_prompt_is_read_once_for_all_answers(reviewer):
     scorer = reviewer.scorer
 
     class Counting:
-        def log_likelihoods(self, params, given):
+        def log_likelihoods(self, params, given, reached):
             asked.extend(given)
             return scorer.log_likelihoods(params, given)
 
@@ -149,7 +149,7 @@ def test_an_answer_without_words_has_no_likelihood(reviewer):
 
 def test_a_likelihood_that_is_no_number_is_a_rejection(reviewer):
     class Broken:
-        def log_likelihoods(self, params, given):
+        def log_likelihoods(self, params, given, reached):
             return [np.full(len(tokens), np.nan, np.float32) for _, tokens in given]
 
     (found,) = replace(reviewer, scorer=Broken()).verdicts([case("it hums.")])
