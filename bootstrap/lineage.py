@@ -64,7 +64,7 @@ def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, A
 def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
     """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
     place = generation / "calibration.json"
-    measured = json.loads(place.read_text()).get("criteria", {}) if place.exists() else {}
+    measured = run.commits.read(place).get("criteria", {}) if run.commits.has(place) else {}
     known = {c.name: {"kind": c.kind, "threshold": c.threshold} for c in run.rubric}
     known |= {name: {key: c[key] for key in ("kind", "threshold")} for name, c in measured.items()}
     return {name: vars(verdict) | known[name] for name, verdict in review.verdicts.items()}

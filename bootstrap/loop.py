@@ -1,6 +1,5 @@
 """The whole cycle: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,8 +9,8 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import config_files
-from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.config import Config, ConfigError, changed
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
 from ratchet.bootstrap.run import Generation, Run, prepare
@@ -22,6 +21,7 @@ from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import (
     TooFewAccepted,
     dataset,
+    dataset_of,
     earlier_examples,
     steps_of,
     train,
@@ -30,7 +30,10 @@ from ratchet.bootstrap.stages.train import (
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train.holder import holding
-from ratchet.train.records import Example
+from ratchet.train.records import Example, has_examples
+
+UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
+"""Stages that commit units."""
 
 
 class RunEnded(RuntimeError):
@@ -71,16 +74,19 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; Busy, before anything is written, when another process works on the run.
+    came in a row; before anything is written, Busy when another process works on the run, and ConfigError when the
+    directory holds a run of other settings.
     """
     with holding(directory, progress.line) as holder:
-        if not (directory / config_files.KEPT).exists():
+        if not config_files.begun(directory):
             config_files.save(directory, config)
+        if differences := changed(config_files.saved(directory), config):
+            raise ConfigError(f"{directory}: the run is another; {differences[0]}")
         r = prepare(directory, config, Noted(progress, holder))
         try:
             _run(r)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
-            write_json(directory / "ended.json", {"reason": str(ended)})
+            r.commits.write(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
         finally:
             r.metrics.close()
@@ -89,7 +95,7 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
 def _run(r: Run) -> None:
     arms = [baselines.PLACE] if r.config.controls.imitation else []
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
-    write_json(r.directory / "plan.json", plan)
+    r.commits.write(r.directory / "plan.json", plan)
     start, past = Seed(r), Past()
     begin(r, start)
     for number in range(1, r.config.generations + 1):
@@ -143,25 +149,37 @@ def extend(directory: epath.Path, config: Config) -> None:
 def begin(r: Run, start: Seed) -> None:
     """Generation 0: the seed model, and what it is worth."""
     place = r.generation(0)
-    if (place / "evaluation.json").exists():
+    if r.commits.has(place / "evaluation.json") and r.has_weights(place):
         return
     with timed(place, "train"):
         params = start.weights
     with timed(place, "evaluate"):
-        once(place / "evaluation.json", lambda: evaluation(r, 0, params, None))
+        r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, params, None))
 
 
 def finished(r: Run, number: int) -> Past | None:
-    """What a finished generation left; None when it is not finished."""
-    path = r.generation(number) / "DONE.json"
-    if not path.exists():
+    """What a finished generation left; None when it is not finished, or something of it is missing and has to be made
+    again."""
+    place = r.generation(number)
+    if not r.commits.has(place / "DONE.json"):
         return None
-    done = json.loads(path.read_text())
+    done = r.commits.read(place / "DONE.json")
+    whole = all(path.exists() for path in r.commits.within(place)) and r.has_weights(place)
+    if not whole or not has_examples(dataset_of(r, number)) or units_of(place) != done["units"]:
+        return None
     return Past(done["incumbent"], Counter(done["accepted"]), done["rollbacks"])
 
 
+def units_of(place: epath.Path) -> dict[str, list[str]]:
+    """By stage, the hashes of the units of a generation, in its directory."""
+    return {stage: Stage(place / stage).hashes() for stage in UNIT_STAGES}
+
+
 def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
-    """One generation, from its documents to its promotion."""
+    """One generation, from its documents to its promotion. Of a finished one, what is missing is made again.
+
+    Raises ValueError when that comes out otherwise than it was.
+    """
     g = _generation(r, number, past, start)
     summary.plan(g)
     with timed(g.directory, "simulate"):
@@ -202,14 +220,20 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
             params = train(g, newest, earlier, start.demonstrations)
     with timed(g.directory, "evaluate"):
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
-        once(g.directory / "evaluation.json", lambda: evaluation(r, number, params, knower(r, number, params, start)))
+        found = lambda: evaluation(r, number, params, knower(r, number, params, start))
+        r.commits.once(g.directory / "evaluation.json", found)
     with timed(g.directory, "promote"):
         promoted = promote.promote(g)
     meter = r.sampler.meter
     r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     rollbacks = 0 if promoted else past.rollbacks + 1
-    left = Past(number if promoted else past.incumbent, accepted, rollbacks)
-    once(g.directory / "DONE.json", lambda: vars(left))
+    left, units = Past(number if promoted else past.incumbent, accepted, rollbacks), units_of(g.directory)
+    done = r.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
+    if other := [stage for stage in units if units[stage] != done["units"][stage]]:
+        raise ValueError(
+            f"{g.directory / other[0]}: made again, its units are not those that generation {number} was trained on; "
+            "put those back, or start a new run"
+        )
     return left
 
 
@@ -235,10 +259,10 @@ def knower(r: Run, number: int, params: nnx.State, start: Seed) -> Knower | None
 def imitate(r: Run, start: Seed) -> None:
     """The imitation arm, and what it is worth."""
     place = r.directory / baselines.PLACE
-    if (place / "evaluation.json").exists():
+    if r.commits.has(place / "evaluation.json") and r.has_weights(place):
         return
     with timed(place, "train"):
         params = baselines.imitate(r, start.weights)
     with timed(place, "evaluate"):
         last = r.config.generations
-        once(place / "evaluation.json", lambda: evaluation(r, last, params, None, baselines.PLACE))
+        r.commits.once(place / "evaluation.json", lambda: evaluation(r, last, params, None, baselines.PLACE))

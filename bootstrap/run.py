@@ -12,12 +12,11 @@ from flax import nnx
 
 from ratchet.bootstrap import documents
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index, passages_of
 from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
 from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.tokenizers import prepare_tokenizer
+from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import load
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
@@ -25,8 +24,11 @@ from ratchet.models import architectures, decoder, huggingface
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
+from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train.batches import Batches
-from ratchet.train.checkpoint import Checkpoints, load_weights
+from ratchet.train.checkpoint import Checkpoints, fingerprint, has_weights, load_weights, save_weights
+from ratchet.train.commits import Commits
+from ratchet.train.files import whole
 from ratchet.train.monitor import describe
 from ratchet.train.records import Example
 from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
@@ -54,6 +56,11 @@ class Run:
     def seed(self, *parts) -> int:
         """A 31-bit seed for one purpose, from the run's seed."""
         return int(content_id(self.config.seed, *parts)[:8], 16) >> 1
+
+    @property
+    def commits(self) -> Commits:
+        """What the run has committed."""
+        return Commits(self.directory)
 
     def generation(self, number: int) -> epath.Path:
         """The directory of a generation."""
@@ -128,8 +135,23 @@ class Run:
         return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
 
     def weights(self, number: int) -> nnx.State:
-        """The weights of a finished generation."""
-        return load_weights(self.generation(number) / "model", self.fresh_weights())
+        """The weights of a trained generation."""
+        return self.weights_in(self.generation(number))
+
+    def has_weights(self, place: epath.Path) -> bool:
+        """Whether a generation or an arm is trained, and its weights are there."""
+        return self.commits.has(place / "model") and has_weights(place / "model")
+
+    def weights_in(self, place: epath.Path, like: nnx.State | None = None) -> nnx.State:
+        """The weights of a generation or an arm, in its directory, laid out as those of `like` are. Raises
+        CheckpointError when they cannot be read, AlteredError when they are another's."""
+        params = load_weights(place / "model", like or self.fresh_weights())
+        self.commits.confirm(place / "model", fingerprint(params))
+        return params
+
+    def keep_weights(self, place: epath.Path, params: nnx.State) -> None:
+        """Commits the weights of a generation or an arm."""
+        self.commits.keep(place / "model", fingerprint(params), lambda: save_weights(place / "model", params))
 
     def fresh_weights(self) -> nnx.State:
         """A decoder's weights before any training, laid out over the mesh."""
@@ -205,16 +227,18 @@ def check(config: Config) -> None:
 def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True) -> Run:
     """Reads or makes world, tokenizer and model definition. Cheap enough to repeat on every resume.
 
-    A run that is looked at while another process may be at work on it is one that never `writes` there. Raises
-    ValueError when the documents or the rubric are not those that the run began with, or when there is nothing to look
-    at yet.
+    A run that is looked at while another process may be at work on it is one that never `writes` there. Raises, before
+    anything is written, AlteredError when a file is not what was committed; ValueError when the documents or the rubric
+    are not those that the run began with, or when there is nothing to look at yet.
     """
+    commits = Commits(directory)
+    commits.check()
     if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world = _world(config)
     rubric = load_rubric(config.review.rubric, world)
-    _check_inputs(directory, world, rubric)
-    tokenizer = prepare_tokenizer(directory / "tokenizer", config, world, rubric)
+    _check_inputs(directory, commits, world, rubric, writes)
+    tokenizer = _tokenizer(directory, commits, config, world, rubric, writes)
     graphdef, _ = decoder.create(config.model, 0)
     mesh = make_mesh(config.mesh)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
@@ -267,21 +291,39 @@ def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding | None:
     return slots_sharding(mesh) if mesh.size > 1 else None
 
 
-def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterion]) -> None:
+def _tokenizer(
+    directory: epath.Path, commits: Commits, config: Config, world: World, rubric: tuple[Criterion, ...], writes: bool
+) -> Any:
+    """The tokenizer in the run's directory, whose files are committed; made first where one of them is missing."""
+    folder = directory / "tokenizer"
+    files = commits.within(folder)
+    if files and all(file.exists() for file in files):
+        return load_tokenizer(folder)
+    if not writes:
+        raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
+    with whole(folder) as fresh:
+        tokenizer = make_tokenizer(fresh, config, world, rubric)
+        commits.adopt(folder, fresh.iterdir())
+    return tokenizer
+
+
+def _check_inputs(
+    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
+) -> None:
     """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
     goes on for more generations reads more slices, and the earlier ones must be what they were."""
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["rubric"] = content_id([c.model_dump() for c in rubric])
     path = directory / "inputs.json"
-    began = once(path, lambda: now)
+    began = commits.read(path) if commits.has(path) else {}
     if different := [name for name in now if name in began and now[name] != began[name]]:
         what = "rubric" if different[0] == "rubric" else f"documents ({different[0]})"
         raise ValueError(
             f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
         )
-    if now.keys() - began.keys():
-        write_json(path, began | now)
+    if writes:
+        commits.write(path, dict(sorted((began | now).items())))
 
 
 def with_base(config: Config) -> Config:

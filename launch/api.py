@@ -25,7 +25,6 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
-from ratchet.train.checkpoint import has_weights
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,13 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
     """A generation of the run in a directory, which is only read; None is the newest that was promoted, or else the
     seed model.
 
-    Raises ConfigError when the directory holds no run, ValueError when the run has no such generation.
+    Raises ConfigError when the directory holds no run, AlteredError when a file of it is not what was committed,
+    ValueError when the run has no such generation.
     """
     place = epath.Path(directory)
     prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)
-    if not has_weights(prepared.generation(model.number) / "model"):
+    if not prepared.has_weights(prepared.generation(model.number)):
         raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")
     return model
 

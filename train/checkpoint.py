@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ratchet.train.commits import sha256
+
 log = logging.getLogger(__name__)
 
 _ITEMS = ("state", "position", "checksums")
@@ -121,6 +123,11 @@ def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes a generation's weights, synchronously and atomically, replacing what is there."""
     with Checkpoints(directory, keep=1) as checkpoints:
         checkpoints.save(0, params, position={})
+
+
+def fingerprint(params: Any) -> str:
+    """What tells weights from others: the sha256 of the checksums of their leaves."""
+    return sha256(repr(_checksums(params)).encode())
 
 
 def has_weights(directory: epath.PathLike) -> bool:

@@ -15,7 +15,6 @@ from ratchet.bootstrap.attack import Attacked, Attacker, attack
 from ratchet.bootstrap.copies import GRAM, Texts, copied
 from ratchet.bootstrap.examples import first_names, prose_example
 from ratchet.bootstrap.intervals import agreement, proportion
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
@@ -55,7 +54,7 @@ def audit_generation(
         graded = [c.name for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
         result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
-    write_json(g.directory / "audit.json", result)
+    run.commits.write(g.directory / "audit.json", result)
 
 
 def audit(

@@ -9,7 +9,6 @@ import numpy as np
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.config import ReviewConfig
 from ratchet.bootstrap.intervals import agreement
-from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.review import Criterion, Reviewer, with_thresholds
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import draft, finish
@@ -76,7 +75,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         kept = ("kind", "question", "threshold", "junk")
         return {"criteria": {n: {k: c[k] for k in kept} for n, c in measured["criteria"].items()}, "review": passed}
 
-    measured = once(g.directory / "calibration.json", make)
+    measured = run.commits.once(g.directory / "calibration.json", make)
     if reason := measured.get("below_floor"):
         raise ReviewerBelowFloor(reason, measured)
     calibrated = with_thresholds(reviewer, measured)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from flax import nnx
 
 from ratchet.bootstrap import wrongthink
-from ratchet.bootstrap.ledger import Stage, once
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.thinkers import Knower
@@ -60,7 +60,8 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
     )
     if source in (None, "incumbent") or not known:
         skipped = None if source in (None, "incumbent") else "nothing was read before"
-        once(path, lambda: {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped})
+        nobody = {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped}
+        g.run.commits.once(path, lambda: nobody)
         return g.params if source == "incumbent" else None
     one_each = list({t.task_id: t for t in right}.values())
     knower = Knower(g.run, g.number, g.params, g.base, known, one_each, list(g.passages.values()))
@@ -70,7 +71,7 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
         control = [] if source == "random" else knower.sweep(reviewer, knower.vector("random"))
         return chosen | {"control": control}
 
-    found = once(path, make)
+    found = g.run.commits.once(path, make)
     if found["skipped"]:
         g.run.progress.line(f"gen {g.number} wrongthink: {found['skipped']}")
     scale = found["lambda"]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, File, Settings, UserError, asks_for_help, first_word, parse, parse_run
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.commits import Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
 
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
     directory = epath.Path(asked.out or f"runs/{config.recipe}")
-    if (directory / config_files.KEPT).exists():
+    if config_files.begun(directory):
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
@@ -75,8 +75,10 @@ def resume(words: list[str]) -> int:
         raise UserError(
             f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
         )
-    if (directory / "ended.json").exists():
-        raise UserError(f"{directory} has ended: {json.loads((directory / 'ended.json').read_text())['reason']}")
+    commits = Commits(directory)
+    commits.check()
+    if commits.has(directory / "ended.json"):
+        raise UserError(f"{directory} has ended: {commits.read(directory / 'ended.json')['reason']}")
     if asked != saved:
         quiet()
         loop.extend(directory, asked)
