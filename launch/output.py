@@ -23,8 +23,9 @@ def print_json(found: Mapping[str, Any]) -> None:
 
 
 def quiet() -> None:
-    """Compiled programs are kept for the next start; libraries' notices about optional parts are not for users."""
+    """Compiled programs are kept for the next start; what libraries say beside their errors is not for users."""
     jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    for chatty in ("absl", "bm25s", "orbax"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("bm25s").setLevel(logging.ERROR)
+    for chatty in ("absl", "asyncio", "orbax"):  # Orbax logs every error that it raises as well, a page each
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)

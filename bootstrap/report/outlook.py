@@ -4,23 +4,29 @@ Nothing is guessed. A stage takes as long for its work as the same stage did bef
 whatever machines it had; a stage that was never done counts as not measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
-from ratchet.bootstrap.report.files import read_json
+from ratchet.train.files import numbers_in, object_in
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the plan: generation or arm, name, amount of work, and the seconds that it took; None: not done."""
+    """A stage of the plan: generation or arm, name, amount of work, and the seconds that it took; None: not known."""
 
     place: str
     name: str
     work: float
     seconds: float | None = None
+    over: bool = False
+    """Whether its whole generation or arm is done."""
+
+    @property
+    def done(self) -> bool:
+        return self.over or self.seconds is not None
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Outlook:
     @property
     def number(self) -> int:
         """Of the first stage that is not done, from 1; one more than there are stages when all are done."""
-        return next((n for n, s in enumerate(self.stages, 1) if s.seconds is None), len(self.stages) + 1)
+        return next((n for n, s in enumerate(self.stages, 1) if not s.done), len(self.stages) + 1)
 
     @property
     def current(self) -> Stage | None:
@@ -76,16 +82,14 @@ class Outlook:
         return self.current is not None and self.current.name in title.split()
 
 
-def outlook(directory: epath.Path) -> Outlook:
-    """The stages that the run's plan names; none before there is a plan."""
-    took: dict[str, Mapping[str, Any]] = {}
-    made = []
-    for stage in read_json(directory / "plan.json").get("stages", ()):
-        place, name = stage["place"], stage["stage"]
-        if place not in took:
-            took[place] = read_json(directory / place / "stages.json")
-        made.append(Stage(place, name, stage["work"], took[place].get(name)))
-    return Outlook(tuple(made))
+def outlook(directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any]] = object_in) -> Outlook:
+    """The stages that the run's plan names, as `read` has it; none before there is a plan."""
+    stages = [(s["place"], s["stage"], s["work"]) for s in read(directory / "plan.json").get("stages", ())]
+    places = {place: directory / place for place, _, _ in stages}
+    took = {name: numbers_in(path / "stages.json") for name, path in places.items()}
+    proof = lambda name: "DONE.json" if name.startswith("gen-") and int(name[4:]) else "evaluation.json"
+    over = {name: (path / proof(name)).exists() for name, path in places.items()}
+    return Outlook(tuple(Stage(place, name, work, took[place].get(name), over[place]) for place, name, work in stages))
 
 
 def roughly(seconds: float) -> str:

@@ -15,6 +15,7 @@ from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, described, parse
 from ratchet.launch.output import make_console, print_json
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.commits import Commits
 
 Transcript = described(tyro.conf.Positional[str], "a transcript's id or its beginning; the page has some", metavar="ID")
 
@@ -80,6 +81,7 @@ def report(words: list[str]) -> int:
     asked = parse("report", Report, words)
     directory = epath.Path(asked.directory)
     config_files.saved(directory)
+    Commits(directory).check()
     built = str(page.build(directory))
     print_json({"page": built}) if asked.json else print(built)
     return 0

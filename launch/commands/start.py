@@ -69,14 +69,14 @@ def resume(words: list[str]) -> int:
     directory = epath.Path(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
+    commits = Commits(directory)
+    commits.check()
     if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
         raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
     if asked.generations < saved.generations:
         raise UserError(
             f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
         )
-    commits = Commits(directory)
-    commits.check()
     if commits.has(directory / "ended.json"):
         raise UserError(f"{directory} has ended: {commits.read(directory / 'ended.json')['reason']}")
     if asked != saved:
