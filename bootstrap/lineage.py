@@ -17,28 +17,30 @@ from ratchet.train.records import read_examples
 
 
 def trace(run: Run, transcript_id: str) -> dict[str, Any]:
-    """The lineage of one transcript as JSON. Raises ValueError when the run has none with this id (or prefix).
+    """The lineage of one transcript as JSON. Raises ValueError when the run has none whose id begins so, or several.
 
     A verdict says which `p_pass` its criterion passes from. `corrections` are those that were made by spoiling this
     transcript; one that was made so itself `corrects` the answer with that id.
     """
+    found: dict[str, tuple[epath.Path, Transcript, Review | None]] = {}
     for generation in sorted(run.directory.glob("gen-*")):
-        if found := _in_generation(run, generation, transcript_id):
-            return found
-    raise ValueError(
-        f"show: {run.directory} has no transcript {transcript_id}; the report and gen-*/samples.json list some"
-    )
+        transcripts, reviews = reviewed(generation)
+        begun = {i: t for i, t in transcripts.items() if i.startswith(transcript_id)}
+        found |= {i: (generation, t, reviews.get(i)) for i, t in begun.items()}
+    if not found:
+        raise ValueError(
+            f"show: {run.directory} has no transcript {transcript_id}; the report and gen-*/samples.json list some"
+        )
+    if len(found) > 1 and transcript_id not in found:
+        some = ", ".join(list(found)[:3])
+        raise ValueError(f"show: {len(found)} transcripts begin with {transcript_id}, such as {some}; give more of one")
+    return _traced(run, *found.get(transcript_id, next(iter(found.values()))))
 
 
-def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, Any] | None:
-    transcripts, reviews = reviewed(generation)
-    t = next((t for i, t in transcripts.items() if i.startswith(wanted)), None)
-    if t is None:
-        return None
+def _traced(run: Run, generation: epath.Path, t: Transcript, review: Review | None) -> dict[str, Any]:
     made = [targets.from_json(p) for stage in ("targets", "corrections") for p in Stage(generation / stage).committed()]
     target = next((one for one in made if one.transcript_id == t.id), None)
     sources = {p.id: p.text for p in run.passages(len(run.world.slices))}
-    review = reviews.get(t.id)
     return {
         "transcript": t.id,
         "generation": t.generation,

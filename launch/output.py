@@ -1,13 +1,33 @@
 """What commands print on: a console for people, one JSON object for programs."""
 
+import codecs
+import io
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
+
+PLAIN = dict(zip("–—−·•━─│…“”‘’→←≤≥λτεκ×╭╮╰╯", "---..=-|.\"\"''><<>ltekx++++", strict=True))
+"""What stands for a letter that a terminal does not have; for all others a question mark does."""
+
+
+def speak_plainly() -> None:
+    """Has letters that a terminal cannot show, and halves of letters, replaced instead of raising an error."""
+    codecs.register_error("ratchet", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ratchet")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def make_console(aside: bool = False) -> Console:

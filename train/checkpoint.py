@@ -6,7 +6,10 @@ committed together or not at all. TensorStore does not notice every flipped bit;
 
 import functools
 import logging
+import re
 import sys
+import warnings
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -87,7 +90,7 @@ class Checkpoints:
             try:
                 restored = self._read(candidate, like)
             except Exception as error:  # three libraries meet the damage, each with types of its own
-                failures[candidate] = str(error).strip().split("\n")[0][:200] or type(error).__name__
+                failures[candidate] = re.split(r"\n|\. See full", str(error).strip())[0][:200] or type(error).__name__
                 continue
             for damaged, reason in failures.items():
                 log.warning("%s: step %d is damaged (%s); using step %d", self.directory, damaged, reason, candidate)
@@ -150,12 +153,15 @@ def load_weights(directory: epath.PathLike, like: Any) -> Any:
 
 @functools.cache
 def _ignore_late_parts() -> None:
-    """Once a part cannot be read, Orbax raises that and closes its event loop, and each part that TensorStore reads
-    after this would print a traceback."""
+    """Once a part cannot be read, Orbax raises that and closes its event loop. Each part that TensorStore reads after
+    this, and each reader that is given up, would print a traceback or a warning."""
+    warnings.filterwarnings("ignore", "coroutine '_read_array.*' was never awaited", RuntimeWarning)
     others = sys.unraisablehook
 
     def hook(raised: Any) -> None:
-        if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
+        late = raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
+        reader = getattr(raised.object, "cr_code", None)
+        if not late and not (reader and Path(ocp.__file__).parent in Path(reader.co_filename).parents):
             others(raised)
 
     sys.unraisablehook = hook

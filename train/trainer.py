@@ -273,8 +273,8 @@ def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> St
     if position != run.position:
         fields = sorted(k for k in {*position, *run.position} if position.get(k) != run.position.get(k))
         raise ValueError(
-            f"{checkpoints.directory}: the checkpoint was made with other {', '.join(fields)}; delete it and resume the "
-            "run to train this again"
+            f"{checkpoints.directory}: the checkpoint was made with other {', '.join(fields)}; delete it and resume "
+            "the run to train this again"
         )
     return state
 

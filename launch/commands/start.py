@@ -17,7 +17,17 @@ from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.report import page, terminal
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, File, Settings, UserError, asks_for_help, first_word, parse, parse_run
+from ratchet.launch.options import (
+    Directory,
+    File,
+    Settings,
+    UserError,
+    asks_for_help,
+    first_word,
+    located,
+    parse,
+    parse_run,
+)  # fmt: skip
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.commits import Commits
@@ -50,7 +60,7 @@ class Resume:
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
-    directory = epath.Path(asked.out or f"runs/{config.recipe}")
+    directory = located(asked.out or f"runs/{config.recipe}")
     if config_files.begun(directory):
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
@@ -66,7 +76,7 @@ def run(words: list[str]) -> int:
 
 def resume(words: list[str]) -> int:
     named = first_word(Resume, words)
-    directory = epath.Path(named)
+    directory = located(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
     commits = Commits(directory)
