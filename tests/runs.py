@@ -11,13 +11,13 @@ from support import arrays
 from ratchet.bootstrap.config import from_json
 from ratchet.models import decoder
 from ratchet.train.checkpoint import load_weights
+from ratchet.train.commits import Commits
 from ratchet.train.files import read_unit
 
 LEFT_OUT = {
     "model": "Orbax gives files names and times of its own; the weights in them count, bit for bit",
     "checkpoints": "they lie at other steps after a kill; the weights that come of them count",
     "stages.json": "seconds",
-    "seconds": "a field of a unit's commit: how long it took",
     "metrics.jsonl": "times and speeds; a step before a kill may stand there twice",
     "tensorboard": "the same, a file for each start",
     "profile": "traces with times",
@@ -25,7 +25,7 @@ LEFT_OUT = {
     "lock": "what a process holds while it works on the run",
     "working.json": "which process that is, and what it does",
 }
-"""Files and directories of a run, and such a field, that say how it went rather than what came of it, and why."""
+"""Files and directories of a run that say how it went rather than what came of it, and why."""
 
 
 def contents(directory) -> dict[str, str]:
@@ -47,9 +47,7 @@ def contents(directory) -> dict[str, str]:
 
 def _content(file: Path) -> bytes:
     if file.suffix == ".json":
-        value = json.loads(file.read_text())
-        kept = {k: v for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
-        return json.dumps(kept, sort_keys=True).encode()
+        return json.dumps(json.loads(file.read_text()), sort_keys=True).encode()
     if file.suffix == ".array_record":  # a unit; the shard of a dataset has another suffix and counts byte for byte
         return json.dumps([payload.hex() for payload in read_unit(file)]).encode()
     return file.read_bytes()
@@ -70,4 +68,8 @@ def as_it_was(whole, directory, generation: int) -> epath.Path:
         return numbered | {n for n in names if n in ("report", "plan.json", "ended.json") or n.startswith("imitation")}
 
     shutil.copytree(whole, directory, ignore=later)
-    return epath.Path(directory)
+    directory = epath.Path(directory)
+    for place in ("imitation", *(p.name for p in epath.Path(whole).glob("gen-*"))):
+        if not (directory / place).exists():
+            Commits(directory).forget(directory / place)
+    return directory

@@ -155,7 +155,7 @@ def load_weights(directory: epath.PathLike, like: Any) -> Any:
 def _ignore_late_parts() -> None:
     """Once a part cannot be read, Orbax raises that and closes its event loop. Each part that TensorStore reads after
     this, and each reader that is given up, would print a traceback or a warning."""
-    warnings.filterwarnings("ignore", "coroutine '_read_array.*' was never awaited", RuntimeWarning)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     others = sys.unraisablehook
 
     def hook(raised: Any) -> None:

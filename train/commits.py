@@ -84,13 +84,13 @@ class Commits:
         if content is None and not path.exists():
             raise AlteredError(f"{path}: the file is missing; `ratchet resume {self._directory}` makes it again")
         if content is None:
-            raise AlteredError(self.told(self._name(path)))
+            raise AlteredError(self.line_about(self._name(path)))
         return json.loads(content)
 
     def confirm(self, path: epath.Path, digest: str) -> None:
         """Raises AlteredError when what lies at `path`, whose hash is `digest`, is not what was committed."""
         if self._known().files.get(self._name(path)) != digest:
-            raise AlteredError(self.told(self._name(path)))
+            raise AlteredError(self.line_about(self._name(path)))
 
     def altered(self) -> list[str]:
         """The paths of committed files that are there with other bytes; of all of them when commits.json is missing or
@@ -109,9 +109,9 @@ class Commits:
         """Raises AlteredError, which names the first of the altered files, when there are any."""
         if found := self.altered():
             more = f"; {len(found) - 1} more are listed by `ratchet status {self._directory}`" if found[1:] else ""
-            raise AlteredError(self.told(found[0]) + more)
+            raise AlteredError(self.line_about(found[0]) + more)
 
-    def told(self, name: str) -> str:
+    def line_about(self, name: str) -> str:
         """What is said about an altered file: which it is, and how to mend it."""
         path = self._directory / name
         if name == FILE:
@@ -168,7 +168,7 @@ class Commits:
         except (ValueError, LookupError, TypeError):
             whole = False
         if not whole:
-            raise AlteredError(self.told(FILE))
+            raise AlteredError(self.line_about(FILE))
         return known
 
     def _settled(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ class RunFiles:
     def __init__(self, directory: epath.Path):
         commits, self._directory = Commits(directory), directory
         found = commits.altered()
-        self.altered = [commits.told(name) for name in found]
+        self.altered = [commits.line_about(name) for name in found]
         self._left_out = {directory / name for name in found}
 
     def object(self, path: epath.Path) -> dict[str, Any]:

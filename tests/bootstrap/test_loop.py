@@ -24,6 +24,7 @@ from ratchet.bootstrap.stages.train import TooFewAccepted
 from ratchet.bootstrap.worlds.world import Document, Material
 from ratchet.models.sampler import Sampler
 from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.commits import Commits
 from ratchet.train.holder import Busy, holding
 from ratchet.train.sharding import make_mesh
 
@@ -152,7 +153,7 @@ def test_a_finished_run_is_resumed_at_the_cost_of_opening_its_files(tiny_run, tm
         copy((tiny_run / name).read_bytes()) if copy else (tiny_run / name).rename(directory / name)
     asked = []
     note = lambda name: lambda *args, **kwargs: asked.append(name) or pytest.fail(f"{name} was called")
-    places = [(ledger, "read_unit"), (train, "read_examples"), (runs, "load_weights"), (train, "load_weights")]
+    places = [(ledger, "read_unit"), (train, "read_examples"), (runs, "load_weights")]
     places += [(Sampler, "__call__"), (Reviewer, "verdicts"), (Checkpoints, "__init__"), (evaluate, "ask_items")]
     for owner, name in places:
         monkeypatch.setattr(owner, name, note(name))
@@ -189,7 +190,7 @@ def perfect(path):
     """Every score of an evaluation becomes 1."""
     found = read(path)
     found["items"] = {name: dict.fromkeys(items, 1.0) for name, items in found["items"].items()}
-    path.write_text(json.dumps(found))
+    Commits(path.parent.parent).write(path, found)
 
 
 @pytest.fixture

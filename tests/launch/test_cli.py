@@ -12,8 +12,8 @@ import pytest
 from support import start, tiny_config
 
 from ratchet.bootstrap import loop
-from ratchet.bootstrap.ledger import write_json
 from ratchet.launch import cli
+from ratchet.train.commits import Commits
 from ratchet.train.holder import holding
 
 
@@ -104,7 +104,7 @@ def test_resuming_with_another_config_names_the_field(capsys, tmp_path):
 
 def test_a_run_that_has_ended_says_why(capsys, tmp_path):
     directory = start(tmp_path / "run", tiny_config())
-    write_json(directory / "ended.json", {"reason": "generation 1: no transcript passed"})
+    Commits(directory).write(directory / "ended.json", {"reason": "generation 1: no transcript passed"})
     assert "has ended: generation 1: no transcript passed" in mistake(capsys, "resume", directory)
 
 
