@@ -240,12 +240,21 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     _check_inputs(directory, commits, world, rubric, writes)
     tokenizer = _tokenizer(directory, commits, config, world, rubric, writes)
     graphdef, _ = decoder.create(config.model, 0)
-    mesh = make_mesh(config.mesh)
+    mesh = _mesh(directory, config)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
     return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
+
+
+def _mesh(directory: epath.Path, config: Config) -> jax.sharding.Mesh:
+    """The mesh of a run. Raises ValueError when it was begun on devices of another number."""
+    try:
+        return make_mesh(config.mesh)
+    except ValueError as error:
+        reason = str(error).rpartition("; ")[0]
+        raise ValueError(f"{directory}: {reason}; go on where it was begun, or start a new run here") from error
 
 
 def _world(config: Config) -> World:

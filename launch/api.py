@@ -25,6 +25,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
+from ratchet.train.checkpoint import has_weights
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
     place = epath.Path(directory)
     prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)
-    if not prepared.has_weights(prepared.generation(model.number)):
+    weights = prepared.generation(model.number) / "model"
+    if weights in prepared.commits.within(weights.parent) and not has_weights(weights):
+        raise ValueError(f"{weights}: the weights are missing; `ratchet resume {place}` trains them again")
+    if not prepared.commits.has(weights):
         raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")
     return model
 

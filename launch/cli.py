@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[name][0](rest)
     except SystemExit as helped:
         return helped.code or 0
+    except BrokenPipeError:  # nobody reads what it says
+        return 128 + signal.SIGPIPE
     except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
         _say(str(ended))
         return 1

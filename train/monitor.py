@@ -69,7 +69,7 @@ class Watchdog:
                 me = f"process {jax.process_index()} of {jax.process_count()}"
                 line = (
                     f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({me}); another process "
-                    "is gone or a device hangs; resume the run, or raise --train.engine.stall-minutes"
+                    "is gone or a device hangs; resume the run, or start one with more --train.engine.stall-minutes"
                 )
                 print(line, file=sys.stderr, flush=True)
                 with contextlib.suppress(Exception):  # standard error may be no file

@@ -200,7 +200,7 @@ def _example(shard: epath.Path, row: dict, header: dict) -> Example:
     try:
         targets = unpack_targets(row["targets"].tobytes(), header["vocab_size"])
     except RecordError as error:
-        raise RecordError(f"{shard}: example {name}: {error}") from error
+        raise RecordError(f"{shard}: example {name}: {error}; {_again(shard.parent)}") from error
     lineage, origin = json.loads(row["lineage"]), row["origin"].decode()
     if name != _example_id(row["tokens"], row["weights"], origin, lineage):
         raise RecordError(f"{shard}: example {name}: the id does not match the content; {_again(shard.parent)}")

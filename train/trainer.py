@@ -234,7 +234,9 @@ class _Reporter:
         """Logs the step; returns the largest signal of the processes."""
         host = {name: float(value) for name, value in jax.device_get(sums).items()}
         if not np.isfinite(host["loss"]):
-            raise TrainingDiverged(f"train: the loss is {host['loss']} at step {step}; lower --train.optimizer.rate")
+            raise TrainingDiverged(
+                f"train: the loss is {host['loss']} at step {step}; start a new run with a lower --train.optimizer.rate"
+            )
         seconds = self._seconds(step)
         if self._alone:  # several processes have to report the same step together
             self.ahead = int(seconds < LONG)

@@ -68,8 +68,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         passed = {"junk": measured["review"]["junk"]}
         if passed["junk"]:
             raise ReviewerBelowFloor(
-                f"review: {passed['junk']:.2f} of the junk probes passed; add criteria to the rubric or raise their "
-                "thresholds",
+                f"review: {passed['junk']:.2f} of the junk probes passed; start a new run with more criteria in its "
+                "--review.rubric, or with higher thresholds",
                 measured | {"review": passed},
             )
         kept = ("kind", "question", "threshold", "junk")
@@ -163,13 +163,15 @@ def calibrate(
     if best is None:
         raise ReviewerBelowFloor(
             f"review: precision {overall['precision']:.2f} on the probes at every threshold, {config.target_precision} "
-            "is the target; look at calibration.json, add criteria to the rubric or lower --review.target-precision",
+            "is the target; look at calibration.json, and start a new run with more criteria in its --review.rubric or "
+            "a lower --review.target-precision",
             measured,
         )
     if best[1]["review"]["recall"] < config.minimum_recall:
         raise ReviewerBelowFloor(
             f"review: recall {best[1]['review']['recall']:.2f} on the probes at the target precision, "
-            f"{config.minimum_recall} is the floor; look at calibration.json or lower --review.minimum-recall",
+            f"{config.minimum_recall} is the floor; look at calibration.json, and start a new run with a lower "
+            "--review.minimum-recall",
             best[1],
         )
     return best

@@ -271,14 +271,16 @@ def test_whatever_ends_a_run_is_written_down(tiny_run, tmp_path, monkeypatch, er
     assert read(directory / "ended.json") == {"reason": "why"} and status.status(directory)["finished"]
 
 
-def test_documents_that_changed_under_a_run_are_refused(tiny_run, tmp_path, monkeypatch):
+def test_documents_that_changed_under_a_run_are_refused_and_gone_on_with_when_restored(tiny_run, tmp_path, monkeypatch):
     run, _, _ = beginning(tiny_run, tmp_path / "run")
     run.metrics.close()
     other = Material((Document("another", "quite another text"),), run.world.slices[1].tasks)
     changed = dataclasses.replace(run.world, slices=(run.world.slices[0], other))
-    monkeypatch.setattr(runs, "load", lambda *_: changed)
-    with pytest.raises(ValueError, match=r"the documents \(slice 2\) of .* changed since the run began; restore them"):
-        runs.prepare(run.directory, tiny_config(), Silent())
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "load", lambda *_: changed)
+        with pytest.raises(ValueError, match=r"the documents \(slice 2\) of .* since the run began; restore them"):
+            runs.prepare(run.directory, tiny_config(), Silent())
+    runs.prepare(run.directory, tiny_config(), Silent()).metrics.close()
 
 
 def test_a_world_that_begins_differently_for_more_generations_cannot_grow(tiny_run, tmp_path, monkeypatch):

@@ -324,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path):
     graphdef, params = model()
     broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), params)
     seen = []
-    with pytest.raises(TrainingDiverged, match=r"the loss is nan at step 0; lower --train.optimizer.rate"):
+    with pytest.raises(TrainingDiverged, match=r"is nan at step 0; start a new run with a lower --train.opt"):
         fit(training(graphdef, batches(steps=5)), broken, None, lambda step, values: seen.append(step))
     assert not seen
 
