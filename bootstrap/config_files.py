@@ -58,7 +58,7 @@ def saved(directory: epath.Path) -> Config:
 
 def begun(directory: epath.Path) -> bool:
     """Whether a run was begun in a directory, of which files may be missing by now."""
-    return (directory / KEPT).exists() or Commits(directory).begun()
+    return (directory / KEPT).exists() or Commits(directory).knows(directory / KEPT)
 
 
 def read(path: epath.Path) -> dict[str, Any]:

@@ -80,9 +80,9 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
     prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)
     weights = prepared.generation(model.number) / "model"
-    if weights in prepared.commits.within(weights.parent) and not has_weights(weights):
+    if prepared.commits.knows(weights) and not has_weights(weights):
         raise ValueError(f"{weights}: the weights are missing; `ratchet resume {place}` trains them again")
-    if not prepared.commits.has(weights):
+    if not prepared.commits.knows(weights):
         raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")
     return model
 

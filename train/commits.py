@@ -36,13 +36,13 @@ class Commits:
     def __init__(self, directory: epath.PathLike):
         self._directory = epath.Path(directory)
 
-    def begun(self) -> bool:
-        """Whether anything was committed in this directory."""
-        return (self._directory / FILE).exists()
+    def knows(self, path: epath.Path) -> bool:
+        """Whether a path was committed, whether it is there or not."""
+        return self._name(path) in self._known().files
 
     def has(self, path: epath.Path) -> bool:
         """Whether a file, or a directory of weights, is committed and there."""
-        return self._name(path) in self._known().files and path.exists()
+        return self.knows(path) and path.exists()
 
     def within(self, place: epath.Path) -> list[epath.Path]:
         """The paths that are committed in a directory, whether they are there or not."""
@@ -99,7 +99,7 @@ class Commits:
             known = self._known()
         except AlteredError:
             return [FILE]
-        if not known.files:
+        if not known.files and not known.coming:
             return [FILE]
         places = {name: self._directory / name for name in sorted(known.files)}
         there = {name: path for name, path in places.items() if path.exists() and not path.is_dir()}

@@ -30,7 +30,7 @@ from ratchet.launch.options import (
 )  # fmt: skip
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
-from ratchet.train.commits import Commits
+from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
 
@@ -79,14 +79,13 @@ def resume(words: list[str]) -> int:
     directory = located(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
-    commits = Commits(directory)
-    commits.check()
     if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
         raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
     if asked.generations < saved.generations:
         raise UserError(
             f"resume: {directory} is a run of {saved.generations} generations; --generations can be more, not fewer"
         )
+    commits = Commits(directory)
     if commits.has(directory / "ended.json"):
         raise UserError(f"{directory} has ended: {commits.read(directory / 'ended.json')['reason']}")
     if asked != saved:
@@ -101,7 +100,7 @@ def _go(directory: epath.Path, config: Config) -> int:
     console = make_console()
     try:
         loop.run(directory, config, Terminal(console, directory))
-    except Busy:
+    except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:
         with contextlib.suppress(Exception):  # why the run stopped matters more than that its report cannot be made

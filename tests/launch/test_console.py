@@ -91,5 +91,11 @@ def test_on_a_terminal_the_cursor_is_shown_again_however_a_stage_ends(directory,
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l") and "done" not in said
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(directory, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    said = told(directory, monkeypatch, every=0.0, force_terminal=True)
+    assert len(said) == 5 and not any("\x1b" in line for line in said)
+
+
 def test_times_are_clocks():
     assert [clock(s) for s in (0.4, 59.6, 200, 3900)] == ["0:00", "1:00", "3:20", "1:05:00"]

@@ -57,7 +57,7 @@ OF_A_NEW_RUN = re.compile(
 
 
 def messages() -> list[str]:
-    """Every text of the program but docstrings that tells to do something with a run; … stands for what is filled in."""
+    """Every text but docstrings that tells people to do something with a run; … stands for what is filled in."""
     found = []
     for path in (p for package in ("bootstrap", "launch", "train") for p in (HOUSE / package).rglob("*.py")):
         nodes = list(ast.walk(ast.parse(path.read_text())))

@@ -90,6 +90,26 @@ def test_commits_that_are_missing_or_damaged_are_named(run, content):
     assert Commits(run).altered() == [FILE]
 
 
+def test_a_first_file_that_is_announced_may_be_written_anew(run, monkeypatch):
+    """As the settings of a run are when it is killed at once."""
+    real, path = commits._write, run / "config.json"
+
+    def write(where, content):
+        if where == path:
+            raise Killed
+        real(where, content)
+
+    monkeypatch.setattr(commits, "_write", write)
+    with pytest.raises(Killed):
+        Commits(run).write(path, {"n": 1})
+    monkeypatch.setattr(commits, "_write", real)
+    assert not Commits(run).knows(path)
+    path.write_bytes(b'{\n "n": 1\n}\n')  # or it was killed just after
+    assert Commits(run).altered() == [] and Commits(run).read(path) == {"n": 1}
+    Commits(run).write(path, {"n": 2})
+    assert Commits(run).knows(path) and Commits(run).read(path) == {"n": 2}
+
+
 @pytest.mark.parametrize("moment", ["announced", "written"])
 def test_a_kill_between_a_file_and_its_commit_leaves_both_readable(run, monkeypatch, moment):
     path, real = run / "samples.json", commits._write
