@@ -103,7 +103,7 @@ class Commits:
             return [FILE]
         places = {name: self._directory / name for name in sorted(known.files)}
         there = {name: path for name, path in places.items() if path.exists() and not path.is_dir()}
-        return [name for name, path in there.items() if self._content(path) is None]
+        return [name for name, path in there.items() if self._content(path, known) is None]
 
     def check(self) -> None:
         """Raises AlteredError, which names the first of the altered files, when there are any."""
@@ -135,13 +135,14 @@ class Commits:
         copied = {n: digest for n, digest in other._settled().items() if n == name or n.startswith(f"{name}/")}
         self._save(self._settled() | copied, {})
 
-    def _content(self, path: epath.Path) -> bytes | None:
-        """The bytes at `path` if they were committed, or are announced, else None."""
+    def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
+        """The bytes at `path` if they were committed, or are announced, else None. What is `known` may be old."""
         for _ in range(LOOKS):
             content = path.read_bytes() if path.exists() else None
-            known, name = self._known(), self._name(path)
+            known, name = known or self._known(), self._name(path)
             if content is not None and sha256(content) in (known.files.get(name), known.coming.get(name)):
                 return content
+            known = None
         return None
 
     def _must_be(self, path: epath.Path, digest: str) -> None:

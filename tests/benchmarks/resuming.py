@@ -41,8 +41,8 @@ BOUNDS = {
     "trained": {"datasets": 0},
     "begun": {"datasets": 2},
 }
-"""Per finished generation; files are what was committed, each compared with its hash. Units are read where there is something left to
-evaluate or to correct, the incumbent's weights where anything is left."""
+"""Per finished generation; files are what was committed, each compared with its hash. Units are read where there is
+something left to evaluate or to correct, the incumbent's weights where anything is left."""
 
 
 class Reads:
