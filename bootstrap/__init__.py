@@ -34,7 +34,7 @@ Settings, data and files
   transcript.py   the data that flows: transcripts, reviews, verdicts, captures
   documents.py    a folder or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement
-  ledger.py       what is done; resume asks it
+  ledger.py       what is done of a stage, unit by unit
   progress.py     how a run tells what it does, and how long it took
 
 Worlds

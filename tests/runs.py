@@ -62,10 +62,11 @@ def different(a, b) -> list[str]:
 def as_it_was(whole, directory, generation: int) -> epath.Path:
     """A copy of a whole run as it was when this generation had just ended."""
 
-    def later(_: str, names: list[str]) -> set[str]:
+    def later(place: str, names: list[str]) -> set[str]:
         number = lambda name: name.removeprefix("gen-").rpartition("-")[2]
         numbered = {n for n in names if n[:-3].endswith("-") and number(n).isdigit() and int(number(n)) > generation}
-        return numbered | {n for n in names if n in ("report", "plan.json", "ended.json") or n.startswith("imitation")}
+        of_the_whole = ("report", "plan.json", "ended.json") if Path(place) == Path(whole) else ()
+        return numbered | {n for n in names if n in of_the_whole or n.startswith("imitation")}
 
     shutil.copytree(whole, directory, ignore=later)
     directory = epath.Path(directory)

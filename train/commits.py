@@ -123,10 +123,11 @@ class Commits:
             "makes it again"
         )
 
-    def forget(self, place: epath.Path) -> None:
-        """Takes out what is committed in a directory."""
-        name = self._name(place)
-        self._save({n: digest for n, digest in self._settled().items() if not n.startswith(f"{name}/")}, {})
+    def forget(self, path: epath.Path) -> None:
+        """Takes out a file, or what is committed in a directory."""
+        name = self._name(path)
+        kept = {n: d for n, d in self._settled().items() if n != name and not n.startswith(f"{name}/")}
+        self._save(kept, {})
 
     def inherit(self, other: "Commits", path: epath.Path) -> None:
         """Commits a copy of a file or directory of another run, which lies at the same place in this one, as it was

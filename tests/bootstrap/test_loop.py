@@ -24,7 +24,7 @@ from ratchet.bootstrap.stages.train import TooFewAccepted
 from ratchet.bootstrap.worlds.world import Document, Material
 from ratchet.models.sampler import Sampler
 from ratchet.train.checkpoint import Checkpoints
-from ratchet.train.commits import Commits
+from ratchet.train.commits import FILE, Commits
 from ratchet.train.holder import Busy, holding
 from ratchet.train.sharding import make_mesh
 
@@ -148,7 +148,7 @@ def test_a_run_that_has_made_nothing_cannot_be_looked_at(tmp_path):
 def test_a_finished_run_is_resumed_at_the_cost_of_opening_its_files(tiny_run, tmp_path, monkeypatch):
     """It reads no unit, dataset or weights, and asks and trains no model."""
     directory = as_it_was(tiny_run, tmp_path / "run", 2)
-    for name in ("imitation", "plan.json"):
+    for name in ("imitation", "plan.json", FILE):
         copy = (directory / name).write_bytes if name.endswith("json") else None
         copy((tiny_run / name).read_bytes()) if copy else (tiny_run / name).rename(directory / name)
     asked = []
@@ -202,7 +202,7 @@ def without_oracle(monkeypatch):
 def test_a_run_without_an_oracle_can_roll_back_and_ends_as_finished(tiny_run, tmp_path, monkeypatch, without_oracle):
     directory, config = as_it_was(tiny_run, tmp_path / "none", 0), tiny_config(generations=3, evaluate__rollbacks=2)
     start(directory, config)
-    (directory / "gen-000" / "evaluation.json").unlink()
+    Commits(directory).forget(directory / "gen-000" / "evaluation.json")
     run = runs.prepare(directory, config, Silent())
     loop.begin(run, Seed(run))
     run.metrics.close()

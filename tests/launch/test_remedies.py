@@ -115,7 +115,7 @@ def test_what_was_made_otherwise_is_mended_by_putting_the_old_back(run, capsys, 
 
 
 def test_units_that_were_made_otherwise_are_mended_by_putting_the_old_back(run, tiny_run, capsys, monkeypatch):
-    stage, real = run / "gen-002" / "corrections", transcripts.make_targets
+    stage, real = run / "gen-002" / "targets", transcripts.make_targets
     for path in stage.glob("unit-*.array_record"):
         path.unlink()
     other = lambda *given: [replace(t, unreviewed=0.5) for t in real(*given)]
@@ -123,7 +123,7 @@ def test_units_that_were_made_otherwise_are_mended_by_putting_the_old_back(run, 
     code, said = ratchet(capsys, "resume", run)
     assert code == 2 and f"{stage}: made again, its units are not those" in said and "put those back" in said
     shutil.rmtree(stage)
-    shutil.copytree(Path(tiny_run) / "gen-002" / "corrections", stage)
+    shutil.copytree(Path(tiny_run) / "gen-002" / "targets", stage)
     assert ratchet(capsys, "resume", run) == (0, "")
 
 
