@@ -173,7 +173,7 @@ def test_damaged_records_are_named_and_made_again_once_they_are_deleted(run, und
     paths, before = [of_kind(run, f"{wanted}.array_record") for wanted in RECORDS], files(run)
     for number, path in enumerate([*paths, of_kind(run, SHARD)]):
         refusing = set()
-        for damage in list(DAMAGES.values())[number : number + 2]:
+        for damage in list(DAMAGES.values())[number : number + 1]:
             path.write_bytes(damage(before[path]))
             refusing |= check_lookers(run, undamaged, shown, path, "delete", "resume")
         assert "show" in refusing
@@ -182,7 +182,7 @@ def test_damaged_records_are_named_and_made_again_once_they_are_deleted(run, und
         path.write_bytes(before[path])
     for path in (*paths, of_kind(run, SHARD)):
         path.unlink()
-    assert ratchet("resume", run)[0] == 0
+    assert ratchet("resume", run)[::2] == (0, "")
     assert_restored(run, before)
 
 
@@ -191,17 +191,17 @@ def test_damaged_commits_of_units_are_named_and_made_again(run, undamaged, shown
     for number, path in enumerate(paths):
         path.write_bytes(list(DAMAGES.values())[1 + number](before[path]))
         check_lookers(run, undamaged, shown, path.parents[1], "it commits no unit; resume")
-    assert ratchet("resume", run)[0] == 0
+    assert ratchet("resume", run)[::2] == (0, "")
     assert_restored(run, before)
     for path in paths:
         path.write_bytes(before[path].replace(b'"inputs": "', b'"inputs": "0'))
-    assert ratchet("resume", run)[0] == 0
+    assert ratchet("resume", run)[::2] == (0, "")
     assert_restored(run, before)
     paths[0].write_bytes(before[paths[0]].replace(b'"sha256": "', b'"sha256": "0'))
     records = paths[0].with_suffix(".array_record")
     refused(["resume", run], records, "delete it and resume")
     records.unlink()
-    assert ratchet("resume", run)[0] == 0
+    assert ratchet("resume", run)[::2] == (0, "")
     assert_restored(run, before)
 
 
@@ -227,7 +227,7 @@ def test_damaged_weights_are_named_and_trained_again_once_they_are_deleted(run, 
     assert refusing > 5
     shutil.rmtree(model)
     refused(commands(run)["evaluate"], "the weights are missing; `ratchet resume")
-    assert ratchet("resume", run)[0] == 0
+    assert ratchet("resume", run)[::2] == (0, "")
     assert answer(commands(run)["evaluate"], run) == undamaged["evaluate"]
     assert_restored(run, before)
 
@@ -242,7 +242,7 @@ def test_files_from_which_nothing_follows_are_done_without(run, undamaged, shown
     places = [*run.glob("tensorboard/*"), *(p for p in run.rglob("*") if p.name in HOW_IT_WENT)]
     (run / "working.json").write_text('{"host": "x", "pid": 1, "since": 1.0, "heard": 1.0, "doing": null}')
     before = {p: p.read_bytes() for p in (*places, run / "working.json")}
-    for damage in (*DAMAGES.values(), lambda content: content.replace(b"1", b'"x"').replace(b"2", b"[2]")):
+    for damage in (*list(DAMAGES.values())[::3], lambda content: content.replace(b"1", b'"x"').replace(b"2", b"[2]")):
         for path, content in before.items():
             path.write_bytes(damage(content))
         assert check_lookers(run, undamaged, shown) == set() and ratchet("report", run)[0] == 0
@@ -273,5 +273,5 @@ def test_a_half_run_goes_on_from_damage_as_if_nothing_had_been(whole, tmp_path):
     refused(["resume", run], run / "checkpoints" / "loop-002", "delete it and resume the run to train this again")
     for path in (p for p in saved[0].rglob("*") if p.is_file()):
         path.write_bytes((whole / path.relative_to(run)).read_bytes())
-    assert ratchet("resume", run)[0] == 0
+    assert ratchet("resume", run)[::2] == (0, "")
     assert different(whole, run) == []
