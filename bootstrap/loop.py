@@ -160,13 +160,20 @@ def begin(r: Run, start: Seed) -> None:
 def finished(r: Run, number: int) -> Past | None:
     """What a finished generation left; None when it is not finished, or something of it is missing and has to be made
     again."""
-    place = r.generation(number)
-    if not r.commits.has(place / "DONE.json"):
+    place, past = r.generation(number), left_by(r, number)
+    if not past:
         return None
-    done = r.commits.read(place / "DONE.json")
     whole = all(path.exists() for path in r.commits.within(place)) and r.has_weights(place)
-    if not whole or not has_examples(dataset_of(r, number)) or units_of(place) != done["units"]:
+    whole = whole and has_examples(dataset_of(r, number))
+    return past if whole and units_of(place) == r.commits.read(place / "DONE.json")["units"] else None
+
+
+def left_by(r: Run, number: int) -> Past | None:
+    """What a generation left that was finished once; None when it never was."""
+    path = r.generation(number) / "DONE.json"
+    if not r.commits.has(path):
         return None
+    done = r.commits.read(path)
     return Past(done["incumbent"], Counter(done["accepted"]), done["rollbacks"])
 
 

@@ -90,4 +90,4 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
 def newest(prepared: Run) -> int:
     """The generation that was promoted last; 0 while none was."""
     numbers = range(prepared.config.generations, 0, -1)
-    return next((past.incumbent for n in numbers if (past := loop.finished(prepared, n))), 0)
+    return next((past.incumbent for n in numbers if (past := loop.left_by(prepared, n))), 0)
