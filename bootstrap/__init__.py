@@ -42,7 +42,7 @@ Settings, data and files
   documents/      a folder, a file or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement
   forecast.py     how long a run takes, before anything of it is done
-  ledger.py       what is done; resume asks it
+  ledger.py       what is done of a stage, unit by unit
   progress.py     how a run tells what it does, and how long it took
 
 Worlds

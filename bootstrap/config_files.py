@@ -9,7 +9,7 @@ import yaml
 from etils import epath
 
 from ratchet.bootstrap.config import Config, ConfigError, from_json
-from ratchet.bootstrap.ledger import write_json
+from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 
 KEPT, PASSED_BACK = "config.json", "config.yaml"
@@ -38,12 +38,14 @@ def save(directory: epath.Path, config: Config) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with whole(directory / PASSED_BACK) as fresh:
         fresh.write_text(_HEADER.format(KEPT) + yaml.dump(fields, Dumper=_Writer, sort_keys=False, allow_unicode=True))
-    write_json(directory / KEPT, asdict(config))
+    Commits(directory).write(directory / KEPT, asdict(config))
 
 
 def saved(directory: epath.Path) -> Config:
     """The settings of the run in a directory. Raises ConfigError when there is none, or none that can be read."""
     path = directory / KEPT
+    if begun(directory) and not path.exists():
+        raise ConfigError(f"{path} is missing, which the run was made with; put it back, or start a new run")
     if not path.exists():
         raise ConfigError(
             f"{directory} holds no run: {path} is missing; start one with `ratchet run lessons --out {directory}`"
@@ -51,7 +53,12 @@ def saved(directory: epath.Path) -> Config:
     try:
         return from_json(path.read_text())
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; restore it or start a new run") from error
+        raise ConfigError(f"{path} cannot be read: {error}; put it back, or start a new run") from error
+
+
+def begun(directory: epath.Path) -> bool:
+    """Whether a run was begun in a directory, of which files may be missing by now."""
+    return (directory / KEPT).exists() or Commits(directory).knows(directory / KEPT)
 
 
 def read(path: epath.Path) -> dict[str, Any]:

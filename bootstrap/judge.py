@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cached_property
 
 from ratchet.bootstrap.calibration import ReviewerBelowFloor, calibrate
-from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.probes import labelled_probes
 from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
@@ -30,7 +29,8 @@ class Judge:
         run = self._run
         reviewer = run.reviewer(run.weights(0))
         if run.world.known and not run.world.oracle:
-            reviewer = with_thresholds(reviewer, once(run.generation(0) / "calibration.json", self._calibration))
+            made = run.commits.once(run.generation(0) / "calibration.json", self._calibration)
+            reviewer = with_thresholds(reviewer, made)
         alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
         return replace(reviewer, criteria=alone)
 

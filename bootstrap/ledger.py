@@ -1,18 +1,17 @@
-"""What is done. A stage asks here before it works: committed units are read back, everything else is made again.
+"""What is done of a stage. It asks here before it works: committed units are read back, all others are made again.
 
 A unit is committed by its small JSON file, which appears by rename after the records it describes: a torn unit has
 none and is redone; a finished one is never redone.
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from etils import epath
 
-from ratchet.train.files import read_unit, whole, write_unit
+from ratchet.train.commits import sha256
+from ratchet.train.files import RecordError, object_in, read_unit, whole, write_unit
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,11 @@ class Stage:
         commit = self.directory / f"unit-{index:05d}.json"
         if self.has(index, inputs):
             return read_unit(records, self.sha256(index))
-        began = time.monotonic()
         payloads = make()
         self.directory.mkdir(parents=True, exist_ok=True)
-        sha256 = write_unit(records, payloads)
-        entry = {"sha256": sha256, "count": len(payloads), "inputs": inputs}
-        write_json(commit, entry | {"seconds": round(time.monotonic() - began, 3)})
+        made = {"sha256": write_unit(records, payloads), "inputs": inputs}
+        with whole(commit) as fresh:
+            fresh.write_text(json.dumps(made, indent=1) + "\n")
         return payloads
 
     def has(self, index: int, inputs: str) -> bool:
@@ -44,36 +42,25 @@ class Stage:
         """The hash of a committed unit's content, from which later units are made."""
         return _entry(self.directory / f"unit-{index:05d}.json")["sha256"]
 
+    def hashes(self) -> list[str]:
+        """The hashes of the commits of all units that are there, in order."""
+        whole = [commit for commit in self._commits() if commit.with_suffix(".array_record").exists()]
+        return [sha256(commit.read_bytes()) for commit in whole]
+
     def committed(self) -> list[bytes]:
-        """Every committed payload, unit after unit."""
-        commits = sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
-        whole = [(commit, entry) for commit in commits if (entry := _entry(commit))]
-        return [
-            payload
-            for commit, entry in whole
-            for payload in read_unit(commit.with_suffix(".array_record"), entry["sha256"])
-        ]
+        """Every committed payload, unit after unit. Raises RecordError for a commit that cannot be read."""
+        found = []
+        for commit in self._commits():
+            if not (entry := _entry(commit)):
+                raise RecordError(f"{commit}: it commits no unit; resume the run to make it again")
+            found += read_unit(commit.with_suffix(".array_record"), entry["sha256"])
+        return found
+
+    def _commits(self) -> list[epath.Path]:
+        return sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
 
 
-def _entry(commit: epath.Path) -> dict[str, Any]:
-    """What a commit says; {} when it is missing or torn, for then the unit is not committed."""
-    try:
-        return json.loads(commit.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def once(path: epath.Path, make: Callable[[], Any]) -> Any:
-    """The JSON at `path`, made and written first when it is missing."""
-    if not path.exists():
-        write_json(path, make())
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); delete it and run `ratchet resume`") from None
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes JSON so that a reader sees all of it or nothing, whatever happens to the machine."""
-    with whole(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=1) + "\n")
+def _entry(commit: epath.Path) -> dict[str, str]:
+    """What a commit says; {} when it is missing or damaged, for then the unit is not committed."""
+    entry = object_in(commit)
+    return entry if all(isinstance(entry.get(key), str) for key in ("sha256", "inputs")) else {}

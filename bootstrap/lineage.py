@@ -17,27 +17,35 @@ from ratchet.train.records import read_examples
 
 
 def trace(run: Run, transcript_id: str) -> dict[str, Any]:
-    """The lineage of one transcript as JSON. Raises ValueError when the run has none with this id (or prefix).
+    """The lineage of one transcript as JSON. Raises ValueError when the run has none whose id begins so, or several.
 
     A verdict says which `score` its criterion passes from. `corrections` are those that were made by spoiling this
     transcript; one that was made so itself `corrects` the answer with that id.
     """
+    found: dict[str, tuple[epath.Path, Transcript, Review | None]] = {}
     for generation in sorted(run.directory.glob("gen-*")):
-        if found := _in_generation(run, generation, transcript_id):
-            return found
-    raise ValueError(
-        f"show: {run.directory} has no transcript {transcript_id}; the report and gen-*/samples.json list some"
-    )
+        found |= _found(generation, transcript_id)
+    if not found:
+        raise ValueError(
+            f"show: {run.directory} has no transcript {transcript_id}; the report and gen-*/samples.json list some"
+        )
+    if len(found) > 1 and transcript_id not in found:
+        some = ", ".join(list(found)[:3])
+        raise ValueError(f"show: {len(found)} transcripts begin with {transcript_id}, such as {some}; give more of one")
+    return _traced(run, *found.get(transcript_id, next(iter(found.values()))))
 
 
-def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, Any] | None:
+def _found(generation: epath.Path, wanted: str) -> dict[str, tuple[epath.Path, Transcript, Review | None]]:
+    """The transcripts of a generation whose ids begin so, with their reviews. Others are not read."""
     corrected = Stage(generation / "wrongthink").committed()
     made = _with(f'"id":"{wanted}', [*Stage(generation / "simulate").committed(), *corrected[::2]])
-    t = next((t for t in map(transcript_from_json, made) if t.id.startswith(wanted)), None)
-    if t is None:
-        return None
-    judged = _with(t.id, [*Stage(generation / "review").committed(), *corrected[1::2]])
-    review = next((r for r in map(review_from_json, judged) if r.transcript_id == t.id), None)
+    begun = [t for t in map(transcript_from_json, made) if t.id.startswith(wanted)]
+    judged = [*Stage(generation / "review").committed(), *corrected[1::2]] if begun else []
+    reviews = {r.transcript_id: r for t in begun for r in map(review_from_json, _with(t.id, judged))}
+    return {t.id: (generation, t, reviews.get(t.id)) for t in begun}
+
+
+def _traced(run: Run, generation: epath.Path, t: Transcript, review: Review | None) -> dict[str, Any]:
     kept = [p for stage in ("targets", "corrections") for p in _with(t.id, Stage(generation / stage).committed())]
     target = next((one for one in map(targets.from_json, kept) if one.transcript_id == t.id), None)
     sources = _passages(run, t)
@@ -78,7 +86,7 @@ def _passages(run: Run, t: Transcript) -> dict[str, str]:
 def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
     """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
     place = generation / "calibration.json"
-    measured = json.loads(place.read_text()).get("criteria", {}) if place.exists() else {}
+    measured = run.commits.read(place).get("criteria", {}) if run.commits.has(place) else {}
     known = {c.id: {"kind": c.kind, "threshold": c.threshold} for c in run.rubric}
     known |= {name: {key: c[key] for key in ("kind", "threshold")} for name, c in measured.items()}
     return {name: vars(verdict) | known[name] for name, verdict in review.verdicts.items()}

@@ -1,6 +1,5 @@
 """The whole cycle: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,9 +10,9 @@ from flax import nnx
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
-from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.config import Config, ConfigError, changed
 from ratchet.bootstrap.forecast import FORECAST, forecast
-from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
 from ratchet.bootstrap.run import INPUTS, Generation, Run, base_weights, prepare
@@ -33,9 +32,13 @@ from ratchet.bootstrap.stages.train import (
 )
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
-from ratchet.train.checkpoint import has_weights
+from ratchet.train.commits import FILE as COMMITS
+from ratchet.train.files import write_json
 from ratchet.train.holder import holding
-from ratchet.train.records import Example
+from ratchet.train.records import Example, has_examples
+
+UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
+"""Stages that commit units."""
 
 
 class RunEnded(RuntimeError):
@@ -77,14 +80,15 @@ def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: 
 
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; Busy, before anything is written, when another process works on the run.
+    came in a row; before anything is written, Busy when another process works on the run, and ConfigError when the
+    directory holds a run of other settings.
     """
     with holding(directory, progress.line) as holder:
         r = _opened(directory, config, Noted(progress, holder))
         try:
             _run(r, foretell)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
-            write_json(directory / "ended.json", {"reason": str(ended)})
+            r.commits.write(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
         finally:
             r.metrics.close()
@@ -93,13 +97,15 @@ def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: 
 def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
     """A run that is there or begins. Where its first beginning fails, as on a vocabulary that is too small, nothing of
     it stays, so that it can be begun otherwise in the same place."""
-    begins = not (directory / config_files.KEPT).exists()
+    begins = not config_files.begun(directory)
     if begins:
         config_files.save(directory, config)
+    if differences := changed(config_files.saved(directory), config):
+        raise ConfigError(f"{directory}: the run is another; {differences[0]}")
     try:
         return prepare(directory, config, progress)
     except ValueError:
-        for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS) if begins else ():
+        for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS, COMMITS) if begins else ():
             (directory / name).unlink(missing_ok=True)
         raise
 
@@ -107,7 +113,7 @@ def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
 def _run(r: Run, foretell: bool) -> None:
     arms = [baselines.PLACE] if r.config.controls.imitation else []
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
-    write_json(r.directory / "plan.json", plan)
+    r.commits.write(r.directory / "plan.json", plan)
     if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
         _foretell(r, plan["stages"])
     start, past = Seed(r), Past()
@@ -174,38 +180,58 @@ def extend(directory: epath.Path, config: Config) -> None:
 
 def _begin_training_anew(r: Run) -> None:
     """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples."""
-    untrained = [n for n in range(r.config.generations + 1) if not has_weights(r.generation(n) / "model")]
+    untrained = [n for n in range(r.config.generations + 1) if not r.has_weights(r.generation(n))]
     for checkpoints in (r.directory / "checkpoints").glob("*-*"):
         arm, _, number = checkpoints.name.rpartition("-")
-        if int(number) in untrained or (arm == baselines.PLACE and not has_weights(r.directory / arm / "model")):
+        if int(number) in untrained or (arm == baselines.PLACE and not r.has_weights(r.directory / arm)):
             checkpoints.rmtree()
     for number in untrained:
         if lacking(r, number):
             dataset_of(r, number).rmtree()
+            r.commits.forget(dataset_of(r, number))
 
 
 def begin(r: Run, start: Seed) -> None:
     """Generation 0: the seed model, and what it is worth."""
     place = r.generation(0)
-    if (place / "evaluation.json").exists():
+    if r.commits.has(place / "evaluation.json") and r.has_weights(place):
         return
     with timed(place, "train"):
         params = start.weights
     with timed(place, "evaluate"):
-        once(place / "evaluation.json", lambda: evaluation(r, 0, params, None))
+        r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, params, None))
 
 
 def finished(r: Run, number: int) -> Past | None:
-    """What a finished generation left; None when it is not finished."""
-    path = r.generation(number) / "DONE.json"
-    if not path.exists():
+    """What a finished generation left; None when it is not finished, or something of it is missing and has to be made
+    again."""
+    place, past = r.generation(number), left_by(r, number)
+    if not past:
         return None
-    done = json.loads(path.read_text())
+    whole = all(path.exists() for path in r.commits.within(place)) and r.has_weights(place)
+    whole = whole and has_examples(dataset_of(r, number))
+    return past if whole and units_of(place) == r.commits.read(place / "DONE.json")["units"] else None
+
+
+def left_by(r: Run, number: int) -> Past | None:
+    """What a generation left that was finished once; None when it never was."""
+    path = r.generation(number) / "DONE.json"
+    if not r.commits.has(path):
+        return None
+    done = r.commits.read(path)
     return Past(done["incumbent"], Counter(done["accepted"]), done["rollbacks"])
 
 
+def units_of(place: epath.Path) -> dict[str, list[str]]:
+    """By stage, the hashes of the units of a generation, in its directory."""
+    return {stage: Stage(place / stage).hashes() for stage in UNIT_STAGES}
+
+
 def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
-    """One generation, from its documents to its promotion."""
+    """One generation, from its documents to its promotion. Of a finished one, what is missing is made again.
+
+    Raises ValueError when that comes out otherwise than it was.
+    """
     g = _generation(r, number, past, start)
     summary.plan(g)
     with timed(g.directory, "simulate"):
@@ -246,14 +272,20 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
             params = train(g, newest, earlier, start.demonstrations)
     with timed(g.directory, "evaluate"):
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
-        once(g.directory / "evaluation.json", lambda: evaluation(r, number, params, knower(r, number, params, start)))
+        found = lambda: evaluation(r, number, params, knower(r, number, params, start))
+        r.commits.once(g.directory / "evaluation.json", found)
     with timed(g.directory, "promote"):
         promoted = promote.promote(g)
     meter = r.sampler.meter
     r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     rollbacks = 0 if promoted else past.rollbacks + 1
-    left = Past(number if promoted else past.incumbent, accepted, rollbacks)
-    once(g.directory / "DONE.json", lambda: vars(left))
+    left, units = Past(number if promoted else past.incumbent, accepted, rollbacks), units_of(g.directory)
+    done = r.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
+    if other := [stage for stage in units if units[stage] != done["units"][stage]]:
+        raise ValueError(
+            f"{g.directory / other[0]}: made again, its units are not those that generation {number} was trained on; "
+            "put those back, or start a new run"
+        )
     return left
 
 
@@ -279,10 +311,10 @@ def knower(r: Run, number: int, params: nnx.State, start: Seed) -> Knower | None
 def imitate(r: Run, start: Seed) -> None:
     """The imitation arm, and what it is worth."""
     place = r.directory / baselines.PLACE
-    if (place / "evaluation.json").exists():
+    if r.commits.has(place / "evaluation.json") and r.has_weights(place):
         return
     with timed(place, "train"):
         params = baselines.imitate(r, start.weights)
     with timed(place, "evaluate"):
         last = r.config.generations
-        once(place / "evaluation.json", lambda: evaluation(r, last, params, None, baselines.PLACE))
+        r.commits.once(place / "evaluation.json", lambda: evaluation(r, last, params, None, baselines.PLACE))

@@ -10,8 +10,7 @@ from typing import Protocol
 import tensorboardX
 from etils import epath
 
-from ratchet.bootstrap.ledger import write_json
-from ratchet.train.files import whole
+from ratchet.train.files import numbers_in, whole
 from ratchet.train.holder import Holder
 
 
@@ -147,9 +146,9 @@ class Metrics:
 
     def forget(self, arm: str) -> None:
         """Takes the steps of an arm out of `metrics.jsonl`."""
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
         with whole(self._path) as fresh:
-            fresh.write_text("".join(line for line in lines if f'"arm": "{arm}"' not in line))
+            fresh.write_bytes(b"".join(line for line in lines if f'"arm": "{arm}"'.encode() not in line))
 
     def close(self) -> None:
         self._board.close()
@@ -161,5 +160,7 @@ def timed(directory: epath.Path, stage: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     path = directory / "stages.json"
-    spent = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, spent | {stage: round(spent.get(stage, 0.0) + time.monotonic() - began, 2)})
+    spent = numbers_in(path)
+    spent[stage] = round(spent.get(stage, 0.0) + time.monotonic() - began, 2)
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(spent, indent=1) + "\n")

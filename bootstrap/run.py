@@ -13,14 +13,13 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.documents.account import Account
 from ratchet.bootstrap.documents.reading import Found, read
-from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer, longest_passage
-from ratchet.bootstrap.tokenizers import prepare_tokenizer
+from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
@@ -28,8 +27,11 @@ from ratchet.models import architectures, decoder, huggingface
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
+from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train.batches import Batches
-from ratchet.train.checkpoint import Checkpoints, load_weights
+from ratchet.train.checkpoint import Checkpoints, fingerprint, has_weights, load_weights, save_weights
+from ratchet.train.commits import Commits
+from ratchet.train.files import whole
 from ratchet.train.monitor import describe
 from ratchet.train.records import Example
 from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
@@ -62,6 +64,11 @@ class Run:
     def seed(self, *parts) -> int:
         """A 31-bit seed for one purpose, from the run's seed."""
         return int(content_id(self.config.seed, *parts)[:8], 16) >> 1
+
+    @property
+    def commits(self) -> Commits:
+        """What the run has committed."""
+        return Commits(self.directory)
 
     def generation(self, number: int) -> epath.Path:
         """The directory of a generation."""
@@ -146,8 +153,23 @@ class Run:
         return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
 
     def weights(self, number: int) -> nnx.State:
-        """The weights of a finished generation."""
-        return load_weights(self.generation(number) / "model", self.fresh_weights())
+        """The weights of a trained generation."""
+        return self.weights_in(self.generation(number))
+
+    def has_weights(self, place: epath.Path) -> bool:
+        """Whether a generation or an arm is trained, and its weights are there."""
+        return self.commits.has(place / "model") and has_weights(place / "model")
+
+    def weights_in(self, place: epath.Path, like: nnx.State | None = None) -> nnx.State:
+        """The weights of a generation or an arm, in its directory, laid out as those of `like` are. Raises
+        CheckpointError when they cannot be read, AlteredError when they are another's."""
+        params = load_weights(place / "model", like or self.fresh_weights())
+        self.commits.confirm(place / "model", fingerprint(params))
+        return params
+
+    def keep_weights(self, place: epath.Path, params: nnx.State) -> None:
+        """Commits the weights of a generation or an arm."""
+        self.commits.keep(place / "model", fingerprint(params), lambda: save_weights(place / "model", params))
 
     @cached_property
     def seed_weights(self) -> nnx.State:
@@ -230,21 +252,23 @@ def check(config: Config) -> None:
 def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True) -> Run:
     """Reads or makes world, tokenizer and model definition. Cheap enough to repeat on every resume.
 
-    A run that is looked at while another process may be at work on it is one that never `writes` there. Raises
-    ValueError when the documents or the rubric are not those that the run began with, or when there is nothing to look
-    at yet.
+    A run that is looked at while another process may be at work on it is one that never `writes` there. Raises, before
+    anything is written, AlteredError when a file is not what was committed; ValueError when the documents or the rubric
+    are not those that the run began with, or when there is nothing to look at yet.
     """
+    commits = Commits(directory)
+    commits.check()
     if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world, account = _world(config)
     rubric = load_rubric(config.review.rubric, world)
-    _check_inputs(directory, world, rubric)
+    _check_inputs(directory, commits, world, rubric, writes)
     if account and writes:
         account.keep(directory)
         account.tell(progress)
-    tokenizer = prepare_tokenizer(directory / "tokenizer", config, world, rubric)
+    tokenizer = _tokenizer(directory, commits, config, world, rubric, writes)
     graphdef, _ = decoder.create(config.model, 0)
-    mesh = make_mesh(config.mesh)
+    mesh = _mesh(directory, config)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
@@ -252,6 +276,15 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     longest = longest_passage(tokenizer, config, tools, _asked(world))
     given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
     return Run(*given, longest)
+
+
+def _mesh(directory: epath.Path, config: Config) -> jax.sharding.Mesh:
+    """The mesh of a run. Raises ValueError when it was begun on devices of another number."""
+    try:
+        return make_mesh(config.mesh)
+    except ValueError as error:
+        reason = str(error).rpartition("; ")[0]
+        raise ValueError(f"{directory}: {reason}; go on where it was begun, or start a new run here") from error
 
 
 def _world(config: Config) -> tuple[World, Account | None]:
@@ -312,7 +345,25 @@ def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding | None:
     return slots_sharding(mesh) if mesh.size > 1 else None
 
 
-def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterion]) -> None:
+def _tokenizer(
+    directory: epath.Path, commits: Commits, config: Config, world: World, rubric: tuple[Criterion, ...], writes: bool
+) -> Any:
+    """The tokenizer in the run's directory, whose files are committed; made first where one of them is missing."""
+    folder = directory / "tokenizer"
+    files = commits.within(folder)
+    if files and all(file.exists() for file in files):
+        return load_tokenizer(folder)
+    if not writes:
+        raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
+    with whole(folder) as fresh:
+        tokenizer = make_tokenizer(fresh, config, world, rubric)
+        commits.adopt(folder, fresh.iterdir())
+    return tokenizer
+
+
+def _check_inputs(
+    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
+) -> None:
     """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
     goes on for more generations reads more slices, and the earlier ones must be what they were."""
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
@@ -325,14 +376,14 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / INPUTS
     about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
-    began = once(path, lambda: {"about": about} | now)
+    began = commits.read(path) if commits.has(path) else {"about": about}
     if different := [name for name in now if name in began and now[name] != began[name]]:
         what = f"documents ({different[0]})" if different[0] in parts else different[0]
         raise ValueError(
             f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
         )
-    if now.keys() - began.keys():
-        write_json(path, began | now)
+    if writes:
+        commits.write(path, dict(sorted((began | now).items())))
 
 
 def with_base(config: Config) -> Config:

@@ -11,7 +11,7 @@ from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models.chat import ChatTokenizer
-from ratchet.models.tokenizer import Tokenizer, load
+from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.files import whole
 
 PROSE_LINES = 1000
@@ -22,13 +22,9 @@ FEWEST_LETTERS = 100
 """Letters of a document that are worth taking."""
 
 
-def prepare_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
-    """The tokenizer in a run's folder, put there first when it is empty. Beside a chat model's lies its config.json,
-    which an export reads."""
-    try:
-        return load(folder)
-    except FileNotFoundError:
-        tokenizer = _base_tokenizer(config) if config.base else _own_tokenizer(config, world, rubric)
+def make_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
+    """Makes the tokenizer of a run in its folder. Beside a chat model's lies its config.json, which an export reads."""
+    tokenizer = _base_tokenizer(config) if config.base else _own_tokenizer(config, world, rubric)
     folder.mkdir(parents=True, exist_ok=True)
     if config.base:
         with whole(folder / "config.json") as fresh:

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import os
 import platform
 import sys
 from pathlib import Path
@@ -38,7 +39,12 @@ def entry() -> None:
     with heeded(lambda line: print(f"ratchet: {line}", file=sys.stderr, flush=True), patient=False):
         look_for_no_tpu()
         from ratchet.launch.cli import main  # its imports take seconds and start threads
-    sys.exit(main())
+    status = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # who read it is gone, and Python would end with a status of its own
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -73,12 +73,16 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
     """A generation of the run in a directory, which is only read; None is the newest that was promoted, or else the
     seed model.
 
-    Raises ConfigError when the directory holds no run, ValueError when the run has no such generation.
+    Raises ConfigError when the directory holds no run, AlteredError when a file of it is not what was committed,
+    ValueError when the run has no such generation.
     """
     place = epath.Path(directory)
     prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)
-    if not has_weights(prepared.generation(model.number) / "model"):
+    weights = prepared.generation(model.number) / "model"
+    if prepared.commits.knows(weights) and not has_weights(weights):
+        raise ValueError(f"{weights}: the weights are missing; `ratchet resume {place}` trains them again")
+    if not prepared.commits.knows(weights):
         raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")
     return model
 
@@ -86,4 +90,4 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
 def newest(prepared: Run) -> int:
     """The generation that was promoted last; 0 while none was."""
     numbers = range(prepared.config.generations, 0, -1)
-    return next((past.incumbent for n in numbers if (past := loop.finished(prepared, n))), 0)
+    return next((past.incumbent for n in numbers if (past := loop.left_by(prepared, n))), 0)

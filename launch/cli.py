@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from ratchet.bootstrap import loop
 from ratchet.launch.commands import labels, look, measure, models, start
 from ratchet.launch.options import HELP, UserError
+from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
 
@@ -59,8 +61,9 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 130 or 143
-    when stopped by Ctrl-C or SIGTERM."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 129, 130 or 143
+    when stopped by SIGHUP, Ctrl-C or SIGTERM."""
+    speak_plainly()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = _command(words)
     if "--version" in words:
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[name][0](rest)
     except SystemExit as helped:
         return helped.code or 0
+    except BrokenPipeError:  # nobody reads what it says
+        return 128 + signal.SIGPIPE
     except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
         _say(str(ended))
         return 1
@@ -93,21 +98,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
-    """Has a command end as it should when it is asked to: after a step, at once, or as people leave what they talk
-    to."""
-    if name in ("chat", "label"):
-        return contextlib.nullcontext()
-    return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end)
+    """Has a command end as it should when it is asked to: after a step, at once; what talks to people takes Ctrl-C
+    itself."""
+    talks = name in ("chat", "label")
+    asking = [number for number in stopping.ASKING if not talks or number != signal.SIGINT]
+    return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end, asking=asking)
 
 
 def _say(line: str) -> None:
-    print(f"ratchet: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
+        print(f"ratchet: {line}", file=sys.stderr, flush=True)
 
 
 def _end(status: int) -> None:
     """Ends the process whatever its other threads do, with the cursor shown that a bar may have hidden."""
-    Console(file=sys.__stdout__).show_cursor()
-    sys.__stdout__.flush()
+    with contextlib.suppress(OSError):
+        Console(file=sys.__stdout__).show_cursor()
+        sys.__stdout__.flush()
     os._exit(status)
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
 from ratchet.bootstrap.progress import Progress
+from ratchet.train.commits import Commits
 from ratchet.train.stopping import Stopped
 
 KEPT = {
@@ -79,10 +80,12 @@ def compare(
     """Trains and evaluates every arm of generation `number` of a run; returns their metrics. What is there already is
     not made again."""
     found = []
+    Commits(directory).check()
     for arm in arms:
         place = out / directory.name / arm.name.replace(" ", "_").replace(",", "")
         config = _begin(directory, number, arm, place)
-        if not (place / f"gen-{number:03d}" / "evaluation.json").exists():
+        commits, evaluated = Commits(place), place / f"gen-{number:03d}" / "evaluation.json"
+        if not commits.has(evaluated):
             progress.line(f"compare {directory.name}: {arm.name}")
             try:
                 loop.run(place, config, progress)
@@ -90,7 +93,7 @@ def compare(
                 progress.line(f"{arm.name}: {ended}")
             except Stopped as stopped:
                 raise Stopped(stopped.number, "the same command goes on from what is committed") from stopped
-        found.append(json.loads((place / f"gen-{number:03d}" / "evaluation.json").read_text())["metrics"])
+        found.append(commits.read(evaluated)["metrics"])
     return found
 
 
@@ -101,10 +104,11 @@ def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> C
     if (place / config_files.KEPT).exists():
         return config
     with_all = min((KEPT[name.split(".")[0]] for name in arm.changes), key=len)
-    for name in ("inputs.json", "tokenizer", *(f"gen-{n:03d}" for n in range(number))):
+    names = ["inputs.json", "tokenizer", *(f"gen-{n:03d}" for n in range(number))]
+    names += [f"gen-{number:03d}/{name}" for name in with_all]
+    for name in names:
         _copy(directory / name, place / name)
-    for name in with_all:
-        _copy(directory / f"gen-{number:03d}" / name, place / f"gen-{number:03d}" / name)
+        Commits(place).inherit(Commits(directory), place / name)
     config_files.save(place, config)
     return config
 

@@ -72,7 +72,7 @@ class Terminal:
             nonlocal last
             shown.tally.add(count, found, left)
             shown.about = about
-            if not self.console.is_terminal and time.monotonic() - last >= EVERY:
+            if not self.console.is_interactive and time.monotonic() - last >= EVERY:
                 last = time.monotonic()
                 self.line("  ".join(part for parts in shown.parts() for part in parts))
 
@@ -104,7 +104,7 @@ class Terminal:
     @contextlib.contextmanager
     def _live(self) -> Iterator[None]:
         """Writes over its own lines as long as the outermost stage runs on a terminal."""
-        if not self.console.is_terminal or len(self._stages) > 1:
+        if not self.console.is_interactive or len(self._stages) > 1:
             yield
             return
         live = Live(self, console=self.console, transient=True, refresh_per_second=4)

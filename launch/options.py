@@ -68,6 +68,16 @@ def parse(
     return parsed
 
 
+def located(place: str) -> epath.Path:
+    """A directory on a disk or in an object store. Raises UserError when the library of the store is missing."""
+    path = epath.Path(place)
+    try:
+        path.exists()
+    except ImportError as error:
+        raise UserError(f"{place}: {str(error).splitlines()[0]}, or give a directory on a disk") from error
+    return path
+
+
 def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
     """The words of a command that begins from a recipe or a file of settings, as a `kind` with the field `config`.
 

@@ -1,13 +1,33 @@
 """What commands print on: a console for people, one JSON object for programs."""
 
+import codecs
+import io
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
+
+PLAIN = dict(zip("–—−·•━─│…“”‘’→←≤≥λτεκ×╭╮╰╯", "---..=-|.\"\"''><<>ltekx++++", strict=True))
+"""What stands for a letter that a terminal does not have; for all others a question mark does."""
+
+
+def speak_plainly() -> None:
+    """Has letters that a terminal cannot show, and halves of letters, replaced instead of raising an error."""
+    codecs.register_error("ratchet", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ratchet")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def make_console(aside: bool = False) -> Console:
@@ -23,8 +43,9 @@ def print_json(found: Mapping[str, Any]) -> None:
 
 
 def quiet() -> None:
-    """Compiled programs are kept for the next start; libraries' notices about optional parts are not for users."""
+    """Compiled programs are kept for the next start; what libraries say beside their errors is not for users."""
     jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    for chatty in ("absl", "bm25s", "orbax"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("bm25s").setLevel(logging.ERROR)
+    for chatty in ("absl", "asyncio", "orbax"):  # Orbax logs every error that it raises as well, a page each
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)

@@ -33,9 +33,9 @@ def besiege(directory: epath.Path, count: int, climbing: int) -> dict:
     """Attacks the review of the last finished generation of a run."""
     config = from_json((directory / "config.json").read_text())
     r = runs.prepare(directory, config, Silent())
-    number = max(n for n in range(1, config.generations + 1) if (r.generation(n) / "DONE.json").exists())
-    promoted = [n for n in range(1, number) if json.loads((r.generation(n) / "decision.json").read_text())["promoted"]]
-    calibration = json.loads((r.generation(number) / "calibration.json").read_text())
+    number = max(n for n in range(1, config.generations + 1) if r.commits.has(r.generation(n) / "DONE.json"))
+    promoted = [n for n in range(1, number) if r.commits.read(r.generation(n) / "decision.json")["promoted"]]
+    calibration = r.commits.read(r.generation(number) / "calibration.json")
     reviewer = with_thresholds(r.reviewer(r.weights(max(promoted, default=0))), calibration)
     read, passages = {t.id: t for t in r.read(number)}, {p.id: p for p in r.passages(number)}
     transcripts, reviews = reviewed(r.generation(number))

@@ -11,6 +11,7 @@ from support import arrays
 from ratchet.bootstrap.config import from_json
 from ratchet.models import decoder
 from ratchet.train.checkpoint import load_weights
+from ratchet.train.commits import Commits
 from ratchet.train.files import read_unit
 
 LEFT_OUT = {
@@ -18,7 +19,6 @@ LEFT_OUT = {
     "checkpoints": "they lie at other steps after a kill; the weights that come of them count",
     "stages.json": "seconds",
     "forecast.json": "seconds that were expected",
-    "seconds": "a field of a unit's commit: how long it took",
     "metrics.jsonl": "times and speeds; a step before a kill may stand there twice",
     "tensorboard": "the same, a file for each start",
     "profile": "traces with times",
@@ -26,7 +26,7 @@ LEFT_OUT = {
     "lock": "what a process holds while it works on the run",
     "working.json": "which process that is, and what it does",
 }
-"""Files and directories of a run, and such a field, that say how it went rather than what came of it, and why."""
+"""Files and directories of a run that say how it went rather than what came of it, and why."""
 
 
 def contents(directory) -> dict[str, str]:
@@ -48,9 +48,7 @@ def contents(directory) -> dict[str, str]:
 
 def _content(file: Path) -> bytes:
     if file.suffix == ".json":
-        value = json.loads(file.read_text())
-        kept = {k: v for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
-        return json.dumps(kept, sort_keys=True).encode()
+        return json.dumps(json.loads(file.read_text()), sort_keys=True).encode()
     if file.suffix == ".array_record":  # a unit; the shard of a dataset has another suffix and counts byte for byte
         return json.dumps([payload.hex() for payload in read_unit(file)]).encode()
     return file.read_bytes()
@@ -65,10 +63,15 @@ def different(a, b) -> list[str]:
 def as_it_was(whole, directory, generation: int) -> epath.Path:
     """A copy of a whole run as it was when this generation had just ended."""
 
-    def later(_: str, names: list[str]) -> set[str]:
+    def later(place: str, names: list[str]) -> set[str]:
         number = lambda name: name.removeprefix("gen-").rpartition("-")[2]
         numbered = {n for n in names if n[:-3].endswith("-") and number(n).isdigit() and int(number(n)) > generation}
-        return numbered | {n for n in names if n in ("report", "plan.json", "ended.json") or n.startswith("imitation")}
+        of_the_whole = ("report", "plan.json", "ended.json") if Path(place) == Path(whole) else ()
+        return numbered | {n for n in names if n in of_the_whole or n.startswith("imitation")}
 
     shutil.copytree(whole, directory, ignore=later)
-    return epath.Path(directory)
+    directory = epath.Path(directory)
+    for place in ("imitation", *(p.name for p in epath.Path(whole).glob("gen-*"))):
+        if not (directory / place).exists():
+            Commits(directory).forget(directory / place)
+    return directory

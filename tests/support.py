@@ -35,6 +35,7 @@ from ratchet.models.family import Family
 from ratchet.models.sampler import Request, Sampled
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.batches import Batches
+from ratchet.train.commits import Commits
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.records import Example
 from ratchet.train.trainer import EngineConfig, Training, fit
@@ -218,7 +219,9 @@ def prepared(directory, config: Config, tokenizer: Tokenizer) -> Run:
     """A run before its first stage, which speaks with the given tokenizer."""
     directory = start(directory, config)
     (directory / "tokenizer").mkdir(exist_ok=True)
-    (directory / "tokenizer" / "model.spm").write_bytes(tokenizer.model)
+    spoken = directory / "tokenizer" / "model.spm"
+    spoken.write_bytes(tokenizer.model)
+    Commits(directory).adopt(spoken.parent, [spoken])
     return prepare(directory, config, Silent())
 
 

@@ -1,6 +1,7 @@
 """How a model learns.
 
 files.py        files that appear whole or not at all, and unit files (ArrayRecord)
+commits.py      what a run has committed, and whether it still lies there
 codec.py        soft targets as bits
 records.py      training examples, and the dataset of them on disk (TFDS)
 batches.py      which examples make up step s, packed into rows: a pure function of (seed, step)

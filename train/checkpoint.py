@@ -4,7 +4,12 @@ A checkpoint is the train state, the caller's position (data position, config fi
 committed together or not at all. TensorStore does not notice every flipped bit; the checksums do, on any mesh.
 """
 
+import functools
 import logging
+import re
+import sys
+import warnings
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -12,11 +17,12 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ratchet.train.commits import sha256
+
 log = logging.getLogger(__name__)
 
 _ITEMS = ("state", "position", "checksums")
-# As what a damaged checkpoint shows: three libraries meet it, each with its own types.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+_AGAIN = "delete it and resume the run to train this again"
 
 
 class CheckpointError(ValueError):
@@ -36,7 +42,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=_ITEMS)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=_ITEMS)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise CheckpointError(f"{self.directory}: what lies here is no checkpoint ({error}); {_AGAIN}") from error
 
     def save(self, step: int, state: Any, *, position: dict) -> None:
         """Starts saving `state` (a pytree of jax arrays) and `position` (JSON), replacing `step` if it is there.
@@ -73,21 +82,22 @@ class Checkpoints:
 
         Raises CheckpointError when there is none that can be read.
         """
+        _ignore_late_parts()
         self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
         failures: dict[int, str] = {}
         for candidate in steps:
             try:
                 restored = self._read(candidate, like)
-            except _DAMAGE as error:
-                failures[candidate] = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            except Exception as error:  # three libraries meet the damage, each with types of its own
+                failures[candidate] = re.split(r"\n|\. See full", str(error).strip())[0][:200] or type(error).__name__
                 continue
             for damaged, reason in failures.items():
                 log.warning("%s: step %d is damaged (%s); using step %d", self.directory, damaged, reason, candidate)
                 self._manager.delete(damaged)
             return restored
         why = "; ".join(f"step {s}: {reason}" for s, reason in failures.items()) or "there is none"
-        raise CheckpointError(f"{self.directory}: no checkpoint can be restored ({why}); delete it to train this again")
+        raise CheckpointError(f"{self.directory}: no checkpoint can be restored ({why}); {_AGAIN}")
 
     def wait(self) -> None:
         """Blocks until every save is committed."""
@@ -123,6 +133,11 @@ def save_weights(directory: epath.PathLike, params: Any) -> None:
         checkpoints.save(0, params, position={})
 
 
+def fingerprint(params: Any) -> str:
+    """What tells weights from others: the sha256 of the checksums of their leaves."""
+    return sha256(repr(_checksums(params)).encode())
+
+
 def has_weights(directory: epath.PathLike) -> bool:
     """Whether `save_weights` has committed there; the directory alone may be what a kill left behind."""
     return (epath.Path(directory) / "0").exists()
@@ -134,6 +149,22 @@ def load_weights(directory: epath.PathLike, like: Any) -> Any:
         raise CheckpointError(f"{directory}: no weights here; check the path of the generation's model directory")
     with Checkpoints(directory, keep=1) as checkpoints:
         return checkpoints.restore(like, step=0)[0]
+
+
+@functools.cache
+def _ignore_late_parts() -> None:
+    """Once a part cannot be read, Orbax raises that and closes its event loop. Each part that TensorStore reads after
+    this, and each reader that is given up, would print a traceback or a warning."""
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    others = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        late = raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
+        reader = getattr(raised.object, "cr_code", None)
+        if not late and not (reader and Path(ocp.__file__).parent in Path(reader.co_filename).parents):
+            others(raised)
+
+    sys.unraisablehook = hook
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

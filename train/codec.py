@@ -23,7 +23,7 @@ _LOG_FLOOR = 80.0
 """Nats; a kept id below this would become 0 in float32, hence padding."""
 _ROUNDING = 1e-6
 """A tail below this is the rounding of a float32 sum, not mass."""
-_CUT_SHORT = "targets: the packed targets are cut short; write them again"
+_CUT_SHORT = "targets: the packed targets are cut short"
 
 
 def pack_targets(ids: np.ndarray, probs: np.ndarray, vocab_size: int) -> bytes:

@@ -6,8 +6,11 @@ content, since ArrayRecord reads a file that was cut short as an empty one.
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
@@ -86,6 +89,27 @@ def content_hash(parts: Iterable[bytes]) -> str:
     for part in parts:
         _absorb(digest, part)
     return digest.hexdigest()
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes JSON that nothing follows from, and which no run commits. A reader sees all of it or nothing."""
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def object_in(path: epath.Path) -> dict[str, Any]:
+    """The object in a JSON file of which nothing depends; {} when it is missing or damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def numbers_in(path: epath.Path) -> dict[str, float]:
+    """The finite numbers in such a file by name; whatever else stands there is left out."""
+    number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {name: value for name, value in object_in(path).items() if number(value)}
 
 
 def _absorb(digest, part: bytes) -> None:

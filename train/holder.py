@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from pydantic import BaseModel
 
 from ratchet.train.files import whole
 
@@ -31,6 +32,22 @@ SILENCE = 90.0
 a new file a minute late."""
 ATTEMPTS = 10
 """Times that a lock is tried for, 50 ms apart: `holder_of` takes it for a moment to see whether it is free."""
+
+
+class _Doing(BaseModel):
+    title: str
+    since: float
+    done: int
+    total: int
+    left: float | None
+
+
+class _Record(BaseModel):
+    host: str
+    pid: int
+    since: float
+    heard: float
+    doing: _Doing | None
 
 
 class Busy(ValueError):
@@ -187,7 +204,8 @@ def _who(record: dict[str, Any]) -> str:
 
 
 def _record(directory: epath.Path) -> dict[str, Any]:
+    """The record that is there; {} when there is none that a holder wrote: then the lock alone tells."""
     try:
-        return json.loads((directory / RECORD).read_text())
-    except FileNotFoundError:
+        return _Record.model_validate_json((directory / RECORD).read_bytes()).model_dump()
+    except (FileNotFoundError, ValueError):
         return {}

@@ -85,6 +85,20 @@ def write_examples(directory: epath.PathLike, examples: Iterable[Example], *, he
     return write_dataset(directory, "dataset", features(), rows, metadata=metadata)
 
 
+def metadata_of(directory: epath.PathLike) -> list[epath.Path]:
+    """The small files of a training set, which say what it holds."""
+    return [epath.Path(directory) / name for name in ("record.json", "dataset_info.json", "features.json")]
+
+
+def has_examples(directory: epath.PathLike) -> bool:
+    """Whether every file of a training set is there."""
+    return all(file.exists() for file in (*metadata_of(directory), _shard(directory)))
+
+
+def _shard(directory: epath.PathLike) -> epath.Path:
+    return epath.Path(directory) / "dataset-train.array_record-00000-of-00001"
+
+
 def read_examples(
     directory: epath.PathLike, *, tokenizer: str | None = None, mentioning: str = ""
 ) -> list[Example]:
@@ -94,17 +108,17 @@ def read_examples(
     RecordError naming the file, and the example where there is one; other people's datasets are refused so too.
     """
     directory = epath.Path(directory)
-    header_path, shard = directory / "record.json", directory / "dataset-train.array_record-00000-of-00001"
+    header_path, shard = directory / "record.json", _shard(directory)
     if not header_path.exists():
-        raise RecordError(f"{directory}: no training set here (record.json is missing); run the targets stage")
+        raise RecordError(f"{header_path}: the file is missing; resume the run to make it again")
     header = _header(header_path)
     if tokenizer is not None and header["tokenizer"] != tokenizer:
         raise RecordError(
-            f"{header_path}: tokenizer is {header['tokenizer']}, expected {tokenizer}; use the run's tokenizer"
+            f"{header_path}: tokenizer is {header['tokenizer']}, expected {tokenizer}; {_again(directory)}"
         )
     decode, payloads = features().deserialize_example_np, read_unit(shard, header["sha256"])
     wanted = ((number, payload) for number, payload in enumerate(payloads) if mentioning.encode() in payload)
-    rows = (_row(f"{shard}: example {number}", decode, payload) for number, payload in wanted)
+    rows = (_row(shard, number, decode, payload) for number, payload in wanted)
     return [_example(shard, row, header) for row in rows]
 
 
@@ -160,22 +174,28 @@ def _header(path: epath.Path) -> dict:
         header = json.loads(path.read_text())
         missing = {"schema", "sha256", "vocab_size", "tokenizer"} - header.keys()
     except (ValueError, AttributeError):
-        raise RecordError(f"{path}: this is no JSON object; write the training set again") from None
+        raise RecordError(f"{path}: this is no JSON object; {_again(path.parent)}") from None
     if missing:
-        raise RecordError(f"{path}: it has no {min(missing)}, so this is no training set; run the targets stage")
+        raise RecordError(f"{path}: it has no {min(missing)}, so this is no training set; {_again(path.parent)}")
     if header["schema"] != SCHEMA:
-        raise RecordError(f"{path}: schema {header['schema']}, need {SCHEMA}; write the training set again")
+        raise RecordError(f"{path}: schema {header['schema']}, need {SCHEMA}; {_again(path.parent)}")
     return header
 
 
-def _row(where: str, decode: Callable[[bytes], dict], payload: bytes) -> dict:
+def _again(directory: epath.Path) -> str:
+    """How a training set that cannot be trusted is mended."""
+    return f"delete {directory} and resume the run to make it again"
+
+
+def _row(shard: epath.Path, number: int, decode: Callable[[bytes], dict], payload: bytes) -> dict:
+    where = f"{shard}: example {number}"
     try:
         row = decode(payload)
         complete = all(value is not None for value in row.values())
     except Exception as error:  # TFDS passes on the errors of whatever it reads with
-        raise RecordError(f"{where}: this is no training example; write the training set again") from error
+        raise RecordError(f"{where}: this is no training example; {_again(shard.parent)}") from error
     if not complete:
-        raise RecordError(f"{where}: parts of it are missing; write the training set again")
+        raise RecordError(f"{where}: parts of it are missing; {_again(shard.parent)}")
     return row
 
 
@@ -184,10 +204,10 @@ def _example(shard: epath.Path, row: dict, header: dict) -> Example:
     try:
         targets = unpack_targets(row["targets"].tobytes(), header["vocab_size"])
     except RecordError as error:
-        raise RecordError(f"{shard}: example {name}: {error}") from error
+        raise RecordError(f"{shard}: example {name}: {error}; {_again(shard.parent)}") from error
     lineage, origin = json.loads(row["lineage"]), row["origin"].decode()
     if name != _example_id(row["tokens"], row["weights"], origin, lineage):
-        raise RecordError(f"{shard}: example {name}: the id does not match the content; write the training set again")
+        raise RecordError(f"{shard}: example {name}: the id does not match the content; {_again(shard.parent)}")
     return Example.create(row["tokens"], row["weights"], *targets, origin=origin, lineage=lineage)
 
 

@@ -1,4 +1,5 @@
-"""How a process is asked to end: by SIGTERM, with which clusters announce that they take a machine back, or by Ctrl-C.
+"""How a process is asked to end: by SIGTERM, with which clusters announce that they take a machine back, by Ctrl-C, or
+by SIGHUP when its terminal goes.
 
 Python calls its handlers between two of its own instructions, which may be minutes apart while a step runs or a program
 compiles. A thread that reads the numbers of signals from a pipe answers at once.
@@ -8,10 +9,11 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
-"""The signals that ask a process to end."""
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that ask a process to end; under nohup, which has SIGHUP ignored, that one does not."""
 
 
 class Stopped(BaseException):
@@ -29,8 +31,10 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def heeded(say: Callable[[str], None], *, patient: bool, end: Callable[[int], None] = os._exit) -> Iterator[None]:
-    """Within, a signal of ASKING gets one line at once, by `say`, and ends the work.
+def heeded(
+    say: Callable[[str], None], *, patient: bool, end: Callable[[int], None] = os._exit, asking: Sequence[int] = ASKING
+) -> Iterator[None]:
+    """Within, a signal of `asking` gets one line at once, by `say`, and ends the work.
 
     Where `patient`, the first raises Stopped as soon as Python runs in the main thread, or makes a step that is
     `deferred` the last one; the second calls `end` with the exit status. Otherwise the first does so.
@@ -45,9 +49,9 @@ def heeded(say: Callable[[str], None], *, patient: bool, end: Callable[[int], No
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    listener = threading.Thread(target=_listen, args=(reader, say, patient, end), daemon=True, name="signals")
+    listener = threading.Thread(target=_listen, args=(reader, say, patient, end, asking), daemon=True, name="signals")
     listener.start()
-    before = {number: signal.signal(number, stop) for number in ASKING}
+    before = _handled(asking, stop)
     woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
@@ -60,10 +64,18 @@ def heeded(say: Callable[[str], None], *, patient: bool, end: Callable[[int], No
         os.close(reader)
 
 
-def _listen(reader: int, say: Callable[[str], None], patient: bool, end: Callable[[int], None]) -> None:
+def _handled(numbers: Sequence[int], handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Has a handler called for signals; returns those that were there."""
+    ignored = {number for number in numbers if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN}
+    return {number: signal.signal(number, handler) for number in numbers if number not in ignored}
+
+
+def _listen(
+    reader: int, say: Callable[[str], None], patient: bool, end: Callable[[int], None], asking: Sequence[int]
+) -> None:
     """Answers the signals whose numbers come through a pipe, a byte each, until it is closed."""
     while came := os.read(reader, 1):
-        if came[0] not in ASKING:
+        if came[0] not in asking:
             continue
         if not patient:
             say(str(Stopped(came[0])))
@@ -81,7 +93,7 @@ def deferred() -> Iterator[Callable[[], int]]:
         yield lambda: 0
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ASKING}
+    before = _handled(ASKING, lambda number, _: came.append(number))
     try:
         yield lambda: came[0] if came else 0
     finally:

@@ -275,7 +275,10 @@ def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> St
     state, position = checkpoints.restore(state)
     if position != run.position:
         fields = sorted(k for k in {*position, *run.position} if position.get(k) != run.position.get(k))
-        raise ValueError(f"train: the checkpoint was made with other {', '.join(fields)}; start a new run directory")
+        raise ValueError(
+            f"{checkpoints.directory}: the checkpoint was made with other {', '.join(fields)}; delete it and resume "
+            "the run to train this again"
+        )
     return state
 
 

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 from etils import epath
 
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.progress import Progress
+from ratchet.train.files import write_json
 
 FILE = "documents.json"
 """The file of a run that says what was read and what was not."""

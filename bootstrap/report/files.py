@@ -1,28 +1,26 @@
 """The files of a run's directory, any of which may be missing."""
 
-import json
 from typing import Any
 
 from etils import epath
 
+from ratchet.train.commits import Commits
+from ratchet.train.files import object_in
 
-class RunFileError(ValueError):
-    """A file of the run directory that cannot be read."""
 
+class RunFiles:
+    """What a run has committed, as people are shown it. Files that are not what was committed are `altered`, a line
+    about each, and nothing of them is shown."""
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The object in a file; empty when there is no such file."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return {}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunFileError(f"{path}: not JSON ({error}); delete it and run `ratchet resume`") from None
-    if not isinstance(value, dict):
-        raise RunFileError(f"{path}: holds a {type(value).__name__}, not an object; delete it and run `ratchet resume`")
-    return value
+    def __init__(self, directory: epath.Path):
+        commits, self._directory = Commits(directory), directory
+        found = commits.altered()
+        self.altered = [commits.line_about(name) for name in found]
+        self._left_out = {directory / name for name in found}
+
+    def object(self, path: epath.Path) -> dict[str, Any]:
+        """The object in a file; {} when there is no such file."""
+        return {} if path in self._left_out else object_in(path)
 
 
 def generation_directories(directory: epath.Path) -> dict[int, epath.Path]:

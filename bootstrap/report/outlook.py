@@ -5,25 +5,31 @@ it had. One that was never done takes what the run forecast when it began, betwe
 counts as not measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from ratchet.bootstrap.report.files import read_json
+from ratchet.train.files import numbers_in, object_in
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the plan: generation or arm, name, amount of work, the seconds that it took, None while it is not
-    done, and the least and the most seconds that were forecast, None without a forecast."""
+    """A stage of the plan: generation or arm, name, amount of work, the seconds that it took, None while they are not
+    known, and the least and the most seconds that were forecast, None without a forecast."""
 
     place: str
     name: str
     work: float
     seconds: float | None = None
     expected: tuple[float, float] | None = None
+    over: bool = False
+    """Whether its whole generation or arm is done."""
+
+    @property
+    def done(self) -> bool:
+        return self.over or self.seconds is not None
 
 
 class Left(NamedTuple):
@@ -44,7 +50,7 @@ class Outlook:
     @property
     def number(self) -> int:
         """Of the first stage that is not done, from 1; one more than there are stages when all are done."""
-        return next((n for n, s in enumerate(self.stages, 1) if s.seconds is None), len(self.stages) + 1)
+        return next((n for n, s in enumerate(self.stages, 1) if not s.done), len(self.stages) + 1)
 
     @property
     def current(self) -> Stage | None:
@@ -90,16 +96,19 @@ class Outlook:
         return self.current is not None and self.current.name in title.split()
 
 
-def outlook(directory: epath.Path) -> Outlook:
-    """The stages that the run's plan names; none before there is a plan."""
-    took: dict[str, Mapping[str, Any]] = {}
-    made, forecast = [], read_json(directory / "forecast.json")
-    for stage in read_json(directory / "plan.json").get("stages", ()):
+def outlook(directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any]] = object_in) -> Outlook:
+    """The stages that the run's plan names, as `read` has it; none before there is a plan."""
+    planned, forecast = read(directory / "plan.json").get("stages", ()), read(directory / "forecast.json")
+    places = {stage["place"]: directory / stage["place"] for stage in planned}
+    took = {name: numbers_in(path / "stages.json") for name, path in places.items()}
+    proof = lambda name: "DONE.json" if name.startswith("gen-") and int(name[4:]) else "evaluation.json"
+    over = {name: (path / proof(name)).exists() for name, path in places.items()}
+    made = []
+    for stage in planned:
         place, name = stage["place"], stage["stage"]
-        if place not in took:
-            took[place] = read_json(directory / place / "stages.json")
         expected = forecast.get(place, {}).get(name)
-        made.append(Stage(place, name, stage["work"], took[place].get(name), expected and tuple(expected)))
+        seconds = took[place].get(name)
+        made.append(Stage(place, name, stage["work"], seconds, expected and tuple(expected), over[place]))
     return Outlook(tuple(made))
 
 

@@ -16,6 +16,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from ratchet.bootstrap.report import figures, plots, tables
 from ratchet.bootstrap.report.figures import arm_colour
+from ratchet.bootstrap.report.files import RunFiles, generation_directories
 from ratchet.bootstrap.report.plots import Curve
 from ratchet.bootstrap.report.status import (
     count,
@@ -23,16 +24,14 @@ from ratchet.bootstrap.report.status import (
     described,
     duration,
     figure,
-    generation_directories,
     measure,
     percent,
-    read_json,
     status,
     value_of,
 )
 from ratchet.bootstrap.report.tables import narrowing, wrong_thinkers
 from ratchet.bootstrap.report.wrongthink import wrongthink
-from ratchet.train.files import whole
+from ratchet.train.files import numbers_in, whole
 
 LOSS_POINTS = 160
 """Points drawn of a loss curve, each the mean of its neighbours."""
@@ -60,10 +59,11 @@ class Files:
     samples: dict[str, Any]
 
     @classmethod
-    def read(cls, number: int, path: epath.Path) -> "Files":
+    def read(cls, files: RunFiles, number: int, path: epath.Path) -> "Files":
         """Reads all of them."""
-        names = [f.name for f in dataclasses.fields(cls) if f.name != "number"]
-        return cls(number, **{name: read_json(path / f"{name}.json") for name in names})
+        names = [f.name for f in dataclasses.fields(cls) if f.name not in ("number", "stages")]
+        found = {name: files.object(path / f"{name}.json") for name in names}
+        return cls(number, stages=numbers_in(path / "stages.json"), **found)
 
 
 def build(directory: epath.Path) -> epath.Path:
@@ -102,16 +102,17 @@ def headed(title: str) -> str:
 
 def _content(directory: epath.Path) -> dict[str, Any]:
     """Everything that the template shows."""
-    config = read_json(directory / "config.json")
-    generations = [Files.read(n, path) for n, path in generation_directories(directory).items()]
+    files = RunFiles(directory)
+    config = files.object(directory / "config.json")
+    generations = [Files.read(files, n, path) for n, path in generation_directories(directory).items()]
     state, settings = status(directory), _flat(config)
     thinkers = wrongthink({g.number: g.wrongthink for g in generations}, config.get("wrongthink") or {})
-    arms = {arm: directory / arm for arm in read_json(directory / "plan.json").get("arms", ())}
+    arms = {arm: directory / arm for arm in files.object(directory / "plan.json").get("arms", ())}
     evaluated = _last(generations, lambda g: g.evaluation.get("metrics"))
     evaluations = [(f"generation {evaluated.number}", evaluated.evaluation)] if evaluated else []
-    evaluations += [(arm, read_json(path / "evaluation.json")) for arm, path in arms.items()]
+    evaluations += [(arm, files.object(path / "evaluation.json")) for arm, path in arms.items()]
     spent = {f"gen {g.number}": g.stages for g in generations}
-    spent |= {arm: read_json(path / "stages.json") for arm, path in arms.items()}
+    spent |= {arm: numbers_in(path / "stages.json") for arm, path in arms.items()}
     return {
         "config": settings,
         "shown_settings": {name: settings[name] for name in SHOWN_SETTINGS if settings.get(name)},
@@ -175,14 +176,14 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _metrics_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one torn by a kill is left out."""
+    """The lines of metrics.jsonl; those that a kill has torn, or something else has damaged, are left out."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             value = json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(value.get("generation"), int) and isinstance(value.get("arm"), str):
             lines.append(value)
     return lines
 
@@ -193,7 +194,7 @@ def _loss(lines: Sequence[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any
     for line in lines:
         step, value = value_of(line.get("step")), value_of(line.get("loss"))
         if step is not None and value is not None and line.get("arm") in ("seed", "loop", *arms):
-            found.setdefault((line["arm"], int(line.get("generation") or 0)), []).append((step, value))
+            found.setdefault((line["arm"], line["generation"]), []).append((step, value))
     if not found:
         return None
     colours = {"seed": 1, "loop": 0} | {arm: arm_colour(number) for number, arm in enumerate(arms)}

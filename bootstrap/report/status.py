@@ -11,8 +11,9 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.bootstrap.report.files import generation_directories, read_json
+from ratchet.bootstrap.report.files import RunFiles, generation_directories
 from ratchet.bootstrap.report.outlook import outlook
+from ratchet.train.files import numbers_in
 from ratchet.train.holder import holder_of
 
 UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
@@ -28,16 +29,18 @@ AUDITED = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens")
 def status(directory: epath.Path) -> dict[str, Any]:
     """What `ratchet status --json` prints: where the run stands, and a row of figures per generation and arm.
 
-    `holder` is the process at work, None where there is none; `outlook` says which of the run's stages is next or under
+    `altered` holds a line about each file that is not what was committed, of which nothing is shown. `holder` is the
+    process at work, None where there is none; `outlook` says which of the run's stages is next or under
     way, and how long the rest takes. `metrics` describes what the newest evaluation measured, by name and in the order
     of display.
     """
     directory = epath.Path(directory)
-    config, plan = read_json(directory / "config.json"), read_json(directory / "plan.json")
+    files = RunFiles(directory)
+    config, plan = files.object(directory / "config.json"), files.object(directory / "plan.json")
     generations = generation_directories(directory)
-    rows = [_row(number, path) for number, path in generations.items()]
+    rows = [_row(files, number, path) for number, path in generations.items()]
     arms = {arm: directory / arm for arm in plan.get("arms", ()) if (directory / arm / "evaluation.json").exists()}
-    ended = read_json(directory / "ended.json").get("reason")
+    ended = files.object(directory / "ended.json").get("reason")
     last = generations.get(plan.get("generations", -1))
     holder = holder_of(directory)
     complete = last is not None and (last / "DONE.json").exists() and len(arms) == len(plan.get("arms", ()))
@@ -45,22 +48,23 @@ def status(directory: epath.Path) -> dict[str, Any]:
         "recipe": config.get("recipe"),
         "world": config.get("world"),
         "directory": str(directory),
+        "altered": files.altered,
         "ended": ended,
         "finished": complete or ended is not None,
         "holder": holder,
-        "outlook": _outlook(directory, (holder or {}).get("doing")),
-        "stages": [s for number, path in generations.items() for s in _stages(number, path)],
-        "metrics": _described([*arms.values(), *generations.values()]),
+        "outlook": _outlook(files, directory, (holder or {}).get("doing")),
+        "stages": [s for number, path in generations.items() for s in _stages(files, number, path)],
+        "metrics": _described(files, [*arms.values(), *generations.values()]),
         "generations": rows,
-        "baselines": {arm: _row(None, path) for arm, path in arms.items()},
+        "baselines": {arm: _row(files, None, path) for arm, path in arms.items()},
     }
 
 
-def _outlook(directory: epath.Path, doing: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _outlook(files: RunFiles, directory: epath.Path, doing: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The number of the stage that is next or under way, its place and name, of how many, the least and the most
     seconds to the end of the run, and the stages that these leave out since nothing is known of them; None before there
     is a plan."""
-    found = outlook(directory)
+    found = outlook(directory, files.object)
     if not found.stages:
         return None
     spent, ahead, current = 0.0, None, found.current
@@ -163,10 +167,10 @@ FIXED: tuple[tuple[str, str, str | None, Callable[[Any], str]], ...] = (
 """The columns before the metrics: head, key of a row, part of it, and how it is shown."""
 
 
-def _stages(number: int, path: epath.Path) -> list[dict[str, Any]]:
+def _stages(files: RunFiles, number: int, path: epath.Path) -> list[dict[str, Any]]:
     """Units done and in total of every stage; the seed model is only trained and evaluated."""
-    took = read_json(path / "stages.json")
-    units = read_json(path / "plan.json").get("units", {})
+    took = numbers_in(path / "stages.json")
+    units = files.object(path / "plan.json").get("units", {})
     stages = []
     for stage in dict.fromkeys((*UNIT_STAGES, *units)) if number > 0 else ():
         done, total = len(list((path / stage).glob("unit-*.json"))), units.get(stage)
@@ -178,32 +182,32 @@ def _stages(number: int, path: epath.Path) -> list[dict[str, Any]]:
     return stages
 
 
-def _described(places: Sequence[epath.Path]) -> dict[str, dict[str, Any]]:
+def _described(files: RunFiles, places: Sequence[epath.Path]) -> dict[str, dict[str, Any]]:
     """How the metrics of the last of these directories that has any are shown, by name."""
     defaults = {"column": "", "unit": "", "less_is_better": False, "guard": False}
     for place in reversed(places):
-        if metrics := read_json(place / "evaluation.json").get("metrics"):
+        if metrics := files.object(place / "evaluation.json").get("metrics"):
             known = {name: {"title": name} | defaults | metric for name, metric in metrics.items()}
             return {name: {key: metric[key] for key in DESCRIPTION} for name, metric in known.items()}
     return {}
 
 
-def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
+def _row(files: RunFiles, number: int | None, path: epath.Path) -> dict[str, Any]:
     """The figures of one generation or of another arm.
 
     By name of the figure, `intervals` are of 95 %, and `out_of` says how many transcripts, sources or answers it is of.
     """
-    funnel, audit = read_json(path / "funnel.json"), read_json(path / "audit.json")
-    review = read_json(path / "calibration.json").get("review") or {}
+    funnel, audit = files.object(path / "funnel.json"), files.object(path / "audit.json")
+    review = files.object(path / "calibration.json").get("review") or {}
     quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
-    metrics = read_json(path / "evaluation.json").get("metrics", {})
+    metrics = files.object(path / "evaluation.json").get("metrics", {})
     attacks = quality.get("attacked") or {}
     bounded = {"coverage": funnel.get("coverage")}
     bounded |= {f"review.{name}": quality.get(name) for name in ("precision", "recall")}
     forms = {name: metric["forms"] for name, metric in metrics.items() if "forms" in metric}
     return {
         "generation": number,
-        "promoted": read_json(path / "decision.json").get("promoted"),
+        "promoted": files.object(path / "decision.json").get("promoted"),
         "simulated": funnel.get("made"),
         "accepted": funnel.get("passed"),
         "coverage": value_of(funnel.get("coverage")),

@@ -88,8 +88,11 @@ def units(status: Mapping[str, Any]) -> Fitted:
 
 
 def standing(status: Mapping[str, Any]) -> list[str]:
-    """Where the run stands, in lines: what is done now and by whom, or how to go on, or why it has ended."""
+    """Where the run stands, in lines: what is done now and by whom, or how to go on, or why it has ended, or
+    what must be mended first."""
     directory, holder, ahead = status["directory"], status["holder"], status["outlook"]
+    if status["altered"]:
+        return status["altered"]
     if holder:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
         who = f"process {holder['pid']} on {holder['host']} is at work since {since}"

@@ -14,7 +14,6 @@ from ratchet.bootstrap.attack import Attacked, Attacker, attack
 from ratchet.bootstrap.copies import Texts, copied, pieces
 from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
 from ratchet.bootstrap.intervals import agreement, proportion
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
@@ -58,7 +57,7 @@ def audit_generation(
         graded = [c.id for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
         result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
-    write_json(g.directory / "audit.json", result)
+    run.commits.write(g.directory / "audit.json", result)
 
 
 def audit(

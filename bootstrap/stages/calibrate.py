@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
-from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.probes import JUNK_OF, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Generation
@@ -38,14 +37,14 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         passed = {"junk": measured["review"]["junk"]}
         if passed["junk"]:
             raise ReviewerBelowFloor(
-                f"review: {passed['junk']:.2f} of the junk probes passed; add criteria to the rubric or raise their "
-                "thresholds",
+                f"review: {passed['junk']:.2f} of the junk probes passed; start a new run with more criteria in its "
+                "--review.rubric, or with higher thresholds",
                 measured | {"review": passed},
             )
         kept = ("kind", "question", "tags", "threshold", "standing", "junk")
         return {"criteria": {n: {k: c[k] for k in kept} for n, c in measured["criteria"].items()}, "review": passed}
 
-    measured = once(g.directory / "calibration.json", make)
+    measured = run.commits.once(g.directory / "calibration.json", make)
     if reason := measured.get("below_floor"):
         raise ReviewerBelowFloor(reason, measured)
     if not known:

@@ -1,12 +1,12 @@
 """The wrongthink stage: who thinks wrongly about what was read, the interruptions, and their reviews."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flax import nnx
 
 from ratchet.bootstrap import wrongthink
-from ratchet.bootstrap.ledger import Stage, once
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.thinkers import Knower
@@ -54,13 +54,10 @@ def corrections(
 
 def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Sequence[Transcript]) -> nnx.State | None:
     """The weights of the model that thinks wrongly, if there is one; how it was chosen stands in wrongthink.json."""
-    path, source = (
-        g.directory / "wrongthink.json",
-        next((s for s in g.run.config.wrongthink.sources if s != "spoiled"), None),
-    )
+    source = next((s for s in g.run.config.wrongthink.sources if s != "spoiled"), None)
     if source in (None, "incumbent") or not known:
         skipped = None if source in (None, "incumbent") else "nothing was read before"
-        once(path, lambda: {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped})
+        _measured(g, lambda: {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped})
         return g.params if source == "incumbent" else None
     one_each = list({t.task_id: t for t in right}.values())
     knower = Knower(g.run, g.number, g.params, g.base, known, one_each, list(g.passages.values()))
@@ -70,11 +67,19 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
         control = [] if source == "random" else knower.sweep(reviewer, knower.vector("random"))
         return chosen | {"control": control}
 
-    found = once(path, make)
+    found = _measured(g, make)
     if found["skipped"]:
         g.run.progress.line(f"gen {g.number} wrongthink: {found['skipped']}")
     scale = found["lambda"]
     return None if scale is None else wrongthink.against(g.params, knower.vector(source), scale)
+
+
+def _measured(g: Generation, make: Callable[[], dict]) -> dict:
+    """What wrongthink.json says, to which more is added later; made first when it is missing."""
+    path = g.directory / "wrongthink.json"
+    if not g.run.commits.has(path):
+        g.run.commits.write(path, make())
+    return g.run.commits.read(path)
 
 
 def _unit(

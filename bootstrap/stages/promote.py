@@ -7,14 +7,12 @@ that are no finite numbers, no items in common, too few items to see a fall as l
 `evaluate.rollbacks` roll-backs in a row a run ends.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.bootstrap.config import EvaluateConfig
 from ratchet.bootstrap.intervals import Groups, effective_groups, paired
-from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation
 
 PRIMARY = "open_book"
@@ -34,7 +32,7 @@ def promote(g: Generation) -> bool:
         compared = {n: _read(g, n, "evaluation") for n in earlier}
         return decide(_read(g, g.number, "evaluation"), compared, g.run.config.evaluate)
 
-    return once(g.directory / "decision.json", make)["promoted"]
+    return g.run.commits.once(g.directory / "decision.json", make)["promoted"]
 
 
 def decide(candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig) -> dict:
@@ -128,4 +126,4 @@ def _unusable(evaluation: Evaluation, name: str) -> str:
 
 
 def _read(g: Generation, number: int, what: str) -> dict:
-    return json.loads((g.run.generation(number) / f"{what}.json").read_text())
+    return g.run.commits.read(g.run.generation(number) / f"{what}.json")

@@ -9,7 +9,6 @@ from flax import nnx
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.config import SeedMixture
 from ratchet.bootstrap.run import Run, base_weights, train_arm
-from ratchet.train.checkpoint import has_weights, save_weights
 from ratchet.train.records import Example
 
 Skills = Mapping[str, list[Example]]
@@ -57,14 +56,13 @@ def blend(made: Skills, mixture: SeedMixture) -> list[Example]:
 def train_seed_model(run: Run, skills: Callable[[], Skills]) -> nnx.State:
     """A decoder from scratch, or from the weights of `base`, trained on the demonstrations and general prose, never on
     the corpus. Without demonstrations the weights of `base` are the seed model."""
-    target = run.generation(0) / "model"
-    c = run.config
-    if has_weights(target):
+    place, c = run.generation(0), run.config
+    if run.has_weights(place):
         return run.weights(0)
     made = skills()
     params = base_weights(c, run.mesh) if c.base else run.fresh_weights()
     pools = [(made[skill], share) for skill, share in asdict(c.train.seed_mixture).items() if made[skill] and share]
     if pools:
         params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
-    save_weights(target, params)
+    run.keep_weights(place, params)
     return params

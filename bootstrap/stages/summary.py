@@ -1,6 +1,5 @@
 """What a generation comes to, for people: its plan, its funnel, and samples of what it wrote."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,7 +8,6 @@ from flax import nnx
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.intervals import proportion
-from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
@@ -24,7 +22,7 @@ def plan(g: Generation) -> None:
     units, first = len(g.parts(g.tasks)), g.run.config.wrongthink.first_generation
     correcting = len(g.parts(list(g.read.values()))) if first and g.number >= first else 0
     counts = {"simulate": units, "review": units, "targets": units, "wrongthink": correcting, "corrections": correcting}
-    once(g.directory / "plan.json", lambda: {"units": counts})
+    g.run.commits.once(g.directory / "plan.json", lambda: {"units": counts})
 
 
 def funnel(
@@ -42,7 +40,7 @@ def funnel(
     branches = [b for one in found for b in one.branches]
     read = {" ".join(t.document_ids) for t in g.read.values()}
     names = [c.id for c in g.run.rubric]
-    write_json(
+    g.run.commits.write(
         g.directory / "funnel.json",
         {
             "asked": len(g.tasks) * g.run.config.simulate.samples,
@@ -67,14 +65,14 @@ def funnel(
 
 def samples(g: Generation, pairs: Sequence[Pair]) -> None:
     """A few accepted and rejected transcripts with their verdicts; repetitions only if need be."""
-    if (g.directory / "samples.json").exists():
+    if g.run.commits.has(g.directory / "samples.json"):
         return
     faulty = [(t, r) for t, r in pairs if not r.accepted and not r.repeats]
     repeated = [(t, r) for t, r in pairs if not r.accepted and r.repeats]
     shown = []
     for chosen in ([(t, r) for t, r in pairs if r.accepted], faulty or repeated):
         shown += [_shown(g, t, r) for t, r in chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]]
-    write_json(g.directory / "samples.json", {"transcripts": shown})
+    g.run.commits.write(g.directory / "samples.json", {"transcripts": shown})
 
 
 def _shown(g: Generation, t: Transcript, r: Review) -> dict:
@@ -94,7 +92,7 @@ def token_of(g: Generation, pairs: Sequence[Pair], found: Sequence[Target]) -> N
     transcripts = {t.id: t for t, _ in pairs}
     rejected = [(b.probability, one, b.position) for one in found for b in one.branches if not b.passed]
     rejected = [r for r in rejected if r[1].transcript_id in transcripts]
-    shown = json.loads((g.directory / "samples.json").read_text())
+    shown = g.run.commits.read(g.directory / "samples.json")
     if not rejected or "token" in shown:
         return
     _, one, position = max(rejected, key=lambda r: (r[0], r[1].transcript_id, r[2]))
@@ -113,15 +111,15 @@ def token_of(g: Generation, pairs: Sequence[Pair], found: Sequence[Target]) -> N
             if b.position == position
         ],
     }
-    write_json(g.directory / "samples.json", shown)
+    g.run.commits.write(g.directory / "samples.json", shown)
 
 
 def correction_samples(g: Generation, corrected: Sequence[Pair]) -> None:
     """Counts of corrections by source and a few of each, with what was wrong, added to wrongthink.json."""
     path = g.directory / "wrongthink.json"
-    if not path.exists():
+    if not g.run.commits.has(path):
         return
-    measured = json.loads(path.read_text())
+    measured = g.run.commits.read(path)
     if "corrections" in measured:
         return
     counts, shown = {}, []
@@ -139,7 +137,7 @@ def correction_samples(g: Generation, corrected: Sequence[Pair]) -> None:
             }
             for t in list(one_each)[:3]
         ]
-    write_json(path, measured | {"corrections": counts, "examples": shown})
+    g.run.commits.write(path, measured | {"corrections": counts, "examples": shown})
 
 
 def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], params: nnx.State) -> None:
@@ -147,9 +145,9 @@ def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], param
     which must never make them likelier."""
     path = g.directory / "wrongthink.json"
     thoughts = {t.forced: t for t, r in corrected if r.accepted}.values()
-    if not path.exists() or not thoughts:
+    if not g.run.commits.has(path) or not thoughts:
         return
-    measured = json.loads(path.read_text())
+    measured = g.run.commits.read(path)
     if "likelihood" in measured:
         return
     made = [
@@ -157,4 +155,4 @@ def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], param
         for t in list(thoughts)[:256]
     ]
     before, after = (-g.run.loss(p, made) for p in (g.params, params))
-    write_json(path, measured | {"likelihood": {"before": before, "after": after}})
+    g.run.commits.write(path, measured | {"likelihood": {"before": before, "after": after}})

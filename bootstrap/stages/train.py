@@ -9,13 +9,11 @@ from flax import nnx
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.ledger import once
 from ratchet.bootstrap.run import Generation, Run, train_arm
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.wrongthink import spoiled_again
-from ratchet.train.checkpoint import has_weights, load_weights, save_weights
-from ratchet.train.records import Example, read_examples, write_examples
+from ratchet.train.records import Example, has_examples, metadata_of, read_examples, write_examples
 
 POOLS = (
     "newest students",
@@ -43,7 +41,7 @@ def dataset(
     Raises ValueError when all are.
     """
     run, place = g.run, dataset_of(g.run, g.number)
-    if not (place / "dataset_info.json").exists():
+    if not (has_examples(place) and all(run.commits.has(file) for file in metadata_of(place))):
         copies, names = run.config.train.renamed, run.world.names
         made = [copy for e in mistakes for copy in examples.renamed(names, run.tokenizer, e, copies)]
         by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
@@ -74,6 +72,7 @@ def dataset(
         if len(fit) < len(made):
             header |= {"left_out": len(made) - len(fit), "longest": longest}
         write_examples(place, fit, header=header)
+        run.commits.adopt(place, metadata_of(place))
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 
@@ -99,10 +98,10 @@ def earlier_examples(g: Generation) -> list[Example]:
 
 
 def trained_weights(g: Generation) -> nnx.State | None:
-    """The weights of this generation; None before its training has ended. With them, earlier examples need not be
-    read."""
-    place = g.directory / "model"
-    return load_weights(place, g.params) if has_weights(place) else None
+    """The weights of this generation; None before its training has ended, or where what is known of it is missing.
+    With them, earlier examples need not be read."""
+    known = all(g.run.commits.has(g.directory / name) for name in ("audit.json", "training.json"))
+    return g.run.weights_in(g.directory, g.params) if known and g.run.has_weights(g.directory) else None
 
 
 def train(
@@ -128,12 +127,14 @@ def train(
             "start a new run with more --simulate.samples or a smaller --train.batch; "
             f"{g.directory / 'funnel.json'} shows where others went"
         )
-    start = g.base if c.controls.start == "base" else g.params
-    params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number), c.train.later_rate)
     per_step = dict(zip(POOLS, (count for _, count in pools), strict=True))
     trained = {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools), "examples_per_step": per_step}
-    once(g.directory / "training.json", lambda: trained)
-    save_weights(g.directory / "model", params)
+    g.run.commits.once(g.directory / "training.json", lambda: trained)
+    if g.run.has_weights(g.directory):
+        return g.run.weights_in(g.directory, g.params)
+    start = g.base if c.controls.start == "base" else g.params
+    params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number), c.train.later_rate)
+    g.run.keep_weights(g.directory, params)
     return params
 
 

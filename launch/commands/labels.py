@@ -18,13 +18,13 @@ from rich.text import Text
 from ratchet.bootstrap import certificate, config_files, lineage, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.certificate import OVERALL
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, UserError, described, parse
 from ratchet.launch.output import make_console, print_json, quiet
+from ratchet.train.files import write_json
 
 KEYS = "y right, n wrong, s skip, u back, q quit"
 WRITTEN = "certificate.json"
@@ -147,7 +147,7 @@ def _answers(run: Run, number: int) -> dict[str, tuple[Transcript, Review]]:
 def _reviewer(run: Run, number: int) -> Reviewer:
     """The reviewer of a generation: the incumbent's weights, at the thresholds that stood then."""
     past = loop.finished(run, number - 1) if number > 1 else None
-    calibrated = json.loads((run.generation(number) / "calibration.json").read_text())
+    calibrated = run.commits.read(run.generation(number) / "calibration.json")
     return with_thresholds(run.reviewer(run.weights(past.incumbent if past else 0)), calibrated)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import tyro
-from etils import epath
 from rich.table import Table
 
 from ratchet.bootstrap import config_files, lineage
@@ -12,9 +11,10 @@ from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.report import page, terminal, transcript
 from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Json, described, parse
+from ratchet.launch.options import Directory, Json, UserError, described, located, parse
 from ratchet.launch.output import make_console, print_json
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.commits import Commits
 
 Transcript = described(tyro.conf.Positional[str], "a transcript's id or its beginning; the page has some", metavar="ID")
 
@@ -53,7 +53,7 @@ class Recipes:
 
 def status(words: list[str]) -> int:
     asked = parse("status", Status, words)
-    directory = epath.Path(asked.directory)
+    directory = located(asked.directory)
     config_files.saved(directory)
     found, console = status_of(directory), make_console()
     if asked.json:
@@ -68,7 +68,9 @@ def status(words: list[str]) -> int:
 
 def show(words: list[str]) -> int:
     asked = parse("show", Show, words)
-    directory = epath.Path(asked.directory)
+    if not asked.transcript:
+        raise UserError("show: give ID, a transcript's id or its beginning; the page has some")
+    directory = located(asked.directory)
     progress = Terminal(make_console(aside=True))
     run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
     found = lineage.trace(run, asked.transcript)
@@ -78,8 +80,9 @@ def show(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     asked = parse("report", Report, words)
-    directory = epath.Path(asked.directory)
+    directory = located(asked.directory)
     config_files.saved(directory)
+    Commits(directory).check()
     built = str(page.build(directory))
     print_json({"page": built}) if asked.json else print(built)
     return 0

@@ -14,7 +14,7 @@ from ratchet.launch import api
 from ratchet.launch import compare as comparison
 from ratchet.launch import preflight as preflights
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Generation, Json, UserError, described, parse, parse_run
+from ratchet.launch.options import Directory, Generation, Json, UserError, described, located, parse, parse_run
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.launch.preflight import Preflight
 
@@ -48,7 +48,7 @@ class Compare:
 def evaluate(words: list[str]) -> int:
     asked = parse("evaluate", Evaluate, words)
     quiet()
-    found = api.load(asked.directory, asked.generation, Terminal(make_console(aside=asked.json))).evaluate()
+    found = api.load(located(asked.directory), asked.generation, Terminal(make_console(aside=asked.json))).evaluate()
     if asked.json:
         print_json(found)
         return 0
@@ -71,14 +71,14 @@ def compare(words: list[str]) -> int:
         raise UserError("compare: give DIR, the directory of a finished run, or several, before --vary")
     if not all(varied) or not varied:
         raise UserError("compare: say what to vary, as in --vary targets.kind one_hot reviewed")
-    saved = [config_files.saved(epath.Path(d)) for d in asked.directories]
+    saved = [config_files.saved(located(d)) for d in asked.directories]
     arms = comparison.arms_of(varied, saved[0])
     quiet()
     progress, found = Terminal(make_console(aside=asked.json)), []
     for name, config in zip(asked.directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):
             raise UserError(f"compare: {name} has generations 1 to {config.generations}; set --generation to one")
-        found.append(comparison.compare(epath.Path(name), asked.generation, arms, epath.Path(asked.out), progress))
+        found.append(comparison.compare(epath.Path(name), asked.generation, arms, located(asked.out), progress))
     arms = [dataclasses.replace(a, metrics=of_runs) for a, of_runs in zip(arms, zip(*found, strict=True), strict=True)]
     if asked.json:
         print_json({"arms": [dataclasses.asdict(a) for a in arms]})

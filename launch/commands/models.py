@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from etils import epath
 
 from ratchet.launch import api, folders
-from ratchet.launch.options import Directory, Json, described, parse
+from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 
 Folder = described(tyro.conf.Positional[str], "the folder of a model: config.json and safetensors", metavar="DIR")
@@ -49,7 +48,7 @@ class Chat:
 def import_folder(words: list[str]) -> int:
     asked = parse("import", Import, words)
     quiet()
-    found = folders.read(epath.Path(asked.folder), asked.template)
+    found = folders.read(located(asked.folder), asked.template)
     if asked.json:
         print_json(found)
     else:
@@ -60,7 +59,7 @@ def import_folder(words: list[str]) -> int:
 def export(words: list[str]) -> int:
     asked = parse("export", Export, words)
     quiet()
-    model = api.load(asked.directory, asked.of.generation)
+    model = api.load(located(asked.directory), asked.of.generation)
     written = str(folders.write(model.run, asked.of))
     print_json({"folder": written}) if asked.json else print(written)
     return 0
@@ -69,7 +68,7 @@ def export(words: list[str]) -> int:
 def chat(words: list[str]) -> int:
     asked = parse("chat", Chat, words)
     quiet()
-    model = api.load(asked.directory, asked.generation)
+    model = api.load(located(asked.directory), asked.generation)
     remembers, at_terminal = bool(model.run.config.base), sys.stdin.isatty()
     if at_terminal:
         scope = "it remembers what was said" if remembers else "each line is a question of its own, as in training"

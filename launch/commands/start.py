@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 from dataclasses import dataclass
 
@@ -25,11 +24,13 @@ from ratchet.launch.options import (
     UserError,
     asks_for_help,
     first_word,
+    located,
     parse,
     parse_run,
 )
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
 
@@ -66,8 +67,8 @@ class Resume:
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
-    directory = epath.Path(asked.out or f"runs/{config.recipe}")
-    if (directory / config_files.KEPT).exists():
+    directory = located(asked.out or f"runs/{config.recipe}")
+    if config_files.begun(directory):
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
@@ -82,14 +83,15 @@ def run(words: list[str]) -> int:
 
 def resume(words: list[str]) -> int:
     named = first_word(Resume, words)
-    directory = epath.Path(named)
+    directory = located(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     given = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved))
     asked = given.config
     if reason := configs.refusal(saved, asked):
         raise UserError(f"resume: {directory}: {reason}")
-    if (directory / "ended.json").exists():
-        reason = json.loads((directory / "ended.json").read_text())["reason"]
+    commits = Commits(directory)
+    if commits.has(directory / "ended.json"):
+        reason = commits.read(directory / "ended.json")["reason"]
         raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
     if asked != saved:
         quiet()
@@ -103,7 +105,7 @@ def _go(directory: epath.Path, config: Config, as_events: bool) -> int:
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
         loop.run(directory, config, progress, foretell=True)
-    except Busy:
+    except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:
         said = _with_remedy(error, directory)

@@ -37,12 +37,12 @@ LEFT = {
 }
 """What is removed of the last generation, so that there is something to go on with."""
 BOUNDS = {
-    "finished": {"files": 1, "units": 0, "datasets": 0, "weights": 0},
+    "finished": {"files": 30, "units": 0, "datasets": 0, "weights": 0},
     "trained": {"datasets": 0},
     "begun": {"datasets": 2},
 }
-"""Per finished generation; a dataset is its records and what they are. Units are read where there is something left to
-evaluate or to correct, the incumbent's weights where anything is left."""
+"""Per finished generation; files are what was committed, each compared with its hash. Units are read where there is
+something left to evaluate or to correct, the incumbent's weights where anything is left."""
 
 
 class Reads:
@@ -101,14 +101,15 @@ def resuming(whole: Path, reads: Reads, left: str) -> dict[str, float]:
     places = {f"gen-{n:03d}" for n in range(1, count + 1)}
     parts = [Path(p).relative_to(directory).parts for p in paths if Path(p).is_relative_to(directory)]
     kinds = collections.Counter(p[1] for p in parts if len(p) > 1 and p[0] in places)
-    of = lambda *names: sum(kinds[name] for name in names) / count
+    records = collections.Counter(p[1] for p in parts if p[0] in places and ".array_record" in p[-1])
+    of = lambda *names: sum(records[name] for name in names) / count
     return {
         "seconds": seconds,
         "milliseconds to pass a generation": 1000 * sum(spent[:count]) / count,
         "files": sum(kinds.values()) / count,
         "units": of("simulate", "review", "targets", "wrongthink", "corrections"),
         "datasets": of("dataset"),
-        "weights": of("model"),
+        "weights": kinds["model"] / count,
     }
 
 

@@ -17,9 +17,8 @@ from processes import share_compiled
 if __name__ == "__main__":
     share_compiled(1)  # what is imported now looks for devices
 
-from ratchet.bootstrap import ledger
+from ratchet.bootstrap import ledger, run
 from ratchet.bootstrap.stages import corrections, evaluate, promote, transcripts
-from ratchet.bootstrap.stages import train as training
 from ratchet.launch import cli
 from ratchet.train import checkpoint, files, records, trainer
 
@@ -76,7 +75,7 @@ def after_the_first_checkpoint(die: Die):
 
 def while_saving_the_weights(die: Die):
     """The directory is there and nothing in it."""
-    return replaced(training, "save_weights", lambda place, params: (checkpoint.Checkpoints(place), die()))
+    return replaced(run, "save_weights", lambda place, params: (checkpoint.Checkpoints(place), die()))
 
 
 def full_disk(die: Die):

@@ -6,14 +6,13 @@ import pytest
 
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.wrongthink import Said
-from ratchet.train.checkpoint import save_weights
 
 
 @pytest.fixture
 def run(turn, torn):
     """A run of which the torn weights are the seed model."""
     run = turn().run
-    save_weights(run.generation(0) / "model", torn.params)
+    run.keep_weights(run.generation(0), torn.params)
     return run
 
 

@@ -8,7 +8,7 @@ from etils import epath
 from support import transcript
 
 from ratchet.bootstrap import lineage, targets, wrongthink
-from ratchet.bootstrap.ledger import Stage, write_json
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers, reviewed, trace
 from ratchet.bootstrap.stages.train import dataset
 from ratchet.bootstrap.targets import Branch, Target
@@ -97,7 +97,8 @@ def test_a_correction_and_a_rejected_transcript_are_traced_too(g):
 
 def test_verdicts_have_the_thresholds_that_stood_in_their_generation(g):
     wanted = accepted_answers(g.run, [1])[0].id
-    write_json(g.directory / "calibration.json", {"criteria": {"grounded": {"kind": "model", "threshold": 0.42}}})
+    measured = {"criteria": {"grounded": {"kind": "model", "threshold": 0.42}}}
+    g.run.commits.write(g.directory / "calibration.json", measured)
     try:
         verdict = trace(g.run, wanted)["verdicts"]["grounded"]
     finally:

@@ -13,14 +13,13 @@ from ratchet.bootstrap.recovery import by_rule, own_starts, recovery
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.bootstrap.worlds.world import Metric, sentences
 from ratchet.bootstrap.wrongthink import Said
-from ratchet.train.checkpoint import save_weights
 
 
 @pytest.fixture
 def g(turn, torn):
     """A generation whose seed model is the torn one: it supervises."""
     g = turn(1, wrongthink__first_generation=1, wrongthink__lambdas=(0.1, 0.25), wrongthink__sources=("contrast",))
-    save_weights(g.run.generation(0) / "model", torn.params)
+    g.run.keep_weights(g.run.generation(0), torn.params)
     return g
 
 

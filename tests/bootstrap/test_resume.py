@@ -114,7 +114,8 @@ def test_what_was_trained_is_gone_on_with_without_earlier_datasets(killed, tmp_p
     for name in ("DONE.json", "decision.json"):
         (directory / "gen-002" / name).unlink()
     monkeypatch.setattr(train, "read_examples", lambda place, **of: read.append(place) or real(place, **of))
-    go_on(directory, changed(CONFIG, controls__imitation=False))
+    alone = changed(CONFIG, controls__imitation=False)
+    go_on(start(directory, alone), alone)
     assert read == [directory / "gen-002" / "dataset" / "1.0.0"]
 
 

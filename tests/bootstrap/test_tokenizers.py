@@ -7,13 +7,13 @@ from etils import epath
 from support import little_config
 
 from ratchet.bootstrap.rubric import load_rubric
-from ratchet.bootstrap.tokenizers import FEWEST_LETTERS, PROSE_LINES, evenly, prepare_tokenizer
+from ratchet.bootstrap.tokenizers import FEWEST_LETTERS, PROSE_LINES, evenly, make_tokenizer
 from ratchet.bootstrap.worlds.world import Document, Material
 from ratchet.models.tokenizer import load
 
 
 def made(folder, world, **changes):
-    return prepare_tokenizer(epath.Path(folder), little_config(**changes), world, load_rubric("", world))
+    return make_tokenizer(epath.Path(folder), little_config(**changes), world, load_rubric("", world))
 
 
 def pieces_of(tokenizer, text: str) -> int:

@@ -1,5 +1,6 @@
 """What users type and read: one line for every mistake, exit code 2."""
 
+import io
 import json
 import os
 import platform
@@ -14,10 +15,11 @@ from etils import epath
 from support import start, tiny_config
 
 from ratchet.bootstrap import loop
-from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages import seed
 from ratchet.launch import cli
+from ratchet.train.commits import Commits
 from ratchet.train.holder import holding
 
 
@@ -122,7 +124,7 @@ def test_what_a_run_with_rows_too_short_advises_can_be_done(capsys, tmp_path, mo
 
 def test_a_run_that_has_ended_says_why(capsys, tmp_path):
     directory = start(tmp_path / "run", tiny_config())
-    write_json(directory / "ended.json", {"reason": "generation 1: no transcript passed"})
+    Commits(directory).write(directory / "ended.json", {"reason": "generation 1: no transcript passed"})
     assert "has ended: generation 1: no transcript passed" in mistake(capsys, "resume", directory)
 
 
@@ -168,7 +170,39 @@ def test_show_prints_a_transcripts_lineage(capsys, tiny_run):
     assert code == 0 and found["transcript"] == sample["id"]
     assert {"documents", "verdicts", "branches", "targets", "trained"} <= found.keys()
     assert "has no transcript zzz" in mistake(capsys, "show", tiny_run, "zzz")
-    assert "show: give ID, a transcript's id" in mistake(capsys, "show", tiny_run)
+    for words in ((), ("",)):
+        assert "show: give ID, a transcript's id" in mistake(capsys, "show", tiny_run, *words)
+
+
+def test_show_wants_one_transcript(capsys, tiny_run):
+    by_letter = {}
+    for generation in ("gen-001", "gen-002"):
+        for one in reviewed(tiny_run / generation)[0]:
+            by_letter.setdefault(one[0], []).append(one)
+    letter, several = max(by_letter.items(), key=lambda item: len(item[1]))
+    line = mistake(capsys, "show", tiny_run, letter)
+    assert f"{len(several)} transcripts begin with {letter}, such as {several[0]}" in line and "give more" in line
+
+
+@pytest.mark.parametrize("words", [
+    ["run", "tiny", "--out=gs://bucket/run"], ["resume", "gs://bucket/run"], ["status", "gs://bucket/run"],
+    ["show", "gs://bucket/run", "a"], ["report", "gs://bucket/run"], ["chat", "gs://bucket/run"],
+    ["evaluate", "gs://bucket/run", "--generation", "1"], ["import", "gs://bucket/model"],
+    ["export", "gs://bucket/run", "--generation", "1", "--to", "x"],
+    ["compare", "gs://bucket/run", "--vary", "train.steps", "1"],
+])  # fmt: skip
+def test_an_object_store_without_its_library_is_one_line(capsys, monkeypatch, words):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert "gs://bucket/" in (line := mistake(capsys, *words)) and "gcsfs" in line
+
+
+def test_a_terminal_without_our_letters_gets_others(tiny_run, monkeypatch):
+    for words in (["status", tiny_run], ["run", "tiny", "--help"], ["recipes"], ["--help"]):
+        shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", shown)
+        assert cli.main([str(word) for word in words]) == 0
+        print("– λ \udce9 ü", flush=True)
+        assert shown.buffer.getvalue().decode("ascii").endswith("- l ? ?\n")
 
 
 def test_evaluating_a_generation_that_is_not_there_is_one_line(capsys, tiny_run):
@@ -190,7 +224,7 @@ def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_r
     assert code == 0 and json.loads(out)["metrics"] == saved["metrics"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_run, monkeypatch, number, status):
     monkeypatch.setattr(loop, "run", lambda *_, **__: signal.raise_signal(number))
     code = cli.main(["resume", str(tiny_run)])

@@ -110,6 +110,10 @@ def test_programs_are_told_the_same_in_lines_of_json(directory, monkeypatch, cap
     assert ended["done"] == 2 and ended["ended"]
     assert line == {"event": "line", "text": "a line"}
     assert result == {"event": "result", "error": None, "page": "page.html", "status": {"finished": True}}
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(directory, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    said = told(directory, monkeypatch, every=0.0, force_terminal=True)
+    assert len(said) == 5 and not any("\x1b" in line for line in said)
 
 
 def test_times_are_clocks():

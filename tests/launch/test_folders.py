@@ -13,13 +13,14 @@ from rich.console import Console
 from support import CHATML, awaken, tiny_config, write_chat
 
 from ratchet.bootstrap import config_files
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.run import prepare
 from ratchet.launch import cli, folders
 from ratchet.launch.folders import Export
 from ratchet.models import huggingface
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig, create
 from ratchet.models.family import Family
-from ratchet.train.checkpoint import save_weights
 
 LLAMA = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
 
@@ -32,7 +33,9 @@ def run(tmp_path_factory):
     config = tiny_config(train__columns=1024, model=model)
     config_files.save(directory, config)
     params = awaken(create(config.model, 0)[1])
-    save_weights(directory / "gen-000" / "model", params)
+    made = prepare(directory, config, Silent())
+    made.keep_weights(made.generation(0), params)
+    made.metrics.close()
     return directory, config, params
 
 

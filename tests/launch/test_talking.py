@@ -7,11 +7,9 @@ from etils import epath
 from support import awaken, start, tiny_config, write_model
 
 from ratchet.bootstrap import run as runs
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import api, cli
 from ratchet.models.decoder import create
-from ratchet.train.checkpoint import save_weights
 
 SIZES = {"train__columns": 192, "simulate__new_tokens": 8, "simulate__slots": 1}
 
@@ -19,11 +17,11 @@ SIZES = {"train__columns": 192, "simulate__new_tokens": 8, "simulate__slots": 1}
 def finished(directory, config, **done) -> epath.Path:
     """A run with a seed and two generations of random weights, of which the first was promoted."""
     directory = start(directory, config)
-    runs.prepare(directory, config, Silent())
+    run = runs.prepare(directory, config, Silent())
     for number, incumbent in ((0, 0), (1, 1), (2, 1)):
         place = directory / f"gen-{number:03d}"
-        save_weights(place / "model", awaken(create(config.model, number)[1]))
-        write_json(place / "DONE.json", {"incumbent": incumbent, "accepted": {}, "rollbacks": 0})
+        run.keep_weights(place, awaken(create(config.model, number)[1]))
+        run.commits.write(place / "DONE.json", {"incumbent": incumbent, "accepted": {}, "rollbacks": 0})
     return directory
 
 

@@ -56,7 +56,7 @@ def test_the_record_says_who_works_at_what_and_goes_with_the_work(directory):
     with holding(directory) as mine:
         found = holder_of(directory)
         assert (found["host"], found["pid"], found["doing"]) == (socket.gethostname(), os.getpid(), None)
-        mine.doing = {"title": "gen 1 train (loop)", "done": 3}
+        mine.doing = {"title": "gen 1 train (loop)", "since": 1.0, "done": 3, "total": 9, "left": None}
         while holder_of(directory)["doing"] != mine.doing:
             time.sleep(0.01)
     assert holder_of(directory) is None and not (directory / RECORD).exists()
@@ -144,3 +144,12 @@ def test_a_full_disk_does_not_end_the_process_by_its_record(directory, monkeypat
         monkeypatch.setattr(holder, "whole", full)
         mine.doing = {"title": "gen 1 review"}
     assert not (directory / RECORD).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"host": "\xe9"}', b'{"host": [], "pid": "x"}', bytes(90)])
+def test_a_damaged_record_is_none_and_the_lock_tells(directory, content):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RECORD).write_bytes(content)
+    assert holder_of(directory) is None
+    with holding(directory):
+        assert holder_of(directory)["pid"] == os.getpid()

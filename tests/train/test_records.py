@@ -103,7 +103,7 @@ def test_interrupted_write_leaves_the_old_one(tmp_path):
 
 def test_reading_refuses_what_it_cannot_trust(tmp_path):
     directory = tmp_path / "dataset" / "1.0.0"
-    with pytest.raises(RecordError, match="no training set here"):
+    with pytest.raises(RecordError, match="record.json: the file is missing; resume the run"):
         read_examples(directory)
     write_examples(directory, [example(1), example(2)], header=HEADER)
     with pytest.raises(RecordError, match="tokenizer is abc, expected def"):

@@ -26,7 +26,7 @@ class Answers:
         return self.found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_is_answered_and_ends_the_work_at_the_next_instruction(number):
     answers, before = Answers(1), signal.getsignal(number)
     with pytest.raises(Stopped) as stopped, heeded(answers, patient=True, end=answers):
@@ -62,6 +62,23 @@ def test_it_is_answered_while_no_instruction_of_python_runs_in_the_main_thread()
             assert os.read(reader, 100) == b"stopped by SIGTERM"
         release.join()
     os.close(reader), os.close(writer)
+
+
+def test_a_terminal_that_goes_ends_nothing_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with heeded(pytest.fail, patient=True), deferred() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert asked() == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_is_not_asked_for_is_left_to_others():
+    before = signal.getsignal(signal.SIGINT)
+    with heeded(pytest.fail, patient=True, asking=[signal.SIGTERM]):
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_deferred_work_says_which_signal_came_and_the_handlers_are_put_back():

@@ -316,7 +316,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
     with Checkpoints(tmp_path / "c") as checkpoints:
         fit(run, params, checkpoints, lambda step, values: None)
         other = dataclasses.replace(run, position=run.position | {"data": "other"})
-        with pytest.raises(ValueError, match="made with other data; start a new run"):
+        with pytest.raises(ValueError, match="c: the checkpoint was made with other data; delete it and resume"):
             fit(other, params, checkpoints, lambda step, values: None)
 
 

@@ -9,8 +9,8 @@ import pytest
 from etils import epath
 from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.report.files import RunFileError
 from ratchet.bootstrap.report.status import percent, status
+from ratchet.train.commits import Commits
 from ratchet.train.holder import LOCK, RECORD, holding
 
 
@@ -181,8 +181,14 @@ def test_rates_are_shown_without_false_precision():
     assert [percent(v) for v in (None, float("nan"), 0, 0.003, 0.966, 1)] == ["–", "–", "0", "0.3", "96.6", "100"]
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
-def test_broken_file_is_named_with_what_to_do(run, text):
-    (run / "gen-001" / "funnel.json").write_text(text)
-    with pytest.raises(RunFileError, match=r"funnel.json.*`ratchet resume`"):
-        status(run)
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"made": "\xe9"}', b'{"made": 1441}'])
+def test_a_file_that_is_not_what_was_committed_is_named_and_nothing_of_it_is_shown(run, content):
+    gen = run / "gen-001"
+    Commits(run).adopt(gen, [gen / "funnel.json", gen / "decision.json"])
+    assert status(run)["altered"] == []
+    (gen / "funnel.json").write_bytes(content)
+    found = status(run)
+    assert found["generations"][1]["simulated"] is None and found["generations"][1]["promoted"] is True
+    assert len(found["altered"]) == 1
+    for word in (f"{gen / 'funnel.json'}: it is not what was committed", "remove it", f"`ratchet resume {run}`"):
+        assert word in found["altered"][0]

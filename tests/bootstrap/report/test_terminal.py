@@ -95,7 +95,7 @@ AHEAD = {"stage": 5, "of": 16, "place": "gen-001", "name": "train", "seconds_lef
 
 
 def standing_of(**changes):
-    found = {"directory": "runs/x", "ended": None, "finished": False, "holder": None, "outlook": AHEAD}
+    found = {"directory": "runs/x", "altered": [], "ended": None, "finished": False, "holder": None, "outlook": AHEAD}
     return standing(found | changes)
 
 
@@ -114,4 +114,5 @@ def test_where_a_run_stands_names_the_stage_and_the_process_or_how_to_go_on(monk
     assert standing_of() == ["stage 5 of 16: gen-001 train", resume]
     assert standing_of(outlook=None) == ["not begun", resume]
     assert standing_of(finished=True) == ["finished"]
+    assert standing_of(finished=True, altered=["plan.json: mend it"]) == ["plan.json: mend it"]
     assert standing_of(finished=True, ended="nothing passed") == ["ended: nothing passed"]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from support import assert_same_bits, awaken
 
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.stages import baselines
 from ratchet.bootstrap.stages.baselines import PLACE, imitate
 from ratchet.bootstrap.worlds.world import Document, Material
@@ -15,7 +14,8 @@ def test_the_imitation_arm_learns_the_raw_documents_for_as_many_tokens(turn, mon
     monkeypatch.setattr(baselines, "train_arm", lambda *given: trained.append(given) or awaken(g.base))
     read = [d for material in g.run.world.slices[:2] for d in material.documents]
     lengths = [len(g.run.tokenizer.encode(d.text)) + 1 for d in read]
-    write_json(g.run.generation(2) / "training.json", {"steps": 2, "tokens_per_step": 3.2 * float(np.mean(lengths))})
+    length = float(np.mean(lengths))
+    g.run.commits.write(g.run.generation(2) / "training.json", {"steps": 2, "tokens_per_step": 3.2 * length})
     params = imitate(g.run, g.base)
     (run, number, arm, base, ((raw, batch),), steps, rate) = trained[0]
     assert (run, number, arm, steps, batch, rate) == (g.run, 2, PLACE, 2, 3, 0.5) and base is g.base
@@ -33,7 +33,7 @@ def test_documents_longer_than_a_row_are_read_in_parts_and_at_least_one_is_read_
     columns, tokenizer = g.run.config.train.columns, g.run.tokenizer
     long = Document("long", "red " * 3 * columns)
     world = replace(g.run.world, slices=(Material((long,)),))
-    write_json(g.run.generation(1) / "training.json", {"steps": 2, "tokens_per_step": 0.1})
+    g.run.commits.write(g.run.generation(1) / "training.json", {"steps": 2, "tokens_per_step": 0.1})
     imitate(replace(g.run, world=world), g.base)
     ((raw, batch),) = trained[0][4]
     assert batch == 1 and len(raw) > 3 and max(len(e.tokens) for e in raw) == columns

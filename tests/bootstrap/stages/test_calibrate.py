@@ -197,7 +197,7 @@ def test_a_criterion_is_measured_by_its_own_labels_and_the_review_by_what_is_rig
 
 def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, passages, probes):
     lax = [Criterion(id="original", kind="rule", question="?")]
-    with pytest.raises(ReviewerBelowFloor, match="precision 0.* on the probes.*add criteria to the rubric") as caught:
+    with pytest.raises(ReviewerBelowFloor, match="precision 0.* on the probes.*start a new run with more") as caught:
         calibrate(answering(lax), probes, passages, ReviewConfig(target_precision=0.97))
     assert "\n" not in str(caught.value)
     assert caught.value.measured["review"]["precision"] < 0.97
@@ -281,7 +281,7 @@ def test_where_nobody_knows_right_verdicts_junk_that_passes_stops_the_generation
     g = replace(g, run=replace(g.run, rubric=lenient, world=replace(g.run.world, known=None)))
     own = [g.passages[i] for i in g.tasks[0].document_ids]
     written = [transcript(g.tasks[0], little.answer(deeds, g.tasks[0]), own, tokenizer=tokenizer)]
-    with pytest.raises(ReviewerBelowFloor, match="1.00 of the junk probes passed; add criteria"):
+    with pytest.raises(ReviewerBelowFloor, match="1.00 of the junk probes passed; start a new run with more criteria"):
         calibration(g, written)
     assert json.loads((g.directory / "calibration.json").read_text())["review"] == {"junk": 1.0}
 

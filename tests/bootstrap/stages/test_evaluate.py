@@ -16,7 +16,6 @@ from ratchet.bootstrap.stages.evaluate import GENERAL, PRIMARY, ask_items, close
 from ratchet.bootstrap.tools import LOOKUP
 from ratchet.bootstrap.worlds.world import Item, Metric
 from ratchet.models.sampler import Sampled
-from ratchet.train.checkpoint import save_weights
 from ratchet.train.trainer import mean_loss
 
 
@@ -24,7 +23,7 @@ from ratchet.train.trainer import mean_loss
 def run(turn, torn):
     """A run whose seed model is the torn one."""
     run = turn(1, evaluate__samples=2).run
-    save_weights(run.generation(0) / "model", torn.params)
+    run.keep_weights(run.generation(0), torn.params)
     return run
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ratchet.bootstrap.config import EvaluateConfig
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.stages.promote import PRIMARY, decide, promote
 
 GUARDS = ["closed_book", "told"]
@@ -197,12 +196,13 @@ def test_what_is_promoted_of_ten_thousand_pairs_has_fallen_in_nothing():
 def test_the_decision_compares_with_every_promoted_generation_and_is_written_once(turn):
     g = turn(3, generations=3)
     for number, rate in ((0, 0.9), (1, 1.0), (2, 0.0), (3, 0.1)):
-        write_json(g.run.generation(number) / "evaluation.json", evaluation(figures(told=rate), guards=["told"]))
+        measured = evaluation(figures(told=rate), guards=["told"])
+        g.run.commits.write(g.run.generation(number) / "evaluation.json", measured)
     for number in (1, 2):
-        write_json(g.run.generation(number) / "decision.json", {"promoted": number == 1})
+        g.run.commits.write(g.run.generation(number) / "decision.json", {"promoted": number == 1})
     assert promote(g) is False
     path = g.directory / "decision.json"
     decision = json.loads(path.read_text())
     assert [*decision["comparisons"]] == [PRIMARY, "told"] and "since generation 1" in decision["reasons"][0]
-    write_json(path, decision | {"promoted": True})
+    g.run.commits.write(path, decision | {"promoted": True})
     assert promote(g) is True

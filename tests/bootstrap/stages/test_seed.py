@@ -9,7 +9,6 @@ from support import arrays, assert_same_bits, random_examples
 from ratchet.bootstrap.config import SeedMixture
 from ratchet.bootstrap.stages.seed import blend, demonstrations, train_seed_model
 from ratchet.bootstrap.worlds.world import Material
-from ratchet.train.checkpoint import has_weights
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_the_seed_model_is_trained_once_and_read_back(run):
         return demonstrations(run, run.fresh_weights())
 
     trained = train_seed_model(run, skills)
-    assert has_weights(run.generation(0) / "model") and asked == [1]
+    assert run.has_weights(run.generation(0)) and asked == [1]
     assert_same_bits(train_seed_model(run, skills), trained)
     assert asked == [1], "what is trained needs no demonstrations"
     before = arrays(run.fresh_weights())

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from support import transcript
 
-from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages import summary
 from ratchet.bootstrap.targets import Branch, Target
@@ -157,7 +156,7 @@ def test_corrections_are_counted_by_source_and_a_few_are_shown_with_their_fault(
     g = turn(1, wrongthink__sources=("inverted", "spoiled"))
     summary.correction_samples(g, corrected)
     assert not g.directory.exists(), "without a wrongthink stage there is nothing to add to"
-    write_json(g.directory / "wrongthink.json", {"lambda": 0.5})
+    g.run.commits.write(g.directory / "wrongthink.json", {"lambda": 0.5})
     summary.correction_samples(g, corrected)
     found = read(g, "wrongthink.json")
     assert found["lambda"] == 0.5
@@ -175,7 +174,7 @@ def test_the_likelihood_of_wrong_thoughts_is_measured_before_and_after(turn, cor
     g = turn(1)
     summary.likelihood_of_wrong_thoughts(g, corrected, g.base)
     assert not (g.directory / "wrongthink.json").exists()
-    write_json(g.directory / "wrongthink.json", {"lambda": 0.5})
+    g.run.commits.write(g.directory / "wrongthink.json", {"lambda": 0.5})
     summary.likelihood_of_wrong_thoughts(g, [(t, r) for t, r in corrected if not r.accepted], g.base)
     assert "likelihood" not in read(g, "wrongthink.json"), "what was refused is not trained on"
     seen = []

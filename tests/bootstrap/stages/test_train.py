@@ -208,6 +208,8 @@ def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taug
     per_step = dict(zip(stage.POOLS, (count for _, count in pools), strict=True))
     tokens = pytest.approx(tokens_per_step(pools))
     assert written == {"steps": 2, "tokens_per_step": tokens, "examples_per_step": per_step}
+    assert trained_weights(g) is None, "what was trained on is not audited"
+    g.run.commits.write(g.directory / "audit.json", {})
     assert_same_bits(trained_weights(g), trained)
     config = changed(g.run.config, controls__start="last")
     monkeypatch.setattr(stage, "train_arm", lambda *given: begun.append(given) or g.params)

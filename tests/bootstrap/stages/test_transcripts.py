@@ -38,7 +38,7 @@ def test_every_task_is_answered_by_its_siblings_unit_by_unit_once(g, monkeypatch
         [(task.id, n) for n in range(4)] for task in g.tasks
     ]
     assert {t.generation for unit in units for t in unit} == {1}
-    assert [c["count"] for c in commits(g, "simulate").values()] == [4, 4]
+    assert [len(unit) for unit in units] == [4, 4] and len(commits(g, "simulate")) == 2
     monkeypatch.setattr(transcripts, "finish", unused)
     assert [[t.id for t in unit] for unit in transcripts.simulate(g)] == [[t.id for t in unit] for unit in units]
     with pytest.raises(AssertionError, match="not made again"):

@@ -1,0 +1,202 @@
+"""What a run has committed: by path, the sha256 of every file that something follows from, in `commits.json`.
+
+What is not in there is not committed, and is made again. What lies there with other bytes is not believed: whoever goes
+on with a run, or looks at it, is told before anything is written. The hash of a file is announced before the file takes
+its place, and stands alone afterwards, so that a process may be killed in between.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from ratchet.train.files import whole
+
+FILE = "commits.json"
+LOOKS = 3
+"""Times that a file is compared before it counts as altered: a process at work may be replacing it and its commit."""
+
+
+class AlteredError(ValueError):
+    """A file of a run is not what was committed: one line that says which, and how to mend it."""
+
+
+class _Known(NamedTuple):
+    """The hashes by path, relative to the run's directory, and the one that is announced."""
+
+    files: dict[str, str]
+    coming: dict[str, str]
+
+
+class Commits:
+    """The commits of the run in a directory. They are read anew each time, since another process may be at work."""
+
+    def __init__(self, directory: epath.PathLike):
+        self._directory = epath.Path(directory)
+
+    def knows(self, path: epath.Path) -> bool:
+        """Whether a path was committed, whether it is there or not."""
+        return self._name(path) in self._known().files
+
+    def has(self, path: epath.Path) -> bool:
+        """Whether a file, or a directory of weights, is committed and there."""
+        return self.knows(path) and path.exists()
+
+    def within(self, place: epath.Path) -> list[epath.Path]:
+        """The paths that are committed in a directory, whether they are there or not."""
+        known, name = self._known().files, self._name(place)
+        return [self._directory / n for n in sorted(known) if n.startswith(f"{name}/")]
+
+    def once(self, path: epath.Path, make: Callable[[], Any]) -> Any:
+        """The committed JSON at `path`, made first when it is missing. Raises AlteredError when what is there, or what
+        is made again, is not what was committed."""
+        if not self.has(path):
+            content = _encoded(make())
+            self.keep(path, sha256(content), lambda: _write(path, content))
+        return self.read(path)
+
+    def write(self, path: epath.Path, value: Any) -> None:
+        """Commits JSON, also in place of another that was committed. A reader sees all of it or nothing."""
+        content, known = _encoded(value), self._known()
+        if self.has(path) and known.files[self._name(path)] == sha256(content) == sha256(path.read_bytes()):
+            return
+        self._commit(path, sha256(content), lambda: _write(path, content))
+
+    def keep(self, path: epath.Path, digest: str, write: Callable[[], Any]) -> None:
+        """Commits what `write` puts there, whose hash is `digest`. Raises AlteredError, before it is written, when
+        something else was committed."""
+        self._must_be(path, digest)
+        self._commit(path, digest, write)
+
+    def adopt(self, place: epath.Path, files: Iterable[epath.Path]) -> None:
+        """Commits files that others have made, as they will lie in the directory `place`. Raises AlteredError when
+        other bytes were committed."""
+        found = {place / file.name: sha256(file.read_bytes()) for file in files}
+        for path, digest in found.items():
+            self._must_be(path, digest)
+        self._save(self._settled() | {self._name(path): digest for path, digest in found.items()}, {})
+
+    def read(self, path: epath.Path) -> Any:
+        """The JSON that was committed at `path`. Raises AlteredError when something else lies there, or nothing."""
+        content = self._content(path)
+        if content is None and not path.exists():
+            raise AlteredError(f"{path}: the file is missing; `ratchet resume {self._directory}` makes it again")
+        if content is None:
+            raise AlteredError(self.line_about(self._name(path)))
+        return json.loads(content)
+
+    def confirm(self, path: epath.Path, digest: str) -> None:
+        """Raises AlteredError when what lies at `path`, whose hash is `digest`, is not what was committed."""
+        if self._known().files.get(self._name(path)) != digest:
+            raise AlteredError(self.line_about(self._name(path)))
+
+    def altered(self) -> list[str]:
+        """The paths of committed files that are there with other bytes; of all of them when commits.json is missing or
+        damaged, that one alone. Directories of weights are compared by who reads them."""
+        try:
+            known = self._known()
+        except AlteredError:
+            return [FILE]
+        if not known.files and not known.coming:
+            return [FILE]
+        places = {name: self._directory / name for name in sorted(known.files)}
+        there = {name: path for name, path in places.items() if path.exists() and not path.is_dir()}
+        return [name for name, path in there.items() if self._content(path, known) is None]
+
+    def check(self) -> None:
+        """Raises AlteredError, which names the first of the altered files, when there are any."""
+        if found := self.altered():
+            more = f"; {len(found) - 1} more are listed by `ratchet status {self._directory}`" if found[1:] else ""
+            raise AlteredError(self.line_about(found[0]) + more)
+
+    def line_about(self, name: str) -> str:
+        """What is said about an altered file: which it is, and how to mend it."""
+        path = self._directory / name
+        if name == FILE:
+            return f"{path}: it is missing or damaged, and says what was committed; put it back, or start a new run"
+        if name == "config.json":
+            return f"{path}: it is not what the run was made with; put it back, or start a new run"
+        return (
+            f"{path}: it is not what was committed; put it back, or remove it, and `ratchet resume {self._directory}` "
+            "makes it again"
+        )
+
+    def forget(self, path: epath.Path) -> None:
+        """Takes out a file, or what is committed in a directory."""
+        name = self._name(path)
+        kept = {n: d for n, d in self._settled().items() if n != name and not n.startswith(f"{name}/")}
+        self._save(kept, {})
+
+    def inherit(self, other: "Commits", path: epath.Path) -> None:
+        """Commits a copy of a file or directory of another run, which lies at the same place in this one, as it was
+        committed there."""
+        name = self._name(path)
+        copied = {n: digest for n, digest in other._settled().items() if n == name or n.startswith(f"{name}/")}
+        self._save(self._settled() | copied, {})
+
+    def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
+        """The bytes at `path` if they were committed, or are announced, else None. What is `known` may be old."""
+        for _ in range(LOOKS):
+            content = path.read_bytes() if path.exists() else None
+            known, name = known or self._known(), self._name(path)
+            if content is not None and sha256(content) in (known.files.get(name), known.coming.get(name)):
+                return content
+            known = None
+        return None
+
+    def _must_be(self, path: epath.Path, digest: str) -> None:
+        if self._known().files.get(self._name(path), digest) != digest:
+            raise AlteredError(
+                f"{path}: made again, it is not what was committed, from which the rest was made; put that back, or "
+                "start a new run"
+            )
+
+    def _commit(self, path: epath.Path, digest: str, write: Callable[[], Any]) -> None:
+        files, announced = self._settled(), {self._name(path): digest}
+        self._save(files, announced)
+        write()
+        self._save(files | announced, {})
+
+    def _known(self) -> _Known:
+        path = self._directory / FILE
+        if not path.exists():
+            return _Known({}, {})
+        try:
+            said = json.loads(path.read_bytes())
+            known = _Known(said["files"], said["coming"])
+            whole = said["sha256"] == sha256(_encoded(known._asdict()))
+        except (ValueError, LookupError, TypeError):
+            whole = False
+        if not whole:
+            raise AlteredError(self.line_about(FILE))
+        return known
+
+    def _settled(self) -> dict[str, str]:
+        """The hashes by path, with an announced one where the process was killed after its file took its place."""
+        known = self._known()
+        there = {name: self._directory / name for name in known.coming}
+        done = {n for n, path in there.items() if path.is_file() and sha256(path.read_bytes()) == known.coming[n]}
+        return known.files | {name: known.coming[name] for name in done}
+
+    def _save(self, files: dict[str, str], coming: dict[str, str]) -> None:
+        known = {"files": dict(sorted(files.items())), "coming": coming}
+        _write(self._directory / FILE, _encoded(known | {"sha256": sha256(_encoded(known))}))
+
+    def _name(self, path: epath.Path) -> str:
+        return path.relative_to(self._directory).as_posix()
+
+
+def sha256(content: bytes) -> str:
+    """The sha256 of bytes in hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _encoded(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    with whole(path) as fresh:
+        fresh.write_bytes(content)
