@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.models.decoder import Cache, Decoder
-from ratchet.models.draw import Captured, capture
+from ratchet.models.draw import Captured, Logs, capture, logs
 from ratchet.models.inference import Inference, Weights, columns_for, left_pad
 from ratchet.models.programs import program
 
@@ -69,8 +69,14 @@ class Scorer(Inference):
             Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, given, strict=True)
         ]
 
+    def logs(self, params: nnx.State | Weights, texts: Sequence[Tokens], keep: int) -> list[Logs]:
+        """The distributions after each of the N tokens of a text, in logarithms: the `keep` likeliest ids and their
+        logs [N, keep], and the log [N] of the token that comes next; the last one's says nothing."""
+        found = self._run(functools.partial(token_logs, keep=keep), params, [((), text) for text in texts], ())
+        return [Logs(*(of_T[: len(text)] for of_T in found[(), text])) for text in texts]
+
     def _run(
-        self, program: Callable, params: nnx.State, asked: Sequence[Question], answers: Tokens
+        self, program: Callable, params: nnx.State | Weights, asked: Sequence[Question], answers: Tokens
     ) -> dict[Question, Any]:
         """The rows that a program gives, by what was asked."""
         assert self.questions % self.parts == 0, (self.questions, self.parts)
@@ -135,7 +141,14 @@ def answer_probabilities(shared: Shared, batch: Batch, *, plan: Scorer) -> jax.A
 @program(static_argnames=("keep", "plan"))
 def token_distributions(shared: Shared, batch: Batch, *, keep: int, plan: Scorer) -> Captured:
     """Distributions [B, T, ...] of the token after each of a question's but the last, whole on every host."""
-    each_part = plan.over_parts(_token_distributions, keep, whole=Shared)
+    each_part = plan.over_parts(_after_each, capture, keep, whole=Shared)
+    return plan.everywhere(each_part(shared, plan.over_rows(batch)))
+
+
+@program(static_argnames=("keep", "plan"))
+def token_logs(shared: Shared, batch: Batch, *, keep: int, plan: Scorer) -> Logs:
+    """Distributions [B, T, ...] of the token after each of a question's, in logarithms, whole on every host."""
+    each_part = plan.over_parts(_after_each, logs, keep, whole=Shared)
     return plan.everywhere(each_part(shared, plan.over_rows(batch)))
 
 
@@ -145,11 +158,12 @@ def _answer_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Arr
     return jax.nn.softmax(plan.of_tokens(logits_BV))[:, shared.answers]
 
 
-def _token_distributions(plan: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
-    """A column at a time: logits of all would be as large as what they are made from, times V / D."""
+def _after_each(plan: Scorer, kept: Callable, keep: int, shared: Shared, batch: Batch) -> Captured | Logs:
+    """What `kept` keeps of the distribution after each token. A column at a time: logits of all would be as large as
+    what they are made from, times V / D."""
     model, hidden_BTD = _read(plan, shared, batch)
     head_DV, next_BT = model.head_DV(), jnp.roll(batch.question_BT, -1, axis=1)
-    one = lambda column: capture(plan.of_tokens(model.logits(column[0], head_DV)), column[1], keep)
+    one = lambda column: kept(plan.of_tokens(model.logits(column[0], head_DV)), column[1], keep)
     found_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), found_TB)
 
