@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
-from ratchet.launch.commands import look, measure, models, start
+from ratchet.launch.commands import look, measure, models, serve, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
         "compile for TPUs without one: memory, traffic, bound",
     ),
     "import": (models.import_folder, "DIR [--template FILE]", "read a Hugging Face folder, say what it is"),
+    "serve": (
+        serve.serve, "DIR [--generation N] | --base MODEL [--port 8000]",
+        "answer OpenAI's web API: chat, completions, log-probabilities, tokens",
+    ),
     "export": (
         models.export, "DIR --generation N --to FOLDER",
         "write a folder that transformers loads; for runs with --base or of qwen3-*",
@@ -48,8 +52,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but run, resume and chat take\n"
-        "--json."
+        "every setting; --version says the version. All but run, resume, chat and serve\n"
+        "take --json."
     )
 
 
@@ -88,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
-    """Has a command end as it should when it is asked to: after a step, at once, or, a chat, as people leave one."""
-    if name == "chat":
+    """Has a command end as it should when it is asked to: after a step, at once, or, a chat, as people leave one. A
+    server looks after itself: it ends when what it has begun is answered."""
+    if name in ("chat", "serve"):
         return contextlib.nullcontext()
     return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end)
 

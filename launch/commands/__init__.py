@@ -4,4 +4,5 @@ start.py     `run` and `resume`
 look.py      `status`, `show`, `report` and `recipes`
 measure.py   `evaluate`, `compare` and `preflight`
 models.py    `import`, `export` and `chat`
+serve.py     `serve`
 """
