@@ -52,7 +52,7 @@ def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, A
         "finished": t.finished,
         "documents": {i: sources.get(i, "") for i in t.passages},
         "accepted": review.accepted if review else None,
-        "verdicts": _verdicts(run, generation, review) if review else {},
+        "verdicts": verdicts(run, generation, review) if review else {},
         "targets": _readable(run, t, target) if target else [],
         "branches": [vars(b) | {"piece": run.tokenizer.piece(b.token)} for b in target.branches] if target else [],
         "corrects": _corrected(run.directory, t) if t.source == "spoiled" else None,
@@ -61,7 +61,7 @@ def _in_generation(run: Run, generation: epath.Path, wanted: str) -> dict[str, A
     }
 
 
-def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
+def verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
     """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
     place = generation / "calibration.json"
     measured = json.loads(place.read_text()).get("criteria", {}) if place.exists() else {}
