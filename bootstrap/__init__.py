@@ -21,6 +21,7 @@ Engines
   simulate.py     tasks to transcripts: retrieve, show, sample, call
   review.py       transcripts to verdicts: the rubric and the reviewer
   attack.py       wrong answers that try to pass a review
+  teacher/        a teacher by address, which writes in place of the run's own models
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
   checks.py       the programmatic criteria of every world

@@ -71,7 +71,8 @@ def run(directory: epath.Path, config: Config, progress: Progress) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
 
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; Busy, before anything is written, when another process works on the run.
+    came in a row; TeacherRefused or TeacherStopped where a teacher by address does not answer; Busy, before anything is
+    written, when another process works on the run.
     """
     with holding(directory, progress.line) as holder:
         if not (directory / config_files.KEPT).exists():
@@ -90,6 +91,8 @@ def _run(r: Run) -> None:
     arms = [baselines.PLACE] if r.config.controls.imitation else []
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
     write_json(r.directory / "plan.json", plan)
+    if r.config.teacher.url:
+        _ = r.teacher  # met before anything is spent on the run
     start, past = Seed(r), Past()
     begin(r, start)
     for number in range(1, r.config.generations + 1):

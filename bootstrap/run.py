@@ -17,6 +17,9 @@ from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index, passages_of
 from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
 from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.teacher.afar import Afar, meet
+from ratchet.bootstrap.teacher.client import Client
+from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import load
@@ -127,6 +130,11 @@ class Run:
         """The mean loss of examples, in nats per weighted token."""
         return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
 
+    @cached_property
+    def teacher(self) -> Client:
+        """The teacher by address, which is probed when it is first needed in a run's life."""
+        return meet(self.directory, self.config, self.progress)
+
     def weights(self, number: int) -> nnx.State:
         """The weights of a finished generation."""
         return load_weights(self.generation(number) / "model", self.fresh_weights())
@@ -161,6 +169,14 @@ class Generation:
         return self.run.writer(self.params)
 
     @cached_property
+    def afar(self) -> Afar | None:
+        """The teacher by address, where it writes this generation."""
+        c = self.run.config
+        if not c.teacher.url or self.number > c.teacher.generations:
+            return None
+        return Afar(self.run.teacher, self.writer, self.run.scorer, rescored=c.targets.kind != "one_hot")
+
+    @cached_property
     def index(self) -> Index:
         return Index(self.run.passages(self.number))
 
@@ -184,8 +200,8 @@ class Generation:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, or a tokenizer in
-    which no tool can be called."""
+    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, a tokenizer in which
+    no tool can be called, or a teacher by address that is not there."""
     world = _world(config)
     load_rubric(config.review.rubric, world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
@@ -200,6 +216,8 @@ def check(config: Config) -> None:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
+    if config.teacher.url:
+        find_model(Client(config.teacher, config.teacher.model, epath.Path()))
 
 
 def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True) -> Run:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
+from ratchet.bootstrap.teacher.client import TeacherStopped
 from ratchet.launch.commands import look, measure, models, serve, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.train import stopping
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[name][0](rest)
     except SystemExit as helped:
         return helped.code or 0
-    except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
+    except (loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull) as ended:
         _say(str(ended))
         return 1
     except (UserError, ValueError, OSError) as error:

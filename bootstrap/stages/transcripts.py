@@ -40,14 +40,19 @@ def simulate(g: Generation) -> list[list[Transcript]]:
             def make(tasks=tasks) -> list[bytes]:
                 salt = f"{run.config.seed} {g.number}"
                 drafts = [draft(g.writer, g.index, t, n, salt) for t in tasks for n in range(config.samples)]
-                seed = g.seed("simulate")
-                written = finish(g.writer, g.index, drafts, generation=g.number, seed=seed, advance=advance)
+                how = {"generation": g.number, "seed": g.seed("simulate"), "advance": advance}
+                if g.afar:
+                    written = g.afar.finish(drafts, g.passages, **how)
+                else:
+                    written = finish(g.writer, g.index, drafts, **how)
                 return [to_json(t) for t in written]
 
             inputs = g.inputs("simulate", unit, *(t.id for t in tasks))
             if stage.has(unit, inputs):
                 advance(len(tasks) * config.samples, found=True)
             made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
+    if g.afar:
+        run.progress.line(f"gen {g.number} teacher: {g.afar.client.counts}")
     return made
 
 

@@ -41,7 +41,8 @@ class New:
 
 @dataclass(frozen=True)
 class Resume:
-    """Goes on with a run from whatever is committed, or for more --generations. Other settings stay the run's own."""
+    """Goes on with a run from whatever is committed, or for more --generations. Of a teacher by address, --teacher.url,
+    .concurrency and .budget may change. Other settings stay the run's own."""
 
     directory: Directory
     config: Settings
@@ -69,7 +70,8 @@ def resume(words: list[str]) -> int:
     directory = epath.Path(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     asked = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved)).config
-    if differences := configs.changed(dataclasses.replace(saved, generations=asked.generations), asked):
+    differences = configs.changed(dataclasses.replace(saved, generations=asked.generations), asked)
+    if differences := [line for line in differences if not line.startswith(configs.MAY_CHANGE)]:
         raise UserError(f"resume: {differences[0]} differs from the run in {directory}; start a new run to change it")
     if asked.generations < saved.generations:
         raise UserError(

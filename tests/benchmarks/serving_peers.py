@@ -1,8 +1,9 @@
 """What other people's programs make of what we serve and export: lm-eval of our server, TRL of exported data.
 
-`make bench-serving` installs both and writes results/serving-peers.json. A small random model is asked 40 questions with four choices each, by lm-eval's `local-completions` from our server, and by its
-`hf` from the same folder through transformers; the log-likelihoods are compared. TRL's SFT trainer takes a step on an
-exported dataset, and its self-distillation trainer another.
+`make bench-serving` installs both and writes results/serving-peers.json. A small random model is asked 40 questions
+with four choices each, by lm-eval's `local-completions` from our server, and by its `hf` from the same folder through
+transformers; the log-likelihoods are compared. TRL's SFT trainer takes a step on an exported dataset, and its
+self-distillation trainer another.
 """
 
 import importlib.metadata
