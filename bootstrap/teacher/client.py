@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -140,25 +140,30 @@ class Client:
         for place, body in enumerate(bodies):
             places.setdefault(content_id(body), []).append(place)
         found: list[dict[str, Any] | None] = [None] * len(bodies)
+        failed: list[Exception] = []
         self._over.clear()
         _ = self._server, self._pace, self._spent  # made by one thread
 
         def ask(of: list[int]) -> None:
-            answer = self._answer(bodies[of[0]])
+            try:
+                answer = self._answer(bodies[of[0]])
+            except Exception as error:
+                failed.append(error)  # the first is what counts: those under way end, and their answers are kept
+                self._over.set()
+                raise
             for place in of:
                 found[place] = answer
             with self._lock:
                 advance(len(of))
 
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            asked = [pool.submit(ask, of) for of in places.values()]
-            for one in asked:
-                try:
-                    one.result()
-                except BaseException:
-                    self._over.set()  # those under way end, and their answers are kept
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            try:
+                wait([pool.submit(ask, of) for of in places.values()], return_when=FIRST_EXCEPTION)
+            finally:
+                self._over.set()
+                pool.shutdown(cancel_futures=True)
+        if failed:
+            raise failed[0]
         return found
 
     def _answer(self, body: Body) -> dict[str, Any] | None:
@@ -183,7 +188,7 @@ class Client:
 
     def _persistently(self, body: Body) -> dict[str, Any]:
         """Asks until there is an answer or too many attempts have failed."""
-        reason, wait = "", None
+        reason, asked = "", None
         for attempt in range(ATTEMPTS):
             with self._pace:
                 if self._over.is_set():
@@ -195,14 +200,14 @@ class Client:
                     self._pace.answered()
                     return answer
                 except Failed as failed:
-                    reason, wait = failed.reason, failed.wait
+                    reason, asked = failed.reason, failed.wait
                     if failed.busy:
                         self._pace.busy()
                 with self._lock:
                     self.counts.again[reason] += attempt + 1 < ATTEMPTS
             if attempt + 1 < ATTEMPTS:
                 own = self.pause * 2**attempt * (0.5 + random.random())
-                self._over.wait(min(LONGEST_WAIT, own if wait is None else wait))
+                self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
         raise TeacherStopped(
             f"teacher: {self.config.url} has failed {ATTEMPTS} times in a row ({reason}); what it answered is kept; "
             "see to it, then `ratchet resume` goes on"

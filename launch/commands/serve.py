@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ratchet.launch.serve.served import Served
 
 MISSING = "serve: it needs the libraries starlette and uvicorn; `pip install 'ratchet[serve]'`"
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+"""Names of this machine to itself."""
 FOR_WHAT_IS_BEGUN = 10
 """Seconds that answers under way have after Ctrl-C or SIGTERM."""
 Directory = described(
@@ -56,16 +58,18 @@ def serve(words: list[str]) -> int:
         from ratchet.launch.serve.app import Server
         from ratchet.launch.serve.desk import Desk
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise UserError(MISSING) from None
     quiet()
     with contextlib.closing(_listening(asked.host, asked.port)) as listener:
         served = _served(asked)
-        address = f"http://{asked.host}:{listener.getsockname()[1]}/v1"
+        host = f"[{asked.host}]" if ":" in asked.host else asked.host
+        address = f"http://{host}:{listener.getsockname()[1]}/v1"
         print(f"serving {served.name} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
         with Desk(served) as desk:
-            app, seconds = Server(served, desk).app(), FOR_WHAT_IS_BEGUN
+            names = LOOPBACK if asked.host in LOOPBACK else ("*",)
+            app, seconds = Server(served, desk).app(names), FOR_WHAT_IS_BEGUN
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=seconds
             )

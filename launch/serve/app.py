@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -56,8 +58,9 @@ class Server:
         self._served, self._desk = served, desk
         self._grammars: dict[str, Grammar] = {}
 
-    def app(self) -> Starlette:
-        """The web application."""
+    def app(self, hosts: Sequence[str] = ("*",)) -> Starlette:
+        """The web application, which answers those alone who call it by one of these names: a page in a browser could
+        else have a name of its own lead to a server that listens on loopback."""
         posts = {
             "completions": self.completions, "chat/completions": self.chat,
             "tokenize": self.tokenize, "detokenize": self.detokenize,
@@ -67,7 +70,8 @@ class Server:
         for methods, table in ((["POST"], posts), (["GET"], gets)):
             routes += [Route(f"{at}/{path}", to, methods=methods) for path, to in table.items() for at in ("", "/v1")]
         handlers = {Refused: _refuse, HTTPException: _refuse_route, Exception: _fail}
-        return Starlette(routes=routes, exception_handlers=handlers)
+        trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+        return Starlette(routes=routes, exception_handlers=handlers, middleware=[trusted])
 
     async def completions(self, request: Request) -> Response:
         body = await self._read(Completion, request)

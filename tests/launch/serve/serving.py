@@ -13,6 +13,7 @@ from etils import epath
 from support import CHATML, LLAMA, awaken, write_chat
 from tokenizers import Tokenizer
 
+from ratchet.launch.commands.serve import LOOPBACK
 from ratchet.launch.serve import served
 from ratchet.launch.serve.app import Server
 from ratchet.launch.serve.desk import Desk
@@ -49,7 +50,8 @@ def of_folder(place, slots: int = 4, context: int = 0) -> Served:
 def serving(model: Served) -> Iterator[str]:
     """The address of a server of the model, without /v1."""
     with Desk(model) as desk:
-        config = uvicorn.Config(Server(model, desk).app(), port=0, log_level="error", access_log=False, lifespan="off")
+        app = Server(model, desk).app(LOOPBACK)
+        config = uvicorn.Config(app, port=0, log_level="error", access_log=False, lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -257,6 +257,17 @@ def test_a_mistake_has_its_status_and_names_what_is_wrong(address, name, change,
     assert error["type"] == "invalid_request_error" and "\n" not in error["message"]
 
 
+def test_a_page_that_has_its_own_name_lead_here_is_refused(address):
+    for name, status in (("evil.example", 400), ("localhost:8000", 200)):
+        request = urllib.request.Request(f"{address}/v1/models", headers={"Host": name})
+        if status == 200:
+            urllib.request.urlopen(request).close()
+        else:
+            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+                urllib.request.urlopen(request)
+            refused.value.close()
+
+
 def test_other_mistakes_are_told_alike(address, client, name):
     assert post(address, "v1/completions", b"{")[0] == 400 and post(address, "v1/completions", b"[]")[0] == 400
     assert post(address, "v1/embeddings", {})[1]["error"]["code"] == "unknown_url"

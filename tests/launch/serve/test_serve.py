@@ -1,0 +1,147 @@
+"""What is served, and the command that serves it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from etils import epath
+from serving import of_folder, serving, write_folder
+from support import awaken, start, tiny_config
+
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.ledger import write_json
+from ratchet.bootstrap.progress import Silent
+from ratchet.launch import api, cli
+from ratchet.launch.serve import served
+from ratchet.launch.serve.desk import Desk
+from ratchet.models.decoder import create
+from ratchet.models.rounds import Asked
+from ratchet.models.sampler import Request
+from ratchet.train.checkpoint import save_weights
+
+
+def post(address, path, body):
+    request = urllib.request.Request(f"{address}/{path}", json.dumps(body).encode())
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("speaker"))
+
+
+def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
+    """By its own tokenizer, which no other library reads, with the run's sampler."""
+    config = tiny_config(train__columns=192, simulate__new_tokens=8, simulate__slots=1)
+    directory = start(tmp_path / "mine", config)
+    runs.prepare(directory, config, Silent())
+    save_weights(directory / "gen-000" / "model", awaken(create(config.model, 0)[1]))
+    write_json(directory / "gen-000" / "DONE.json", {"incumbent": 0, "accepted": {}, "rollbacks": 0})
+    model, messages = api.load(directory, 0), [{"role": "user", "content": "what is it?"}]
+    ask = {"model": "mine-gen-000", "messages": messages, "max_tokens": 8, "temperature": 0.8, "seed": 3}
+    with serving(served.of_run(model, slots=2, context=0)) as address:
+        made = post(address, "chat/completions", ask)
+        info = json.loads(urllib.request.urlopen(f"{address}/tokenizer_info").read())
+    assert made["choices"][0]["message"]["content"].strip() == model.answer(messages, temperature=0.8, seed=3)
+    assert made["usage"]["prompt_tokens"] == len(model.prompt(messages))
+    assert info["eos_token"] == "<|end|>" and "chat_template" not in info
+
+
+def test_a_folder_without_a_chat_template_completes_and_does_not_chat(folder, tmp_path):
+    for file in folder.iterdir():
+        (epath.Path(tmp_path) / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with serving(of_folder(tmp_path)) as address:
+        ask = {"model": tmp_path.name, "max_tokens": 2, "temperature": 0}
+        assert post(address, "v1/completions", {**ask, "prompt": "what is"})["usage"]["completion_tokens"] == 2
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            post(address, "v1/chat/completions", {**ask, "messages": [{"role": "user", "content": "a"}]})
+        assert "it completes text and answers no messages" in refused.value.read().decode()
+        refused.value.close()
+        info = json.loads(urllib.request.urlopen(f"{address}/tokenizer_info").read())
+    assert info["eos_token"] == "<|im_end|>" and "chat_template" not in info
+
+
+def test_whoever_stops_listening_gives_the_request_up(folder):
+    """Two slots, two endless requests: a third is answered as soon as one of them is left alone."""
+    model = of_folder(folder, slots=2)
+    endless = lambda n: Asked(Request(n, (5, 6)), n, 150)
+
+    async def listen(desk):
+        first, second = desk.say(endless(1)), desk.say(endless(2))
+        await anext(first), await anext(second)
+        await first.aclose()
+        parts = [part async for part in desk.say(Asked(Request(3, (7,)), 0, 4))]
+        heard = [part async for part in second]
+        return parts, heard
+
+    with Desk(model) as desk:
+        third, second = asyncio.run(listen(desk))
+    assert sum(len(part.tokens) for part in third) <= 4 and third[-1].ended and second[-1].ended
+
+
+def test_what_goes_wrong_is_told_to_those_who_wait_and_the_next_are_answered(folder, monkeypatch):
+    model = of_folder(folder)
+    logs = type(model.scorer).logs
+
+    def once(scorer, *arguments):
+        monkeypatch.setattr(type(model.scorer), "logs", logs)
+        raise RuntimeError("out of memory")
+
+    async def ask(desk):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await desk.logs((5, 6, 7))
+        return await desk.logs((5, 6, 7))
+
+    monkeypatch.setattr(type(model.scorer), "logs", once)
+    with Desk(model) as desk:
+        found = asyncio.run(ask(desk))
+    assert found.own.shape == (3,) and np.all(np.isfinite(found.own))
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"context": 1000}, "the model reads 2 to 192 tokens; set --context"),
+        ({"slots": 0}, "0 slots do not divide over 1 devices"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(folder, settings, line):
+    with pytest.raises(ValueError, match=line):
+        of_folder(folder, **settings)
+
+
+def test_without_the_web_library_it_is_one_line_that_names_the_extra(monkeypatch, capsys, folder):
+    for name in [name for name in sys.modules if name.startswith(("ratchet.launch.serve", "starlette", "uvicorn"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert cli.main(["serve", "--base", str(folder), "--port", "0"]) == 2
+    assert capsys.readouterr().err.endswith("`pip install 'ratchet[serve]'`\n")
+
+
+def test_the_command_serves_on_loopback_until_ctrl_c(folder):
+    command = [sys.executable, "-m", "ratchet.launch", "serve", "--base", str(folder), "--port", "0"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        line = next(line for line in running.stderr if line.startswith("serving"))
+        name, address = line.split()[1], line.split()[3].rstrip(";").removesuffix("/v1")
+        assert name == folder.name and address.startswith("http://127.0.0.1:")
+        while True:
+            try:
+                listed = json.loads(urllib.request.urlopen(f"{address}/v1/models").read())
+                break
+            except ConnectionError:
+                continue
+        assert listed["data"][0]["id"] == name
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 130 and running.stderr.read() == "ratchet: stopped\n"
