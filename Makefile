@@ -43,7 +43,7 @@ bench-peers: .venv/tested .venv-peers/installed
 
 # lm-eval against our server, TRL on our data: two minutes, after an installation of several.
 bench-serving: .venv/tested
-	$(BIN)/pip install --quiet --constraint constraints.txt 'lm-eval[api]==0.4.13' trl==1.16.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[eval,serve]' trl==1.16.0
 	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 $(BIN)/python tests/benchmarks/serving_peers.py
 
 .venv-peers/installed:

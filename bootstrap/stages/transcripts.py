@@ -14,6 +14,7 @@ from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.targets import Target, make_targets
+from ratchet.bootstrap.teacher.client import Counts
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.world import content_id
 
@@ -51,7 +52,7 @@ def simulate(g: Generation) -> list[list[Transcript]]:
             if stage.has(unit, inputs):
                 advance(len(tasks) * config.samples, found=True)
             made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
-    if g.afar:
+    if g.afar and g.afar.client.counts != Counts():
         run.progress.line(f"gen {g.number} teacher: {g.afar.client.counts}")
     return made
 

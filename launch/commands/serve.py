@@ -10,15 +10,12 @@ import tyro
 from etils import epath
 
 from ratchet.launch import api
-from ratchet.launch.options import UserError, described, parse
+from ratchet.launch.options import UserError, described, needed_for, parse
 from ratchet.launch.output import quiet
 
 if TYPE_CHECKING:
     from ratchet.launch.serve.served import Served
 
-MISSING = "serve: it needs the libraries starlette and uvicorn; `pip install 'ratchet[serve]'`"
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
-"""Names of this machine to itself."""
 FOR_WHAT_IS_BEGUN = 10
 """Seconds that answers under way have after Ctrl-C or SIGTERM."""
 Directory = described(
@@ -52,15 +49,13 @@ def serve(words: list[str]) -> int:
         raise UserError("serve: give DIR, the directory of a run, or --base MODEL, and not both")
     if asked.base and asked.generation is not None:
         raise UserError("serve: --generation is of a run, and --base has none")
-    try:
-        import uvicorn
+    needed_for("serve", "serve", "starlette", "uvicorn")
+    import uvicorn
 
-        from ratchet.launch.serve.app import Server
-        from ratchet.launch.serve.desk import Desk
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
-            raise
-        raise UserError(MISSING) from None
+    from ratchet.launch.serve.app import Server
+    from ratchet.launch.serve.desk import Desk
+    from ratchet.launch.serve.listening import LOOPBACK
+
     quiet()
     with contextlib.closing(_listening(asked.host, asked.port)) as listener:
         served = _served(asked)

@@ -6,4 +6,6 @@ desk.py      the one thread that runs the model: requests of all clients, batche
 words.py     tokens to text as they come, up to a stop string
 answers.py   what is answered, as JSON
 app.py       the routes
+listening.py a server in a thread of its own
+tasks.py     lm-eval's tasks, put to a served model
 """

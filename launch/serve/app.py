@@ -342,6 +342,8 @@ async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
     while not (await asyncio.wait({task}, timeout=GONE))[0]:
         if await request.is_disconnected():
             task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
             raise Refused("the client has gone", status=499)
     return task.result()
 

@@ -31,7 +31,10 @@ class _Work:
     given_up: bool = False
 
     def tell(self, found: Any) -> None:
-        self.loop.call_soon_threadsafe(self.found.put_nowait, found)
+        try:
+            self.loop.call_soon_threadsafe(self.found.put_nowait, found)
+        except RuntimeError:  # the server's loop has ended, and nobody listens any more
+            self.given_up = True
 
 
 class Desk:

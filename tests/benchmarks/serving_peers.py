@@ -26,12 +26,14 @@ from accepted import with_answers  # noqa: E402
 from etils import epath  # noqa: E402
 from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
-from serving import of_folder, serving, write_folder  # noqa: E402
+from serving import of_folder, write_folder  # noqa: E402
 from support import little_config, prepared, train_tokenizer  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer  # noqa: E402
 
 from ratchet.launch import export_data  # noqa: E402
+from ratchet.launch.serve import tasks  # noqa: E402
+from ratchet.launch.serve.listening import answering  # noqa: E402
 
 RESULT = HERE / "results" / "serving-peers.json"
 WORDS = "what is it and system user assistant be brief doubled".split()
@@ -59,7 +61,7 @@ def evaluated(place: Path, folder: epath.Path) -> dict:
     ask = lambda model, arguments: simple_evaluate(
         model=model, model_args=arguments, tasks=["said"], task_manager=manager, log_samples=True, bootstrap_iters=0
     )
-    with serving(of_folder(folder, slots=16)) as address:
+    with answering(of_folder(folder, slots=16)) as address:
         of_server = (
             f"model={folder.name},base_url={address}/v1/completions,max_length=192,num_concurrent=4,batch_size=8"
         )
@@ -67,6 +69,7 @@ def evaluated(place: Path, folder: epath.Path) -> dict:
         began = time.monotonic()
         ours = ask("local-completions", of_server)
         seconds = time.monotonic() - began
+    by_command = tasks.evaluated(of_folder(folder, slots=16), [str(place / "tasks" / "said.yaml")])
     theirs = ask("hf", f"pretrained={folder},dtype=float32,device=cpu,max_length=192")
     logs = lambda found: [[r[0] for r in s["filtered_resps"]] for s in _sorted(found)]
     greedy = lambda found: [[r[1] for r in s["filtered_resps"]] for s in _sorted(found)]
@@ -75,6 +78,7 @@ def evaluated(place: Path, folder: epath.Path) -> dict:
         "questions": QUESTIONS,
         "accuracy": {
             "served": ours["results"]["said"]["acc,none"],
+            "ratchet evaluate --tasks": by_command["said"]["acc,none"],
             "transformers": theirs["results"]["said"]["acc,none"],
         },
         "largest difference of a log-likelihood": max(abs(a - b) for a, b in pairs),

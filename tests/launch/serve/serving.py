@@ -1,22 +1,15 @@
-"""A server on a loopback port for tests, with the real web library, and small folders to serve."""
+"""Small folders to serve, for tests."""
 
-import contextlib
 import dataclasses
 import json
-import threading
-from collections.abc import Iterator
 
 import jax
 import pytest
-import uvicorn
 from etils import epath
 from support import CHATML, LLAMA, awaken, write_chat
 from tokenizers import Tokenizer
 
-from ratchet.launch.commands.serve import LOOPBACK
 from ratchet.launch.serve import served
-from ratchet.launch.serve.app import Server
-from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.served import Served
 from ratchet.models import decoder, huggingface
 from ratchet.train import sharding
@@ -44,22 +37,3 @@ def of_folder(place, slots: int = 4, context: int = 0) -> Served:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(served, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
         return served.of_folder(epath.Path(place), slots, context)
-
-
-@contextlib.contextmanager
-def serving(model: Served) -> Iterator[str]:
-    """The address of a server of the model, without /v1."""
-    with Desk(model) as desk:
-        app = Server(model, desk).app(LOOPBACK)
-        config = uvicorn.Config(app, port=0, log_level="error", access_log=False, lifespan="off")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                thread.join(0.01)
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()

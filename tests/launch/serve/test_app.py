@@ -10,7 +10,9 @@ import openai
 import pytest
 import torch
 import transformers
-from serving import of_folder, serving, write_folder
+from serving import of_folder, write_folder
+
+from ratchet.launch.serve.listening import answering
 
 PROMPT = "what is it and user"
 TEXTS = ("what is it and system user", "be brief and it", "assistant and it is doubled what what what")
@@ -29,7 +31,7 @@ def name(folder):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with serving(of_folder(folder)) as address:
+    with answering(of_folder(folder)) as address:
         yield address
 
 
@@ -151,7 +153,8 @@ def test_a_stream_says_what_the_whole_answer_says(client, name, stop):
                 logs[choice.index] += choice.logprobs.token_logprobs
                 ends[choice.index] = choice.finish_reason or ends[choice.index]
     assert texts == [choice.text for choice in whole.choices] and usage == whole.usage
-    assert logs == [choice.logprobs.token_logprobs for choice in whole.choices]
+    for told, choice in zip(logs, whole.choices, strict=True):  # sums over a ring begin elsewhere
+        np.testing.assert_allclose(told, choice.logprobs.token_logprobs, atol=1e-4)
     assert ends == [choice.finish_reason for choice in whole.choices]
     if stop:
         assert "stop" in ends and not any(one in text for one in stop for text in texts)

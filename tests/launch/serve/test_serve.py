@@ -1,17 +1,19 @@
 """What is served, and the command that serves it."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 from etils import epath
-from serving import of_folder, serving, write_folder
+from serving import of_folder, write_folder
 from support import awaken, start, tiny_config
 
 from ratchet.bootstrap import run as runs
@@ -20,6 +22,7 @@ from ratchet.bootstrap.progress import Silent
 from ratchet.launch import api, cli
 from ratchet.launch.serve import served
 from ratchet.launch.serve.desk import Desk
+from ratchet.launch.serve.listening import answering
 from ratchet.models.decoder import create
 from ratchet.models.rounds import Asked
 from ratchet.models.sampler import Request
@@ -37,16 +40,22 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("speaker"))
 
 
-def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
-    """By its own tokenizer, which no other library reads, with the run's sampler."""
+def generation_0(place):
+    """The directory of a run with a seed model of random weights."""
     config = tiny_config(train__columns=192, simulate__new_tokens=8, simulate__slots=1)
-    directory = start(tmp_path / "mine", config)
+    directory = start(place, config)
     runs.prepare(directory, config, Silent())
     save_weights(directory / "gen-000" / "model", awaken(create(config.model, 0)[1]))
     write_json(directory / "gen-000" / "DONE.json", {"incumbent": 0, "accepted": {}, "rollbacks": 0})
+    return directory
+
+
+def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
+    """By its own tokenizer, which no other library reads, with the run's sampler."""
+    directory = generation_0(tmp_path / "mine")
     model, messages = api.load(directory, 0), [{"role": "user", "content": "what is it?"}]
     ask = {"model": "mine-gen-000", "messages": messages, "max_tokens": 8, "temperature": 0.8, "seed": 3}
-    with serving(served.of_run(model, slots=2, context=0)) as address:
+    with answering(served.of_run(model, slots=2, context=0)) as address:
         made = post(address, "chat/completions", ask)
         info = json.loads(urllib.request.urlopen(f"{address}/tokenizer_info").read())
     assert made["choices"][0]["message"]["content"].strip() == model.answer(messages, temperature=0.8, seed=3)
@@ -60,7 +69,7 @@ def test_a_folder_without_a_chat_template_completes_and_does_not_chat(folder, tm
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     del settings["chat_template"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    with serving(of_folder(tmp_path)) as address:
+    with answering(of_folder(tmp_path)) as address:
         ask = {"model": tmp_path.name, "max_tokens": 2, "temperature": 0}
         assert post(address, "v1/completions", {**ask, "prompt": "what is"})["usage"]["completion_tokens"] == 2
         with pytest.raises(urllib.error.HTTPError, match="400") as refused:
@@ -121,12 +130,18 @@ def test_sizes_that_do_not_fit_are_one_line(folder, settings, line):
 
 
 def test_without_the_web_library_it_is_one_line_that_names_the_extra(monkeypatch, capsys, folder):
-    for name in [name for name in sys.modules if name.startswith(("ratchet.launch.serve", "starlette", "uvicorn"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    monkeypatch.setitem(sys.modules, "starlette", None)
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "uvicorn" and installed(name))
     assert cli.main(["serve", "--base", str(folder), "--port", "0"]) == 2
-    assert capsys.readouterr().err.endswith("`pip install 'ratchet[serve]'`\n")
+    assert capsys.readouterr().err.endswith("it needs uvicorn; `pip install 'ratchet[serve]'`\n")
+
+
+def test_tasks_of_lm_eval_without_it_are_one_line_that_names_the_extra(monkeypatch, capsys, tmp_path):
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "lm_eval" and installed(name))
+    directory = generation_0(tmp_path / "mine")
+    assert cli.main(["evaluate", str(directory), "--generation", "0", "--tasks", "arc_easy"]) == 2
+    assert capsys.readouterr().err == "ratchet: evaluate --tasks: it needs lm_eval; `pip install 'ratchet[eval]'`\n"
 
 
 def test_the_command_serves_on_loopback_until_ctrl_c(folder):
@@ -140,8 +155,8 @@ def test_the_command_serves_on_loopback_until_ctrl_c(folder):
             try:
                 listed = json.loads(urllib.request.urlopen(f"{address}/v1/models").read())
                 break
-            except ConnectionError:
-                continue
+            except urllib.error.URLError:
+                assert running.poll() is None
         assert listed["data"][0]["id"] == name
         running.send_signal(signal.SIGINT)
-        assert running.wait() == 130 and running.stderr.read() == "ratchet: stopped\n"
+        assert running.wait(60) == 130 and running.stderr.read() == "ratchet: stopped\n"
