@@ -83,6 +83,8 @@ def _served(asked: Serve) -> "Served":
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens, before a model is read: a port that is taken is told at once."""
     try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("there is no such port")
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(*found[:3])
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -18,7 +18,6 @@ class Faulty:
         self.say, self.faults, self.models, self.echoes = say, dict(faults), models, echoes
         self.key, self.context = key, context
         self.asked, self.gone, self.paid = 0, False, Counter()
-        self.most, self.now = 0, 0
         self.lock, self.released = threading.Lock(), threading.Event()
 
     @contextlib.contextmanager
@@ -86,16 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _chat(self, body):
         f = self.faulty
         with f.lock:
-            fault, f.asked, f.now = f.faults.get(f.asked), f.asked + 1, f.now + 1
-            f.most = max(f.most, f.now)
-        try:
-            self._faulty(fault, body)
-        finally:
-            with f.lock:
-                f.now -= 1
-
-    def _faulty(self, fault, body):
-        f, whole = self.faulty, json.dumps(self.faulty.answer(body))
+            fault, f.asked = f.faults.get(f.asked), f.asked + 1
+        whole = json.dumps(f.answer(body))
         if fault == "gone":
             f.gone = True
         if fault in ("cut", "gone"):

@@ -112,11 +112,26 @@ def test_nothing_is_asked_beyond_the_budget_of_a_runs_whole_life(tmp_path):
     assert len(server.paid) == 9 and set(server.paid.values()) == {1}
 
 
-def test_no_more_is_under_way_than_was_said_and_less_where_the_server_is_busy(tmp_path):
-    server = Faulty(say)
-    with server.serving() as address:
+def test_as_much_is_under_way_as_was_said_and_no_more(tmp_path, monkeypatch):
+    ask, under_way, most, together = Client.ask, [], [], threading.Barrier(3, timeout=60)
+
+    def watched(made, path, body=None):
+        under_way.append(body)
+        most.append(len(under_way))
+        try:
+            if body["seed"] < 3:
+                together.wait()  # which it does for three at a time alone
+            return ask(made, path, body)
+        finally:
+            under_way.remove(body)
+
+    monkeypatch.setattr(Client, "ask", watched)
+    with Faulty(say).serving() as address:
         client(address, tmp_path, concurrency=3).answers(bodies(20), lambda n: None)
-    assert 1 < server.most <= 3
+    assert max(most) == 3
+
+
+def test_less_is_under_way_where_the_server_is_busy_and_more_again_when_it_answers():
     pace, held = Pace(4), []
     pace.busy()
     for _ in range(2):
