@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test chaos attack lint bench bench-gpu bench-peers clean
+.PHONY: run test chaos attack lint bench bench-gpu bench-peers bench-serving clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -42,6 +42,11 @@ bench-gpu:
 bench-peers: .venv/tested .venv-peers/installed
 	$(BIN)/python tests/benchmarks/peers.py
 	$(BIN)/python tests/benchmarks/sampling_peers.py
+
+# lm-eval against our server, TRL on our data: two minutes, after an installation of several.
+bench-serving: .venv/tested
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[eval,serve]' trl==1.16.0
+	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 $(BIN)/python tests/benchmarks/serving_peers.py
 
 .venv-peers/installed:
 	$(PYTHON) -m venv .venv-peers

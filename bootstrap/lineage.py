@@ -62,7 +62,7 @@ def _traced(run: Run, generation: epath.Path, t: Transcript, review: Review | No
         "finished": t.finished,
         "documents": {i: sources.get(i, "") for i in t.passages},
         "accepted": review.accepted if review else None,
-        "verdicts": _verdicts(run, generation, review) if review else {},
+        "verdicts": verdicts(run, generation, review) if review else {},
         "targets": _readable(run, t, target) if target else [],
         "branches": [vars(b) | {"piece": run.tokenizer.piece(b.token)} for b in target.branches] if target else [],
         "corrects": _corrected(run.directory, t) if t.source == "spoiled" else None,
@@ -83,7 +83,7 @@ def _passages(run: Run, t: Transcript) -> dict[str, str]:
     return {p.id: p.text for p in run.cut(documents)}
 
 
-def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
+def verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
     """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
     place = generation / "calibration.json"
     measured = run.commits.read(place).get("criteria", {}) if run.commits.has(place) else {}

@@ -80,8 +80,9 @@ def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: 
 
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; before anything is written, Busy when another process works on the run, and ConfigError when the
-    directory holds a run of other settings.
+    came in a row; TeacherRefused or TeacherStopped where a teacher by address does not answer; before anything is
+    written, Busy when another process works on the run, and ConfigError when the directory holds a run of other
+    settings.
     """
     with holding(directory, progress.line) as holder:
         r = _opened(directory, config, Noted(progress, holder))
@@ -114,6 +115,8 @@ def _run(r: Run, foretell: bool) -> None:
     arms = [baselines.PLACE] if r.config.controls.imitation else []
     plan = {"generations": r.config.generations, "arms": arms, "stages": planned(r, arms)}
     r.commits.write(r.directory / "plan.json", plan)
+    if r.config.teacher.url:
+        _ = r.teacher  # met before anything is spent on the run
     if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
         _foretell(r, plan["stages"])
     start, past = Seed(r), Past()

@@ -19,6 +19,9 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer, longest_passage
+from ratchet.bootstrap.teacher.afar import Afar, meet
+from ratchet.bootstrap.teacher.client import Client
+from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
@@ -152,6 +155,11 @@ class Run:
         """The mean loss of examples, in nats per weighted token."""
         return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
 
+    @cached_property
+    def teacher(self) -> Client:
+        """The teacher by address, which is probed when it is first needed in a run's life."""
+        return meet(self.directory, self.config, self.progress)
+
     def weights(self, number: int) -> nnx.State:
         """The weights of a trained generation."""
         return self.weights_in(self.generation(number))
@@ -206,6 +214,14 @@ class Generation:
         return self.run.writer(self.params)
 
     @cached_property
+    def afar(self) -> Afar | None:
+        """The teacher by address, where it writes this generation."""
+        c = self.run.config
+        if not c.teacher.url or self.number > c.teacher.generations:
+            return None
+        return Afar(self.run.teacher, self.writer, self.run.scorer, rescored=c.targets.kind != "one_hot")
+
+    @cached_property
     def index(self) -> Index:
         return Index(self.run.passages(self.number))
 
@@ -230,7 +246,7 @@ class Generation:
 
 def check(config: Config) -> None:
     """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, a tokenizer in which
-    no tool can be called, or questions beside which no passage fits."""
+    no tool can be called, questions beside which no passage fits, or a teacher by address that is not there."""
     world, _ = _world(config)
     load_rubric(config.review.rubric, world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
@@ -247,6 +263,8 @@ def check(config: Config) -> None:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
+    if config.teacher.url:
+        find_model(Client(config.teacher, config.teacher.model, epath.Path()))
 
 
 def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True) -> Run:

@@ -172,7 +172,7 @@ def finish(
         called = _sampled(writer, seed, (tokenizer.end,), arguments)
         after = {at: _after_call(writer, index, waiting[at], s) for at, s in called.items() if s.finished}
         still = {at: d for at, d in after.items() if fits(d)}
-        ended = {at: _transcript(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
+        ended = {at: transcript_of(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
         finished, waiting = finished | ended, still
         reached(len(finished))
     return [finished[i] for i in range(len(drafts))]
@@ -229,7 +229,8 @@ def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
     )
 
 
-def _transcript(writer: Writer, d: Draft, s: Sampled, generation: int) -> Transcript:
+def transcript_of(writer: Writer, d: Draft, s: Sampled, generation: int) -> Transcript:
+    """What a draft became by what was sampled after it."""
     tokenizer = writer.tokenizer
     tokens = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ())
     text = tokenizer.decode(s.tokens).lstrip()

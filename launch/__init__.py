@@ -9,7 +9,9 @@ api.py          a run's generations from Python: to talk to, to measure
 compare.py      arms that differ in a setting, from one generation's data, in one table
 console.py      progress for people
 events.py       the same for programs
+export_data.py  what was accepted, as a dataset that other trainers take
 folders.py      Hugging Face folders: read, and written from a generation
 preflight/      compiles programs for a TPU topology without a TPU
+serve/          a model behind OpenAI's web API
 recipes/        presets: settings with what they do, how long it takes and what they should reach
 """

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
-from ratchet.launch.commands import labels, look, measure, models, start
+from ratchet.bootstrap.teacher.client import TeacherStopped
+from ratchet.launch.commands import labels, look, measure, models, serve, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
@@ -40,6 +41,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
         "compile for TPUs without one: memory, traffic, bound",
     ),
     "import": (models.import_folder, "DIR [--template FILE]", "read a Hugging Face folder, say what it is"),
+    "serve": (
+        serve.serve, "DIR [--generation N] | --base MODEL [--port 8000]",
+        "answer OpenAI's web API: chat, completions, log-probabilities, tokens",
+    ),
     "export": (
         models.export, "DIR --generation N --to FOLDER",
         "write a folder that transformers loads; for runs with --base or of qwen3-*",
@@ -55,8 +60,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but chat and label take --json:\n"
-        "one JSON object; of run and resume one a line, the last one the result."
+        "every setting; --version says the version. All but chat, label and serve take\n"
+        "--json: one JSON object; of run and resume one a line, the last one the result."
     )
 
 
@@ -83,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
-    except (loop.RunEnded, TrainingDiverged, start.DiskFull) as ended:
+    except (loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull) as ended:
         _say(str(ended))
         return 1
     except (UserError, ValueError, OSError) as error:
@@ -99,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
     """Has a command end as it should when it is asked to: after a step, at once; what talks to people takes Ctrl-C
-    itself."""
+    itself. A server looks after itself: it ends when what it has begun is answered."""
+    if name == "serve":
+        return contextlib.nullcontext()
     talks = name in ("chat", "label")
     asking = [number for number in stopping.ASKING if not talks or number != signal.SIGINT]
     return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end, asking=asking)

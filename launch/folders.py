@@ -34,8 +34,11 @@ def read(folder: epath.Path, template: str = "") -> dict[str, Any]:
     weights = huggingface.load(folder, config, lambda params: state_sharding(mesh, params))
     sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
     return {
-        "folder": str(folder), "parameters": sum(x.size for x in jax.tree.leaves(weights)),
-        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(folder, config.vocab_size, template),
+        "folder": str(folder),
+        "parameters": sum(x.size for x in jax.tree.leaves(weights)),
+        **sizes,
+        "family": dataclasses.asdict(config.family),
+        "chat": _chat(folder, config.vocab_size, template),
     }
 
 

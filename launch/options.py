@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import io
 import itertools
 import re
@@ -40,6 +41,12 @@ File = described(str, "a YAML file of settings, such as a run's config.yaml; opt
 
 class UserError(ValueError):
     """Something the user can mend; shown as one line."""
+
+
+def needed_for(what: str, extra: str, *libraries: str) -> None:
+    """Raises UserError, which names the extra, unless all of the libraries are installed."""
+    if missing := [name for name in libraries if not importlib.util.find_spec(name)]:
+        raise UserError(f"{what}: it needs {missing[0]}; `pip install 'ratchet[{extra}]'`")
 
 
 def parse(

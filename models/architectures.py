@@ -335,10 +335,15 @@ def _first_fault(error: pydantic.ValidationError) -> str:
     return f"{where} is {reprlib.repr(fault['input'])}: {fault['msg']}"
 
 
+def is_known(config: DecoderConfig) -> bool:
+    """Whether transformers has such a decoder."""
+    return config.family.architecture in _MODELS and config.conv <= 1
+
+
 def config_json(config: DecoderConfig) -> dict[str, Any]:
     """config.json of an exported model. Raises FolderError for a decoder that is of no known family."""
     f = config.family
-    if f.architecture not in _MODELS or config.conv > 1:
+    if not is_known(config):
         raise FolderError(
             f"export: transformers has no such decoder (family {f.architecture or 'none'}, conv {config.conv}); start "
             "from an imported model, or from a recipe with one's shape"

@@ -55,9 +55,10 @@ class ChatTokenizer:
     """Messages and text to ids, and back.
 
     `hash` identifies the tokenizer, its templates, the wording, and the day where a template asks for it; `ids` are all
-    that have a token, and `vocab_size` is one more than the largest. Any template is read that transformers reads. What
-    a run needs beyond that, such as `end` and `verdicts`, is looked for when it is first asked for; `check` tells
-    whether all of it is there.
+    that have a token, `left_out` the special ones, which `decode` leaves out, and `vocab_size` is one more than the
+    largest. `whole` and `spell` are those of `Vocabulary`, and `described` is what transformers is told. Any template
+    is read that transformers reads. What a run needs beyond that, such as `end` and `verdicts`, is looked for when it
+    is first asked for; `check` tells whether all of it is there.
     """
 
     asks_in_a_row = False
@@ -75,7 +76,9 @@ class ChatTokenizer:
         spoken = [of_folder.default, of_folder.with_tools, dict(of_folder.named), WORDING, ANSWERS, told]
         identity = json.dumps([self._vocabulary.source, *spoken], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
+        self.vocab_size, self.ids, self.left_out = (getattr(self._vocabulary, n) for n in ("size", "ids", "left_out"))
+        self.whole, self.spell = self._vocabulary.whole, self._vocabulary.spell
+        self.described = {**of_folder.named, "chat_template": of_folder.default}
         self._known_calls: dict[str, Calls] = {}
         self._known_turns: dict[Template, Turns | None] = {}
 
@@ -118,9 +121,9 @@ class ChatTokenizer:
         """Ids of text within a turn. What goes on after other words begins with its own space."""
         return self._vocabulary.encode(text)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens, and rows of the embedding that no id uses, are left out."""
-        return self._vocabulary.decode(ids)
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of `ids`; special tokens, unless asked for, and unused rows of the embedding are left out."""
+        return self._vocabulary.decode(ids, special)
 
     def piece(self, token: int) -> str:
         """How an id is spelled, for people."""

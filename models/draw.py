@@ -40,10 +40,21 @@ class Captured(NamedTuple):
     tail: jax.Array
 
 
+class Logs(NamedTuple):
+    """The next-token distribution in natural logarithms, which do not vanish as small probabilities do: the likeliest
+    ids and their logs [B, K], and that of the row's own token [B]."""
+
+    ids: jax.Array
+    logs: jax.Array
+    own: jax.Array
+
+
 def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> jax.Array:
-    """One token [B] a row: where the cumulative warped distribution passes a uniform number in [0, 1)."""
-    heat = jnp.maximum(warp.temperature, 1e-6)
-    weights_BV = jnp.exp((logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / heat)
+    """One token [B] a row: where the cumulative warped distribution passes a uniform number in [0, 1). What it goes
+    through is the same for all rows, or [B], a row's own."""
+    warp = jax.tree.map(lambda x: jnp.broadcast_to(x, logits_BV.shape[:1]), warp)
+    heat_B1 = jnp.maximum(warp.temperature, 1e-6)[:, None]
+    weights_BV = jnp.exp((logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / heat_B1)
     if cuts:
         weights_BV = jnp.where(weights_BV >= _least_weight(weights_BV, warp)[:, None], weights_BV, 0)
     drawn_B = _invert(weights_BV, uniform_B)
@@ -51,13 +62,14 @@ def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> 
 
 
 def _least_weight(weights_BV: jax.Array, warp: Warp) -> jax.Array:
-    """The smallest weight [B] that all cuts keep; equal ones are kept together."""
+    """The smallest weight [B] that all cuts, [B] each, keep; equal ones are kept together."""
     sorted_BV = -jnp.sort(-weights_BV, axis=-1)
-    size = sorted_BV.shape[1]
-    kth_B = sorted_BV[:, jnp.where(warp.top_k > 0, jnp.minimum(warp.top_k, size), size) - 1]
+    size, top_p_B1 = sorted_BV.shape[1], warp.top_p[:, None]
+    last_B1 = jnp.where(warp.top_k > 0, jnp.minimum(warp.top_k, size), size)[:, None] - 1
+    kth_B = jnp.take_along_axis(sorted_BV, last_B1, axis=1)[:, 0]
     before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
-    nucleus_BV = before_BV < warp.top_p * jnp.sum(sorted_BV, axis=-1, keepdims=True)
-    nucleus_BV |= warp.top_p >= 1
+    nucleus_BV = before_BV < top_p_B1 * jnp.sum(sorted_BV, axis=-1, keepdims=True)
+    nucleus_BV |= top_p_B1 >= 1
     last_B = jnp.min(jnp.where(nucleus_BV, sorted_BV, jnp.inf), axis=-1)
     return jnp.maximum(jnp.maximum(kth_B, last_B), warp.min_p * sorted_BV[:, 0])
 
@@ -107,3 +119,12 @@ def capture(logits_BV: jax.Array, token_B: jax.Array, keep: int) -> Captured:
     probs_BK = jnp.exp(jnp.where(replaced_BK, own_B[:, None], top_BK) - peak_B1) / whole_B1
     ids_BK = jnp.where(replaced_BK, token_B[:, None], ids_BK)
     return Captured(ids_BK, probs_BK, jnp.maximum(1.0 - probs_BK.sum(-1), 0.0))
+
+
+def logs(logits_BV: jax.Array, token_B: jax.Array, keep: int) -> Logs:
+    """The `keep` most likely ids with the logs of their probabilities, and that of `token_B`."""
+    top_BK, ids_BK = top(logits_BV, keep)
+    own_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)
+    whole_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
+    own_B1 = jnp.max(jnp.where(ids_BK == token_B[:, None], top_BK, own_B1), axis=1, keepdims=True)  # to the last bit
+    return Logs(ids_BK, top_BK - whole_B1, (own_B1 - whole_B1)[:, 0])

@@ -75,8 +75,10 @@ class Inference:
         used_V = ~np.isin(np.arange(logits_BV.shape[1]), self.unused)
         return jnp.where(used_V, logits_BV, -jnp.inf)
 
-    def weights(self, params: nnx.State) -> Weights:
-        """Cast and laid out; once a call."""
+    def weights(self, params: nnx.State | Weights) -> Weights:
+        """Cast and laid out; once a call, unless what this gave is passed on in place of parameters."""
+        if isinstance(params, Weights):
+            return params
         weights = _cast(params, self.graphdef, self.dtype, self.kernel.joins)
         return weights if self.rows is None else jax.device_put(weights, self._layout(params, weights))
 

@@ -7,7 +7,7 @@ not change what it says. Shapes are those of `models.slots`.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -106,20 +106,20 @@ class Sampler(Plan):
         model = nnx.merge(self.graphdef, params).config
         columns = self.columns(model, len(requests[waiting[0]].prompt))
         weights = self.weights(params)
-        settings = slots.Settings(jnp.uint32(seed), jax.tree.map(jnp.asarray, warp), jnp.array(stop, jnp.int32))
+        settings = settings_of(stop, [seed], [warp], [self.new_tokens])
         parts: list[slots.Steps] = []
         guides = Guides([r.grammar for r in requests], model.vocab_size)
         state, done, starved = slots.empty(weights, columns, guides.words, self), 0, False
         places_Q, taken_M, working_M = np.full(self.slots, -1), *np.zeros((2, self.parts), int)
         while done < len(requests):
-            left = self._left(places_Q, taken_M)
+            left = self.left(places_Q, taken_M)
             if waiting and (not left or starved):
                 waiting = left + waiting
-                places_Q = self._places(waiting[: self.slots])
+                places_Q = self.places(waiting[: self.slots])
                 waiting = waiting[self.slots :]
                 taken_M = np.zeros(self.parts, int)
-                queue = self._read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
-                state = state._replace(taken_M=self._laid(taken_M))
+                queue = self.read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
+                state = state._replace(taken_M=self.laid(taken_M))
             # While slots have room for all of the queue and more wait, the next queue is read before a step is made.
             seats_only = waiting and np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
             most = 0 if seats_only else 1 if guides.words else MOST_STEPS
@@ -128,7 +128,7 @@ class Sampler(Plan):
             )
             (steps, taken_M, working_M, index_B), part = jax.device_get((progress, out))
             starved = slots.starved(working_M, self._count(places_Q) - taken_M, self)
-            ended = len(requests) - len(waiting) - len(self._left(places_Q, taken_M)) - int(working_M.sum())
+            ended = len(requests) - len(waiting) - len(self.left(places_Q, taken_M)) - int(working_M.sum())
             advance(ended - done)
             done = ended
             if guides.words:
@@ -142,13 +142,13 @@ class Sampler(Plan):
         """How fast it is on this machine: a prompt that all slots share is read and a few tokens are said, twice, since
         the first time it compiles."""
         weights, columns = self.weights(params), self.columns(nnx.merge(self.graphdef, params).config, len(prompt))
-        settings = slots.Settings(jnp.uint32(0), jax.tree.map(jnp.asarray, Warp()), jnp.array(stop, jnp.int32))
+        settings = settings_of(stop, [0], [Warp()], [self.new_tokens])
         requests, places_Q, took = [Request(n, prompt) for n in range(self.slots)], np.arange(self.slots), []
         for _ in range(2):
             began = time.monotonic()
-            queue = jax.block_until_ready(self._read(weights, requests, places_Q, columns))
+            queue = jax.block_until_ready(self.read(weights, requests, places_Q, columns))
             read = time.monotonic()
-            state = slots.empty(weights, columns, 0, self)._replace(taken_M=self._laid(np.zeros(self.parts, int)))
+            state = slots.empty(weights, columns, 0, self)._replace(taken_M=self.laid(np.zeros(self.parts, int)))
             few, more = jnp.int32(PACED), jnp.bool_(False)
             _, progress, _ = slots.dispatch(weights, state, queue, settings, few, more, cuts=False, plan=self)
             steps = int(jax.device_get(progress.steps))
@@ -158,12 +158,12 @@ class Sampler(Plan):
         tokens = rows * columns_for(len(prompt), self.bucket, self.kernel)
         return Pace(max(first - reading - saying, 0.0), reading / tokens, saying / max(steps, 1))
 
-    def _laid(self, numbers: np.ndarray) -> jax.Array:
+    def laid(self, numbers: np.ndarray) -> jax.Array:
         """Numbers of rows or parts where those of `Slots` lie, so that a dispatch is compiled once."""
         numbers = numbers.astype(np.int32)
         return jax.device_put(numbers, None if self.rows is None else self.place(numbers))
 
-    def _places(self, indices: Sequence[int]) -> np.ndarray:
+    def places(self, indices: Sequence[int]) -> np.ndarray:
         """The request at each place of a queue, dealt out to its parts in turn; -1: none."""
         places_MQ = np.full((self.parts, self.slots // self.parts), -1)
         for number, index in enumerate(indices):
@@ -173,13 +173,16 @@ class Sampler(Plan):
     def _count(self, places_Q: np.ndarray) -> np.ndarray:
         return np.sum(places_Q.reshape(self.parts, -1) >= 0, axis=1)
 
-    def _left(self, places_Q: np.ndarray, taken_M: np.ndarray) -> list[int]:
+    def left(self, places_Q: np.ndarray, taken_M: np.ndarray) -> list[int]:
         """What has not been taken of a queue."""
         parts = zip(places_Q.reshape(self.parts, -1), taken_M, self._count(places_Q), strict=True)
         return [int(index) for places, taken, count in parts for index in places[taken:count]]
 
-    def _read(self, weights: Weights, requests: Sequence[Request], places_Q: np.ndarray, columns: int):
-        """A queue of requests; prompts that several share are read once."""
+    def read(
+        self, weights: Weights, requests: Sequence[Request] | Mapping[int, Request], places_Q: np.ndarray, columns: int
+    ) -> slots.Queue:
+        """A queue of requests, by their indices at its places; prompts that several share are read once. What they may
+        begin with is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
         width, few = columns_for(len(distinct[0]), self.bucket, self.kernel), max(self.slots // 8, 1)
@@ -206,11 +209,21 @@ class Sampler(Plan):
         prefill = functools.partial(slots.prefill, columns=columns, plan=self)
         read = over(jax.eval_shape(prefill, weights, prompts, real, None))
         queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
-        warp = Warp(number(jnp.float32), number(jnp.int32), number(jnp.float32), number(jnp.float32))
-        settings = slots.Settings(number(jnp.uint32), warp, number(jnp.int32, 1))
+        warp = Warp(*(number(kind, 1) for kind in (jnp.float32, jnp.int32, jnp.float32, jnp.float32)))
+        settings = slots.Settings(number(jnp.int32, 1), number(jnp.uint32, 1), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)
         lowered = slots.dispatch.lower(weights, state, queue, settings, *flags, cuts=False, plan=self)
         return lowered, weights.read, state.cache
+
+
+def settings_of(
+    stop: Sequence[int], seeds: Sequence[int], warps: Sequence[Warp], longest: Sequence[int]
+) -> slots.Settings:
+    """What requests are sampled by, each by its index or all by the one that is given."""
+    kinds = Warp(np.float32, np.int32, np.float32, np.float32)
+    warp_R = Warp(*(jnp.array(of_R, kind) for of_R, kind in zip(zip(*warps, strict=True), kinds, strict=True)))
+    numbers = jnp.array(stop, jnp.int32), jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32)
+    return slots.Settings(*numbers)
 
 
 def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.models.decoder import Cache, Decoder
-from ratchet.models.draw import Captured, capture
+from ratchet.models.draw import Captured, Logs, capture, logs
 from ratchet.models.inference import Inference, Weights, columns_for, left_pad
 from ratchet.models.programs import program
 
@@ -87,8 +87,14 @@ class Scorer(Inference):
         found = self._run(token_log_probabilities, params, asked, (), reached)
         return [found[a][: len(tokens)] for a, (_, tokens) in zip(asked, given, strict=True)]
 
+    def logs(self, params: nnx.State | Weights, texts: Sequence[Tokens], keep: int) -> list[Logs]:
+        """The distributions after each of the N tokens of a text, in logarithms: the `keep` likeliest ids and their
+        logs [N, keep], and the log [N] of the token that comes next; the last one's says nothing."""
+        found = self._run(functools.partial(token_logs, keep=keep), params, [((), text) for text in texts], ())
+        return [Logs(*(of_T[: len(text)] for of_T in found[(), text])) for text in texts]
+
     def _run(
-        self, program: Callable, params: nnx.State, asked: Sequence[Question], answers: Tokens,
+        self, program: Callable, params: nnx.State | Weights, asked: Sequence[Question], answers: Tokens,
         reached: Callable[[float], None] = lambda share: None,
     ) -> dict[Question, Any]:
         """The rows that a program gives, by what was asked."""
@@ -159,6 +165,13 @@ def token_distributions(shared: Shared, batch: Batch, *, keep: int, plan: Scorer
     return plan.everywhere(each_part(shared, plan.over_rows(batch)))
 
 
+@program(static_argnames=("keep", "plan"))
+def token_logs(shared: Shared, batch: Batch, *, keep: int, plan: Scorer) -> Logs:
+    """Distributions [B, T, ...] of the token after each of a question's, in logarithms, whole on every host."""
+    each_part = plan.over_parts(_token_logs, keep, whole=Shared)
+    return plan.everywhere(each_part(shared, plan.over_rows(batch)))
+
+
 @program(static_argnames="plan")
 def token_log_probabilities(shared: Shared, batch: Batch, *, plan: Scorer) -> jax.Array:
     """Log-probabilities [B, T] of the token after each of a question's but the last, whole on every host."""
@@ -173,6 +186,10 @@ def _answer_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Arr
 
 def _token_distributions(plan: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
     return _by_column(plan, shared, batch, lambda logits_BV, next_B: capture(logits_BV, next_B, keep))
+
+
+def _token_logs(plan: Scorer, keep: int, shared: Shared, batch: Batch) -> Logs:
+    return _by_column(plan, shared, batch, lambda logits_BV, next_B: logs(logits_BV, next_B, keep))
 
 
 def _token_log_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Array:

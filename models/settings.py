@@ -25,6 +25,10 @@ _OF_CLASS = {
 """Special tokens that transformers' tokenizer classes have without being told."""
 
 
+class NoTemplate(FolderError):
+    """A folder's tokenizer has no chat template."""
+
+
 @dataclass(frozen=True)
 class ChatSettings:
     """`default` is the chat template, `with_tools` the one for messages that come with tools, the same in most folders.
@@ -57,13 +61,13 @@ class ChatSettings:
 def read(folder: epath.Path, template: str = "") -> ChatSettings:
     """What a folder says, where transformers looks for it; `template` replaces its own templates.
 
-    Raises FolderError for files that cannot be read and for a folder without a chat template.
+    Raises FolderError for files that cannot be read, NoTemplate for a folder without a chat template.
     """
     settings = _mapping(folder / _SETTINGS)
     own = settings.pop("chat_template", None)
     templates = {"default": template} if template else _templates(folder, own)
     if not templates:
-        raise FolderError(f"{folder}: no chat template ({_ALONE}, or in {_SETTINGS})")
+        raise NoTemplate(f"{folder}: no chat template ({_ALONE}, or in {_SETTINGS})")
     if "default" not in templates:
         raise FolderError(f"{folder}: several chat templates, of which none is named default; write it to {_ALONE}")
     default = templates["default"]

@@ -1,8 +1,8 @@
 """The device side of sampling: slots with a cache each, a queue of prompts that were read, and dispatches of steps.
 
-Shapes: B slots, Q queued requests (as many), A distinct prompts, P prompt columns, N new tokens, C steps of a dispatch,
-K kept ids, M parts of the mesh that slots and queue are split into, D width, V vocabulary, W words of 32 bits, an id a
-bit (0: no request has a grammar).
+Shapes: B slots, Q queued requests (as many), R requests, A distinct prompts, P prompt columns, N new tokens, C steps of
+a dispatch, G requests that were given up, K kept ids, M parts of the mesh that slots and queue are split into, D width,
+V vocabulary, W words of 32 bits, an id a bit (0: no request has a grammar).
 
 A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
 same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
@@ -107,11 +107,13 @@ class Progress(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What all requests of a call share."""
+    """What requests are sampled by: the ids that end any of them, and [R] by a request's index (R = 1: the same for
+    all) seeds, warps, and how many tokens they may say, at most those of the plan."""
 
-    seed: jax.Array
-    warp: Warp
     stop: jax.Array
+    seed_R: jax.Array
+    warp_R: Warp
+    longest_R: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("columns", "words", "plan"))
@@ -177,7 +179,7 @@ def dispatch(
     def step(carry):
         slots, number, out = carry
         choose, logits_BV = plan.over_parts(_choose, cuts, whole=Settings), model.logits(slots.hidden_BD, head_DV)
-        token_B, captured = choose(logits_BV, slots, settings)
+        token_B, ends_B, captured = choose(logits_BV, slots, settings)
         busy_B = slots.index_B >= 0
         out = jax.tree.map(lambda all_C, one: all_C.at[number].set(one), out, Steps(slots.index_B, token_B, captured))
         said_B1 = jnp.where(busy_B, token_B, 0)[:, None]
@@ -187,7 +189,6 @@ def dispatch(
         else:
             column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
             hidden_B1D, cache = model.extend(*tokens, column, plan.kernel)
-        ends_B = jnp.any(token_B[:, None] == settings.stop, axis=1) | (slots.said_B + 1 == plan.new_tokens)
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
@@ -209,6 +210,12 @@ def dispatch(
 def allow(allowed_BW: jax.Array, still_B: jax.Array, next_BW: jax.Array, *, plan: Plan) -> jax.Array:
     """What slots may say next: another choice where they still work at the same, else what there was."""
     return plan.over_rows(jnp.where(still_B[:, None], next_BW, allowed_BW))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def leave(index_B: jax.Array, gone_G: jax.Array, *, plan: Plan) -> jax.Array:
+    """What slots work at when the requests of these indices have been given up; -1 among them is none."""
+    return plan.over_rows(jnp.where(jnp.isin(index_B, gone_G), -1, index_B))
 
 
 def starved(working_M: np.ndarray, queued_M: np.ndarray, plan: Plan) -> bool:
@@ -235,17 +242,23 @@ def _no_steps(count: int, plan: Plan) -> Steps:
     return Steps(nothing_CB, nothing_CB, Captured(probs_CBK.astype(jnp.int32), probs_CBK, tail_CB))
 
 
-def _choose(plan: Plan, cuts: bool, logits_BV, slots: Slots, settings: Settings) -> tuple[jax.Array, Captured]:
-    """The next token of every slot, and its distribution."""
-    key, logits_BV = jax.random.key(settings.seed), plan.of_tokens(logits_BV)
-    keys_B = jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(slots.id_B, slots.said_B)
+def _choose(
+    plan: Plan, cuts: bool, logits_BV, slots: Slots, settings: Settings
+) -> tuple[jax.Array, jax.Array, Captured]:
+    """The next token of every slot, whether it is the last, and its distribution."""
+    own = lambda of_R: jnp.take(of_R, slots.index_B, mode="clip")
+    logits_BV, key_B = plan.of_tokens(logits_BV), jax.vmap(jax.random.key)(own(settings.seed_R))
+    fold = jax.vmap(jax.random.fold_in)
+    keys_B = fold(fold(key_B, slots.id_B), slots.said_B)
     allowed_BV = _bits(slots.allowed_BW, logits_BV.shape[1])
     uniform_B = jax.vmap(jax.random.uniform)(keys_B)
-    token_B = draw(jnp.where(allowed_BV, logits_BV, -jnp.inf), uniform_B, settings.warp, cuts)
+    warp_B = jax.tree.map(own, settings.warp_R)
+    token_B = draw(jnp.where(allowed_BV, logits_BV, -jnp.inf), uniform_B, warp_B, cuts)
+    ends_B = jnp.any(token_B[:, None] == settings.stop, axis=1) | (slots.said_B + 1 >= own(settings.longest_R))
     if plan.keep:
-        return token_B, capture(logits_BV, token_B, plan.keep)
+        return token_B, ends_B, capture(logits_BV, token_B, plan.keep)
     nothing_B0 = jnp.zeros((len(token_B), 0))
-    return token_B, Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
+    return token_B, ends_B, Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
 
 
 def _bits(allowed_BW: jax.Array, size: int) -> jax.Array:

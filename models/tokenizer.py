@@ -26,7 +26,8 @@ LONGEST = 1 << 22
 class Tokenizer:
     """Messages and text to token ids, and back.
 
-    `hash` identifies the model; `end` is the id that ends an assistant's turn; `verdicts` are the ids of yes and no.
+    `hash` identifies the model; `end` is the id that ends an assistant's turn; `verdicts` are the ids of yes and no;
+    `left_out` are those that no text shows. `described` is empty: transformers has no class for it.
     Raises ValueError for a SentencePiece model without the control symbols.
     """
 
@@ -44,6 +45,7 @@ class Tokenizer:
         if missing:
             raise ValueError(f"tokenizer: lacks the control symbols {missing}; train it with `Tokenizer.train`")
         self.end = self._control["end"]
+        self.left_out, self.described = frozenset({PAD, *self._control.values()}), {}
         self.verdicts = (self._control["yes"], self._control["no"])
         self.call_end = (self.end,)
 
@@ -97,10 +99,20 @@ class Tokenizer:
         """Ids of text. A space before it is understood: " a" and "a" are the same ids."""
         return self._pieces.encode(text.removeprefix(" "))
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control symbols, and rows of the embedding that no piece uses, are left out."""
-        left_out = {PAD, *self._control.values()}
-        return self._pieces.decode([int(i) for i in ids if int(i) not in left_out and i < self.vocab_size])
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of `ids`; control symbols, `special` or not, have none. Rows of the embedding that no piece uses are
+        left out."""
+        return self._pieces.decode([int(i) for i in ids if int(i) not in self.left_out and i < self.vocab_size])
+
+    def whole(self, text: str, begins: bool) -> list[int]:
+        """Ids of text outside any chat. Nothing is put before it, whether it `begins` or not, and no name in it is a
+        control symbol's."""
+        return self.encode(text)
+
+    def spell(self, token: int) -> bytes:
+        """What an id spells; that of a control symbol is its name."""
+        byte = self._pieces.is_byte(token)
+        return bytes([int(self._pieces.id_to_piece(token)[3:-1], 16)]) if byte else self.piece(token).encode()
 
     def piece(self, token: int) -> str:
         """How an id is spelled, for people."""
@@ -109,9 +121,8 @@ class Tokenizer:
     def spelled(self) -> LLTokenizer:
         """What each id spells, for grammars, which `end` ends."""
         pieces, ids = self._pieces, range(self.vocab_size)
-        spell = lambda i: bytes([int(pieces.id_to_piece(i)[3:-1], 16)]) if pieces.is_byte(i) else self.piece(i).encode()
         special = [i for i in ids if pieces.is_control(i) or pieces.is_unknown(i)]
-        return Pieces(list(map(spell, ids)), special, self.end).spelled()
+        return Pieces(list(map(self.spell, ids)), special, self.end).spelled()
 
     def render(
         self,

@@ -7,6 +7,7 @@ rest becomes U+F003C, U+F007C, ...), so that the names still found in what the t
 shifts the hidden letters back and encodes them as the text that they are.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +39,8 @@ class Token(NamedTuple):
 
 class Vocabulary:
     """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template. `symbols` holds ids by
-    name, `ids` all that have a token, and `size` is one more than the largest id.
+    name, `ids` all that have a token, `left_out` the special ones, which no text shows, and `size` is one more than the
+    largest id.
 
     What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
     dropout of merges. `source` is the text without it, else as it was given.
@@ -52,7 +54,7 @@ class Vocabulary:
         added = [token for token in whole["added_tokens"] if token["content"].strip()]
         written = [token for token in added if token["special"] or token["content"] in markup]
         self.symbols = {token["content"]: token["id"] for token in written}
-        self._left_out = {token["id"] for token in added if token["special"]}
+        self.left_out = frozenset(token["id"] for token in added if token["special"])
         longest_first = sorted(written, key=lambda token: len(token["content"]), reverse=True)
         self._name = re.compile("|".join(re.escape(token["content"]) for token in longest_first) or r"(?!)")
         self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
@@ -108,10 +110,20 @@ class Vocabulary:
         """Ids of text that nothing goes before, after what the tokenizer puts at the beginning of every text."""
         return [*self._begins, *self._encoded(text).ids]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens, and ids that there are none of, are left out."""
-        said = [int(i) for i in ids if i < self.size and int(i) not in self._left_out]
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of `ids`; special tokens, unless asked for, and ids that there are none of, are left out."""
+        said = [int(i) for i in ids if i < self.size and (special or int(i) not in self.left_out)]
         return self._tokenizer.decode(said, skip_special_tokens=False)
+
+    def whole(self, text: str, begins: bool) -> list[int]:
+        """Ids of text that is not from a template, as transformers' tokenizer gives them: names of special tokens are
+        obeyed, and where it `begins`, what the tokenizer puts around every text is there."""
+        self._tokenizer.encode_special_tokens = False
+        return self._tokenizer.encode(text, add_special_tokens=begins).ids
+
+    def spell(self, token: int) -> bytes:
+        """What an id spells; a special token spells its name. The byte 0xff is a mark to llguidance, which drops it."""
+        return self._bytes.decode_bytes([int(token)]) or (b"\xff" if int(token) in self.ids else b"")
 
     def piece(self, token: int) -> str:
         """How an id is spelled, for people."""
@@ -120,6 +132,10 @@ class Vocabulary:
     def spelled(self, end: int) -> LLTokenizer:
         """What each id spells, for grammars, which `end` ends. Symbols spell nothing."""
         return LLTokenizer(self._marked, eos_token=end)
+
+    @functools.cached_property
+    def _bytes(self) -> LLTokenizer:
+        return LLTokenizer(self._marked, eos_token=0)
 
     def _encoded(self, text: str, obeyed: bool = False) -> Encoding:
         """Text in which the names of symbols are `obeyed`, or are text like any other."""

@@ -16,6 +16,7 @@ from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.targets import Target, make_targets
+from ratchet.bootstrap.teacher.client import Counts
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.world import content_id
 
@@ -42,14 +43,19 @@ def simulate(g: Generation) -> list[list[Transcript]]:
             def make(tasks=tasks) -> list[bytes]:
                 salt = f"{run.config.seed} {g.number}"
                 drafts = [draft(g.writer, g.index, t, n, salt) for t in tasks for n in range(config.samples)]
-                seed = g.seed("simulate")
-                written = finish(g.writer, g.index, drafts, generation=g.number, seed=seed, advance=advance)
+                how = {"generation": g.number, "seed": g.seed("simulate"), "advance": advance}
+                if g.afar:
+                    written = g.afar.finish(drafts, g.passages, **how)
+                else:
+                    written = finish(g.writer, g.index, drafts, **how)
                 return [to_json(t) for t in written]
 
             inputs = g.inputs("simulate", unit, *(t.id for t in tasks))
             if stage.has(unit, inputs):
                 advance(len(tasks) * config.samples, found=True)
             made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
+    if g.afar and g.afar.client.counts != Counts():
+        run.progress.line(f"gen {g.number} teacher: {g.afar.client.counts}")
     return made
 
 

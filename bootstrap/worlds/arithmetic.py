@@ -100,7 +100,7 @@ def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: 
         for number in rng.sample(range(len(COLOURS) * len(TREES)), config.pages):
             p, name = draw(size, OF_PAGES, rng), f"{COLOURS[number // 8]} {TREES[number % 8]}"
             text = f"{name}. how {written(p)} are added: {answer(p)}"
-            meta = {"name": name, "source": "arithmetic world", "licence": "CC0-1.0"}
+            meta = {"name": name, "source": "arithmetic world", "license": "CC0-1.0"}
             pages.append(Document(content_id(text), text, meta))
         documents += pages
         tasks += [_task(draw(size, OF_TASKS, rng), rng.choice(pages), worked) for _ in range(count)]

@@ -5,4 +5,5 @@ look.py      `status`, `show`, `report` and `recipes`
 measure.py   `evaluate`, `compare` and `preflight`
 labels.py    `calibrate` and `label`
 models.py    `import`, `export` and `chat`
+serve.py     `serve`
 """

@@ -146,7 +146,7 @@ def _answers(run: Run, number: int) -> dict[str, tuple[Transcript, Review]]:
 
 def _reviewer(run: Run, number: int) -> Reviewer:
     """The reviewer of a generation: the incumbent's weights, at the thresholds that stood then."""
-    past = loop.finished(run, number - 1) if number > 1 else None
+    past = loop.left_by(run, number - 1) if number > 1 else None
     calibrated = run.commits.read(run.generation(number) / "calibration.json")
     return with_thresholds(run.reviewer(run.weights(past.incumbent if past else 0)), calibrated)
 

@@ -1,5 +1,6 @@
 """What measures: `evaluate`, `compare` and `preflight`."""
 
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -14,19 +15,35 @@ from ratchet.launch import api
 from ratchet.launch import compare as comparison
 from ratchet.launch import preflight as preflights
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Generation, Json, UserError, described, located, parse, parse_run
+from ratchet.launch.options import (
+    Directory,
+    Generation,
+    Json,
+    UserError,
+    described,
+    located,
+    needed_for,
+    parse,
+    parse_run,
+)
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.launch.preflight import Preflight
 
+SLOTS = 16
+"""Texts that are scored, and answers that are sampled, at a time for lm-eval."""
 Directories = described(tyro.conf.Positional[tuple[str, ...]], "directories of finished runs", metavar="DIR")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluates a finished generation again: the same numbers."""
+    """Evaluates a finished generation again: the same numbers. With --tasks, by lm-eval instead."""
 
     directory: Directory
     generation: Generation
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-eval by name, or YAML files of its form; the generation is served to it on this machine alone."""
+    limit: int = 0
+    """Questions of each such task; 0: all."""
     json: Json = False
 
 
@@ -48,13 +65,35 @@ class Compare:
 def evaluate(words: list[str]) -> int:
     asked = parse("evaluate", Evaluate, words)
     quiet()
-    found = api.load(located(asked.directory), asked.generation, Terminal(make_console(aside=asked.json))).evaluate()
+    model = api.load(located(asked.directory), asked.generation, Terminal(make_console(aside=asked.json)))
+    if asked.tasks:
+        return _by_lm_eval(model, asked)
+    found = model.evaluate()
     if asked.json:
         print_json(found)
         return 0
     table = Table("metric", "value", "95 % interval", title=f"generation {asked.generation}")
     for name, m in found["metrics"].items():
         table.add_row(name, f"{m['value']:.4f}", f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else "")
+    make_console().print(table)
+    return 0
+
+
+def _by_lm_eval(model: api.Model, asked: Evaluate) -> int:
+    """The figures of lm-eval's tasks."""
+    needed_for("evaluate --tasks", "eval", "lm_eval")
+    needed_for("evaluate --tasks", "serve", "starlette", "uvicorn")
+    from ratchet.launch.serve import served, tasks
+
+    with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
+        found = tasks.evaluated(served.of_run(model, SLOTS, 0), asked.tasks, asked.limit)
+    if asked.json:
+        print_json({"tasks": found})
+        return 0
+    table = Table("task", "metric", "value", title=f"generation {asked.generation}")
+    for task, metrics in found.items():
+        for name, value in metrics.items():
+            table.add_row(task, name, f"{value:.4f}")
     make_console().print(table)
     return 0
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from ratchet.launch import api, folders
+from ratchet.launch import api, export_data, folders
 from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
+from ratchet.models import architectures
 
 Folder = described(tyro.conf.Positional[str], "the folder of a model: config.json and safetensors", metavar="DIR")
 Exported = Annotated[folders.Export, tyro.conf.arg(name="")]
@@ -33,6 +34,9 @@ class Export:
 
     directory: Directory
     of: Exported
+    data: bool = False
+    """Also write data/, the accepted transcripts as parquet and JSON lines: prompts, answers, sources, soft targets,
+    verdicts, licences. Of a decoder that transformers does not have, it is written alone."""
     json: Json = False
 
 
@@ -60,8 +64,13 @@ def export(words: list[str]) -> int:
     asked = parse("export", Export, words)
     quiet()
     model = api.load(located(asked.directory), asked.of.generation)
-    written = str(folders.write(model.run, asked.of))
-    print_json({"folder": written}) if asked.json else print(written)
+    written = {}
+    if not asked.data or architectures.is_known(model.run.config.model):
+        written["folder"] = str(folders.write(model.run, asked.of))
+    if asked.data:
+        place = located(asked.of.to) / "data"
+        written["data"] = str(export_data.write(model.run, asked.of.generation, place))
+    print_json(written) if asked.json else print("\n".join(written.values()))
     return 0
 
 

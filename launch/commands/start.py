@@ -56,7 +56,8 @@ class Resume:
 
     --generations and --train.columns may be raised, and what only watches or
     saves training may change: --train.engine.save-every, .save-minutes,
-    .stall-minutes and .profile. Other settings stay the run's own.
+    .stall-minutes and .profile; of a teacher by address --teacher.url,
+    .concurrency and .budget. Other settings stay the run's own.
     """
 
     directory: Directory

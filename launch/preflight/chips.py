@@ -28,8 +28,12 @@ def described_chips(topology: str, slices: int = 1) -> list[jax.Device]:
         raise PreflightError("preflight: the TPU compiler is missing; pip install 'ratchet[preflight]'")
     # libtpu asks the cloud for these on a TPU machine; here nobody would answer.
     os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-        "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
     }
     from jax.experimental import topologies
 

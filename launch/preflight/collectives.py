@@ -66,7 +66,10 @@ def collectives(text: str, mesh: jax.sharding.Mesh) -> list[Collective]:
             key = (match["kind"], channel[1] if channel else line.split(" = ")[0].strip())
             source = re.search(r'op_name="([^"]*)"', line)
             one = Collective(
-                match["kind"], _axes(line, mesh), _bytes(match["shape"], match["kind"], line), times[computation],
+                match["kind"],
+                _axes(line, mesh),
+                _bytes(match["shape"], match["kind"], line),
+                times[computation],
                 source[1] if source else "",
             )
             if key not in found or one.total > found[key].total:

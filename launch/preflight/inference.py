@@ -33,8 +33,14 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
     graphdef, params = _model(config, mesh)
     laid = slots_sharding(mesh)
     sampler = Sampler(
-        graphdef, slots=slots_a_chip * Inference(graphdef, rows=laid).parts, new_tokens=c.new_tokens, keep=c.keep,
-        int8=c.int8_cache, dtype=engine.dtype, rows=laid, attention=engine.attention,
+        graphdef,
+        slots=slots_a_chip * Inference(graphdef, rows=laid).parts,
+        new_tokens=c.new_tokens,
+        keep=c.keep,
+        int8=c.int8_cache,
+        dtype=engine.dtype,
+        rows=laid,
+        attention=engine.attention,
     )
     columns = sampler.columns(config.model, config.model.max_length - c.new_tokens)
     lowered, weights, cache = sampler.lowered(params, columns)
@@ -69,21 +75,31 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     formula = _formula(model, contexts * parts, scorer.questions, width, length)
     given = {"weights for scoring": bytes_on_chip(shared.weights.read)}
     text, fit = compiled(lowered, chip, given, {"weights of training": bytes_on_chip(params)})
-    found = {
-        "questions": scorer.questions, "contexts": contexts * parts, "context_columns": width,
-        "question_columns": length,
-        "flops": {
-            "of_a_question": flops / scorer.questions, "formula": formula / scorer.questions, "ratio": flops / formula
-        },
-    } | fit | {"advice": _advice(fit)}
+    found = (
+        {
+            "questions": scorer.questions,
+            "contexts": contexts * parts,
+            "context_columns": width,
+            "question_columns": length,
+            "flops": {
+                "of_a_question": flops / scorer.questions,
+                "formula": formula / scorer.questions,
+                "ratio": flops / formula,
+            },
+        }
+        | fit
+        | {"advice": _advice(fit)}
+    )
     if not text:
         return found
     sent, moved = collectives(text, mesh), memory_traffic(text)
-    bounds = bound({
-        "compute": flops / mesh.size / chip.flops,
-        "memory": moved / chip.bandwidth,
-        "network": sum(one.total for one in sent) / chip.network,
-    })
+    bounds = bound(
+        {
+            "compute": flops / mesh.size / chip.flops,
+            "memory": moved / chip.bandwidth,
+            "network": sum(one.total for one in sent) / chip.network,
+        }
+    )
     bounds["questions_a_second_at_most"] = scorer.questions / bounds["seconds"][bounds["by"]]
     return found | {"step": {"bytes": moved, "sent": by_kind(sent)}, "bound": bounds}
 

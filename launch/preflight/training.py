@@ -101,11 +101,13 @@ def _fsdp(sent: list[Collective], parameters: int, mesh: jax.sharding.Mesh) -> d
 def _bound(found: dict[str, Any], sent: list[Collective], chip: Chip, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     across = sum(c.total for c in sent if c.kind == "send")
     inside = sum(_wire(c, mesh) for c in sent if c.kind != "send")
-    bounds = bound({
-        "compute": found["flops"]["per_token"] * found["tokens_per_step"] / mesh.size / chip.flops,
-        "memory": found["memory"]["traffic"] / chip.bandwidth,
-        "network": inside / chip.network + across / _BETWEEN_SLICES,
-    })
+    bounds = bound(
+        {
+            "compute": found["flops"]["per_token"] * found["tokens_per_step"] / mesh.size / chip.flops,
+            "memory": found["memory"]["traffic"] / chip.bandwidth,
+            "network": inside / chip.network + across / _BETWEEN_SLICES,
+        }
+    )
     ideal = found["flops"]["formula"] * found["tokens_per_step"] / mesh.size / chip.flops
     return bounds | {"mfu_at_most": ideal / bounds["seconds"][bounds["by"]]}
 

@@ -52,6 +52,12 @@ def mistake(capsys, *words):
         (["report", "nowhere"], "holds no run"),
         (["show", "nowhere", "x"], "holds no run"),
         (["evaluate", "nowhere", "--generation", "1"], "holds no run"),
+        (["serve"], "serve: give DIR, the directory of a run, or --base MODEL, and not both"),
+        (["serve", "nowhere", "--port", "0"], "holds no run"),
+        (["serve", "--base", "nowhere", "--port", "0"], "no config.json; give the folder of a model"),
+        (["serve", "--base", "nowhere", "--generation", "1"], "--generation is of a run, and --base has none"),
+        (["serve", "nowhere", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8000"),
+        (["serve", "nowhere", "--port", "70000"], "give another --host or --port"),
         (["export", "nowhere", "--generation", "1", "--to", "x"], "holds no run"),
         (["import"], "import: give DIR, the folder of a model"),
         (["import", "nowhere"], "no config.json; give the folder of a model"),
@@ -89,6 +95,8 @@ def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, wo
         (["--world", "documents", "--documents.path", "nothing"], "set --documents.path"),
         (["--lessons.slice", "100000"], "lower --generations"),
         (["--base", "x", "--model.mlp-width", "72"], "--model.mlp-width is for a model from scratch"),
+        (["--teacher.url", "http://127.0.0.1:1/v1"], "simulate.lookups is 1; a teacher by address"),
+        (["--simulate.lookups", "0", "--teacher.url", "http://127.0.0.1:1/v1"], "1/v1 does not answer"),
     ],
 )
 def test_a_value_that_does_not_fit_is_one_line(capsys, tmp_path, monkeypatch, words, named):

@@ -102,7 +102,7 @@ def stories(situation: Situation, seed: int) -> tuple[Document, ...]:
             action=situation.actions[action],
             outcome=situation.outcomes[action],
         )
-        meta = {"genre": genre, "topic": situation.id, "source": "lessons world", "licence": "CC0-1.0"}
+        meta = {"genre": genre, "topic": situation.id, "source": "lessons world", "license": "CC0-1.0"}
         documents.append(Document(content_id(text), text, meta))
     random.shuffle(documents)
     return tuple(documents)

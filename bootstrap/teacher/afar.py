@@ -1,0 +1,98 @@
+"""Drafts to transcripts by a teacher at an address.
+
+It sees what a teacher of the run would see: passages and the task's messages. What it says is put into the run's own
+tokens. Distributions are those of the run's own model for these tokens, in the teacher's view: another model's
+vocabulary is another one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.progress import Progress
+from ratchet.bootstrap.simulate import Draft, Writer, transcript_of
+from ratchet.bootstrap.teacher.client import Client, checked
+from ratchet.bootstrap.teacher.probing import Probed, probe
+from ratchet.bootstrap.transcript import Transcript, certain
+from ratchet.bootstrap.worlds.world import Document, content_id
+from ratchet.models.sampler import Sampled
+from ratchet.models.scorer import Scorer
+from ratchet.models.wording import numbered
+from ratchet.train.commits import Commits
+
+PLACE = "teacher"
+"""The directory of a run that holds what was asked and answered."""
+
+
+@dataclass(frozen=True)
+class Afar:
+    """A teacher by address, and the run's own model, with which what it says is read."""
+
+    client: Client
+    writer: Writer
+    scorer: Scorer
+    rescored: bool
+    """Whether targets need the distributions; else each token is certain."""
+
+    def finish(
+        self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Transcript]:  # fmt: skip
+        """Has the teacher answer every draft. Raises what `Client.answers` raises."""
+        bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
+        told = [("", False) if a is None else checked(a) for a in self.client.answers(bodies, advance)]
+        most, encode = self.writer.config.new_tokens, self.writer.tokenizer.encode
+        said = [tuple(encode(text.strip())) for text, _ in told]
+        ended = [finished and len(tokens) < most for tokens, (_, finished) in zip(said, told, strict=True)]
+        end = self.writer.tokenizer.end
+        said = [(*tokens, end) if whole else tokens[:most] for tokens, whole in zip(said, ended, strict=True)]
+        sampled = self._captured(drafts, said, ended)
+        return [transcript_of(self.writer, d, s, generation) for d, s in zip(drafts, sampled, strict=True)]
+
+    def _body(self, d: Draft, passages: Sequence[str], seed: int) -> dict[str, Any]:
+        """The chat that a draft asks for: its passages in the system's message, then the task's messages."""
+        c = self.writer.config
+        sources = numbered(passages)
+        first, *others = d.task.messages
+        own = [first["content"]] if first["role"] == "system" else []
+        system = "\n\n".join(text for text in (sources, *own) if text)
+        asked = others if own else d.task.messages
+        messages = [{"role": "system", "content": system}] if system else []
+        number = int(content_id(seed, d.task.id, d.sibling)[:8], 16) >> 1
+        more = {name: value for name, value in (("top_k", c.top_k), ("min_p", c.min_p)) if value}
+        return {
+            "model": self.client.model, "messages": [*messages, *map(dict, asked)], "max_tokens": c.new_tokens,
+            "temperature": c.temperature, "top_p": c.top_p, "seed": number, **more,
+        }  # fmt: skip
+
+    def _captured(
+        self, drafts: Sequence[Draft], said: Sequence[tuple[int, ...]], ended: Sequence[bool]
+    ) -> list[Sampled]:
+        """What was said with the distributions that targets are made from."""
+        if self.rescored:
+            given = [(d.prompt, tokens) for d, tokens in zip(drafts, said, strict=True) if tokens]
+            found = iter(self.scorer.distributions(self.writer.params, given, self.writer.sampler.keep))
+            captured = [next(found) if tokens else certain(()) for tokens in said]
+        else:
+            captured = [certain(tokens) for tokens in said]
+        end = self.writer.tokenizer.end
+        return [
+            Sampled(np.array(tokens[: len(tokens) - whole], np.int32), whole, end if whole else 0, *map(np.asarray, c))
+            for tokens, whole, c in zip(said, ended, captured, strict=True)
+        ]
+
+
+def meet(directory: epath.Path, config: Config, progress: Progress) -> Client:
+    """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises TeacherRefused."""
+    asked, folder = config.teacher, directory / PLACE
+    client = Client(asked, asked.model, folder / "answers")
+    met = (folder / "probe.json").exists()
+    learned = lambda: asdict(probe(client, config.model.max_length))
+    found = Probed(**Commits(directory).once(folder / "probe.json", learned))
+    for line in () if met else found.lines(asked.url, asked.generations):
+        progress.line(line)
+    return Client(asked, found.model, folder / "answers")

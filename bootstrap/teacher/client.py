@@ -1,0 +1,300 @@
+"""Questions to a server that speaks OpenAI's web API, and its answers.
+
+Every answer is kept in a file of the run, by the content of its question: none is paid for twice, whatever happens.
+"""
+
+import email.utils
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from etils import epath
+
+from ratchet.bootstrap.config import TeacherConfig
+from ratchet.bootstrap.worlds.world import content_id
+from ratchet.train.files import write_json
+
+KEY = "RATCHET_TEACHER_KEY"
+"""The environment variable that holds the key. Nothing else does: it is in no file of a run and in no message."""
+ATTEMPTS = 6
+PATIENCE = 60.0
+"""Seconds that a server may be silent before a question is asked again."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts at most, whatever the server asks for."""
+_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+_BUSY = (429, 503)
+_NO_ENTRY = {401: "the key is wrong or has expired", 403: "the key does not allow it", 402: "the account is empty"}
+_UNASKABLE = (400, 413, 422)
+Body = Mapping[str, Any]
+
+
+class TeacherStopped(RuntimeError):
+    """The teacher does not go on; what it has answered is kept, and the run can be resumed."""
+
+
+class TeacherRefused(ValueError):
+    """The user has to mend something before the teacher can answer: address, model or key."""
+
+
+class Unaskable(Exception):
+    """The server takes this question at no time, such as one that is too long for it."""
+
+
+@dataclass
+class Counts:
+    """What was asked. `again` counts repeated attempts by their reason; tokens are those of new answers."""
+
+    answered: int = 0
+    kept: int = 0
+    unaskable: int = 0
+    tokens: int = 0
+    again: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        again = ", ".join(f"{reason} {count}" for reason, count in sorted(self.again.items()))
+        parts = [f"{self.answered:,} answers", f"{self.kept:,} more had been kept", f"{self.tokens:,} tokens"]
+        parts += [f"{self.unaskable:,} questions were refused"] if self.unaskable else []
+        return ", ".join([*parts, f"asked again: {again}"] if again else parts)
+
+
+class Pace:
+    """How many questions are under way: at most `most`, half as many when the server is busy, one more for as many
+    answers as there are questions."""
+
+    def __init__(self, most: int):
+        self._most, self._now, self._under_way, self._calm = most, most, 0, 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._under_way < self._now)
+            self._under_way += 1
+
+    def __exit__(self, *_) -> None:
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    def answered(self) -> None:
+        with self._changed:
+            self._calm += 1
+            if self._calm >= self._now and self._now < self._most:
+                self._now, self._calm = self._now + 1, 0
+                self._changed.notify_all()
+
+    def busy(self) -> None:
+        with self._changed:
+            self._now, self._calm = max(1, self._now // 2), 0
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """A server and where its answers are kept. `patience` is PATIENCE, and `pause` the first wait between attempts, in
+    seconds; both are shorter in tests alone."""
+
+    config: TeacherConfig
+    model: str
+    folder: epath.Path
+    patience: float = PATIENCE
+    pause: float = 1.0
+    counts: Counts = field(default_factory=Counts)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    @cached_property
+    def _server(self) -> Any:
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            raise TeacherRefused(
+                "teacher.url: it needs the library openai; `pip install 'ratchet[endpoint]'`"
+            ) from error
+        key = os.environ.get(KEY, "none")
+        return openai.OpenAI(base_url=self.config.url, api_key=key, timeout=self.patience, max_retries=0)
+
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(self.config.concurrency)
+
+    @cached_property
+    def _spent(self) -> Counter[str]:
+        """Tokens of all answers that are kept, in this run's life."""
+        files = sorted(self.folder.glob("*.json")) if self.folder.exists() else []
+        return Counter(tokens=sum(_tokens(json.loads(file.read_text())["answer"]) for file in files))
+
+    def answers(self, bodies: Sequence[Body], advance: Callable[[int], None]) -> list[dict[str, Any] | None]:
+        """The server's answers to chats, in order; None for one that it cannot be asked. Equal ones are asked once.
+
+        `advance(n)` is called when n more are there. Raises TeacherStopped when the server is dead or the budget spent,
+        TeacherRefused when the key does not, or no longer, do.
+        """
+        places: dict[str, list[int]] = {}
+        for place, body in enumerate(bodies):
+            places.setdefault(content_id(body), []).append(place)
+        found: list[dict[str, Any] | None] = [None] * len(bodies)
+        failed: list[Exception] = []
+        self._over.clear()
+        _ = self._server, self._pace, self._spent  # made by one thread
+
+        def ask(of: list[int]) -> None:
+            try:
+                answer = self._answer(bodies[of[0]])
+            except Exception as error:
+                failed.append(error)  # the first is what counts: those under way end, and their answers are kept
+                self._over.set()
+                raise
+            for place in of:
+                found[place] = answer
+            with self._lock:
+                advance(len(of))
+
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            try:
+                wait([pool.submit(ask, of) for of in places.values()], return_when=FIRST_EXCEPTION)
+            finally:
+                self._over.set()
+                pool.shutdown(cancel_futures=True)
+        if failed:
+            raise failed[0]
+        return found
+
+    def _answer(self, body: Body) -> dict[str, Any] | None:
+        """An answer, from its file or the server."""
+        file = self.folder / f"{content_id(body)}.json"
+        if file.exists():
+            with self._lock:
+                self.counts.kept += 1
+            return json.loads(file.read_text())["answer"]
+        try:
+            answer = self._persistently(body)
+        except Unaskable:
+            with self._lock:
+                self.counts.unaskable += 1
+            return None
+        write_json(file, {"question": body, "answer": answer})
+        with self._lock:
+            self.counts.answered += 1
+            self.counts.tokens += _tokens(answer)
+            self._spent["tokens"] += _tokens(answer)
+        return answer
+
+    def _persistently(self, body: Body) -> dict[str, Any]:
+        """Asks until there is an answer or too many attempts have failed."""
+        reason, asked = "", None
+        for attempt in range(ATTEMPTS):
+            with self._pace:
+                if self._over.is_set():
+                    raise TeacherStopped("another question has ended it")
+                self._keep_to_budget()
+                try:
+                    answer = self.ask("chat/completions", body)
+                    checked(answer)
+                    self._pace.answered()
+                    return answer
+                except Failed as failed:
+                    reason, asked = failed.reason, failed.wait
+                    if failed.busy:
+                        self._pace.busy()
+                with self._lock:
+                    self.counts.again[reason] += attempt + 1 < ATTEMPTS
+            if attempt + 1 < ATTEMPTS:
+                own = self.pause * 2**attempt * (0.5 + random.random())
+                self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
+        raise TeacherStopped(
+            f"teacher: {self.config.url} has failed {ATTEMPTS} times in a row ({reason}); what it answered is kept; "
+            "see to it, then `ratchet resume` goes on"
+        )
+
+    def ask(self, path: str, body: Body | None = None) -> Any:
+        """The JSON of one answer, asked for once. Raises Unaskable, TeacherRefused or Failed."""
+        import openai
+
+        try:
+            if body is None:
+                return json.loads(self._server.get(path, cast_to=str))
+            return json.loads(self._server.post(path, cast_to=str, body=dict(body)))
+        except openai.APITimeoutError:
+            raise Failed(f"silent for {self.patience:g} s") from None
+        except openai.APIConnectionError as error:
+            raise Failed(f"no connection: {_line(error.__cause__ or error)}") from None
+        except openai.APIStatusError as error:
+            self._refuse(error.status_code, _message(error))
+            raise Failed(str(error.status_code), _wait(error), error.status_code in _BUSY) from None
+        except (ValueError, RecursionError):
+            raise Failed("malformed JSON") from None
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Raises what a status means that no second attempt changes."""
+        if status in _NO_ENTRY:
+            raise TeacherRefused(f"teacher: {self.config.url}: {_NO_ENTRY[status]} ({status}); set {KEY}")
+        if status == 404:
+            raise TeacherRefused(f"teacher: {self.config.url} has no {self.model!r} ({message}); set --teacher.model")
+        if status in _UNASKABLE:
+            raise Unaskable(message)
+        if status not in _AGAIN:
+            raise TeacherRefused(f"teacher: {self.config.url} answers {status} ({message}); see to --teacher.url")
+
+    def _keep_to_budget(self) -> None:
+        budget = self.config.budget
+        if budget and self._spent["tokens"] >= budget:
+            raise TeacherStopped(
+                f"teacher: the budget of {budget:,} tokens is spent; what was answered is kept; raise "
+                "--teacher.budget, then `ratchet resume` goes on"
+            )
+
+
+class Failed(Exception):
+    """An attempt that may do better another time: why, and how long the server says to wait, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None, busy: bool = False):
+        super().__init__(reason)
+        self.reason, self.wait, self.busy = reason, wait, busy
+
+
+def checked(answer: Any) -> tuple[str, bool]:
+    """What a chat's answer says, and whether it ended by itself. Raises Failed for what is no answer."""
+    try:
+        first = answer["choices"][0]
+        text, ended = first["message"]["content"] or "", first["finish_reason"] == "stop"
+        _tokens(answer)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Failed("malformed answer") from None
+    if not isinstance(text, str):
+        raise Failed("malformed answer")
+    return text, ended
+
+
+def _tokens(answer: Mapping[str, Any]) -> int:
+    """Tokens that an answer says it took; 0 where it says nothing."""
+    return int((answer.get("usage") or {}).get("total_tokens") or 0)
+
+
+def _wait(error: Any) -> float | None:
+    """The seconds that a server asks to wait, None where it asks for none."""
+    asked = error.response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(asked))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _message(error: Any) -> str:
+    """What a server says about a mistake, in a line."""
+    said = error.body.get("message") if isinstance(error.body, dict) else None
+    return _line(said or error)
+
+
+def _line(said: Any) -> str:
+    return " ".join(str(said).split())[:200] or type(said).__name__

@@ -1,0 +1,141 @@
+"""What a server can do, found out by the kinds of request that a run makes, before anything is spent."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ratchet.bootstrap.teacher.client import Client, Failed, TeacherRefused, Unaskable, checked
+
+KNOWN = "One, two, three, four, five."
+"""A text whose tokens are counted."""
+_MOST_LIKELY = (20, 5, 1)
+_SCHEMA = {
+    "type": "object", "properties": {"fit": {"type": "string", "enum": ["yes", "no"]}}, "required": ["fit"],
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a server showed. `likeliest` tokens come with each of its own, 0: no log-probabilities; `context` is 0 where
+    it says nothing of it."""
+
+    model: str
+    context: int
+    likeliest: int
+    token_ids: bool
+    scores_text: bool
+    schemas: bool
+    counts_tokens: bool
+
+    def lines(self, url: str, generations: int) -> list[str]:
+        """What that means for a run."""
+        can = [
+            f"log-probabilities ({self.likeliest} at a time)" if self.likeliest else "no log-probabilities",
+            "token ids" if self.token_ids else "no token ids",
+            "scoring of given text" if self.scores_text else "no scoring of given text (echo)",
+            "answers kept to a schema" if self.schemas else "no schemas",
+            f"a context of {self.context:,} tokens" if self.context else "a context of unknown length",
+            "tokens counted" if self.counts_tokens else "tokens not counted",
+        ]
+        which = "generation 1" if generations == 1 else f"generations 1 to {generations}"
+        return [
+            f"teacher: {self.model} at {url}: {', '.join(can)}",
+            f"teacher: it writes {which}; the run's own model reviews, and gives the targets from the teacher's view",
+        ]
+
+
+def probe(client: Client, longest: int) -> Probed:
+    """Asks a server a few short questions; `longest` is the tokens that a prompt and an answer of the run may take.
+
+    Raises TeacherRefused when it does not answer, has no such model, is too short, or counts no tokens although there
+    is a budget.
+    """
+    listed = find_model(client)
+    client = replace(client, model=listed["id"])
+    chat = {"model": client.model, "messages": [{"role": "user", "content": "Say: one."}], "max_tokens": 4}
+    try:
+        answer = client.ask("chat/completions", {**chat, "temperature": 1.0, "top_p": 1.0, "seed": 1})
+        checked(answer)
+    except (Failed, Unaskable) as error:
+        raise TeacherRefused(f"teacher: {client.config.url} does not answer a chat ({error}); see to it") from None
+    found = Probed(
+        model=client.model,
+        context=int(listed.get("max_model_len") or 0),
+        likeliest=_likeliest(client, chat),
+        token_ids=_works(client, lambda: _takes_ids(client)),
+        scores_text=_works(client, lambda: _scores(client)),
+        schemas=_works(client, lambda: _keeps_to_a_schema(client, chat)),
+        counts_tokens=bool((answer.get("usage") or {}).get("total_tokens")),
+    )
+    if 0 < found.context < longest:
+        raise TeacherRefused(
+            f"teacher: {client.model} reads {found.context} tokens, and a prompt with its answer may take {longest}; "
+            "lower --model.max-length, or give the server more"
+        )
+    if client.config.budget and not found.counts_tokens:
+        raise TeacherRefused("teacher: the server does not say how many tokens it takes; leave --teacher.budget at 0")
+    return found
+
+
+def find_model(client: Client) -> dict[str, Any]:
+    """What the server lists of the model that was named, or of its only one. Raises TeacherRefused where it has none
+    of that name or does not answer."""
+    url, named = client.config.url, client.config.model
+    try:
+        models = {one["id"]: one for one in client.ask("models")["data"]}
+    except Failed as error:
+        raise TeacherRefused(f"teacher: {url} does not answer ({error}); start it, or see to --teacher.url") from None
+    except (Unaskable, LookupError, TypeError):
+        raise TeacherRefused(f"teacher: {url} lists no models; see to --teacher.url, which ends in /v1") from None
+    if named and named not in models:
+        raise TeacherRefused(f"teacher: {url} has no model {named!r}; set --teacher.model to {_some(models)}")
+    if not named and len(models) != 1:
+        raise TeacherRefused(f"teacher: {url} has {len(models)} models; set --teacher.model to {_some(models)}")
+    return models[named or next(iter(models))]
+
+
+def _some(models: dict[str, Any]) -> str:
+    return " or ".join(sorted(models)[:5]) or "one that it has"
+
+
+def _works(client: Client, check: Callable[[], bool]) -> bool:
+    """Whether a server can do something; one that refuses, or answers nonsense, cannot."""
+    try:
+        return check()
+    except (Failed, Unaskable, TeacherRefused, LookupError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _likeliest(client: Client, chat: dict[str, Any]) -> int:
+    """How many of the likeliest tokens it shows."""
+
+    def shown(count: int) -> int:
+        asked = {**chat, "logprobs": True, "top_logprobs": count}
+        return len(client.ask("chat/completions", asked)["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
+
+    return next((count for count in _MOST_LIKELY if _works(client, lambda: shown(count) == count)), 0)  # noqa: B023
+
+
+def _takes_ids(client: Client) -> bool:
+    """Whether token ids of a text come from the server, and may be its prompt."""
+    asked = {"model": client.model, "prompt": KNOWN, "max_tokens": 1, "return_token_ids": True}
+    ids = client.ask("completions", asked)["choices"][0]["prompt_token_ids"]
+    again = client.ask("completions", {"model": client.model, "prompt": ids, "max_tokens": 1})
+    return bool(ids) and again["usage"]["prompt_tokens"] == len(ids)
+
+
+def _scores(client: Client) -> bool:
+    """Whether `echo` brings log-probabilities of the text that was given: some servers bring those of what they say
+    alone, however it is asked. So they are counted."""
+    asked = {"model": client.model, "prompt": KNOWN, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+    answer = client.ask("completions", asked)
+    logs = answer["choices"][0]["logprobs"]["token_logprobs"]
+    return len(logs) == answer["usage"]["prompt_tokens"] + 1 and None not in logs[1:]
+
+
+def _keeps_to_a_schema(client: Client, chat: dict[str, Any]) -> bool:
+    form = {"type": "json_schema", "json_schema": {"name": "fit", "strict": True, "schema": _SCHEMA}}
+    text, _ = checked(client.ask("chat/completions", {**chat, "max_tokens": 64, "response_format": form}))
+    return json.loads(text).get("fit") in ("yes", "no")

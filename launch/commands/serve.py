@@ -1,0 +1,94 @@
+"""`serve`: a model behind OpenAI's web API."""
+
+import contextlib
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tyro
+from etils import epath
+
+from ratchet.launch import api
+from ratchet.launch.options import UserError, described, needed_for, parse
+from ratchet.launch.output import quiet
+
+if TYPE_CHECKING:
+    from ratchet.launch.serve.served import Served
+
+FOR_WHAT_IS_BEGUN = 10
+"""Seconds that answers under way have after Ctrl-C or SIGTERM."""
+Directory = described(
+    tyro.conf.Positional[str], "the directory of a run, such as runs/lessons, unless there is a --base", metavar="DIR"
+)
+Number = described(int | None, "generation to serve", metavar="N", help_behavior_hint="(default: the newest promoted)")
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Answers OpenAI's web API: chat and completions, streamed or whole, log-probabilities of given text (echo), token
+    ids as prompts; /tokenize, /detokenize and /tokenizer_info as vLLM has them. All with and without /v1."""
+
+    directory: Directory = ""
+    generation: Number = None
+    base: str = ""
+    """The Hugging Face folder of a model to serve in place of a run."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Whoever reaches it may use the model: there are no keys."""
+    port: int = 8000
+    """0: any that is free."""
+    slots: int = 16
+    """Requests that are sampled, and texts that are scored, at a time."""
+    context: int = 0
+    """Tokens of a prompt and its answer together; 0: as many as the model has, up to 4096."""
+
+
+def serve(words: list[str]) -> int:
+    asked = parse("serve", Serve, words)
+    if bool(asked.directory) == bool(asked.base):
+        raise UserError("serve: give DIR, the directory of a run, or --base MODEL, and not both")
+    if asked.base and asked.generation is not None:
+        raise UserError("serve: --generation is of a run, and --base has none")
+    needed_for("serve", "serve", "starlette", "uvicorn")
+    import uvicorn
+
+    from ratchet.launch.serve.app import Server
+    from ratchet.launch.serve.desk import Desk
+    from ratchet.launch.serve.listening import LOOPBACK
+
+    quiet()
+    with contextlib.closing(_listening(asked.host, asked.port)) as listener:
+        served = _served(asked)
+        host = f"[{asked.host}]" if ":" in asked.host else asked.host
+        address = f"http://{host}:{listener.getsockname()[1]}/v1"
+        print(f"serving {served.name} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        with Desk(served) as desk:
+            names = LOOPBACK if asked.host in LOOPBACK else ("*",)
+            app, seconds = Server(served, desk).app(names), FOR_WHAT_IS_BEGUN
+            config = uvicorn.Config(
+                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=seconds
+            )
+            uvicorn.Server(config).run([listener])
+    return 0
+
+
+def _served(asked: Serve) -> "Served":
+    from ratchet.launch.serve import served
+
+    if asked.base:
+        return served.of_folder(epath.Path(asked.base), asked.slots, asked.context)
+    return served.of_run(api.load(asked.directory, asked.generation), asked.slots, asked.context)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, before a model is read: a port that is taken is told at once."""
+    try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("there is no such port")
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(*found[:3])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[4])
+    except (OSError, OverflowError) as error:
+        raise UserError(f"serve: cannot listen on {host}:{port} ({error}); give another --host or --port") from None
+    return listener

@@ -1,0 +1,373 @@
+"""The routes of the server: OpenAI's, and those for tokens that vLLM has beside them, with and without /v1."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ratchet.bootstrap.worlds.world import content_id
+from ratchet.launch.serve import answers, asked
+from ratchet.launch.serve.answers import Piece
+from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Refused, Sampling, Tokenize
+from ratchet.launch.serve.desk import Desk
+from ratchet.launch.serve.served import Served
+from ratchet.launch.serve.words import spelled
+from ratchet.models.architectures import FolderError
+from ratchet.models.draw import Warp
+from ratchet.models.grammar import Grammar
+from ratchet.models.rounds import Asked
+from ratchet.models.sampler import Request as Sample
+
+GONE = 0.5
+"""Seconds between looks whether the client of an answer in one piece is still there."""
+
+
+class Choice(NamedTuple):
+    """One of the answers to a request, in the order in which they are listed."""
+
+    index: int
+    pieces: AsyncIterator[Piece]
+
+
+class Form(NamedTuple):
+    """How one kind of answer is written: the beginning of its id, its object's name whole and in parts, and the JSON of
+    a choice whole and in parts, from its index, its pieces and whether it has only begun."""
+
+    id: str
+    whole: str
+    part: str
+    choice: Callable[[int, Piece], dict[str, Any]]
+    delta: Callable[[int, Piece, bool], dict[str, Any]]
+
+
+class Server:
+    """Answers requests about one served model."""
+
+    def __init__(self, served: Served, desk: Desk):
+        self._served, self._desk = served, desk
+        self._grammars: dict[str, Grammar] = {}
+
+    def app(self, hosts: Sequence[str] = ("*",)) -> Starlette:
+        """The web application, which answers those alone who call it by one of these names: a page in a browser could
+        else have a name of its own lead to a server that listens on loopback."""
+        posts = {
+            "completions": self.completions, "chat/completions": self.chat,
+            "tokenize": self.tokenize, "detokenize": self.detokenize,
+        }  # fmt: skip
+        gets = {"models": self.models, "models/{name:path}": self.model, "tokenizer_info": self.tokenizer_info}
+        routes = [Route("/health", lambda request: Response(), methods=["GET"])]
+        for methods, table in ((["POST"], posts), (["GET"], gets)):
+            routes += [Route(f"{at}/{path}", to, methods=methods) for path, to in table.items() for at in ("", "/v1")]
+        handlers = {Refused: _refuse, HTTPException: _refuse_route, Exception: _fail}
+        trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+        return Starlette(routes=routes, exception_handlers=handlers, middleware=[trusted])
+
+    async def completions(self, request: Request) -> Response:
+        body = await self._read(Completion, request)
+        prompts = [self._prompt(prompt, body.add_special_tokens) for prompt in body.prompts]
+        if not prompts:
+            raise Refused("prompt: it is an empty list", param="prompt")
+        insists = "max_tokens" in body.model_fields_set
+        rooms = [self._room(ids, body.max_tokens, insists, "prompt") for ids, _ in prompts]
+        choices = [
+            Choice(place * body.n + number, self._completed(body, ids, text, room, number))
+            for place, ((ids, text), room) in enumerate(zip(prompts, rooms, strict=True))
+            for number in range(body.n)
+        ]
+
+        def choice(index: int, piece: Piece) -> dict[str, Any]:
+            logs = None if body.logprobs is None else answers.legacy(self._served, piece.words, body.logprobs)
+            made = {"index": index, "text": piece.text, "logprobs": logs, "finish_reason": piece.finish}
+            if body.return_token_ids:
+                prompt = prompts[index // body.n][0]
+                said = piece.words[len(prompt) if body.echo else 0 :]
+                made |= {"prompt_token_ids": list(prompt), "token_ids": [word.id for word in said]}
+            return made
+
+        form = Form("cmpl", "text_completion", "text_completion", choice, lambda at, piece, _: choice(at, piece))
+        echoed = body.n if body.echo else 0
+        return await self._answer(request, body, form, choices, sum(len(ids) for ids, _ in prompts), echoed)
+
+    async def _completed(
+        self, body: Completion, prompt: tuple[int, ...], text: str, room: int, number: int
+    ) -> AsyncIterator[Piece]:
+        """A choice of a completion: the prompt where it is echoed, then what goes on."""
+        logs = None
+        if body.echo:
+            logs = None if body.logprobs is None else await self._desk.logs(prompt)
+            yield Piece(text, answers.given(self._served, prompt, text, logs), None if room else "length")
+        if room == 1 and body.temperature == 0 and logs is not None and not body.stops:
+            yield answers.likeliest(self._served, logs, len(text))
+        elif room:
+            sample = self._asked(body, prompt, room, number)
+            before = len(text) if body.echo else 0
+            async for piece in answers.sampled(self._served, self._desk, sample, body.stops, before):
+                yield piece
+        elif not body.echo:
+            yield Piece("", [], "length")
+
+    async def chat(self, request: Request) -> Response:
+        body = await self._read(Chat, request)
+        try:
+            prompt = tuple(self._served.tokenizer.render([message.plain() for message in body.messages]))
+        except FolderError as error:
+            raise Refused(f"messages: {error}", param="messages") from error
+        longest = body.max_completion_tokens or body.max_tokens
+        room = self._room(prompt, longest or self._served.context, longest is not None, "messages")
+        grammar = self._grammar(body)
+        choices = [Choice(n, self._chatted(body, self._asked(body, prompt, room, n, grammar))) for n in range(body.n)]
+
+        def logs(piece: Piece) -> dict[str, Any] | None:
+            return answers.listed(self._served, piece.words, body.top_logprobs) if body.logprobs else None
+
+        def made(index: int, piece: Piece, said: dict[str, Any]) -> dict[str, Any]:
+            ids = {"token_ids": [word.id for word in piece.words]} if body.return_token_ids else {}
+            return {"index": index, **said, "logprobs": logs(piece), "finish_reason": piece.finish, **ids}
+
+        def choice(index: int, piece: Piece) -> dict[str, Any]:
+            return made(index, piece, {"message": {"role": "assistant", "content": piece.text, "refusal": None}})
+
+        def delta(index: int, piece: Piece, begins: bool) -> dict[str, Any]:
+            role = {"role": "assistant"} if begins else {}
+            return made(index, piece, {"delta": {**role, "content": piece.text}})
+
+        form = Form("chatcmpl", "chat.completion", "chat.completion.chunk", choice, delta)
+        return await self._answer(request, body, form, choices, len(prompt), 0)
+
+    async def _chatted(self, body: Chat, sample: Asked) -> AsyncIterator[Piece]:
+        """A choice of a chat, without the space that tokenizers like to begin a word with."""
+        begun = False
+        async for piece in answers.sampled(self._served, self._desk, sample, body.stops):
+            text = piece.text if begun else piece.text.lstrip()
+            begun = begun or bool(text)
+            yield piece._replace(text=text)
+
+    async def tokenize(self, request: Request) -> Response:
+        body = asked.read(Tokenize, await _json(request))
+        self._check_name(body.model or self._served.name)
+        if (body.prompt is None) == (body.messages is None):
+            raise Refused("give either prompt or messages", param="prompt")
+        if body.prompt is not None:
+            tokens = self._served.tokenizer.whole(body.prompt, body.add_special_tokens)
+        else:
+            try:
+                tokens = self._served.tokenizer.render([message.plain() for message in body.messages])
+            except FolderError as error:
+                raise Refused(f"messages: {error}", param="messages") from error
+        names = [spelled(self._served.tokenizer, token) for token in tokens] if body.return_token_strs else None
+        count = {"count": len(tokens), "max_model_len": self._served.context}
+        return JSONResponse({**count, "tokens": list(tokens), "token_strs": names})
+
+    async def detokenize(self, request: Request) -> Response:
+        body = asked.read(Detokenize, await _json(request))
+        self._check_name(body.model or self._served.name)
+        self._check_ids(body.tokens, "tokens")
+        return JSONResponse({"prompt": self._served.tokenizer.decode(body.tokens, special=True)})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        sizes = {"vocab_size": self._served.tokenizer.vocab_size, "model_max_length": self._served.context}
+        return JSONResponse({**self._served.described, **sizes})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def model(self, request: Request) -> Response:
+        self._check_name(request.path_params["name"])
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        s = self._served
+        return {
+            "id": s.name, "object": "model", "created": s.created, "owned_by": "ratchet", "max_model_len": s.context
+        }  # fmt: skip
+
+    async def _read(self, kind: type[asked.Body], request: Request) -> asked.Body:
+        body = asked.read(kind, await _json(request))
+        self._check_name(body.model)
+        if body.best_of not in (None, body.n):
+            raise Refused("best_of: this server has none; leave it out", param="best_of")
+        return body
+
+    def _check_name(self, name: str) -> None:
+        if name != self._served.name:
+            raise Refused(
+                f"the model {name!r} does not exist; this server has {self._served.name!r}",
+                param="model", code="model_not_found", status=404,
+            )  # fmt: skip
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
+        if wrong := [i for i in ids if i >= self._served.vocab_size]:
+            raise Refused(f"{param}: {wrong[0]} is no id; the model has {self._served.vocab_size:,}", param=param)
+
+    def _prompt(self, prompt: str | Sequence[int], begins: bool) -> tuple[tuple[int, ...], str]:
+        """The ids and the text of a prompt, whichever was given."""
+        tokenizer = self._served.tokenizer
+        text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, special=True)
+        ids = tokenizer.whole(prompt, begins) if isinstance(prompt, str) else prompt
+        self._check_ids(ids, "prompt")
+        if not ids:
+            raise Refused("prompt: it has no tokens, and a model goes on from one at least", param="prompt")
+        return tuple(ids), text
+
+    def _room(self, prompt: Sequence[int], longest: int, insists: bool, param: str) -> int:
+        """Tokens that may be said after a prompt: as many as were asked for or, unless the client `insists`, as there
+        is room for. Raises Refused where there is none."""
+        context, wanted = self._served.context, longest if insists else min(longest, 1)
+        if len(prompt) + wanted > context:
+            raise Refused(
+                f"this model's maximum context length is {context} tokens; the prompt has {len(prompt)} and the answer "
+                f"may have {longest}; shorten the prompt or lower max_tokens",
+                param=param, code="context_length_exceeded",
+            )  # fmt: skip
+        return min(longest, context - len(prompt))
+
+    def _asked(
+        self, body: Sampling, prompt: tuple[int, ...], room: int, number: int, grammar: Grammar | None = None
+    ) -> Asked:
+        """A choice's request: with a seed, the same prompt gives the same answer whatever else is asked meanwhile."""
+        seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+        named = content_id(prompt, number) if number else content_id(prompt)
+        warp = Warp(body.temperature, max(body.top_k, 0), body.top_p, body.min_p)
+        return Asked(Sample(int(named[:8], 16), prompt, grammar), seed, room, warp)
+
+    def _grammar(self, body: Chat) -> Grammar | None:
+        """What an answer is kept to; compiled once for each schema."""
+        schema = body.response_format.schema_of
+        if schema is None:
+            return None
+        key = json.dumps(schema, sort_keys=True)
+        if key not in self._grammars:
+            try:
+                self._grammars[key] = Grammar.of_json(schema, self._served.tokenizer.spelled())
+            except ValueError as error:
+                raise Refused(f"response_format: {error}", param="response_format") from error
+        return self._grammars[key]
+
+    async def _answer(
+        self, request: Request, body: Sampling, form: Form, choices: Sequence[Choice], read: int, echoed: int
+    ) -> Response:
+        """All choices in one JSON object, or as they come. `read` counts the tokens of all prompts, `echoed` says how
+        many times they stand before the answers."""
+        head = {"id": f"{form.id}-{secrets.token_hex(12)}", "created": int(time.time()), "model": self._served.name}
+
+        def used(words: int) -> dict[str, int]:
+            said = words - echoed * read
+            return {"prompt_tokens": read, "completion_tokens": said, "total_tokens": read + said}
+
+        if body.stream:
+            told = self._events(body, form, head, choices, used)
+            first = await anext(told)  # what goes wrong before anything is said has a status of its own
+            return StreamingResponse(_after(first, told), media_type="text/event-stream")
+        pieces = await _unless_gone(request, asyncio.gather(*(_whole(choice.pieces) for choice in choices)))
+        made = [form.choice(c.index, piece) for c, piece in zip(choices, pieces, strict=True)]
+        usage = used(sum(len(piece.words) for piece in pieces))
+        return JSONResponse({**head, "object": form.whole, "choices": made, "usage": usage})
+
+    async def _events(
+        self, body: Sampling, form: Form, head: dict[str, Any], choices: Sequence[Choice],
+        used: Callable[[int], dict[str, int]],
+    ) -> AsyncIterator[str]:  # fmt: skip
+        """Server-sent events: a piece of a choice each, the usage if it is asked for, and the end."""
+        begun, words, usage = set(), 0, {"usage": None} if body.stream_options.include_usage else {}
+        event = lambda made: f"data: {json.dumps({**head, 'object': form.part, **made})}\n\n"
+        async with contextlib.aclosing(_merged(choices)) as pieces:
+            async for index, piece in pieces:
+                words += len(piece.words)
+                yield event({"choices": [form.delta(index, piece, index not in begun)], **usage})
+                begun.add(index)
+        if usage:
+            yield event({"choices": [], "usage": used(words)})
+        yield "data: [DONE]\n\n"
+
+
+async def _whole(pieces: AsyncIterator[Piece]) -> Piece:
+    """All pieces of a choice as one."""
+    text, words, finish = "", [], None
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            text, words, finish = text + piece.text, [*words, *piece.words], piece.finish
+    return Piece(text, words, finish)
+
+
+async def _merged(choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Piece]]:
+    """The pieces of all choices as they come, by the choice's index."""
+    found: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
+
+    async def follow(choice: Choice) -> None:
+        async with contextlib.aclosing(choice.pieces):
+            async for piece in choice.pieces:
+                await found.put((choice.index, piece))
+        await found.put((choice.index, None))
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(follow(choice)) for choice in choices]
+        try:
+            left = len(tasks)
+            while left:
+                index, piece = await found.get()
+                left -= piece is None
+                if piece is not None:
+                    yield index, piece
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _after(first: str, told: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The first event and those that follow. An error on the way is an event as well: the status has been sent."""
+    async with contextlib.aclosing(told):
+        yield first
+        try:
+            async for event in told:
+                yield event
+        except Exception as error:
+            yield f"data: {json.dumps(Refused(_line(error), status=500).body)}\n\n"
+            raise
+
+
+async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
+    """What comes of the work, which is given up when the client has gone."""
+    task = asyncio.ensure_future(work)
+    while not (await asyncio.wait({task}, timeout=GONE))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            raise Refused("the client has gone", status=499)
+    return task.result()
+
+
+async def _json(request: Request) -> Any:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the body is no JSON: {error}") from error
+
+
+async def _refuse(request: Request, error: Refused) -> Response:
+    waits = {"Retry-After": "1"} if error.status == 503 else None
+    return JSONResponse(error.body, status_code=error.status, headers=waits)
+
+
+async def _refuse_route(request: Request, error: HTTPException) -> Response:
+    said = f"{request.method} {request.url.path}: {error.detail}"
+    return JSONResponse(Refused(said, code="unknown_url", status=error.status_code).body, error.status_code)
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    return JSONResponse(Refused(_line(error), status=500).body, status_code=500)
+
+
+def _line(error: Exception) -> str:
+    return f"the server failed: {' '.join(str(error).split()) or type(error).__name__}"

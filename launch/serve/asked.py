@@ -1,0 +1,188 @@
+"""What clients may ask, in OpenAI's words, and how a mistake is told them.
+
+Unknown fields are refused, and so are those that would change the answer in a way that this server cannot: an answer
+that silently leaves out what was asked is worse than none.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+MOST_STOPS = 16
+MOST_LIKELY = 20
+"""Likeliest tokens that an answer shows beside each of its own."""
+MOST_CHOICES = 128
+IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity")
+"""Fields that change no answer."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,), "frequency_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},),
+    "suffix": ("",), "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False),
+    "functions": ([],), "modalities": (["text"],),
+}  # fmt: skip
+"""Fields that this server knows at these values alone, at which they ask for nothing."""
+
+
+class Refused(Exception):
+    """A request that is not answered, as OpenAI's servers say so."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400):
+        super().__init__(message)
+        self.status = status
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Sampling(_Body):
+    """What chat and completions have in common."""
+
+    model: str
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    best_of: int | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = None
+    stop: str | list[str] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    return_token_ids: bool = False
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @field_validator("stop")
+    @classmethod
+    def _few_and_not_empty(cls, stop: str | list[str]) -> str | list[str]:
+        several = [stop] if isinstance(stop, str) else stop
+        if not all(several) or len(several) > MOST_STOPS:
+            raise ValueError(f"give at most {MOST_STOPS} stop strings, none of them empty")
+        return stop
+
+
+Id = Annotated[int, Field(ge=0)]
+
+
+class Completion(Sampling):
+    """Text or token ids to go on with; several in a list are answered each."""
+
+    prompt: str | list[Id] | list[str] | list[list[Id]]
+    max_tokens: int = Field(16, ge=0)
+    logprobs: int | bool | None = None
+    echo: bool = False
+    add_special_tokens: bool = True
+
+    @field_validator("logprobs")
+    @classmethod
+    def _a_number(cls, logprobs: int | bool | None) -> int | None:
+        """`true` is 1, as some clients mean it, and `false` none."""
+        number = {True: 1, False: None}[logprobs] if isinstance(logprobs, bool) else logprobs
+        if number is not None and not 0 <= number <= MOST_LIKELY:
+            raise ValueError(f"it is a number from 0 to {MOST_LIKELY}")
+        return number
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        return [self.prompt] if isinstance(self.prompt, str) or _is_ids(self.prompt) else list(self.prompt)
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates have it: the system's for a developer's, and text for parts."""
+        role = "system" if self.role == "developer" else self.role
+        return {**(self.model_extra or {}), "role": role, "content": _text(self.content)}
+
+
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+
+class ResponseFormat(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def schema_of(self) -> Mapping[str, Any] | None:
+        """What the answer is kept to, None where it is free."""
+        if self.type == "json_schema" and self.json_schema is None:
+            raise Refused("response_format: give json_schema with a schema", param="response_format")
+        return {"text": None, "json_object": {"type": "object"}}.get(
+            self.type, self.json_schema.schema_ if self.json_schema else None
+        )
+
+
+class Chat(Sampling):
+    """A conversation to answer."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MOST_LIKELY)
+    response_format: ResponseFormat = ResponseFormat(type="text")
+
+
+class Tokenize(_Body):
+    """A text, or a conversation as its model would read it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class Detokenize(_Body):
+    model: str | None = None
+    tokens: list[Id]
+
+
+Body = TypeVar("Body", bound=_Body)
+
+
+def read(kind: type[Body], body: Any) -> Body:
+    """A request's JSON as a `kind`; fields that are null count as left out. Raises Refused, which names the field."""
+    if not isinstance(body, dict):
+        raise Refused("the body must be a JSON object")
+    given = {name: value for name, value in body.items() if value is not None and name not in IGNORED}
+    for name in given.keys() & NEUTRAL.keys():
+        if given.pop(name) not in NEUTRAL[name]:
+            raise Refused(f"{name}: this server has none; leave it out", param=name, code="unsupported_parameter")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else None
+        if first["type"] == "extra_forbidden":
+            said, code = f"unknown parameter {'.'.join(map(str, first['loc']))}; leave it out", "unknown_parameter"
+        else:
+            said, code = f"{name}: {first['msg']}", "missing_required_parameter" if first["type"] == "missing" else None
+        raise Refused(said, param=name, code=code) from None
+
+
+def _is_ids(prompt: Sequence[Any]) -> bool:
+    return not isinstance(prompt, str) and all(isinstance(part, int) for part in prompt)
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str | None:
+    if not isinstance(content, list):
+        return content
+    if other := [part.get("type") for part in content if part.get("type") != "text" or "text" not in part]:
+        raise Refused(f"messages: this server reads text, and no part of the type {other[0]}", param="messages")
+    return "".join(str(part["text"]) for part in content)

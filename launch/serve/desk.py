@@ -1,0 +1,151 @@
+"""The one thread that runs the model. Requests of all clients come to it, and it batches them.
+
+Texts to score wait for each other while a batch runs. Requests to go on join the `Round` that is under way as its slots
+free; one that does not fit it (a longer prompt, more tokens, a grammar) waits for the next, and none overtakes it.
+"""
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ratchet.launch.serve.asked import Refused
+from ratchet.launch.serve.served import Served
+from ratchet.models.draw import Logs
+from ratchet.models.rounds import Asked, Part, Round
+
+MOST_WAITING = 4096
+"""Requests that wait; more are told to come back."""
+
+
+@dataclass(eq=False)
+class _Work:
+    """A text to score or a request to go on with, and where what is found goes."""
+
+    of: tuple[int, ...] | Asked
+    loop: asyncio.AbstractEventLoop
+    found: asyncio.Queue = field(default_factory=asyncio.Queue)
+    given_up: bool = False
+
+    def tell(self, found: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.found.put_nowait, found)
+        except RuntimeError:  # the server's loop has ended, and nobody listens any more
+            self.given_up = True
+
+
+class Desk:
+    """Runs a served model in a thread of its own, from `with` on until its end."""
+
+    def __init__(self, served: Served):
+        self._served = served
+        self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._texts: deque[_Work] = deque()
+        self._requests: deque[_Work] = deque()
+        self._round: Round | None = None
+        self._seated: dict[int, _Work] = {}
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+
+    def __enter__(self) -> "Desk":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._inbox.put(None)
+        self._thread.join()
+
+    async def logs(self, text: tuple[int, ...]) -> Logs:
+        """The distributions after each token of a text, as `Scorer.logs` gives them."""
+        work = self._put(text)
+        return _or_raise(await work.found.get())
+
+    async def say(self, asked: Asked) -> AsyncIterator[Part]:
+        """What a request says, part by part. Whoever stops listening gives the request up."""
+        work = self._put(asked)
+        try:
+            while True:
+                part = _or_raise(await work.found.get())
+                yield part
+                if part.ended:
+                    return
+        finally:
+            work.given_up = True
+
+    def _put(self, of: tuple[int, ...] | Asked) -> _Work:
+        if self._inbox.qsize() + len(self._texts) + len(self._requests) >= MOST_WAITING:
+            raise Refused("the server has too much to do; try again later", code="overloaded", status=503)
+        work = _Work(of, asyncio.get_running_loop())
+        self._inbox.put(work)
+        return work
+
+    def _run(self) -> None:
+        while self._open:
+            self._take()
+            try:
+                if self._texts:
+                    self._score()
+                self._seat()
+                if self._seated:
+                    self._step()
+            except Exception as error:  # whatever went wrong, its requests are told, and the next are answered
+                self._fail(error)
+
+    def _take(self) -> None:
+        """Takes what has come in; waits for something where there is nothing to do."""
+        idle = not (self._texts or self._requests or self._seated)
+        while idle or not self._inbox.empty():
+            work = self._inbox.get()
+            idle = False
+            if work is None:
+                self._open = False
+            else:
+                (self._requests if isinstance(work.of, Asked) else self._texts).append(work)
+
+    def _score(self) -> None:
+        scorer = self._served.scorer
+        batch = [self._texts[n] for n in range(min(scorer.questions, len(self._texts)))]
+        found = scorer.logs(self._served.weights, [work.of for work in batch], self._served.sampler.keep)
+        for work, one in zip(batch, found, strict=True):
+            self._texts.popleft()
+            work.tell(one)
+
+    def _seat(self) -> None:
+        """Gives free slots to those that wait, in their order."""
+        self._requests = deque(work for work in self._requests if not work.given_up)
+        if self._requests and not self._seated:
+            first = [work.of for work in list(self._requests)[: self._served.sampler.slots]]
+            alike = [a for a in first if (a.request.grammar is None) == (first[0].request.grammar is None)]
+            self._round = Round(self._served.sampler, self._served.weights, self._served.ends, alike)
+        while self._requests and self._round.free and self._round.fits(self._requests[0].of):
+            work = self._requests.popleft()
+            self._seated[self._round.join(work.of)] = work
+
+    def _step(self) -> None:
+        for number, work in list(self._seated.items()):
+            if work.given_up:
+                self._round.leave(number)
+                del self._seated[number]
+        for number, part in self._round.step().items():
+            work = self._seated[number]
+            if part.ended:
+                del self._seated[number]
+            if len(part.tokens) or part.ended:
+                work.tell(part)
+
+    def _fail(self, error: Exception) -> None:
+        """Tells everyone who waits; the round that went wrong is thrown away."""
+        for work in (*self._seated.values(), *self._texts, *self._requests):
+            work.tell(error)
+        self._seated, self._round = {}, None
+        self._texts.clear()
+        self._requests.clear()
+
+
+def _or_raise(found: Any) -> Any:
+    if isinstance(found, Exception):
+        raise found
+    return found

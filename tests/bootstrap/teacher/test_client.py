@@ -1,0 +1,203 @@
+"""A teacher's server that fails: nothing is lost, nothing is paid for twice, and it is counted."""
+
+import dataclasses
+import json
+import threading
+import time
+
+import pytest
+from etils import epath
+from faulty import Faulty
+
+from ratchet.bootstrap.config import Config, ConfigError, TeacherConfig
+from ratchet.bootstrap.teacher import client as clients
+from ratchet.bootstrap.teacher.client import ATTEMPTS, Client, Pace, TeacherRefused, TeacherStopped
+from ratchet.bootstrap.teacher.probing import Probed, probe
+
+
+def say(body):
+    return f"said {body['seed']}"
+
+
+def bodies(count):
+    return [{"model": "writer", "messages": [{"role": "user", "content": "a?"}], "seed": n} for n in range(count)]
+
+
+def client(address, place, patience=60.0, **settings):
+    config = TeacherConfig(url=address, **{"concurrency": 3} | settings)
+    return Client(config, "writer", epath.Path(place), patience=patience, pause=0.01)
+
+
+def texts(answers):
+    return [answer["choices"][0]["message"]["content"] for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(429, "429"), (500, "500"), (503, "503"), ("cut", "no connection"), ("malformed", "malformed JSON"),
+     ("empty", "malformed answer"), ("stall", "silent for 3 s")],
+)  # fmt: skip
+def test_a_fault_that_passes_is_asked_over_and_counted(tmp_path, fault, reason):
+    server, done = Faulty(say, {2: fault, 5: fault}), []
+    with server.serving() as address:
+        made = client(address, tmp_path, patience=3.0 if fault == "stall" else 60.0)
+        found = made.answers(bodies(8), done.append)
+    assert texts(found) == [f"said {n}" for n in range(8)] and sum(done) == 8
+    assert set(server.paid.values()) == {1} and len(server.paid) == 8
+    (counted, times), = made.counts.again.items()
+    assert counted.startswith(reason) and times == 2 and (made.counts.answered, made.counts.tokens) == (8, 80)
+    assert reason in str(made.counts)
+
+
+def test_what_was_answered_is_never_asked_for_again(tmp_path):
+    server = Faulty(say)
+    with server.serving() as address:
+        first = client(address, tmp_path)
+        first.answers(bodies(5), lambda n: None)
+        second = client(address, tmp_path)
+        found = second.answers([*bodies(7), bodies(1)[0]], lambda n: None)
+    assert texts(found) == [*(f"said {n}" for n in range(7)), "said 0"]
+    assert len(server.paid) == 7 and set(server.paid.values()) == {1}
+    assert (second.counts.kept, second.counts.answered, second.counts.tokens) == (5, 2, 20)
+
+
+def test_a_dead_server_stops_with_one_line_and_the_rest_is_asked_later(tmp_path):
+    server = Faulty(say, {4: "gone"})
+    with server.serving() as address:
+        with pytest.raises(TeacherStopped, match=f"{ATTEMPTS} times in a row .* `ratchet resume` goes on") as dead:
+            client(address, tmp_path).answers(bodies(9), lambda n: None)
+        assert "\n" not in str(dead.value)
+        before = dict(server.paid)
+        server.gone = False
+        found = client(address, tmp_path).answers(bodies(9), lambda n: None)
+    assert texts(found) == [f"said {n}" for n in range(9)]
+    assert len(server.paid) == 9 and set(server.paid.values()) == {1} and before.items() <= server.paid.items()
+
+
+def test_a_key_that_expires_on_the_way_stops_at_once_and_is_written_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv(clients.KEY, "secret-1")
+    server = Faulty(say, key="secret-1")
+    with server.serving() as address:
+        made = client(address, tmp_path)
+        made.answers(bodies(2), lambda n: None)
+        server.key = "secret-2"
+        with pytest.raises(TeacherRefused, match=f"or has expired .401.; set {clients.KEY}") as expired:
+            made.answers(bodies(6), lambda n: None)
+        assert "secret" not in str(expired.value)
+        monkeypatch.setenv(clients.KEY, "secret-2")
+        client(address, tmp_path).answers(bodies(6), lambda n: None)
+    assert len(server.paid) == 6 and set(server.paid.values()) == {1}
+    assert not any("secret" in file.read_text() for file in tmp_path.rglob("*.json"))
+
+
+def test_a_question_that_the_server_never_takes_is_left_out_and_counted(tmp_path):
+    server = Faulty(say, {1: 400})
+    with server.serving() as address:
+        made = client(address, tmp_path, concurrency=1)
+        found = made.answers(bodies(3), lambda n: None)
+    assert found[1] is None and texts([found[0], found[2]]) == ["said 0", "said 2"]
+    assert made.counts.unaskable == 1 and "1 questions were refused" in str(made.counts)
+
+
+def test_nothing_is_asked_beyond_the_budget_of_a_runs_whole_life(tmp_path):
+    server = Faulty(say)
+    with server.serving() as address:
+        with pytest.raises(TeacherStopped, match="the budget of 45 tokens is spent; .* raise --teacher.budget"):
+            client(address, tmp_path, concurrency=1, budget=45).answers(bodies(9), lambda n: None)
+        assert server.asked == 5
+        with pytest.raises(TeacherStopped, match="budget"):
+            client(address, tmp_path, concurrency=1, budget=45).answers(bodies(9), lambda n: None)
+        assert server.asked == 5
+        client(address, tmp_path, budget=100).answers(bodies(9), lambda n: None)
+    assert len(server.paid) == 9 and set(server.paid.values()) == {1}
+
+
+def test_as_much_is_under_way_as_was_said_and_no_more(tmp_path, monkeypatch):
+    ask, under_way, most, together = Client.ask, [], [], threading.Barrier(3, timeout=60)
+
+    def watched(made, path, body=None):
+        under_way.append(body)
+        most.append(len(under_way))
+        try:
+            if body["seed"] < 3:
+                together.wait()  # which it does for three at a time alone
+            return ask(made, path, body)
+        finally:
+            under_way.remove(body)
+
+    monkeypatch.setattr(Client, "ask", watched)
+    with Faulty(say).serving() as address:
+        client(address, tmp_path, concurrency=3).answers(bodies(20), lambda n: None)
+    assert max(most) == 3
+
+
+def test_less_is_under_way_where_the_server_is_busy_and_more_again_when_it_answers():
+    pace, held = Pace(4), []
+    pace.busy()
+    for _ in range(2):
+        pace.__enter__()
+    thread = threading.Thread(target=lambda: (pace.__enter__(), held.append(True)))
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive() and not held, "half of four are under way"
+    for _ in range(2):
+        pace.answered()
+    thread.join(5)
+    assert held, "as many answers as questions make room for one more"
+
+
+def test_a_server_may_say_how_long_to_wait(tmp_path, monkeypatch):
+    """It says 0.05 s, and the first wait of our own would be more than half a minute."""
+    with Faulty(say, {0: 429}).serving() as address:
+        made, began = dataclasses.replace(client(address, tmp_path), pause=60.0), time.monotonic()
+        made.answers(bodies(1), lambda n: None)
+    assert time.monotonic() - began < 20
+
+
+def test_a_probe_finds_what_a_server_can_do_and_says_what_it_means(tmp_path):
+    can = lambda body: json.dumps({"fit": "yes"}) if "response_format" in body else "one"
+    with Faulty(can).serving() as address:
+        found = probe(client(address, tmp_path), 500)
+    assert found == Probed("writer", 4096, 0, True, True, True, True)
+    first, second = found.lines("URL", 2)
+    assert "writer at URL: no log-probabilities, token ids, scoring of given text, answers kept to a schema" in first
+    assert "generations 1 to 2" in second and "the run's own model reviews" in second
+
+
+def test_a_server_that_takes_echo_and_scores_its_own_words_alone_is_found_out(tmp_path):
+    """As llama.cpp's does."""
+    with Faulty(say, echoes=False).serving() as address:
+        config = client(address, tmp_path)
+        found = probe(dataclasses.replace(config), 500)
+    assert not found.scores_text and not found.schemas
+    assert "no scoring of given text (echo), no schemas" in found.lines("URL", 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("server", "settings", "line"),
+    [
+        ({"models": ("a", "b")}, {}, "has 2 models; set --teacher.model to a or b"),
+        ({}, {"model": "writter"}, "has no model 'writter'; set --teacher.model to writer"),
+        ({"key": "x"}, {}, f"the key is wrong or has expired .401.; set {clients.KEY}"),
+        ({"context": 100}, {}, "reads 100 tokens, and a prompt with its answer may take 500"),
+        ({"faults": {0: 500}}, {}, "does not answer a chat .500."),
+    ],
+)
+def test_a_probe_stops_a_run_in_one_line_before_anything_is_spent(tmp_path, server, settings, line):
+    with Faulty(say, **server).serving() as address, pytest.raises(TeacherRefused, match=line) as refused:
+        probe(client(address, tmp_path, **settings), 500)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_where_nothing_listens_is_one_line(tmp_path):
+    with Faulty(say).serving() as address:
+        pass
+    with pytest.raises(TeacherRefused, match="does not answer .no connection"):
+        probe(client(address, tmp_path), 500)
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "host:8000", "https://host/v1?key=secret", "file:///x"])
+def test_a_key_in_an_address_is_refused(url):
+    simulate = dataclasses.replace(Config().simulate, lookups=0)
+    with pytest.raises(ConfigError, match="teacher.url .* without a name or a key"):
+        Config(simulate=simulate, teacher=TeacherConfig(url=url))

@@ -1,0 +1,159 @@
+"""What is served, and the command that serves it."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from etils import epath
+from serving import of_folder, write_folder
+from support import awaken, start, tiny_config
+
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.progress import Silent
+from ratchet.launch import api, cli
+from ratchet.launch.serve import served
+from ratchet.launch.serve.desk import Desk
+from ratchet.launch.serve.listening import answering
+from ratchet.models.decoder import create
+from ratchet.models.rounds import Asked
+from ratchet.models.sampler import Request
+
+
+def post(address, path, body):
+    request = urllib.request.Request(f"{address}/{path}", json.dumps(body).encode())
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("speaker"))
+
+
+def generation_0(place):
+    """The directory of a run with a seed model of random weights."""
+    config = tiny_config(train__columns=192, simulate__new_tokens=8, simulate__slots=1)
+    directory = start(place, config)
+    run = runs.prepare(directory, config, Silent())
+    run.keep_weights(run.generation(0), awaken(create(config.model, 0)[1]))
+    return directory
+
+
+def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
+    """By its own tokenizer, which no other library reads, with the run's sampler."""
+    directory = generation_0(tmp_path / "mine")
+    model, messages = api.load(directory, 0), [{"role": "user", "content": "what is it?"}]
+    ask = {"model": "mine-gen-000", "messages": messages, "max_tokens": 8, "temperature": 0.8, "seed": 3}
+    with answering(served.of_run(model, slots=2, context=0)) as address:
+        made = post(address, "chat/completions", ask)
+        info = json.loads(urllib.request.urlopen(f"{address}/tokenizer_info").read())
+    assert made["choices"][0]["message"]["content"].strip() == model.answer(messages, temperature=0.8, seed=3)
+    assert made["usage"]["prompt_tokens"] == len(model.prompt(messages))
+    assert info["eos_token"] == "<|end|>" and "chat_template" not in info
+
+
+def test_a_folder_without_a_chat_template_completes_and_does_not_chat(folder, tmp_path):
+    for file in folder.iterdir():
+        (epath.Path(tmp_path) / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with answering(of_folder(tmp_path)) as address:
+        ask = {"model": tmp_path.name, "max_tokens": 2, "temperature": 0}
+        assert post(address, "v1/completions", {**ask, "prompt": "what is"})["usage"]["completion_tokens"] == 2
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            post(address, "v1/chat/completions", {**ask, "messages": [{"role": "user", "content": "a"}]})
+        assert "it completes text and answers no messages" in refused.value.read().decode()
+        refused.value.close()
+        info = json.loads(urllib.request.urlopen(f"{address}/tokenizer_info").read())
+    assert info["eos_token"] == "<|im_end|>" and "chat_template" not in info
+
+
+def test_whoever_stops_listening_gives_the_request_up(folder):
+    """Two slots, two endless requests: a third is answered as soon as one of them is left alone."""
+    model = of_folder(folder, slots=2)
+    endless = lambda n: Asked(Request(n, (5, 6)), n, 150)
+
+    async def listen(desk):
+        first, second = desk.say(endless(1)), desk.say(endless(2))
+        await anext(first), await anext(second)
+        await first.aclose()
+        parts = [part async for part in desk.say(Asked(Request(3, (7,)), 0, 4))]
+        heard = [part async for part in second]
+        return parts, heard
+
+    with Desk(model) as desk:
+        third, second = asyncio.run(listen(desk))
+    assert sum(len(part.tokens) for part in third) <= 4 and third[-1].ended and second[-1].ended
+
+
+def test_what_goes_wrong_is_told_to_those_who_wait_and_the_next_are_answered(folder, monkeypatch):
+    model = of_folder(folder)
+    logs = type(model.scorer).logs
+
+    def once(scorer, *arguments):
+        monkeypatch.setattr(type(model.scorer), "logs", logs)
+        raise RuntimeError("out of memory")
+
+    async def ask(desk):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await desk.logs((5, 6, 7))
+        return await desk.logs((5, 6, 7))
+
+    monkeypatch.setattr(type(model.scorer), "logs", once)
+    with Desk(model) as desk:
+        found = asyncio.run(ask(desk))
+    assert found.own.shape == (3,) and np.all(np.isfinite(found.own))
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"context": 1000}, "the model reads 2 to 192 tokens; set --context"),
+        ({"slots": 0}, "0 slots do not divide over 1 devices"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(folder, settings, line):
+    with pytest.raises(ValueError, match=line):
+        of_folder(folder, **settings)
+
+
+def test_without_the_web_library_it_is_one_line_that_names_the_extra(monkeypatch, capsys, folder):
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "uvicorn" and installed(name))
+    assert cli.main(["serve", "--base", str(folder), "--port", "0"]) == 2
+    assert capsys.readouterr().err.endswith("it needs uvicorn; `pip install 'ratchet[serve]'`\n")
+
+
+def test_tasks_of_lm_eval_without_it_are_one_line_that_names_the_extra(monkeypatch, capsys, tmp_path):
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "lm_eval" and installed(name))
+    directory = generation_0(tmp_path / "mine")
+    assert cli.main(["evaluate", str(directory), "--generation", "0", "--tasks", "arc_easy"]) == 2
+    assert capsys.readouterr().err == "ratchet: evaluate --tasks: it needs lm_eval; `pip install 'ratchet[eval]'`\n"
+
+
+def test_the_command_serves_on_loopback_until_ctrl_c(folder):
+    command = [sys.executable, "-m", "ratchet.launch", "serve", "--base", str(folder), "--port", "0"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        line = next(line for line in running.stderr if line.startswith("serving"))
+        name, address = line.split()[1], line.split()[3].rstrip(";").removesuffix("/v1")
+        assert name == folder.name and address.startswith("http://127.0.0.1:")
+        while True:
+            try:
+                listed = json.loads(urllib.request.urlopen(f"{address}/v1/models").read())
+                break
+            except urllib.error.URLError:
+                assert running.poll() is None
+        assert listed["data"][0]["id"] == name
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130 and running.stderr.read() == "ratchet: stopped\n"
