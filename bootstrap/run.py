@@ -21,8 +21,7 @@ from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import load
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
-from ratchet.models import architectures, decoder, huggingface
-from ratchet.models.chat import ChatTokenizer
+from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.batches import Batches
@@ -190,7 +189,7 @@ def check(config: Config) -> None:
     load_rubric(config.review.rubric, world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
-        tokenizer = ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
+        tokenizer = pretrained.find(config.base).tokenizer()
         tokenizer.check()
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
@@ -285,18 +284,17 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
 
 
 def with_base(config: Config) -> Config:
-    """The settings with the model of the folder `base`, if there is one; only `model.max_length` stays. Raises
-    FolderError for a folder that cannot be read."""
+    """The settings with the model that `base` names, if there is one; only `model.max_length` stays. Raises FolderError
+    for one that cannot be read."""
     if not config.base:
         return config
-    model = architectures.read_config(epath.Path(config.base))
+    model = pretrained.find(config.base).config
     return replace(config, model=replace(model, max_length=config.model.max_length))
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
-    """The weights of the folder `base` over the mesh."""
-    folder = epath.Path(config.base)
-    return huggingface.load(folder, architectures.read_config(folder), lambda params: state_sharding(mesh, params))
+    """The weights of the model that `base` names, over the mesh."""
+    return pretrained.find(config.base).weights(lambda params: state_sharding(mesh, params))
 
 
 def train_arm(

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
         measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score]",
         "compile for TPUs without one: memory, traffic, bound",
     ),
-    "import": (models.import_folder, "DIR [--template FILE]", "read a Hugging Face folder, say what it is"),
+    "import": (models.import_model, "MODEL [--template FILE]", "read a model that others trained, say what it is"),
     "export": (
         models.export, "DIR --generation N --to FOLDER",
         "write a folder that transformers loads; for runs with --base or of qwen3-*",
