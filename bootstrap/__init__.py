@@ -14,16 +14,22 @@ The run, and what its stages share
   copies.py       where training would teach a text token for token
   lineage.py      from a transcript to everything about it
   thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
+  certificate.py  what labels of people say of a review, and of which judge and rubric it holds
+  probes.py       answers whose right verdicts are known, and junk, to calibrate a reviewer on
   judge.py        who says whether an answer is right in an evaluation: the oracle, or else the review
   recovery.py     wrong starts of three kinds, and what a student makes of them
 
 Engines
   simulate.py     tasks to transcripts: retrieve, show, sample, call
-  review.py       transcripts to verdicts: the rubric and the reviewer
+  review.py       transcripts to verdicts: the reviewer, and the supervisor that reads step by step
+  rubric.py       criteria in YAML, with every mistake named by file and line
+  rubrics/        packs of criteria that fit any world
+  signals.py      what can be measured of an answer: words in the sources, agreement, likelihood
+  calibration.py  labelled answers to thresholds, and what each criterion is worth
   attack.py       wrong answers that try to pass a review
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
-  checks.py       the programmatic criteria of every world
+  checks.py       the rules of every world
   tools.py        what a simulator may call: `lookup`, and the tools of its world
   retrieval.py    BM25 over passages
   tokenizers.py   the run's tokenizer: the base folder's own, or one trained on the world's text

@@ -80,8 +80,8 @@ class Attacker:
         return Attack(case, (*attack.made_by, name))
 
     def climb(self, attack: Attack, reviewer: Reviewer, steps: int, rng: random.Random) -> Attack:
-        """The attack after so many changes, each kept if it stays wrong and no fewer programmatic criteria pass."""
-        rules = tuple(c for c in reviewer.criteria if c.required and c.kind == "programmatic")
+        """The attack after so many changes, each kept if it stays wrong and no fewer criteria by rule pass."""
+        rules = tuple(c for c in reviewer.criteria if c.required and c.kind == "rule")
         judge = replace(reviewer, criteria=rules)
         score = _score(judge, attack.case)
         for _ in range(steps):
@@ -114,7 +114,7 @@ def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rn
     begun = [attacker.begin(rng, heard) for _ in range(count)]
     made = [attacker.climb(one, reviewer, climbing, rng) for one in begun if one]
     verdicts = reviewer.verdicts([a.case for a in made])
-    required = [c.name for c in reviewer.criteria if c.required]
+    required = [c.id for c in reviewer.criteria if c.required]
     failed = [[name for name in required if not of[name].passed] for of in verdicts]
     passed = [a for a, names in zip(made, failed, strict=True) if not names]
     labels = Counter(attacker.grade(a.case.task, a.case.text, a.case.before).label for a in passed)

@@ -1,5 +1,6 @@
-"""General programmatic criteria: what can be decided from an answer and its passages alone, in every world."""
+"""General rules: what can be decided from an answer and its passages alone, in every world."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,6 +40,14 @@ def seeks(case: Case, limit: float | None, interruption: str) -> str:
     return ""
 
 
+def thrifty(case: Case, limit: float | None, interruption: str) -> str:
+    """No call is made twice, and no more calls than the rubric's limit."""
+    made = [json.dumps(call, sort_keys=True) for call in case.calls]
+    if twice := [call for number, call in enumerate(made) if call in made[:number]]:
+        return f"calls twice: {twice[0]}"
+    return f"{len(made)} calls" if limit and len(made) > limit else ""
+
+
 def original(case: Case, limit: float | None, interruption: str) -> str:
     """No passage is pasted into the answer."""
     words = int(limit or PASTED_WORDS)
@@ -54,7 +63,7 @@ def distinct(case: Case, limit: float | None, interruption: str) -> str:
     return ""
 
 
-GENERAL = {check.__name__: check for check in (finished, interrupts, seeks, original, distinct)}
+GENERAL = {check.__name__: check for check in (finished, interrupts, seeks, thrifty, original, distinct)}
 
 
 def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review], limit: float | None) -> list[Review]:

@@ -72,7 +72,7 @@ class ReviewConfig:
     """How transcripts are judged."""
 
     rubric: str = ""
-    """A YAML file of criteria; empty: the world's own."""
+    """A YAML file of criteria, or grounded-knowledge, agent-safety or tool-use; empty: the world's own."""
     probes: int = bounded(60, "at least 1")
     """Worked tasks, the last of the world's seed, that no demonstration shows: the reviewer is calibrated on them."""
     target_precision: float = bounded(0.97, "from 0 to 1")

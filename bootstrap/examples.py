@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.review import Criterion, Reviewer, questions
+from ratchet.bootstrap.review import Reviewer, questions
+from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.simulate import Writer, draft
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text, lookup
@@ -120,7 +121,7 @@ def review_demonstrations(
         asked = []
         for _, text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
             asked += labelled(criterion, world, task, text, view, reviewer)
-        lineage = {"kind": criterion.name, "task": task.id}
+        lineage = {"kind": criterion.id, "task": task.id}
         pairs = [(question, label) for _, question, label in asked]
         rows = [pairs] if writer.tokenizer.asks_in_a_row else [[pair] for pair in pairs]
         for row in rows if pairs else ():
@@ -142,11 +143,11 @@ def labelled(
         said = text[step.start : step.end]
         about = [s for s in task.seek if s in said]
         hidden = "passages" in criterion.show and about and not any(a in p.text for a in about for p in view)
-        if criterion.name not in grades or hidden:
+        if criterion.id not in grades or hidden:
             continue
         for question, _ in questions(criterion, case, [step]):
             context, asked = reviewer.prompt(criterion, question, [p.text for p in view], task)
-            found.append((context, asked, grades[criterion.name]))
+            found.append((context, asked, grades[criterion.id]))
     return found
 
 

@@ -1,6 +1,6 @@
-"""Shares with intervals, paired differences, and agreement of verdicts with labels."""
+"""Shares with intervals, paired differences, and how well verdicts and scores tell what labels say."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -66,11 +66,13 @@ def grouped(scores: Mapping[str, float], groups: Groups | None = None) -> np.nda
     return np.array(list(sums.values()))
 
 
-def agreement(passed: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels; an empty share counts as 1."""
-    tp, fp = int(np.sum(passed & label)), int(np.sum(passed & ~label))
-    fn, tn = int(np.sum(~passed & label)), int(np.sum(~passed & ~label))
-    total = max(tp + fp + fn + tn, 1)
+def agreement(passed: np.ndarray, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels; an empty share counts as 1. With `weights`,
+    an item counts as so many."""
+    counts = np.ones(len(passed), int) if weights is None else weights
+    tp, fp = counts[passed & label].sum().item(), counts[passed & ~label].sum().item()
+    fn, tn = counts[~passed & label].sum().item(), counts[~passed & ~label].sum().item()
+    total = (tp + fp + fn + tn) or 1
     observed = (tp + tn) / total
     expected = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / total**2
     tpr = tp / (tp + fn) if tp + fn else 1.0
@@ -82,6 +84,34 @@ def agreement(passed: np.ndarray, label: np.ndarray) -> dict[str, float]:
         "kappa": (observed - expected) / (1 - expected) if expected < 1 else 1.0,
         "n": total,
     }
+
+
+def auc(right: Sequence[float], wrong: Sequence[float], sizes: tuple[int, int] | None = None) -> dict | None:
+    """The share of pairs in which the right one has the larger score, ties counting half, with a 95 % interval; None
+    without a pair.
+
+    The interval is Newcombe's fifth (doi 10.1002/sim.2324), which is honest of few pairs and of perfect scores too, for
+    `sizes` independent scores of either kind where those given are not all independent.
+    """
+    if not len(right) or not len(wrong):
+        return None
+    a, b = np.asarray(right)[:, None], np.asarray(wrong)[None]
+    value, (m, n) = float(np.mean((a > b) + 0.5 * (a == b))), sizes or (len(right), len(wrong))
+
+    def too_far(theta: float) -> bool:
+        alike = ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (value - theta) ** 2 > 1.96**2 * theta * (1 - theta) * (1 + alike) / (m * n)
+
+    low, high = (_edge(value, end, too_far) for end in (0.0, 1.0))
+    return {"value": value, "low": low, "high": high, "n": len(right) + len(wrong)}
+
+
+def _edge(inside: float, outside: float, too_far: Callable[[float], bool]) -> float:
+    """Where what is not too far ends on the way to `outside`, by bisection."""
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if too_far(middle) else (middle, outside)
+    return inside
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

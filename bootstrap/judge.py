@@ -1,14 +1,18 @@
 """Who says whether an answer is right: the world's oracle or, where there is none, the review.
 
-A judge stays the same for a whole run: the review is that of the seed model, at the rubric's thresholds, so that both
-sides of a comparison are judged alike. Evaluation alone asks it.
+A judge stays the same for a whole run: the review is that of the seed model, so that both sides of a comparison are
+judged alike. Its thresholds are calibrated on the seed model's own answers where the world knows right ones, and are
+the rubric's elsewhere. Evaluation alone asks it.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.calibration import ReviewerBelowFloor, calibrate
+from ratchet.bootstrap.ledger import once
+from ratchet.bootstrap.probes import labelled_probes
+from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.bootstrap.wrongthink import Said, as_cases
@@ -23,12 +27,29 @@ class Judge:
 
     @cached_property
     def _reviewer(self) -> Reviewer:
-        return self._run.reviewer(self._run.weights(0))
+        run = self._run
+        reviewer = run.reviewer(run.weights(0))
+        if run.world.known and not run.world.oracle:
+            reviewer = with_thresholds(reviewer, once(run.generation(0) / "calibration.json", self._calibration))
+        alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
+        return replace(reviewer, criteria=alone)
+
+    def _calibration(self) -> dict:
+        """What the seed model's answers to the held-out worked tasks call for, as strict as can be where they cannot
+        reach the target."""
+        run = self._run
+        params = run.weights(0)
+        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
+        passages = {p.id: p for p in run.seed_index.passages}
+        try:
+            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
+        except ReviewerBelowFloor as below:
+            return below.measured
 
     @property
     def supervisor(self) -> Reviewer:
-        """Who interrupts in an evaluation: the review's programmatic criteria of steps, where there are any."""
-        rules = tuple(c for c in self._reviewer.criteria if c.kind == "programmatic")
+        """Who interrupts in an evaluation: the review's rules of steps, where there are any."""
+        rules = tuple(c for c in self._reviewer.criteria if c.kind == "rule")
         by_rule = any(c.of == "step" and c.required for c in rules)
         return replace(self._reviewer, criteria=rules) if by_rule else self._reviewer
 
@@ -51,5 +72,5 @@ class Judge:
         heard = tuple(s.text for s in said)
         cases = as_cases(self._reviewer, said, passages, heard)
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
-        required = [c.name for c in self._reviewer.criteria if c.required]
+        required = [c.id for c in self._reviewer.criteria if c.required]
         return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]

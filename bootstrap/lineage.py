@@ -19,7 +19,7 @@ from ratchet.train.records import read_examples
 def trace(run: Run, transcript_id: str) -> dict[str, Any]:
     """The lineage of one transcript as JSON. Raises ValueError when the run has none with this id (or prefix).
 
-    A verdict says which `p_pass` its criterion passes from. `corrections` are those that were made by spoiling this
+    A verdict says which `score` its criterion passes from. `corrections` are those that were made by spoiling this
     transcript; one that was made so itself `corrects` the answer with that id.
     """
     for generation in sorted(run.directory.glob("gen-*")):
@@ -65,7 +65,7 @@ def _verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dic
     """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
     place = generation / "calibration.json"
     measured = json.loads(place.read_text()).get("criteria", {}) if place.exists() else {}
-    known = {c.name: {"kind": c.kind, "threshold": c.threshold} for c in run.rubric}
+    known = {c.id: {"kind": c.kind, "threshold": c.threshold} for c in run.rubric}
     known |= {name: {key: c[key] for key in ("kind", "threshold")} for name, c in measured.items()}
     return {name: vars(verdict) | known[name] for name, verdict in review.verdicts.items()}
 

@@ -10,13 +10,14 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import config_files
+from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
 from ratchet.bootstrap.run import Generation, Run, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
-from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor, calibration
+from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import (

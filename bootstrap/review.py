@@ -3,160 +3,87 @@
 An answer that cannot be read is a rejection with that reason, never a default score.
 """
 
-import string
-from collections import Counter
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import pydantic
-import yaml
-from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap.checks import GENERAL
-from ratchet.bootstrap.transcript import Review, Transcript, Verdict
-from ratchet.bootstrap.worlds.world import Case, Check, Document, Step, Task, World
-from ratchet.models.scorer import Scorer
+from ratchet.bootstrap.rubric import Criterion
+from ratchet.bootstrap.signals import SHARES, Measured, agreement
+from ratchet.bootstrap.transcript import UNREADABLE, Review, Transcript, Verdict
+from ratchet.bootstrap.worlds.world import Case, Check, Document, Step, Task
+from ratchet.models.scorer import Question, Scorer
 
-
-class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """One question of the rubric.
-
-    A criterion `of` a step is decided for each step of an answer, and may interrupt it there; one of the form says how
-    an answer is written, not whether it is true. A model criterion's question names {step} and any fields of the
-    world's steps, or {answer} and {question}; it passes from the P(yes) `threshold` on, which calibration replaces
-    where probes know the right answers. `limit` is a number that a programmatic criterion takes.
-    """
-
-    name: str
-    kind: Literal["model", "programmatic"]
-    question: str
-    of: Literal["form", "step", "answer"] = "answer"
-    show: tuple[Literal["passages", "question"], ...] = ()
-    required: bool = True
-    threshold: float = pydantic.Field(0.5, ge=0.0, le=1.0)
-    limit: float | None = pydantic.Field(None, gt=0.0)
-
-    @property
-    def named(self) -> set[str]:
-        """The words in braces that its question names."""
-        return {name for _, name, _, _ in string.Formatter().parse(self.question) if name is not None}
-
-
-def load_rubric(path: str, world: World) -> tuple[Criterion, ...]:
-    """Reads criteria from a YAML file, or the world's own for "". Raises ValueError naming file, criterion and
-    remedy."""
-    where = epath.Path(path) if path else f"of the world {world.name}"
-    try:
-        entries = yaml.safe_load(where.read_text() if path else world.rubric)
-    except FileNotFoundError as error:
-        raise ValueError(f"rubric: {where} is missing; set --review.rubric to a YAML file of criteria") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"rubric: {where} is no YAML: {' '.join(str(error).split())}; mend it") from error
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"rubric: {where} holds no list of criteria; write one as in bootstrap/worlds/documents.yaml")
-    known = [*GENERAL, *world.checks]
-    try:
-        criteria = tuple(_criterion(number, entry, known) for number, entry in enumerate(entries, 1))
-        if twice := [name for name, count in Counter(c.name for c in criteria).items() if count > 1]:
-            raise ValueError(f"two criteria are named {twice[0]}; rename one")
-        if not any(c.required for c in criteria):
-            raise ValueError("no criterion is required, so everything would pass; require at least one")
-    except ValueError as error:
-        raise ValueError(f"rubric: {where}: {error}") from error
-    return criteria
-
-
-def _criterion(number: int, entry: object, checks: Sequence[str]) -> Criterion:
-    try:
-        c = Criterion.model_validate(entry)
-    except pydantic.ValidationError as error:
-        named = entry.get("name", number) if isinstance(entry, dict) else number
-        first = error.errors()[0]
-        field = "".join(f"{part}: " for part in first["loc"])
-        raise ValueError(f"criterion {named}: {field}{first['msg']}; see bootstrap/worlds/documents.yaml") from error
-    if c.kind == "programmatic" and c.name not in checks:
-        raise ValueError(f"no programmatic criterion {c.name}; there are {', '.join(checks)}")
-    try:
-        strange = c.named - {"answer", "question"} if c.of != "step" else {n for n in c.named if not n.isidentifier()}
-        if not strange:
-            c.question.format(**dict.fromkeys(c.named, ""))
-    except (ValueError, LookupError) as error:
-        raise ValueError(f"the question of {c.name} cannot be filled in: {error}; write braces as {{step}}") from error
-    if strange:
-        raise ValueError(
-            f"the question of {c.name} names {{{min(strange)}}}; there are {{answer}} and {{question}}, and for a "
-            "criterion `of: step` {step} and the fields of the world's steps"
-        )
-    return c
-
-
-UNREADABLE = "unreadable"
-"""What the reason of a verdict begins with that the model did not answer by yes or no."""
-
-
-class Asked(NamedTuple):
-    """One question of a model criterion with its answer, and the words that it was asked about."""
-
-    yes: float
-    no: float
-    about: str
+Part = tuple[Case, Sequence[Step]]
+"""A case, and those of its steps that are judged."""
+Answers = Mapping[tuple[str, int], Sequence[Measured]]
+"""By criterion and number of a case, what a model measured of its steps or of the whole."""
+AGREEMENT = "agreement"
 
 
 @dataclass(frozen=True)
 class Reviewer:
-    """The model that answers the model criteria, with the criteria and their thresholds."""
+    """The model that reviews, with the criteria and their thresholds."""
 
     scorer: Scorer
     params: nnx.State
     tokenizer: Any
     criteria: tuple[Criterion, ...]
     checks: Mapping[str, Check]
-    """The world's programmatic criteria."""
+    """The world's criteria by rule."""
     steps: Callable[[str], Sequence[Step]]
     """Where the world cuts an answer."""
     interruption: str
     room: int
     """Tokens of a prompt at most."""
+    seed: Callable[[], nnx.State]
+    """Gives the weights of the judge `seed`."""
 
     def review(
         self,
         transcripts: Sequence[Transcript],
         tasks: Mapping[str, Task],
         passages: Mapping[str, Document],
-        siblings: Sequence[str] | None = None,
+        siblings: Sequence[Transcript] | None = None,
     ) -> list[Review]:
         """One review for each transcript. Those given together that pass when no sibling is heard are each other's
-        siblings, unless others are given: what is cut off or rejected must not outvote what is right."""
-        cases = [self.case(t, tasks[t.task_id], passages, tuple(siblings or ())) for t in transcripts]
+        siblings, unless others are given: what is cut off or rejected must not outvote what is right. Whether other
+        answers to the same task agree is asked of all that are well formed."""
+        cases = [self.case(t, tasks[t.task_id], passages) for t in transcripts]
         asked = self._ask([(case, case.steps) for case in cases])
+        beside = siblings
         if siblings is None:
-            alone = map(self._accepts, self.verdicts(cases, asked))
-            heard = tuple(t.text for t, passes in zip(transcripts, alone, strict=True) if passes and t.finished)
-            cases = [replace(case, siblings=heard) for case in cases]
+            alone = self.verdicts(cases, asked)
+            siblings = [t for t, of in zip(transcripts, alone, strict=True) if t.finished and self._accepts(of, True)]
+            beside = [t for t, of in zip(transcripts, alone, strict=True) if t.finished and self._formed(of)]
+        heard, cases = tuple(t.text for t in siblings), list(cases)
+        for number, (case, t) in enumerate(zip(cases, transcripts, strict=True)):
+            cases[number] = replace(case, siblings=heard, others=_others(t, beside))
         found = self.verdicts(cases, asked)
         return [Review(t.id, of, self._accepts(of)) for t, of in zip(transcripts, found, strict=True)]
 
-    def _accepts(self, verdicts: Mapping[str, Verdict]) -> bool:
-        return all(verdicts[c.name].passed for c in self.criteria if c.required)
+    def _accepts(self, verdicts: Mapping[str, Verdict], alone: bool = False) -> bool:
+        """Whether all required criteria pass; `alone` leaves out the one that only others can decide."""
+        return all(verdicts[c.id].passed for c in self.criteria if c.required and not (alone and c.id == AGREEMENT))
 
-    def case(self, t: Transcript, task: Task, passages: Mapping[str, Document], siblings: tuple[str, ...]) -> Case:
-        """A transcript as text."""
+    def _formed(self, verdicts: Mapping[str, Verdict]) -> bool:
+        return all(verdicts[c.id].passed for c in self.criteria if c.required and c.of == "form")
+
+    def case(self, t: Transcript, task: Task, passages: Mapping[str, Document]) -> Case:
+        """A transcript as text, with no siblings yet."""
         own = tuple(passages[p] for p in t.passages)
-        return Case(task, t.text, t.forced_text, t.finished, t.calls, tuple(self.steps(t.text)), own, siblings)
+        return Case(task, t.text, t.forced_text, t.finished, t.calls, tuple(self.steps(t.text)), own, ())
 
-    def verdicts(
-        self, cases: Sequence[Case], asked: Mapping[tuple[str, int], Sequence[Asked]] | None = None
-    ) -> list[dict[str, Verdict]]:
+    def verdicts(self, cases: Sequence[Case], asked: Answers | None = None) -> list[dict[str, Verdict]]:
         """By case, the verdict of every criterion. `asked` are the model's answers where they are known already."""
         if asked is None:
             asked = self._ask([(case, case.steps) for case in cases])
         return [
-            {
-                c.name: self._check(c, case) if c.kind == "programmatic" else _verdict(c, asked[c.name, number])
-                for c in self.criteria
-            }
+            {c.id: self._verdict(c, case, asked.get((c.id, number), ())) for c in self.criteria}
             for number, case in enumerate(cases)
         ]
 
@@ -177,38 +104,90 @@ class Reviewer:
             if number in found:
                 continue
             for c in judged:
-                if c.kind == "programmatic":
-                    reason = self._check(c, part).reason
-                else:
-                    verdict = _verdict(c, asked[c.name, at])
-                    reason = "" if verdict.reason.startswith(UNREADABLE) else verdict.reason  # which is no fault
-                if reason:
-                    found[number] = (n, f"{c.name}: {reason}")
+                verdict = self._verdict(c, part, asked.get((c.id, at), ()))
+                if verdict.reason and verdict.readable:  # what cannot be read is no fault
+                    found[number] = (n, f"{c.id}: {verdict.reason}")
                     break
         return [found.get(number, (-1, "")) for number in range(len(cases))]
 
     def formed(self, cases: Sequence[Case]) -> list[bool]:
         """By case, whether every required criterion of the form passes."""
-        judge = replace(self, criteria=tuple(c for c in self.criteria if c.required and c.of == "form"))
-        return [all(v.passed for v in found.values()) for found in judge.verdicts(cases)]
+        judge = replace(self, criteria=tuple(c for c in self.criteria if c.of == "form"))
+        return [judge._formed(found) for found in judge.verdicts(cases)]
 
-    def _ask(
-        self, asked_of: Sequence[tuple[Case, Sequence[Step]]], criteria: Sequence[Criterion] | None = None
-    ) -> dict[tuple[str, int], list[Asked]]:
-        """By model criterion and case, the answers about its steps or about the whole; asked together, they share
+    def scores(self, c: Criterion) -> bool:
+        """Whether a criterion is measured, and passes from its threshold on; a check of the world takes the place of a
+        share of the same name."""
+        return c.kind != "rule" or (c.id in SHARES and c.id not in self.checks)
+
+    def _verdict(self, c: Criterion, case: Case, answers: Sequence[Measured]) -> Verdict:
+        """What a criterion makes of a case and of what a model measured of it."""
+        if not self.scores(c):
+            own = self.checks.get(c.id)
+            reason = own(case) if own else GENERAL[c.id](case, c.limit, self.interruption)
+            return Verdict(float(not reason), not reason, reason)
+        if c.kind == "rule":
+            answers = [SHARES[c.id](case.text[s.start : s.end], case.passages) for s in _parts(c, case, case.steps)]
+        elif c.id == AGREEMENT:
+            answers = [agreement(case.text, case.others)]
+        return _least(c, answers)
+
+    def _ask(self, parts: Sequence[Part], criteria: Sequence[Criterion] | None = None) -> Answers:
+        """What the judges of model criteria say, and how likely what was said is; asked together, they share
         contexts."""
+        chosen = self.criteria if criteria is None else criteria
+        found: dict[tuple[str, int], list[Measured]] = {}
+        for judge in dict.fromkeys(c.judge for c in chosen):
+            own = [c for c in chosen if c.judge == judge]
+            params = self.params if judge == "self" else self.seed()
+            self._ask_yes_or_no(params, parts, [c for c in own if c.kind == "model"], found)
+            self._ask_how_likely(params, parts, [c for c in own if c.kind == "likelihood" and c.id != AGREEMENT], found)
+        return found
+
+    def _ask_yes_or_no(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
+        """Adds what a judge answers to the questions of model criteria to what was `found`."""
         prompts, owners = [], []
-        for c in self.criteria if criteria is None else criteria:
-            for number, (case, steps) in enumerate(asked_of if c.kind == "model" else ()):
+        for c in criteria:
+            for number, (case, steps) in enumerate(parts):
                 for question, about in questions(c, case, steps):
                     prompts.append(self.prompt(c, question, [p.text for p in case.passages], case.task))
-                    owners.append((c.name, number, about))
-        answers_N2 = self.scorer(self.params, prompts, self.tokenizer.verdicts)
-        names = [c.name for c in self.criteria if c.kind == "model"]
-        asked: dict[tuple[str, int], list[Asked]] = {(n, i): [] for n in names for i in range(len(asked_of))}
+                    owners.append((c.id, number, about))
+        answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts) if prompts else ()
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
-            asked[name, number].append(Asked(float(yes), float(no), about))
-        return asked
+            found.setdefault((name, number), []).append(_yes(float(yes), float(no), about))
+
+    def _ask_how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
+        """Adds mean log-probabilities of what was said to what was `found`."""
+        prompts: dict[tuple, list[int]] = {}
+        asked, owners = [], []
+        for c in criteria:
+            for number, (case, steps) in enumerate(parts):
+                for step in _parts(c, case, steps):
+                    views = [case.passages, ()][: 1 + (c.id == "gain")]
+                    given = [self._said(self._asked(case.task, view, prompts), case, step) for view in views]
+                    if given[0][1]:
+                        asked += given
+                        owners.append((c, number, case.text[step.start : step.end], len(given)))
+        means = iter([float(found_N.mean()) for found_N in self.scorer.log_likelihoods(params, asked)] if asked else ())
+        for c, number, about, count in owners:
+            nats = next(means) - sum(next(means) for _ in range(count - 1))
+            found.setdefault((c.id, number), []).append(_nats(c, nats, about))
+
+    def _asked(self, task: Task, view: Sequence[Document], known: dict[tuple, list[int]]) -> list[int]:
+        """A task in tokens with passages in view, from those that are `known`."""
+        key = (task.id, *(p.id for p in view))
+        if key not in known:
+            known[key] = self.tokenizer.render(task.messages, passages=[p.text for p in view], room=self.room)
+        return known[key]
+
+    def _said(self, prompt: Sequence[int], case: Case, step: Step) -> Question:
+        """(what stands before a part of an answer, the part) in tokens."""
+        encode, start = self.tokenizer.encode, max((s.end for s in case.steps if s.end <= step.start), default=0)
+        begun = [*prompt, *(encode(case.before) if case.before else ())]
+        space = " " if case.before else ""
+        if start:
+            return (*begun, *encode(space + case.text[:start])), tuple(encode(case.text[start : step.end]))
+        return tuple(begun), tuple(encode(space + case.text[: step.end]) if case.text[: step.end].strip() else ())
 
     def prompt(
         self, criterion: Criterion, question: str, passages: Sequence[str], task: Task
@@ -219,44 +198,61 @@ class Reviewer:
         context, asked = self.tokenizer.ask(question, passages=shown, messages=messages, room=self.room)
         return tuple(context), tuple(asked)
 
-    def _check(self, criterion: Criterion, case: Case) -> Verdict:
-        if criterion.name in self.checks:
-            reason = self.checks[criterion.name](case)
-        else:
-            reason = GENERAL[criterion.name](case, criterion.limit, self.interruption)
-        return Verdict(float(not reason), not reason, reason)
+
+def _others(t: Transcript, beside: Sequence[Transcript]) -> tuple[str, ...]:
+    """The other answers to the same task."""
+    return tuple(o.text for o in beside if o.id != t.id and o.task_id == t.task_id and o.source == "answer")
+
+
+def _parts(criterion: Criterion, case: Case, steps: Sequence[Step]) -> Sequence[Step]:
+    """What a criterion measures: steps, or the whole answer."""
+    return steps if criterion.of == "step" else (Step(0, len(case.text)),)
 
 
 def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[tuple[str, str]]:
     """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one
     for the answer."""
     if criterion.of != "step":
-        return [(criterion.question.format(answer=case.text, question=case.task.question), case.text)]
+        calls = "; ".join(f"{name} {json.dumps(arguments)}" for name, arguments in case.calls)
+        words = {"answer": case.text, "question": case.task.question, "calls": calls or "no call"}
+        return [(criterion.question.format(**words), case.text)]
     texts = [case.text[s.start : s.end] for s in steps]
     filled = [(text, {**s.fields, "step": text}) for text, s in zip(texts, steps, strict=True)]
     return [(criterion.question.format(**words), text) for text, words in filled if criterion.named <= words.keys()]
 
 
-def _verdict(criterion: Criterion, answers: Sequence[Asked]) -> Verdict:
-    if not answers:
-        return Verdict(0.0, False, f"{UNREADABLE}: there is nothing to ask about")
-    for yes, no, _ in answers:
-        if not yes + no >= 0.5:  # which holds of NaN as well
-            return Verdict(0.0, False, f"{UNREADABLE}: yes and no together have probability {yes + no:.2f}")
-    yes, no, about = min(answers, key=lambda a: a.yes / (a.yes + a.no))
-    p_pass = yes / (yes + no)
-    passed = p_pass >= criterion.threshold
-    return Verdict(p_pass, passed, "" if passed else f"doubts: {about}")
+def _yes(yes: float, no: float, about: str) -> Measured:
+    """P(yes) among yes and no, if both together are likely."""
+    if not yes + no >= 0.5:  # which holds of NaN as well
+        return Measured(0.0, f"{UNREADABLE}: yes and no together have probability {yes + no:.2f}")
+    return Measured(yes / (yes + no), f"doubts: {about}")
+
+
+def _nats(criterion: Criterion, nats: float, about: str) -> Measured:
+    """How likely something is, or how much likelier, if that is a number."""
+    if not math.isfinite(nats):
+        return Measured(0.0, f"{UNREADABLE}: its log-probability is {nats}")
+    return Measured(nats, f"{nats:.2f} nats a token{' by the sources' if criterion.id == 'gain' else ''}: {about}")
+
+
+def _least(criterion: Criterion, answers: Sequence[Measured]) -> Verdict:
+    """The verdict on the part that is doubted most."""
+    unreadable = [a.doubt for a in answers if a.doubt.startswith(UNREADABLE)]
+    if unreadable or not answers:
+        return Verdict(0.0, False, unreadable[0] if answers else f"{UNREADABLE}: there is nothing to ask about")
+    score, doubt = min(answers, key=lambda a: a.score)
+    passed = score >= criterion.threshold
+    return Verdict(score, passed, "" if passed else doubt)
 
 
 def with_thresholds(reviewer: Reviewer, calibration: dict) -> Reviewer:
-    """The reviewer with the thresholds of an earlier calibration. Raises ValueError when that had other criteria."""
-    if strange := {c.name for c in reviewer.criteria} ^ calibration["criteria"].keys():
+    """The reviewer with the thresholds of an earlier calibration, and without a say of what that found no better than
+    chance. Raises ValueError when it had other criteria."""
+    measured = calibration["criteria"]
+    if strange := {c.id for c in reviewer.criteria} ^ measured.keys():
         raise ValueError(
             f"review: {min(strange)} stands only in one of rubric and calibration.json; restore the rubric that the "
             "run began with, or start a new run"
         )
-    criteria = tuple(
-        c.model_copy(update={"threshold": calibration["criteria"][c.name]["threshold"]}) for c in reviewer.criteria
-    )
-    return replace(reviewer, criteria=criteria)
+    found = lambda c: {name: measured[c.id][name] for name in ("threshold", "standing")}
+    return replace(reviewer, criteria=tuple(c.model_copy(update=found(c)) for c in reviewer.criteria))

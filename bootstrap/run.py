@@ -15,7 +15,8 @@ from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.ledger import once, write_json
 from ratchet.bootstrap.progress import Metrics, Progress
 from ratchet.bootstrap.retrieval import Index, passages_of
-from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
@@ -75,6 +76,7 @@ class Run:
             self.world.steps,
             self.config.wrongthink.interruption,
             self.config.model.max_length - self.config.simulate.new_tokens,
+            lambda: self.seed_weights,
         )
 
     def tasks(self, number: int) -> tuple[Task, ...]:
@@ -129,6 +131,11 @@ class Run:
     def weights(self, number: int) -> nnx.State:
         """The weights of a finished generation."""
         return load_weights(self.generation(number) / "model", self.fresh_weights())
+
+    @cached_property
+    def seed_weights(self) -> nnx.State:
+        """The weights of generation 0, which a criterion may name as its judge."""
+        return self.weights(0)
 
     def fresh_weights(self) -> nnx.State:
         """A decoder's weights before any training, laid out over the mesh."""

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.review import Criterion
+from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models import pretrained

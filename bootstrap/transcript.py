@@ -14,9 +14,10 @@ import numpy as np
 from ratchet.bootstrap.worlds.world import Call
 from ratchet.train.codec import pack_targets, unpack_targets
 
-Source = Literal["answer", "inverted", "contrast", "incumbent", "random", "spoiled"]
-"""Where a transcript's text comes from: "answer" answers a task; all others interrupt a wrong thought, which the
-inverted lesson, a contrast of lessons, the incumbent, a random vector, or a rule that spoils right answers made."""
+Source = Literal["answer", "inverted", "contrast", "incumbent", "random", "spoiled", "junk"]
+"""Where a transcript's text comes from: "answer" answers a task, and "junk" is made for calibration; all others
+interrupt a wrong thought, which the inverted lesson, a contrast of lessons, the incumbent, a random vector, or a rule
+that spoils right answers made."""
 
 
 class Capture(NamedTuple):
@@ -80,13 +81,26 @@ class Transcript:
         return tuple((f["name"], json.loads(f["arguments"])) for f in made)
 
 
+UNREADABLE = "unreadable"
+"""What the reason of a verdict begins with where nothing could be measured."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """One criterion's answer: the probability that it passes, whether it does, and why not."""
+    """One criterion's answer: what was measured, whether that passes, and why not.
 
-    p_pass: float
+    The `score` of a check is 1 or 0, of a model criterion P(yes) among yes and no, of other criteria what
+    `bootstrap.signals` says.
+    """
+
+    score: float
     passed: bool
     reason: str = ""
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is a score; without one the verdict is a rejection."""
+        return not self.reason.startswith(UNREADABLE)
 
 
 @dataclass(frozen=True)

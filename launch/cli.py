@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
-from ratchet.launch.commands import look, measure, models, start
+from ratchet.launch.commands import labels, look, measure, models, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
@@ -26,6 +26,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "compare": (
         measure.compare, "DIR ... [--generation N] --vary SETTING VALUE VALUE ...",
         "arms from one generation's data, one table",
+    ),
+    "label": (labels.label, "DIR [--generation N]", "say of answers whether they are right, by one key each"),
+    "calibrate": (
+        labels.calibrate, "DIR [--labels FILE] [--generation N]",
+        "the review against labels: agreement, corrected rate, certificate",
     ),
     "recipes": (look.recipes, "", "what there is to run, how long it takes, what it should reach"),
     "preflight": (
@@ -48,8 +53,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but run, resume and chat take\n"
-        "--json."
+        "every setting; --version says the version. All but run, resume, chat and label\n"
+        "take --json."
     )
 
 
@@ -88,8 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
-    """Has a command end as it should when it is asked to: after a step, at once, or, a chat, as people leave one."""
-    if name == "chat":
+    """Has a command end as it should when it is asked to: after a step, at once, or as people leave what they talk
+    to."""
+    if name in ("chat", "label"):
         return contextlib.nullcontext()
     return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end)
 

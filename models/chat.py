@@ -32,6 +32,7 @@ WORDING = {
 }
 """What a model is told beside the messages."""
 ANSWERS = ("Yes", "No")
+_INDENT = "  "
 _ARGUMENTS_WRITTEN = re.compile(rf'\{{\s*"{PROBE}"\s*:\s*"{PROBE}"\s*\}}')
 _TOOL = {"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}
 """A tool, which chooses the template for tools in folders that have one."""
@@ -194,12 +195,13 @@ class ChatTokenizer:
         self, question: str, *, passages: Sequence[str] = (), messages: Sequence[Mapping] = (), room: int | None = None
     ) -> tuple[list[int], list[int]]:
         """(context, question) in ids: a question about passages and messages, of which the next token is one of
-        `verdicts`. The whole is one user's message.
+        `verdicts`. The whole is one user's message, in which every line of what is asked about is indented: none can
+        be taken for a heading, or for another question.
 
         Passages are cut so that both fit into `room` ids. The context is the same for every question, however long
         without `room`, else of up to a quarter of it: this much is kept free for one.
         """
-        asked = self._vocabulary.hide(WORDING["question"].format(question=question))
+        asked = self._vocabulary.hide(WORDING["question"].format(question=_indented(question)))
         ids, _ = self._until(asked + self._turn[1], ANSWERS[0])
         told = "".join(f"{_told(message)}\n\n" for message in messages)
         conversation = f"{WORDING['conversation']}\n\n{told}" if told else ""
@@ -209,7 +211,8 @@ class ChatTokenizer:
             return self._ids(self._turn[0] + self._vocabulary.hide(shown))
 
         left = None if room is None else room - max(len(ids), room // 4)
-        return self._fitted(context, _sources(passages), left), ids
+        shown = [f"{_INDENT}{_indented(text)}" for text in passages]
+        return self._fitted(context, _sources(shown), left), ids
 
     @property
     def can_call(self) -> bool:
@@ -390,4 +393,9 @@ def _told(message: Mapping[str, Any]) -> str:
     """A message of a conversation that is talked about."""
     called = [f"{c['function']['name']} {c['function']['arguments']}" for c in message.get("tool_calls") or ()]
     said = [message["content"]] if message.get("content") else []
-    return f"{message['role']}: " + "\n".join([*said, *called])
+    return f"{message['role']}: " + _indented("\n".join([*said, *called]))
+
+
+def _indented(text: str) -> str:
+    """A text whose lines, but for the first, are indented, whatever parts them."""
+    return f"\n{_INDENT}".join(text.splitlines())

@@ -1,4 +1,5 @@
-"""Probabilities of answers to questions about contexts, and the distributions that given tokens are drawn from.
+"""Probabilities of answers to questions about contexts, and those of given tokens, alone or with the distributions that
+they are drawn from.
 
 A context is read once for all that follows it.
 
@@ -68,6 +69,15 @@ class Scorer(Inference):
         return [
             Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, given, strict=True)
         ]
+
+    def log_likelihoods(self, params: nnx.State, given: Sequence[Question]) -> list[np.ndarray]:
+        """The log-probability, in nats [N], of each of N tokens after its context and the tokens before it.
+
+        There is at least one token of context; equal contexts are read once.
+        """
+        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
+        found = self._run(token_log_probabilities, params, asked, ())
+        return [found[a][: len(tokens)] for a, (_, tokens) in zip(asked, given, strict=True)]
 
     def _run(
         self, program: Callable, params: nnx.State, asked: Sequence[Question], answers: Tokens
@@ -139,6 +149,12 @@ def token_distributions(shared: Shared, batch: Batch, *, keep: int, plan: Scorer
     return plan.everywhere(each_part(shared, plan.over_rows(batch)))
 
 
+@program(static_argnames="plan")
+def token_log_probabilities(shared: Shared, batch: Batch, *, plan: Scorer) -> jax.Array:
+    """Log-probabilities [B, T] of the token after each of a question's but the last, whole on every host."""
+    return plan.everywhere(plan.over_parts(_token_log_probabilities, whole=Shared)(shared, plan.over_rows(batch)))
+
+
 def _answer_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Array:
     model, hidden_BTD = _read(plan, shared, batch)
     logits_BV = model.logits(hidden_BTD[jnp.arange(len(batch.ends_B)), batch.ends_B], model.head_DV())
@@ -146,10 +162,22 @@ def _answer_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Arr
 
 
 def _token_distributions(plan: Scorer, keep: int, shared: Shared, batch: Batch) -> Captured:
-    """A column at a time: logits of all would be as large as what they are made from, times V / D."""
+    return _by_column(plan, shared, batch, lambda logits_BV, next_B: capture(logits_BV, next_B, keep))
+
+
+def _token_log_probabilities(plan: Scorer, shared: Shared, batch: Batch) -> jax.Array:
+    def own(logits_BV: jax.Array, next_B: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(jax.nn.log_softmax(logits_BV), next_B[:, None], axis=1)[:, 0]
+
+    return _by_column(plan, shared, batch, own)
+
+
+def _by_column(plan: Scorer, shared: Shared, batch: Batch, of: Callable) -> Any:
+    """What `of` gives for the logits [B, V] at each column and the ids [B] after it, one column at a time: logits of
+    all would be as large as what they are made from, times V / D."""
     model, hidden_BTD = _read(plan, shared, batch)
     head_DV, next_BT = model.head_DV(), jnp.roll(batch.question_BT, -1, axis=1)
-    one = lambda column: capture(plan.of_tokens(model.logits(column[0], head_DV)), column[1], keep)
+    one = lambda column: of(plan.of_tokens(model.logits(column[0], head_DV)), column[1])
     found_TB = jax.lax.map(one, (hidden_BTD.swapaxes(0, 1), next_BT.T))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), found_TB)
 

@@ -30,13 +30,15 @@ ENDS = ("a guest heard it.", "nobody minds.", "children like this.", "who knows 
 FACT = re.compile(r"the (\w+ \w+ lamp) (\w+)\.")
 NO = "no,"
 RUBRIC = """
-- {name: finished, kind: programmatic, of: form, question: the answer comes to an end by itself}
-- {name: interrupts, kind: programmatic, question: a wrong thought is interrupted once}
-- {name: seeks, kind: programmatic, question: look-ups are for what the task has to find}
-- {name: original, kind: programmatic, limit: 12, question: no passage is pasted}
-- {name: distinct, kind: programmatic, limit: 0.95, question: no accepted sibling says the same}
-- {name: grounded, kind: programmatic, of: step, question: every sentence stands in the sources}
-- {name: sure, kind: model, of: step, show: [passages], question: "the {lamp} {deed}?"}
+version: 1
+criteria:
+- {id: finished, kind: rule, of: form, question: the answer comes to an end by itself}
+- {id: interrupts, kind: rule, question: a wrong thought is interrupted once}
+- {id: seeks, kind: rule, question: look-ups are for what the task has to find}
+- {id: original, kind: rule, limit: 12, question: no passage is pasted}
+- {id: distinct, kind: rule, limit: 0.95, question: no accepted sibling says the same}
+- {id: grounded, kind: rule, of: step, question: every sentence stands in the sources}
+- {id: sure, kind: model, of: step, show: [passages], question: "the {lamp} {deed}?"}
 """
 METRICS = (
     Metric("told", "answers that tell all", "told", "worst", guard=True),

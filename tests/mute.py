@@ -3,9 +3,11 @@
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World
 
 RUBRIC = """
-- {name: interrupts, kind: programmatic, question: a wrong thought is interrupted once}
-- {name: original, kind: programmatic, question: no passage is pasted}
-- {name: brief, kind: model, of: step, show: [passages], question: "is this brief: {step}"}
+version: 1
+criteria:
+- {id: interrupts, kind: rule, question: a wrong thought is interrupted once}
+- {id: original, kind: rule, question: no passage is pasted}
+- {id: brief, kind: model, of: step, show: [passages], question: "is this brief: {step}"}
 """
 
 

@@ -50,6 +50,7 @@ class Files:
 
     number: int
     calibration: dict[str, Any]
+    certificate: dict[str, Any]
     funnel: dict[str, Any]
     audit: dict[str, Any]
     evaluation: dict[str, Any]

@@ -120,17 +120,16 @@ def _passed(found: Found) -> str:
 
 
 def _verdicts(verdicts: Mapping[str, Found]) -> Table:
-    """A row a criterion: its verdict, p beside the threshold that it passes from, and why not."""
+    """A row a criterion: its verdict, its score beside the threshold that it passes from, and why not."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name, justify in (("criterion", "left"), ("verdict", "left"), ("by", "left"), ("p", "right")):
+    for name, justify in (("criterion", "left"), ("verdict", "left"), ("by", "left"), ("score", "right")):
         table.add_column(name, justify=justify, no_wrap=True)
     table.add_column("passes from", justify="right")
     table.add_column("why not", overflow="fold")
     for name, v in verdicts.items():
-        by = {"programmatic": "rule"}.get(v["kind"], v["kind"])
-        figures = (decimals(v["p_pass"]), decimals(v["threshold"]))
+        figures = (decimals(v["score"]), decimals(v["threshold"]))
         table.add_row(
-            Text(name), _verdict(v["passed"], ("passed", "failed", "")), by, *figures, Text(v["reason"] or "")
+            Text(name), _verdict(v["passed"], ("passed", "failed", "")), v["kind"], *figures, Text(v["reason"] or "")
         )
     return table
 

@@ -52,7 +52,7 @@ def audit_generation(
     result = audit(list(once_each.values()), documents, own, list(transcripts.values()), reviews)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
-        graded = [c.name for c in reviewer.criteria if c.kind == "model"]
+        graded = [c.id for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
         result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
     write_json(g.directory / "audit.json", result)

@@ -93,15 +93,15 @@ def _unit(
         begun, seed = {t.task_id: t.tokens for t in answers}, g.seed("think", unit)
         said = wrongthink.think(run.writer(thinker), run.world, asked, c.samples, seed=seed, right=begun)
         found = wrongthink.supervise(reviewer, said, list(g.passages.values()), heard, source)
-        pairs += _tried(g, reviewer, [thought for thought in found if thought], heard, unit)
+        pairs += _tried(g, reviewer, [thought for thought in found if thought], answers, unit)
     if "spoiled" in c.sources:
         spoiled = _spoiled(g, answers, heard)
-        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, heard), strict=True)
+        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, answers), strict=True)
     return sorted(pairs, key=lambda pair: content_id(pair[0].task_id, pair[0].forced))
 
 
 def _tried(
-    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], heard: tuple[str, ...], unit: int
+    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], answers: Sequence[Transcript], unit: int
 ) -> Pairs:
     """Corrections of wrong thoughts with their reviews; one that fails is tried again, or hard cases would be rare."""
     left, done = list(thoughts), []
@@ -109,7 +109,7 @@ def _tried(
         seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
         written = wrongthink.interrupt(g.writer, g.index, left, interruption, generation=g.number, seed=seed)
         written = [replace(t, id=content_id(t.id, attempt)) for t in written]
-        reviews = reviewer.review(written, g.read, g.passages, heard)
+        reviews = reviewer.review(written, g.read, g.passages, answers)
         done += zip(written, reviews, strict=True)
         left = [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
         if not left:

@@ -41,7 +41,7 @@ def funnel(
     own = {t.id for t in transcripts}
     branches = [b for one in found for b in one.branches]
     read = {" ".join(t.document_ids) for t in g.read.values()}
-    names = [c.name for c in g.run.rubric]
+    names = [c.id for c in g.run.rubric]
     write_json(
         g.directory / "funnel.json",
         {
@@ -78,7 +78,7 @@ def samples(g: Generation, pairs: Sequence[Pair]) -> None:
 
 
 def _shown(g: Generation, t: Transcript, r: Review) -> dict:
-    verdicts = {n: {"p_pass": v.p_pass, "passed": v.passed, "reason": v.reason} for n, v in r.verdicts.items()}
+    verdicts = {n: vars(v) for n, v in r.verdicts.items()}
     return {
         "id": t.id,
         "question": g.read[t.task_id].question,

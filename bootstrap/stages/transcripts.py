@@ -25,9 +25,9 @@ class Reviewed(NamedTuple):
     reviews: list[Review]
 
     @property
-    def heard(self) -> tuple[str, ...]:
-        """The texts of the accepted transcripts, which vote where siblings do."""
-        return tuple(t.text for t, r in zip(*self, strict=True) if r.accepted)
+    def heard(self) -> tuple[Transcript, ...]:
+        """The accepted transcripts, which vote where siblings do."""
+        return tuple(t for t, r in zip(*self, strict=True) if r.accepted)
 
 
 def simulate(g: Generation) -> list[list[Transcript]]:
@@ -56,7 +56,7 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
     run, made = g.run, []
     stage, before = Stage(g.directory / "review"), Stage(g.directory / "simulate")
     thresholds = content_id([c.model_dump() for c in reviewer.criteria])
-    limits = {c.name: c.limit for c in reviewer.criteria}
+    limits = {c.id: c.limit for c in reviewer.criteria}
     with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
         for unit, transcripts in enumerate(units):
 

@@ -127,8 +127,8 @@ class Case:
     """An answer under review, as text.
 
     `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together
-    and pass without each other; each has one vote. `finished` is false for an answer cut off by the length limit or by
-    a call.
+    and pass without each other; each has one vote. `others` are the well-formed answers to the same task beside this
+    one. `finished` is false for an answer cut off by the length limit or by a call.
     """
 
     task: Task
@@ -139,6 +139,7 @@ class Case:
     steps: tuple[Step, ...]
     passages: tuple[Document, ...]
     siblings: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,18 +178,19 @@ class Tool(NamedTuple):
 
 
 Check = Callable[[Case], str]
-"""A programmatic criterion: the reason for a failure, or ""."""
+"""A criterion by rule: the reason for a failure, or ""."""
 Grader = Callable[[Task, str, str], Grade]
 """Grades (task, answer, the wrong thought before it or "")."""
 Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
 """Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
 
-_SENTENCE = re.compile(r"\S[^.!?\n]*(?:[.!?](?=\d)[^.!?\n]*)*[.!?]*")
+_STOPS = ".!?。！？｡।؟۔"
+_SENTENCE = re.compile(rf"\S[^\n{_STOPS}]*(?:[.!?](?=\d)[^\n{_STOPS}]*)*[{_STOPS}]*")
 _NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
 
 
 def sentences(text: str) -> tuple[Step, ...]:
-    """Every sentence of a text is a step. A point within a number ends none."""
+    """Every sentence of a text is a step, by the full stops of many scripts. A point within a number ends none."""
     return tuple(Step(m.start(), m.end()) for m in _SENTENCE.finditer(text))
 
 
@@ -229,7 +231,7 @@ class World:
     control: tuple[tuple[str, str], ...] = ()
     """Plain text that nothing is trained on, to see whether a model still speaks; "" takes the text of `fresh`."""
     checks: Mapping[str, Check] = field(default_factory=dict)
-    """Programmatic criteria beside the general ones, by the name that the rubric gives them."""
+    """Criteria by rule beside the general ones, by the id that the rubric gives them."""
     steps: Callable[[str], Sequence[Step]] = sentences
     """Where an answer can be cut."""
     spoil: Spoil = swapped

@@ -3,5 +3,6 @@
 start.py     `run` and `resume`
 look.py      `status`, `show`, `report` and `recipes`
 measure.py   `evaluate`, `compare` and `preflight`
+labels.py    `calibrate` and `label`
 models.py    `import`, `export` and `chat`
 """

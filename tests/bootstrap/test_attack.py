@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ratchet.bootstrap.attack import CHANGES, Attacked, Attacker, attack
-from ratchet.bootstrap.review import Reviewer, load_rubric
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.rubric import load_rubric
 from ratchet.bootstrap.worlds import arithmetic, lessons
 from ratchet.bootstrap.worlds.arithmetic import ArithmeticConfig
 from ratchet.bootstrap.worlds.lessons import LessonsConfig
@@ -29,7 +30,7 @@ def attacked(world):
     """(attacker, reviewer) of a world; answers to its worked tasks are attacked."""
     documents, model = {d.id: d for d in world.seed.documents}, Credulous()
     targets = [Attacked(t, t.answer, tuple(documents[i] for i in t.document_ids)) for t in world.seed.tasks[:100]]
-    reviewer = Reviewer(model, None, model, load_rubric("", world), world.checks, world.steps, "no,", 1000)
+    reviewer = Reviewer(model, None, model, load_rubric("", world), world.checks, world.steps, "no,", 1000, dict)
     return Attacker(world, targets, "no,", world.known), reviewer
 
 
@@ -59,7 +60,7 @@ def test_right_answers_pass_and_no_attack_does(besieged):
 )
 def test_an_attack_finds_what_a_criterion_was_there_for(world, left_out):
     attacker, reviewer = WORLDS[world]
-    criteria = tuple(c for c in reviewer.criteria if c.name != left_out)
+    criteria = tuple(c for c in reviewer.criteria if c.id != left_out)
     found = attack(attacker, replace(reviewer, criteria=criteria), 150, 15, Random(0))
     assert found["passed"] > 0 and found["examples"] and sum(found["passed_by_label"].values()) == found["passed"]
     assert found["passed_by_change"].keys() <= CHANGES.keys()

@@ -1,4 +1,4 @@
-"""The general programmatic criteria, each on answers that pass and on answers that fail."""
+"""The general rules, each on answers that pass and on answers that fail."""
 
 from dataclasses import replace
 
@@ -68,6 +68,13 @@ def test_where_a_task_names_nothing_to_seek_lookups_have_to_be_short():
     assert failed("seeks", "x", ASKING, **call(13)).startswith("looks up what nobody asked about")
 
 
+def test_no_call_is_made_twice_and_no_more_than_a_limit():
+    calls = lambda *queries: {"calls": tuple(("lookup", {"query": query}) for query in queries)}
+    assert failed("thrifty", "x", **calls("a", "b")) == failed("thrifty", "x") == ""
+    assert failed("thrifty", "x", **calls("a", "b", "a")) == 'calls twice: ["lookup", {"query": "a"}]'
+    assert failed("thrifty", "x", limit=2, **calls("a", "b", "c")) == "3 calls"
+
+
 def test_a_passage_is_not_pasted():
     words = "one two three four five six seven eight nine ten eleven twelve thirteen".split()
     passage = (Document("d", " ".join(words)),)
@@ -88,7 +95,7 @@ def test_a_repeated_sibling_is_rejected_with_its_reason(world):
     first, second = reject_repeated(twice, [accepted(t) for t in twice], None)
     assert first.accepted and not second.accepted
     assert second.verdicts["distinct"].reason == "repeats an accepted sibling"
-    assert not second.verdicts["distinct"].passed and second.verdicts["distinct"].p_pass == 0.0
+    assert not second.verdicts["distinct"].passed and second.verdicts["distinct"].score == 0.0
 
 
 def test_other_words_other_tasks_and_rejected_siblings_are_left_alone(world):

@@ -12,7 +12,7 @@ from support import transcript
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.examples import example, exchanged, first_names, one_hot, renamed
-from ratchet.bootstrap.review import Criterion
+from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.simulate import shown_passages
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
@@ -139,7 +139,7 @@ def taught(writer, little_run):
 
 
 def test_only_criteria_whose_right_answers_are_known_are_taught_and_they_by_both_answers(taught, little_run):
-    own = Criterion(name="kind", kind="model", of="step", question="is the {lamp} kind?")
+    own = Criterion(id="kind", kind="model", of="step", question="is the {lamp} kind?")
     made = taught(little_run.rubric)
     answers = {int(i) for e in made for i in e.ids[:, 0]}
     assert answers == set(little_run.tokenizer.verdicts) and {e.lineage["kind"] for e in made} == {"sure"}
@@ -164,7 +164,7 @@ def test_every_step_of_right_and_of_spoiled_answers_is_labelled_by_what_the_worl
 
 def test_a_step_that_no_passage_in_view_tells_of_is_not_asked_about(reviewer, little_run):
     world, task = little_run.world, little_run.world.seed.tasks[0]
-    (sure,) = (c for c in little_run.rubric if c.name == "sure")
+    (sure,) = (c for c in little_run.rubric if c.id == "sure")
     about = lambda view, **changes: [
         (little_run.tokenizer.decode(question), right)
         for _, question, right in examples.labelled(
@@ -182,7 +182,7 @@ def test_a_step_that_no_passage_in_view_tells_of_is_not_asked_about(reviewer, li
 
 def test_a_grader_that_leaves_a_criterion_out_teaches_nothing_of_it(reviewer, little_run):
     task = little_run.world.seed.tasks[0]
-    (sure,) = (c for c in little_run.rubric if c.name == "sure")
+    (sure,) = (c for c in little_run.rubric if c.id == "sure")
     grade = Grade(True, steps=({"other": True}, {"sure": False}))
     world = replace(little_run.world, known=lambda *_: grade)
     found = examples.labelled(sure, world, task, task.answer, little_run.world.seed.documents, reviewer)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ratchet.bootstrap.intervals import agreement, distinct, effective_groups, grouped, paired, proportion
+from ratchet.bootstrap.intervals import agreement, auc, distinct, effective_groups, grouped, paired, proportion
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,32 @@ def test_distinct_n_grams():
     assert distinct(["a b c", "a b d"], 2) == 3 / 4
     assert distinct(["a a a a"], 1) == 1 / 4
     assert distinct(["a"], 2) == 0.0
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order():
+    assert auc([3, 4], [1, 2])["value"] == 1.0 and auc([1, 2], [3, 4])["value"] == 0.0
+    assert auc([1, 3], [2, 2])["value"] == 0.5 == auc([1, 1], [1])["value"]
+    assert auc([float("-inf"), 2], [0])["value"] == 0.5, "what cannot be read is below everything"
+    assert auc([], [1]) is None and auc([1], []) is None
+
+
+def test_few_pairs_do_not_make_a_perfect_score_certain():
+    assert auc([1], [0])["low"] < 0.5 < auc([1] * 8, [0] * 8)["low"]
+    few, many = auc([2, 1, 3, 0] * 5, [1, 0] * 10), auc([2, 1, 3, 0] * 50, [1, 0] * 100)
+    assert few["value"] == many["value"] and few["low"] < many["low"] < few["value"] < many["high"] < few["high"]
+    assert auc([2, 1, 3, 0] * 5, [1, 0] * 10, sizes=(4, 4))["low"] < few["low"], "fewer are independent"
+
+
+def test_the_interval_of_an_auc_holds_the_truth_as_often_as_it_says():
+    """Normal scores a distance apart at which the right one is larger in 76 % of pairs."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        found = auc(rng.normal(1.0, 1, 25), rng.normal(0, 1, 40))
+        held += found["low"] <= 0.7602 <= found["high"]
+    assert 0.92 <= held / 300 <= 0.99
+
+
+def test_weights_count_items_several_times():
+    passed, label = np.array([True, True, False]), np.array([True, False, False])
+    twice = agreement(np.repeat(passed, 2), np.repeat(label, 2))
+    assert agreement(passed, label, np.array([2.0, 2.0, 2.0])) == twice

@@ -22,7 +22,7 @@ def said(run, *answers: tuple[str, bool]) -> list[Said]:
 
 
 def without_oracle(run, *criteria):
-    rubric = tuple(c for c in run.rubric if not criteria or c.name in criteria)
+    rubric = tuple(c for c in run.rubric if not criteria or c.id in criteria)
     return replace(run, world=replace(run.world, oracle=None), rubric=rubric)
 
 
@@ -61,11 +61,11 @@ def test_the_seed_model_answers_what_only_a_model_can(run, deeds):
     own = without_oracle(run, "sure")
     right, wrong = (little.answer(deeds, run.tasks(1)[1], w) for w in ((), (1,)))
     assert Judge(own)(said(own, (right, True), (wrong, True)), own.passages(1)) == [True, False]
-    optional = replace(own, rubric=(*own.rubric[:0], own.rubric[0].model_copy(update={"required": False})))
+    optional = replace(own, rubric=(*own.rubric[:0], own.rubric[0].model_copy(update={"standing": "advisory"})))
     assert Judge(optional)(said(own, (wrong, True)), own.passages(1)) == [True]
 
 
 def test_the_supervisor_of_an_evaluation_goes_by_rule_where_it_can(run):
-    names = lambda run: [c.name for c in Judge(run).supervisor.criteria]
-    assert names(run) == [c.name for c in run.rubric if c.kind == "programmatic"]
+    names = lambda run: [c.id for c in Judge(run).supervisor.criteria]
+    assert names(run) == [c.id for c in run.rubric if c.kind == "rule"]
     assert names(without_oracle(run, "finished", "sure")) == ["finished", "sure"], "no criterion of steps is by rule"

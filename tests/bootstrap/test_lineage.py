@@ -60,7 +60,7 @@ def test_a_trained_transcript_leads_to_its_documents_verdicts_branches_and_examp
     assert (found["transcript"], found["generation"], found["source"], found["accepted"]) == (first, 1, "answer", True)
     assert found["documents"] == {d.id: d.text for d in g.run.passages(1)[:2]}
     assert found["verdicts"] == {
-        "grounded": {"p_pass": 1.0, "passed": True, "reason": "", "kind": "programmatic", "threshold": 0.5}
+        "grounded": {"score": 1.0, "passed": True, "reason": "", "kind": "rule", "threshold": 0.5}
     }
     assert " ".join(found["steps"]).split() == found["text"].split() and len(found["steps"]) > 1
     assert found["branches"][0]["piece"] == tokenizer.piece(found["branches"][0]["token"])
@@ -91,7 +91,7 @@ def test_verdicts_have_the_thresholds_that_stood_in_their_generation(g):
         verdict = trace(g.run, wanted)["verdicts"]["grounded"]
     finally:
         (g.directory / "calibration.json").unlink()
-    assert (verdict["kind"], verdict["threshold"], verdict["p_pass"]) == ("model", 0.42, 1.0)
+    assert (verdict["kind"], verdict["threshold"], verdict["score"]) == ("model", 0.42, 1.0)
 
 
 def test_an_answer_and_the_corrections_of_it_spoiled_lead_to_each_other(g, tokenizer, tmp_path):

@@ -13,12 +13,12 @@ from support import assert_same_bits, awaken, start, tiny_config
 
 from ratchet.bootstrap import ledger, lineage, loop
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import status
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.stages import calibrate, evaluate, train
-from ratchet.bootstrap.stages.calibrate import ReviewerBelowFloor
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import TooFewAccepted
 from ratchet.bootstrap.worlds.world import Document, Material

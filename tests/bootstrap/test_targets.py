@@ -26,12 +26,12 @@ def case(torn, little_run):
     ]
     sampled = finish(torn, index, drafts, generation=1, seed=0)
     reviewer = little_run.reviewer(torn.params)
-    reviewer = replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+    reviewer = replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "rule"))
     by_id, passages = {t.id: t for t in tasks}, {p.id: p for p in index.passages}
     reviews = reviewer.review(sampled, by_id, passages)
     accepted = [t for t, r in zip(sampled, reviews, strict=True) if r.accepted]
     assert 0 < len(accepted) < len(sampled)
-    return torn, reviewer, accepted, tuple(t.text for t in sampled), by_id, passages
+    return torn, reviewer, accepted, sampled, by_id, passages
 
 
 def make(case, **config):
@@ -80,7 +80,7 @@ def test_reviewed_targets_are_the_teachers_odds_over_what_passed(case, reviewed)
 def test_several_alternatives_that_passed_share_a_position(case, torn):
     t, siblings = case[2][0], []
     seen = {"own": lambda case: siblings.append(case.siblings) or ""}
-    lenient = replace(case[1], criteria=(case[1].criteria[0].model_copy(update={"name": "own"}),), checks=seen)
+    lenient = replace(case[1], criteria=(case[1].criteria[0].model_copy(update={"id": "own"}),), checks=seen)
     ids_NK, probs_NK = t.capture.ids_NK.copy(), np.zeros_like(t.capture.probs_NK)
     ids_NK[:, 0], probs_NK[:, 0] = t.tokens, 1.0
     others = torn.tokenizer.encode("so no")
@@ -88,7 +88,7 @@ def test_several_alternatives_that_passed_share_a_position(case, torn):
     several = replace(t, capture=t.capture._replace(ids_NK=ids_NK, probs_NK=probs_NK))
     (target,) = make((saying(torn, "so."), lenient, [several], *case[3:]))
     row = {i: pytest.approx(p / 0.8) for i, p in zip((t.tokens[0], *others), (0.5, 0.2, 0.1), strict=True)}
-    assert rows(target.capture)[0] == row and siblings == [case[3]] * 2
+    assert rows(target.capture)[0] == row and siblings == [tuple(t.text for t in case[3])] * 2
 
 
 def test_every_likely_alternative_gets_a_branch(case, reviewed):

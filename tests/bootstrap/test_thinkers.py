@@ -29,7 +29,7 @@ def knower(turn, torn, deeds):
 
 def supervisor(knower: Knower):
     reviewer = knower.run.reviewer(knower.params)
-    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "rule"))
 
 
 def norm(state) -> float:

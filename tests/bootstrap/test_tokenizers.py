@@ -6,7 +6,7 @@ import little
 from etils import epath
 from support import little_config
 
-from ratchet.bootstrap.review import load_rubric
+from ratchet.bootstrap.rubric import load_rubric
 from ratchet.bootstrap.tokenizers import FEWEST_LETTERS, PROSE_LINES, evenly, prepare_tokenizer
 from ratchet.bootstrap.worlds.world import Document, Material
 from ratchet.models.tokenizer import load

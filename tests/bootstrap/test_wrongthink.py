@@ -41,9 +41,9 @@ def task(world):
 
 @pytest.fixture(scope="module")
 def supervisor(little_run, torn):
-    """The review by its programmatic criteria, which knows what is right and never doubts."""
+    """The review by its rules, which knows what is right and never doubts."""
     reviewer = little_run.reviewer(torn.params)
-    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "programmatic"))
+    return replace(reviewer, criteria=tuple(c for c in reviewer.criteria if c.kind == "rule"))
 
 
 def said_of(torn, task, text, finished=True) -> Said:

@@ -171,7 +171,7 @@ def test_a_question_shows_sources_and_conversation_and_asks_for_one_word(pairs):
     messages = [MESSAGES[1], called(ARGUMENTS), answer_of(FOUND), MESSAGES[4]]
     context, question = own.ask("is it so?", passages=["the first", "the second"], messages=messages)
     told, asked = own.decode(context), own.decode(question)
-    for shown in (WORDING["sources"], "Source 2:\nthe second", WORDING["conversation"], f"lookup {ARGUMENTS}", FOUND):
+    for shown in (WORDING["sources"], "Source 2:\n  the second", WORDING["conversation"], f"lookup {ARGUMENTS}", FOUND):
         assert shown in told
     assert asked.startswith("Question: is it so?\nAnswer with the one word") and "is it so" not in told
     assert own.ask("alone?")[0] == own.ask("or not?")[0]

@@ -68,6 +68,21 @@ def test_given_tokens_have_the_distributions_of_the_full_forward(small):
     assert Scorer(small[0], questions=4).distributions(small[1], [], 6) == []
 
 
+def test_given_tokens_are_as_likely_as_by_the_full_forward(small, spread):
+    told = [(r.prompt, s.prompt) for r, s in zip(requests(9, seed=7), requests(9, seed=8), strict=True)]
+    told += [(told[0][0], told[1][1]), (told[0][0], told[2][1]), told[0]]
+    scorer, params, _ = spread
+    alone = Scorer(small[0], questions=4, bucket=16).log_likelihoods(small[1], told)
+    over_a_mesh = scorer.log_likelihoods(params, told)
+    for (context, tokens), found, meshed in zip(told, alone, over_a_mesh, strict=True):
+        rows = full_probs(*small, (*context, *tokens))[len(context) - 1 : -1]
+        expected = np.log(rows[np.arange(len(tokens)), list(tokens)])
+        assert found.shape == (len(tokens),)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        np.testing.assert_allclose(meshed, expected, atol=1e-4)
+    assert Scorer(small[0], questions=4).log_likelihoods(small[1], []) == []
+
+
 def test_ids_that_no_token_has_take_no_probability(small):
     unused, told = (7, 60, 61), [((5, 9), (11, 12)), ((5, 9), (13,))]
     scorer = Scorer(small[0], questions=4, bucket=16, unused=unused)

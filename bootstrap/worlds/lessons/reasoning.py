@@ -159,7 +159,7 @@ def reason_fault(before: str, text: str) -> str:
 
 
 CHECKS = {check.__name__: check for check in (spelled, well_formed, complete, grounded, follows, agrees, reasoned)}
-"""The world's programmatic criteria, by the name that its rubric gives them."""
+"""The world's rules, by the id that its rubric gives them."""
 
 
 def spoil(task: Task, answer: str, heard: Sequence[str], random: Random) -> tuple[Spoiled, ...]:

@@ -12,8 +12,8 @@ INJECTED = "[red]no markup[/red]"
 
 def found(**changes) -> dict:
     """What is known of an accepted answer."""
-    verdict = {"p_pass": 1.0, "passed": True, "reason": "", "kind": "programmatic", "threshold": 0.5}
-    model = {"p_pass": 0.58, "passed": True, "reason": "", "kind": "model", "threshold": 0.07}
+    verdict = {"score": 1.0, "passed": True, "reason": "", "kind": "rule", "threshold": 0.5}
+    model = {"score": 0.58, "passed": True, "reason": "", "kind": "model", "threshold": 0.07}
     branch = {"position": 1, "token": 7, "probability": 0.28, "passed": False, "piece": " lean"}
     return {
         "transcript": "c0ffee0000000000",
@@ -72,15 +72,15 @@ def test_it_reads_from_question_to_training_on_any_width(width):
     assert places == sorted(places)
 
 
-def test_every_p_stands_beside_the_threshold_that_it_passes_from():
+def test_every_score_stands_beside_the_threshold_that_it_passes_from():
     rows = {line.split()[0]: line.split()[1:] for line in shown() if line.strip()}
-    assert rows["criterion"] == ["verdict", "by", "p", "passes", "from", "why", "not"]
+    assert rows["criterion"] == ["verdict", "by", "score", "passes", "from", "why", "not"]
     assert rows["grounded"] == ["passed", "rule", "1.00", "0.50"]
     assert rows["rhyming"] == ["passed", "model", "0.58", "0.07"]
 
 
 def test_a_rejected_transcript_says_why_and_that_nothing_is_trained_on():
-    why = {"p_pass": 0.0, "passed": False, "reason": f"in no passage {INJECTED}", "kind": "model", "threshold": 0.5}
+    why = {"score": 0.0, "passed": False, "reason": f"in no passage {INJECTED}", "kind": "model", "threshold": 0.5}
     said = " ".join(" ".join(shown(accepted=False, verdicts={"sure": why}, targets=[], trained=[])).split())
     assert "rejected" in said and "Verdicts: 0 of 1 passed" in said and "failed" in said
     assert "none: it was not kept for training" in said and "Trained on in nothing" in said

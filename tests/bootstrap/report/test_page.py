@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 from tags import Tags, captions, plain
-from written_run import METRICS, Measured, evaluation, put, swept, transcript, write_run
+from written_run import CRITERIA, METRICS, Measured, evaluation, put, swept, transcript, write_run
 
 import ratchet.bootstrap.report as report
 from ratchet.bootstrap.report.page import SHOWN_SETTINGS, build, share
@@ -52,6 +52,31 @@ def test_every_section_is_there(page):
     ]
     assert len(Tags(page)["svg"]) == 7
     assert len(Tags(page)["table"]) >= 12
+
+
+def test_what_each_criterion_is_worth_is_said_and_who_has_no_say(page):
+    rows = {row[0].split()[0]: row for row in Tags(page).tables["calibration"][0]}
+    advisory, required = (rows[name] for name in (CRITERIA[0], CRITERIA[2]))
+    assert "(model, advisory)" in advisory[0] and advisory[2].split() == ["0.74", "0.61–0.84"]
+    assert "(rule)" in required[0] and required[2] == "–"
+
+
+def test_without_labels_it_says_that_nothing_is_calibrated(tmp_path):
+    run = write_run(epath.Path(tmp_path))
+    bare = {"criteria": {"a": {"kind": "model", "question": "?", "threshold": 0.5, "standing": "required", "junk": 0}}}
+    for gen in run.glob("gen-*"):
+        put(gen / "calibration.json", bare | {"review": {"junk": 0.0}})
+    said = plain(build(run).read_text())
+    assert "No labels: nothing is calibrated." in said and "labelled probes" not in said
+
+
+def test_a_certificate_is_shown(tmp_path):
+    run = write_run(epath.Path(tmp_path))
+    made = {"generation": 3, "judge": "ab", "rubric": "cd", "accepted": 99, "wrong": 0, "precision_floor": 0.9702}
+    put(run / "gen-003" / "certificate.json", made | {"holds": True, "needed": 99})
+    said = plain(build(run).read_text())
+    assert "certified By labels of people, 0 of 99 accepted answers of generation 3 are wrong" in said
+    assert "precision is at least 97" in said and "for judge ab and rubric cd" in said
 
 
 def test_markup_of_the_run_is_text(page):

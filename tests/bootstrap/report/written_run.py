@@ -91,7 +91,7 @@ def evaluation(generation: int, arm: str, metrics: Sequence[Measured] = METRICS,
 def transcript(number: int, accepted: bool) -> dict:
     verdicts = {
         name: {
-            "p_pass": 0.97,
+            "score": 0.97,
             "passed": accepted or i > 1,
             "reason": None if i else "'lean the pole' is in no passage",
         }
@@ -110,8 +110,10 @@ def transcript(number: int, accepted: bool) -> dict:
 
 def calibration() -> dict:
     rates = {"threshold": 0.8, "tpr": 0.93, "tnr": 0.99, "kappa": 0.91, "precision": 0.98, "recall": 0.93, "junk": 0.0}
+    auc = {"value": 0.74, "low": 0.61, "high": 0.84, "n": 120}
+    of = lambda i: {"kind": "model", "standing": "advisory", "auc": auc} if i < 2 else {"kind": "rule", "auc": None}
     criteria = {
-        name: {"kind": "model" if i < 2 else "programmatic", "question": f"Is the transcript {name}?"} | rates
+        name: {"standing": "required", "question": f"Is the transcript {name}?"} | of(i) | rates
         for i, name in enumerate((*CRITERIA, INJECTED))
     }
     return {"criteria": criteria, "review": {"precision": 0.99, "recall": 0.85, "junk": 0.0}}

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from support import saying, transcript
 
+from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
 from ratchet.bootstrap.config import ReviewConfig
-from ratchet.bootstrap.review import Criterion, Reviewer, load_rubric, with_thresholds
+from ratchet.bootstrap.probes import SAYS_NOTHING, junk_probes
+from ratchet.bootstrap.review import Reviewer, with_thresholds
+from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.stages import calibrate as stage
-from ratchet.bootstrap.stages.calibrate import Probe, ReviewerBelowFloor, calibrate, calibration, junk_probes, measure
+from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.transcript import Review, Verdict
 
 LAX = ReviewConfig(target_precision=0.0, minimum_recall=0.0)
@@ -34,7 +37,7 @@ def probes(world, deeds, tokenizer, passages):
 
 
 def sure(**fields) -> Criterion:
-    return Criterion(**{"name": "sure", "kind": "model", "of": "step", "question": "the {lamp} {deed}?"} | fields)
+    return Criterion(**{"id": "sure", "kind": "model", "of": "step", "question": "the {lamp} {deed}?"} | fields)
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +47,18 @@ def answering(world, tokenizer):
     def make(criteria, probs=((0.9, 0.1),)):
         given = lambda count: [probs[n % len(probs)] for n in range(count)]
         scorer = lambda params, prompts, verdicts: np.array(given(len(prompts))).reshape(-1, 2)
-        return Reviewer(scorer, None, tokenizer, tuple(criteria), world.checks, world.steps, "no,", 150)
+        return Reviewer(scorer, None, tokenizer, tuple(criteria), world.checks, world.steps, "no,", 150, lambda: None)
 
     return make
 
 
 def by_rule(world) -> list[Criterion]:
-    return [c for c in load_rubric("", world) if c.kind == "programmatic"]
+    return [c for c in load_rubric("", world) if c.kind == "rule"]
 
 
-def test_every_junk_probe_is_rejected_by_the_programmatic_criteria(answering, world, passages, probes):
+def test_every_junk_probe_is_rejected_by_the_rules(answering, world, passages, probes):
     junk = [p for p in probes if p.junk]
-    assert len(junk) == 5 * 8 and not any(p.right for p in junk)
+    assert len(junk) == (len(SAYS_NOTHING) + 2) * 8 and not any(p.right for p in junk)
     texts = {p.transcript.text for p in junk}
     assert texts >= {"", ":", "yes", world.seed.documents[0].text} and len({p.transcript.id for p in junk}) == len(junk)
     for p in junk:
@@ -68,18 +71,18 @@ def test_every_junk_probe_is_rejected_by_the_programmatic_criteria(answering, wo
 def test_junk_that_the_answer_says_itself_is_no_junk(world, tokenizer):
     task = world.seed.tasks[0]
     made = junk_probes(transcript(task, "yes", tokenizer=tokenizer), task, [], tokenizer)
-    assert [p.transcript.text for p in made] == ["", ":", ""]
+    assert [p.transcript.text for p in made] == [*(text for text in SAYS_NOTHING if text != "yes"), ""]
     shuffled = junk_probes(transcript(task, task.answer), task, [], tokenizer)[-1].transcript.text
     assert sorted(shuffled.split()) == sorted(task.answer.split()) and shuffled != task.answer
 
 
 def test_calibration_measures_and_picks_thresholds_that_can_be_read_back(answering, world, passages, probes):
-    criteria = [*by_rule(world), sure(threshold=0.999, required=False)]
+    criteria = [*by_rule(world), sure(threshold=0.999, standing="advisory")]
     reviewer = answering(criteria, ((0.5, 0.45),))
     found, measured = calibrate(reviewer, probes, passages, ReviewConfig(target_precision=0.97, minimum_recall=0.2))
     assert measured["review"]["precision"] == measured["review"]["recall"] == 1.0
     assert measured["review"]["junk"] == 0.0
-    assert [*measured["criteria"]] == [c.name for c in criteria]
+    assert [*measured["criteria"]] == [c.id for c in criteria]
     grounded = measured["criteria"]["grounded"]
     assert {"tpr", "tnr", "kappa", "precision", "recall", "junk", "threshold", "question", "kind"} <= grounded.keys()
     assert grounded["threshold"] == 0.5 and measured["criteria"]["finished"]["junk"] == 1.0
@@ -94,8 +97,9 @@ def test_the_most_lenient_thresholds_that_reach_the_target_are_taken(answering, 
     graded = [replace(p, labels={"sure": p.right}) for p in probes if not p.junk]
     order = [0.9, 0.2, 0.8, 0.3, 0.7, 0.75, 0.6, 0.1]
     probs = [(p, 1 - p) for p in order for _ in range(2)]
+    reviewer = answering([sure(standing="always")], probs)
     needs = lambda target: calibrate(
-        answering([sure()], probs), graded, passages, ReviewConfig(target_precision=target, minimum_recall=0.0)
+        reviewer, graded, passages, ReviewConfig(target_precision=target, minimum_recall=0.0)
     )
     for target, threshold, recall in ((0.6, 0.3, 1.0), (0.7, 0.609, 0.75), (1.0, 0.795, 0.5)):
         found, measured = needs(target)
@@ -112,22 +116,22 @@ def test_answers_that_cannot_be_read_do_not_move_the_threshold(answering, passag
         assert measured["criteria"]["sure"]["recall"] == pytest.approx(1 - len(unread) / 8)
 
 
-def test_a_criterion_is_measured_by_its_own_labels_and_the_review_by_what_is_right(probes):
+def test_a_criterion_is_measured_by_its_own_labels_and_the_review_by_what_is_right(answering, probes):
     given = [replace(p, labels={"sure": n % 3 == 0}) for n, p in enumerate(p for p in probes if not p.junk)]
     verdict = lambda passed: {"sure": Verdict(float(passed), passed), "other": Verdict(1.0, True)}
     reviews = [Review(p.transcript.id, verdict(p.labels["sure"]), True) for p in given]
-    criteria = [sure(), Criterion(name="other", kind="programmatic", question="?")]
-    found = measure(criteria, given, reviews)
+    criteria = [sure(), Criterion(id="other", kind="rule", question="?")]
+    found = measure(answering(criteria), given, reviews)
     assert found["criteria"]["sure"]["kappa"] == 1.0
     assert found["criteria"]["other"]["precision"] == 0.5, "without labels of its own"
     assert found["review"]["precision"] == pytest.approx(2 / 3)
-    assert measure([sure(required=False), criteria[1]], given, reviews)["review"]["recall"] == 1.0
+    assert measure(answering([sure(standing="advisory"), criteria[1]]), given, reviews)["review"]["recall"] == 1.0
     unread = [Review(p.transcript.id, {"sure": Verdict(0.0, False, "unreadable")}, False) for p in given]
-    assert measure([sure(threshold=0.0)], given, unread)["criteria"]["sure"]["recall"] == 0.0
+    assert measure(answering([sure(threshold=0.0)]), given, unread)["criteria"]["sure"]["recall"] == 0.0
 
 
 def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, passages, probes):
-    lax = [Criterion(name="original", kind="programmatic", question="?")]
+    lax = [Criterion(id="original", kind="rule", question="?")]
     with pytest.raises(ReviewerBelowFloor, match="precision 0.* on the probes.*add criteria to the rubric") as caught:
         calibrate(answering(lax), probes, passages, ReviewConfig(target_precision=0.97))
     assert "\n" not in str(caught.value)
@@ -143,14 +147,14 @@ def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, 
 
 def test_junk_that_passes_stops_it_too(answering, passages, probes):
     with pytest.raises(ReviewerBelowFloor, match="at every threshold"):
-        calibrate(answering([Criterion(name="finished", kind="programmatic", question="?")]), probes, passages, LAX)
+        calibrate(answering([Criterion(id="finished", kind="rule", question="?")]), probes, passages, LAX)
 
 
 def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds, tokenizer):
     g = turn(1)
     reviewer, measured, mistakes = calibration(g, [])
     written = json.loads((g.directory / "calibration.json").read_text())
-    assert written == measured and [*measured["criteria"]] == [c.name for c in g.run.rubric]
+    assert written == measured and [*measured["criteria"]] == [c.id for c in g.run.rubric]
     assert measured["review"]["n"] == 2 * len(g.run.probes) and "below_floor" not in measured
     assert reviewer.params is g.params
     assert [c.threshold for c in reviewer.criteria] == [c["threshold"] for c in measured["criteria"].values()]
@@ -174,7 +178,7 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
         (first, True), (first, False), (g.run.probes[1], False), (g.run.probes[1], False)
     ]
     assert [p.labels for p in own] == [{"sure": True}] * 4, "what it says of lamps is true"
-    assert len(given) == 4 + 5 and {p.task.id for p in given if p.junk} == {first.id}
+    assert len(given) == 4 + len(SAYS_NOTHING) + 2 and {p.task.id for p in given if p.junk} == {first.id}
     assert {p.transcript.text for p in given if p.junk} & {d.text for d in g.run.seed_index.passages}
     given.clear()
     says(little.answer(deeds, first, (1,)), "so.")
@@ -185,8 +189,8 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
 def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes, monkeypatch):
     g = turn(1, review__target_precision=1.0)
     junk = [p for p in probes if p.task in g.run.probes and p.transcript.text == ":"]
-    g = replace(g, run=replace(g.run, rubric=tuple(c for c in g.run.rubric if c.name == "finished")))
-    monkeypatch.setattr(stage, "_probes", lambda g: junk)
+    g = replace(g, run=replace(g.run, rubric=tuple(c for c in g.run.rubric if c.id == "finished")))
+    monkeypatch.setattr(stage, "labelled_probes", lambda *_: junk)
     with pytest.raises(ReviewerBelowFloor) as first:
         calibration(g, [])
     assert json.loads((g.directory / "calibration.json").read_text())["below_floor"] == str(first.value)
@@ -199,16 +203,16 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
 def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, monkeypatch):
     g = turn(1)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, known=None)))
-    monkeypatch.setattr(stage, "finish", None)
+    monkeypatch.setattr(stage, "labelled_probes", None)
     reviewer, measured, mistakes = calibration(g, [])
     assert reviewer.criteria == g.run.rubric and mistakes == [] and measured["review"] == {"junk": 0.0}
-    assert {c.name: c.threshold for c in g.run.rubric} == {n: c["threshold"] for n, c in measured["criteria"].items()}
+    assert {c.id: c.threshold for c in g.run.rubric} == {n: c["threshold"] for n, c in measured["criteria"].items()}
 
 
 def test_where_nobody_knows_right_verdicts_junk_that_passes_stops_the_generation(turn, deeds, tokenizer):
     """Every answer that comes to an end passes this rubric, junk made of it too."""
     g = turn(1)
-    lenient = tuple(c for c in g.run.rubric if c.name == "finished")
+    lenient = tuple(c for c in g.run.rubric if c.id == "finished")
     g = replace(g, run=replace(g.run, rubric=lenient, world=replace(g.run.world, known=None)))
     own = [g.passages[i] for i in g.tasks[0].document_ids]
     written = [transcript(g.tasks[0], little.answer(deeds, g.tasks[0]), own, tokenizer=tokenizer)]
@@ -224,7 +228,7 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
     answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
     probes = [Probe(t, task, n == 0, {"sure": n == 0}) for n, t in enumerate(answers)]
-    monkeypatch.setattr(stage, "_probes", lambda g: probes)
+    monkeypatch.setattr(stage, "labelled_probes", lambda *_: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
     monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never,)))
     _, _, mistakes = calibration(g, [])

@@ -35,7 +35,7 @@ def pairs(world, deeds, tokenizer):
 
 
 def of_rubric(g, *names):
-    rubric = tuple(c for c in g.run.rubric if c.name in names)
+    rubric = tuple(c for c in g.run.rubric if c.id in names)
     return replace(g, run=replace(g.run, rubric=rubric))
 
 
@@ -84,7 +84,7 @@ def test_a_few_accepted_and_rejected_transcripts_are_shown_with_why(turn, pairs)
         t = by_id[s["id"]]
         assert (s["question"], s["answer"]) == (g.tasks[0].question, t.answer)
         assert s["passages"] == [d.text for d in g.run.world.slices[0].documents[:2]]
-        assert s["accepted"] or s["verdicts"]["grounded"] == {"p_pass": 0.0, "passed": False, "reason": "not grounded"}
+        assert s["accepted"] or s["verdicts"]["grounded"] == {"score": 0.0, "passed": False, "reason": "not grounded"}
     summary.samples(g, pairs[:1])
     assert len(read(g, "samples.json")["transcripts"]) == 8, "they are chosen once"
 

@@ -20,7 +20,7 @@ def g(turn):
 
 
 def reviewer_of(g, *names):
-    rubric = tuple(c for c in g.run.rubric if c.name in names)
+    rubric = tuple(c for c in g.run.rubric if c.id in names)
     return replace(g.run.reviewer(g.params), criteria=rubric)
 
 
@@ -62,7 +62,7 @@ def test_reviews_are_bound_to_the_transcripts_and_the_thresholds(g, monkeypatch)
     made = transcripts.review(g, reviewer, units)
     for unit, found in zip(units, made, strict=True):
         assert found.transcripts == unit and [r.transcript_id for r in found.reviews] == [t.id for t in unit]
-        assert found.heard == tuple(t.text for t, r in zip(*found, strict=True) if r.accepted)
+        assert found.heard == tuple(t for t, r in zip(*found, strict=True) if r.accepted)
         for r in found.reviews:
             right = r.verdicts["grounded"].passed and r.verdicts["distinct"].passed
             assert r.accepted == right and r.verdicts.keys() == {"finished", "grounded", "distinct"}

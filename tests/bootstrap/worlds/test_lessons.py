@@ -124,17 +124,17 @@ def test_the_settings_are_within_their_bounds_and_refused_outside():
 
 
 def test_the_rubric_names_every_check_and_asks_about_what_steps_say():
-    rubric = yaml.safe_load(WORLD.rubric)
-    by_name = {c["name"]: c for c in rubric}
+    rubric = yaml.safe_load(WORLD.rubric)["criteria"]
+    by_name = {c["id"]: c for c in rubric}
     assert len(by_name) == len(rubric)
-    programmatic = {c["name"] for c in rubric if c["kind"] == "programmatic"}
-    assert programmatic == {*CHECKS, "finished", "interrupts", "seeks", "original", "distinct"}
+    rules = {c["id"] for c in rubric if c["kind"] == "rule"}
+    assert rules == {*CHECKS, "finished", "interrupts", "seeks", "original", "distinct"}
     assert WORLD.checks == CHECKS
-    assert {c["name"] for c in rubric if c.get("of") == "step"} == {"grounded", "follows", "agrees", "told", "sound"}
+    assert {c["id"] for c in rubric if c.get("of") == "step"} == {"grounded", "follows", "agrees", "told", "sound"}
     assert by_name["original"]["limit"] == 6 and by_name["distinct"]["limit"] == 0.95
     task = WORLD.seed.tasks[0]
     claim, verdict = WORLD.steps(task.answer)[0], WORLD.known(task, task.answer, "").steps[0]
-    asked = {c["name"]: c["question"].format(**claim.fields) for c in rubric if c["kind"] == "model"}
+    asked = {c["id"]: c["question"].format(**claim.fields) for c in rubric if c["kind"] == "model"}
     assert asked.keys() == verdict.keys()
     assert claim.fields["outcome"] in asked["sound"] and claim.fields["action"] in asked["told"]
 

@@ -1,0 +1,153 @@
+"""The thresholds that labelled answers call for, and how well each criterion tells right from wrong by them.
+
+A threshold drifts as a model changes, so it is measured anew in every generation, on labels, and so is precision.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ratchet.bootstrap.config import ReviewConfig
+from ratchet.bootstrap.intervals import agreement, auc
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.rubric import Criterion
+from ratchet.bootstrap.signals import NATS
+from ratchet.bootstrap.transcript import Review, Transcript
+from ratchet.bootstrap.worlds.world import Document, Task
+
+LENIENT = (1.0, 0.97, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
+"""Shares of the right probes that a scored criterion lets pass, tried from the most lenient on."""
+
+
+class ReviewerBelowFloor(RuntimeError):
+    """The reviewer cannot be trusted; the generation stops. `measured` is its quality at the thresholds tried last."""
+
+    def __init__(self, message: str, measured: dict):
+        super().__init__(message)
+        self.measured = measured
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A transcript whose right verdicts are known: overall, and for criteria of steps by id."""
+
+    transcript: Transcript
+    task: Task
+    right: bool
+    labels: Mapping[str, bool]
+    junk: bool = False
+
+
+def calibrate(
+    reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document], config: ReviewConfig
+) -> tuple[Reviewer, dict]:
+    """Sets the thresholds of scored criteria to the most lenient ones at which the review reaches the target precision.
+
+    First, what is no better than chance at telling right probes from wrong ones loses its say (`_by_their_worth`).
+    Returns the calibrated reviewer and what was measured per criterion: threshold, standing, AUC, TPR, TNR, Cohen's κ,
+    precision, recall, junk. Raises ReviewerBelowFloor when no thresholds reach the target with enough recall, when junk
+    passes, and when no criterion has a say.
+    """
+    tasks = {p.task.id: p.task for p in probes}
+    reviews = reviewer.review([p.transcript for p in probes], tasks, passages)
+    reviewer = replace(reviewer, criteria=_by_their_worth(reviewer.criteria, probes, reviews))
+    best: tuple[Reviewer, dict] | None = None
+    for share in LENIENT:
+        set_to = lambda c, share=share: _threshold(c, share, probes, reviews) if reviewer.scores(c) else c
+        tried = replace(reviewer, criteria=tuple(map(set_to, reviewer.criteria)))
+        measured = measure(tried, probes, reviews)
+        overall = measured["review"]
+        if overall["precision"] >= config.target_precision and overall["junk"] == 0:
+            best = (tried, measured)
+            break
+    if not any(c.required for c in reviewer.criteria):
+        raise ReviewerBelowFloor(
+            "review: no required criterion is better than chance on the probes; look at calibration.json and add "
+            "criteria to the rubric",
+            measured,
+        )
+    if best is None:
+        raise ReviewerBelowFloor(
+            f"review: precision {overall['precision']:.2f} on the probes at every threshold, {config.target_precision} "
+            "is the target; look at calibration.json, add criteria to the rubric or lower --review.target-precision",
+            measured,
+        )
+    if best[1]["review"]["recall"] < config.minimum_recall:
+        raise ReviewerBelowFloor(
+            f"review: recall {best[1]['review']['recall']:.2f} on the probes at the target precision, "
+            f"{config.minimum_recall} is the floor; look at calibration.json or lower --review.minimum-recall",
+            best[1],
+        )
+    return best
+
+
+def _by_their_worth(
+    criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Sequence[Review]
+) -> tuple[Criterion, ...]:
+    """The criteria, of which those that a model answers are advisory where they are required and the interval of their
+    AUC holds 0.5 or less."""
+    found = []
+    for c in criteria:
+        worth = _worth(c, probes, reviews) if c.kind != "rule" and c.standing == "required" else None
+        found.append(c.model_copy(update={"standing": "advisory"}) if worth and worth["low"] <= 0.5 else c)
+    return tuple(found)
+
+
+def _worth(criterion: Criterion, probes: Sequence[Probe], reviews: Sequence[Review]) -> dict | None:
+    """The AUC of a criterion's scores by its labels; None where all are labelled alike. Answers to one task are alike,
+    so its interval is that of as many scores as there are tasks. What cannot be read has the lowest score."""
+    scores, tasks = ({True: [], False: []} for _ in range(2))
+    for p, r in zip(probes, reviews, strict=True):
+        if not p.junk:
+            verdict, label = r.verdicts[criterion.id], p.labels.get(criterion.id, p.right)
+            scores[label].append(verdict.score if verdict.readable else -math.inf)
+            tasks[label].append(p.task.id)
+    return auc(scores[True], scores[False], (len(set(tasks[True])), len(set(tasks[False]))))
+
+
+def _threshold(criterion: Criterion, share: float, probes: Sequence[Probe], reviews: Sequence[Review]) -> Criterion:
+    """The threshold that lets this share of the rightly labelled probes pass, of those whose answer can be read."""
+    of = [(p.labels.get(criterion.id, p.right), r.verdicts[criterion.id]) for p, r in zip(probes, reviews, strict=True)]
+    scores = [verdict.score for label, verdict in of if label and verdict.readable]
+    if not scores:
+        return criterion
+    threshold = float(np.quantile(scores, 1 - share))
+    if share == 1.0:  # new documents vary more than probes: no stricter than precision asks for
+        threshold = threshold - math.log(2) if criterion.id in NATS else 0.5 * threshold
+    return criterion.model_copy(update={"threshold": threshold})
+
+
+def measure(reviewer: Reviewer, probes: Sequence[Probe], reviews: Sequence[Review]) -> dict:
+    """Quality of every criterion, at its threshold, against its own labels, and of the whole review against what is
+    right. The scores are those of `reviews`, whatever thresholds these went by."""
+    criteria = reviewer.criteria
+
+    def passing(c: Criterion) -> np.ndarray:
+        verdicts = [r.verdicts[c.id] for r in reviews]
+        from_it = lambda v: v.readable and v.score >= c.threshold
+        return np.array([from_it(v) if reviewer.scores(c) else v.passed for v in verdicts], bool)
+
+    passes = {c.id: passing(c) for c in criteria}
+    required = [passes[c.id] for c in criteria if c.required]
+    accepted = np.all([np.ones(len(reviews), bool), *required], axis=0)
+    right = np.array([p.right for p in probes], bool)
+    junk = np.array([p.junk for p in probes], bool)
+    found = {}
+    for c in criteria:
+        label = np.array([p.labels.get(c.id, p.right) for p in probes], bool)
+        found[c.id] = {
+            "kind": c.kind,
+            "question": c.question,
+            "threshold": c.threshold,
+            "standing": c.standing,
+            "auc": _worth(c, probes, reviews) if reviewer.scores(c) else None,
+            **agreement(passes[c.id][~junk], label[~junk]),
+            "junk": _share(passes[c.id][junk]),
+        }
+    return {"criteria": found, "review": agreement(accepted[~junk], right[~junk]) | {"junk": _share(accepted[junk])}}
+
+
+def _share(passed: np.ndarray) -> float:
+    return float(passed.mean()) if len(passed) else 0.0

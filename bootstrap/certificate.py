@@ -1,0 +1,182 @@
+"""What labels of people say of a review: how well it tells right from wrong, how many answers are right, and a
+certificate of its precision, which holds for one judge with one rubric."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from scipy.special import betaincinv
+
+from ratchet.bootstrap.intervals import agreement, auc
+from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.transcript import Review
+from ratchet.bootstrap.worlds.world import content_id
+
+PRECISION = 0.97
+"""What a certificate says of accepted answers: at least this share of them is right."""
+CONFIDENCE = 0.95
+"""How surely: one-sided, by Clopper and Pearson (doi 10.1093/biomet/26.4.404)."""
+OVERALL = "overall"
+"""The name by which labels are of a whole answer and not of a criterion."""
+_FIELDS = {"transcript": str, "criterion": str, "label": bool}
+
+
+class Label(NamedTuple):
+    """Whether a transcript is right by one criterion, or OVERALL, as a person says."""
+
+    transcript: str
+    criterion: str
+    right: bool
+
+
+def read_labels(path: epath.Path) -> list[Label]:
+    """The labels of a JSONL file: a line is `{"transcript": ID, "criterion": "overall", "label": true}`. Of several for
+    the same, the last counts. Raises ValueError naming file, line and field."""
+    found: dict[tuple[str, str], Label] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"labels: {path}, line {number}: no JSON ({error}); mend it or remove it") from None
+        given = {"criterion": OVERALL} | entry if isinstance(entry, dict) else {}
+        for name, kind in _FIELDS.items():
+            if not isinstance(given.get(name), kind):
+                raise ValueError(
+                    f"labels: {path}, line {number}: {name} is {given.get(name)!r}; write "
+                    '{"transcript": ID, "criterion": "overall" or an id of the rubric, "label": true or false}'
+                )
+        found[given["transcript"], given["criterion"]] = Label(given["transcript"], given["criterion"], given["label"])
+    return list(found.values())
+
+
+def precision_floor(right: int, accepted: int) -> float:
+    """The precision that is surpassed with CONFIDENCE when so many of the accepted answers that were labelled are
+    right."""
+    return float(betaincinv(right, accepted - right + 1, 1 - CONFIDENCE)) if right else 0.0
+
+
+def needed(wrong: int) -> int:
+    """How many accepted answers have to be labelled, with so many wrong ones among them, for PRECISION."""
+    count = wrong + 1
+    while precision_floor(count - wrong, count) < PRECISION:
+        count += 1
+    return count
+
+
+def corrected_rate(passed: float, tnr: float, tpr: float) -> float | None:
+    """The share of right answers, θ = (p + q0 − 1) / (q0 + q1 − 1), when a judge that recognises the shares q0 of wrong
+    and q1 of right ones passes the share p (arXiv 2511.21140). None for a judge that is no better than chance."""
+    worth = tnr + tpr - 1
+    return min(1.0, max(0.0, (passed + tnr - 1) / worth)) if worth > 0 else None
+
+
+def compared(reviews: Mapping[str, Review], labels: Sequence[Label]) -> dict[str, dict[str, Any]]:
+    """By criterion, and OVERALL, what labels say of the verdicts of a generation.
+
+    Where more of the accepted answers are labelled than of the rejected ones, or the reverse, those that are labelled
+    stand for the others with the same verdict. An answer that was refused for repeating another counts nowhere. What
+    would need labels of either verdict, and has them of one alone, is None.
+    """
+    judged = {i: r for i, r in reviews.items() if not r.repeats}
+    found = {}
+    for name in sorted({label.criterion for label in labels}, key=lambda name: (name != OVERALL, name)):
+        passes = {i: r.accepted if name == OVERALL else r.verdicts[name].passed for i, r in judged.items()}
+        own = [label for label in labels if label.criterion == name and label.transcript in judged]
+        scores = [math.nan if name == OVERALL else judged[label.transcript].verdicts[name].score for label in own]
+        found[name] = _compared(list(passes.values()), own, [passes[label.transcript] for label in own])
+        found[name]["auc"] = None if name == OVERALL else _auc(own, scores)
+    return found
+
+
+def _auc(own: Sequence[Label], scores: Sequence[float]) -> dict | None:
+    of = lambda right: [s for label, s in zip(own, scores, strict=True) if label.right == right]
+    return auc(of(True), of(False))
+
+
+def _compared(passes: Sequence[bool], own: Sequence[Label], passed: Sequence[bool]) -> dict[str, Any]:
+    """Figures for one criterion: `passes` are its verdicts on all answers, `passed` those on the labelled ones."""
+    verdict, right = np.array(passed, bool), np.array([label.right for label in own], bool)
+    share, sizes = float(np.mean(passes)) if passes else 0.0, [int(np.sum(verdict == side)) for side in (True, False)]
+    accepted, correct = sizes[0], int(np.sum(verdict & right))
+    figures: dict[str, Any] = {
+        "labels": len(own),
+        "accepted": accepted,
+        "wrong": accepted - correct,
+        "precision": correct / accepted if accepted else None,
+        "precision_floor": precision_floor(correct, accepted),
+        "passed": share,
+        **dict.fromkeys(("tpr", "tnr", "kappa", "rate")),
+    }
+    if not all(size or not part for size, part in zip(sizes, (share, 1 - share), strict=True)) or not own:
+        return figures
+    weights = np.where(verdict, share / max(sizes[0], 1), (1 - share) / max(sizes[1], 1))
+    found = agreement(verdict, right, weights)
+    rate = corrected_rate(share, found["tnr"], found["tpr"])
+    interval = _interval(share, correct, int(np.sum(~verdict & right)), sizes, len(passes))
+    return figures | {
+        "tpr": found["tpr"],
+        "tnr": found["tnr"],
+        "kappa": found["kappa"],
+        "rate": None if rate is None else {"value": rate, **interval},
+    }
+
+
+def _interval(share: float, correct: int, missed: int, sizes: Sequence[int], count: int) -> dict[str, float]:
+    """The 95 % interval of the share of right answers, from the parts of passed and of other answers that labels call
+    right, each with Agresti and Coull's two successes and two failures."""
+    parts = [(correct + 2) / (sizes[0] + 4), (missed + 2) / (sizes[1] + 4)]
+    of = [share, 1 - share]
+    centre = sum(a * p for a, p in zip(of, parts, strict=True))
+    variance = sum(a**2 * p * (1 - p) / (n + 4) for a, p, n in zip(of, parts, sizes, strict=True))
+    variance += (parts[0] - parts[1]) ** 2 * share * (1 - share) / count
+    half = 1.96 * math.sqrt(variance)
+    return {"low": max(0.0, centre - half), "high": min(1.0, centre + half)}
+
+
+def identity(reviewer: Reviewer) -> dict[str, str]:
+    """What a certificate is bound to, as hashes: the weights that judge, and the rubric with its thresholds."""
+    judges = [reviewer.params, *([reviewer.seed()] if any(c.judge == "seed" for c in reviewer.criteria) else [])]
+    return {
+        "judge": content_id([_hash(params) for params in judges]),
+        "rubric": content_id([c.model_dump() for c in reviewer.criteria]),
+    }
+
+
+def _hash(params: nnx.State) -> str:
+    whole = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        whole.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return whole.hexdigest()
+
+
+def certificate(found: Mapping[str, Any], reviewer: Reviewer, generation: int) -> dict[str, Any]:
+    """What `compared` OVERALL comes to: whether PRECISION is certain enough, and of which judge and rubric."""
+    return {
+        "generation": generation,
+        **identity(reviewer),
+        "accepted": found["accepted"],
+        "wrong": found["wrong"],
+        "precision_floor": found["precision_floor"],
+        "holds": found["precision_floor"] >= PRECISION,
+        "needed": needed(found["wrong"]),
+    }
+
+
+def check(made: Mapping[str, Any], reviewer: Reviewer, where: str) -> None:
+    """Raises ValueError, which begins with `where`, when a certificate is stale: its judge or its rubric is not the
+    reviewer's."""
+    own = identity(reviewer)
+    for what in ("judge", "rubric"):
+        if made.get(what) != own[what]:
+            raise ValueError(
+                f"{where} is stale: its {what} is {made.get(what)}, that of this generation is {own[what]}; label some "
+                "of its answers with `ratchet label` and give --labels"
+            )

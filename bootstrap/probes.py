@@ -1,0 +1,52 @@
+"""Probes of a reviewer: answers whose right verdicts are known, and junk that nobody may let pass."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ratchet.bootstrap.calibration import Probe
+from ratchet.bootstrap.review import AGREEMENT
+from ratchet.bootstrap.run import Run
+from ratchet.bootstrap.simulate import Writer, draft, finish
+from ratchet.bootstrap.transcript import Transcript
+from ratchet.bootstrap.worlds.world import Document, Task
+
+SIBLINGS = 2
+"""Answers to each probe's task, where nothing is asked of how many of them agree."""
+SAYS_NOTHING = ("", " ", ":", ".", "yes", "Thought process:", "Let's solve this problem step by step.", "解", "解析：")
+"""Answers that judges are known to let pass (arXiv 2507.08794)."""
+JUNK_OF = 8
+"""One answer in so many gives junk probes."""
+
+
+def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Probe]:
+    """A writer's own answers to the held-out worked tasks, labelled by what the world knows, and junk; `number` is that
+    of the generation."""
+    siblings = run.config.simulate.samples if any(c.id == AGREEMENT for c in run.rubric) else SIBLINGS
+    drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
+    written = finish(writer, run.seed_index, drafts, generation=number, seed=seed)
+    grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
+    graded = {name for grade in grades for step in grade.steps for name in step}
+    passages = {p.id: p for p in run.seed_index.passages}
+    probes = []
+    for n, (t, grade) in enumerate(zip(written, grades, strict=True)):
+        task = run.probes[n // siblings]
+        labels = {name: all(step.get(name, True) for step in grade.steps) for name in graded}
+        probes.append(Probe(t, task, grade.right and t.finished, labels))
+        if n % JUNK_OF == 0:
+            probes += junk_probes(t, task, [passages[p] for p in t.passages], run.tokenizer)
+    return probes
+
+
+def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokenizer) -> list[Probe]:
+    """Answers that no reviewer may wave through: what says nothing, the source pasted back, a shuffled transcript."""
+    words = t.text.split()
+    random.Random(t.id).shuffle(words)
+    texts = [*SAYS_NOTHING, passages[0].text if passages else "", " ".join(words)]
+    made = []
+    for number, text in enumerate(texts):
+        if text != t.text:
+            tokens = tuple(tokenizer.encode(text))
+            junk = replace(t, id=f"{t.id}-junk{number}", source="junk", text=text, tokens=tokens)
+            made.append(Probe(junk, task, False, {}, junk=True))
+    return made

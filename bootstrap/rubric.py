@@ -1,0 +1,163 @@
+"""Criteria as users write them: a YAML file, read with every mistake named by file and line."""
+
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import yaml
+from etils import epath
+
+from ratchet.bootstrap import rubrics
+from ratchet.bootstrap.checks import GENERAL
+from ratchet.bootstrap.signals import LIKELIHOODS, NATS, SHARES, USUAL_THRESHOLDS
+from ratchet.bootstrap.worlds.world import World
+
+PACKS = {file.stem: file for file in sorted(epath.resource_path(rubrics).glob("*.yaml"))}
+"""Rubrics that fit any world, by name."""
+OF_ANSWERS = {"answer", "question", "calls"}
+"""What the question of a criterion of a whole answer may name."""
+EXAMPLE = "bootstrap/worlds/documents.yaml"
+"""A rubric to copy, which mistakes in other ones point to."""
+
+
+class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """One yes/no question of the review, and how it is answered.
+
+    A `rule` is decided by the text: a check of the world or of every world (`bootstrap.checks`), or a share of words
+    (`bootstrap.signals`). A `model` criterion is answered by P(yes) of a judge: `self`, the model that reviews, or
+    `seed`, that of generation 0, which does not drift. Its question names {step} and any fields of the world's steps,
+    or {answer}, {question} and {calls}. A `likelihood` criterion is a number that says how likely the answer is
+    (`bootstrap.signals`). What is measured, and not only decided, passes from `threshold` on: calibration sets it in
+    each generation where right verdicts are known, and without any it stays.
+
+    A criterion `of` a step is decided for each step of an answer, and may interrupt it there; one of the form says how
+    an answer is written, not whether it is true. An answer is accepted when all `required` criteria pass; one that
+    calibration finds no better than chance becomes advisory for that generation, unless it `always` decides; an
+    `advisory` one is measured and decides nothing. `limit` is a number that a check takes.
+    """
+
+    id: str
+    kind: Literal["rule", "model", "likelihood"]
+    question: str
+    of: Literal["form", "step", "answer"] = "answer"
+    show: tuple[Literal["passages", "question"], ...] = ()
+    judge: Literal["self", "seed"] = "self"
+    standing: Literal["required", "always", "advisory"] = "required"
+    threshold: float = pydantic.Field(default_factory=lambda given: USUAL_THRESHOLDS.get(given.get("id"), 0.5))
+    limit: float | None = pydantic.Field(None, gt=0.0)
+
+    @pydantic.field_validator("threshold")
+    @classmethod
+    def _within_its_scale(cls, threshold: float, given: pydantic.ValidationInfo) -> float:
+        if not (0.0 <= threshold <= 1.0 or given.data.get("id") in NATS):
+            raise ValueError("must be from 0 to 1")
+        return threshold
+
+    @property
+    def required(self) -> bool:
+        """Whether an answer that fails it is rejected."""
+        return self.standing != "advisory"
+
+    @property
+    def named(self) -> set[str]:
+        """The words in braces that its question names."""
+        return {name for _, name, _, _ in string.Formatter().parse(self.question) if name is not None}
+
+
+class Rubric(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A file of criteria. `version` says what its fields mean. What cannot be read rejects the answer, which a file may
+    say and not change."""
+
+    version: Literal[1]
+    on_unreadable: Literal["reject"] = "reject"
+    criteria: tuple[Criterion, ...] = pydantic.Field(min_length=1)
+
+
+def load_rubric(path: str, world: World) -> tuple[Criterion, ...]:
+    """Reads criteria from a YAML file, from the pack of that name, or the world's own for "". Raises ValueError naming
+    file, line, criterion and remedy."""
+    where = PACKS.get(path, epath.Path(path)) if path else f"of the world {world.name}"
+    try:
+        text = where.read_text() if path else world.rubric
+        entries, lines = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"rubric: {where} is missing; set --review.rubric to a YAML file of criteria, or to {', '.join(PACKS)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"rubric: {where} is no YAML: {' '.join(str(error).split())}; mend it") from error
+    try:
+        return _criteria(entries, [*GENERAL, *SHARES, *world.checks])
+    except _Mistake as mistake:
+        line = _line(lines, mistake.place)
+        raise ValueError(f"rubric: {where}, line {line}: {mistake}") from None
+
+
+class _Mistake(Exception):
+    """What is wrong with a rubric; `place` is the path to it by keys and numbers."""
+
+    def __init__(self, message: str, *place: str | int):
+        super().__init__(message)
+        self.place = place
+
+
+def _criteria(entries: object, rules: Sequence[str]) -> tuple[Criterion, ...]:
+    try:
+        criteria = Rubric.model_validate(entries).criteria
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = first["loc"]
+        of = f"criterion {_name(entries, place[1])}: " if place[:1] == ("criteria",) and len(place) > 1 else ""
+        field = "".join(f"{part}: " for part in (place[2:] if of else place))
+        raise _Mistake(f"{of}{field}{first['msg'].removeprefix('Value error, ')}; see {EXAMPLE}", *place) from None
+    for number, c in enumerate(criteria):
+        if reason := _unusable(c, rules):
+            raise _Mistake(reason, "criteria", number)
+    if twice := [i for i, count in Counter(c.id for c in criteria).items() if count > 1]:
+        raise _Mistake(f"two criteria have the id {twice[0]}; rename one", "criteria")
+    if not any(c.required for c in criteria):
+        raise _Mistake("no criterion is required, so everything would pass; require at least one", "criteria")
+    return criteria
+
+
+def _name(entries: dict, number: int) -> object:
+    entry = entries["criteria"][number]
+    return entry.get("id", number + 1) if isinstance(entry, dict) else number + 1
+
+
+def _unusable(c: Criterion, rules: Sequence[str]) -> str:
+    """Why a criterion cannot be decided, or ""."""
+    if c.kind == "rule" and c.id not in rules:
+        return f"there is no rule {c.id}; there are {', '.join(rules)}"
+    if c.kind == "likelihood" and c.id not in LIKELIHOODS:
+        return f"there is no likelihood {c.id}; there are {', '.join(LIKELIHOODS)}"
+    if c.id == "agreement" and c.of != "answer":
+        return "agreement is of a whole answer; leave out its `of`"
+    try:
+        strange = {n for n in c.named if not n.isidentifier()} if c.of == "step" else c.named - OF_ANSWERS
+        if not strange:
+            c.question.format(**dict.fromkeys(c.named, ""))
+    except (ValueError, LookupError) as error:
+        return f"the question of {c.id} cannot be filled in: {error}; write braces as {{step}}"
+    if strange:
+        return (
+            f"the question of {c.id} names {{{min(strange)}}}; there are {{answer}}, {{question}}, {{calls}}, and of "
+            "steps {step} and the fields of the world's steps"
+        )
+    return ""
+
+
+def _line(node: yaml.Node | None, place: Sequence[str | int]) -> int:
+    """The number of the line at which a place, or what holds it, begins."""
+    line = node.start_mark.line if node else 0
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == part]
+        else:
+            found = [(v, v) for v in node.value[part : part + 1]] if isinstance(node, yaml.SequenceNode) else []
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line, found[0][1]
+    return line + 1

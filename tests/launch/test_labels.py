@@ -1,0 +1,121 @@
+"""Labels by one key each, and what they say of a review, on a finished run."""
+
+import io
+import json
+import shutil
+
+import pytest
+from etils import epath
+
+from ratchet.bootstrap.certificate import OVERALL
+from ratchet.bootstrap.lineage import reviewed
+from ratchet.launch import cli
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run, tmp_path_factory):
+    """A copy, which labels and a certificate may be written into."""
+    return epath.Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("labels") / "run"))
+
+
+@pytest.fixture
+def ratchet(capsys, monkeypatch):
+    def call(*words, keys: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+        code = cli.main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in epath.Path(path).read_text().splitlines()]
+
+
+def answers(run, number: int = 2) -> dict[str, bool]:
+    """Whether each answer of a generation was accepted; those that only repeat another are left out."""
+    transcripts, reviews = reviewed(run / f"gen-{number:03d}")
+    return {i: reviews[i].accepted for i, t in transcripts.items() if t.source == "answer" and not reviews[i].repeats}
+
+
+def test_one_key_labels_an_answer_and_the_next_call_goes_on(run, ratchet, tmp_path):
+    file, there = tmp_path / "labels.jsonl", answers(run)
+    code, out, _ = ratchet("label", run, "--labels", file, keys="ynsyq")
+    assert code == 0 and "3 labels added" in out
+    first = lines(file)
+    assert [entry["label"] for entry in first] == [True, False, True]
+    assert all(entry["criterion"] == OVERALL and entry["transcript"] in there for entry in first)
+    assert [there[entry["transcript"]] for entry in first[:2]] == [True, False], "accepted and rejected in turn"
+    assert ratchet("label", run, "--labels", file, keys="n")[0] == 0, "the end of input ends it"
+    again = lines(file)
+    assert again[:3] == first and again[3]["transcript"] not in {entry["transcript"] for entry in first}
+
+
+def test_a_key_goes_back_and_the_last_label_counts(run, ratchet, tmp_path):
+    file = tmp_path / "labels.jsonl"
+    ratchet("label", run, "--labels", file, keys="yunq")
+    first, second = lines(file)
+    assert first["transcript"] == second["transcript"] and (first["label"], second["label"]) == (True, False)
+
+
+def test_an_answer_is_shown_with_its_sources_and_without_its_verdict(run, ratchet, tmp_path):
+    transcripts, reviews = reviewed(run / "gen-001")
+    _, out, _ = ratchet("label", run, "--generation", "1", "--labels", tmp_path / "l.jsonl", "--accepted", keys="yq")
+    (entry,) = lines(tmp_path / "l.jsonl")
+    t = transcripts[entry["transcript"]]
+    assert reviews[t.id].accepted and t.text.split(".")[0] in " ".join(out.split())
+    assert "source" in out and "Is this answer right?" in out and "accepted" not in out.replace("--accepted", "")
+
+
+def test_labels_may_be_of_one_criterion(run, ratchet, tmp_path):
+    file = tmp_path / "labels.jsonl"
+    _, out, _ = ratchet("label", run, "--criterion", "grounded", "--labels", file, keys="yyq")
+    assert "Does every claim stand" in out and {entry["criterion"] for entry in lines(file)} == {"grounded"}
+    code, _, error = ratchet("label", run, "--criterion", "nothing")
+    assert code == 2 and "there is no criterion nothing; there are overall, " in error
+
+
+def test_a_review_is_compared_with_labels_and_certified_for_its_judge_and_rubric(run, ratchet, tmp_path):
+    """Whoever made them says that every accepted answer is right, and no other."""
+    file, there = tmp_path / "labels.jsonl", answers(run)
+    of = lambda i, ok, criterion: json.dumps({"transcript": i, "criterion": criterion, "label": ok})
+    told = [of(i, ok, OVERALL) for i, ok in there.items()] + [of(next(iter(there)), True, "grounded")]
+    file.write_text("\n".join([*told, of("elsewhere", True, OVERALL)]))
+    code, out, _ = ratchet("calibrate", run, "--labels", file, "--json")
+    found = json.loads(out)
+    overall, made = found["criteria"][OVERALL], found["certificate"]
+    assert code == 0 and (found["generation"], found["labels"], found["elsewhere"]) == (2, len(there) + 1, 1)
+    assert overall["tpr"] == overall["tnr"] == overall["kappa"] == overall["precision"] == 1.0
+    assert overall["rate"]["value"] == pytest.approx(sum(there.values()) / len(there))
+    assert made["accepted"] == sum(there.values()) and made["wrong"] == 0 and not made["holds"] and made["needed"] == 99
+    assert json.loads((run / "gen-002" / "certificate.json").read_text()) == made
+    code, out, _ = ratchet("calibrate", run, "--labels", file)
+    assert "not certified: precision ≥ 97% at one-sided 95% takes 99 with 0 wrong ones" in " ".join(out.split())
+    assert {"overall", "grounded", "κ", "TPR", "TNR"} <= set(out.split())
+    code, out, _ = ratchet("calibrate", run, "--json")
+    assert code == 0 and json.loads(out) == {"certificate": made}
+
+
+def test_a_stale_certificate_is_refused(run, ratchet):
+    """That of generation 2, for generation 1, whose judge is another."""
+    made = {"judge": "ab", "rubric": "cd", "generation": 2, "accepted": 99, "wrong": 0, "holds": True, "needed": 99}
+    (run / "gen-002" / "certificate.json").write_text(json.dumps(made | {"precision_floor": 0.97}))
+    for generation in ("1", "2"):
+        code, _, error = ratchet("calibrate", run, "--generation", generation)
+        assert code == 2 and "certificate.json is stale: its judge is ab" in error and error.count("\n") == 1
+
+
+def test_mistakes_are_one_line(run, ratchet, tmp_path):
+    file = tmp_path / "labels.jsonl"
+    for text, named in (
+        (None, "is missing; make it with `ratchet label"),
+        ('{"transcript": "x", "label": true}', "labels no answer of generation 2"),
+        ('{"transcript": "x"}', "line 1: label is None"),
+        (json.dumps({"transcript": next(iter(answers(run))), "criterion": "z", "label": True}), "labels z; the rubric"),
+    ):
+        if text:
+            file.write_text(text)
+        code, _, error = ratchet("calibrate", run, "--labels", file)
+        assert code == 2 and named in error and error.count("\n") == 1, error
+    code, _, error = ratchet("calibrate", run, "--generation", "7", "--labels", file)
+    assert code == 2 and "has reviews of generations 1, 2; set --generation" in error
