@@ -32,13 +32,14 @@ Engines
   checks.py       the rules of every world
   tools.py        what a simulator may call: `lookup`, and the tools of its world
   retrieval.py    BM25 over passages
+  passages.py     documents cut into passages
   tokenizers.py   the run's tokenizer: the base folder's own, or one trained on the world's text
 
 Settings, data and files
   config.py       every setting, frozen
   config_files.py settings in files: a run's own, and those a user gives
   transcript.py   the data that flows: transcripts, reviews, verdicts, captures
-  documents.py    a folder or a dataset becomes documents
+  documents/      a folder, a file or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement
   ledger.py       what is done; resume asks it
   progress.py     how a run tells what it does, and how long it took

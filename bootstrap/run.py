@@ -1,7 +1,7 @@
 """What stays the same while a run goes on, a turn of it, and the training of an arm."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,17 +10,19 @@ import jax
 from etils import epath
 from flax import nnx
 
-from ratchet.bootstrap import documents
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.documents.account import Account
+from ratchet.bootstrap.documents.reading import Found, read
 from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress
-from ratchet.bootstrap.retrieval import Index, passages_of
+from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
-from ratchet.bootstrap.worlds import load
+from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
 from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
@@ -89,30 +91,35 @@ class Run:
 
     def passages(self, number: int) -> list[Document]:
         """The passages of every document read by generation `number`."""
-        read = [d for material in self.world.slices[:number] for d in material.documents]
-        return passages_of(read, self.config.simulate.passage_words)
+        return self._cut(d for material in self.world.slices[:number] for d in material.documents)
 
     @cached_property
     def fresh_index(self) -> Index:
         """The passages that the simulator is measured on: those of the fresh material beside the first slice's. They
         stay the same however many generations there are."""
-        documents = (*self.world.fresh.documents, *self.world.slices[0].documents)
-        return Index(passages_of(documents, self.config.simulate.passage_words))
+        return Index(self._cut((*self.world.fresh.documents, *self.world.slices[0].documents)))
 
     @cached_property
     def seed_index(self) -> Index:
         """The passages of the worked tasks, which are no part of the corpus."""
-        return Index(passages_of(self.world.seed.documents, self.config.simulate.passage_words))
+        return Index(self._cut((*self.world.seed.documents, *self.world.probes.documents)))
+
+    def _cut(self, documents: Iterable[Document]) -> list[Document]:
+        """Documents in passages that fit into the teacher's view, a quarter of which is kept free for a question."""
+        longest = (self.config.model.max_length - self.config.simulate.new_tokens) * 3 // 4
+        fits = lambda text: len(text.encode()) <= longest or len(self.tokenizer.encode(text)) <= longest
+        return passages_of(documents, self.config.simulate.passage_words, fits)
 
     @property
     def shown(self) -> tuple[Task, ...]:
         """The worked tasks that are demonstrated."""
-        return self.world.seed.tasks[: -self.config.review.probes]
+        return self.world.seed.tasks[: None if self.world.probes.tasks else -self.config.review.probes]
 
     @property
     def probes(self) -> tuple[Task, ...]:
         """The worked tasks that are held out, for the reviewer's calibration."""
-        return self.world.seed.tasks[-self.config.review.probes :]
+        count = self.config.review.probes
+        return self.world.probes.tasks[:count] or self.world.seed.tasks[-count:]
 
     def fitting(self, made: Sequence[Example], where: str) -> list[Example]:
         """The examples that a row of training holds. It is said how many are left out, and `where`."""
@@ -192,7 +199,7 @@ class Generation:
 def check(config: Config) -> None:
     """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, or a tokenizer in
     which no tool can be called."""
-    world = _world(config)
+    world, _ = _world(config)
     load_rubric(config.review.rubric, world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
@@ -217,9 +224,12 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     """
     if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
-    world = _world(config)
+    world, account = _world(config)
     rubric = load_rubric(config.review.rubric, world)
     _check_inputs(directory, world, rubric)
+    if account and writes:
+        account.keep(directory)
+        account.tell(progress)
     tokenizer = prepare_tokenizer(directory / "tokenizer", config, world, rubric)
     graphdef, _ = decoder.create(config.model, 0)
     mesh = make_mesh(config.mesh)
@@ -230,9 +240,18 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
 
 
-def _world(config: Config) -> World:
+def _world(config: Config) -> tuple[World, Account | None]:
+    """The world, and an account of what was read for it; None where nothing was."""
+    accounts: list[Account] = []
+
+    def reading(of: DocumentsConfig) -> Found:
+        found = read(of)
+        accounts.append(found.account)
+        return found
+
     settings = (config.documents, config.lessons, config.arithmetic)
-    return load(config.world, settings, config.seed, config.generations, documents.read)
+    world = load(config.world, settings, config.seed, config.generations, reading)
+    return world, accounts[-1] if accounts else None
 
 
 def _sampler(
@@ -279,10 +298,11 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["rubric"] = content_id([c.model_dump() for c in rubric])
+    now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / "inputs.json"
     began = once(path, lambda: now)
     if different := [name for name in now if name in began and now[name] != began[name]]:
-        what = "rubric" if different[0] == "rubric" else f"documents ({different[0]})"
+        what = f"documents ({different[0]})" if different[0] in parts else different[0]
         raise ValueError(
             f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
         )

@@ -88,20 +88,29 @@ def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfi
 
 
 def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> Draft:
-    """What the teacher sees before it writes: passages and the task's messages, cut to fit.
+    """What the teacher sees before it writes: whole passages and the task's messages.
 
-    Where nothing is sought, passages of other documents are left out before one of the task's own is cut.
+    Where not all passages fit, some are left out, and none is cut: those of other documents first, then those of the
+    task's own that its question finds last. Raises ValueError where not even one fits beside the messages.
     """
     shown = shown_passages(index, task, sibling, writer.config, salt)
     described = writer.tools.described if writer.config.lookups else ()
 
-    def render(room: int | None) -> list[int]:
-        return writer.tokenizer.render(task.messages, passages=[p.text for p in shown], tools=described, room=room)
+    def render() -> list[int]:
+        return writer.tokenizer.render(task.messages, passages=[p.text for p in shown], tools=described)
 
-    others = [] if task.seek else [p for p in shown if p.document_id not in task.document_ids]
-    while others and len(others) < len(shown) and len(render(None)) > writer.room:
-        shown.remove(others.pop())
-    return Draft(task, sibling, tuple(p.id for p in shown), tuple(render(writer.room)), messages=task.messages)
+    prompt = render()
+    if len(prompt) > writer.room:
+        rank = {p.id: n for document in task.document_ids for n, p in enumerate(index.of(document, task.question))}
+        while len(prompt) > writer.room and len(shown) > 1:
+            shown.remove(max(shown, key=lambda p: rank.get(p.id, len(rank))))
+            prompt = render()
+    if len(prompt) > writer.room:
+        raise ValueError(
+            f"simulate: a passage and the question take {len(prompt)} tokens, and {writer.room} are left for them: "
+            f"{task.question[:60]!r}; lower --simulate.new-tokens or raise --model.max-length"
+        )
+    return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
 
 
 def finish(

@@ -5,8 +5,9 @@ example's word for the task that it is about. With an oracle, the review's verdi
 training.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 
 import numpy as np
@@ -21,6 +22,7 @@ from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
+from ratchet.bootstrap.worlds.world import Task, World
 from ratchet.train.records import Example
 
 CLIMBING = 20
@@ -50,6 +52,7 @@ def audit_generation(
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
     once_each = {(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}
     result = audit(list(once_each.values()), documents, own, list(transcripts.values()), reviews)
+    result["untaught_tokens"] = untaught_tokens(once_each.values(), run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
         graded = [c.id for c in reviewer.criteria if c.kind == "model"]
@@ -106,6 +109,32 @@ def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> tuple[int
     imitated = sum(int((e.weights > 0).sum()) for e in examples if e.origin == "imitation")
     copies, pieces = copied(made, documents).sum(axis=1) + copied(shown, documents, own).sum(axis=1)
     return imitated + int(copies), int(pieces)
+
+
+def untaught_tokens(
+    examples: Iterable[Example], world: World, tasks: Mapping[str, Task], decode: Callable[[Sequence[int]], str]
+) -> int:
+    """Counts weighted tokens of examples about a probe of the world, or that ask one of its untaught questions.
+
+    What an example asks is in the wordings of its task, which its lineage names among `tasks`, and, of a student's, in
+    the prompt itself. Sources in view of a simulator may hold such a question: they are no question to it.
+    """
+    probes, wanted = {t.id for t in world.probes.tasks}, {_words(q) for q in world.untaught}
+    if not probes and not wanted:
+        return 0
+    asks = {i: any(_words(m[-1]["content"]) in wanted for m in (t.messages, *t.askings)) for i, t in tasks.items()}
+    found = 0
+    for e in examples:
+        task, begins = e.lineage.get("task", ""), int(np.argmax(e.weights > 0))
+        asked = _words(decode(e.tokens[:begins].tolist())) if e.origin in ("student", "correction") else ""
+        if task in probes or asks.get(task) or any(f" {question} " in f" {asked} " for question in wanted):
+            found += int((e.weights > 0).sum())
+    return found
+
+
+def _words(text: str) -> str:
+    """The words of a text in small letters, without signs."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _rewritten(e: Example) -> list[np.ndarray]:

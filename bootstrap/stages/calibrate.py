@@ -54,7 +54,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         if c.id in required and not c.required:
             auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**measured["criteria"][c.id]["auc"])
             run.progress.line(f"gen {g.number} review: {c.id} is advisory, no better than chance ({auc})")
-    return calibrated, measured, _mistakes(g, calibrated, probes, passages) if known else []
+    teach = known and not run.world.probes.tasks  # those are for measuring alone
+    return calibrated, measured, _mistakes(g, calibrated, probes, passages) if teach else []
 
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:

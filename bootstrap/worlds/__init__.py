@@ -2,21 +2,22 @@
 
 world.py       the protocol: what a world offers; nothing else is known of one
 bounds.py      what a number in a world's settings must be
+answers.py     short answers against known ones
 documents.py   the user's own documents            documents.yaml   their criteria
 arithmetic.py  sums that grow: the world to copy   arithmetic.yaml  its criteria
 lessons/       stories of unwise deeds
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ratchet.bootstrap.worlds import arithmetic, documents, lessons
 from ratchet.bootstrap.worlds.arithmetic import ArithmeticConfig
-from ratchet.bootstrap.worlds.documents import DocumentsConfig
+from ratchet.bootstrap.worlds.documents import DocumentsConfig, Question, Source
 from ratchet.bootstrap.worlds.lessons import LessonsConfig
-from ratchet.bootstrap.worlds.world import Document, World
+from ratchet.bootstrap.worlds.world import World
 
-__all__ = ["ArithmeticConfig", "DocumentsConfig", "LessonsConfig", "load"]
+__all__ = ["ArithmeticConfig", "DocumentsConfig", "LessonsConfig", "Question", "load"]
 
 
 def load(
@@ -24,11 +25,11 @@ def load(
     settings: tuple[DocumentsConfig, LessonsConfig, ArithmeticConfig],
     seed: int,
     generations: int,
-    read: Callable[[str], Sequence[Document]],
+    read: Callable[[DocumentsConfig], Source],
 ) -> World:
     """Makes a world: an embedded one by name, or a user's own by "package.module:function".
 
-    A user's function takes (seed, generations). `read` reads the documents at a path. Raises ValueError when there is
+    A user's function takes (seed, generations). `read` reads a user's documents. Raises ValueError when there is
     no such world or function, or its settings cannot be met.
     """
     of_documents, of_lessons, of_arithmetic = settings

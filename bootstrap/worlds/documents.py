@@ -1,15 +1,33 @@
-"""The user's own documents as a world: slices of a folder's or dataset's documents, a task for each."""
+"""The user's own documents as a world: slices of what was read, a task for each, and labelled questions."""
 
 import random
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
+from ratchet.bootstrap.worlds.answers import f1, grade
 from ratchet.bootstrap.worlds.bounds import bounded
-from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
+from ratchet.bootstrap.worlds.world import Document, Grader, Item, Material, Metric, Task, World, content_id
 
 RUBRIC = Path(__file__).with_name("documents.yaml")
+
+
+class Question(NamedTuple):
+    """A question whose answer is known, about the document with an id."""
+
+    question: str
+    answer: str
+    document: str
+
+
+class Source(Protocol):
+    """What was read."""
+
+    documents: Sequence[Document]
+    questions: Sequence[Question]
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,21 @@ class DocumentsConfig:
     """Source material of a user's own."""
 
     path: str = ""
-    """A TFDS dataset directory (with `id` and `text` features) or a folder of .txt files, in UTF-8."""
+    """A folder of files (.txt, .md, .html, .pdf, .docx, .jsonl, .csv, .parquet), one such file, a TFDS dataset by name
+    or folder, or a Hugging Face dataset saved to disk."""
+    globs: tuple[str, ...] = ()
+    """Which files of the folder to read, such as "*.md" or "notes/**/*.txt"; none: all of a known kind."""
+    text_key: str = "text"
+    """The column of a table or dataset that holds the text."""
+    id_key: str = ""
+    """The column that names each document; empty: `id` where there is one, else the number of the row."""
+    license: str = ""
+    """The licence of documents that name none themselves; each passage carries it."""
+    strict: bool = False
+    """Whether a file or row that cannot be read stops the run, instead of being left out, listed and counted."""
+    questions: str = ""
+    """A JSONL file with `question`, `answer` and `document`: half of the questions probe the reviewer, the others are
+    asked in evaluations. Nothing is trained on them."""
     slice: int = bounded(50, "at least 1")
     """Documents that each generation reads for the first time."""
     fresh: int = bounded(20, "at least 1")
@@ -26,14 +58,22 @@ class DocumentsConfig:
     """What is asked about each document; {title} is its id in words."""
 
 
-def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[[str], Sequence[Document]]) -> World:
-    """Makes a world of what `read` finds at the path; the order of its documents is drawn from the seed.
+METRICS = (
+    Metric("labelled", "labelled questions answered rightly, without sources", "label"),
+    Metric("labelled_f1", "words that answers to labelled questions share with the known ones (F1)", "F1"),
+)
 
-    Raises ValueError when there are too few documents for the generations asked for.
+
+def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[[DocumentsConfig], Source]) -> World:
+    """Makes a world of what is read; the order of its documents is drawn from the seed.
+
+    Half of the labelled questions, by hash, probe the reviewer, the others are the items of evaluations. Raises
+    ValueError when there are too few documents for the generations asked for.
     """
     if not config.path:
         raise ValueError("documents: there is no folder to read; set --documents.path")
-    found = sorted(read(config.path), key=lambda d: d.id)
+    source = read(config)
+    found = sorted(source.documents, key=lambda d: d.id)
     random.Random(f"documents {seed}").shuffle(found)
     needed = config.fresh + config.slice * (generations - 1) + 1
     if len(found) < needed:
@@ -43,12 +83,60 @@ def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[
         )
     fresh, rest = found[: config.fresh], found[config.fresh :]
     parts = [rest[i * config.slice : (i + 1) * config.slice] for i in range(generations)]
+    known = _known(source.questions)
+    probes = {asked: answers for asked, answers in known.items() if int(content_id(*asked), 16) % 2}
+    items = {asked: answers for asked, answers in known.items() if asked not in probes}
     return World(
         name="documents",
         slices=tuple(_material(part, config.question) for part in parts),
         rubric=RUBRIC.read_text(),
         fresh=_material(fresh, config.question),
+        probes=_probes(probes, found),
+        untaught=tuple(question for question, _ in known),
+        known=_grader(probes) if probes else None,
+        items=_asker(items),
+        metrics=METRICS if items else (),
     )
+
+
+Known = Mapping[tuple[str, str], tuple[str, ...]]
+"""The answers to a question about a document, by (question, id of the document)."""
+
+
+def _known(questions: Sequence[Question]) -> Known:
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    for q in questions:
+        asked = q.question, q.document
+        known[asked] = (*known.get(asked, ()), q.answer)
+    return known
+
+
+def _probes(known: Known, found: Sequence[Document]) -> Material:
+    """A worked task for each question, and the documents that they are about. Those that the latest generations read,
+    or none, come first: they tell most about documents that nothing was trained on."""
+    place = {d.id: n for n, d in enumerate(found)}
+    order = sorted(known, key=lambda asked: (-place[asked[1]], asked))
+    tasks = tuple(replace(_asked(*asked), answer=known[asked][0]) for asked in order)
+    return Material(tuple(found[place[i]] for i in dict.fromkeys(i for _, i in order)), tasks)
+
+
+def _grader(known: Known) -> Grader:
+    answers = {_asked(*asked).id: given for asked, given in known.items()}
+    return lambda task, text, before: grade(text, answers[task.id])
+
+
+def _asker(known: Known) -> Callable[[Sequence[Task]], Sequence[Item]]:
+    """What to ask about documents that were read."""
+    items: dict[str, list[Item]] = {}
+    for (question, document), answers in known.items():
+        task, score = _asked(question, document), partial(_score, answers)
+        item = Item(task.id, document, score, task.messages, context="labelled", greedy=True, reference=answers[0])
+        items.setdefault(document, []).append(item)
+    return lambda tasks: [i for d in dict.fromkeys(d for t in tasks for d in t.document_ids) for i in items.get(d, ())]
+
+
+def _score(answers: Sequence[str], text: str, finished: bool) -> dict[str, float]:
+    return {"labelled": float(grade(text, answers).right), "labelled_f1": f1(text, answers)}
 
 
 def _material(documents: Sequence[Document], question: str) -> Material:
@@ -57,5 +145,9 @@ def _material(documents: Sequence[Document], question: str) -> Material:
 
 def _task(document: Document, question: str) -> Task:
     title = re.sub(r"[_\W]+", " ", document.id).strip()
-    messages = ({"role": "user", "content": question.format(title=title)},)
-    return Task(content_id(document.id, messages), (document.id,), messages)
+    return _asked(question.format(title=title), document.id)
+
+
+def _asked(question: str, document: str) -> Task:
+    messages = ({"role": "user", "content": question},)
+    return Task(content_id(document, messages), (document,), messages)

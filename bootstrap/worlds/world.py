@@ -14,6 +14,14 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+UNSPACED = (
+    "\u0e00-\u0fff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Tibetan, Myanmar
+    "\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\uaa80-\uaadf\u1b00-\u1b7f\ua980-\ua9df"  # Khmer, Tai, Balinese, Javanese
+    "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # ideographs
+    "\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\uff66-\uff9f\U0001b000-\U0001b16f"  # kana, bopomofo
+)
+"""Letters, as a class of regular expressions, of scripts that are written without spaces between words."""
+
 Message = Mapping[str, Any]
 """One message of a chat, as OpenAI's servers and chat templates have it: `{"role": "user", "content": "..."}`."""
 Call = tuple[str, Mapping[str, Any]]
@@ -226,6 +234,10 @@ class World:
     """What no generation reads: the simulator's pass rate is measured on it."""
     seed: Material = Material()
     """Worked tasks that everybody may know. The last of them are probes of the reviewer, the others are shown."""
+    probes: Material = Material()
+    """Worked tasks that probe the reviewer in place of the seed's last ones. Nothing is ever trained on them."""
+    untaught: tuple[str, ...] = ()
+    """Questions that nothing may be trained on, those of the probes among them; the audit looks for them."""
     prose: tuple[tuple[str, str], ...] = ()
     """Plain text for a model from scratch: (beginning, continuation that is trained on)."""
     control: tuple[tuple[str, str], ...] = ()
@@ -236,7 +248,7 @@ class World:
     """Where an answer can be cut."""
     spoil: Spoil = swapped
     known: Grader | None = None
-    """Grades the seed's tasks: criteria are taught and calibrated by it."""
+    """Grades the worked tasks, the seed's and the probes: criteria are calibrated by it, and taught by the seed's."""
     oracle: Grader | None = None
     """Grades all other tasks. Evaluation and audit alone may call it; nothing that trains or reviews does."""
     items: Callable[[Sequence[Task]], Sequence[Item]] = no_items

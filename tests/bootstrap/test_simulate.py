@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from support import half_told, saying
 
-from ratchet.bootstrap.retrieval import Index, passages_of
+from ratchet.bootstrap.passages import passages_of
+from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import Draft, draft, finish, shown_passages
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Task, Tool
@@ -124,14 +125,37 @@ def test_a_request_goes_on_after_what_was_forced_and_begun(drafts):
     assert len(numbers) == 2 * (1 + len(drafts)), "each is drawn by itself"
 
 
-def test_a_draft_shows_passages_and_messages_and_is_cut_to_fit(torn, world, index):
+def test_a_draft_shows_passages_and_messages_whole_or_not_at_all(torn, world, index):
     task = world.slices[0].tasks[0]
     whole = draft(torn, index, task, 2, "salt")
     shown = shown_passages(index, task, 2, torn.config, "salt")
     assert (whole.task, whole.sibling, whole.passages) == (task, 2, tuple(p.id for p in shown))
     assert list(whole.prompt) == torn.tokenizer.render(task.messages, passages=[p.text for p in shown])
     narrow = replace(torn, max_length=torn.config.new_tokens + len(whole.prompt) - 5)
-    assert len(draft(narrow, index, task, 2, "salt").prompt) == len(whole.prompt) - 5
+    fewer = draft(narrow, index, task, 2, "salt")
+    texts = [p.text for p in shown if p.id in fewer.passages]
+    assert list(fewer.prompt) == torn.tokenizer.render(task.messages, passages=texts)
+    assert set(task.document_ids) <= set(fewer.passages) < set(whole.passages), "others give way before its own"
+
+
+def test_of_a_long_document_the_passages_give_way_that_the_question_finds_last(torn):
+    sentences = [f"the red hall lamp number {n} hums at noon in june." for n in range(12)]
+    document = Document("own", " ".join([*sentences[:7], "children like the tower kettle.", *sentences[7:]]))
+    index = Index(passages_of([document], 12))
+    asked = Task("t", ("own",), ({"role": "user", "content": "who likes the kettle?"},))
+    writer = replace(with_config(torn, withhold=0.0, passages=6), max_length=torn.config.new_tokens + 90)
+    for sibling in range(4):
+        d = draft(writer, index, asked, sibling, "salt")
+        view = torn.tokenizer.decode(d.prompt)
+        assert len(d.prompt) <= 90 and 0 < len(d.passages) < 6 and "children like the tower kettle." in view
+        assert all(p.text in view for p in index.passages if p.id in d.passages)
+
+
+def test_where_no_passage_fits_beside_the_question_nothing_is_cut_but_the_setting_is_named(torn, index, world):
+    narrow = replace(torn, max_length=torn.config.new_tokens + 12)
+    with pytest.raises(ValueError, match="simulate: a passage and .* raise --model.max-length") as caught:
+        draft(narrow, index, world.slices[0].tasks[0], 0, "salt")
+    assert "\n" not in str(caught.value)
 
 
 def test_tools_are_described_where_they_may_be_called(torn, world, index):
@@ -141,7 +165,6 @@ def test_tools_are_described_where_they_may_be_called(torn, world, index):
         writer = replace(with_config(torn, lookups=lookups), tokenizer=tokenizer)
         assert draft(writer, index, world.slices[0].tasks[0], 0, "salt").prompt == (7,)
     assert [given["tools"] for given in rendered] == [torn.tools.described, ()]
-    assert {given["room"] for given in rendered} == {torn.room}
 
 
 def test_a_call_is_json_of_its_schema_and_its_answer_comes_back(torn, index, drafts, said):

@@ -86,7 +86,7 @@ def test_the_loop_imports_the_protocol_and_no_world():
 
 
 def test_no_world_imports_another():
-    shared = ("world", "bounds")
+    shared = ("world", "bounds", "answers")
     of = lambda module: module.split(".")[3] if module.count(".") > 2 else ""
     each = lambda a, b: of(a) and of(b) and of(b) not in (of(a), *shared)
     assert against(lambda a, b: within(a, "bootstrap.worlds") and within(b, "bootstrap.worlds") and each(a, b)) == []
@@ -123,7 +123,7 @@ def test_every_package_is_mapped_by_its_docstring():
 
 def general_files() -> list[Path]:
     """The files whose words are the loop's own."""
-    places = (BOOTSTRAP, BOOTSTRAP / "stages", BOOTSTRAP / "report")
+    places = (BOOTSTRAP, BOOTSTRAP / "documents", BOOTSTRAP / "stages", BOOTSTRAP / "report")
     return sorted(f for place in places for f in place.iterdir() if f.suffix in (".py", ".jinja"))
 
 
@@ -205,7 +205,7 @@ WRITTEN = ("evaluation", "audit", "funnel", "decision")
 
 def test_embedded_worlds_are_run_from_documents_to_promotion_with_their_oracles_sealed(tiny_run, tmp_path):
     """`run_tiny` seals them: it would have failed had anybody else asked."""
-    assert set(EMBEDDED) == {"arithmetic", "lessons", "documents", "world", "bounds", "__init__"}
+    assert set(EMBEDDED) == {"arithmetic", "lessons", "documents", "world", "bounds", "answers", "__init__"}
     for directory in (tiny_run, run_tiny(tmp_path / "sums", SUMS)):
         found = {name: json.loads((directory / "gen-001" / f"{name}.json").read_text()) for name in WRITTEN}
         assert found["evaluation"]["judge"] == "oracle" and "precision" in found["audit"]["oracle"]

@@ -1,0 +1,123 @@
+"""Bytes as text, whatever they are encoded in."""
+
+import codecs
+import io
+import re
+import unicodedata
+from typing import BinaryIO, TextIO
+
+from ratchet.bootstrap.documents.account import library
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # which begins with the mark of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks, and the encodings that they announce."""
+WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+"""Encodings in which plain English is full of NUL bytes."""
+BLOCK = 1 << 20
+"""Bytes that are looked at together."""
+FEW = 0.01
+"""The share of control characters from which on something is no text."""
+WESTERN = 1 / 3
+"""The share of letters with accents beyond which a text is no Western European one."""
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\w]|[¹²³ªº])[^\W\d_]")
+"""A sign within a word, as letters of other alphabets become when they are read as Western European."""
+
+
+def decoded(content: bytes, source: str, declared: str = "") -> str:
+    """The text of a file. `declared` is the encoding that the content itself names. Raises ValueError for what is no
+    text in any encoding."""
+    return content.decode(encoding(content, source, declared), errors="replace")
+
+
+def clean(text: str) -> str:
+    """A text without byte order marks before it and control characters in it, its lines ended by \\n."""
+    return _CONTROL.sub("", text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def opened(file: BinaryIO, source: str) -> TextIO:
+    """An open file as text, read line by line in whatever it is encoded in. Raises ValueError where that is nothing."""
+    form, decoder = "utf-8-sig", codecs.getincrementaldecoder("utf-8")()
+    for block in iter(lambda: file.read(BLOCK), b""):
+        try:
+            decoder.decode(block, final=len(block) < BLOCK)
+            plain = b"\0" not in block
+        except UnicodeDecodeError:
+            plain = False
+        if not plain:
+            form = encoding(block, source)
+            break
+    file.seek(0)
+    return io.TextIOWrapper(file, encoding=form, errors="replace", newline="")
+
+
+def encoding(content: bytes, source: str, declared: str = "") -> str:
+    """The encoding of a content. Raises ValueError when it is no text in any."""
+    for mark, form in MARKS:
+        if content.startswith(mark) and _readable(content.decode(form, errors="replace")):
+            return form
+    for form in filter(None, (declared, "utf-8")):
+        if _is_text(content, form):
+            return form
+    form = _wide(content) if b"\0" in content else _detected(content, source)
+    if form:
+        return form
+    raise ValueError("is no text in any encoding")
+
+
+def _readable(text: str) -> bool:
+    return len(_CONTROL.findall(text)) <= FEW * len(text)
+
+
+def _is_text(content: bytes, form: str) -> bool:
+    """Whether a content reads as text in an encoding. Few of its letters beyond ASCII may be damaged, and the last one
+    may be cut off."""
+    try:
+        b"a".decode(form)  # which refuses what is no encoding of text
+        decoder = codecs.getincrementaldecoder(form)("replace")
+        text = decoder.decode(content)
+    except (LookupError, ValueError):
+        return False
+    damaged, torn = text.count("\ufffd"), bool(decoder.getstate()[0])
+    whole = len(text) - len(text.encode("ascii", "ignore")) - damaged
+    return 10 * damaged + torn <= whole and _readable(text)
+
+
+def _wide(content: bytes) -> str:
+    """The encoding of two or four bytes a letter that makes most Latin letters and signs; "" where none makes text."""
+    latin: dict[str, int] = {}
+    for form in WIDE:
+        try:
+            text = content.decode(form)
+        except UnicodeDecodeError:
+            continue
+        if _readable(text) and sum(unicodedata.category(c) in ("Cn", "Co") for c in text) <= FEW * len(text):
+            latin[form] = len(text.encode("latin-1", "ignore"))
+    return max(latin, key=latin.__getitem__, default="")
+
+
+def _detected(content: bytes, source: str) -> str:
+    """What an encoding without marks is taken for; "" for none. Of encodings that as much speaks for, Latin-1, or
+    rather Windows' version of it, is the likeliest where it makes whole words."""
+    sample = content if len(content) <= BLOCK else content[: content.rfind(b"\n", 0, BLOCK) + 1 or BLOCK]
+    detect = library("charset_normalizer", source).from_bytes
+    best = detect(sample).best()
+    if _is_text(sample, "cp1252") and (accents := _western_accents(sample.decode("cp1252", "replace"))) is not None:
+        western = detect(sample, cp_isolation=["cp1252"]).best()
+        if best is None or not accents or (western is not None and western.coherence >= best.coherence):
+            return "cp1252"
+    wide = best is not None and best.encoding.startswith(("utf_16", "utf_32"))  # which has NUL bytes, but by chance
+    return best.encoding if best is not None and not wide and _is_text(sample, best.encoding) else ""
+
+
+def _western_accents(text: str) -> int | None:
+    """How many letters with accents a text has; None where they are too many, or signs tear words apart, for a text of
+    Western Europe."""
+    letters = [c for c in text if c.isalpha()]
+    accents = sum(not c.isascii() for c in letters)
+    return accents if accents <= WESTERN * len(letters) and not _TORN_WORD.search(text) else None

@@ -1,0 +1,42 @@
+"""Labelled questions about documents: a JSONL file with `question`, `answer` and `document` in every line."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from ratchet.bootstrap.documents.account import LeftOut, because
+from ratchet.bootstrap.documents.tables import jsonl
+from ratchet.bootstrap.worlds import Question
+
+
+def questions(path: str, ids: Mapping[str, str]) -> list[Question | LeftOut]:
+    """The questions of a file in order, and the lines that are none or are about no document that was read.
+
+    A document is named by its id or its source; `ids` has its id by either. Raises ValueError when the file cannot be
+    read, and when no question is left.
+    """
+    place, found = epath.Path(path), []
+    try:
+        with place.open("rb") as file:
+            for number, row in jsonl(file, place.name):
+                found.append(row if isinstance(row, LeftOut) else _question(row, f"{place.name}:{number}", ids))
+    except OSError as error:
+        raise ValueError(f"documents: {path} {because(error)}; mend --documents.questions") from error
+    if not any(isinstance(one, Question) for one in found):
+        why = f": {found[0].source} {found[0].reason}" if found else ""
+        raise ValueError(f"documents: there is no question in {path}{why}; mend --documents.questions")
+    return found
+
+
+def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, str]) -> Question | LeftOut:
+    for name in Question._fields:
+        if not isinstance(value := row.get(name), str | int | float) or not str(value).strip():
+            return LeftOut(source, f"has no text `{name}`")
+    asked = Question(*(str(row[name]).strip() for name in Question._fields))
+    if (document := ids.get(asked.document)) is None:
+        near = difflib.get_close_matches(asked.document, ids, n=1, cutoff=0.0) if len(ids) < 10_000 else []
+        nearest = f"; the nearest is {near[0]!r}" if near else ""
+        return LeftOut(source, f"is about {asked.document!r}, which is no document that was read{nearest}")
+    return asked._replace(document=document)

@@ -1,0 +1,41 @@
+import random
+
+from ratchet.bootstrap.documents.duplicates import ALIKE, BATCH, firsts
+from ratchet.bootstrap.worlds.world import Document
+
+
+def trigrams(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+def versions(count: int) -> list[Document]:
+    """Documents of a hundred words, each in four versions that differ in one, two and three words."""
+    rng, made = random.Random(0), []
+    for n in range(count):
+        words = [f"w{rng.randrange(500)}" for _ in range(100)]
+        for k in range(4):
+            made.append(Document(f"{n} {k}", " ".join(words)))
+            words[rng.randrange(100)] = f"x{k}"
+    return made
+
+
+def test_what_is_found_is_what_comparing_word_by_word_finds():
+    made, expected = versions(15), []
+    sets = [trigrams(d.text) for d in made]
+    for n, own in enumerate(sets):
+        near = [m for m in range(n) if expected[m] is None and len(own & sets[m]) >= ALIKE * len(own | sets[m])]
+        expected.append(made[near[0]] if near else None)
+    assert list(firsts(made)) == expected and 0 < sum(e is not None for e in expected) < 45
+
+
+def test_documents_of_different_batches_are_compared(monkeypatch):
+    made = versions(15)
+    whole = list(firsts(made))
+    monkeypatch.setattr("ratchet.bootstrap.documents.duplicates.BATCH", 7)
+    assert list(firsts(made)) == whole and BATCH > len(made)
+
+
+def test_texts_without_words_are_one():
+    assert list(firsts([Document("a", "..."), Document("b", "!"), Document("c", "so")]))[1:] == [Document("a", "..."), None]
+    assert list(firsts([])) == []

@@ -1,0 +1,77 @@
+import contextlib
+import io
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.bootstrap.documents.encodings import BLOCK, clean, decoded, opened
+
+SENTENCES = {
+    "un café": ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "latin-1", "cp1252"),
+    "Ça été déjà vu à Noël, dit le corbeau.": ("utf-8", "utf-16-be", "latin-1"),
+    "Der Bär läuft über die Straße und trägt Grün.": ("latin-1",),
+    "“Quoted” – it’s €5…": ("utf-8", "cp1252"),
+    "Zażółć gęślą jaźń i kruk": ("cp1250",),
+    "Привет мир, это простой текст о вороне и кувшине с водой.": ("cp1251", "utf-16-le"),
+    "これは日本語の文章です。カラスは水差しに小石を落とした。": ("shift_jis", "utf-8"),
+    "这是一个关于乌鸦和水罐的简单故事。\n第二行": ("gb18030", "utf-16-le", "utf-16-be"),
+    "plain": ("ascii", "utf-16", "utf-16-le", "utf-16-be"),
+}
+CASES = [(text, form) for text, forms in SENTENCES.items() for form in forms]
+
+
+@pytest.mark.parametrize(("text", "form"), CASES)
+def test_a_text_is_read_in_whatever_it_is_encoded_in(text, form):
+    assert clean(decoded(text.encode(form), "a.txt")) == text
+
+
+@pytest.mark.parametrize(("text", "form"), CASES)
+def test_lines_are_read_in_whatever_they_are_encoded_in(text, form):
+    lines = [line.strip("\ufeff\r\n") for line in opened(io.BytesIO(f"{text}\r\n{text}".encode(form)), "a.csv")]
+    assert lines == [*text.splitlines(), *text.splitlines()]
+
+
+def test_what_comes_after_the_first_block_counts_too():
+    plain = b"so it is.\n" * (BLOCK // 10 + 1)
+    assert list(opened(io.BytesIO(plain + "un café".encode("latin-1")), "a"))[-1] == "un café"
+    assert list(opened(io.BytesIO(plain + "un café".encode()), "a"))[-1] == "un café"
+
+
+def test_a_damaged_or_torn_letter_does_not_change_what_the_others_mean():
+    text = "mein Bär über Größe. " * 20
+    assert decoded(text.encode() + b"\xff so", "a").startswith(text)
+    assert decoded("Grüße é".encode()[:-1], "a").startswith("Grüße ")
+    assert clean(decoded(b"so it is. " * 100 + b"\0", "a")) == "so it is. " * 100
+
+
+def test_what_a_page_declares_is_believed_when_it_can_be():
+    text = "Кувшин".encode("koi8-r")
+    assert decoded(text, "a", "koi8-r") == "Кувшин"
+    for nonsense in ("klingon", "rot13", "hex", "utf-8", "undefined"):
+        assert decoded("un café".encode("latin-1"), "a", nonsense) == "un café"
+
+
+def test_marks_and_control_characters_are_no_part_of_a_text_and_lines_end_alike():
+    assert clean("\ufeff\ufeffone\r\ntwo\rthree\x00\x07 in\ufeffside\tx") == "one\ntwo\nthree in\ufeffside\tx"
+
+
+PICTURE = bytes([137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 2, 0])
+
+
+@pytest.mark.parametrize("content", [PICTURE, bytes(range(256)) * 4, b"\0" * 100, b"\x01\x02\x03\x04"])
+def test_what_is_no_text_is_said_to_be_none(content):
+    with pytest.raises(ValueError, match="^is no text in any encoding$"):
+        decoded(content, "a.txt")
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_are_too_much(content):
+    with contextlib.suppress(ValueError):
+        assert isinstance(decoded(content, "a.txt"), str)
+
+
+def test_bytes_at_random_are_no_text():
+    with pytest.raises(ValueError, match="no text"):
+        decoded(os.urandom(4000), "a.txt")

@@ -1,0 +1,130 @@
+import csv
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ratchet.bootstrap.documents.reading import read
+from ratchet.bootstrap.worlds import DocumentsConfig
+from ratchet.bootstrap.worlds.world import Document
+
+ROWS = [
+    {"name": "crow", "body": "A crow drank, and\nflew.", "year": 1900, "license": "CC0"},
+    {"name": "fox", "body": "Un café; „zwei“", "year": 1901, "license": ""},
+]
+
+
+def as_jsonl(path, form="utf-8"):
+    path.write_bytes("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode(form))
+
+
+def as_csv(path, form="utf-8", delimiter=","):
+    with path.open("w", encoding=form, newline="") as file:
+        writer = csv.DictWriter(file, ROWS[0], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def as_parquet(path):
+    parquet.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+def as_arrow_file(path):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def as_arrow_stream(path):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+WRITERS = {
+    "utf-8.jsonl": as_jsonl,
+    "16.jsonl": lambda path: as_jsonl(path, "utf-16"),
+    "plain.ndjson": as_jsonl,
+    "plain.csv": as_csv,
+    "bom.csv": lambda path: as_csv(path, "utf-8-sig", ";"),
+    "16.csv": lambda path: as_csv(path, "utf-16"),
+    "windows.csv": lambda path: as_csv(path, "cp1252", ";"),
+    "tabs.tsv": lambda path: as_csv(path, delimiter="\t"),
+    "plain.parquet": as_parquet,
+    "file.arrow": as_arrow_file,
+    "stream.arrow": as_arrow_stream,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_of_a_table_are_documents_by_named_columns(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    for path, source in ((tmp_path, name), (tmp_path / name, name)):
+        found = read(DocumentsConfig(str(path), text_key="body", id_key="name", license="MIT")).documents
+        assert found == (
+            Document("crow", ROWS[0]["body"], {"year": "1900", "source": f"{source}:1", "license": "CC0"}),
+            Document("fox", ROWS[1]["body"], {"year": "1901", "source": f"{source}:2", "license": "MIT"}),
+        )
+
+
+def test_rows_without_a_name_are_named_by_file_and_number(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two", "id": null}\n{"text": ""}\n')
+    (tmp_path / "b.csv").write_text("text,id\nthree,007\n")
+    found = read(DocumentsConfig(str(tmp_path)))
+    assert {d.id: d.text for d in found.documents} == {"deep/a 1": "one", "deep/a 3": "two", "007": "three"}
+    assert not found.account.left_out, "an empty text is like an empty file"
+
+
+def test_columns_that_meta_has_for_itself_are_kept_under_another_name(tmp_path):
+    row = {"text": "one", "source": "the web", "start": 3, "document": "other", "tags": ["a"], "none": None}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    (found,) = read(DocumentsConfig(str(tmp_path))).documents
+    assert found.meta == {
+        "column source": "the web", "column start": "3", "column document": "other", "source": "a.jsonl:1",
+        "license": "unknown",
+    }  # fmt: skip
+    assert found.document_id == found.id == "a 1"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "a.jsonl:2 cannot be read (Expecting property name"),
+        ("[1]", "a.jsonl:2 is no JSON object"),
+        ("[" * 100_000, "a.jsonl:2 cannot be read ("),
+        ('{"body": "so"}', "a.jsonl:2 has no 'text' (it has body); see --documents.text-key"),
+        ('{"text": null}', "a.jsonl:2 has no 'text'"),
+        ('{"text": 7}', "a.jsonl:2 has a 'text' that is no text"),
+        ('{"text": ["so"]}', "a.jsonl:2 has a 'text' that is no text"),
+        ('{"text": " "}', "a.jsonl:2 gives no text"),
+    ],
+)
+def test_a_row_that_is_no_document_is_listed_by_its_line_and_the_others_are_read(tmp_path, line, reason):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "one"}}\n{line}\n{{"text": "three"}}\n')
+    found = read(DocumentsConfig(str(tmp_path)))
+    assert [d.text for d in found.documents] == ["one", "three"]
+    (one,) = found.account.left_out
+    assert f"{one.source} {one.reason}".startswith(reason)
+
+
+def test_texts_in_a_table_may_be_long_and_have_lines(tmp_path):
+    long = "so it is, said he.\n" * 20_000
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], ["a", long], ["b", 'he said "no"']])
+    assert {d.id: d.text for d in read(DocumentsConfig(str(tmp_path))).documents} == {"a": long, "b": 'he said "no"'}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.csv", "a.jsonl"])
+def test_a_table_that_is_none_is_listed(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(range(256)) * 8)
+    (tmp_path / "b.txt").write_text("a text")
+    found = read(DocumentsConfig(str(tmp_path)))
+    assert [d.id for d in found.documents] == ["b"] and {o.source for o in found.account.left_out} == {name}
+
+
+def test_a_column_that_no_row_has_is_named_with_those_that_there_are(tmp_path):
+    as_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has no 'text' .it has name, body, year, license.; see --documents.text-key"):
+        read(DocumentsConfig(str(tmp_path)))

@@ -1,0 +1,63 @@
+import string
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.bootstrap.worlds.answers import f1, grade, holds, words
+
+
+def squad_f1(said: str, known: str) -> float:
+    """As SQuAD's own script computes it (Rajpurkar et al. 2016)."""
+
+    def normalised(text):
+        text = "".join(c for c in text.lower() if c not in set(string.punctuation))
+        return " ".join(w for w in text.split() if w not in ("a", "an", "the")).split()
+
+    a, b = normalised(said), normalised(known)
+    same = sum((Counter(a) & Counter(b)).values())
+    if not same:
+        return 0.0
+    precision, recall = same / len(a), same / len(b)
+    return 2 * precision * recall / (precision + recall)
+
+
+WORDS = "the a an Crow crow's U.S. US 1,990 1990 drank, (water) well-known in".split()
+TEXT = st.lists(st.sampled_from(WORDS), min_size=1)
+
+
+@given(said=TEXT.map(" ".join), known=TEXT.map(" ".join))
+def test_words_in_common_are_counted_as_squad_counts_them(said, known):
+    if set(words(known)) - {"the", "a", "an"} and set(words(said)) - {"the", "a", "an"}:
+        assert f1(said, [known]) == pytest.approx(squad_f1(said, known))
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "label"),
+    [
+        ("The crow dropped a pebble into the pitcher.", ["a pebble"], "holds"),
+        ("It was the U.S., in 1,990.", ["us"], "holds"),
+        ("They party.", ["art"], "wrong"),
+        ("Vitamin A.", ["A"], "wrong"),
+        ("a", ["A"], "holds"),
+        ("General Subutai", ["Subutai and Jebe"], "wrong"),
+        ("Generals Subutai and Jebe of Khan", ["Subutai, Jebe"], "overlaps"),
+        ("I do not know.", ["x", "do not know"], "holds"),
+        ("在1990年，他们喝了水。", ["1990年"], "holds"),
+        ("他们喝了水", ["喝水"], "overlaps"),
+        ("", ["crow"], "wrong"),
+        ("...", ["crow"], "wrong"),
+    ],
+)
+def test_an_answer_is_right_when_it_holds_a_known_one_or_shares_half_its_words(said, known, label):
+    assert (grade(said, known).label, grade(said, known).right) == (label, label != "wrong")
+
+
+def test_the_best_of_several_known_answers_counts():
+    assert f1("the crow", ["a fox", "crow"]) == 1.0 and f1("the crow", ["a fox", "a dog"]) == 0.0
+
+
+def test_words_are_held_whole_and_in_a_row():
+    assert holds("one two three", "two three")
+    assert not holds("one two three", "one three") and not holds("twofold", "two")
