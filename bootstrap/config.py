@@ -88,7 +88,10 @@ class ReviewConfig:
 class TargetsConfig:
     """What distribution an accepted transcript teaches."""
 
-    kind: Literal["one_hot", "teacher", "reviewed"] = "reviewed"
+    kind: Literal["one_hot", "teacher", "students", "reviewed"] = "reviewed"
+    """`reviewed`: no probability enters that no reviewed continuation backs. `students`: the teacher's distributions
+    for students, and what was sampled for the simulator, which learns nothing from its own view. The others are for
+    comparisons."""
     per_task: int = bounded(3, "at least 1")
     """Accepted transcripts kept per task."""
     open_mass: float = bounded(0.02, "from 0 to 1")

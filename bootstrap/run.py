@@ -13,9 +13,11 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.documents.account import Account
 from ratchet.bootstrap.documents.reading import Found, read
-from ratchet.bootstrap.ledger import once, write_json
+from ratchet.bootstrap.kinds import Kinds, read_kinds
+from ratchet.bootstrap.ledger import Stage, once, write_json
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress
+from ratchet.bootstrap.proposals import from_json, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
@@ -23,7 +25,7 @@ from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
-from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
+from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
 from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
@@ -52,6 +54,8 @@ class Run:
     metrics: Metrics | None
     """None: the run is only read, and nothing is written into its directory."""
     tools: Toolbox
+    kinds: Kinds | None
+    """What is proposed about documents without tasks; None: the world has its own."""
 
     def seed(self, *parts) -> int:
         """A 31-bit seed for one purpose, from the run's seed."""
@@ -81,9 +85,21 @@ class Run:
             lambda: self.seed_weights,
         )
 
+    def material(self, number: int) -> Material:
+        """What generation `number` reads for the first time; with 0, what none reads."""
+        return self.world.slices[number - 1] if number else self.world.fresh
+
+    def proposals(self, number: int) -> epath.Path:
+        """Where the tasks are committed that a model proposes about the material of `number`."""
+        return self.generation(number) / "propose"
+
     def tasks(self, number: int) -> tuple[Task, ...]:
-        """The tasks of the slice that generation `number` reads for the first time."""
-        return self.world.slices[number - 1].tasks
+        """The tasks of the slice that generation `number` reads for the first time, or with 0 those that the simulator
+        is measured on: the world's own, else those proposed so far."""
+        own = self.material(number).tasks
+        if own or not self.kinds:
+            return own
+        return tasks_of(map(from_json, Stage(self.proposals(number)).committed()), self.world.per_document)
 
     def read(self, number: int) -> tuple[Task, ...]:
         """The tasks of every slice read by generation `number`, in order."""
@@ -201,6 +217,7 @@ def check(config: Config) -> None:
     which no tool can be called."""
     world, _ = _world(config)
     load_rubric(config.review.rubric, world)
+    _kinds(world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = pretrained.find(config.base).tokenizer()
@@ -237,7 +254,15 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
-    return Run(directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools)
+    return Run(
+        directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools,
+        _kinds(world),
+    )  # fmt: skip
+
+
+def _kinds(world: World) -> Kinds | None:
+    """The kinds of tasks that a world has proposed. Raises ValueError when they cannot be read."""
+    return read_kinds(world.kinds, f"tasks of the world {world.name}") if world.kinds else None
 
 
 def _world(config: Config) -> tuple[World, Account | None]:
@@ -297,6 +322,7 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     goes on for more generations reads more slices, and the earlier ones must be what they were."""
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
+    now["kinds of tasks"] = content_id(world.kinds, world.per_document)
     now["rubric"] = content_id([c.model_dump() for c in rubric])
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / "inputs.json"

@@ -10,13 +10,17 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
-from ratchet.launch.commands import labels, look, measure, models, start
+from ratchet.launch.commands import labels, look, measure, models, preview, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "run": (start.run, "RECIPE [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
+    "preview": (
+        preview.preview, "RECIPE|DIR [--tasks N] [--SETTING VALUE ...]",
+        "a few tasks through simulate and review, with every verdict; writes nothing",
+    ),
     "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
     "status": (look.status, "DIR", "stages, units done, table of generations"),
     "chat": (models.chat, "DIR [--generation N]", "talk to the newest promoted generation, line by line"),

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from support import little_config, saying, write_model
+
+from ratchet.bootstrap import kinds
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.kinds import read_kinds
+from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.loop import planned
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, tasks_of, to_json
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.stages.propose import NoTasks, propose
+from ratchet.launch import cli
+
+TEXTS = {
+    "heron": "the heron ate the small fish of the pond, and next year there was none.",
+    "goat": "the goat asked nobody about the snow, and it broke under her feet.",
+    "clock": "the clock was set forward, but first a notice was nailed to the tower.",
+    "fox": "the fox painted the rung with mud, and the badger fell from the ladder.",
+}
+SHORT = """
+version: 1
+gain: -99
+likely: -99
+grounded: 0
+texts: ["the mule fell.", "the agent slept."]
+kinds:
+- {id: ask, instruction: ask., examples: [{question: "who?", answer: it.}, {question: "who?", answer: it.}],
+   wordings: &w ["{question} a", "{question} b", "{question} c", "{question} d", "{question} e"]}
+- {id: own, open: true, instruction: new., wordings: *w,
+   examples: [{kind: k, question: "who?", answer: it.}, {kind: k, question: "who?", answer: it.}]}
+"""
+ASK = SHORT.partition("- {id: own")[0]
+"""The first of the two kinds alone."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    place = tmp_path_factory.mktemp("texts")
+    for name, text in TEXTS.items():
+        (place / f"{name}.txt").write_text(text)
+    (place / "kinds.yaml").write_text(SHORT)
+    return place
+
+
+def config_of(base, texts, **changes):
+    sizes = {"train__columns": 1024, "model__max_length": 1024, "simulate__keep": 4, "simulate__new_tokens": 60}
+    own = {"documents__path": str(texts), "documents__slice": 2, "documents__fresh": 1, "world": "documents",
+           "documents__tasks": str(texts / "kinds.yaml"), "generations": 2, "simulate__unit_tasks": 1,
+           "simulate__lookups": 0}  # fmt: skip
+    return runs.with_base(little_config(base=str(base), **sizes | own | changes))
+
+
+@pytest.fixture
+def run(base, texts, tmp_path, monkeypatch):
+    """A run of a world without tasks, whose grammar lets a model of random weights come to an end."""
+    monkeypatch.setattr(kinds, "LONGEST_QUESTION", 8)
+    monkeypatch.setattr(kinds, "LONGEST_ANSWER", 6)
+    monkeypatch.setattr(kinds, "LONGEST_NAME", 3)
+    prepared = runs.prepare(runs.epath.Path(tmp_path / "run"), config_of(base, texts), Silent())
+    yield prepared
+    prepared.metrics.close()
+
+
+@pytest.fixture
+def weights(run):
+    return runs.base_weights(run.config, run.mesh)
+
+
+def proposer_of(run, weights, *said, text=ASK):
+    writer, index = run.writer(weights), Index(run.passages(1))
+    return Proposer(saying(writer, *said) if said else writer, run.scorer, read_kinds(text, "kinds"), index)
+
+
+def proposed(question, answer="to the tower."):
+    return json.dumps({"question": question, "answer": answer})
+
+
+def test_a_model_of_random_weights_proposes_what_the_schema_allows(run, weights):
+    found = proposer_of(run, weights, text=SHORT)(run.material(1).documents, 0)
+    assert [(p.document, p.kind.split(":")[0]) for p in found if p.question]
+    told = [p for p in found if p.question or p.answer]
+    assert len(told) >= len(found) / 2, [p.reason for p in found]
+    assert all(len(p.question) <= 9 and len(p.answer) <= 7 and p.question.count("?") <= 1 for p in told)
+    assert {p.kind.split(":")[0] for p in found} == {"ask", "own"}
+
+
+def test_gain_and_likelihood_are_those_of_the_answer_with_the_text_and_without(run, weights):
+    document = run.material(1).documents[0]
+    question, answer = f"where was the {document.id}?", "to the tower."
+    (found,) = proposer_of(run, weights, proposed(question))([document], 0)
+    tokenizer, message = run.tokenizer, [{"role": "user", "content": question}]
+    given = [(tuple(tokenizer.render(message, passages=p)), tuple(tokenizer.encode(answer)))
+             for p in ([document.text], [])]
+    with_text, without = (float(of_N.mean()) for of_N in run.scorer.log_likelihoods(weights, given))
+    np.testing.assert_allclose((found.likely, found.gain), (with_text, with_text - without), rtol=1e-5)
+    assert found.askings == tuple(f"{question} {letter}" for letter in "abcde")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "text", "reason"),
+    [
+        ("where was the {id}?", "to the tower.", ASK, ""),
+        ("where was the {other}?", "to the tower.", ASK, "the question finds another document: {other}"),
+        ("was the {id} on the tower?", "the tower.", ASK, "the question says the answer"),
+        ("?!", "to the tower.", ASK, "has no words"),
+        ("where was the {id}?", "to mars by rocket.", ASK.replace("grounded: 0", "grounded: 0.5"),
+         "the answer says too much that is in no passage: mars, rocket"),
+        ("where was the {id}?", "to the tower.", ASK.replace("gain: -99", "gain: 99"), "the text adds too little"),
+        ("where was the {id}?", "to the tower.", ASK.replace("likely: -99", "likely: 0"), "the answer is unlikely"),
+    ],
+)
+def test_what_is_no_task_is_refused_with_the_reason(run, weights, question, answer, text, reason):
+    document, other = run.material(1).documents
+    names = {"id": document.id, "other": other.id}
+    (found,) = proposer_of(run, weights, proposed(question.format(**names), answer), text=text)([document], 0)
+    assert found.reason.startswith(reason.format(**names)) and bool(found.reason) == bool(reason)
+
+
+def proposal(document, question, reason=""):
+    return Proposal(document, "ask", question, "so", (f"please: {question}",) * 5, 1.0, -1.0, reason)
+
+
+def test_tasks_are_few_of_a_document_and_none_repeats_another():
+    found = [
+        proposal("a", "who painted the rung with mud?"), proposal("b", "Who painted the rung with mud"),
+        proposal("b", "what fell from the tower?", "unlikely"), proposal("b", "why did the snow break?"),
+        proposal("a", "which rung was it?"), proposal("a", "what did the badger say in the end?"),
+    ]  # fmt: skip
+    tasks = tasks_of(found, 2)
+    assert [(t.document_ids, t.question) for t in tasks] == [
+        (("a",), "who painted the rung with mud?"), (("a",), "which rung was it?"), (("b",), "why did the snow break?"),
+    ]  # fmt: skip
+    assert all(len(t.askings) == 5 and not t.answer for t in tasks)
+    assert [from_json(to_json(p)) for p in found] == found
+
+
+def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch):
+    expected = sum(stage["work"] for stage in planned(run, []) if stage["stage"] == "propose")
+    assert expected == 1 + 2 + 1 and run.tasks(1) == ()
+    propose(run, 1, weights)
+    stage, tasks = Stage(run.proposals(1)), run.tasks(1)
+    assert len(stage.committed()) == 4 and tasks and run.read(1) == tasks
+    assert {d for t in tasks for d in t.document_ids} <= {d.id for d in run.material(1).documents}
+    first = stage.sha256(0)
+    (run.proposals(1) / "unit-00001.json").unlink()
+    monkeypatch.setattr(Proposer, "__call__", lambda self, documents, seed: pytest.fail("unit 0 is done")
+                        if documents[0] == run.material(1).documents[0] else again(self, documents, seed))
+    propose(run, 1, weights)
+    assert run.tasks(1) == tasks and stage.sha256(0) == first
+
+
+again = Proposer.__call__
+
+
+def test_a_generation_without_any_task_ends_with_what_to_do(run, weights):
+    strict = dataclasses.replace(run, kinds=run.kinds.model_copy(update={"gain": 99.0}))
+    with pytest.raises(NoTasks, match=r"none of 4 proposed tasks .*--documents.tasks FILE.*--documents.question"):
+        propose(strict, 1, weights)
+
+
+def test_a_run_asks_what_was_proposed_and_a_preview_shows_it_before(base, texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kinds, "LONGEST_QUESTION", 8)
+    monkeypatch.setattr(kinds, "LONGEST_ANSWER", 6)
+    words = [f"--documents.path={texts}", f"--documents.tasks={texts / 'kinds.yaml'}", f"--base={base}"]
+    small = ["--documents.slice=2", "--documents.fresh=1", "--simulate.keep=4", "--train.lora=0"]
+    assert cli.main(["preview", "documents", *words, *small, "--tasks", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 1 <= len(found["tasks"]) <= 2
+    assert all(len(t["answers"]) == 4 and len(t["askings"]) == 5 for t in found["tasks"])
+    assert all({"finished", "original"} <= a["verdicts"].keys() for t in found["tasks"] for a in t["answers"])
