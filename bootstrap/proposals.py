@@ -1,14 +1,14 @@
 """Tasks that a model proposes about documents, and what is kept of them.
 
-A task must be answerable with its document and not without. Nobody judges that: it is measured, by the likelihood of
-the proposed answer with the document in view and without it. And its question must find the document, for a student has
-nothing else to tell what is asked about.
+A task must be answerable with its document and not without. Nobody judges that: it is measured, by how much likelier an
+answer is with the document in view than without it. And its question must find the document, for a student has nothing
+else to tell what is asked about.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rensa import RMinHash
 
@@ -16,9 +16,9 @@ from ratchet.bootstrap.kinds import Kind, Kinds
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.signals import grounded, words
 from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id
+from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id, title_of
 from ratchet.models.grammar import Grammar
-from ratchet.models.sampler import Request
+from ratchet.models.sampler import Request, Sampled
 from ratchet.models.scorer import Scorer
 
 REPEATED = 0.8
@@ -27,28 +27,37 @@ REPEATED = 0.8
 
 @dataclass(frozen=True)
 class Proposal:
-    """A task that a model proposed about a document. `gain` and `likely` measure its answer in nats per token; `reason`
-    says why it is no task, "" when it is one."""
+    """A task about a document, with an answer that shows what the document adds to it: `gain`, in nats per token.
+    `reason` says why it is no task, "" when it is one."""
 
     document: str
     kind: str
     question: str
-    answer: str
-    askings: tuple[str, ...]
-    gain: float
-    likely: float
-    reason: str
+    answer: str = ""
+    askings: tuple[str, ...] = ()
+    gain: float = 0.0
+    reason: str = ""
 
     @property
     def task(self) -> Task:
-        """The task, in all its wordings. The proposed answer is no part of it: nobody has reviewed it."""
+        """The task, in all its wordings. The answer is no part of it: nobody has reviewed it."""
         messages, *others = (({"role": "user", "content": text},) for text in (self.question, *self.askings))
         return Task(content_id(self.document, messages), (self.document,), messages, tuple(others))
 
 
+class Asked(NamedTuple):
+    """A kind of task that is asked for about a document, for the so-manyth time, and the passage that is shown."""
+
+    document: Document
+    kind: Kind
+    time: int
+    view: Document
+
+
 @dataclass(frozen=True)
 class Proposer:
-    """A model that proposes tasks of some kinds about the documents of an index, and measures them."""
+    """A model that proposes tasks of some kinds about the documents of an index, answers them with a passage in view,
+    and measures what the passage adds to the answer."""
 
     writer: Writer
     scorer: Scorer
@@ -56,73 +65,85 @@ class Proposer:
     index: Index
 
     def __call__(self, documents: Sequence[Document], seed: int) -> list[Proposal]:
-        """One proposal of each kind about each document: those of a document begin with another kind each time, so that
-        the first few of all documents are of all kinds. A document of several passages shows another one each time."""
-        asked = [(d, kind, view) for d in documents for kind, view in self._kinds_of(d)]
-        spelled = self.writer.tokenizer.spelled()
-        grammars = {kind.id: Grammar.of_json(kind.schema, spelled) for kind in self.kinds.kinds}
-        requests = []
-        for d, kind, view in asked:
-            prompt = tuple(self.writer.tokenizer.render(self._messages(kind, view.text)))
-            number = int(content_id(d.id, kind.id)[:8], 16)
-            requests.append(Request(number, prompt, grammars[kind.id]))
-        fits = [len(r.prompt) <= self.writer.room for r in requests]
-        said = iter(self.writer.sample([r for r, ok in zip(requests, fits, strict=True) if ok], seed=seed))
-        texts = [self._said(next(said)) if ok else "the examples and the passage leave no room" for ok in fits]
-        return self._measured([(d, kind, view, text) for (d, kind, view), text in zip(asked, texts, strict=True)])
+        """Proposals of each kind about each document. Those of a document begin with another kind each time, so that
+        the first few of all documents are of all kinds; a document of several passages shows one after the other."""
+        asked = [a for document in documents for a in self._asked(document)]
+        proposed = self._proposed(asked, seed)
+        return self._answered(list(zip(asked, proposed, strict=True)), seed)
 
-    def _kinds_of(self, document: Document) -> list[tuple[Kind, Document]]:
+    def _asked(self, document: Document) -> list[Asked]:
         passages, first = self.index.of(document.id, ""), int(content_id(document.id)[:8], 16)
         turned = [self.kinds.kinds[(first + n) % len(self.kinds.kinds)] for n in range(len(self.kinds.kinds))]
-        return [(kind, passages[n % len(passages)]) for n, kind in enumerate(turned)]
+        every = [(kind, time) for kind in turned for time in range(kind.times)]
+        return [Asked(document, kind, time, passages[n % len(passages)]) for n, (kind, time) in enumerate(every)]
 
-    def _messages(self, kind: Kind, text: str) -> list[Message]:
-        """A chat in which the model has proposed tasks about two other texts before it is asked about this one."""
+    def _proposed(self, asked: Sequence[Asked], seed: int) -> list[Proposal]:
+        """A question for each, or why there is none."""
+        spelled = self.writer.tokenizer.spelled()
+        grammars = {kind.id: Grammar.of_json(kind.schema, spelled) for kind in self.kinds.kinds if not kind.question}
+        requests: dict[int, Request] = {}
+        for at, (document, kind, time, view) in enumerate(asked):
+            prompt = () if kind.question else tuple(self.writer.tokenizer.render(_chat(self.kinds, kind, view.text)))
+            if 0 < len(prompt) <= self.writer.room:
+                number = int(content_id(document.id, kind.id, time)[:8], 16)
+                requests[at] = Request(number, prompt, grammars[kind.id])
+        said = dict(zip(requests, self.writer.sample(list(requests.values()), seed=seed), strict=True))
         made = []
-        for shown, example in zip(self.kinds.texts, kind.examples, strict=True):
-            given = example.model_dump(exclude_defaults=True)
-            made += [_asked(kind, shown), {"role": "assistant", "content": json.dumps(given, ensure_ascii=False)}]
-        return [*made, _asked(kind, text)]
-
-    def _said(self, sampled: Any) -> dict[str, str] | str:
-        """What a proposal says, or why it says nothing."""
-        text = self.writer.tokenizer.decode(sampled.tokens)
-        return json.loads(text) if sampled.finished else f"cut off by the length limit: {text[:60]}"
-
-    def _measured(self, said: Sequence[tuple[Document, Kind, Document, dict[str, str] | str]]) -> list[Proposal]:
-        tokenizer, given, made = self.writer.tokenizer, [], []
-        for _, _, view, told in said:
-            if isinstance(told, dict):
-                messages, answer = [{"role": "user", "content": told["question"]}], tokenizer.encode(told["answer"])
-                contexts = (tokenizer.render(messages, passages=p, room=self.writer.room) for p in ([view.text], []))
-                given += [(tuple(context), tuple(answer)) for context in contexts]
-        means = iter([float(of_N.mean()) for of_N in self.scorer.log_likelihoods(self.writer.params, given)])
-        for document, kind, view, told in said:
-            if not isinstance(told, dict):
-                made.append(Proposal(document.id, kind.id, "", "", (), 0.0, 0.0, told))
-                continue
-            likely, without = next(means), next(means)
-            question, answer = told["question"].strip(), told["answer"].strip()
-            askings = tuple(w.replace("{question}", question) for w in kind.wordings)
-            name = f"{kind.id}: {told['kind'].strip()}" if kind.open else kind.id
-            reason = self._reason(view, question, answer, likely, likely - without)
-            made.append(Proposal(document.id, name, question, answer, askings, likely - without, likely, reason))
+        for at, (document, kind, _, _) in enumerate(asked):
+            if kind.question:
+                made.append(Proposal(document.id, kind.id, kind.question.replace("{title}", title_of(document))))
+            elif at not in said:
+                made.append(Proposal(document.id, kind.id, "", reason="examples and passage leave no room"))
+            else:
+                made.append(self._read(document, kind, said[at]))
         return made
 
-    def _reason(self, view: Document, question: str, answer: str, likely: float, gain: float) -> str:
-        """Why a proposal about a passage is no task."""
-        if not words(question) or not words(answer):
+    def _read(self, document: Document, kind: Kind, said: Sampled) -> Proposal:
+        text = self.writer.tokenizer.decode(said.tokens)
+        if not said.finished:
+            return Proposal(document.id, kind.id, "", reason=f"cut off by the length limit: {text[:60]}")
+        told = json.loads(text)
+        name = f"{kind.id}: {told['kind'].strip()}" if kind.open else kind.id
+        return Proposal(document.id, name, told["question"].strip())
+
+    def _answered(self, pairs: Sequence[tuple[Asked, Proposal]], seed: int) -> list[Proposal]:
+        """The proposals with the likeliest answer, what the passage adds to it, and why some are no tasks."""
+        tokenizer, prompts = self.writer.tokenizer, {}
+        for at, (asked, proposal) in enumerate(pairs):
+            if not proposal.reason:
+                message = [{"role": "user", "content": proposal.question}]
+                views = ([asked.view.text], [])
+                prompts[at] = [tuple(tokenizer.render(message, passages=p, room=self.writer.room)) for p in views]
+        requests = [Request(at, with_text) for at, (with_text, _) in prompts.items()]
+        said = dict(zip(prompts, self.writer.sample(requests, seed=seed, temperature=0.0), strict=True))
+        told = {at: tuple(s.tokens.tolist()) for at, s in said.items() if len(s.tokens) and s.finished}
+        given = [(prompt, told[at]) for at in told for prompt in prompts[at]]
+        means = iter([float(of_N.mean()) for of_N in self.scorer.log_likelihoods(self.writer.params, given)])
+        gains = {at: next(means) - next(means) for at in told}
+        made = []
+        for at, (asked, proposal) in enumerate(pairs):
+            if at in prompts:
+                answer = tokenizer.decode(said[at].tokens).strip()
+                askings = tuple(w.replace("{question}", proposal.question) for w in asked.kind.wordings)
+                proposal = replace(proposal, answer=answer, askings=askings, gain=gains.get(at, 0.0))
+                cut = "" if at in told else "its answer is empty or cut off by the length limit"
+                proposal = replace(proposal, reason=cut or self._reason(asked.view, proposal))
+            made.append(proposal)
+        return made
+
+    def _reason(self, view: Document, proposal: Proposal) -> str:
+        """Why an answered proposal is no task."""
+        question, answer = words(proposal.question), words(proposal.answer)
+        if not question or not answer:
             return "has no words"
-        if set(words(answer)) <= set(words(question)):
+        if set(answer) <= set(question):
             return "the question says the answer"
-        for what, said in (("question", question), ("answer", answer)):
+        for what, said in (("question", proposal.question), ("answer", proposal.answer)):
             if (measured := grounded(said, [view])).score < self.kinds.grounded:
                 return f"the {what} says too much that is {measured.doubt}"
-        if not likely >= self.kinds.likely:
-            return f"the answer is unlikely with the text in view: {likely:.2f} nats a token"
-        if not gain >= self.kinds.gain:
-            return f"the text adds too little to the answer: {gain:.2f} nats a token"
-        if (found := self.index.search(question, 1)[0].document_id) != view.document_id:
+        if not proposal.gain >= self.kinds.gain:
+            return f"the text adds too little to the answer: {proposal.gain:.2f} nats a token"
+        if (found := self.index.search(proposal.question, 1)[0].document_id) != view.document_id:
             return f"the question finds another document: {found}"
         return ""
 
@@ -153,5 +174,11 @@ def from_json(payload: bytes) -> Proposal:
     return Proposal(**fields | {"askings": tuple(fields["askings"])})
 
 
-def _asked(kind: Kind, text: str) -> Message:
-    return {"role": "user", "content": f"{kind.instruction}\n\nText: {text}"}
+def _chat(kinds: Kinds, kind: Kind, text: str) -> list[Message]:
+    """A chat in which the model has proposed tasks about two other texts before it is asked about this one."""
+    user = lambda shown: {"role": "user", "content": f"{kind.instruction}\n\nText: {shown}"}
+    made = []
+    for shown, example in zip(kinds.texts, kind.examples, strict=True):
+        given = json.dumps(example.model_dump(exclude_defaults=True), ensure_ascii=False, separators=(",", ":"))
+        made += [user(shown), {"role": "assistant", "content": given}]
+    return [*made, user(text)]

@@ -1,7 +1,6 @@
 """The user's own documents as a world: slices of what was read, tasks about it, and labelled questions."""
 
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from ratchet.bootstrap.worlds.answers import f1, grade
 from ratchet.bootstrap.worlds.bounds import bounded
-from ratchet.bootstrap.worlds.world import Document, Grader, Item, Material, Metric, Task, World, content_id
+from ratchet.bootstrap.worlds.world import Document, Grader, Item, Material, Metric, Task, World, content_id, title_of
 
 RUBRIC, KINDS = (Path(__file__).with_name(name) for name in ("documents.yaml", "tasks.yaml"))
 OWN_TALES = Path(__file__).with_name("tales")
@@ -173,8 +172,7 @@ def _material(documents: Sequence[Document], question: str) -> Material:
 
 
 def _task(document: Document, question: str) -> Task:
-    title = re.sub(r"[_\W]+", " ", document.id).strip()
-    return _asked(question.format(title=title), document.id)
+    return _asked(question.format(title=title_of(document)), document.id)
 
 
 def _asked(question: str, document: str) -> Task:

@@ -48,6 +48,11 @@ class Document:
         return self.meta.get("document", self.id)
 
 
+def title_of(document: Document) -> str:
+    """A document's id in words: "the two bridges" of "the-two-bridges"."""
+    return re.sub(r"[_\W]+", " ", document.document_id).strip()
+
+
 @dataclass(frozen=True)
 class Task:
     """What a simulated user asks. The student sees `messages`; the documents are for the teacher alone."""

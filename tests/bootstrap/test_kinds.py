@@ -37,7 +37,9 @@ def changed(**fields):
         (changed(wordings=["{question}"] * 4), "tasks.yaml: kinds.0.wordings: Tuple should have at least 5 items"),
         (changed(wordings=["tell me"] * 5), "kinds.0: the wording 'tell me' has no {question}"),
         (changed(open=True), "kinds.0: the examples of an open kind, and only they, have a kind"),
-        (changed(instruction=""), "kinds.0.instruction: String should have at least 1 character"),
+        (changed(instruction=""), "kinds.0: give an instruction and two examples, or a question"),
+        (changed(question="what?"), "kinds.0: a kind with a question of its own is not proposed"),
+        (changed(times=0), "kinds.0.times: Input should be greater than or equal to 1"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_field(content, line):

@@ -117,7 +117,7 @@ def test_answers_that_cannot_be_read_do_not_move_the_threshold(answering, passag
 
 
 @pytest.mark.parametrize("standing", ["required", "earned"])
-def test_a_model_decides_where_it_is_better_than_chance_and_is_advisory_elsewhere(answering, passages, probes, standing):
+def test_a_model_decides_where_it_is_better_than_chance_alone(answering, passages, probes, standing):
     given = [p for p in probes if not p.junk]
     for tells, says in ((True, "required"), (False, "advisory")):
         probs = [(0.9, 0.1) if p.right or not tells else (0.1, 0.9) for p in given for _ in range(2)]
