@@ -94,7 +94,8 @@ class Attacker:
 
     def case(self, target: Attacked, text: str, before: str, heard: tuple[str, ...]) -> Case:
         """An answer to a target's task as a reviewer reads it, after the wrong thought `before`, beside others."""
-        return Case(target.task, text, before, True, (), tuple(self.world.steps(text)), target.passages, heard)
+        same = tuple(t.answer for t in self.targets if t.task.id == target.task.id)
+        return Case(target.task, text, before, True, (), tuple(self.world.steps(text)), target.passages, heard, same)
 
     def _interrupted(self, target: Attacked, rng: random.Random) -> tuple[str, str]:
         """A spoiled answer up to its wrong step, and the correction of it; the answer itself where none is spoiled."""

@@ -145,6 +145,7 @@ def measure(reviewer: Reviewer, probes: Sequence[Probe], reviews: Sequence[Revie
         found[c.id] = {
             "kind": c.kind,
             "question": c.question,
+            "tags": list(c.tags),
             "threshold": c.threshold,
             "standing": c.standing,
             "auc": _worth(c, probes, reviews) if reviewer.scores(c) else None,

@@ -33,10 +33,15 @@ class Texts:
         self.tokens_T = _joined(texts, _BETWEEN_TEXTS)
         self._windows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def places(self, tokens_R: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each start of a window of so many tokens, the first and the end of its places in `order(length)`."""
-        sought, (hashes, _) = _hashes(tokens_R, length), self._sorted(length)
+    def places(self, sought: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each hash of a window of so many tokens, the first and the end of its places in `order(length)`."""
+        hashes = self._sorted(length)[0]
         return np.searchsorted(hashes, sought, "left"), np.searchsorted(hashes, sought, "right")
+
+    def holds(self, sought: np.ndarray, length: int) -> np.ndarray:
+        """For each hash of a window of so many tokens, whether it is in a text."""
+        first, last = self.places(sought, length)
+        return last > first
 
     def order(self, length: int) -> np.ndarray:
         """The starts of all windows of a length in `tokens_T`, sorted so that equal windows are neighbours."""
@@ -53,13 +58,16 @@ class Texts:
 class Readings(NamedTuple):
     """Every way in which examples are read, one after another.
 
-    `tokens_R` are the ids, `weights_R` their weights in the loss, and `at_R` says which token of which example each is,
-    counted over all examples.
+    `tokens_R` are the ids that are said, `weights_R` their weights in the loss, and `at_R` says which token of which
+    example each is, counted over all examples. `others` are the other ids that the targets make likely: those of place
+    r are `others[ends_R[r - 1] : ends_R[r]]`.
     """
 
     tokens_R: np.ndarray
     weights_R: np.ndarray
     at_R: np.ndarray
+    others: np.ndarray
+    ends_R: np.ndarray
 
     @property
     def weighted_R(self) -> np.ndarray:
@@ -67,58 +75,122 @@ class Readings(NamedTuple):
         return self.weights_R > 0
 
 
-def readings(examples: Sequence[Example]) -> Readings:
-    """What examples say, under the names that they have and had, and what their targets make likely."""
+class Found(NamedTuple):
+    """Windows that are in a text: where each begins in the readings, and the hash of the ids that it was read as."""
+
+    starts: np.ndarray
+    hashes: np.ndarray
+
+
+def readings(examples: Sequence[Example], likely: float = LIKELY) -> Readings:
+    """What examples say, and ids with so large a share of their targets, under the names that they have and had."""
     parts, start = [], 0
     for e in examples:
         at = np.arange(start, start + len(e.tokens))
-        parts += [(tokens, e.weights, at) for tokens in _ways(e, e.weights > 0)]
+        counts, others = _others(e, likely)
+        names = [(b, a) for a, b in e.lineage.get("renamed", ())]
+        for pairs in [(), names] if names else [()]:
+            parts.append((exchanged(e.tokens, pairs), e.weights, at, exchanged(others, pairs), counts))
         start += len(e.tokens)
-    tokens, weights, places = zip(*parts, strict=True) if parts else ((), (), ())
-    return Readings(_joined(tokens, _BETWEEN_READINGS), _joined(weights, 0.0), _joined(places, 0))
+    tokens, weights, places, others, counts = zip(*parts, strict=True) if parts else ((), (), (), (), ())
+    return Readings(
+        _joined(tokens, _BETWEEN_READINGS),
+        _joined(weights, 0.0),
+        _joined(places, -1),
+        np.concatenate([np.zeros(0, np.int64), *others]),
+        np.cumsum(_joined(counts, 0)),
+    )
 
 
-def copied(examples: Sequence[Example], texts: Texts, allowed: Texts | None = None) -> np.ndarray:
-    """[2, examples]: how many weighted tokens of each example teach one of the texts, as a copy or as a piece of one.
+def _others(e: Example, likely: float) -> tuple[np.ndarray, np.ndarray]:
+    """How many likely ids each token [T] has beside itself, and these ids."""
+    said = e.tokens[e.weights > 0]
+    found = (e.probs >= likely) & (e.ids != said[:, None])
+    counts = np.zeros(len(e.tokens), np.int64)
+    counts[e.weights > 0] = found.sum(axis=1)
+    return counts, e.ids[found]
 
-    Copies are windows of GRAM tokens that are in a text, at least one of them weighted. Pieces are shorter windows in
-    examples that hold little else, where those of all examples together make GRAM tokens of a text in a row; of
-    ordinary prose, some sentences are pieces by chance. Windows that are in an `allowed` text do not count, and pieces
-    are twice as long then, since such texts hold most short ones.
+
+def copied(
+    examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = (), likely: float = LIKELY
+) -> np.ndarray:
+    """[examples]: how many weighted tokens of each example teach one of the texts, in ids with so large a share.
+
+    They lie in windows of GRAM tokens, at least one of them weighted, that are in a text, and in none that is allowed.
     """
-    if not examples:
-        return np.zeros((2, 0), np.int64)
-    read, ends = readings(examples), np.cumsum([len(e.tokens) for e in examples])
-    whole_R = _covered(_windows(read, texts, GRAM, allowed), GRAM, len(read.tokens_R))
-    copies, pieces = np.zeros((2, ends[-1]), bool)
-    copies[read.at_R[whole_R & read.weighted_R]] = True
-    rest = read._replace(weights_R=np.where(copies[read.at_R], 0, read.weights_R))  # a copy is no piece of anything
-    pieces[read.at_R[_pieces(rest, texts, ends, allowed) & rest.weighted_R]] = True
-    return np.add.reduceat(np.stack([copies, pieces]).astype(np.int64), np.concatenate([[0], ends[:-1]]), axis=1)
+    read, ends = readings(examples, likely), _ends(examples)
+    return _by_example(_copies(read, texts, ends, allowed), ends)
 
 
-def _windows(read: Readings, texts: Texts, length: int, allowed: Texts | None) -> np.ndarray:
-    """The starts of the windows with weight that are in a text, and in no allowed one."""
-    first, last = texts.places(read.tokens_R, length)
-    found = (last > first) & (_sums(read.weighted_R, length) > 0)
-    if allowed is not None:
-        first, last = allowed.places(read.tokens_R, length)
-        found &= last == first
-    return np.flatnonzero(found)
+def pieces(examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = ()) -> np.ndarray:
+    """[examples]: how many weighted tokens of each example, themselves no copies, are pieces of a copy.
+
+    They lie in windows of PIECE tokens in examples that hold little else, where those of all examples together make
+    GRAM tokens of a text in a row; of ordinary prose, some sentences are pieces by chance. Where texts are allowed,
+    pieces are twice as long, since such texts hold most short ones.
+    """
+    read, ends = readings(examples), _ends(examples)
+    whole = np.append(_copies(read, texts, ends, allowed), False)  # the last stands for separators
+    rest = read._replace(weights_R=np.where(whole[read.at_R], 0, read.weights_R))
+    return _by_example(_taught(rest, _pieces(rest, texts, ends, allowed), ends), ends)
 
 
-def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Texts | None) -> np.ndarray:
+def _ends(examples: Sequence[Example]) -> np.ndarray:
+    return np.cumsum([len(e.tokens) for e in examples], dtype=np.int64)
+
+
+def _by_example(of_tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sums over the tokens of each example."""
+    return np.diff(np.concatenate([[0], np.cumsum(of_tokens)])[np.concatenate([np.zeros(1, np.int64), ends])])
+
+
+def _taught(read: Readings, inside_R: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which tokens of all examples are weighted and lie inside in any reading."""
+    found = np.zeros(ends[-1] if len(ends) else 0, bool)
+    found[read.at_R[inside_R & read.weighted_R]] = True
+    return found
+
+
+def _copies(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts]) -> np.ndarray:
+    starts = _windows(read, texts, GRAM, allowed).starts
+    return _taught(read, _covered(starts, GRAM, len(read.tokens_R)), ends)
+
+
+def _windows(read: Readings, texts: Texts, length: int, allowed: Sequence[Texts]) -> Found:
+    """The windows with weight that are in a text, and in no allowed one, in each way that they can be read.
+
+    At every token that has other likely ids a window is read in several ways; those whose first PIECE tokens are in no
+    text are dropped at once, so that there are never many.
+    """
+    starts = np.flatnonzero(_sums(read.weighted_R, length) > 0)
+    hashes = np.zeros(len(starts), np.uint64)
+    counts_R = np.diff(read.ends_R, prepend=0)
+    for offset in range(length):
+        places = starts + offset
+        more = counts_R[places]
+        ids = [read.tokens_R[places], read.others[_ranges(read.ends_R[places] - more, more)]]
+        starts = np.concatenate([starts, np.repeat(starts, more)])
+        hashes = _mixed(np.concatenate([hashes, np.repeat(hashes, more)]), np.concatenate(ids))
+        if offset + 1 in (PIECE, length):
+            known = texts.holds(hashes, offset + 1)
+            starts, hashes = starts[known], hashes[known]
+    for other in allowed:
+        new = ~other.holds(hashes, length)
+        starts, hashes = starts[new], hashes[new]
+    return Found(starts, hashes)
+
+
+def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts]) -> np.ndarray:
     """Which tokens [R] belong to copies that are spread over examples."""
-    length = PIECE if allowed is None else 2 * PIECE
-    starts = _windows(read, texts, length, allowed)
-    inside_R = _covered(starts, length, len(read.tokens_R)) * read.weights_R
-    owner_R = np.searchsorted(ends, read.at_R, "right")  # separators count for the first example, without weight
+    length = 2 * PIECE if allowed else PIECE
+    found = _windows(read, texts, length, allowed)
+    inside_R = _covered(found.starts, length, len(read.tokens_R)) * read.weights_R
+    owner_R = np.searchsorted(ends, read.at_R, "right")  # separators, at -1 and without weight, go to the first
     total, inside = (np.bincount(owner_R, of_R, len(ends)) for of_R in (read.weights_R, inside_R))
-    starts = starts[(inside >= MOSTLY * total)[owner_R[starts]]]
-    first, last = texts.places(read.tokens_R, length)
-    first, counts = first[starts], (last - first)[starts]
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of a place, for its start
-    place = texts.order(length)[np.repeat(first, counts) + number]
+    mostly = (inside >= MOSTLY * total)[owner_R[found.starts]]
+    starts, (first, last) = found.starts[mostly], texts.places(found.hashes[mostly], length)
+    counts = last - first
+    place = texts.order(length)[_ranges(first, counts)]
     covered_T = _covered(place, length, len(texts.tokens_T))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], covered_T, [0]]).astype(np.int8)))
     long_T = np.zeros(len(texts.tokens_T), bool)
@@ -127,18 +199,9 @@ def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Texts | Non
     return _covered(np.repeat(starts, counts)[long_T[place]], length, len(read.tokens_R))
 
 
-def _ways(e: Example, weighted: np.ndarray) -> list[np.ndarray]:
-    """The sequences [T] that an example can be read as: what it says, and by rank the ids that its targets make likely,
-    each under the names that it has and, where they were exchanged, under those that it had."""
-    said, ways = e.tokens[weighted], [e.tokens]
-    if ((e.ids != said[:, None]) & (e.probs >= LIKELY)).any():
-        by_rank, rows = np.argsort(-e.probs, axis=1, kind="stable"), np.arange(len(said))
-        for rank_N in by_rank.T[: int(1 / LIKELY)]:
-            taught = e.tokens.copy()
-            taught[weighted] = np.where(e.probs[rows, rank_N] >= LIKELY, e.ids[rows, rank_N], said)
-            ways.append(taught)
-    before = [(b, a) for a, b in e.lineage.get("renamed", ())]
-    return [*ways, *(exchanged(way, before) for way in ways if before)]
+def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """For every first number and count, the numbers first, first + 1, ... in turn: [5, 9], [2, 1] → [5, 6, 9]."""
+    return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
 
 def _joined(parts: Iterable[Sequence[float]], between: float) -> np.ndarray:
@@ -151,11 +214,16 @@ def _joined(parts: Iterable[Sequence[float]], between: float) -> np.ndarray:
 def _hashes(tokens: np.ndarray, length: int) -> np.ndarray:
     """A 64-bit hash of each window of so many tokens; none for sequences that are shorter."""
     count = max(0, len(tokens) - length + 1)
-    made, unsigned = np.zeros(count, np.uint64), tokens.astype(np.uint64)
+    made = np.zeros(count, np.uint64)
     for offset in range(length):
-        made = (made ^ unsigned[offset : offset + count]) * np.uint64(0x9E3779B97F4A7C15)
-        made ^= made >> np.uint64(29)
+        made = _mixed(made, tokens[offset : offset + count])
     return made
+
+
+def _mixed(hashes: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The hashes of windows with one more token each."""
+    made = (hashes ^ ids.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    return made ^ made >> np.uint64(29)
 
 
 def _sums(values: np.ndarray, length: int) -> np.ndarray:

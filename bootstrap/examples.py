@@ -117,7 +117,7 @@ def review_demonstrations(
     spoiled = [(w.step, w.text) for w in world.spoil(task, task.answer, heard, rng)]
     right = [(n, task.answer[s.start : s.end]) for n, s in enumerate(steps)]
     made = []
-    for criterion in (c for c in reviewer.criteria if c.kind == "model"):
+    for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
         asked = []
         for _, text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
             asked += labelled(criterion, world, task, text, view, reviewer)
@@ -216,9 +216,23 @@ def renamed(names: Sequence[Sequence[str]], tokenizer: Any, e: Example, copies: 
     return made or [e]
 
 
-def first_names(e: Example) -> np.ndarray:
-    """The tokens [T] of an example as they were before it was renamed."""
-    return exchanged(e.tokens, [(b, a) for a, b in e.lineage.get("renamed", ())])
+def as_named_first(e: Example) -> Example:
+    """An example as it was before it was renamed."""
+    back = [(b, a) for a, b in e.lineage.get("renamed", ())]
+    lineage = {key: value for key, value in e.lineage.items() if key != "renamed"}
+    return replace(e, tokens=exchanged(e.tokens, back), ids=exchanged(e.ids, back), lineage=lineage)
+
+
+def without_prompt(e: Example) -> Example:
+    """The weighted tokens of an example alone. It is for reading, not for training, which the first token begins."""
+    weighted = e.weights > 0
+    return replace(e, tokens=e.tokens[weighted], weights=e.weights[weighted])
+
+
+def as_said(e: Example) -> Example:
+    """An example whose targets are the weighted tokens themselves. Like one without a prompt, it is for reading."""
+    ids, probs, tail = one_hot(e.tokens[e.weights > 0].tolist())
+    return replace(e, ids=ids, probs=probs, tail=tail)
 
 
 def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -35,8 +35,9 @@ class Judge:
         return replace(reviewer, criteria=alone)
 
     def _calibration(self) -> dict:
-        """What the seed model's answers to the held-out worked tasks call for, as strict as can be where they cannot
-        reach the target."""
+        """What the seed model's answers to the held-out worked tasks call for. Where these cannot reach the target, it
+        is the strictest thresholds tried; where no criterion is better than chance, all keep their say, since a judge
+        of nothing would pass everything."""
         run = self._run
         params = run.weights(0)
         probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
@@ -44,6 +45,10 @@ class Judge:
         try:
             return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
         except ReviewerBelowFloor as below:
+            criteria = below.measured["criteria"]
+            if all(c["standing"] == "advisory" for c in criteria.values()):
+                for c in run.rubric:
+                    criteria[c.id]["standing"] = c.standing
             return below.measured
 
     @property

@@ -5,7 +5,7 @@ An answer that cannot be read is a rejection with that reason, never a default s
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from ratchet.models.scorer import Question, Scorer
 
 Part = tuple[Case, Sequence[Step]]
 """A case, and those of its steps that are judged."""
+Owned = tuple[tuple[str, int], Measured]
+"""What a model measured of a step or of the whole, by criterion and number of the case."""
 Answers = Mapping[tuple[str, int], Sequence[Measured]]
-"""By criterion and number of a case, what a model measured of its steps or of the whole."""
+"""All of it."""
 AGREEMENT = "agreement"
 
 
@@ -138,14 +140,20 @@ class Reviewer:
         chosen = self.criteria if criteria is None else criteria
         found: dict[tuple[str, int], list[Measured]] = {}
         for judge in dict.fromkeys(c.judge for c in chosen):
-            own = [c for c in chosen if c.judge == judge]
             params = self.params if judge == "self" else self.seed()
-            self._ask_yes_or_no(params, parts, [c for c in own if c.kind == "model"], found)
-            self._ask_how_likely(params, parts, [c for c in own if c.kind == "likelihood" and c.id != AGREEMENT], found)
+            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT]
+            asking = (
+                (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
+                (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
+                (self._how_likely, [c for c in own if c.kind == "likelihood"]),
+            )
+            for ask, criteria in asking:
+                for owner, measured in ask(params, parts, criteria):
+                    found.setdefault(owner, []).append(measured)
         return found
 
-    def _ask_yes_or_no(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
-        """Adds what a judge answers to the questions of model criteria to what was `found`."""
+    def _yes_or_no(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+        """What a judge answers to the questions of model criteria."""
         prompts, owners = [], []
         for c in criteria:
             for number, (case, steps) in enumerate(parts):
@@ -154,10 +162,26 @@ class Reviewer:
                     owners.append((c.id, number, about))
         answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts) if prompts else ()
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
-            found.setdefault((name, number), []).append(_yes(float(yes), float(no), about))
+            yield (name, number), _yes(float(yes), float(no), about)
 
-    def _ask_how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], found: dict):
-        """Adds mean log-probabilities of what was said to what was `found`."""
+    def _in_words(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+        """What a judge answers by the labels of model criteria."""
+        asked, owners = [], []
+        for c in criteria:
+            words = [self.tokenizer.spoken(label) for label in c.labels]
+            for number, (case, steps) in enumerate(parts):
+                for question, about in questions(c, case, steps):
+                    prompt = self.prompt(c, question, [p.text for p in case.passages], case.task)
+                    asked += [((*prompt[0], *prompt[1]), word) for word in words]
+                    owners.append((c, number, about))
+        given = iter(self.scorer.log_likelihoods(params, asked) if asked else ())
+        for c, number, about in owners:
+            of = {label: math.exp(float(next(given).sum())) for label in c.labels}
+            passing = sum(of[label] for label in c.passing_labels)
+            yield (c.id, number), _yes(passing, sum(of.values()) - passing, about, c.labels)
+
+    def _how_likely(self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[Owned]:
+        """Mean log-probabilities of what was said."""
         prompts: dict[tuple, list[int]] = {}
         asked, owners = [], []
         for c in criteria:
@@ -170,8 +194,7 @@ class Reviewer:
                         owners.append((c, number, case.text[step.start : step.end], len(given)))
         means = iter([float(found_N.mean()) for found_N in self.scorer.log_likelihoods(params, asked)] if asked else ())
         for c, number, about, count in owners:
-            nats = next(means) - sum(next(means) for _ in range(count - 1))
-            found.setdefault((c.id, number), []).append(_nats(c, nats, about))
+            yield (c.id, number), _nats(c, next(means) - sum(next(means) for _ in range(count - 1)), about)
 
     def _asked(self, task: Task, view: Sequence[Document], known: dict[tuple, list[int]]) -> list[int]:
         """A task in tokens with passages in view, from those that are `known`."""
@@ -195,7 +218,9 @@ class Reviewer:
         """(context, question) in tokens; the next token is the verdict. Passages are cut to fit."""
         shown = passages if "passages" in criterion.show else ()
         messages = task.messages[-1:] if "question" in criterion.show else ()
-        context, asked = self.tokenizer.ask(question, passages=shown, messages=messages, room=self.room)
+        context, asked = self.tokenizer.ask(
+            question, passages=shown, messages=messages, words=criterion.labels, room=self.room
+        )
         return tuple(context), tuple(asked)
 
 
@@ -212,19 +237,21 @@ def _parts(criterion: Criterion, case: Case, steps: Sequence[Step]) -> Sequence[
 def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[tuple[str, str]]:
     """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one
     for the answer."""
+    before = "".join(f"{criterion.question.format(**e.words)} {criterion.says(e.passes)}\n" for e in criterion.examples)
     if criterion.of != "step":
         calls = "; ".join(f"{name} {json.dumps(arguments)}" for name, arguments in case.calls)
         words = {"answer": case.text, "question": case.task.question, "calls": calls or "no call"}
-        return [(criterion.question.format(**words), case.text)]
+        return [(before + criterion.question.format(**words), case.text)]
     texts = [case.text[s.start : s.end] for s in steps]
     filled = [(text, {**s.fields, "step": text}) for text, s in zip(texts, steps, strict=True)]
-    return [(criterion.question.format(**words), text) for text, words in filled if criterion.named <= words.keys()]
+    askable = [(text, words) for text, words in filled if criterion.named <= words.keys()]
+    return [(before + criterion.question.format(**words), text) for text, words in askable]
 
 
-def _yes(yes: float, no: float, about: str) -> Measured:
-    """P(yes) among yes and no, if both together are likely."""
+def _yes(yes: float, no: float, about: str, answers: Sequence[str] = ("yes", "no")) -> Measured:
+    """P(yes) among yes and no, or what stands for them, if all answers together are likely."""
     if not yes + no >= 0.5:  # which holds of NaN as well
-        return Measured(0.0, f"{UNREADABLE}: yes and no together have probability {yes + no:.2f}")
+        return Measured(0.0, f"{UNREADABLE}: {' and '.join(answers)} together have probability {yes + no:.2f}")
     return Measured(yes / (yes + no), f"doubts: {about}")
 
 

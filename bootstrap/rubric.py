@@ -1,5 +1,6 @@
 """Criteria as users write them: a YAML file, read with every mistake named by file and line."""
 
+import itertools
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ratchet.bootstrap import rubrics
 from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.signals import LIKELIHOODS, NATS, SHARES, USUAL_THRESHOLDS
 from ratchet.bootstrap.worlds.world import World
+from ratchet.models.wording import ANSWERS
 
 PACKS = {file.stem: file for file in sorted(epath.resource_path(rubrics).glob("*.yaml"))}
 """Rubrics that fit any world, by name."""
@@ -20,6 +22,14 @@ OF_ANSWERS = {"answer", "question", "calls"}
 """What the question of a criterion of a whole answer may name."""
 EXAMPLE = "bootstrap/worlds/documents.yaml"
 """A rubric to copy, which mistakes in other ones point to."""
+
+
+class Example(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """An example for a judge: the words that the question of its criterion names, such as {"step": "It rains."}, and
+    its right verdict."""
+
+    words: dict[str, str]
+    passes: bool
 
 
 class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -37,6 +47,9 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     calibration finds no better than chance becomes advisory for that generation, unless it `always` decides; an
     `advisory` one is measured and decides nothing, and so is one whose say is to be `earned`, until calibration finds
     it better than chance. `limit` is a number that a check takes.
+
+    A judge answers yes or no or, given `labels`, by one of these words; it passes what it answers by one of
+    `passing_labels`. `examples` stand before its question. `tags` are for people: the report shows them.
     """
 
     id: str
@@ -48,6 +61,10 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     standing: Literal["required", "always", "earned", "advisory"] = "required"
     threshold: float = pydantic.Field(default_factory=lambda given: USUAL_THRESHOLDS.get(given.get("id"), 0.5))
     limit: float | None = pydantic.Field(None, gt=0.0)
+    labels: tuple[str, ...] = ()
+    passing_labels: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @pydantic.field_validator("threshold")
     @classmethod
@@ -60,6 +77,11 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     def required(self) -> bool:
         """Whether an answer that fails it is rejected."""
         return self.standing in ("required", "always")
+
+    def says(self, passes: bool) -> str:
+        """What a judge says of what passes, or does not."""
+        failing = [label for label in self.labels if label not in self.passing_labels]
+        return (self.passing_labels if passes else failing)[0] if self.labels else ANSWERS[not passes]
 
     @property
     def named(self) -> set[str]:
@@ -136,6 +158,14 @@ def _unusable(c: Criterion, rules: Sequence[str]) -> str:
         return f"there is no likelihood {c.id}; there are {', '.join(LIKELIHOODS)}"
     if c.id == "agreement" and c.of != "answer":
         return "agreement is of a whole answer; leave out its `of`"
+    if c.kind != "model" and (c.labels or c.examples):
+        return f"{c.id} asks no judge; leave out its labels and examples"
+    if (c.labels or c.passing_labels) and not set() < set(c.passing_labels) < set(c.labels):
+        return f"passing_labels of {c.id} must be some of its labels, and not all"
+    if begins := [a for a, b in itertools.permutations(c.labels, 2) if b.startswith(a)]:
+        return f"the label {begins[0]!r} of {c.id} begins another; name them otherwise"
+    if any(c.named != e.words.keys() for e in c.examples):
+        return f"an example of {c.id} must have the words {', '.join(sorted(c.named))}, and no other"
     try:
         strange = {n for n in c.named if not n.isidentifier()} if c.of == "step" else c.named - OF_ANSWERS
         if not strange:

@@ -12,6 +12,7 @@ The decoder
 Text to ids and back
   tokenizer.py      SentencePiece with control symbols, for models from scratch: messages in, ids out
   chat.py           a folder's tokenizer and chat template: messages in, ids out
+  wording.py        what a model of a folder is told beside the messages
   settings.py       what a folder says of its chat: templates by name, special tokens, the day
   template.py       chat templates (Jinja), rendered as transformers renders them
   turns.py          where the assistant speaks in what a template without marks of its own writes

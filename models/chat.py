@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -23,16 +23,8 @@ from ratchet.models.settings import ChatSettings
 from ratchet.models.template import Rendered, Template
 from ratchet.models.turns import HERE, PROBE, THERE, Turns, answer, call, message, parsed
 from ratchet.models.vocabulary import MARKS, Token, Vocabulary
+from ratchet.models.wording import ANSWERS, INDENT, WORDING, indented, numbered, told
 
-WORDING = {
-    "sources": "Sources, which the user does not see:",
-    "source": "Source {number}:\n{text}",
-    "conversation": "Conversation:",
-    "question": 'Question: {question}\nAnswer with the one word "Yes" or the one word "No".',
-}
-"""What a model is told beside the messages."""
-ANSWERS = ("Yes", "No")
-_INDENT = "  "
 _ARGUMENTS_WRITTEN = re.compile(rf'\{{\s*"{PROBE}"\s*:\s*"{PROBE}"\s*\}}')
 _TOOL = {"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}
 """A tool, which chooses the template for tools in folders that have one."""
@@ -189,30 +181,42 @@ class ChatTokenizer:
             given = self._after(sources, messages) if sources else messages
             return self._ids(self._prompt(self._taken(given), tools))
 
-        return self._fitted(with_sources, _sources(passages), room)
+        return self._fitted(with_sources, numbered(passages), room)
 
     def ask(
-        self, question: str, *, passages: Sequence[str] = (), messages: Sequence[Mapping] = (), room: int | None = None
+        self,
+        question: str,
+        *,
+        passages: Sequence[str] = (),
+        messages: Sequence[Mapping] = (),
+        words: Sequence[str] = (),
+        room: int | None = None,
     ) -> tuple[list[int], list[int]]:
         """(context, question) in ids: a question about passages and messages, of which the next token is one of
-        `verdicts`. The whole is one user's message, in which every line of what is asked about is indented: none can
-        be taken for a heading, or for another question.
+        `verdicts`, or what is `spoken` next one of `words`. The whole is one user's message, in which every line of
+        what is asked about is indented: none can be taken for a heading, or for another question.
 
         Passages are cut so that both fit into `room` ids. The context is the same for every question, however long
         without `room`, else of up to a quarter of it: this much is kept free for one.
         """
-        asked = self._vocabulary.hide(WORDING["question"].format(question=_indented(question)))
-        ids, _ = self._until(asked + self._turn[1], ANSWERS[0])
-        told = "".join(f"{_told(message)}\n\n" for message in messages)
-        conversation = f"{WORDING['conversation']}\n\n{told}" if told else ""
+        wording = WORDING["words"].format(words=", ".join(words)) if words else WORDING["verdict"]
+        asked = self._vocabulary.hide(WORDING["question"].format(question=indented(question)) + wording)
+        ids, _ = self._until(asked + self._turn[1], [*words, *ANSWERS][0])
+        earlier = "".join(f"{told(message)}\n\n" for message in messages)
+        conversation = f"{WORDING['conversation']}\n\n{earlier}" if earlier else ""
 
         def context(sources: str) -> list[int]:
             shown = f"{sources}\n\n{conversation}" if sources else conversation
             return self._ids(self._turn[0] + self._vocabulary.hide(shown))
 
         left = None if room is None else room - max(len(ids), room // 4)
-        shown = [f"{_INDENT}{_indented(text)}" for text in passages]
-        return self._fitted(context, _sources(shown), left), ids
+        shown = [f"{INDENT}{indented(text)}" for text in passages]
+        return self._fitted(context, numbered(shown), left), ids
+
+    def spoken(self, word: str) -> tuple[int, ...]:
+        """The ids of a word that an assistant's turn begins with."""
+        begun, _ = self._until(self._turn[1], word)
+        return tuple(self._ids_within(self._turn[1] + word)[len(begun) :])
 
     @property
     def can_call(self) -> bool:
@@ -246,6 +250,9 @@ class ChatTokenizer:
         if not ends:
             raise FolderError(f"{self._where}: the chat template writes no answers of tools; use one that does")
         return [token.id for token in tokens[ends[0] + 1 :]]
+
+    def _ids_within(self, text: str) -> list[int]:
+        return [token.id for token in self._vocabulary.tokens(text, within=True)]
 
     def _ids(self, text: str) -> list[int]:
         return [token.id for token in self._vocabulary.tokens(text)]
@@ -382,20 +389,3 @@ class ChatTokenizer:
             raise FolderError(f"{refusal}: nothing ends the turn after one; use a model whose template does")
         lead = begun[len(begun.rstrip(" ")) :]
         return Calls(tuple(begin), lead, tuple(rest[: rest.index(self.end) + 1]))
-
-
-def _sources(passages: Sequence[str]) -> str:
-    numbered = [WORDING["source"].format(number=n, text=text) for n, text in enumerate(passages, 1)]
-    return "\n\n".join([WORDING["sources"], *numbered]) if numbered else ""
-
-
-def _told(message: Mapping[str, Any]) -> str:
-    """A message of a conversation that is talked about."""
-    called = [f"{c['function']['name']} {c['function']['arguments']}" for c in message.get("tool_calls") or ()]
-    said = [message["content"]] if message.get("content") else []
-    return f"{message['role']}: " + _indented("\n".join([*said, *called]))
-
-
-def _indented(text: str) -> str:
-    """A text whose lines, but for the first, are indented, whatever parts them."""
-    return f"\n{_INDENT}".join(text.splitlines())

@@ -129,16 +129,26 @@ class Tokenizer:
         return [*self._sources(passages, None if room is None else room - len(chat)), *chat]
 
     def ask(
-        self, question: str, *, passages: Sequence[str] = (), messages: Sequence[Mapping] = (), room: int | None = None
+        self,
+        question: str,
+        *,
+        passages: Sequence[str] = (),
+        messages: Sequence[Mapping] = (),
+        words: Sequence[str] = (),
+        room: int | None = None,
     ) -> tuple[list[int], list[int]]:
         """(context, question) in ids: a question about passages and messages, of which the next token is one of
-        `verdicts`.
+        `verdicts`. Other `words` to answer by are not told: a model from scratch learns them from demonstrations.
 
         The context is the same for every question, unless passages are cut so that both fit into `room` ids.
         """
         asked = [self._control["ask"], *self.encode(question)]
         told = [token for message in messages for token in self._turn(message)]
         return [*self._sources(passages, None if room is None else room - len(asked) - len(told)), *told], asked[:room]
+
+    def spoken(self, word: str) -> tuple[int, ...]:
+        """The ids of a word that answers a question."""
+        return tuple(self.encode(word))
 
     def calls(self, tool_name: str) -> tuple[int, ...]:
         """The ids that begin a call, up to the JSON of its arguments: one symbol, the same for every tool."""

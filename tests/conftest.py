@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 import os
+import shutil
 
-from processes import PATIENT, keep_compiled
+from processes import PATIENT, share_compiled
 
 from ratchet.launch.__main__ import keep_freed_memory
 
@@ -13,9 +14,7 @@ os.environ["XLA_FLAGS"] = PATIENT
 
 import jax  # noqa: E402
 
-jax.config.update("jax_platforms", "cpu")  # libtpu, which preflight needs, would look for a TPU
-jax.config.update("jax_num_cpu_devices", 8)
-keep_compiled()
+share_compiled(8)
 for chatty in ("absl", "bm25s"):
     logging.getLogger(chatty).setLevel(logging.ERROR)
 
@@ -23,6 +22,7 @@ import little  # noqa: E402
 import pytest  # noqa: E402
 import support  # noqa: E402
 from etils import epath  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from ratchet.bootstrap import run  # noqa: E402
@@ -35,6 +35,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ratchet")
+
+LONGEST = ("test_resume.py", "test_preflight.py", "test_processes.py", "test_loop.py", "test_mute.py", "test_base.py")
+"""Files that take longest, longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that in the end no worker waits for another."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -98,5 +107,10 @@ def turn(little_run, torn, tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """The directory of a whole run of the recipe `tiny`, made in this process once."""
-    return support.run_tiny(tmp_path_factory.mktemp("runs") / "tiny")
+    """The directory of a whole run of the recipe `tiny`. One of pytest's workers makes it, and each has a copy."""
+    mine = tmp_path_factory.getbasetemp()
+    common = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    with FileLock(common / "tiny.lock"):
+        if not (common / "tiny").exists():
+            support.run_tiny(common / "making").rename(common / "tiny")
+    return epath.Path(shutil.copytree(common / "tiny", tmp_path_factory.mktemp("runs") / "tiny"))

@@ -34,27 +34,31 @@ def run(script: Path, processes: int, *words) -> list[subprocess.CompletedProces
 
 
 def begin(port: str, processes: int, number: int) -> None:
-    """Makes this process one of several with four CPU devices in all, and a compilation cache. Call it before JAX looks
-    for devices."""
+    """Makes this process one of several with four CPU devices in all. Call it before JAX looks for devices."""
     import jax
 
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 4 // processes)
-    keep_compiled()
-    if processes > 1:
-        jax.distributed.initialize(
-            f"localhost:{port}", processes, number, initialization_timeout=FOR_EVER,
-            heartbeat_timeout_seconds=FOR_EVER, shutdown_timeout_seconds=FOR_EVER,
-        )
+    share_compiled(4 // processes)
+    jax.distributed.initialize(
+        f"localhost:{port}", processes, number, initialization_timeout=FOR_EVER,
+        heartbeat_timeout_seconds=FOR_EVER, shutdown_timeout_seconds=FOR_EVER,
+    )
     assert jax.device_count() == 4 and jax.process_count() == processes
 
 
-def keep_compiled() -> None:
-    """Keeps compiled programs for the next process and the next run of the tests."""
+def share_compiled(devices: int) -> None:
+    """Gives this process so many CPU devices, and keeps its compiled programs for other processes and for later runs of
+    the tests: most of a first run's time goes into the compiler. Call it before JAX looks for devices.
+
+    A program is made for as many threads as there are devices, and may round otherwise than one that was made for
+    more: only processes with as many devices share theirs.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_platforms", "cpu")  # libtpu, which preflight needs, would look for a TPU
+    jax.config.update("jax_num_cpu_devices", devices)
+    place = Path.home() / ".cache" / "ratchet" / "compiled" / str(devices)
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def wait_for_all(name: str) -> None:

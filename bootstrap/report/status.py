@@ -21,6 +21,8 @@ WHOLE_STAGES = {"train": "evaluation.json", "evaluate": "evaluation.json", "prom
 """Stages that are done at once, and a file that proves it where `stages.json` does not say so."""
 DESCRIPTION = ("title", "column", "unit", "less_is_better", "guard")
 """What `evaluation.json` says about a metric besides what was measured."""
+AUDITED = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens")
+"""What an audit counts beside the tokens of each origin."""
 
 
 def status(directory: epath.Path) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def _row(number: int | None, path: epath.Path) -> dict[str, Any]:
             "attacked": attacks.get("passed")
         },
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
-        "audit": {name: audit.get(name) for name in ("raw_tokens", "raw_pieces", "rejected_tokens")},
+        "audit": {name: audit.get(name) for name in AUDITED},
         "metrics": {name: value_of(metric) for name, metric in metrics.items()},
         "intervals": _intervals(bounded | metrics),
         "out_of": {"accepted": funnel.get("made"), "review.attacked": attacks.get("tried")}

@@ -192,6 +192,7 @@ def audit(files: Mapping[int, Record]) -> Across | None:
         ("raw tokens, which must be 0", lambda a: count(a.get("raw_tokens"))),
         ("tokens in pieces of a document", lambda a: count(a.get("raw_pieces"))),
         ("rejected tokens, which must be 0", lambda a: count(a.get("rejected_tokens"))),
+        ("tokens that nothing accounts for, which must be 0", lambda a: count(a.get("unaccounted_tokens"))),
         ("overlap with raw documents, %", lambda a: percent((a.get("overlap") or {}).get("raw"))),
         ("overlap with rejected transcripts, %", lambda a: percent((a.get("overlap") or {}).get("rejected"))),
         ("probability that no review backs, % a token", lambda a: percent(a.get("unreviewed_mass"))),

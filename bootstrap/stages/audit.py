@@ -1,8 +1,7 @@
 """What reached the loss: tokens by origin, and how many of them teach raw documents or rejected transcripts.
 
-The audit reads the datasets as they lie on disk, and the demonstrations beside them. It compares tokens, and takes an
-example's word for the task that it is about. With an oracle, the review's verdicts are audited too; that never feeds
-training.
+The audit reads the datasets as they lie on disk, and the demonstrations beside them, and compares tokens. With an
+oracle, the review's verdicts are audited too; that never feeds training.
 """
 
 import re
@@ -13,8 +12,8 @@ from random import Random
 import numpy as np
 
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
-from ratchet.bootstrap.copies import GRAM, Texts, copied
-from ratchet.bootstrap.examples import first_names, prose_example
+from ratchet.bootstrap.copies import Texts, copied, pieces
+from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.ledger import write_json
 from ratchet.bootstrap.lineage import reviewed
@@ -27,6 +26,8 @@ from ratchet.train.records import Example
 
 CLIMBING = 20
 """Changes by which each attack tries to please more criteria."""
+LIKELIEST = 0.5
+"""The share of a target from which on an id is read where rejected transcripts are sought."""
 Pair = tuple[Transcript, Review]
 
 
@@ -50,9 +51,9 @@ def audit_generation(
     documents = Texts(encode(d.text) for material in run.world.slices[: g.number] for d in material.documents)
     said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
-    once_each = {(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}
-    result = audit(list(once_each.values()), documents, own, list(transcripts.values()), reviews)
-    result["untaught_tokens"] = untaught_tokens(once_each.values(), run.world, g.read, run.tokenizer.decode)
+    once_each = list({(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}.values())
+    result = audit(once_each, documents, own, list(transcripts.values()), reviews, run.tokenizer.verdicts)
+    result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
         graded = [c.id for c in reviewer.criteria if c.kind == "model"]
@@ -67,48 +68,45 @@ def audit(
     own: Texts,
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
+    verdicts: Sequence[int] = (),
 ) -> dict:
-    """Counts weighted tokens by origin, those that teach a raw document or pieces of one, and those inside n-grams of
-    rejected transcripts alone. The lineage's word is taken for the task of an example.
+    """Counts weighted tokens by origin, and those of four kinds that should not be there.
+
+    Raw ones teach a document, and some are pieces of one. Rejected ones teach what rejected transcripts alone say.
+    Those that are unaccounted for are neither the tokens of the accepted transcript that their example names nor
+    verdicts, which are the ids in `verdicts`.
 
     `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
     and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
-    its tool calls; an n-gram that an accepted one of the same task also has is not a rejected one's.
+    its tool calls.
     """
-    accepted, rejected = {}, {}
-    for t in transcripts:
-        side = accepted if reviews[t.id].accepted else rejected
-        said = [t.tokens, *(t.prompt[start:end] for start, end in t.called)]
-        side.setdefault(t.task_id, set()).update(gram for tokens in said for gram in _grams(tokens))
-    refused_ids = {t.id for t in transcripts if not reviews[t.id].accepted}
     origins: Counter[str] = Counter()
-    rejected_tokens = 0
     for e in examples:
-        count = int((e.weights > 0).sum())
-        origins[e.origin] += count
-        task = e.lineage.get("task", "")
-        refused = rejected.get(task, set()) - accepted.get(task, set())
-        from_refused = e.lineage.get("transcript") in refused_ids
-        ways = [] if from_refused else [first_names(e), *_rewritten(e)]
-        inside = [sum(_inside(s, refused) for s in _weighted_spans(tokens, e.weights)) for tokens in ways]
-        rejected_tokens += count if from_refused else max(inside)
+        origins[e.origin] += _count(e)
     (raw_tokens, raw_pieces), total = _raw(examples, documents, own), origins.total()
+    rejected_tokens = _rejected(examples, transcripts, reviews)
+    accepted = {t.id: t for t in transcripts if reviews[t.id].accepted}
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
         "raw_pieces": raw_pieces,
         "rejected_tokens": rejected_tokens,
+        "unaccounted_tokens": sum(_count(e) for e in examples if not _accounted(e, accepted, verdicts)),
         "overlap": {"raw": raw_tokens / max(total, 1), "rejected": rejected_tokens / max(total, 1)},
     }
+
+
+def _count(e: Example) -> int:
+    return int((e.weights > 0).sum())
 
 
 def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> tuple[int, int]:
     """How many weighted tokens teach a document, as all of those do that imitate one, and how many pieces of one."""
     shown = [e for e in examples if e.origin in ("seed", "prose")]
     made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
-    imitated = sum(int((e.weights > 0).sum()) for e in examples if e.origin == "imitation")
-    copies, pieces = copied(made, documents).sum(axis=1) + copied(shown, documents, own).sum(axis=1)
-    return imitated + int(copies), int(pieces)
+    imitated = sum(_count(e) for e in examples if e.origin == "imitation")
+    whole, parts = (of(made, documents).sum() + of(shown, documents, [own]).sum() for of in (copied, pieces))
+    return imitated + int(whole), int(parts)
 
 
 def untaught_tokens(
@@ -137,17 +135,48 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def _rewritten(e: Example) -> list[np.ndarray]:
-    """The tokens [T] of an example with each weighted one replaced by the id that its target makes likelier than not,
-    if that changes half of them: the reviewed alternatives of an accepted answer change a few."""
-    said, best = e.tokens[e.weights > 0], e.probs.argmax(axis=1)[:, None]
-    likely = np.take_along_axis(e.probs, best, axis=1)[:, 0] > 0.5
-    likeliest = np.where(likely, np.take_along_axis(e.ids, best, axis=1)[:, 0], said)
-    if (likeliest != said).mean() < 0.5:
-        return []
-    taught = e.tokens.copy()
-    taught[e.weights > 0] = likeliest
-    return [taught]
+def _accounted(e: Example, accepted: Mapping[str, Transcript], verdicts: Sequence[int]) -> bool:
+    """Whether an example trains on what it says that it does: the calls and the answer of an accepted transcript to its
+    task, or verdicts. The world's own demonstrations and prose are not asked."""
+    if e.origin in ("seed", "prose", "imitation"):
+        return True
+    said = as_named_first(e).tokens[e.weights > 0].tolist()
+    if e.origin == "review":
+        return set(said) <= set(verdicts)
+    t = accepted.get(e.lineage.get("transcript", ""))
+    if t is None or t.task_id != e.lineage.get("task"):
+        return False
+    calls = t.called if e.origin == "simulate" else ()
+    return said == [*(token for start, end in calls for token in t.prompt[start:end]), *t.tokens]
+
+
+def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], reviews: Mapping[str, Review]) -> int:
+    """How many weighted tokens teach a rejected transcript: all of an example that names one, and copies of one to the
+    same task, where no accepted one to it says the same.
+
+    Targets are read where most of them put more than half of their mass on another id than is said: the reviewed
+    alternatives of an accepted answer are fewer, and do not belong together. Examples are read without what has no
+    weight, such as the wrong thought before a correction, and under the names that they had: under others they may
+    chance upon what was rejected.
+    """
+    sides: dict[tuple[str, bool], list[Sequence[int]]] = {}
+    for t in transcripts:
+        said = [t.tokens, *(t.prompt[start:end] for start, end in t.called)]
+        sides.setdefault((t.task_id, reviews[t.id].accepted), []).extend(said)
+    of_task: dict[str, list[Example]] = {}
+    total = 0
+    for e in examples:
+        named = reviews.get(e.lineage.get("transcript", ""))
+        if named and not named.accepted:
+            total += _count(e)
+        else:
+            read = as_named_first(without_prompt(e))
+            other = ((read.probs > LIKELIEST) & (read.ids != read.tokens[:, None])).any(axis=1)
+            of_task.setdefault(e.lineage.get("task", ""), []).append(read if other.mean() >= 0.5 else as_said(read))
+    for task, found in of_task.items():
+        bad, good = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
+        total += int(copied(found, bad, [good], LIKELIEST).sum())
+    return total
 
 
 def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -> dict:
@@ -195,23 +224,3 @@ def _of_corrections(g: Generation, corrected: Sequence[Pair]) -> dict:
         "right": proportion({i: float(grade.mended) for i, grade in grades.items()}, groups),
         "reason": proportion({i: float(grade.reason) for i, grade in grades.items()}, groups),
     }
-
-
-def _weighted_spans(tokens: np.ndarray, weights: np.ndarray) -> Iterable[list[int]]:
-    """Runs of consecutive tokens that carry weight."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], weights > 0, [0]])))
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        yield tokens[start:end].tolist()
-
-
-def _grams(tokens: Sequence[int]) -> list[tuple[int, ...]]:
-    return [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
-
-
-def _inside(span: Sequence[int], grams: set[tuple[int, ...]]) -> int:
-    """Tokens of a span that lie inside any of the n-grams."""
-    covered: set[int] = set()
-    for start, gram in enumerate(_grams(span)):
-        if gram in grams:
-            covered.update(range(start, start + GRAM))
-    return len(covered)

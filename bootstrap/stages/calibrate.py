@@ -42,12 +42,14 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
                 "thresholds",
                 measured | {"review": passed},
             )
-        kept = ("kind", "question", "threshold", "standing", "junk")
+        kept = ("kind", "question", "tags", "threshold", "standing", "junk")
         return {"criteria": {n: {k: c[k] for k in kept} for n, c in measured["criteria"].items()}, "review": passed}
 
     measured = once(g.directory / "calibration.json", make)
     if reason := measured.get("below_floor"):
         raise ReviewerBelowFloor(reason, measured)
+    if not known:
+        run.progress.line(f"gen {g.number} review: no labels, so nothing is calibrated; thresholds are the rubric's")
     calibrated = with_thresholds(reviewer, measured)
     required = {c.id for c in reviewer.criteria if c.required}
     for c in calibrated.criteria:
@@ -76,7 +78,8 @@ def _mistakes(
     for criterion in reviewer.criteria:
         for probe, review in zip(probes, reviews, strict=True):
             label = probe.labels.get(criterion.id)
-            if criterion.kind != "model" or label is None or review.verdicts[criterion.id].passed == label:
+            asks = criterion.kind == "model" and not criterion.labels
+            if not asks or label is None or review.verdicts[criterion.id].passed == label:
                 continue
             view = tuple(passages[p] for p in probe.transcript.passages)
             asked = examples.labelled(criterion, run.world, probe.task, probe.transcript.text, view, reviewer)

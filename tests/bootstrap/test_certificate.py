@@ -53,7 +53,7 @@ def test_nothing_right_has_no_floor():
 def test_a_rate_is_corrected_for_what_the_judge_overlooks():
     """Rogan and Gladen's: a judge that passes 0.8 of right answers and 0.1 of wrong ones, of which 0.6 are right."""
     assert corrected_rate(0.6 * 0.8 + 0.4 * 0.1, 0.9, 0.8) == pytest.approx(0.6)
-    assert corrected_rate(0.3, 1.0, 1.0) == 0.3
+    assert corrected_rate(0.3, 1.0, 1.0) == pytest.approx(0.3)
     assert corrected_rate(0.05, 0.9, 0.8) == 0.0 and corrected_rate(0.95, 0.9, 0.8) == 1.0
     assert corrected_rate(0.5, 0.5, 0.5) is None and corrected_rate(0.5, 0.3, 0.6) is None
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.bootstrap.copies import GRAM, PIECE, Texts, copied
+from ratchet.bootstrap.copies import GRAM, PIECE, Texts, copied, pieces
 from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.transcript import Capture
 
@@ -20,7 +20,7 @@ def student(trained, prompt=(1, 2), targets=None, **lineage):
 
 def found_in(*given):
     """Copies and pieces together."""
-    return copied(*given).sum(axis=0)
+    return copied(*given) + pieces(*given)
 
 
 def soft(said, taught, share):
@@ -43,27 +43,27 @@ def test_a_quotation_within_an_answer_is_no_copy_until_it_is_long():
 
 @pytest.mark.parametrize("length", range(PIECE, GRAM))
 def test_a_text_cut_into_examples_is_found_and_so_is_one_with_something_between(length):
-    pieces = [STORY[i : i + length] for i in range(0, len(STORY), length)]
-    pieces = [p for p in pieces if len(p) >= PIECE]
-    assert found_in([student(p) for p in pieces], TEXTS).tolist() == list(map(len, pieces))
-    padded = [student([*p, 300 + n]) for n, p in enumerate(pieces)]
-    assert found_in(padded, TEXTS).tolist() == list(map(len, pieces))
-    assert not found_in([student(p) for p in pieces[::2]], TEXTS).any(), "pieces that do not meet are phrases"
+    parts = [STORY[i : i + length] for i in range(0, len(STORY), length)]
+    parts = [p for p in parts if len(p) >= PIECE]
+    assert found_in([student(p) for p in parts], TEXTS).tolist() == list(map(len, parts))
+    padded = [student([*p, 300 + n]) for n, p in enumerate(parts)]
+    assert found_in(padded, TEXTS).tolist() == list(map(len, parts))
+    assert not found_in([student(p) for p in parts[::2]], TEXTS).any(), "pieces that do not meet are phrases"
 
 
 def test_copies_and_pieces_are_told_apart():
     whole, cut = [student(STORY)], [student(STORY[i : i + 6]) for i in range(0, 30, 6)]
-    assert copied(whole, TEXTS).tolist() == [[30], [0]]
-    assert copied(cut, TEXTS).tolist() == [[0] * 5, [6] * 5]
+    assert copied(whole, TEXTS).tolist() == [30] and pieces(whole, TEXTS).tolist() == [0]
+    assert copied(cut, TEXTS).tolist() == [0] * 5 and pieces(cut, TEXTS).tolist() == [6] * 5
 
 
 def test_tokens_of_next_to_no_weight_hide_no_piece():
-    pieces = []
+    cut = []
     for i in range(0, 30, 6):
         e = student([*STORY[i : i + 6], *range(300, 310)])
         weights = np.where(e.tokens >= 300, 1e-9, e.weights).astype(np.float32)
-        pieces.append(type(e).create(e.tokens, weights, e.ids, e.probs, e.tail, origin="student", lineage={}))
-    assert copied(pieces, TEXTS)[1].tolist() == [6] * 5
+        cut.append(type(e).create(e.tokens, weights, e.ids, e.probs, e.tail, origin="student", lineage={}))
+    assert pieces(cut, TEXTS).tolist() == [6] * 5
 
 
 def test_targets_are_read_under_the_names_that_they_had():
@@ -73,8 +73,8 @@ def test_targets_are_read_under_the_names_that_they_had():
 
 
 def test_pieces_of_long_answers_are_quotations():
-    pieces = [student([*STORY[i : i + 5], *range(300, 310)]) for i in range(0, 30, 5)]
-    assert not found_in(pieces, TEXTS).any()
+    parts = [student([*STORY[i : i + 5], *range(300, 310)]) for i in range(0, 30, 5)]
+    assert not found_in(parts, TEXTS).any()
 
 
 def test_a_continuation_of_a_beginning_in_the_prompt_is_found():
@@ -99,6 +99,25 @@ def test_a_text_in_the_targets_is_found_from_a_likely_share_on(share, found):
     assert found_in([student(said, targets=soft(said, STORY, share))], TEXTS).tolist() == [found]
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_text_is_found_though_its_ids_are_likely_in_turns(every):
+    """Here the likeliest id is the text's, there the second: no reading by rank has it whole."""
+    said = [t if n % (every + 1) else 300 + n for n, t in enumerate(STORY)]
+    taught = [300 + n if n % (every + 1) else t for n, t in enumerate(STORY)]
+    assert found_in([student(said, targets=soft(said, taught, 0.4))], TEXTS).tolist() == [30]
+    assert found_in([student(range(300, 330), targets=soft(range(300, 330), taught, 0.4))], TEXTS).tolist() == [0]
+
+
+def test_readings_grow_no_faster_than_what_is_found():
+    said = list(range(300, 330)) * 200
+    targets = Capture(
+        np.array([[s, 1000 + n, 9000 + n, 20000 + n] for n, s in enumerate(said)], np.int32),
+        np.full((len(said), 4), 0.25, np.float32),
+        np.zeros(len(said), np.float32),
+    )
+    assert found_in([student(said, targets=targets)], TEXTS).tolist() == [0]
+
+
 def test_other_names_hide_no_text_and_a_false_claim_of_them_neither():
     pairs = [[token, token + 400] for token in STORY[::3]]
     exchanged = [t + 400 if n % 3 == 0 else t for n, t in enumerate(STORY)]
@@ -107,8 +126,8 @@ def test_other_names_hide_no_text_and_a_false_claim_of_them_neither():
 
 
 def test_what_is_allowed_is_no_copy():
-    assert not found_in([student(STORY)], TEXTS, Texts([STORY])).any()
-    assert found_in([student(STORY)], TEXTS, Texts([STORY[:20]])).tolist() == [17], "the last are in no other"
+    assert not found_in([student(STORY)], TEXTS, [Texts([STORY])]).any()
+    assert found_in([student(STORY)], TEXTS, [Texts([STORY[:20]])]).tolist() == [17], "the last are in no other"
 
 
 @given(st.lists(st.lists(st.integers(2, 5), max_size=20), max_size=4), st.lists(st.integers(2, 5), max_size=20))

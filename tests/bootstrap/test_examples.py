@@ -11,7 +11,7 @@ import pytest
 from support import transcript
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.examples import example, exchanged, first_names, one_hot, renamed
+from ratchet.bootstrap.examples import as_named_first, example, exchanged, one_hot, renamed
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.simulate import shown_passages
 from ratchet.bootstrap.targets import Target
@@ -281,7 +281,7 @@ def test_targets_follow_the_words_and_nothing_else_changes(read, tokenizer, worl
 
 def test_the_first_names_can_be_read_again(read, tokenizer, world):
     for copy in (read, *renamed(world.names, tokenizer, read, 3)):
-        np.testing.assert_array_equal(first_names(copy), read.tokens)
+        np.testing.assert_array_equal(as_named_first(copy).tokens, read.tokens)
         pairs = copy.lineage.get("renamed", [])
         assert {before for before, _ in pairs} <= {*read.tokens.tolist(), *read.ids.ravel().tolist()}
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import little
@@ -21,9 +22,9 @@ def said(run, *answers: tuple[str, bool]) -> list[Said]:
     return [Said(task, n, tokens(text), text, finished) for n, (text, finished) in enumerate(answers)]
 
 
-def without_oracle(run, *criteria):
+def without_oracle(run, *criteria, known=None):
     rubric = tuple(c for c in run.rubric if not criteria or c.id in criteria)
-    return replace(run, world=replace(run.world, oracle=None), rubric=rubric)
+    return replace(run, world=replace(run.world, oracle=None, known=known), rubric=rubric)
 
 
 def test_an_oracle_judges_where_there_is_one_and_what_is_cut_off_is_not_right(run, deeds):
@@ -69,3 +70,34 @@ def test_the_supervisor_of_an_evaluation_goes_by_rule_where_it_can(run):
     names = lambda run: [c.id for c in Judge(run).supervisor.criteria]
     assert names(run) == [c.id for c in run.rubric if c.kind == "rule"]
     assert names(without_oracle(run, "finished", "sure")) == ["finished", "sure"], "no criterion of steps is by rule"
+
+
+def test_where_right_answers_are_known_the_seed_models_thresholds_are_calibrated_on_its_own(run):
+    """Once, and kept beside the seed model; a world with an oracle has no need of it."""
+    known = without_oracle(run, "finished", "sure", known=run.world.known)
+    assert Judge(known)(said(known, ("so.", False)), []) == [False]
+    made = json.loads((run.generation(0) / "calibration.json").read_text())
+    assert made["criteria"].keys() == {"finished", "sure"} and made["review"]["n"] > 0
+    kept = {c.id: (c.threshold, c.standing) for c in Judge(known).supervisor.criteria}
+    assert kept == {name: (c["threshold"], c["standing"]) for name, c in made["criteria"].items()}
+
+
+def test_with_an_oracle_or_without_labels_nothing_is_calibrated(run):
+    for own in (run, without_oracle(run, "finished", "sure")):
+        assert [c.threshold for c in Judge(own).supervisor.criteria if c.kind == "model"] in ([], [0.5])
+    assert not (run.generation(0) / "calibration.json").exists()
+
+
+def test_agreement_is_not_asked_of_what_stands_alone(run):
+    own = without_oracle(run)
+    agreement = own.rubric[-1].model_copy(update={"id": "agreement", "kind": "likelihood", "of": "answer"})
+    own = replace(own, rubric=(*own.rubric[:1], agreement))
+    assert [c.id for c in Judge(own).supervisor.criteria] == ["finished"]
+    assert Judge(own)(said(own, ("so.", True)), []) == [True]
+
+
+def test_a_judge_of_which_nothing_is_better_than_chance_keeps_its_criteria(run):
+    """Four probes tell nothing of the one criterion that there is; a judge of nothing would pass everything."""
+    known = without_oracle(run, "sure", known=run.world.known)
+    assert [c.required for c in Judge(known).supervisor.criteria] == [True]
+    assert Judge(known)(said(known, ("there is nothing to ask about.", True)), known.passages(1)) == [False]

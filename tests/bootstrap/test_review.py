@@ -254,3 +254,46 @@ def test_no_step_that_cannot_be_read_hides_behind_another(answering, task, secon
     model = answering([sure()], lambda question: says["blue" in question])
     (found,) = model.verdicts([case(task, "the red lamp hums. the blue lamp hums.")])
     assert not found["sure"].passed and found["sure"].reason.startswith("unreadable")
+
+
+LABELS = {"labels": ("supported", "contradicted", "unrelated"), "passing_labels": ("supported",)}
+
+
+@pytest.mark.parametrize(
+    ("shares", "passed", "score"),
+    [((0.6, 0.1, 0.1), True, 0.75), ((0.2, 0.5, 0.1), False, 0.25), ((0.3, 0.05, 0.05), False, 0.0)],
+)
+def test_a_judge_may_answer_by_words_of_which_some_pass(answering, task, right, shares, passed, score):
+    """Where its words together are unlikely, it has said nothing."""
+    asked = []
+
+    class Scorer:
+        def log_likelihoods(self, params, given):
+            asked.extend(given)
+            return [np.log([shares[n % 3]]).repeat(2) / 2 for n in range(len(given))]
+
+    own = sure(of="answer", question="{answer}", **LABELS)
+    reviewer = replace(answering([own]), scorer=Scorer())
+    (found,) = reviewer.verdicts([case(task, right)])
+    assert found["sure"].passed == passed and found["sure"].score == pytest.approx(score)
+    assert found["sure"].readable == (score > 0)
+    assert [reviewer.tokenizer.decode(words) for _, words in asked] == list(LABELS["labels"])
+    assert {context for context, _ in asked} == {sum(reviewer.prompt(own, right, [], task), ())}
+
+
+def test_examples_stand_before_the_question(task, right):
+    example = lambda passes: {"words": {"answer": f"it {passes}"}, "passes": passes}
+    shown = {"examples": tuple(map(example, (True, False))), "of": "answer", "question": "is this so: {answer}"}
+    own = case(task, right)
+    ((asked, about),) = questions(Criterion(id="a", kind="model", **shown), own, own.steps)
+    assert asked == f"is this so: it True Yes\nis this so: it False No\nis this so: {right}" and about == right
+    ((asked, _),) = questions(Criterion(id="a", kind="model", **shown, **LABELS), own, own.steps)
+    assert asked.startswith("is this so: it True supported\nis this so: it False contradicted\n")
+
+
+def test_a_question_may_be_about_the_calls_of_an_answer(task, right):
+    own = case(task, right)
+    of_calls = sure(of="answer", question="needed: {calls}")
+    assert questions(of_calls, own, own.steps)[0][0] == "needed: no call"
+    called = replace(own, calls=(("lookup", {"query": "x"}), ("lookup", {"query": "y"})))
+    assert questions(of_calls, called, own.steps)[0][0] == 'needed: lookup {"query": "x"}; lookup {"query": "y"}'

@@ -65,6 +65,17 @@ def test_what_stands_for_advisory_decides_nothing(world):
             (f"- {{id: a, kind: model, of: step, question: '{wrong}'}}", 3, "question of a cannot be filled in")
             for wrong in ("is {", "is }", "{step!z}", "{step:d}", "{step:{x}}")
         ),
+        ("- {id: finished, kind: rule, question: q, labels: [a, b], passing_labels: [a]}", 3, "finished asks no judge"),
+        ("- {id: a, kind: model, question: q, labels: [a, b]}", 3, "passing_labels of a must be some of its labels"),
+        ("- {id: a, kind: model, question: q, passing_labels: [a]}", 3, "passing_labels of a must be some"),
+        ("- {id: a, kind: model, question: q, labels: [b, c], passing_labels: [b, c]}", 3, "and not all"),
+        ("- {id: a, kind: model, question: q, labels: [s, so], passing_labels: [s]}", 3, "'s' of a begins another"),
+        ("- {id: a, kind: model, question: q, examples: [{words: {}, passes: 3}]}", 3, "a: examples: 0: passes"),
+        (
+            "- {id: a, kind: model, question: '{answer}', examples: [{words: {step: x}, passes: true}]}",
+            3,
+            "example of a must have the words answer",
+        ),
         (" []", 2, "criteria: "),
         (" just text", 2, "criteria: "),
         (" 3", 2, "criteria: "),

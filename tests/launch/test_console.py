@@ -78,6 +78,7 @@ def test_without_a_terminal_there_are_plain_lines_with_all_of_it(directory, monk
     assert steps[1].startswith("gen 1 train (loop)  2/3  loss 1.2345  0:30 left  stage 2 of 3  about ")
     assert steps[1].endswith("  ".join(STEP[1:]))
     assert last.startswith("gen 1 train (loop): 3 done, 1 of them before in ")
+    monkeypatch.setattr("ratchet.launch.console.time.monotonic", lambda: 0.0)
     assert len(told(directory, monkeypatch)) == 2, "a line every 15 seconds at most"
 
 

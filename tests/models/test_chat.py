@@ -166,6 +166,21 @@ def test_the_end_and_the_verdicts_are_the_templates_own(pairs, kind):
         assert rendered(theirs, turns)[len(whole) - 1] == verdict
 
 
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_question_may_be_answered_by_other_words(pairs, kind):
+    """What is spoken is the beginning of the assistant's turn, as transformers writes it."""
+    own, theirs = pairs[kind]
+    words = ("Supported", "not mentioned")
+    context, question = own.ask("is it so?", passages=["it is"], words=words)
+    before, after = theirs.decode(own.render([{"role": "user", "content": "CONTENT"}])).split("CONTENT")
+    content = theirs.decode([*context, *question]).removeprefix(before).removesuffix(after)
+    assert content.endswith(f"Answer with one of these, and nothing else: {', '.join(words)}.")
+    for word in words:
+        whole = [*context, *question, *own.spoken(word)]
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": word}]
+        assert rendered(theirs, turns)[: len(whole)] == whole
+
+
 def test_a_question_shows_sources_and_conversation_and_asks_for_one_word(pairs):
     own, _ = pairs["qwen"]
     messages = [MESSAGES[1], called(ARGUMENTS), answer_of(FOUND), MESSAGES[4]]

@@ -2,27 +2,29 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import processes
+import speaker
 
 from ratchet.models.inference import columns_for, left_pad, round_up
 from ratchet.models.kernels import Kernel
+from ratchet.train.sharding import make_mesh
 
-SPEAKER = Path(__file__).with_name("speaker.py")
 
-
-def said(count):
-    """The lines that all processes have to agree on."""
-    ended = processes.run(SPEAKER, count)
+def said(count) -> list[list[int]]:
+    """What so many processes say, on which all of them have to agree."""
+    ended = processes.run(Path(speaker.__file__), count)
     assert not any(one.returncode for one in ended), ended[0].stderr[-2000:]
-    lines = [[line for line in one.stdout.splitlines() if line.startswith("said")] for one in ended]
+    lines = [[line.split()[1:] for line in one.stdout.splitlines() if line.startswith("said")] for one in ended]
     assert all(mine == lines[0] for mine in lines)
-    return lines[0]
+    return [list(map(int, ids)) for ids in lines[0]]
 
 
 def test_two_processes_say_and_foresee_what_one_does():
-    one = said(1)
-    assert len(one) == 9 + 9 and len(set(one)) > 12
+    """The one is this process, with as many devices of its own."""
+    one = speaker.say(make_mesh(speaker.LAID, jax.devices()[:4]))
+    assert len(one) == 9 + 9 and len(set(map(tuple, one))) > 12
     assert said(2) == one
 
 

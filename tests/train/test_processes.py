@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import jax
 import processes
 import pytest
+import worker
 
-WORKER = Path(__file__).with_name("worker.py")
+from ratchet.train.sharding import make_mesh
 
 
 def losses(count, directory, last=-1):
     """The loss by step, which all processes have to agree on."""
-    ended = processes.run(WORKER, count, directory, last)
+    ended = processes.run(Path(worker.__file__), count, directory, last)
     if last < 0:
         assert not any(one.returncode for one in ended), ended[0].stderr[-2000:]
     lines = [[line.split() for line in one.stdout.splitlines() if line.startswith("step ")] for one in ended]
@@ -21,7 +23,11 @@ def losses(count, directory, last=-1):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return losses(1, tmp_path_factory.mktemp("one"))
+    """The loss by step in this process, which has as many devices of its own."""
+    found = {}
+    mesh = make_mesh(worker.LAID, jax.devices()[:4])
+    worker.train(mesh, tmp_path_factory.mktemp("one"), lambda step, values: found.update({step: values["loss"]}))
+    return found
 
 
 def test_two_processes_have_the_loss_curve_of_one(alone, tmp_path):

@@ -6,7 +6,9 @@ Prints `step N loss` for every step. When all have printed step LAST they die wi
 import os
 import signal
 import sys
+from collections.abc import Callable
 
+import jax
 import numpy as np
 from processes import begin, connect, wait_for_all
 
@@ -17,7 +19,10 @@ from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.records import Example
 from ratchet.train.sharding import MeshConfig, make_mesh
-from ratchet.train.trainer import EngineConfig, Training, fit
+from ratchet.train.trainer import EngineConfig, StepMetrics, Training, fit
+
+LAID = MeshConfig(-1, 2, 1)
+"""How four devices are laid out, whichever processes they belong to."""
 
 
 def example(number: int) -> Example:
@@ -31,24 +36,29 @@ def example(number: int) -> Example:
     return Example.create(tokens, weights, ids, probs, np.full(count, 0.1), origin="seed", lineage={"number": number})
 
 
-def main(port: str, processes: int, number: int, directory: str, last: int) -> None:
-    begin(port, processes, number)
-    mesh = make_mesh(MeshConfig(-1, 2, 1))
-    connect(mesh)
+def train(mesh: jax.sharding.Mesh, directory, log: Callable[[int, StepMetrics], None]) -> None:
+    """Trains a small model for twelve steps, or goes on from what lies in the directory. Every third step is saved."""
     config = DecoderConfig(vocab_size=64, width=32, layers=1, heads=4, kv_heads=2, mlp_width=64, max_length=40)
     batches = Batches([([example(n) for n in range(24)], 8)], seed=0, steps=12, columns=40, row_multiple=8)
     engine = EngineConfig(save_every=3, micro_batches=2)
     graphdef, params = decoder.create(config, 0)
     run = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, engine, {})
+    with Checkpoints(directory) as checkpoints:
+        fit(run, params, checkpoints, log)
 
-    def log(step: int, values: dict[str, float]) -> None:
+
+def main(port: str, processes: int, number: int, directory: str, last: int) -> None:
+    begin(port, processes, number)
+    mesh = make_mesh(LAID)
+    connect(mesh)
+
+    def log(step: int, values: StepMetrics) -> None:
         print("step", step, repr(values["loss"]), flush=True)
         if step == last:
             wait_for_all("last")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with Checkpoints(directory) as checkpoints:
-        fit(run, params, checkpoints, log)
+    train(mesh, directory, log)
 
 
 if __name__ == "__main__":

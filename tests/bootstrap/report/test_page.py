@@ -22,6 +22,7 @@ NAMED = "metrics forms contexts scores criteria verdicts accepted_by_criterion t
 UNMET = {
     "wrongthink.json": (".examples[]", ".control[]", ".likelihood"),
     "audit.json": (".oracle.corrections", ".oracle.criteria"),
+    "calibration.json": (".criteria.*.auc.",),
 }
 """Paths by file that `tiny`, too small to say a step or to be corrected, may leave out; other tests see to them."""
 NEVER = (
@@ -57,7 +58,8 @@ def test_every_section_is_there(page):
 def test_what_each_criterion_is_worth_is_said_and_who_has_no_say(page):
     rows = {row[0].split()[0]: row for row in Tags(page).tables["calibration"][0]}
     advisory, required = (rows[name] for name in (CRITERIA[0], CRITERIA[2]))
-    assert "(model, advisory)" in advisory[0] and advisory[2].split() == ["0.74", "0.61–0.84"]
+    assert "(model, advisory: no better than chance)" in advisory[0]
+    assert advisory[2].split() == ["0.54", "0.41–0.66"]
     assert "(rule)" in required[0] and required[2] == "–"
 
 

@@ -99,10 +99,11 @@ def standing_of(**changes):
     return standing(found | changes)
 
 
-def test_where_a_run_stands_names_the_stage_and_the_process_or_how_to_go_on():
+def test_where_a_run_stands_names_the_stage_and_the_process_or_how_to_go_on(monkeypatch):
+    monkeypatch.setattr("ratchet.bootstrap.report.terminal.time.time", lambda: 1200.0)
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(0.0))
     who = f"process 42 on node7 is at work since {since}"
-    doing = {"title": "gen 1 train (loop)", "since": time.time() - 200, "done": 1200, "total": 3600, "left": 1.0}
+    doing = {"title": "gen 1 train (loop)", "since": 1000.0, "done": 1200, "total": 3600, "left": 1.0}
     assert standing_of(holder=HOLDER | {"doing": doing}) == [
         "gen 1 train (loop): 1,200 of 3,600, for 3 min", "stage 5 of 16, about 14 min left in all", who
     ]

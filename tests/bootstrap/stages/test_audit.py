@@ -16,7 +16,7 @@ from ratchet.bootstrap.stages.audit import audit, audit_generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Review, Verdict, to_json
-from ratchet.train.records import ORIGINS
+from ratchet.train.records import ORIGINS, Example
 
 
 def target(t, unreviewed=0.0):
@@ -87,8 +87,60 @@ def test_a_rejected_transcript_is_found_by_its_lineage_and_by_its_words(clean, t
     assert found["rejected_tokens"] == len(disguised.ids), "whatever it says"
     unnamed = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": bad.task_id})
     assert audit([*made, unnamed], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == len(bad.tokens)
-    elsewhere = example(bad.student_prompt, bad.tokens, one_hot(bad.tokens), "student", {"task": "another"})
-    assert audit([*made, elsewhere], documents, NOTHING, transcripts, reviews)["rejected_tokens"] == 0
+
+
+def test_what_is_true_of_another_task_is_still_rejected_for_this_one(clean):
+    made, documents, transcripts, reviews = clean
+    swapped = replace(transcripts[3], tokens=transcripts[0].tokens, id="swapped")
+    seen, lineage = {**reviews, "swapped": Review("swapped", {}, False)}, {"task": swapped.task_id}
+    hidden = example(swapped.student_prompt, swapped.tokens, one_hot(swapped.tokens), "student", lineage)
+    found = audit([*made, hidden], documents, NOTHING, [*transcripts, swapped], seen)
+    assert found["rejected_tokens"] == len(swapped.tokens)
+
+
+def test_holes_in_the_weights_do_not_hide_what_was_rejected(clean):
+    made, documents, transcripts, reviews = clean
+    bad = transcripts[1]
+    lineage = {"task": bad.task_id}
+    said = [token for n, one in enumerate(bad.tokens) for token in ((one, 3) if n % 3 == 0 else (one,))]
+    whole = example(bad.student_prompt, said, one_hot(said), "student", lineage)
+    weights = np.where(whole.tokens == 3, 0, whole.weights).astype(np.float32)
+    targets = one_hot(whole.tokens[weights > 0])
+    holed = Example.create(whole.tokens, weights, *targets, origin="student", lineage=lineage)
+    found = audit([*made, holed], documents, NOTHING, transcripts, reviews)["rejected_tokens"]
+    assert found == int(weights.sum())
+
+
+def test_an_example_must_be_what_it_says_that_it_is(clean, tokenizer, world):
+    made, documents, transcripts, reviews = clean
+    good, bad, other = transcripts[:3]
+    student = lambda tokens, lineage, prompt=good.student_prompt: example(
+        prompt, tokens, one_hot(tokens), "student", lineage
+    )
+    named = {"task": good.task_id, "transcript": good.id}
+    hidden = [
+        student(bad.tokens, named),
+        student(bad.tokens, {"task": "another"}),
+        student(bad.tokens, {}),
+        student(good.tokens, {"task": other.task_id, "transcript": good.id}),
+        student(good.tokens, named | {"transcript": other.id}),
+        student(bad.tokens[-3:], named, [*good.student_prompt, *bad.tokens[:-3]]),
+        student([*good.tokens, *good.tokens], named),
+    ]
+    count = lambda *given: audit(list(given), documents, NOTHING, transcripts, reviews)["unaccounted_tokens"]
+    assert count(*made) == 0 and count(student(good.tokens, named)) == 0
+    for e in hidden:
+        assert count(*made, e) == int(e.weights.sum())
+    copies = [copy for e in made for copy in renamed(world.names, tokenizer, e, 2)]
+    assert count(*copies) == 0, "under the names that it had"
+
+
+def test_reviews_train_on_verdicts_alone(clean, tokenizer):
+    made, documents, transcripts, reviews = clean
+    yes, no = tokenizer.verdicts
+    count = lambda e: audit([e], documents, NOTHING, transcripts, reviews, tokenizer.verdicts)["unaccounted_tokens"]
+    said = lambda tokens: example([3, 4], tokens, one_hot(tokens), "review", {})
+    assert count(said([yes])) == count(said([no])) == 0 and count(said([yes, 7])) == 2
 
 
 def test_names_hide_neither_a_document_nor_a_rejected_transcript(clean, tokenizer, world):
@@ -110,7 +162,7 @@ def test_targets_that_say_what_was_rejected_are_found(clean, tokenizer):
     bad = transcripts[1]
     said = [tokenizer.encode("lamp")[0]] * len(bad.tokens)
     ids = np.stack([said, bad.tokens], 1).astype(np.int32)
-    for share, found in ((0.9, len(said)), (0.1, 0)):
+    for share, found in ((0.9, len(said)), (0.6, len(said)), (0.1, 0)):
         mass = np.tile(np.array([[1 - share, share]], np.float32), (len(said), 1))
         taught = Capture(ids, mass, np.zeros(len(said), np.float32))
         hidden = example(bad.student_prompt, said, taught, "student", {"task": bad.task_id})

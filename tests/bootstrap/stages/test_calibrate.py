@@ -106,6 +106,71 @@ def test_the_most_lenient_thresholds_that_reach_the_target_are_taken(answering, 
         assert found.criteria[0].threshold == pytest.approx(threshold) and measured["review"]["recall"] == recall
 
 
+def of_scores(probes, name: str, scores, **fields) -> tuple:
+    """(probes that are right in turn, reviews in which a criterion measured these scores of them)"""
+    given = [replace(p, right=n % 2 == 0, labels={}) for n, p in enumerate(p for p in probes if not p.junk)]
+    verdicts = [{name: Verdict(score, True), "calm": Verdict(1.0, True)} for score in scores]
+    reviews = [Review(p.transcript.id, of, True) for p, of in zip(given, verdicts, strict=True)]
+    return given, reviews
+
+
+def calibrated(reviewer, probes, reviews, config=LAX):
+    """Calibrates on reviews that were made before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reviewer, "review", lambda self, *_: reviews)
+        return calibrate(reviewer, probes, {}, config)
+
+
+@pytest.mark.parametrize("kind", ["model", "likelihood"])
+def test_what_a_model_answers_no_better_than_chance_becomes_advisory(answering, probes, kind):
+    """Of answers to 32 tasks, half of them right; from a criterion that always decides, nothing is taken away."""
+    own = Criterion(id="gain" if kind == "likelihood" else "sure", kind=kind, question="?")
+    calm = Criterion(id="calm", kind="rule", question="?")
+    better, worse, even = [3, 1] * 4, [1, 3, 2, 1.5] * 2, [1, 2, 3, 2] * 2
+    for scores, standing in ((better, "required"), (worse, "advisory"), (even, "advisory")):
+        scores = [s / 4 for s in scores]
+        given, reviews = of_scores(probes, own.id, scores)
+        many = [replace(p, task=replace(p.task, id=f"{n} {p.task.id}")) for n in range(4) for p in given]
+        found, measured = calibrated(answering([own, calm]), many, reviews * 4)
+        assert found.criteria[0].standing == standing == measured["criteria"][own.id]["standing"]
+        assert found.criteria[1].standing == "required"
+        auc = measured["criteria"][own.id]["auc"]
+        assert (auc["low"] > 0.5) == (standing == "required") and auc["low"] < auc["value"] < auc["high"] + 1e-9
+        always = own.model_copy(update={"standing": "always"})
+        assert calibrated(answering([always, calm]), many, reviews * 4)[0].criteria[0].standing == "always"
+
+
+def test_where_all_are_labelled_alike_nothing_is_known_of_a_criterion_and_it_stays(answering, probes):
+    given, reviews = of_scores(probes, "sure", [0.5] * 8)
+    right = [replace(p, right=True) for p in given]
+    found, measured = calibrated(answering([sure(), Criterion(id="calm", kind="rule", question="?")]), right, reviews)
+    assert measured["criteria"]["sure"]["auc"] is None and found.criteria[0].required
+
+
+def test_a_review_in_which_nothing_has_a_say_stops(answering, probes):
+    given, reviews = of_scores(probes, "sure", [0.1, 0.9] * 4)
+    with pytest.raises(ReviewerBelowFloor, match="no required criterion is better than chance on the probes") as caught:
+        calibrated(answering([sure()]), given, reviews)
+    assert caught.value.measured["criteria"]["sure"]["standing"] == "advisory"
+
+
+def test_nats_and_shares_get_thresholds_from_labels_too(answering, probes):
+    """The most lenient one is below the least of the right ones: by half of a share, and by half in probability."""
+    gain = Criterion(id="gain", kind="likelihood", question="?", standing="always")
+    given, reviews = of_scores(probes, "gain", [-0.2, -3.0, 0.4, -3.0, 0.5, -2.0, 0.6, -2.5])
+    found, measured = calibrated(answering([gain]), given, reviews, ReviewConfig(minimum_recall=0.0))
+    assert found.criteria[0].threshold == pytest.approx(-0.2 - np.log(2)) and measured["review"]["precision"] == 1.0
+    share = Criterion(id="verbatim", kind="rule", question="?")
+    given, reviews = of_scores(probes, "verbatim", [0.9, 0.1, 0.8, 0.2, 1.0, 0.3, 0.9, 0.1])
+    found, measured = calibrated(answering([share]), given, reviews, ReviewConfig(minimum_recall=0.0))
+    assert found.criteria[0].threshold == pytest.approx(0.4) and measured["criteria"]["verbatim"]["auc"]["value"] == 1.0
+
+
+def test_a_check_of_the_world_has_no_threshold_whatever_its_name(answering, world, passages, probes):
+    found, measured = calibrate(answering(by_rule(world)), probes, passages, LAX)
+    assert found.criteria == tuple(by_rule(world)) and measured["criteria"]["grounded"]["auc"] is None
+
+
 def test_answers_that_cannot_be_read_do_not_move_the_threshold(answering, passages, probes):
     given = [p for p in probes if not p.junk]
     for unread in ([], [0], [1, 2, 5], range(8)):
