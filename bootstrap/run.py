@@ -1,7 +1,7 @@
 """What stays the same while a run goes on, a turn of it, and the training of an arm."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from ratchet.bootstrap.proposals import from_json, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
-from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.simulate import Writer, longest_passage
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
@@ -56,6 +56,8 @@ class Run:
     tools: Toolbox
     kinds: Kinds | None
     """What is proposed about documents without tasks; None: the world has its own."""
+    longest_passage: int
+    """Tokens that fit into the teacher's view beside a question."""
 
     def seed(self, *parts) -> int:
         """A 31-bit seed for one purpose, from the run's seed."""
@@ -107,22 +109,22 @@ class Run:
 
     def passages(self, number: int) -> list[Document]:
         """The passages of every document read by generation `number`."""
-        return self._cut(d for material in self.world.slices[:number] for d in material.documents)
+        return self.cut(d for material in self.world.slices[:number] for d in material.documents)
 
     @cached_property
     def fresh_index(self) -> Index:
         """The passages that the simulator is measured on: those of the fresh material beside the first slice's. They
         stay the same however many generations there are."""
-        return Index(self._cut((*self.world.fresh.documents, *self.world.slices[0].documents)))
+        return Index(self.cut((*self.world.fresh.documents, *self.world.slices[0].documents)))
 
     @cached_property
     def seed_index(self) -> Index:
-        """The passages of the worked tasks, which are no part of the corpus."""
-        return Index(self._cut((*self.world.seed.documents, *self.world.probes.documents)))
+        """The passages of the worked tasks, the seed's and the probes'."""
+        return Index(self.cut((*self.world.seed.documents, *self.world.probes.documents)))
 
-    def _cut(self, documents: Iterable[Document]) -> list[Document]:
-        """Documents in passages that fit into the teacher's view, a quarter of which is kept free for a question."""
-        longest = (self.config.model.max_length - self.config.simulate.new_tokens) * 3 // 4
+    def cut(self, documents: Iterable[Document]) -> list[Document]:
+        """Documents in passages that fit into the teacher's view beside a question."""
+        longest = self.longest_passage
         fits = lambda text: len(text.encode()) <= longest or len(self.tokenizer.encode(text)) <= longest
         return passages_of(documents, self.config.simulate.passage_words, fits)
 
@@ -213,8 +215,8 @@ class Generation:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, or a tokenizer in
-    which no tool can be called."""
+    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, a tokenizer in which
+    no tool can be called, or questions beside which no passage fits."""
     world, _ = _world(config)
     load_rubric(config.review.rubric, world)
     _kinds(world)
@@ -222,9 +224,11 @@ def check(config: Config) -> None:
     if config.base:
         tokenizer = pretrained.find(config.base).tokenizer()
         tokenizer.check()
+        tools = Toolbox(world.tools)
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
-            Toolbox(world.tools).grammar(tokenizer)
+            tools.grammar(tokenizer)
+        longest_passage(tokenizer, config, tools, _asked(world))
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
@@ -254,10 +258,9 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
-    return Run(
-        directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools,
-        _kinds(world),
-    )  # fmt: skip
+    longest = longest_passage(tokenizer, config, tools, _asked(world))
+    given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
+    return Run(*given, _kinds(world), longest)
 
 
 def _kinds(world: World) -> Kinds | None:
@@ -277,6 +280,12 @@ def _world(config: Config) -> tuple[World, Account | None]:
     settings = (config.documents, config.lessons, config.arithmetic)
     world = load(config.world, settings, config.seed, config.generations, reading)
     return world, accounts[-1] if accounts else None
+
+
+def _asked(world: World) -> Iterator[Task]:
+    """Tasks that are the same however many generations there are."""
+    for part in (world.seed, world.probes, world.fresh, world.slices[0]):
+        yield from part.tasks
 
 
 def _sampler(
@@ -324,6 +333,10 @@ def _check_inputs(directory: epath.Path, world: World, rubric: Sequence[Criterio
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["kinds of tasks"] = content_id(world.kinds, world.per_document)
     now["rubric"] = content_id([c.model_dump() for c in rubric])
+    now |= {
+        f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
+        for n, m in enumerate(world.slices, 1)
+    }
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / "inputs.json"
     began = once(path, lambda: now)

@@ -3,22 +3,26 @@
 Everything random is derived from (seed, generation, task, sibling).
 """
 
+import heapq
 import itertools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flax import nnx
 
-from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.config import Config, SimulateConfig
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.tools import LOOKUP, Toolbox, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
 from ratchet.bootstrap.worlds.world import Document, Task, content_id
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled, Sampler
+
+LONGEST_QUESTIONS = 8
+"""Questions with the most letters of which one is taken to have the most tokens."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,27 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     if len(prompt) > writer.room:
         raise ValueError(
             f"simulate: a passage and the question take {len(prompt)} tokens, and {writer.room} are left for them: "
-            f"{task.question[:60]!r}; lower --simulate.new-tokens or raise --model.max-length"
+            f"{task.question[:60]!r}; start a new run with a higher --model.max-length"
         )
     return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
+
+
+def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, tasks: Iterable[Task]) -> int:
+    """Tokens that a passage may have: what the longest questions leave of a prompt, and at most three quarters of what
+    any leaves. Raises ValueError when that is nothing."""
+    room = config.model.max_length - config.simulate.new_tokens
+    described = tools.described if config.simulate.lookups else ()
+    letters = lambda messages: sum(len(m["content"]) for m in messages)
+    longest = heapq.nlargest(LONGEST_QUESTIONS, (t.messages for t in tasks), key=letters)
+    left = lambda messages: room - len(tokenizer.render(messages, passages=["so."], tools=described))
+    most = min([left(({"role": "user", "content": "so?"},)) * 3 // 4, *map(left, longest)])
+    if most < 1:
+        asked = longest[0][-1]["content"] if longest else ""
+        raise ValueError(
+            f"simulate: the question {asked[:60]!r} leaves no room for a passage in {room} tokens; raise "
+            "--model.max-length or lower --simulate.new-tokens"
+        )
+    return most
 
 
 def finish(

@@ -197,7 +197,8 @@ def run_tiny(directory, config: Config | None = None) -> epath.Path:
 
 def sealed(world: World) -> World:
     """The world with an oracle that answers evaluation and audit alone, and a `known` that answers for worked tasks."""
-    may_ask, worked = {evaluation.__code__, audit_generation.__code__}, {t.id for t in world.seed.tasks}
+    may_ask = {evaluation.__code__, audit_generation.__code__}
+    worked = {t.id for t in (*world.seed.tasks, *world.probes.tasks)}
 
     def oracle(task: Task, text: str, before: str):
         frame = sys._getframe(1)

@@ -33,6 +33,10 @@ class NotInstalled(ValueError):
     """A library of the extra `documents` is needed and not there."""
 
 
+class NoText(ValueError):
+    """What was read is no text; the message says why, as in "is no text in any encoding"."""
+
+
 def library(module: str, source: str) -> ModuleType:
     """A library of the extra `documents`. Raises NotInstalled, which names the extra, where it is missing."""
     try:
@@ -44,6 +48,8 @@ def library(module: str, source: str) -> ModuleType:
 
 def because(error: Exception) -> str:
     """Why a source cannot be read, in one line: what the system or the library that read it says."""
+    if isinstance(error, NoText):
+        return str(error)
     said = error.strerror if isinstance(error, OSError) else str(error)
     return f"cannot be read ({(said or type(error).__name__).splitlines()[0].rstrip('.')})"
 
@@ -74,7 +80,7 @@ class Account(NamedTuple):
         more = [
             f"{len(unread)} could not be read" if unread else "",
             f"{len(repeated)} nearly the same as others left out" if repeated else "",
-            f"{len(other)} files of other kinds passed by ({kinds})" if other else "",
+            f"{len(other)} of other kinds passed by ({kinds})" if other else "",
         ]
         progress.line("; ".join([f"documents: {self.documents} read from {self.path}{asked}", *filter(None, more)]))
         for one in unread[:LISTED]:

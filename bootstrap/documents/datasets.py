@@ -24,6 +24,18 @@ class Dataset(NamedTuple):
     license: str
 
 
+def folder_of(place: epath.Path) -> epath.Path | None:
+    """The folder of a TFDS dataset: `place` itself, or the only version of a dataset in it; None where there is none.
+    Raises ValueError when there are several."""
+    if (place / "dataset_info.json").exists():
+        return place
+    versions = sorted(p.parent for p in place.glob("*/features.json")) if place.is_dir() else []
+    if len(versions) > 1:
+        names = ", ".join(v.name for v in versions)
+        raise ValueError(f"documents: {place} holds several datasets ({names}); set --documents.path to one of them")
+    return versions[0] if versions else None
+
+
 def prepared(folder: epath.Path, needed: Iterable[str]) -> Dataset:
     """A TFDS dataset in the folder where it was prepared. `needed` are the features without which it is of no use.
 

@@ -1,12 +1,11 @@
 """Which documents say nearly the same as an earlier one."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 
 from rensa import RMinHash, RMinHashLSH
 
-from ratchet.bootstrap.worlds.world import UNSPACED, Document
+from ratchet.bootstrap.worlds.world import Document, words
 
 ALIKE = 0.95
 """The share of three words in a row that two documents have in common from which on they say nearly the same."""
@@ -17,7 +16,6 @@ BATCH = 10_000
 """Documents that are sketched together."""
 COMPARED = 64
 """Earlier documents, the latest ones, that one is compared with."""
-_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def firsts(documents: Sequence[Document]) -> Iterator[Document | None]:
@@ -33,24 +31,23 @@ def firsts(documents: Sequence[Document]) -> Iterator[Document | None]:
         sets = [_trigrams(d.text) for d in documents[start : start + BATCH]]
         matrix = RMinHash.digest_matrix_from_token_sets(sets, PERMUTATIONS, 0)
         flags = index.insert_matrix_and_query_duplicate_flags(matrix, start)
-        for number, (words, flag) in enumerate(zip(sets, flags, strict=True), start):
-            key = hashlib.blake2b("\n".join(words).encode(), digest_size=8).digest()
+        for number, (own, flag) in enumerate(zip(sets, flags, strict=True), start):
+            key = hashlib.blake2b("\n".join(own).encode(), digest_size=8).digest()
             first = same.setdefault(key, number)
             if first == number and flag:
-                (sketch,) = RMinHash.from_token_sets([words], PERMUTATIONS, 0)
+                (sketch,) = RMinHash.from_token_sets([own], PERMUTATIONS, 0)
                 near = [n for n in sorted(index.query(sketch)) if n < number and not repeats[n]]
-                alike = (n for n in near[-COMPARED:] if _share(words, _trigrams(documents[n].text)) >= ALIKE)
+                alike = (n for n in near[-COMPARED:] if _share(own, _trigrams(documents[n].text)) >= ALIKE)
                 first = next(alike, number)
             repeats[number] = first != number
             yield documents[first] if repeats[number] else None
 
 
 def _trigrams(text: str) -> list[str]:
-    """Every three words in a row, in small letters; a letter of a script without spaces counts as a word."""
-    words = _WORD.findall(text.lower())
-    return [" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))]
+    """Every three words in a row, in small letters."""
+    said = words(text.lower())
+    return [" ".join(said[i : i + 3]) for i in range(max(1, len(said) - 2))]
 
 
 def _share(one: Sequence[str], other: Sequence[str]) -> float:
-    both = set(one) & set(other)
-    return len(both) / len(set(one) | set(other))
+    return len({*one} & {*other}) / len({*one, *other})

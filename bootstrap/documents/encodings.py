@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import BinaryIO, TextIO
 
-from ratchet.bootstrap.documents.account import library
+from ratchet.bootstrap.documents.account import NoText, library
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -30,8 +30,8 @@ _TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\
 
 
 def decoded(content: bytes, source: str, declared: str = "") -> str:
-    """The text of a file. `declared` is the encoding that the content itself names. Raises ValueError for what is no
-    text in any encoding."""
+    """The text of a file. `declared` is the encoding that the content itself names. Raises NoText for what is none in
+    any."""
     return content.decode(encoding(content, source, declared), errors="replace")
 
 
@@ -41,7 +41,7 @@ def clean(text: str) -> str:
 
 
 def opened(file: BinaryIO, source: str) -> TextIO:
-    """An open file as text, read line by line in whatever it is encoded in. Raises ValueError where that is nothing."""
+    """An open file as text, read line by line in whatever it is encoded in. Raises NoText where that is nothing."""
     form, decoder = "utf-8-sig", codecs.getincrementaldecoder("utf-8")()
     for block in iter(lambda: file.read(BLOCK), b""):
         try:
@@ -57,7 +57,7 @@ def opened(file: BinaryIO, source: str) -> TextIO:
 
 
 def encoding(content: bytes, source: str, declared: str = "") -> str:
-    """The encoding of a content. Raises ValueError when it is no text in any."""
+    """The encoding of a content. Raises NoText when it is no text in any."""
     for mark, form in MARKS:
         if content.startswith(mark) and _readable(content.decode(form, errors="replace")):
             return form
@@ -67,7 +67,7 @@ def encoding(content: bytes, source: str, declared: str = "") -> str:
     form = _wide(content) if b"\0" in content else _detected(content, source)
     if form:
         return form
-    raise ValueError("is no text in any encoding")
+    raise NoText("is no text in any encoding")
 
 
 def _readable(text: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from ratchet.bootstrap.documents import datasets, tables, texts
-from ratchet.bootstrap.documents.account import Account, LeftOut, NotInstalled, because
+from ratchet.bootstrap.documents.account import Account, LeftOut, NoText, NotInstalled, because
 from ratchet.bootstrap.documents.duplicates import firsts
 from ratchet.bootstrap.documents.encodings import clean, decoded
 from ratchet.bootstrap.documents.folder import files, matcher, spelled
@@ -85,8 +85,8 @@ def _pieces(place: epath.Path, config: DocumentsConfig) -> Iterator[Piece]:
     if (place / "state.json").exists() or (place / "dataset_dict.json").exists():
         return _of_dataset(datasets.saved(place), config)
     needed = tuple(filter(None, (config.text_key, config.id_key)))
-    if (place / "dataset_info.json").exists():
-        return _of_dataset(datasets.prepared(place, needed), config)
+    if (folder := datasets.folder_of(place)) is not None:
+        return _of_dataset(datasets.prepared(folder, needed), config)
     if place.is_dir():
         return _of_folder(place, config)
     if place.exists():
@@ -133,7 +133,7 @@ def _of_file(path: epath.Path, source: str, id: str, config: DocumentsConfig) ->
     except NotInstalled:
         raise
     except Exception as error:
-        yield LeftOut(source, str(error) if str(error).startswith("is ") else because(error))
+        yield LeftOut(source, because(error))
 
 
 def _of_dataset(dataset: datasets.Dataset, config: DocumentsConfig) -> Iterator[Piece]:
@@ -153,18 +153,18 @@ def _of_row(
             yield LeftOut(source, f"has no {key!r} (it has {', '.join(map(str, row))}); see --documents.text-key")
             return
     try:
-        texts = {str(k): _as_text(v, source) for k, v in row.items()}
-        text, name = texts.get(config.text_key), texts.get(config.id_key or "id")
-    except ValueError as error:
-        yield LeftOut(source, str(error))
+        said = {str(k): _as_text(v, source) for k, v in row.items()}
+    except NoText as error:
+        yield LeftOut(source, because(error))
         return
+    text, name = said.get(config.text_key), said.get(config.id_key or "id")
     if text is None or not isinstance(row[config.text_key], str | bytes):
         yield LeftOut(source, f"has a {config.text_key!r} that is no text")
     elif text:
         known = {config.text_key, config.id_key or "id"}
-        more = {f"column {k}" if k in RESERVED else k: v for k, v in texts.items() if v is not None and k not in known}
+        more = {f"column {k}" if k in RESERVED else k: v for k, v in said.items() if v is not None and k not in known}
         license = more.pop("column license", None) or license
-        yield _document(id if name is None else name, text, source, license, config, more)
+        yield _document(name or id, text, source, license, config, more)
 
 
 def _as_text(value: Any, source: str) -> str | None:

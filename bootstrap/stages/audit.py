@@ -4,7 +4,6 @@ The audit reads the datasets as they lie on disk, and the demonstrations beside 
 oracle, the review's verdicts are audited too; that never feeds training.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
@@ -21,7 +20,7 @@ from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
-from ratchet.bootstrap.worlds.world import Task, World
+from ratchet.bootstrap.worlds.world import Task, World, words
 from ratchet.train.records import Example
 
 CLIMBING = 20
@@ -131,8 +130,7 @@ def untaught_tokens(
 
 
 def _words(text: str) -> str:
-    """The words of a text in small letters, without signs."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    return " ".join(words(text.lower()))
 
 
 def _accounted(e: Example, accepted: Mapping[str, Transcript], verdicts: Sequence[int]) -> bool:

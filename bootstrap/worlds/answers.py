@@ -5,11 +5,10 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from ratchet.bootstrap.worlds.world import UNSPACED, Grade
+from ratchet.bootstrap.worlds.world import Grade, words
 
 ENOUGH = 0.5
 """The F1 from which on an answer that does not hold the known one is right."""
-_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _NO_SIGNS = str.maketrans("", "", string.punctuation + "‘’“”")
 
@@ -26,20 +25,20 @@ def grade(text: str, known: Sequence[str]) -> Grade:
 
 def holds(text: str, known: str) -> bool:
     """Whether a text has the words of a known answer in a row."""
-    return f" {' '.join(words(known))} " in f" {' '.join(words(text))} "
+    return f" {' '.join(normalised(known))} " in f" {' '.join(normalised(text))} "
 
 
 def f1(text: str, known: Sequence[str]) -> float:
     """The harmonic mean of the shares of words that a text and a known answer have in common, from 0 to 1; the best of
     several known answers counts."""
-    return max(_f1(words(text), words(k)) for k in known)
+    return max(_f1(normalised(text), normalised(k)) for k in known)
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in small letters, without articles and signs; each letter of a script without spaces is one.
-    A text of nothing but articles keeps them, such as "A" for a vitamin."""
+def normalised(text: str) -> list[str]:
+    """The words of a text in small letters, without articles and signs; a text of nothing but articles keeps them, such
+    as "A" for a vitamin."""
     plain = text.lower().translate(_NO_SIGNS)
-    return _WORD.findall(_ARTICLE.sub(" ", plain)) or _WORD.findall(plain)
+    return words(_ARTICLE.sub(" ", plain)) or words(plain)
 
 
 def _f1(said: Sequence[str], known: Sequence[str]) -> float:

@@ -197,9 +197,15 @@ Grader = Callable[[Task, str, str], Grade]
 Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
 """Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
 
+_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 _STOPS = ".!?。！？｡।؟۔"
 _SENTENCE = re.compile(rf"\S[^\n{_STOPS}]*(?:[.!?](?=\d)[^\n{_STOPS}]*)*[{_STOPS}]*")
 _NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, without signs. Each letter of a script without spaces is one."""
+    return _WORD.findall(text)
 
 
 def sentences(text: str) -> tuple[Step, ...]:

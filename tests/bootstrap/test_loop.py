@@ -280,6 +280,14 @@ def test_documents_that_changed_under_a_run_are_refused(tiny_run, tmp_path, monk
         runs.prepare(run.directory, tiny_config(), Silent())
 
 
+def test_labelled_questions_that_changed_under_a_run_are_refused(tiny_run, tmp_path, monkeypatch):
+    run, _, _ = beginning(tiny_run, tmp_path / "run")
+    run.metrics.close()
+    monkeypatch.setattr(runs, "load", lambda *_: dataclasses.replace(run.world, untaught=("another question?",)))
+    with pytest.raises(ValueError, match=r"the labelled questions of .* changed since the run began; restore them"):
+        runs.prepare(run.directory, tiny_config(), Silent())
+
+
 def test_a_world_that_begins_differently_for_more_generations_cannot_grow(tiny_run, tmp_path, monkeypatch):
     """The run is as it was, and can be resumed."""
     directory = as_it_was(tiny_run, tmp_path / "run", 2)

@@ -98,11 +98,20 @@ def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_
     (tmp_path / "fables").mkdir()
     for number, text in enumerate(FABLES):
         (tmp_path / "fables" / f"{number}.txt").write_text(text)
+    (tmp_path / "fables" / "damaged.docx").write_bytes(b"no document")
+    asked = [{"question": f"What is {n} about?", "answer": "a fox", "document": str(n % 4)} for n in range(12)]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
     words = ("--world", "documents", "--documents.path", tmp_path / "fables", "--documents.slice", "3")
     words += ("--documents.fresh", "1", "--generations", "1", "--base", folder, "--controls.random-share", "0")
+    words += ("--documents.questions", tmp_path / "asked.jsonl", "--review.target-precision", "0")
     directory = tmp_path / "run"
-    assert ratchet("run", "tiny", *words, *TINY, "--out", directory) == 1
-    error = capsys.readouterr().err
+    assert ratchet("run", "tiny", *words, *TINY, "--review.minimum-recall", "0", "--out", directory) == 1
+    said, error = capsys.readouterr()
+    assert "4 read from" in said and "12 questions; 1 could not be read" in said and "damaged.docx cannot be" in said
+    assert read(directory / "documents.json")["unread"][0][0] == "damaged.docx"
+    labelled = read(directory / "gen-000" / "evaluation.json")["metrics"]["labelled"]
+    probed = read(directory / "gen-001" / "calibration.json")["review"]["n"]
+    assert 0 < labelled["n"] < 12 and 0 < probed < 24, "some are asked without sources, others probe the reviewer"
     assert "no transcript passed the review (6 sampled, 6 reviewed, 0 accepted)" in error
     assert len(error.strip().splitlines()) == 1 and read(directory / "ended.json")["reason"] in error
     assert read(directory / "gen-001" / "funnel.json")["passed"] == 0

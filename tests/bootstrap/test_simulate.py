@@ -11,7 +11,7 @@ from support import half_told, saying
 
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.simulate import Draft, draft, finish, shown_passages
+from ratchet.bootstrap.simulate import Draft, draft, finish, longest_passage, shown_passages
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Task, Tool
 from ratchet.models import decoder
@@ -153,9 +153,22 @@ def test_of_a_long_document_the_passages_give_way_that_the_question_finds_last(t
 
 def test_where_no_passage_fits_beside_the_question_nothing_is_cut_but_the_setting_is_named(torn, index, world):
     narrow = replace(torn, max_length=torn.config.new_tokens + 12)
-    with pytest.raises(ValueError, match="simulate: a passage and .* raise --model.max-length") as caught:
+    with pytest.raises(ValueError, match="simulate: a passage and .* a higher --model.max-length") as caught:
         draft(narrow, index, world.slices[0].tasks[0], 0, "salt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_passage_is_as_long_as_the_longest_questions_leave_room_for(torn, little_run):
+    config, tools, tokenizer = little_run.config, Toolbox(), torn.tokenizer
+    room = config.model.max_length - config.simulate.new_tokens
+    asked = [(Task("t", (), ({"role": "user", "content": "so it is " * n},))) for n in (1, 10, 12)]
+    limit = lambda some: longest_passage(tokenizer, config, tools, some)
+    assert limit([]) == limit(asked[:1]) and 0.7 * room < limit([]) < 0.75 * room, "a quarter is kept free"
+    most = limit(asked)
+    prompt = tokenizer.render(asked[2].messages, passages=["so."])
+    assert most == min(limit([]), room - len(prompt))
+    with pytest.raises(ValueError, match="the question .so it is .* leaves no room for a passage in 144 tokens"):
+        limit([Task("t", (), ({"role": "user", "content": "so it is " * 100},))])
 
 
 def test_tools_are_described_where_they_may_be_called(torn, world, index):

@@ -61,6 +61,13 @@ def test_documents_are_read_from_a_tfds_dataset(tmp_path, world):
     assert documents(place) == [Document(d.id, d.text, told(n)) for n, d in enumerate(wanted, 1)]
 
 
+def test_the_folder_above_a_datasets_only_version_will_do(tmp_path):
+    place = dataset(tmp_path, [{"text": "one"}], text=TEXT)
+    assert documents(place.parent) == [Document("1", "one", told(1))]
+    shutil.copytree(place, place.parent / "1.1.0")
+    assert "holds several datasets (1.0.0, 1.1.0); set --documents.path to one of them" in refused(place.parent)
+
+
 def test_columns_may_have_any_names_and_rows_none(tmp_path):
     place = dataset(tmp_path, [{"title": "a", "body": "one"}, {"title": "b", "body": "two"}], title=TEXT, body=TEXT)
     assert [(d.id, d.text) for d in documents(place, text_key="body", id_key="title")] == [("a", "one"), ("b", "two")]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratchet.bootstrap.documents.account import NoText
 from ratchet.bootstrap.documents.encodings import BLOCK, clean, decoded, opened
 
 SENTENCES = {
@@ -62,16 +63,16 @@ PICTURE = bytes([137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0
 
 @pytest.mark.parametrize("content", [PICTURE, bytes(range(256)) * 4, b"\0" * 100, b"\x01\x02\x03\x04"])
 def test_what_is_no_text_is_said_to_be_none(content):
-    with pytest.raises(ValueError, match="^is no text in any encoding$"):
+    with pytest.raises(NoText, match="^is no text in any encoding$"):
         decoded(content, "a.txt")
 
 
 @given(st.binary(max_size=80))
 def test_no_bytes_are_too_much(content):
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(NoText):
         assert isinstance(decoded(content, "a.txt"), str)
 
 
 def test_bytes_at_random_are_no_text():
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(NoText, match="no text"):
         decoded(os.urandom(4000), "a.txt")

@@ -1,7 +1,6 @@
 """Folders: which files are read, what their documents are called, and what is left out."""
 
 import os
-import random
 import socket
 import sys
 

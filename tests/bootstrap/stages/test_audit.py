@@ -12,7 +12,7 @@ from ratchet.bootstrap.copies import GRAM, Texts
 from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_examples, one_hot, renamed
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.ledger import Stage
-from ratchet.bootstrap.stages.audit import audit, audit_generation
+from ratchet.bootstrap.stages.audit import audit, audit_generation, untaught_tokens
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Review, Verdict, to_json
@@ -290,3 +290,33 @@ def test_a_verdict_of_one_generation_must_not_pass_for_anothers(turn, pairs):
         committed(both, pairs)
     with pytest.raises(AssertionError, match="would pass for another's"):
         audit_generation(g, [], [], [], [], reviewer_of(g))
+
+
+def test_what_teaches_a_probe_or_asks_an_untaught_question_is_counted(clean, world, tokenizer):
+    made, tasks = clean[0], {t.id: t for part in world.slices for t in part.tasks}
+    weight = lambda some: sum(int((e.weights > 0).sum()) for e in some)
+    count = lambda **more: untaught_tokens(made, replace(world, **more), tasks, tokenizer.decode)
+    assert count() == count(untaught=("what do lamps do?",)) == 0
+    task = world.slices[0].tasks[0]
+    about = [e for e in made if e.lineage["task"] == task.id]
+    assert count(untaught=(task.question.upper(),)) == weight(about) > 0, "whatever its capitals"
+    assert count(untaught=(task.askings[0][-1]["content"],)) == weight(about), "in another wording"
+    probes = {t.id for t in world.slices[0].tasks}
+    assert count(probes=world.slices[0]) == weight(e for e in made if e.lineage["task"] in probes)
+    other = [replace(e, lineage=e.lineage | {"task": "another"}) for e in about]
+    found = untaught_tokens(other, replace(world, untaught=(task.question,)), tasks, tokenizer.decode)
+    asking = [e for e in other if e.origin == "student" and task.question in tokenizer.decode(e.tokens)]
+    assert found == weight(asking) > 0
+
+
+def test_a_generation_counts_what_asks_an_untaught_question(turn, pairs):
+    g = turn(1, review__attacks=0)
+    committed(g, pairs)
+    task = g.tasks[0]
+    trained = [example(t.student_prompt, t.tokens, one_hot(t.tokens), "student", {"task": t.task_id}) for t, _ in pairs]
+    asking = {e.id: len(e.ids) for e in trained if e.lineage["task"] == task.id}
+    for untaught, expected in (((), 0), ((task.question,), sum(asking.values()))):
+        own = replace(g, run=replace(g.run, world=replace(g.run.world, untaught=untaught)))
+        audit_generation(own, trained, pairs, [], [], reviewer_of(g))
+        found = json.loads((g.directory / "audit.json").read_text())["untaught_tokens"]
+        assert found == expected

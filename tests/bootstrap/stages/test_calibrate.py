@@ -313,3 +313,7 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     assert {e.lineage["generation"] for e in mistakes} == {1}
     for text, lamp in zip(asked, task.seek, strict=True):
         assert text.endswith(f"the {lamp} {deeds[lamp]}?")
+    only_probes = replace(g.run.world, probes=g.run.world.seed)
+    measuring = replace(g, number=2, run=replace(g.run, world=only_probes))
+    _, measured, mistakes = calibration(measuring, [])
+    assert mistakes == [] and measured["review"]["n"] == 2, "what is there to measure with teaches nothing"

@@ -25,6 +25,9 @@ def test_worked_tasks_that_are_no_probes_become_demonstrations_of_every_skill(ru
     }
     shown = {t.id for t in run.shown}
     assert len(shown) == len(run.probes) == 2 and not shown & {t.id for t in run.probes}
+    apart = replace(run, world=replace(run.world, probes=run.world.fresh))
+    assert (apart.shown, apart.probes) == (run.world.seed.tasks, run.world.fresh.tasks), "where they are apart"
+    assert {d.id for d in run.world.fresh.documents} < {p.id for p in apart.seed_index.passages}
     for skill in ("simulate", "interrupt", "review"):
         assert {e.lineage["task"] for e in made[skill]} == shown
         assert len({e.id for e in made[skill]}) == 8, "copies with other names"

@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.bootstrap.worlds.answers import f1, grade, holds, words
+from ratchet.bootstrap.worlds.answers import f1, grade, holds, normalised
 
 
 def squad_f1(said: str, known: str) -> float:
     """As SQuAD's own script computes it (Rajpurkar et al. 2016)."""
 
-    def normalised(text):
+    def plain(text):
         text = "".join(c for c in text.lower() if c not in set(string.punctuation))
         return " ".join(w for w in text.split() if w not in ("a", "an", "the")).split()
 
-    a, b = normalised(said), normalised(known)
+    a, b = plain(said), plain(known)
     same = sum((Counter(a) & Counter(b)).values())
     if not same:
         return 0.0
@@ -29,7 +29,7 @@ TEXT = st.lists(st.sampled_from(WORDS), min_size=1)
 
 @given(said=TEXT.map(" ".join), known=TEXT.map(" ".join))
 def test_words_in_common_are_counted_as_squad_counts_them(said, known):
-    if set(words(known)) - {"the", "a", "an"} and set(words(said)) - {"the", "a", "an"}:
+    if set(normalised(known)) - {"the", "a", "an"} and set(normalised(said)) - {"the", "a", "an"}:
         assert f1(said, [known]) == pytest.approx(squad_f1(said, known))
 
 
