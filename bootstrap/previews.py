@@ -36,7 +36,7 @@ def preview(run: Run, params: nnx.State, count: int) -> Preview:
     writer, index, material = run.writer(params), Index(run.passages(1)), run.material(1)
     tasks, refused = material.tasks[:count], ()
     if not tasks and run.kinds:
-        proposer = Proposer(writer, run.scorer, run.kinds, index)
+        proposer = Proposer(writer, run.scorer, run.kinds, index, run.world.untaught)
         some = material.documents[: -(-count // run.world.per_document) + 1]
         proposals = proposer(some, run.seed("preview"))
         tasks = tasks_of(proposals, run.world.per_document)[:count]

@@ -63,6 +63,8 @@ class Proposer:
     scorer: Scorer
     kinds: Kinds
     index: Index
+    withheld: Sequence[str] = ()
+    """Questions that nothing may be trained on."""
 
     def __call__(self, documents: Sequence[Document], seed: int) -> list[Proposal]:
         """Proposals of each kind about each document. Those of a document begin with another kind each time, so that
@@ -136,6 +138,8 @@ class Proposer:
         question, answer = words(proposal.question), words(proposal.answer)
         if not question or not answer:
             return "has no words"
+        if question in {words(withheld) for withheld in self.withheld}:
+            return "is a labelled question, which is for measuring alone"
         if set(answer) <= set(question):
             return "the question says the answer"
         for what, said in (("question", proposal.question), ("answer", proposal.answer)):

@@ -25,7 +25,7 @@ def propose(run: Run, number: int, params: nnx.State) -> None:
     if material.tasks or not run.kinds or not material.documents:
         return
     index = Index(run.passages(number)) if number else run.fresh_index
-    proposer = Proposer(run.writer(params), run.scorer, run.kinds, index)
+    proposer = Proposer(run.writer(params), run.scorer, run.kinds, index, run.world.untaught)
     stage, size, made = Stage(run.proposals(number)), run.config.simulate.unit_tasks, []
     documents, kinds, seed = material.documents, content_id(run.kinds.model_dump()), run.seed(number, "propose")
     with run.progress.stage(f"gen {number} propose", len(documents)) as advance:

@@ -78,7 +78,8 @@ def weights(run):
 
 def proposer_of(run, weights, *said, text=ASK):
     writer, index = run.writer(weights), Index(run.passages(1))
-    return Proposer(saying(writer, *said) if said else writer, run.scorer, read_kinds(text, "kinds"), index)
+    writer, withheld = saying(writer, *said) if said else writer, ["Where is the labelled heron?"]
+    return Proposer(writer, run.scorer, read_kinds(text, "kinds"), index, withheld)
 
 
 def says(run, weights, question, answer, text=ASK):
@@ -120,6 +121,7 @@ def test_gain_is_that_of_the_answer_with_the_text_over_without(run, weights):
         ("where was the {other}?", "to the tower.", ASK, "the question finds another document: {other}"),
         ("was the {id} on the tower?", "the tower.", ASK, "the question says the answer"),
         ("?!", "to the tower.", ASK, "has no words"),
+        ("where is the labelled heron?", "to the tower.", ASK, "is a labelled question, which is for measuring alone"),
         ("the {id}?", "", ASK, "its answer is empty"),
         ("where was the {id}?", "to mars by rocket.", ASK.replace("grounded: 0", "grounded: 0.5"),
          "the answer says too much that is in no passage: mars, rocket"),
