@@ -19,6 +19,13 @@ class Example(pydantic.BaseModel, frozen=True, extra="forbid"):
     question: Line
 
 
+class Answer(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A question about a text of the file, answered as tasks should be."""
+
+    question: Line
+    answer: Line
+
+
 class Kind(pydantic.BaseModel, frozen=True, extra="forbid"):
     """A kind of task, and in which words students are asked it.
 
@@ -64,6 +71,8 @@ class Kinds(pydantic.BaseModel, frozen=True, extra="forbid"):
     gain: float
     grounded: float = pydantic.Field(ge=0, le=1)
     texts: tuple[Line, Line]
+    answers: tuple[Answer, ...] = ()
+    """What the teacher is shown, with the texts, before each task."""
     kinds: tuple[Kind, ...] = pydantic.Field(min_length=1)
 
 

@@ -104,9 +104,9 @@ class Proposer:
         text = self.writer.tokenizer.decode(said.tokens)
         if not said.finished:
             return Proposal(document.id, kind.id, "", reason=f"cut off by the length limit: {text[:60]}")
-        told = json.loads(text)
-        name = f"{kind.id}: {told['kind'].strip()}" if kind.open else kind.id
-        return Proposal(document.id, name, told["question"].strip())
+        spoken = json.loads(text)
+        name = f"{kind.id}: {spoken['kind'].strip()}" if kind.open else kind.id
+        return Proposal(document.id, name, spoken["question"].strip())
 
     def _answered(self, pairs: Sequence[tuple[Asked, Proposal]], seed: int) -> list[Proposal]:
         """The proposals with the likeliest answer, what the passage adds to it, and why some are no tasks."""
@@ -115,20 +115,20 @@ class Proposer:
             if not proposal.reason:
                 message = [{"role": "user", "content": proposal.question}]
                 views = ([asked.view.text], [])
-                prompts[at] = [tuple(tokenizer.render(message, passages=p, room=self.writer.room)) for p in views]
+                prompts[at] = [tuple(self.writer.shown.prompt(tokenizer, message, view)) for view in views]
         requests = [Request(at, with_text) for at, (with_text, _) in prompts.items()]
         said = dict(zip(prompts, self.writer.sample(requests, seed=seed, temperature=0.0), strict=True))
-        told = {at: tuple(s.tokens.tolist()) for at, s in said.items() if len(s.tokens) and s.finished}
-        given = [(prompt, told[at]) for at in told for prompt in prompts[at]]
+        spoken = {at: tuple(s.tokens.tolist()) for at, s in said.items() if len(s.tokens) and s.finished}
+        given = [(prompt, spoken[at]) for at in spoken for prompt in prompts[at]]
         means = iter([float(of_N.mean()) for of_N in self.scorer.log_likelihoods(self.writer.params, given)])
-        gains = {at: next(means) - next(means) for at in told}
+        gains = {at: next(means) - next(means) for at in spoken}
         made = []
         for at, (asked, proposal) in enumerate(pairs):
             if at in prompts:
                 answer = tokenizer.decode(said[at].tokens).strip()
                 askings = tuple(w.replace("{question}", proposal.question) for w in asked.kind.wordings)
                 proposal = replace(proposal, answer=answer, askings=askings, gain=gains.get(at, 0.0))
-                cut = "" if at in told else "its answer is empty or cut off by the length limit"
+                cut = "" if at in spoken else "its answer is empty or cut off by the length limit"
                 proposal = replace(proposal, reason=cut or self._reason(asked.view, proposal))
             made.append(proposal)
         return made

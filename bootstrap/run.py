@@ -21,7 +21,7 @@ from ratchet.bootstrap.proposals import from_json, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
-from ratchet.bootstrap.simulate import Writer, longest_passage
+from ratchet.bootstrap.simulate import Shown, Writer, longest_passage
 from ratchet.bootstrap.tokenizers import prepare_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
@@ -55,7 +55,7 @@ class Run:
     """None: the run is only read, and nothing is written into its directory."""
     tools: Toolbox
     kinds: Kinds | None
-    """What is proposed about documents without tasks; None: the world has its own."""
+    """What is proposed about documents without tasks, and worked answers; None: the world has none."""
     longest_passage: int
     """Tokens that fit into the teacher's view beside a question."""
 
@@ -69,9 +69,8 @@ class Run:
 
     def writer(self, params: nnx.State) -> Writer:
         """A model that writes with these weights."""
-        return Writer(
-            self.sampler, params, self.tokenizer, self.config.simulate, self.config.model.max_length, self.tools
-        )
+        longest, shown = self.config.model.max_length, shown_of(self.kinds)
+        return Writer(self.sampler, params, self.tokenizer, self.config.simulate, longest, self.tools, shown)
 
     def reviewer(self, params: nnx.State) -> Reviewer:
         """A model that reviews with these weights, at the rubric's own thresholds."""
@@ -228,7 +227,7 @@ def check(config: Config) -> None:
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
             tools.grammar(tokenizer)
-        longest_passage(tokenizer, config, tools, _asked(world))
+        longest_passage(tokenizer, config, tools, shown_of(_kinds(world)), _asked(world))
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
@@ -258,9 +257,18 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
-    longest = longest_passage(tokenizer, config, tools, _asked(world))
+    kinds = _kinds(world)
+    longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
-    return Run(*given, _kinds(world), longest)
+    return Run(*given, kinds, longest)
+
+
+def shown_of(kinds: Kinds | None) -> Shown:
+    """The worked answers of a file of kinds."""
+    if not kinds or not kinds.answers:
+        return Shown()
+    said = [(("user", a.question), ("assistant", a.answer)) for a in kinds.answers]
+    return Shown(kinds.texts, tuple({"role": role, "content": text} for pair in said for role, text in pair))
 
 
 def _kinds(world: World) -> Kinds | None:

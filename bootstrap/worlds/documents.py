@@ -101,7 +101,7 @@ def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[
         slices=tuple(_material(part, config.question) for part in parts),
         rubric=RUBRIC.read_text(),
         fresh=_material(fresh, config.question),
-        kinds="" if config.question else _kinds(config.tasks),
+        kinds=_kinds(config.tasks),
         per_document=config.per_document,
         probes=_probes(probes, found),
         untaught=tuple(question for question, _ in known),
