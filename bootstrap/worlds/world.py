@@ -243,10 +243,6 @@ class World:
     """Its criteria in YAML, unless the user gives others."""
     fresh: Material = Material()
     """What no generation reads: the simulator's pass rate is measured on it."""
-    kinds: str = ""
-    """Kinds of tasks, in YAML, that the model proposes about documents where a material has no tasks."""
-    per_document: int = 3
-    """How many proposed tasks of a document are kept at most."""
     seed: Material = Material()
     """Worked tasks that everybody may know. The last of them are probes of the reviewer, the others are shown."""
     probes: Material = Material()
@@ -274,3 +270,8 @@ class World:
     """Words of a kind, which may change places in sources and answer alike."""
     tools: tuple[Tool, ...] = ()
     """What a simulator may call beside `lookup`."""
+    kinds: str = ""
+    """Kinds of tasks, in YAML, that the model proposes about documents where a material has no tasks, and worked answers
+    that a teacher is shown."""
+    per_document: int = 3
+    """How many proposed tasks of a document are kept at most."""
