@@ -271,7 +271,7 @@ class World:
     tools: tuple[Tool, ...] = ()
     """What a simulator may call beside `lookup`."""
     kinds: str = ""
-    """Kinds of tasks, in YAML, that the model proposes about documents where a material has no tasks, and worked answers
-    that a teacher is shown."""
+    """Kinds of tasks, in YAML, that the model proposes about documents where a material has no tasks, and the worked
+    answers that a teacher is shown."""
     per_document: int = 3
     """How many proposed tasks of a document are kept at most."""
