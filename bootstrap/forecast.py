@@ -28,7 +28,7 @@ BACKWARD = (1.6, 5.2)
 """A token that is trained on, relative to one that is read."""
 COMPILED = {
     "train": (1.0, 4.0), "simulate": (0.3, 2.0), "review": (0.0, 2.0), "targets": (0.3, 6.0), "wrongthink": (0.3, 4.0),
-    "corrections": (0.0, 3.0), "evaluate": (1.0, 5.0),
+    "corrections": (0.0, 3.0), "evaluate": (1.0, 5.0), "propose": (0.3, 4.0),
 }  # fmt: skip
 """Time that the programs of a stage take to compile, relative to the sampler's."""
 AGAIN = (0.1, 1.0)
@@ -81,13 +81,12 @@ class Scale:
 
 
 def forecast(run: Run, params: nnx.State, planned: Sequence[Mapping]) -> dict[str, dict[str, Bounds]]:
-    """By place and name of each planned stage, the seconds that it takes; {} where there is no task to try.
+    """By place and name of each planned stage, the seconds that it takes.
 
-    `params` are any weights of the run's shape.
+    `params` are any weights of the run's shape. Where tasks are still to be proposed, documents stand in for them.
     """
-    tasks = run.tasks(1)[:SHOWN]
-    if not tasks:
-        return {}
+    unasked = run.material(1).documents[:SHOWN]
+    tasks = run.tasks(1)[:SHOWN] or [Task(d.id, (d.id,), ({"role": "user", "content": d.text[:100]},)) for d in unasked]
     scale, found = _scale(run, params, tasks), {}
     for stage in (one for one in planned if one["stage"] in COMPILED):
         place, name = stage["place"], stage["stage"]
@@ -126,6 +125,9 @@ def _work(run: Run, scale: Scale, name: str, work: float) -> Bounds:
     view, sampled = scale.prompt, scale.sampling
     judged = lambda answers: scale.reading(answers * asked * (view + scale.answer.high)).times(0.1, 1.0)
     match name:
+        case "propose":
+            proposed = work * sum(kind.times for kind in run.kinds.kinds)
+            return (sampled(2 * proposed, view) + scale.reading(2 * proposed * view)).times(0.3, 1.5)
         case "simulate":
             return sampled(work, view).times(1.0, 1.5)
         case "review":

@@ -16,7 +16,7 @@ from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
 from ratchet.bootstrap.run import INPUTS, Generation, Run, base_weights, prepare
-from ratchet.bootstrap.stages import audit, baselines, promote, seed, summary, transcripts
+from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.stages.evaluate import evaluation
@@ -37,7 +37,7 @@ from ratchet.train.files import write_json
 from ratchet.train.holder import holding
 from ratchet.train.records import Example, has_examples
 
-UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
+UNIT_STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
 """Stages that commit units."""
 
 
@@ -88,7 +88,7 @@ def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: 
         r = _opened(directory, config, Noted(progress, holder))
         try:
             _run(r, foretell)
-        except (RunEnded, ReviewerBelowFloor, TooFewAccepted) as ended:
+        except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks) as ended:
             r.commits.write(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
         finally:
@@ -140,25 +140,35 @@ def _foretell(r: Run, stages: Sequence[dict]) -> None:
 def planned(r: Run, arms: Sequence[str]) -> list[dict]:
     """Every stage of the run that has work, in order: its place, its name, and how much there is to do.
 
-    `work` is in examples of training, transcripts, or tasks; the same stage of another generation takes as long for as
-    much. Tasks that will be returned to are not known beforehand.
+    `work` is in examples of training, transcripts, tasks, or documents that get some; the same stage of another
+    generation takes as long for as much. Tasks that will be returned to are not known beforehand, and of those that a
+    model proposes it is not known how many will be kept: all that may be.
     """
     c, last, found = r.config, r.config.generations, []
+
+    def tasks_of(number: int) -> int:
+        material = r.material(number)
+        return len(material.tasks) or len(material.documents) * r.world.per_document
+
+    def proposed(number: int) -> int:
+        return 0 if r.material(number).tasks else len(r.material(number).documents)
 
     def add(place: str, **work: int) -> None:
         found.extend({"place": place, "stage": stage, "work": amount} for stage, amount in work.items() if amount)
 
     train = lambda number: steps_of(c, number) * c.train.batch
     seeds = c.train.seed_steps * sum(asdict(c.train.seed_mixture).values()) if r.shown else 0
-    add("gen-000", train=seeds, evaluate=len(r.read(1)))
+    add("gen-000", train=seeds, propose=proposed(0) + proposed(1), evaluate=tasks_of(1))
     for number in range(1, last + 1):
-        place, tasks, read = r.generation(number).name, len(r.tasks(number)), len(r.read(number))
+        place, tasks = r.generation(number).name, tasks_of(number)
+        read = sum(map(tasks_of, range(1, number + 1)))
         correcting = read if 0 < c.wrongthink.first_generation <= number else 0
         samples = tasks * c.simulate.samples
+        add(place, propose=proposed(number) if number > 1 else 0)
         add(place, simulate=samples, review=samples, targets=tasks, wrongthink=correcting, corrections=correcting)
         add(place, train=train(number), evaluate=read)
     for arm in arms:
-        add(arm, train=train(last), evaluate=len(r.read(last)))
+        add(arm, train=train(last), evaluate=sum(map(tasks_of, range(1, last + 1))))
     return found
 
 
@@ -197,12 +207,16 @@ def _begin_training_anew(r: Run) -> None:
 def begin(r: Run, start: Seed) -> None:
     """Generation 0: the seed model, and what it is worth."""
     place = r.generation(0)
-    if r.commits.has(place / "evaluation.json") and r.has_weights(place):
+    if not r.has_weights(place):
+        with timed(place, "train"):
+            _ = start.weights
+    for number in (0, 1):
+        with timed(place, "propose"):
+            propose.propose(r, number, lambda: start.weights)
+    if r.commits.has(place / "evaluation.json"):
         return
-    with timed(place, "train"):
-        params = start.weights
     with timed(place, "evaluate"):
-        r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, params, None))
+        r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, start.weights, None))
 
 
 def finished(r: Run, number: int) -> Past | None:
@@ -235,7 +249,11 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
 
     Raises ValueError when that comes out otherwise than it was.
     """
-    g = _generation(r, number, past, start)
+    params = r.weights(past.incumbent) if past.incumbent else start.weights
+    if number > 1:
+        with timed(r.generation(number), "propose"):
+            propose.propose(r, number, lambda: params)
+    g = _generation(r, number, past, params, start)
     summary.plan(g)
     with timed(g.directory, "simulate"):
         written = transcripts.simulate(g)
@@ -292,11 +310,11 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     return left
 
 
-def _generation(r: Run, number: int, past: Past, start: Seed) -> Generation:
-    """What a generation reads: its own slice, and earlier documents of which too little was accepted."""
+def _generation(r: Run, number: int, past: Past, params: nnx.State, start: Seed) -> Generation:
+    """What a generation reads: its own slice, and earlier documents of which too little was accepted. `params` are the
+    incumbent's weights."""
     enough = r.config.simulate.revisit
     again = [t for t in r.read(number - 1) if past.accepted[" ".join(t.document_ids)] < enough]
-    params = r.weights(past.incumbent) if past.incumbent else start.weights
     read = {t.id: t for t in r.read(number)}
     return Generation(r, number, past.incumbent, params, start.weights, (*r.tasks(number), *again), read)
 

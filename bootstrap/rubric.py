@@ -45,7 +45,8 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     A criterion `of` a step is decided for each step of an answer, and may interrupt it there; one of the form says how
     an answer is written, not whether it is true. An answer is accepted when all `required` criteria pass; one that
     calibration finds no better than chance becomes advisory for that generation, unless it `always` decides; an
-    `advisory` one is measured and decides nothing. `limit` is a number that a check takes.
+    `advisory` one is measured and decides nothing, and so is one whose say is to be `earned`, until calibration finds
+    it better than chance. `limit` is a number that a check takes.
 
     A judge answers yes or no or, given `labels`, by one of these words; it passes what it answers by one of
     `passing_labels`. `examples` stand before its question. `tags` are for people: the report shows them.
@@ -57,7 +58,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     of: Literal["form", "step", "answer"] = "answer"
     show: tuple[Literal["passages", "question"], ...] = ()
     judge: Literal["self", "seed"] = "self"
-    standing: Literal["required", "always", "advisory"] = "required"
+    standing: Literal["required", "always", "earned", "advisory"] = "required"
     threshold: float = pydantic.Field(default_factory=lambda given: USUAL_THRESHOLDS.get(given.get("id"), 0.5))
     limit: float | None = pydantic.Field(None, gt=0.0)
     labels: tuple[str, ...] = ()
@@ -75,7 +76,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     @property
     def required(self) -> bool:
         """Whether an answer that fails it is rejected."""
-        return self.standing != "advisory"
+        return self.standing in ("required", "always")
 
     def says(self, passes: bool) -> str:
         """What a judge says of what passes, or does not."""

@@ -13,21 +13,23 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.documents.account import Account
 from ratchet.bootstrap.documents.reading import Found, read
+from ratchet.bootstrap.kinds import Kinds, read_kinds
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress
+from ratchet.bootstrap.proposals import from_json, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
-from ratchet.bootstrap.simulate import Writer, longest_passage
+from ratchet.bootstrap.simulate import Shown, Writer, longest_passage
 from ratchet.bootstrap.teacher.afar import Afar, meet
 from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
-from ratchet.bootstrap.worlds.world import Document, Task, World, content_id
-from ratchet.models import architectures, decoder, huggingface
-from ratchet.models.chat import ChatTokenizer
+from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
+from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
@@ -61,6 +63,8 @@ class Run:
     metrics: Metrics | None
     """None: the run is only read, and nothing is written into its directory."""
     tools: Toolbox
+    kinds: Kinds | None
+    """What is proposed about documents without tasks, and worked answers; None: the world has none."""
     longest_passage: int
     """Tokens that fit into the teacher's view beside a question."""
 
@@ -79,9 +83,8 @@ class Run:
 
     def writer(self, params: nnx.State) -> Writer:
         """A model that writes with these weights."""
-        return Writer(
-            self.sampler, params, self.tokenizer, self.config.simulate, self.config.model.max_length, self.tools
-        )
+        longest, shown = self.config.model.max_length, shown_of(self.kinds)
+        return Writer(self.sampler, params, self.tokenizer, self.config.simulate, longest, self.tools, shown)
 
     def reviewer(self, params: nnx.State) -> Reviewer:
         """A model that reviews with these weights, at the rubric's own thresholds."""
@@ -97,9 +100,21 @@ class Run:
             lambda: self.seed_weights,
         )
 
+    def material(self, number: int) -> Material:
+        """What generation `number` reads for the first time; with 0, what none reads."""
+        return self.world.slices[number - 1] if number else self.world.fresh
+
+    def proposals(self, number: int) -> epath.Path:
+        """Where the tasks are committed that a model proposes about the material of `number`."""
+        return self.generation(number) / "propose"
+
     def tasks(self, number: int) -> tuple[Task, ...]:
-        """The tasks of the slice that generation `number` reads for the first time."""
-        return self.world.slices[number - 1].tasks
+        """The tasks of the slice that generation `number` reads for the first time, or with 0 those that the simulator
+        is measured on: the world's own, else those proposed so far."""
+        own = self.material(number).tasks
+        if own or not self.kinds:
+            return own
+        return tasks_of(map(from_json, Stage(self.proposals(number)).committed()), self.world.per_document)
 
     def read(self, number: int) -> tuple[Task, ...]:
         """The tasks of every slice read by generation `number`, in order."""
@@ -249,15 +264,16 @@ def check(config: Config) -> None:
     no tool can be called, questions beside which no passage fits, or a teacher by address that is not there."""
     world, _ = _world(config)
     load_rubric(config.review.rubric, world)
+    _kinds(world)
     _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
-        tokenizer = ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
+        tokenizer = pretrained.find(config.base).tokenizer()
         tokenizer.check()
         tools = Toolbox(world.tools)
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
             tools.grammar(tokenizer)
-        longest_passage(tokenizer, config, tools, _asked(world))
+        longest_passage(tokenizer, config, tools, shown_of(_kinds(world)), _asked(world))
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
@@ -291,9 +307,23 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
-    longest = longest_passage(tokenizer, config, tools, _asked(world))
+    kinds = _kinds(world)
+    longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
-    return Run(*given, longest)
+    return Run(*given, kinds, longest)
+
+
+def shown_of(kinds: Kinds | None) -> Shown:
+    """The worked answers of a file of kinds."""
+    if not kinds or not kinds.answers:
+        return Shown()
+    said = [(("user", a.question), ("assistant", a.answer)) for a in kinds.answers]
+    return Shown(kinds.texts, tuple({"role": role, "content": text} for pair in said for role, text in pair))
+
+
+def _kinds(world: World) -> Kinds | None:
+    """The kinds of tasks that a world has proposed. Raises ValueError when they cannot be read."""
+    return read_kinds(world.kinds, f"tasks of the world {world.name}") if world.kinds else None
 
 
 def _mesh(directory: epath.Path, config: Config) -> jax.sharding.Mesh:
@@ -386,6 +416,7 @@ def _check_inputs(
     goes on for more generations reads more slices, and the earlier ones must be what they were."""
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
+    now["kinds of tasks"] = content_id(world.kinds, world.per_document)
     now["rubric"] = content_id([c.model_dump() for c in rubric])
     now |= {
         f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
@@ -405,18 +436,17 @@ def _check_inputs(
 
 
 def with_base(config: Config) -> Config:
-    """The settings with the model of the folder `base`, if there is one; only `model.max_length` stays. Raises
-    FolderError for a folder that cannot be read."""
+    """The settings with the model that `base` names, if there is one; only `model.max_length` stays. Raises FolderError
+    for one that cannot be read."""
     if not config.base:
         return config
-    model = architectures.read_config(epath.Path(config.base))
+    model = pretrained.find(config.base).config
     return replace(config, model=replace(model, max_length=config.model.max_length))
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
-    """The weights of the folder `base` over the mesh."""
-    folder = epath.Path(config.base)
-    return huggingface.load(folder, architectures.read_config(folder), lambda params: state_sharding(mesh, params))
+    """The weights of the model that `base` names, over the mesh."""
+    return pretrained.find(config.base).weights(lambda params: state_sharding(mesh, params))
 
 
 def train_arm(

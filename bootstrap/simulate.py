@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -18,12 +18,26 @@ from ratchet.bootstrap.progress import Reached, counted
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.tools import LOOKUP, Toolbox, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
-from ratchet.bootstrap.worlds.world import Document, Task, content_id
+from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled, Sampler
 
 LONGEST_QUESTIONS = 8
 """Questions with the most letters of which one is taken to have the most tokens."""
+
+
+class Shown(NamedTuple):
+    """Worked answers that come before a task in the teacher's view: further sources, and messages about them. Students
+    see none of it."""
+
+    texts: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    def prompt(self, tokenizer: Any, messages: Sequence[Message], passages: Sequence[str], **more: Any) -> list[int]:
+        """Messages in tokens, with passages and what is shown in view; `more` is what `render` takes."""
+        first = messages[: messages[0]["role"] == "system"]
+        whole = (*first, *self.messages, *messages[len(first) :])
+        return tokenizer.render(whole, passages=[*self.texts, *passages], **more)
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class Writer:
     config: SimulateConfig
     max_length: int
     tools: Toolbox
+    shown: Shown = Shown()
 
     @property
     def room(self) -> int:
@@ -110,7 +125,7 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     described = writer.tools.described if writer.config.lookups else ()
 
     def render() -> list[int]:
-        return writer.tokenizer.render(task.messages, passages=[p.text for p in shown], tools=described)
+        return writer.shown.prompt(writer.tokenizer, task.messages, [p.text for p in shown], tools=described)
 
     prompt = render()
     if len(prompt) > writer.room:
@@ -126,14 +141,14 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
 
 
-def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, tasks: Iterable[Task]) -> int:
+def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown, tasks: Iterable[Task]) -> int:
     """Tokens that a passage may have: what the longest questions leave of a prompt, and at most three quarters of what
     any leaves. Raises ValueError when that is nothing."""
     room = config.model.max_length - config.simulate.new_tokens
     described = tools.described if config.simulate.lookups else ()
     letters = lambda messages: sum(len(m["content"]) for m in messages)
     longest = heapq.nlargest(LONGEST_QUESTIONS, (t.messages for t in tasks), key=letters)
-    left = lambda messages: room - len(tokenizer.render(messages, passages=["so."], tools=described))
+    left = lambda messages: room - len(shown.prompt(tokenizer, messages, ["so."], tools=described))
     most = min([left(({"role": "user", "content": "so?"},)) * 3 // 4, *map(left, longest)])
     if most < 1:
         asked = longest[0][-1]["content"] if longest else ""

@@ -15,7 +15,7 @@ from ratchet.bootstrap.config import TargetsConfig
 from ratchet.bootstrap.progress import counted
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.tools import LOOKUP
-from ratchet.bootstrap.transcript import Capture, Review, Transcript, packed, unpacked
+from ratchet.bootstrap.transcript import Capture, Review, Transcript, certain, packed, unpacked
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
 from ratchet.models.scorer import Scorer
@@ -45,6 +45,10 @@ class Target:
     unreviewed: float
     branches: tuple[Branch, ...] = ()
 
+    def sampled(self, t: Transcript) -> "Target":
+        """The target that puts everything on what was sampled."""
+        return replace(self, capture=certain(t.tokens), unreviewed=0.0, branches=())
+
 
 def make_targets(
     writer: Writer,
@@ -57,7 +61,7 @@ def make_targets(
 ) -> list[Target]:
     """Targets of the configured kind for accepted transcripts; `review` judges the branches, and `reached` hears
     which share of them is sampled, time after time."""
-    if config.kind == "teacher":
+    if config.kind in ("teacher", "students"):
         accepted = _drawn_where_they_stand(writer, scorer, accepted)
     if config.kind != "reviewed":
         return [_unbranched(t, config.kind) for t in accepted]
@@ -149,8 +153,7 @@ def _reviewed(t: Transcript, branches: Sequence[Branch]) -> Target:
 def _unbranched(t: Transcript, kind: str) -> Target:
     own_N1 = np.asarray(t.tokens, np.int32)[:, None]
     if kind == "one_hot":
-        capture = Capture(own_N1, np.ones(own_N1.shape, np.float32), np.zeros(len(t.tokens), np.float32))
-        return Target(t.id, capture, 0.0)
+        return Target(t.id, certain(t.tokens), 0.0)
     loose_N = 1.0 - np.sum(t.capture.probs_NK * (t.capture.ids_NK == own_N1), axis=1)
     return Target(t.id, t.capture, float(loose_N.mean()))
 

@@ -1,6 +1,7 @@
-"""The run's tokenizer: the folder's own beside `--base`, else one that is trained on the world's seed and first
+"""The run's tokenizer: that of the model beside `--base`, else one that is trained on the world's seed and first
 slice."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
-from ratchet.models.chat import ChatTokenizer
+from ratchet.models import pretrained
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.files import whole
 
@@ -24,17 +25,14 @@ FEWEST_LETTERS = 100
 
 def make_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
     """Makes the tokenizer of a run in its folder. Beside a chat model's lies its config.json, which an export reads."""
-    tokenizer = _base_tokenizer(config) if config.base else _own_tokenizer(config, world, rubric)
+    base = pretrained.find(config.base) if config.base else None
+    tokenizer = base.tokenizer() if base else _own_tokenizer(config, world, rubric)
     folder.mkdir(parents=True, exist_ok=True)
-    if config.base:
+    if base:
         with whole(folder / "config.json") as fresh:
-            fresh.write_bytes((epath.Path(config.base) / "config.json").read_bytes())
+            fresh.write_text(json.dumps(base.config_json, indent=1))
     tokenizer.save(folder)
     return tokenizer
-
-
-def _base_tokenizer(config: Config) -> ChatTokenizer:
-    return ChatTokenizer.load(epath.Path(config.base), config.model.vocab_size)
 
 
 def _own_tokenizer(config: Config, world: World, rubric: tuple[Criterion, ...]) -> Tokenizer:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.teacher.client import TeacherStopped
-from ratchet.launch.commands import labels, look, measure, models, serve, start
+from ratchet.launch.commands import labels, look, measure, models, preview, serve, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
@@ -20,6 +20,10 @@ from ratchet.train.trainer import TrainingDiverged
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "run": (start.run, "RECIPE [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
+    "preview": (
+        preview.preview, "RECIPE|DIR [--tasks N] [--SETTING VALUE ...]",
+        "a few tasks through simulate and review, with every verdict; writes nothing",
+    ),
     "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
     "status": (look.status, "DIR", "stages, units done, table of generations"),
     "chat": (models.chat, "DIR [--generation N]", "talk to the newest promoted generation, line by line"),
@@ -40,7 +44,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
         measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score]",
         "compile for TPUs without one: memory, traffic, bound",
     ),
-    "import": (models.import_folder, "DIR [--template FILE]", "read a Hugging Face folder, say what it is"),
+    "import": (models.import_model, "MODEL [--template FILE]", "read a model that others trained, say what it is"),
     "serve": (
         serve.serve, "DIR [--generation N] | --base MODEL [--port 8000]",
         "answer OpenAI's web API: chat, completions, log-probabilities, tokens",

@@ -1,4 +1,4 @@
-"""Hugging Face folders: what one holds, read onto the mesh to be sure; and a generation written as one."""
+"""Models that others trained: what one is, read onto the mesh to be sure; and a generation written as a folder."""
 
 import dataclasses
 import shutil
@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, huggingface, settings
+from ratchet.models import architectures, huggingface, pretrained, settings
 from ratchet.models.architectures import FolderError
-from ratchet.models.chat import ChatTokenizer
+from ratchet.models.pretrained import Pretrained
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 
@@ -27,37 +27,33 @@ class Export:
     """Of the weights in the files."""
 
 
-def read(folder: epath.Path, template: str = "") -> dict[str, Any]:
-    """Reads a folder's weights over all devices; returns what they are. Raises FolderError for what cannot be read."""
-    config = architectures.read_config(folder)
-    mesh = make_mesh(MeshConfig(1, -1, 1))
-    weights = huggingface.load(folder, config, lambda params: state_sharding(mesh, params))
+def read(named: str, template: str = "") -> dict[str, Any]:
+    """Reads a model's weights over all devices; returns what they are. Raises FolderError for what cannot be read."""
+    base, mesh = pretrained.find(named), make_mesh(MeshConfig(1, -1, 1))
+    config, weights = base.config, base.weights(lambda params: state_sharding(mesh, params))
     sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
     return {
-        "folder": str(folder),
-        "parameters": sum(x.size for x in jax.tree.leaves(weights)),
-        **sizes,
-        "family": dataclasses.asdict(config.family),
-        "chat": _chat(folder, config.vocab_size, template),
+        "model": named, "parameters": sum(x.size for x in jax.tree.leaves(weights)),
+        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(base, template),
     }
 
 
-def _chat(folder: epath.Path, vocab_size: int, template: str) -> dict[str, Any]:
-    """Whether a run can start from the folder, by its tokenizer and chat template, and what they can do. What is wrong
+def _chat(base: Pretrained, template: str) -> dict[str, Any]:
+    """Whether a run can start from the model, by its tokenizer and chat template, and what they can do. What is wrong
     with them is a warning: the weights are described all the same."""
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        own = ChatTokenizer.load(folder, vocab_size, settings.text_of(epath.Path(template)) if template else "")
+        own = base.tokenizer(settings.text_of(epath.Path(template)) if template else "")
         own.check()
         found = own.chat(said).said.any()
     except FolderError as error:
-        return {"base": False, "warning": f"a run with --base refuses this folder: {error}"}
+        return {"base": False, "warning": f"a run with --base refuses this model: {error}"}
     marks = "by the template" if own.marks else "by how turns open and close" if found else "not at all"
     return {"base": True, "tokens": own.vocab_size, "calls_tools": own.can_call, "marks": marks, "warning": ""}
 
 
 def _sentence(chat: dict[str, Any]) -> str:
-    """What a folder's chat is good for."""
+    """What a model's chat is good for."""
     if not chat["base"]:
         return "no run can start from it with --base; see below"
     calls = "calls tools" if chat["calls_tools"] else "calls no tools (leave --simulate.lookups at 0)"
@@ -70,7 +66,7 @@ def table(found: dict[str, Any]) -> Table:
     made = Table("model", found["family"]["architecture"], box=None, caption_justify="left")
     made.add_row("parameters", f"{found['parameters']:,}")
     for name, value in {**found, **found["family"], "chat": _sentence(found["chat"])}.items():
-        if name not in ("parameters", "family", "folder", "architecture") and value not in (0, "", (), []):
+        if name not in ("parameters", "family", "model", "architecture") and value not in (0, "", (), []):
             made.add_row(name.replace("_", " "), f"{sum(value)} layers" if name == "sliding" else str(value))
     if warning := found["chat"]["warning"]:
         made.caption = Text(f"warning: {warning}")

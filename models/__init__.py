@@ -19,9 +19,13 @@ Text to ids and back
   vocabulary.py     tokenizer.json: text to ids and back, symbols by id alone
   grammar.py        what a request may say, and masks of it between steps
 
-Folders of other libraries
+Models that others trained
+  pretrained.py     what is asked for by a path or a name
   architectures.py  config.json of Hugging Face folders
   huggingface.py    their weights, read onto the mesh and written
+  gguf.py           GGUF files: sizes, weights in full precision, chat
+  gguf_vocabulary.py  their tokenizers, as tokenizer.json says the same
+  tensors.py        weights of files onto the mesh, tensor by tensor
 
 Sampling and scoring
   sampler.py        samples any number of requests: what is read and seated when

@@ -297,15 +297,20 @@ def read_config(folder: epath.Path) -> DecoderConfig:
     path = folder / "config.json"
     if not present(path):
         raise FolderError(f"{folder}: no config.json; give the folder of a model")
-    found = read_json(path)
+    return decoder_of(read_json(path), str(path))
+
+
+def decoder_of(found: dict[str, Any], where: str) -> DecoderConfig:
+    """The decoder that the keys of a config.json describe. Raises FolderError, which begins with `where`, for one that
+    this decoder is not."""
     try:
         return _model(found).decoder()
     except KeyError as missing:
-        raise FolderError(f"{path}: lacks {missing}") from missing
+        raise FolderError(f"{where}: lacks {missing}") from missing
     except pydantic.ValidationError as error:
-        raise FolderError(f"{path}: {_first_fault(error)}") from error
+        raise FolderError(f"{where}: {_first_fault(error)}") from error
     except ValueError as error:
-        raise FolderError(f"{path}: {error}") from error
+        raise FolderError(f"{where}: {error}") from error
 
 
 def _model(found: dict[str, Any]) -> _Model:

@@ -1,14 +1,11 @@
 """Weights of Hugging Face folders: safetensors onto the mesh, tensor by tensor, and back.
 
-`models.architectures` reads and writes config.json. In a file every layer has its own matrices, [out, in]; ours are
-[in, out] with heads apart, layers stacked.
+`models.architectures` reads and writes config.json, `models.tensors` lays out what the files hold.
 """
 
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Set
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +17,11 @@ from jax.sharding import PartitionSpec as P
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ratchet.models import tensors
 from ratchet.models.architectures import FolderError, config_json, present, read_json
-from ratchet.models.decoder import INPUT_AXES, Decoder, DecoderConfig
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.tensors import MATRICES, Held, Names, Shardings, Tensor, listed, name_of
 
-Shardings = Any
-"""A pytree of NamedSharding, one for every parameter."""
 _FILE_BYTES = 2 * 2**30
 _COMPARED = 2**22
 """Numbers of two matrices that are compared at a time."""
@@ -41,16 +38,6 @@ _WITH_POST_NORMS = _LAYER | {
 }
 _WHOLE = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_MATRICES = ("query", "key", "value", "output", "gate", "up", "down", "head")
-
-
-class _Tensor(NamedTuple):
-    """A tensor of a file: which part of our parameters it is, its name and shape there."""
-
-    parameter: str
-    layer: int | None
-    name: str
-    shape: tuple[int, ...]
 
 
 def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.State], Shardings]) -> nnx.State:
@@ -60,26 +47,7 @@ def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.Sta
     missing, too many, or of another shape or dtype than config.json says, and for a head unlike the embedding to which
     config.json ties it.
     """
-    template = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))[1]
-    tensors, files = _tensors(config, template), _Files(folder)
-    files.check(tensors, config.family.tied)
-
-    def parameter(path, leaf, sharding: NamedSharding):
-        parts = [t for t in tensors if t.parameter == _name(path)]
-        turned = partial(_turned, is_matrix=parts[0].parameter in _MATRICES)
-        if parts[0].layer is None:
-            return jax.jit(partial(turned, shape=leaf.shape), out_shardings=sharding)(files.place(parts[0], sharding))
-        fill = jax.jit(
-            lambda stack, theirs, layer: stack.at[layer].set(turned(theirs, shape=stack.shape[1:])),
-            donate_argnums=0, out_shardings=sharding,
-        )
-        one = NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
-        stack = jax.jit(lambda: jnp.zeros(leaf.shape, jnp.float32), out_shardings=sharding)()
-        for part in parts:
-            stack = fill(stack, files.place(part, one), part.layer)
-        return stack
-
-    return jax.tree_util.tree_map_with_path(parameter, template, shardings(template))
+    return tensors.load(_Files(folder, config.family.tied), _names(config), config, shardings)
 
 
 def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: str) -> None:
@@ -89,8 +57,8 @@ def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: st
     """
     described = config_json(config) | {"torch_dtype": dtype}
     folder.mkdir(parents=True, exist_ok=True)
-    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    groups, where, size = _grouped(_tensors(config, params), jnp.dtype(dtype).itemsize), {}, 0
+    leaves = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    groups, where, size = _grouped(listed(config, params, _names(config)), jnp.dtype(dtype).itemsize), {}, 0
     for number, group in enumerate(groups, 1):
         of = f"-{number:05d}-of-{len(groups):05d}" if len(groups) > 1 else ""
         held = {t.name: jax.device_get(_theirs(leaves[t.parameter], t, dtype)) for t in group}
@@ -105,43 +73,22 @@ def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: st
         (folder / "config.json").write_text(json.dumps(described, indent=1))
 
 
-def _name(path) -> str:
-    return [str(key.key) for key in path if hasattr(key, "key")][-1]
+def _names(config: DecoderConfig) -> Names:
+    return Names("model.layers.{}.", _WITH_POST_NORMS if config.family.post_norms else _LAYER, _WHOLE)
 
 
-def _tensors(config: DecoderConfig, params) -> list[_Tensor]:
-    """Every tensor that a file of this model has."""
-    names, found = _WITH_POST_NORMS if config.family.post_norms else _LAYER, []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        parameter = _name(path)
-        base, kind = (parameter[:-5], "bias") if parameter.endswith("_bias") else (parameter, "weight")
-        if base in _WHOLE:
-            shape = leaf.shape[::-1] if base in _MATRICES else leaf.shape
-            found.append(_Tensor(parameter, None, f"{_WHOLE[base]}.{kind}", shape))
-            continue
-        shape, inputs = leaf.shape[1:], INPUT_AXES.get(base, 1)
-        matrix = (int(np.prod(shape[inputs:])), int(np.prod(shape[:inputs])))
-        theirs = matrix if parameter in _MATRICES else (int(np.prod(shape)),)
-        found += [_Tensor(parameter, n, f"model.layers.{n}.{names[base]}.{kind}", theirs) for n in range(config.layers)]
-    return found
-
-
-def _turned(theirs: jax.Array, *, shape: tuple[int, ...], is_matrix: bool) -> jax.Array:
-    return (theirs.T if is_matrix else theirs).astype(jnp.float32).reshape(shape)
-
-
-def _theirs(leaf: jax.Array, t: _Tensor, dtype: str) -> jax.Array:
+def _theirs(leaf: jax.Array, t: Tensor, dtype: str) -> jax.Array:
     """A tensor as the file has it, whole on every process."""
 
     def turned(leaf):
         ours = leaf if t.layer is None else leaf[t.layer]
-        return (ours.reshape(t.shape[::-1]).T if t.parameter in _MATRICES else ours.reshape(t.shape)).astype(dtype)
+        return (ours.reshape(t.shape[::-1]).T if t.parameter in MATRICES else ours.reshape(t.shape)).astype(dtype)
 
     whole = NamedSharding(leaf.sharding.mesh, P()) if isinstance(leaf.sharding, NamedSharding) else None
     return jax.jit(turned, out_shardings=whole)(leaf)
 
 
-def _grouped(tensors: list[_Tensor], item_bytes: int) -> list[list[_Tensor]]:
+def _grouped(tensors: list[Tensor], item_bytes: int) -> list[list[Tensor]]:
     groups, size = [[]], 0
     for t in tensors:
         own = item_bytes * int(np.prod(t.shape))
@@ -153,17 +100,20 @@ def _grouped(tensors: list[_Tensor], item_bytes: int) -> list[list[_Tensor]]:
     return groups
 
 
-class _Files:
-    """The safetensors of a folder, one file or several with an index; read by slices."""
+class _Files(Held):
+    """The safetensors of a folder, one file or several with an index. A `tied` model's files may hold the embedding as
+    the head too, or under the head's name alone."""
 
-    def __init__(self, folder: epath.Path):
-        self._folder, self._files = folder, {}
+    described = "config.json"
+
+    def __init__(self, folder: epath.Path, tied: bool):
+        self.place, self._folder, self._files = str(folder), folder, {}
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
         if present(single):  # which transformers prefers as well
             names = self._open(single.name).keys()
-            self._listed, self._where = single, {name: (single.name, name) for name in names}
+            self.listed, self._where = str(single), {name: (single.name, name) for name in names}
         elif present(index):
-            self._listed, self._where = index, _weight_map(index)
+            self.listed, self._where = str(index), _weight_map(index)
         elif pickled := [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")]:
             raise FolderError(
                 f"{folder}: only pickled weights ({pickled[0]}), which run code when they are read; write them again "
@@ -171,49 +121,35 @@ class _Files:
             )
         else:
             raise FolderError(f"{folder}: no model.safetensors; give the folder of a model")
-
-    def check(self, tensors: list[_Tensor], tied: bool) -> None:
-        """Raises FolderError unless the files hold exactly these. A tied model's files may hold the embedding as the
-        head too, or under the head's name alone."""
-        wanted = {t.name: t.shape for t in tensors}
-        held = {name for name in self._where if not name.endswith("rotary_emb.inv_freq")}  # old files hold what follows
-        copied = tied and _HEAD in held
-        if copied:
-            held = held - {_HEAD} | {_EMBEDDING}
+        self._copied = tied and _HEAD in self._where
+        if self._copied:
             self._where = {_EMBEDDING: self._where[_HEAD]} | self._where
-        for words, names in (("lacks", wanted.keys() - held), ("has", held - wanted.keys())):
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise FolderError(f"{self._listed}: {words} the tensor {min(names)}{more}, unlike its config.json")
-        for name, shape in wanted.items():
-            found = self._slice(name)
-            if tuple(found.get_shape()) != shape:
-                raise FolderError(f"{self._folder}: {name} is {found.get_shape()}; config.json makes it {list(shape)}")
-            if found.get_dtype() not in _FLOATS:
-                raise FolderError(
-                    f"{self._folder}: {name} has dtype {found.get_dtype()}; there are {', '.join(_FLOATS)} (quantized "
-                    "weights are not read)"
-                )
-        if copied and not _equal(self._slice(_EMBEDDING), self._slice(_HEAD)):
+
+    @property
+    def names(self) -> Set[str]:
+        """What tensors there are, without a head that is the embedding again, and what old files hold in addition."""
+        return {n for n in self._where if not n.endswith("rotary_emb.inv_freq") and not (self._copied and n == _HEAD)}
+
+    def check(self, tensors: list[Tensor]) -> None:
+        super().check(tensors)
+        if self._copied and not _equal(self.part(_EMBEDDING), self.part(_HEAD)):
             raise FolderError(
                 f"{self._folder}: {_HEAD} differs from {_EMBEDDING}, but config.json ties them; if the head is its "
                 "own, set tie_word_embeddings to false there"
             )
 
-    def place(self, t: _Tensor, ours: NamedSharding) -> jax.Array:
-        """The tensor as it lies in the file, over the chips that will hold it."""
-        spec = (*ours.spec, *[None] * 3)
-        inputs = INPUT_AXES.get(t.parameter, 1)
-        theirs = (spec[inputs], spec[0]) if t.parameter in _MATRICES else spec[: len(t.shape)]
-        part = self._slice(t.name)
-        return jax.make_array_from_callback(t.shape, NamedSharding(ours.mesh, P(*theirs)), lambda index: part[index])
-
-    def _slice(self, name: str):
+    def part(self, name: str):
         file, there = self._where[name]
         try:
-            return self._open(file).get_slice(there)
+            found = self._open(file).get_slice(there)
         except SafetensorError as error:
-            raise FolderError(f"{self._listed}: {file} has no tensor {there}; fetch both again") from error
+            raise FolderError(f"{self.listed}: {file} has no tensor {there}; fetch both again") from error
+        if found.get_dtype() not in _FLOATS:
+            raise FolderError(
+                f"{self._folder}: {name} has dtype {found.get_dtype()}; there are {', '.join(_FLOATS)} (quantized "
+                "weights are not read)"
+            )
+        return found
 
     def _open(self, name: str):
         if name not in self._files:

@@ -16,7 +16,7 @@ from ratchet.bootstrap.report.outlook import outlook
 from ratchet.train.files import numbers_in
 from ratchet.train.holder import holder_of
 
-UNIT_STAGES = ("simulate", "review", "targets", "wrongthink", "corrections")
+UNIT_STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
 """Stages that commit units, in their order; a plan may name others, which come after these."""
 WHOLE_STAGES = {"train": "evaluation.json", "evaluate": "evaluation.json", "promote": "decision.json"}
 """Stages that are done at once, and a file that proves it where `stages.json` does not say so."""

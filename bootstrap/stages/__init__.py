@@ -1,6 +1,7 @@
 """The stages of a generation, one file each. None knows another; `loop.py` puts them in order.
 
 seed.py         generation 0: worked tasks as demonstrations, and the seed model
+propose.py      tasks for documents that come without any
 transcripts.py  simulate, review and targets, unit by unit
 calibrate.py    probes, thresholds, and what the reviewer got wrong
 corrections.py  wrong thoughts, interrupted and reviewed

@@ -130,12 +130,12 @@ def open_book(
     """By fresh task, the share of the simulator's answers that are right, and whether any is."""
     seed, samples = run.seed("evaluate"), run.config.evaluate.samples
     drafts = [
-        draft(writer, run.fresh_index, t, n, f"fresh {seed}") for t in run.world.fresh.tasks for n in range(samples)
+        draft(writer, run.fresh_index, t, n, f"fresh {seed}") for t in run.tasks(0) for n in range(samples)
     ]
     if not drafts:
         return {}, {}
     transcripts = finish(writer, run.fresh_index, drafts, generation=-1, seed=seed, advance=advance)
-    tasks = {t.id: t for t in run.world.fresh.tasks}
+    tasks = {t.id: t for t in run.tasks(0)}
     said = [Said(tasks[t.task_id], t.sibling, t.tokens, t.text, t.finished) for t in transcripts]
     right: dict[str, list[bool]] = {}
     for t, ok in zip(transcripts, judge(said, run.fresh_index.passages), strict=True):

@@ -53,6 +53,8 @@ def dataset(
             given = t, one, g.read[t.task_id], f"gen-{g.incumbent:03d}"
             made += examples.for_students(run.tokenizer, *given, again)
             if not t.forced:
+                if run.config.targets.kind == "students":
+                    given = t, one.sampled(t), *given[2:]
                 made += examples.renamed(names, run.tokenizer, examples.for_simulator(*given), copies)
         header = {
             "vocab_size": run.config.model.vocab_size,

@@ -4,6 +4,7 @@ world.py       the protocol: what a world offers; nothing else is known of one
 bounds.py      what a number in a world's settings must be
 answers.py     short answers against known ones
 documents.py   the user's own documents            documents.yaml   their criteria
+                                                   tasks.yaml       kinds of tasks about them
 arithmetic.py  sums that grow: the world to copy   arithmetic.yaml  its criteria
 lessons/       stories of unwise deeds
 """

@@ -1,7 +1,6 @@
-"""The user's own documents as a world: slices of what was read, a task for each, and labelled questions."""
+"""The user's own documents as a world: slices of what was read, tasks about it, and labelled questions."""
 
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,9 +9,12 @@ from typing import NamedTuple, Protocol
 
 from ratchet.bootstrap.worlds.answers import f1, grade
 from ratchet.bootstrap.worlds.bounds import bounded
-from ratchet.bootstrap.worlds.world import Document, Grader, Item, Material, Metric, Task, World, content_id
+from ratchet.bootstrap.worlds.world import Document, Grader, Item, Material, Metric, Task, World, content_id, title_of
 
-RUBRIC = Path(__file__).with_name("documents.yaml")
+RUBRIC, KINDS = (Path(__file__).with_name(name) for name in ("documents.yaml", "tasks.yaml"))
+OWN_TALES = Path(__file__).with_name("tales")
+TALES = "tales"
+"""A path that stands for the short texts in the folder beside this file, where there is none of that name."""
 
 
 class Question(NamedTuple):
@@ -54,8 +56,14 @@ class DocumentsConfig:
     """Documents that each generation reads for the first time."""
     fresh: int = bounded(20, "at least 1")
     """Documents that no generation reads, on which the simulator is measured."""
-    question: str = "What does {title} say?"
-    """What is asked about each document; {title} is its id in words."""
+    tasks: str = ""
+    """A YAML file of the kinds of tasks that the model proposes about each document; empty: questions, advice, false
+    beliefs, lessons and more, as bootstrap/worlds/tasks.yaml has them."""
+    per_document: int = bounded(3, "at least 1")
+    """Proposed tasks that are kept of a document at most."""
+    question: str = ""
+    """One question that is asked about each document instead, such as "What does {title} say?"; {title} is its id in
+    words."""
 
 
 METRICS = (
@@ -71,8 +79,10 @@ def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[
     ValueError when there are too few documents for the generations asked for.
     """
     if not config.path:
-        raise ValueError("documents: there is no folder to read; set --documents.path")
-    source = read(config)
+        raise ValueError(
+            f"documents: there is no folder to read; set --documents.path, such as to {TALES}, short texts of our own"
+        )
+    source = read(_with_tales(config))
     found = sorted(source.documents, key=lambda d: d.id)
     random.Random(f"documents {seed}").shuffle(found)
     needed = config.fresh + config.slice * (generations - 1) + 1
@@ -91,12 +101,21 @@ def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[
         slices=tuple(_material(part, config.question) for part in parts),
         rubric=RUBRIC.read_text(),
         fresh=_material(fresh, config.question),
+        kinds=_kinds(config.tasks),
+        per_document=config.per_document,
         probes=_probes(probes, found),
         untaught=tuple(question for question, _ in known),
         known=_grader(probes) if probes else None,
         items=_asker(items),
         metrics=METRICS if items else (),
     )
+
+
+def _with_tales(config: DocumentsConfig) -> DocumentsConfig:
+    """The settings with the place of the texts that come with Ratchet, and of the questions about them."""
+    if config.path != TALES or Path(TALES).exists():
+        return config
+    return replace(config, path=str(OWN_TALES), questions=config.questions or str(OWN_TALES.with_suffix(".jsonl")))
 
 
 Known = Mapping[tuple[str, str], tuple[str, ...]]
@@ -139,13 +158,21 @@ def _score(answers: Sequence[str], text: str, finished: bool) -> dict[str, float
     return {"labelled": float(grade(text, answers).right), "labelled_f1": f1(text, answers)}
 
 
+def _kinds(path: str) -> str:
+    """The YAML of the kinds of tasks that are proposed."""
+    try:
+        return (Path(path) if path else KINDS).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"documents.tasks: {path} cannot be read ({error}); give a YAML file of kinds") from error
+
+
 def _material(documents: Sequence[Document], question: str) -> Material:
-    return Material(tuple(documents), tuple(_task(d, question) for d in documents))
+    """Documents with a task for each, or without tasks where no question is given."""
+    return Material(tuple(documents), tuple(_task(d, question) for d in documents) if question else ())
 
 
 def _task(document: Document, question: str) -> Task:
-    title = re.sub(r"[_\W]+", " ", document.id).strip()
-    return _asked(question.format(title=title), document.id)
+    return _asked(question.format(title=title_of(document)), document.id)
 
 
 def _asked(question: str, document: str) -> Task:

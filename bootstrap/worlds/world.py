@@ -48,6 +48,11 @@ class Document:
         return self.meta.get("document", self.id)
 
 
+def title_of(document: Document) -> str:
+    """A document's id in words: "the two bridges" of "the-two-bridges"."""
+    return re.sub(r"[_\W]+", " ", document.document_id).strip()
+
+
 @dataclass(frozen=True)
 class Task:
     """What a simulated user asks. The student sees `messages`; the documents are for the teacher alone."""
@@ -320,3 +325,8 @@ class World:
     """Words of a kind, which may change places in sources and answer alike."""
     tools: tuple[Tool, ...] = ()
     """What a simulator may call beside `lookup`."""
+    kinds: str = ""
+    """Kinds of tasks, in YAML, that the model proposes about documents where a material has no tasks, and the worked
+    answers that a teacher is shown."""
+    per_document: int = 3
+    """How many proposed tasks of a document are kept at most."""

@@ -2,6 +2,7 @@
 
 start.py     `run` and `resume`
 look.py      `status`, `show`, `report` and `recipes`
+preview.py   `preview`
 measure.py   `evaluate`, `compare` and `preflight`
 labels.py    `calibrate` and `label`
 models.py    `import`, `export` and `chat`

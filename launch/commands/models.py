@@ -12,7 +12,7 @@ from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.models import architectures
 
-Folder = described(tyro.conf.Positional[str], "the folder of a model: config.json and safetensors", metavar="DIR")
+Named = described(tyro.conf.Positional[str], "a Hugging Face folder, a GGUF file, or smollm2", metavar="MODEL")
 Exported = Annotated[folders.Export, tyro.conf.arg(name="")]
 Promoted = described(int | None, "generation that answers", metavar="N", help_behavior_hint="(default: the newest)")
 Warmth = described(float | None, "how freely it is sampled", metavar="T", help_behavior_hint="(default: the run's own)")
@@ -20,11 +20,11 @@ Warmth = described(float | None, "how freely it is sampled", metavar="T", help_b
 
 @dataclass(frozen=True)
 class Import:
-    """Reads a Hugging Face folder over all devices and says what it is."""
+    """Reads a model that others trained over all devices and says what it is."""
 
-    folder: Folder
+    model: Named
     template: str = ""
-    """A chat template (Jinja) in place of the folder's own."""
+    """A chat template (Jinja) in place of its own."""
     json: Json = False
 
 
@@ -49,10 +49,10 @@ class Chat:
     temperature: Warmth = None
 
 
-def import_folder(words: list[str]) -> int:
+def import_model(words: list[str]) -> int:
     asked = parse("import", Import, words)
     quiet()
-    found = folders.read(located(asked.folder), asked.template)
+    found = folders.read(asked.model, asked.template)
     if asked.json:
         print_json(found)
     else:

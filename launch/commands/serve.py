@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tyro
-from etils import epath
 
 from ratchet.launch import api
 from ratchet.launch.options import UserError, described, needed_for, parse
@@ -76,7 +75,7 @@ def _served(asked: Serve) -> "Served":
     from ratchet.launch.serve import served
 
     if asked.base:
-        return served.of_folder(epath.Path(asked.base), asked.slots, asked.context)
+        return served.of_base(asked.base, asked.slots, asked.context)
     return served.of_run(api.load(asked.directory, asked.generation), asked.slots, asked.context)
 
 

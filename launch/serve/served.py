@@ -1,4 +1,4 @@
-"""What is served: a generation of a run, or a Hugging Face folder."""
+"""What is served: a generation of a run, or a model that others trained."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -9,9 +9,8 @@ from etils import epath
 
 from ratchet.launch import api
 from ratchet.launch.serve.asked import MOST_LIKELY
-from ratchet.models import architectures, decoder, huggingface
+from ratchet.models import decoder, pretrained
 from ratchet.models.architectures import FolderError
-from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import Weights
 from ratchet.models.sampler import Sampler
@@ -67,22 +66,24 @@ def of_run(model: api.Model, slots: int, context: int) -> Served:
     return Served(name, run.tokenizer, sampler, scorer, scorer.weights(model.weights), _context(context, size))
 
 
-def of_folder(folder: epath.Path, slots: int, context: int) -> Served:
-    """A Hugging Face folder, named after it, over all devices. Raises FolderError for one that cannot be read."""
-    config = architectures.read_config(folder)
+def of_base(named: str, slots: int, context: int) -> Served:
+    """A model that others trained, named after its folder or file, over all devices. Raises FolderError for one that
+    cannot be read."""
+    base = pretrained.find(named)
+    config = base.config
     try:
-        tokenizer = ChatTokenizer.load(folder, config.vocab_size)
+        tokenizer = base.tokenizer()
     except NoTemplate:
-        tokenizer = ChatTokenizer.load(folder, config.vocab_size, _NO_CHAT)
+        tokenizer = base.tokenizer(_NO_CHAT)
     mesh = make_mesh(MeshConfig())
     rows = slots_sharding(mesh) if mesh.size > 1 else None
     graphdef, _ = decoder.create(config, 0)
-    weights = huggingface.load(folder, config, lambda params: state_sharding(mesh, params))
+    weights = base.weights(lambda params: state_sharding(mesh, params))
     unused = tuple(sorted({*range(config.vocab_size)} - tokenizer.ids))
     scorer = Scorer(graphdef, questions=slots, rows=rows)
     slots = _slots(slots, scorer.parts)
     sampler = Sampler(graphdef, slots=slots, new_tokens=1, keep=_kept(config), rows=rows, unused=unused)
-    name, context = folder.absolute().name, _context(context, config)
+    name, context = epath.Path(named).absolute().name, _context(context, config)
     return Served(name, tokenizer, sampler, scorer, scorer.weights(weights), context)
 
 

@@ -33,9 +33,9 @@ def test_what_is_measured_has_a_usual_threshold_until_it_is_calibrated(world):
 def test_what_stands_for_advisory_decides_nothing(world):
     own = "".join(
         f"- {{id: m{n}, kind: model, question: q, standing: {standing}}}\n"
-        for n, standing in enumerate(("required", "always", "advisory"))
+        for n, standing in enumerate(("required", "always", "earned", "advisory"))
     )
-    assert [c.required for c in load_rubric("", replace(world, rubric=written(own)))] == [True, True, False]
+    assert [c.required for c in load_rubric("", replace(world, rubric=written(own)))] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

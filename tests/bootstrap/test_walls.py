@@ -155,7 +155,7 @@ PLAIN_ENGLISH = {"report", "answers"}
 def names_of_worlds() -> set[str]:
     """Names that only a world or its rubric may know: criteria that are not general, contexts and genres."""
     rubrics = [yaml.safe_load(f.read_text()) for f in (BOOTSTRAP / "worlds").rglob("*.yaml")]
-    criteria = {criterion["id"] for rubric in rubrics for criterion in rubric["criteria"]}
+    criteria = {criterion["id"] for rubric in rubrics for criterion in rubric.get("criteria", ())}
     assert {"told", "sound", "spelled"} <= criteria
     return ((criteria - {*GENERAL, *SHARES, *LIKELIHOODS}) | {c.name for c in CONTEXTS} | set(GENRES)) - PLAIN_ENGLISH
 

@@ -96,7 +96,7 @@ def test_import_warns_in_one_line_that_no_run_can_start_from_a_folder(folder, tm
     template.write_text("{{ 'x' + none }}")
     chat, told = imported(capsys, folder, "--template", template)
     assert not chat["base"] and "\n" not in chat["warning"]
-    assert chat["warning"].startswith(f"a run with --base refuses this folder: {folder}: the chat template refuses")
+    assert chat["warning"].startswith(f"a run with --base refuses this model: {folder}: the chat template refuses")
     assert "no run can start from it with --base; see below" in told and "warning: a run with --base" in told
 
 

@@ -181,6 +181,16 @@ def test_answers_that_cannot_be_read_do_not_move_the_threshold(answering, passag
         assert measured["criteria"]["sure"]["recall"] == pytest.approx(1 - len(unread) / 8)
 
 
+@pytest.mark.parametrize("standing", ["required", "earned"])
+def test_a_model_decides_where_it_is_better_than_chance_alone(answering, passages, probes, standing):
+    given = [p for p in probes if not p.junk]
+    for tells, says in ((True, "required"), (False, "advisory")):
+        probs = [(0.9, 0.1) if p.right or not tells else (0.1, 0.9) for p in given for _ in range(2)]
+        own = [Criterion(id="grounded", kind="rule", question="?"), sure(standing=standing)]
+        found, _ = calibrate(answering(own, probs), [replace(p, labels={}) for p in given], passages, LAX)
+        assert found.criteria[1].standing == says
+
+
 def test_a_criterion_is_measured_by_its_own_labels_and_the_review_by_what_is_right(answering, probes):
     given = [replace(p, labels={"sure": n % 3 == 0}) for n, p in enumerate(p for p in probes if not p.junk)]
     verdict = lambda passed: {"sure": Verdict(float(passed), passed), "other": Verdict(1.0, True)}

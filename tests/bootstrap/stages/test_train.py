@@ -24,6 +24,7 @@ from ratchet.bootstrap.stages.train import (
     trained_weights,
 )
 from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.transcript import Capture
 from ratchet.train.records import RecordError, read_examples
 
 POOLS = ("students", "simulators", "own", "demonstrations", "old students", "old simulators", "spoiled")
@@ -158,6 +159,17 @@ def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkey
     place = g.directory / "dataset" / "1.0.0"
     with pytest.raises(RecordError):
         read_examples(place, tokenizer="another")
+
+
+def test_students_may_learn_the_teachers_distribution_and_the_simulator_what_was_sampled(turn, taught):
+    """A model that is trained on its own distribution from the same view learns nothing."""
+    g = turn(1, train__renamed=0, targets__kind="students")
+    other = lambda ids_N1: np.concatenate([ids_N1, ids_N1 ^ 1], axis=1)
+    half = lambda c: Capture(other(c.ids_NK[:, :1]), np.full((len(c.tail_N), 2), 0.5, np.float32), c.tail_N)
+    kept = [(answers, [replace(t, capture=half(t.capture)) for t in found]) for answers, found in taught(g)]
+    made = {origin: [e for e in dataset(g, kept, []) if e.origin == origin] for origin in ("student", "simulate")}
+    assert all(np.allclose(e.probs[:, :2], 0.5) for e in made["student"])
+    assert all(np.allclose(e.probs[:, 0], 1.0) for e in made["simulate"])
 
 
 def test_examples_longer_than_a_row_are_left_out_and_counted(turn, taught):

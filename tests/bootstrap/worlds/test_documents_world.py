@@ -2,8 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from ratchet.bootstrap.documents.reading import read
+from ratchet.bootstrap.signals import grounded
 from ratchet.bootstrap.worlds import DocumentsConfig, Question
-from ratchet.bootstrap.worlds.documents import create
+from ratchet.bootstrap.worlds.documents import KINDS, TALES, create
 from ratchet.bootstrap.worlds.world import Document
 
 PAGES = [Document(f"page {n}", f"Page {n} is about number {n}.") for n in range(12)]
@@ -11,7 +13,7 @@ ASKED = [Question(f"What is page {n} about, {m}?", f"number {n}", f"page {n}") f
 
 
 def world(generations=3, seed=0, questions=(), documents=PAGES, **settings):
-    config = DocumentsConfig("somewhere", **{"slice": 3, "fresh": 2} | settings)
+    config = DocumentsConfig("somewhere", **{"slice": 3, "fresh": 2, "question": "What does {title} say?"} | settings)
     source = SimpleNamespace(documents=documents, questions=questions)
     return create(config, seed, generations, lambda given: source if given is config else None)
 
@@ -33,6 +35,29 @@ def test_too_few_documents_are_one_clear_line():
         world(5)
     with pytest.raises(ValueError, match="documents: there is no folder to read; set --documents.path"):
         create(DocumentsConfig(), 0, 1, lambda config: None)
+
+
+def test_documents_get_one_question_each_or_else_what_a_model_proposes():
+    asked = world()
+    assert [t.question for t in asked.slices[0].tasks] == [f"What does {i} say?" for i in ids(asked.slices[0])]
+    proposed = world(question="", per_document=2)
+    assert proposed.kinds == KINDS.read_text() and proposed.per_document == 2
+    assert not any(part.tasks for part in (proposed.fresh, *proposed.slices))
+    with pytest.raises(ValueError, match="documents.tasks: nowhere.yaml cannot be read"):
+        world(question="", tasks="nowhere.yaml")
+
+
+def test_the_texts_that_come_along_are_short_and_have_questions_whose_answers_stand_in_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tales = create(DocumentsConfig(TALES, slice=8, fresh=8), 0, 2, read)
+    texts = {d.id: d.text for part in (tales.fresh, *tales.slices) for d in part.documents}
+    assert len(texts) == 24 and all(80 <= len(text.split()) <= 150 for text in texts.values())
+    assert len(tales.untaught) == 72 and len(tales.probes.tasks) > 24
+    said = [grounded(t.answer, [Document("", texts[i])]).score for t in tales.probes.tasks for i in t.document_ids]
+    assert min(said) >= 0.5
+    (tmp_path / TALES).mkdir()
+    with pytest.raises(ValueError, match="tales"):
+        create(DocumentsConfig(TALES), 0, 1, read)
 
 
 def test_without_labelled_questions_nothing_probes_and_nothing_is_asked():

@@ -36,4 +36,4 @@ def of_folder(place, slots: int = 4, context: int = 0) -> Served:
     """A folder on one of the devices that tests have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(served, "make_mesh", lambda config: sharding.make_mesh(config, jax.devices()[:1]))
-        return served.of_folder(epath.Path(place), slots, context)
+        return served.of_base(str(place), slots, context)

@@ -1,0 +1,99 @@
+"""What shows a few tasks before anything trains: `preview`."""
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass, replace
+
+from etils import epath
+from flax import nnx
+from rich.console import Console
+
+from ratchet.bootstrap import config_files, previews
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.config import Config, ConfigError
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.run import Run
+from ratchet.launch import api
+from ratchet.launch.options import File, Json, Settings, UserError, described, first_word, parse_run
+from ratchet.launch.output import make_console, print_json, quiet
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Asks a few tasks of a run that would begin so, or of one that there is, and shows every answer and verdict."""
+
+    config: Settings
+    tasks: described(int, "how many tasks to show", metavar="N") = 8
+    file: File = ""
+    json: Json = False
+
+
+def preview(words: list[str]) -> int:
+    named = first_word(Preview, words)
+    directory = epath.Path(named)
+    quiet()
+    if named and (directory / config_files.KEPT).exists():
+        asked = parse_run("preview", Preview, ["--config", str(directory / "config.yaml"), *_without(words, named)])
+        model = api.load(named)
+        return _show(model.run, model.weights, asked)
+    asked = parse_run("preview", Preview, words)
+    config = _of_one_generation(asked.config)
+    with tempfile.TemporaryDirectory() as place:
+        run = runs.prepare(epath.Path(place), config, Silent())
+        return _show(run, runs.base_weights(config, run.mesh), asked)
+
+
+def _without(words: list[str], word: str) -> list[str]:
+    at = words.index(word)
+    return [*words[:at], *words[at + 1 :]]
+
+
+def _of_one_generation(config: Config) -> Config:
+    """The settings of a run that reads one slice. Raises UserError for a model from scratch, which cannot answer."""
+    if not config.base:
+        raise UserError("preview: a model from scratch has to be trained first; give --base, or the directory of a run")
+    try:
+        config = runs.with_base(replace(config, generations=1))
+    except ConfigError as error:
+        raise UserError(f"preview: {error}") from error
+    runs.check(config)
+    return config
+
+
+def _show(run: Run, weights: nnx.State, asked: Preview) -> int:
+    found = previews.preview(run, weights, asked.tasks)
+    print_json(_as_json(found)) if asked.json else _print(found, run, make_console())
+    return 0
+
+
+def _as_json(found: previews.Preview) -> dict:
+    tasks = [
+        {
+            "id": shown.task.id,
+            "documents": list(shown.task.document_ids),
+            "question": shown.task.question,
+            "askings": [messages[-1]["content"] for messages in shown.task.askings],
+            "answers": [
+                {"text": t.text, "accepted": r.accepted, "verdicts": {n: vars(v) for n, v in r.verdicts.items()}}
+                for t, r in zip(shown.transcripts, shown.reviews, strict=True)
+            ],
+        }
+        for shown in found.tasks
+    ]
+    return {"refused": [dataclasses.asdict(p) for p in found.refused], "tasks": tasks}
+
+
+def _print(found: previews.Preview, run: Run, console: Console) -> None:
+    say = lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False)
+    for proposal in found.refused:
+        say(f"refused: {proposal.document} ({proposal.kind}): {proposal.question or '-'}\n    {proposal.reason}")
+    decides = {c.id for c in run.rubric if c.required}
+    for shown in found.tasks:
+        say(f"\n{', '.join(shown.task.document_ids)}: {shown.task.question}")
+        for t, review in zip(shown.transcripts, shown.reviews, strict=True):
+            say(f"  {'accepted' if review.accepted else 'rejected'}: {t.text}")
+            for name, verdict in review.verdicts.items():
+                said = "pass" if verdict.passed else f"fail ({verdict.reason})"
+                say(f"      {name:<12}{verdict.score:6.2f}  {said}{'' if name in decides else ', advisory'}")
+    reviews = [r for shown in found.tasks for r in shown.reviews]
+    say(f"\n{len(found.tasks)} tasks; {sum(r.accepted for r in reviews)} of {len(reviews)} answers accepted")
