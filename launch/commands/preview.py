@@ -39,6 +39,7 @@ def preview(words: list[str]) -> int:
     asked = parse_run("preview", Preview, words)
     config = _of_one_generation(asked.config)
     with tempfile.TemporaryDirectory() as place:
+        config_files.save(epath.Path(place), config)
         run = runs.prepare(epath.Path(place), config, Silent())
         return _show(run, runs.base_weights(config, run.mesh), asked)
 
