@@ -72,7 +72,8 @@ def test_a_section_that_is_no_object_is_named(section):
 
 
 def test_a_value_outside_the_choices_lists_them():
-    with pytest.raises(ConfigError, match="targets.kind is 'soft'; it must be one of one_hot, teacher, students, reviewed"):
+    kinds = "one_hot, teacher, students, reviewed"
+    with pytest.raises(ConfigError, match=f"targets.kind is 'soft'; it must be one of {kinds}"):
         from_json(altered("targets.kind", "soft"))
 
 
