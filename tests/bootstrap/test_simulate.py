@@ -11,7 +11,7 @@ from support import half_told, saying
 
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.simulate import Draft, draft, finish, longest_passage, shown_passages
+from ratchet.bootstrap.simulate import Draft, Shown, draft, finish, longest_passage, shown_passages
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Task, Tool
 from ratchet.models import decoder
@@ -162,7 +162,7 @@ def test_a_passage_is_as_long_as_the_longest_questions_leave_room_for(torn, litt
     config, tools, tokenizer = little_run.config, Toolbox(), torn.tokenizer
     room = config.model.max_length - config.simulate.new_tokens
     asked = [(Task("t", (), ({"role": "user", "content": "so it is " * n},))) for n in (1, 10, 12)]
-    limit = lambda some: longest_passage(tokenizer, config, tools, some)
+    limit = lambda some: longest_passage(tokenizer, config, tools, Shown(), some)
     assert limit([]) == limit(asked[:1]) and 0.7 * room < limit([]) < 0.75 * room, "a quarter is kept free"
     most = limit(asked)
     prompt = tokenizer.render(asked[2].messages, passages=["so."])
