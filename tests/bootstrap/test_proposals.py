@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from support import little_config, saying, write_model
+from support import little_config, saying, start, write_model
 
 from ratchet.bootstrap import kinds
 from ratchet.bootstrap import run as runs
@@ -67,7 +67,8 @@ def run(base, texts, tmp_path, monkeypatch):
     """A run of a world without tasks, whose grammar lets a model of random weights come to an end."""
     monkeypatch.setattr(kinds, "LONGEST_QUESTION", 8)
     monkeypatch.setattr(kinds, "LONGEST_NAME", 3)
-    prepared = runs.prepare(runs.epath.Path(tmp_path / "run"), config_of(base, texts), Silent())
+    config = config_of(base, texts)
+    prepared = runs.prepare(start(tmp_path / "run", config), config, Silent())
     yield prepared
     prepared.metrics.close()
 
@@ -99,7 +100,7 @@ def test_a_model_of_random_weights_proposes_what_the_schema_allows(run, weights)
     assert len(found) == 2 * 4, "each kind as often as it says, about each document"
     proposed = [p for p in found if p.kind != "lesson" and p.question]
     assert len(proposed) >= 3, [p.reason for p in found]
-    assert all(re.fullmatch(r"[^?]{0,8}\?", p.question) for p in proposed)
+    assert all(re.fullmatch(r"[^?？؟]{0,8}[?？؟]", p.question) for p in proposed)
     assert all(p.question == f"what of {p.document}?" for p in found if p.kind == "lesson")
 
 
@@ -162,7 +163,7 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     expected = sum(stage["work"] for stage in planned(run, []) if stage["stage"] == "propose")
     assert expected == 1 + 2 + 1 and run.tasks(1) == ()
     monkeypatch.setattr(Proposer, "__call__", one_each)
-    propose(run, 1, weights)
+    propose(run, 1, lambda: weights)
     stage, names = Stage(run.proposals(1)), [d.id for d in run.material(1).documents]
     tasks = run.tasks(1)
     assert len(stage.committed()) == 2 * 2 and [t.question for t in tasks] == [f"who is the {name}?" for name in names]
@@ -171,14 +172,14 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     (run.proposals(1) / "unit-00001.json").unlink()
     later = lambda self, documents, seed: one_each(self, [d for d in documents if d.id == names[1]], seed)
     monkeypatch.setattr(Proposer, "__call__", later)
-    propose(run, 1, weights)
+    propose(run, 1, lambda: weights)
     assert run.tasks(1) == tasks and stage.sha256(0) == first, "what is committed is not proposed again"
 
 
 def test_a_generation_without_any_task_ends_with_what_to_do(run, weights, monkeypatch):
     monkeypatch.setattr(Proposer, "__call__", lambda self, *given: one_each(self, *given)[::2])
     with pytest.raises(NoTasks, match="none of 2 proposed tasks .*unlikely.*--documents.tasks FILE.*--doc"):
-        propose(run, 1, weights)
+        propose(run, 1, lambda: weights)
 
 
 def test_a_teacher_is_shown_worked_answers_before_its_task_and_a_student_is_not(run, weights):
