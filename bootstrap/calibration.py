@@ -71,13 +71,15 @@ def calibrate(
     if best is None:
         raise ReviewerBelowFloor(
             f"review: precision {overall['precision']:.2f} on the probes at every threshold, {config.target_precision} "
-            "is the target; look at calibration.json, add criteria to the rubric or lower --review.target-precision",
+            "is the target; look at calibration.json, and start a new run with more criteria in its --review.rubric or "
+            "a lower --review.target-precision",
             measured,
         )
     if best[1]["review"]["recall"] < config.minimum_recall:
         raise ReviewerBelowFloor(
             f"review: recall {best[1]['review']['recall']:.2f} on the probes at the target precision, "
-            f"{config.minimum_recall} is the floor; look at calibration.json or lower --review.minimum-recall",
+            f"{config.minimum_recall} is the floor; look at calibration.json, and start a new run with a lower "
+            "--review.minimum-recall",
             best[1],
         )
     return best

@@ -81,12 +81,14 @@ class Scale:
 
 
 def forecast(run: Run, params: nnx.State, planned: Sequence[Mapping]) -> dict[str, dict[str, Bounds]]:
-    """By place and name of each planned stage, the seconds that it takes.
+    """By place and name of each planned stage, the seconds that it takes; {} where there is nothing to try.
 
     `params` are any weights of the run's shape. Where tasks are still to be proposed, documents stand in for them.
     """
-    unasked = run.material(1).documents[:SHOWN]
+    unasked = run.material(1).documents[:SHOWN] if run.kinds else ()
     tasks = run.tasks(1)[:SHOWN] or [Task(d.id, (d.id,), ({"role": "user", "content": d.text[:100]},)) for d in unasked]
+    if not tasks:
+        return {}
     scale, found = _scale(run, params, tasks), {}
     for stage in (one for one in planned if one["stage"] in COMPILED):
         place, name = stage["place"], stage["stage"]

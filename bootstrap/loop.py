@@ -151,7 +151,8 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
         return len(material.tasks) or len(material.documents) * r.world.per_document
 
     def proposed(number: int) -> int:
-        return 0 if r.material(number).tasks else len(r.material(number).documents)
+        material = r.material(number)
+        return len(material.documents) if r.kinds and not material.tasks else 0
 
     def add(place: str, **work: int) -> None:
         found.extend({"place": place, "stage": stage, "work": amount} for stage, amount in work.items() if amount)
@@ -210,9 +211,9 @@ def begin(r: Run, start: Seed) -> None:
     if not r.has_weights(place):
         with timed(place, "train"):
             _ = start.weights
-    for number in (0, 1):
+    for number in (n for n in (0, 1) if propose.missing(r, n)):
         with timed(place, "propose"):
-            propose.propose(r, number, lambda: start.weights)
+            propose.propose(r, number, start.weights)
     if r.commits.has(place / "evaluation.json"):
         return
     with timed(place, "evaluate"):
@@ -249,10 +250,10 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
 
     Raises ValueError when that comes out otherwise than it was.
     """
-    params = r.weights(past.incumbent) if past.incumbent else start.weights
-    if number > 1:
+    params = incumbents(r, past, start)
+    if number > 1 and propose.missing(r, number):
         with timed(r.generation(number), "propose"):
-            propose.propose(r, number, lambda: params)
+            propose.propose(r, number, params)
     g = _generation(r, number, past, params, start)
     summary.plan(g)
     with timed(g.directory, "simulate"):
@@ -308,6 +309,11 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
             "put those back, or start a new run"
         )
     return left
+
+
+def incumbents(r: Run, past: Past, start: Seed) -> nnx.State:
+    """The weights of the last promotion."""
+    return r.weights(past.incumbent) if past.incumbent else start.weights
 
 
 def _generation(r: Run, number: int, past: Past, params: nnx.State, start: Seed) -> Generation:

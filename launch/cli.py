@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "run": (start.run, "RECIPE [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
     "preview": (
         preview.preview, "RECIPE|DIR [--tasks N] [--SETTING VALUE ...]",
-        "a few tasks through simulate and review, with every verdict; writes nothing",
+        "a few tasks through simulate and review, with verdicts; writes nothing",
     ),
     "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
     "status": (look.status, "DIR", "stages, units done, table of generations"),

@@ -1,6 +1,6 @@
 """Tasks for documents that come without any: what the incumbent proposes about them, committed unit by unit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from flax import nnx
 
@@ -8,35 +8,44 @@ from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, tasks_of, to_json
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.worlds.world import content_id
+from ratchet.bootstrap.worlds.world import Document, content_id
 
 
 class NoTasks(RuntimeError):
     """No document has a task."""
 
 
-def propose(run: Run, number: int, weights: Callable[[], nnx.State]) -> None:
-    """Commits proposals about what generation `number` reads for the first time, or with 0 about the fresh documents,
-    by a model with the `weights` that are given when they are needed. Nothing is done where the world has tasks of its
-    own, or all is committed.
+def missing(run: Run, number: int) -> bool:
+    """Whether generation `number` reads documents about which tasks are still to be proposed; 0 stands for the fresh
+    ones."""
+    stage = Stage(run.proposals(number))
+    return not all(stage.has(unit, inputs) for unit, (_, inputs) in enumerate(_units(run, number)))
 
-    Raises NoTasks when none of them is a task.
-    """
-    material = run.material(number)
-    if material.tasks or not run.kinds or not material.documents:
-        return
-    stage, size, made = Stage(run.proposals(number)), run.config.simulate.unit_tasks, []
-    kinds, seed = content_id(run.kinds.model_dump()), run.seed(number, "propose")
+
+def _units(run: Run, number: int) -> list[tuple[Sequence[Document], str]]:
+    """The documents of each unit, and what its proposals follow from; none where the world has tasks of its own."""
+    material, size = run.material(number), run.config.simulate.unit_tasks
+    if material.tasks or not run.kinds:
+        return []
+    kinds = content_id(run.kinds.model_dump())
     parts = [material.documents[start : start + size] for start in range(0, len(material.documents), size)]
-    inputs = [content_id("propose", n, number, kinds, [[d.id, d.text] for d in part]) for n, part in enumerate(parts)]
-    if all(stage.has(unit, given) for unit, given in enumerate(inputs)):
-        return
+    return [
+        (part, content_id("propose", unit, number, kinds, [[d.id, d.text] for d in part]))
+        for unit, part in enumerate(parts)
+    ]
+
+
+def propose(run: Run, number: int, params: nnx.State) -> None:
+    """Commits proposals about what generation `number` reads for the first time, or with 0 about the fresh documents,
+    by a model with these weights. Raises NoTasks when none of them is a task."""
+    units, stage, made = _units(run, number), Stage(run.proposals(number)), []
     index = Index(run.passages(number)) if number else run.fresh_index
-    proposer = Proposer(run.writer(weights()), run.scorer, run.kinds, index, run.world.untaught)
-    with run.progress.stage(f"gen {number} propose", len(material.documents)) as advance:
-        for unit, (part, given) in enumerate(zip(parts, inputs, strict=True)):
-            found = stage.has(unit, given)
-            made += stage.unit(unit, given, lambda part=part: [to_json(p) for p in proposer(part, seed)])
+    proposer = Proposer(run.writer(params), run.scorer, run.kinds, index, run.world.untaught)
+    seed = run.seed(number, "propose")
+    with run.progress.stage(f"gen {number} propose", sum(len(part) for part, _ in units)) as advance:
+        for unit, (part, inputs) in enumerate(units):
+            found = stage.has(unit, inputs)
+            made += stage.unit(unit, inputs, lambda part=part: [to_json(p) for p in proposer(part, seed)])
             advance(len(part), found=found)
     _tell(run, number, [from_json(p) for p in made])
 

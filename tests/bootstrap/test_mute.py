@@ -107,6 +107,7 @@ def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
     words = ("--world", "documents", "--documents.path", tmp_path / "fables", "--documents.slice", "3")
     words += ("--documents.fresh", "1", "--generations", "1", "--base", folder, "--controls.random-share", "0")
+    words += ("--documents.question", "What does {title} say?")
     words += ("--documents.questions", tmp_path / "asked.jsonl", "--review.target-precision", "0")
     directory = tmp_path / "run"
     assert ratchet("run", "tiny", *words, *TINY, "--review.minimum-recall", "0", "--out", directory) == 1

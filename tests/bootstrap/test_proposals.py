@@ -163,7 +163,7 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     expected = sum(stage["work"] for stage in planned(run, []) if stage["stage"] == "propose")
     assert expected == 1 + 2 + 1 and run.tasks(1) == ()
     monkeypatch.setattr(Proposer, "__call__", one_each)
-    propose(run, 1, lambda: weights)
+    propose(run, 1, weights)
     stage, names = Stage(run.proposals(1)), [d.id for d in run.material(1).documents]
     tasks = run.tasks(1)
     assert len(stage.committed()) == 2 * 2 and [t.question for t in tasks] == [f"who is the {name}?" for name in names]
@@ -172,14 +172,14 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     (run.proposals(1) / "unit-00001.json").unlink()
     later = lambda self, documents, seed: one_each(self, [d for d in documents if d.id == names[1]], seed)
     monkeypatch.setattr(Proposer, "__call__", later)
-    propose(run, 1, lambda: weights)
+    propose(run, 1, weights)
     assert run.tasks(1) == tasks and stage.sha256(0) == first, "what is committed is not proposed again"
 
 
 def test_a_generation_without_any_task_ends_with_what_to_do(run, weights, monkeypatch):
     monkeypatch.setattr(Proposer, "__call__", lambda self, *given: one_each(self, *given)[::2])
     with pytest.raises(NoTasks, match="none of 2 proposed tasks .*unlikely.*--documents.tasks FILE.*--doc"):
-        propose(run, 1, lambda: weights)
+        propose(run, 1, weights)
 
 
 def test_a_teacher_is_shown_worked_answers_before_its_task_and_a_student_is_not(run, weights):

@@ -205,7 +205,7 @@ WRITTEN = ("evaluation", "audit", "funnel", "decision")
 
 def test_embedded_worlds_are_run_from_documents_to_promotion_with_their_oracles_sealed(tiny_run, tmp_path):
     """`run_tiny` seals them: it would have failed had anybody else asked."""
-    assert set(EMBEDDED) == {"arithmetic", "lessons", "documents", "world", "bounds", "answers", "__init__"}
+    assert set(EMBEDDED) == {"arithmetic", "lessons", "documents", "world", "bounds", "answers", "tales", "__init__"}
     for directory in (tiny_run, run_tiny(tmp_path / "sums", SUMS)):
         found = {name: json.loads((directory / "gen-001" / f"{name}.json").read_text()) for name in WRITTEN}
         assert found["evaluation"]["judge"] == "oracle" and "precision" in found["audit"]["oracle"]

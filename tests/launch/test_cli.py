@@ -39,7 +39,7 @@ def mistake(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["rnu"], "unknown command 'rnu'; the nearest is run; there are run, resume"),
+        (["rnu"], "unknown command 'rnu'; the nearest is run; there are run, preview, resume"),
         (["statsu"], "the nearest is status"),
         (["run", "tiny", "--train.stepz", "3"], "unknown setting --train.stepz; the nearest is --train.steps"),
         (["run", "tiny", "--generation=3"], "the nearest is --generations"),
@@ -59,7 +59,7 @@ def mistake(capsys, *words):
         (["serve", "nowhere", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8000"),
         (["serve", "nowhere", "--port", "70000"], "give another --host or --port"),
         (["export", "nowhere", "--generation", "1", "--to", "x"], "holds no run"),
-        (["import"], "import: give DIR, the folder of a model"),
+        (["import"], "import: give MODEL, a Hugging Face folder, a GGUF file"),
         (["import", "nowhere"], "no config.json; give the folder of a model"),
         (["run", "tiny", "--outt", "x"], "the nearest is --out"),
         (["recipes", "--all"], "unknown setting --all; this command has --json"),

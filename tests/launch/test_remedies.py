@@ -36,7 +36,7 @@ FOLLOWED = {
     "put that back": (HERE, "what_was_made_otherwise_is_mended_by_putting_the_old_back"),
     "put those back": (HERE, "units_that_were_made_otherwise_are_mended_by_putting_the_old_back"),
     "holds a run already": (HERE, "a_run_that_is_there_is_resumed"),
-    "differs from the run in": (HERE, "a_run_that_is_there_is_resumed"),
+    "differs from the run": (HERE, "a_run_that_is_there_is_resumed"),
     "delete …": (HERE, "a_training_set_that_is_deleted_is_made_again"),
     "files are missing; `ratchet resume": (HERE, "who_looks_at_a_run_without_tokenizer_is_sent_to_resume"),
     "goes on from what is committed": (KILLED, "a_process_killed_without_warning_is_gone_on_with_bit_by_bit"),
@@ -44,6 +44,14 @@ FOLLOWED = {
     "the disk is full": (KILLED, "a_full_disk_is_one_clear_line_and_leaves_nothing_half_written"),
     "stop it or let it end": (
         "train/test_holder.py", "one_process_holds_a_run_and_the_next_is_refused_in_a_line_that_names_it",
+    ),
+    "no JSON (…); mend it": ("launch/test_labels.py", "mistakes_are_one_line"),
+    "goes on with room for them": ("launch/test_cli.py", "what_a_run_with_rows_too_short_advises_can_be_done"),
+    "see to it, then `ratchet resume`": (
+        "bootstrap/teacher/test_afar.py", "a_run_whose_teacher_died_goes_on_as_if_it_had_not",
+    ),
+    "raise --teacher.budget": (
+        "bootstrap/teacher/test_client.py", "nothing_is_asked_beyond_the_budget_of_a_runs_whole_life",
     ),
     "changed since the run began": (
         "bootstrap/test_loop.py", "documents_that_changed_under_a_run_are_refused_and_gone_on_with_when_restored",

@@ -32,9 +32,9 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def based(tmp_path_factory):
-    """A run whose model is spoken to in a folder's template, with room for two short exchanges and no third."""
+    """A run whose model is spoken to in a folder's template, with room for a few short exchanges."""
     folder = write_model(tmp_path_factory.mktemp("base"))
-    config = runs.with_base(tiny_config(base=str(folder), **SIZES, simulate__lookups=0, model__max_length=96))
+    config = runs.with_base(tiny_config(base=str(folder), **SIZES, simulate__lookups=0, model__max_length=192))
     return finished(tmp_path_factory.mktemp("runs") / "based", config)
 
 
@@ -86,7 +86,7 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_one_answered(capsys, mo
 def test_a_base_remembers_as_much_as_fits(capsys, monkeypatch, based):
     heard, answer = [], api.Model.answer
     monkeypatch.setattr(api.Model, "answer", lambda m, asked, **more: heard.append(asked) or answer(m, asked, **more))
-    code, _, err = chat(capsys, monkeypatch, "what is it?\nwhat is it?\n" + "be brief what is it?\n" * 4, based)
+    code, _, err = chat(capsys, monkeypatch, "what is it?\nwhat is it?\n" + "be brief what is it?\n" * 10, based)
     assert code == 0 and not err
     assert [len(asked) for asked in heard][:2] == [1, 3] and heard[1][0] == user("what is it?")[0]
     assert max(len(asked) for asked in heard) < 2 * len(heard) - 1, "the beginning was left out"
