@@ -97,6 +97,17 @@ FABLES = (
 )
 
 
+KINDS = """
+version: 1
+gain: 0
+grounded: 0
+texts: ["the mule fell.", "the agent slept."]
+kinds: [{id: say, question: "What does {title} say?", wordings: ["{question} a", "{question} b", "{question} c",
+  "{question} d", "{question} e"]}]
+"""
+"""Without worked answers, for which a short context has no room."""
+
+
 def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_path, capsys):
     """The model's weights are random: nothing that it says about fables passes, and the page shows why."""
     (tmp_path / "fables").mkdir()
@@ -107,7 +118,8 @@ def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
     words = ("--world", "documents", "--documents.path", tmp_path / "fables", "--documents.slice", "3")
     words += ("--documents.fresh", "1", "--generations", "1", "--base", folder, "--controls.random-share", "0")
-    words += ("--documents.question", "What does {title} say?")
+    (tmp_path / "kinds.yaml").write_text(KINDS)
+    words += ("--documents.question", "What does {title} say?", "--documents.tasks", tmp_path / "kinds.yaml")
     words += ("--documents.questions", tmp_path / "asked.jsonl", "--review.target-precision", "0")
     directory = tmp_path / "run"
     assert ratchet("run", "tiny", *words, *TINY, "--review.minimum-recall", "0", "--out", directory) == 1
