@@ -46,19 +46,20 @@ def begin(port: str, processes: int, number: int) -> None:
 
 
 def share_compiled(devices: int) -> None:
-    """Gives this process so many CPU devices, and keeps its compiled programs for other processes and for later runs of
-    the tests: most of a first run's time goes into the compiler. Call it before JAX looks for devices.
+    """Gives this process so many CPU devices, and keeps what took long to compile for other processes and for later
+    runs of the tests. Call it before JAX looks for devices.
 
     A program is made for as many threads as there are devices, and may round otherwise than one that was made for
-    more: only processes with as many devices share theirs.
+    more: only processes with as many devices share theirs. One that is to be killed must not: it may leave half of a
+    program, and who reads that back dies of it.
     """
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # libtpu, which preflight needs, would look for a TPU
     jax.config.update("jax_num_cpu_devices", devices)
-    place = Path.home() / ".cache" / "ratchet" / "compiled" / str(devices)
+    place = Path.home() / ".cache" / "ratchet" / "tests" / str(devices)
     jax.config.update("jax_compilation_cache_dir", str(place))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def wait_for_all(name: str) -> None:

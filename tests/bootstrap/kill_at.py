@@ -12,11 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from processes import share_compiled
-
-if __name__ == "__main__":
-    share_compiled(1)  # what is imported now looks for devices
-
 from ratchet.bootstrap import ledger, run
 from ratchet.bootstrap.stages import corrections, evaluate, promote, transcripts
 from ratchet.launch import cli
