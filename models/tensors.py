@@ -92,7 +92,8 @@ def load(held: Held, names: Names, config: DecoderConfig, shardings: Callable[[n
         parts = [t for t in tensors if t.parameter == name_of(path)]
         turned = partial(_turned, is_matrix=parts[0].parameter in MATRICES)
         if parts[0].layer is None:
-            return jax.jit(partial(turned, shape=leaf.shape), out_shardings=sharding)(held.placed(parts[0], sharding))
+            whole = jax.jit(partial(turned, shape=leaf.shape), out_shardings=sharding)
+            return jax.block_until_ready(whole(held.placed(parts[0], sharding)))
         fill = jax.jit(
             lambda stack, theirs, layer: stack.at[layer].set(turned(theirs, shape=stack.shape[1:])),
             donate_argnums=0, out_shardings=sharding,
@@ -100,7 +101,7 @@ def load(held: Held, names: Names, config: DecoderConfig, shardings: Callable[[n
         one = NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
         stack = jax.jit(lambda: jnp.zeros(leaf.shape, jnp.float32), out_shardings=sharding)()
         for part in parts:
-            stack = fill(stack, held.placed(part, one), part.layer)
+            stack = jax.block_until_ready(fill(stack, held.placed(part, one), part.layer))  # else the next is read too
         return stack
 
     return jax.tree_util.tree_map_with_path(parameter, template, shardings(template))
