@@ -9,7 +9,9 @@ Stages
   stages/         one file each; none knows another
 
 The run, and what its stages share
-  run.py          what stays the same while a run goes on, a turn of it, and the training of an arm
+  run.py          what stays the same while a run goes on, and a turn of it
+  engines.py      what a run samples and scores with, by its settings
+  arms.py         the training of an arm
   examples.py     what is trained on, with weights; words exchanged in sources and answer alike
   copies.py       where training would teach a text token for token
   lineage.py      from a transcript to everything about it

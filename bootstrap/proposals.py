@@ -15,7 +15,7 @@ from rensa import RMinHash
 from ratchet.bootstrap.kinds import Kind, Kinds
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.signals import grounded, words
-from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.simulate import Shown, Writer
 from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id, title_of
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled
@@ -166,6 +166,14 @@ def tasks_of(proposals: Iterable[Proposal], per_document: int) -> tuple[Task, ..
             sketches.append(sketch)
             of_document.append(proposal.task)
     return tuple(task for of_document in kept.values() for task in of_document)
+
+
+def shown_of(kinds: Kinds | None) -> Shown:
+    """The worked answers of a file of kinds."""
+    if not kinds or not kinds.answers:
+        return Shown()
+    said = [(("user", a.question), ("assistant", a.answer)) for a in kinds.answers]
+    return Shown(kinds.texts, tuple({"role": role, "content": text} for pair in said for role, text in pair))
 
 
 def to_json(proposal: Proposal) -> bytes:

@@ -1,6 +1,5 @@
-"""What stays the same while a run goes on, a turn of it, and the training of an arm."""
+"""What stays the same while a run goes on, and a turn of it."""
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +9,7 @@ import jax
 from etils import epath
 from flax import nnx
 
+from ratchet.bootstrap import engines
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.documents.account import Account
 from ratchet.bootstrap.documents.reading import Found, read
@@ -17,11 +17,11 @@ from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress
-from ratchet.bootstrap.proposals import from_json, tasks_of
+from ratchet.bootstrap.proposals import from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
-from ratchet.bootstrap.simulate import Shown, Writer, longest_passage
+from ratchet.bootstrap.simulate import Writer, longest_passage
 from ratchet.bootstrap.teacher.afar import Afar, meet
 from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.probing import find_model
@@ -33,14 +33,12 @@ from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
-from ratchet.train.batches import Batches
-from ratchet.train.checkpoint import Checkpoints, fingerprint, has_weights, load_weights, save_weights
+from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
-from ratchet.train.monitor import describe
 from ratchet.train.records import Example
-from ratchet.train.sharding import make_mesh, slots_sharding, state_sharding
-from ratchet.train.trainer import Training, fit, mean_loss
+from ratchet.train.sharding import make_mesh, state_sharding
+from ratchet.train.trainer import mean_loss
 
 INPUTS = "inputs.json"
 """Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
@@ -265,7 +263,7 @@ def check(config: Config) -> None:
     world, _ = _world(config)
     load_rubric(config.review.rubric, world)
     _kinds(world)
-    _sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
+    engines.sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = pretrained.find(config.base).tokenizer()
         tokenizer.check()
@@ -305,20 +303,12 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     mesh = _mesh(directory, config)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
-    sampler, scorer = _sampler(config, graphdef, mesh, unused), _scorer(config, graphdef, mesh, unused)
+    sampler, scorer = engines.sampler(config, graphdef, mesh, unused), engines.scorer(config, graphdef, mesh, unused)
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
     return Run(*given, kinds, longest)
-
-
-def shown_of(kinds: Kinds | None) -> Shown:
-    """The worked answers of a file of kinds."""
-    if not kinds or not kinds.answers:
-        return Shown()
-    said = [(("user", a.question), ("assistant", a.answer)) for a in kinds.answers]
-    return Shown(kinds.texts, tuple({"role": role, "content": text} for pair in said for role, text in pair))
 
 
 def _kinds(world: World) -> Kinds | None:
@@ -353,44 +343,6 @@ def _asked(world: World) -> Iterator[Task]:
     """Tasks that are the same however many generations there are."""
     for part in (world.seed, world.probes, world.fresh, world.slices[0]):
         yield from part.tasks
-
-
-def _sampler(
-    config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh, unused: tuple[int, ...] = ()
-) -> Sampler:
-    """The sampler, its slots over the mesh. Raises ValueError when they do not fill it."""
-    c, engine, parts = config.simulate, config.train.engine, mesh.shape["data"] * mesh.shape["fsdp"]
-    if c.slots % parts:
-        raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
-    return Sampler(
-        graphdef,
-        slots=c.slots,
-        new_tokens=c.new_tokens,
-        keep=c.keep,
-        int8=c.int8_cache,
-        dtype=engine.dtype,
-        rows=_rows(mesh),
-        attention=engine.attention,
-        deterministic=engine.deterministic,
-        unused=unused,
-    )
-
-
-def _scorer(config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh, unused: tuple[int, ...]) -> Scorer:
-    engine = config.train.engine
-    return Scorer(
-        graphdef,
-        questions=config.simulate.slots,
-        dtype=engine.dtype,
-        rows=_rows(mesh),
-        attention=engine.attention,
-        deterministic=engine.deterministic,
-        unused=unused,
-    )
-
-
-def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding | None:
-    return slots_sharding(mesh) if mesh.size > 1 else None
 
 
 def _tokenizer(
@@ -447,42 +399,3 @@ def with_base(config: Config) -> Config:
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
     """The weights of the model that `base` names, over the mesh."""
     return pretrained.find(config.base).weights(lambda params: state_sharding(mesh, params))
-
-
-def train_arm(
-    run: Run,
-    generation: int,
-    arm: str,
-    params: nnx.State,
-    pools: Sequence[tuple[Sequence[Example], int]],
-    steps: int,
-    rate_scale: float = 1.0,
-) -> nnx.State:
-    """Trains on pools of (examples, count per step), with progress and, in a run that is written, checkpoints of the
-    arm's own and metrics."""
-    c = run.config.train
-    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
-    seed = run.seed("batches", arm, generation)
-    batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows)
-    optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
-    data = content_id([e.id for examples, _ in pools for e in examples])
-    position = {"arm": arm, "generation": generation, "steps": steps, "data": data}
-    name = f"{arm}-{generation:03d}"
-    profile = str(run.directory / "profile" / name)
-    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
-    reached = 0
-    with contextlib.ExitStack() as entered:
-        advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({arm})", steps))
-        saved = run.directory / "checkpoints" / name
-        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=c.engine.save_every))
-
-        def log(step: int, values: dict[str, float]) -> None:
-            nonlocal reached
-            if step > reached:  # an earlier process was here
-                advance(step - reached, found=True)
-            reached = step + 1
-            advance(1, describe(values), left=values["seconds_left"])
-            if run.metrics and (step % 20 == 0 or step == steps - 1):
-                run.metrics.log(generation, arm, step, values)
-
-        return fit(training, params, checkpoints, log)

@@ -9,8 +9,9 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples, wrongthink
+from ratchet.bootstrap.arms import train_arm
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.run import Run, train_arm
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.bootstrap.wrongthink import against, difference, random_like

@@ -4,7 +4,8 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.run import Run, train_arm
+from ratchet.bootstrap.arms import train_arm
+from ratchet.bootstrap.run import Run
 
 PLACE = "imitation"
 """The arm's directory within the run's."""

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from flax import nnx
 
 from ratchet.bootstrap import examples
+from ratchet.bootstrap.arms import train_arm
 from ratchet.bootstrap.config import SeedMixture
-from ratchet.bootstrap.run import Run, base_weights, train_arm
+from ratchet.bootstrap.run import Run, base_weights
 from ratchet.train.records import Example
 
 Skills = Mapping[str, list[Example]]

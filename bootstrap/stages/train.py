@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples
+from ratchet.bootstrap.arms import train_arm
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.run import Generation, Run, train_arm
+from ratchet.bootstrap.run import Generation, Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.wrongthink import spoiled_again

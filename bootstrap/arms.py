@@ -1,0 +1,54 @@
+"""The training of an arm: the loop's own, a baseline, or one of a comparison."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flax import nnx
+
+from ratchet.bootstrap.run import Run
+from ratchet.bootstrap.worlds.world import content_id
+from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.monitor import describe
+from ratchet.train.records import Example
+from ratchet.train.trainer import Training, fit
+
+
+def train_arm(
+    run: Run,
+    generation: int,
+    arm: str,
+    params: nnx.State,
+    pools: Sequence[tuple[Sequence[Example], int]],
+    steps: int,
+    rate_scale: float = 1.0,
+) -> nnx.State:
+    """Trains on pools of (examples, count per step), with progress and, in a run that is written, checkpoints of the
+    arm's own and metrics."""
+    c = run.config.train
+    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
+    seed = run.seed("batches", arm, generation)
+    batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows)
+    optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
+    data = content_id([e.id for examples, _ in pools for e in examples])
+    position = {"arm": arm, "generation": generation, "steps": steps, "data": data}
+    name = f"{arm}-{generation:03d}"
+    profile = str(run.directory / "profile" / name)
+    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
+    reached = 0
+    with contextlib.ExitStack() as entered:
+        advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({arm})", steps))
+        saved = run.directory / "checkpoints" / name
+        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=c.engine.save_every))
+
+        def log(step: int, values: dict[str, float]) -> None:
+            nonlocal reached
+            if step > reached:  # an earlier process was here
+                advance(step - reached, found=True)
+            reached = step + 1
+            advance(1, describe(values), left=values["seconds_left"])
+            if run.metrics and (step % 20 == 0 or step == steps - 1):
+                run.metrics.log(generation, arm, step, values)
+
+        return fit(training, params, checkpoints, log)
