@@ -39,10 +39,13 @@ def entry() -> None:
     with heeded(lambda line: print(f"ratchet: {line}", file=sys.stderr, flush=True), patient=False):
         look_for_no_tpu()
         from ratchet.launch.cli import main  # its imports take seconds and start threads
+        from ratchet.train.together import current
     status = main()
     try:
         sys.stdout.flush()
     except OSError:  # who read it is gone, and Python would end with a status of its own
+        os._exit(status)
+    if status and current().count > 1:  # the others may never come to the end that JAX would wait for
         os._exit(status)
     sys.exit(status)
 

@@ -12,6 +12,7 @@ from ratchet.bootstrap import config as configs
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
@@ -20,6 +21,7 @@ from ratchet.launch.options import (
     AsEvents,
     Directory,
     File,
+    Join,
     Settings,
     UserError,
     asks_for_help,
@@ -33,6 +35,7 @@ from ratchet.launch.recipes import RECIPES
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
+from ratchet.train.together import ALONE, Together, join
 
 
 class DiskFull(RuntimeError):
@@ -48,6 +51,7 @@ class New:
     """Directory of the run; default runs/RECIPE."""
     file: File = ""
     json: AsEvents = False
+    join: Join = ""
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,15 @@ class Resume:
     directory: Directory
     config: Settings
     json: AsEvents = False
+    join: Join = ""
 
 
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
-    directory = located(asked.out or f"runs/{config.recipe}")
-    if config_files.begun(directory):
+    directory, together = located(asked.out or f"runs/{config.recipe}"), _joined(asked.join, config)
+    begun = together.decided("whether there is a run", lambda: config_files.begun(directory))
+    if begun and not asked.join:
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
@@ -78,8 +84,11 @@ def run(words: list[str]) -> int:
     if config.base and own:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
-    runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
-    return _go(directory, config, asked.json)
+    if begun:  # who starts processes together starts them again in the same words
+        _refuse_ended(directory)
+    else:
+        runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    return _go(directory, config, asked.json, together)
 
 
 def resume(words: list[str]) -> int:
@@ -90,22 +99,37 @@ def resume(words: list[str]) -> int:
     asked = given.config
     if reason := configs.refusal(saved, asked):
         raise UserError(f"resume: {directory}: {reason}")
+    together = _joined(given.join, asked)
+    _refuse_ended(directory)
+    if asked != saved:
+        quiet()
+        together.decided("other settings", lambda: loop.extend(directory, asked))
+    return _go(directory, asked, given.json, together)
+
+
+def _refuse_ended(directory: epath.Path) -> None:
+    """Raises UserError for a run that cannot go on."""
     commits = Commits(directory)
     if commits.has(directory / "ended.json"):
         reason = commits.read(directory / "ended.json")["reason"]
         raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
-    if asked != saved:
-        quiet()
-        loop.extend(directory, asked)
-    return _go(directory, asked, given.json)
 
 
-def _go(directory: epath.Path, config: Config, as_events: bool) -> int:
-    """Runs to the end, showing people or programs how it goes; table and report are made however it ends."""
+def _joined(where: str, config: Config) -> Together:
+    """This process among those that it is to run with, if there are others."""
+    return join(where, 60 * config.train.engine.stall_minutes) if where else ALONE
+
+
+def _go(directory: epath.Path, config: Config, as_events: bool, together: Together) -> int:
+    """Runs to the end, showing people or programs how it goes; table and report are made however it ends. Of several
+    processes the first one does so."""
     quiet()
+    if not together.first:
+        loop.run(directory, config, Silent(), foretell=True, together=together)
+        return 0
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
-        loop.run(directory, config, progress, foretell=True)
+        loop.run(directory, config, progress, foretell=True, together=together)
     except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:
