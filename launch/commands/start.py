@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tyro
 from etils import epath
@@ -35,7 +35,7 @@ from ratchet.launch.recipes import RECIPES
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
-from ratchet.train.together import ALONE, Together, join
+from ratchet.train.together import ALONE, Together, current
 
 
 class DiskFull(RuntimeError):
@@ -116,8 +116,8 @@ def _refuse_ended(directory: epath.Path) -> None:
 
 
 def _joined(where: str, config: Config) -> Together:
-    """This process among those that it is to run with, if there are others."""
-    return join(where, 60 * config.train.engine.stall_minutes) if where else ALONE
+    """This process among those that it has joined when it began, if it did."""
+    return replace(current(), patience=60 * config.train.engine.stall_minutes) if where else ALONE
 
 
 def _go(directory: epath.Path, config: Config, as_events: bool, together: Together) -> int:
