@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
-    except (loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull) as ended:
+    except (loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull, start.OutOfMemory) as ended:
         _say(str(ended))
         return 1
     except PeerFailed as failed:

@@ -5,6 +5,7 @@ import errno
 import os
 from dataclasses import dataclass, replace
 
+import jax
 import tyro
 from etils import epath
 
@@ -35,11 +36,15 @@ from ratchet.launch.recipes import RECIPES
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
-from ratchet.train.together import ALONE, Together, current
+from ratchet.train.together import ALONE, PeerGone, Together, current
 
 
 class DiskFull(RuntimeError):
     """There is no room left for the run."""
+
+
+class OutOfMemory(RuntimeError):
+    """A device has too little memory for what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +130,14 @@ def _go(directory: epath.Path, config: Config, as_events: bool, together: Togeth
     processes the first one does so."""
     quiet()
     if not together.first:
-        loop.run(directory, config, Silent(), foretell=True, together=together)
-        return 0
+        return _follow(directory, config, together)
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
         loop.run(directory, config, progress, foretell=True, together=together)
     except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:
-        said = _with_remedy(error, directory)
+        said = _with_remedy(error, directory, together)
         if (directory / config_files.KEPT).exists():  # else the run could not even begin
             with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
                 progress.result(str(said) or type(said).__name__, str(page.build(directory)), status(directory))
@@ -144,7 +148,19 @@ def _go(directory: epath.Path, config: Config, as_events: bool, together: Togeth
     return 0
 
 
-def _with_remedy(error: BaseException, directory: epath.Path) -> BaseException:
+def _follow(directory: epath.Path, config: Config, together: Together) -> int:
+    """Runs to the end beside the process that shows how it goes."""
+    try:
+        loop.run(directory, config, Silent(), foretell=True, together=together)
+    except BaseException as error:
+        said = _with_remedy(error, directory, together)
+        if said is error:
+            raise
+        raise said from error
+    return 0
+
+
+def _with_remedy(error: BaseException, directory: epath.Path, together: Together) -> BaseException:
     """What ended a run, with what to do where the error itself does not know."""
     if _is_disk_full(error):
         return DiskFull(
@@ -153,13 +169,30 @@ def _with_remedy(error: BaseException, directory: epath.Path) -> BaseException:
         )
     if isinstance(error, Stopped):
         return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
+    devices = [one for one in _chain(error) if isinstance(one, jax.errors.JaxRuntimeError) or "Gloo" in str(one)]
+    reason = " ".join(str(devices[-1]).split())[:200] if devices else ""
+    if "RESOURCE_EXHAUSTED" in reason:
+        return OutOfMemory(
+            f"{directory}: a device has too little memory ({reason}); start a new run with a smaller --train.batch, "
+            "fewer --simulate.slots, or --train.engine.remat full"
+        )
+    if devices and together.count > 1:
+        return PeerGone(
+            f"another process is gone or a device failed ({reason}); start all {together.count} processes again, and "
+            "they go on from what is committed"
+        )
     return error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error, and what it came from."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return chain
 
 
 def _is_disk_full(error: BaseException) -> bool:
     """Whether an error, or what it came from, says so; array_record and Orbax have errors of their own for it."""
     reasons = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    return any(reason in str(one) for one in chain for reason in reasons)
+    return any(reason in str(one) for one in _chain(error) for reason in reasons)
