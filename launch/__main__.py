@@ -61,8 +61,13 @@ def entry() -> None:
         if status := join_others(sys.argv[1:]):
             os._exit(status)  # JAX may still wait for the others
         from ratchet.launch.cli import main  # its imports take seconds and start threads
-        from ratchet.train.together import current
-    status = main()
+    end(main())
+
+
+def end(status: int) -> None:
+    """Ends the process."""
+    from ratchet.train.together import current
+
     try:
         sys.stdout.flush()
     except OSError:  # who read it is gone, and Python would end with a status of its own

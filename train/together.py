@@ -8,6 +8,7 @@ service of `jax.distributed`, beside the devices, so that a process that waits c
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -187,7 +188,8 @@ def connect(mesh: jax.sharding.Mesh) -> None:
     """Has all groups of the mesh's devices connect at once.
 
     A group does so when it first exchanges something, and on CPUs gives its members 30 seconds to come. They might take
-    longer, one after the other compiling a program, so they come here first.
+    longer, one after the other compiling a program, so they come here first. What Gloo, which connects CPUs, has to say
+    goes to standard error: standard output may be for a program that reads JSON.
     """
     axes = mesh.axis_names
     groups = [tuple(a for i, a in enumerate(axes) if number >> i & 1) for number in range(1, 2 ** len(axes))]
@@ -200,7 +202,14 @@ def connect(mesh: jax.sharding.Mesh) -> None:
     )
     compiled = jax.jit(exchange).lower(everywhere).compile()
     current().wait("connect")
-    compiled(everywhere).block_until_ready()
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        compiled(everywhere).block_until_ready()
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
 
 
 _GIVEN = ("coordinator_address", "num_processes", "process_id")
