@@ -5,6 +5,7 @@ looked for itself might look too late, and find what the first has written meanw
 service of `jax.distributed`, beside the devices, so that a process that waits can say for whom it does.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -193,20 +194,23 @@ def connect(mesh: jax.sharding.Mesh) -> None:
     """
     axes = mesh.axis_names
     groups = [tuple(a for i, a in enumerate(axes) if number >> i & 1) for number in range(1, 2 ** len(axes))]
-    everywhere = jax.device_put(0.0, NamedSharding(mesh, PartitionSpec()))
-    exchange = jax.shard_map(
-        lambda x: sum(jax.lax.psum(x, group) for group in groups),
-        mesh=mesh,
-        in_specs=PartitionSpec(),
-        out_specs=PartitionSpec(),
-    )
-    compiled = jax.jit(exchange).lower(everywhere).compile()
-    current().wait("connect")
+    whole, total = PartitionSpec(), lambda x: sum(jax.lax.psum(x, group) for group in groups)
+    exchange = jax.jit(jax.shard_map(total, mesh=mesh, in_specs=whole, out_specs=whole))
+    with _aside():
+        everywhere = jax.device_put(0.0, NamedSharding(mesh, whole))
+        compiled = exchange.lower(everywhere).compile()
+        current().wait("connect")
+        compiled(everywhere).block_until_ready()
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """Within, what is written to standard output goes to standard error."""
     sys.stdout.flush()
     output = os.dup(1)
     os.dup2(2, 1)
     try:
-        compiled(everywhere).block_until_ready()
+        yield
     finally:
         os.dup2(output, 1)
         os.close(output)
