@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from etils import epath
 
+from ratchet.train import goodput
 from ratchet.train.commits import sha256
 from ratchet.train.files import RecordError, object_in, read_unit, whole, write_unit
 
@@ -31,6 +32,7 @@ class Stage:
         made = {"sha256": write_unit(records, payloads), "inputs": inputs}
         with whole(commit) as fresh:
             fresh.write_text(json.dumps(made, indent=1) + "\n")
+        goodput.kept()
         return payloads
 
     def has(self, index: int, inputs: str) -> bool:

@@ -12,8 +12,8 @@ from tags import Tags, captions, plain
 from written_run import CRITERIA, METRICS, Measured, evaluation, put, swept, transcript, write_run
 
 import ratchet.bootstrap.report as report
+from ratchet.bootstrap.report.numbers import duration
 from ratchet.bootstrap.report.page import SHOWN_SETTINGS, build, share
-from ratchet.bootstrap.report.status import duration
 from ratchet.bootstrap.report.wrongthink import best
 
 NONE = {"made": 0, "passed": 0}

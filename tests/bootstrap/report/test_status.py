@@ -9,7 +9,8 @@ import pytest
 from etils import epath
 from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.report.status import percent, status
+from ratchet.bootstrap.report.numbers import percent
+from ratchet.bootstrap.report.status import status
 from ratchet.train.commits import Commits
 from ratchet.train.holder import LOCK, RECORD, holding
 
