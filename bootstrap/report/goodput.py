@@ -182,7 +182,7 @@ def said(found: Mapping[str, Any]) -> str:
 
 
 def spent(found: Mapping[str, Any]) -> list[tuple[str, float, bool]]:
-    """Where the time went, as (what for, seconds, whether useful), the most first: stages, then all else."""
+    """Where the time went, as (what for, seconds, whether useful), the most first."""
     useful = [(name, seconds, True) for name, seconds in found["useful"].items()]
     rest = [(BADPUT.get(name, name), seconds, False) for name, seconds in found["badput_time"].items()]
-    return [*sorted(useful, key=lambda part: -part[1]), *sorted(rest, key=lambda part: -part[1])]
+    return sorted(useful + rest, key=lambda part: -part[1])

@@ -50,8 +50,8 @@ def screen(found: Found) -> RenderableType:
     """Everything that is known of one run now."""
     title = Text.assemble((found["recipe"] or "a run", "bold"), f", {found['directory']}: ", overflow="fold")
     title.append(found["state"], STYLES.get(found["state"], "yellow"))
-    parts: list[RenderableType] = [title, *(Text(line, overflow="fold") for line in found["standing"])]
-    parts += [Text(line, overflow="fold") for line in _now(found)]
+    standing = [line for line in found["standing"] if line != found["state"]]
+    parts: list[RenderableType] = [title, *(Text(line, overflow="fold") for line in (*standing, *_now(found)))]
     if found["doing"] and found["doing"]["total"]:
         done = found["doing"]["done"] / found["doing"]["total"]
         parts.append(Bars([("done", done, f"{percent(done)} %")]))
@@ -70,7 +70,7 @@ def _now(found: Found) -> list[str]:
         rate = sampling["tokens_per_second"]
         said_now = "so far" if rate is None else f"now, {rate:,.0f} tokens/s"
         lines.append(f"slots {percent(sampling['busy'])} % busy {said_now}")
-    return lines + [", ".join(doing["about"])] * bool(doing.get("about"))
+    return lines + ([", ".join(doing["about"])] if doing.get("about") else [])
 
 
 def _acceptance(found: Found | None) -> list[RenderableType]:

@@ -42,8 +42,10 @@ class Pages:
 
     def overview(self) -> str:
         """Every run as it is now, and the generations of all of them side by side."""
-        looks = [(number, run, run.look()) for number, run in enumerate(self._runs)]
-        known = {run.name: status(run.directory) for _, run, found in looks if found["state"] != "not begun"}
+        looks = [self._now(number) for number in range(len(self._runs))]
+        known = {
+            now["run"].name: status(now["run"].directory) for now in looks if now["live"]["state"] != "not begun"
+        }
         return self._shown("runs", looks=looks, table=side_by_side(known))
 
     def live(self, number: int) -> str:
