@@ -15,7 +15,10 @@ VERDICTS = {"passed": 1, "failed": 0}
 KINDS = {"answers": "source = 'answer'", "corrections": "source != 'answer'"}
 TEXTS = ("question", "answer", "thought")
 """What is searched of a transcript."""
-MATCHED = "text join transcript on number = text.rowid"
+SHOWN = "id, generation, source, accepted"
+"""What is shown of it beside that."""
+RANKED = 5000
+"""Matches at most that are put in order of how good they are."""
 MOST = 10**6
 """The last page that can be asked for."""
 
@@ -73,20 +76,50 @@ class Found(NamedTuple):
 
 
 def search(connection: sqlite3.Connection, query: Query) -> Found:
-    """What is asked for: the best matches first, without words the newest generation. Where nothing begins with the
-    words, they are looked for within others, as languages that put no spaces need it."""
+    """What is asked for: the best matches first, without words or with too many matches the newest. Where nothing
+    begins with the words, they are looked for within others, as languages that put no spaces need it."""
     conditions, given = _conditions(connection, query)
     words = [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([^\s"]+)', query.words)]
     if not words:
-        return _page(connection, query, "transcript", conditions, given, "generation desc, number")
+        return _listed(connection, query, conditions, given)
     asked = " ".join('"{}"{}'.format(word.replace('"', '""'), "" if " " in word else "*") for word in words)
-    found = _page(connection, query, MATCHED, ["text match ?", *conditions], [asked, *given], "rank, number")
+    found = _matched(connection, query, asked, conditions, given)
     if found.count:
         return found
     anywhere = ["instr(lower(question || ' ' || thought || ' ' || answer), lower(?)) > 0"] * len(words)
-    given = [*given, *words]
-    found = _page(connection, query, "transcript", [*conditions, *anywhere], given, "generation desc, number")
+    found = _listed(connection, query, [*conditions, *anywhere], [*given, *words])
     return found._replace(within=bool(found.count))
+
+
+def _listed(connection: sqlite3.Connection, query: Query, conditions: Sequence[str], given: Sequence[Any]) -> Found:
+    """Transcripts under some conditions, the newest generation first."""
+    where = f"from transcript where {' and '.join(conditions) or 'true'}"
+    count = connection.execute(f"select count(*) {where}", given).fetchone()[0]
+    some = f"select number {where} order by generation desc, number limit ? offset ?"
+    rows = connection.execute(
+        f"select {SHOWN}, {', '.join(TEXTS)} from transcript where number in ({some}) order by generation desc, number",
+        [*given, PAGE, (query.page - 1) * PAGE],
+    )
+    return Found(rows.fetchall(), count)
+
+
+def _matched(
+    connection: sqlite3.Connection, query: Query, asked: str, conditions: Sequence[str], given: Sequence[Any]
+) -> Found:
+    """Transcripts that words match, which are marked in those of one page alone."""
+    among = f"and +rowid in (select number from transcript where {' and '.join(conditions)})" if conditions else ""
+    where = f"from text where text match ? {among}"
+    numbers = [row[0] for row in connection.execute(f"select rowid {where} order by rowid desc", [asked, *given])]
+    if len(numbers) <= RANKED:
+        numbers = [row[0] for row in connection.execute(f"select rowid {where} order by rank", [asked, *given])]
+    some = numbers[(query.page - 1) * PAGE : query.page * PAGE]
+    texts = ", ".join(f"highlight(text, {at}, char(2), char(3)) {name}" for at, name in enumerate(TEXTS))
+    rows = connection.execute(
+        f"select number, {SHOWN}, {texts} from text join transcript on number = text.rowid where text match ? "
+        f"and +text.rowid in ({', '.join('?' * len(some))})",
+        [asked, *some],
+    )
+    return Found(sorted(rows, key=lambda row: some.index(row["number"])), len(numbers))
 
 
 def _conditions(connection: sqlite3.Connection, query: Query) -> tuple[list[str], list[Any]]:
@@ -107,22 +140,6 @@ def _conditions(connection: sqlite3.Connection, query: Query) -> tuple[list[str]
         conditions.append("accepted = ?")
         given.append(VERDICTS[query.verdict])
     return conditions, given
-
-
-def _page(
-    connection: sqlite3.Connection, query: Query, table: str, conditions: Sequence[str], given: Sequence[Any],
-    order: str,
-) -> Found:  # fmt: skip
-    where = f"from {table} where {' and '.join(conditions) or 'true'}"
-    count = connection.execute(f"select count(*) {where}", given).fetchone()[0]
-    texts = [
-        f"highlight(text, {at}, char(2), char(3)) {name}" if table == MATCHED else name for at, name in enumerate(TEXTS)
-    ]
-    rows = connection.execute(
-        f"select id, generation, source, accepted, {', '.join(texts)} {where} order by {order} limit ? offset ?",
-        [*given, PAGE, (query.page - 1) * PAGE],
-    )
-    return Found(rows.fetchall(), count)
 
 
 def failed(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, list[str]]:
