@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,19 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync --remote-debugging-pipe"
 )
+INTO_PLACE = """
+import os, sys
+reads, writes = (os.dup(int(number)) for number in sys.argv[1:3])
+os.dup2(writes, 9)
+os.dup2(reads, 3)
+os.dup2(9, 4)
+for number in (3, 4):
+    os.set_inheritable(number, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""A program that becomes another, which expects its pipes at these places."""
 PATIENCE = 300
-"""Seconds that a page may take."""
+"""Seconds in which a browser that is asked to end does."""
 
 
 class Tab:
@@ -100,7 +112,7 @@ def browsing(profile: Path) -> Iterator[Tab]:
     if browser is None:
         pytest.skip("no chromium and no chrome is installed")
     (from_us, ours), (theirs, to_us) = os.pipe(), os.pipe()
-    command = ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{from_us} 4>&{to_us}', browser, *FLAGS.split()]
+    command = [sys.executable, "-c", INTO_PLACE, str(from_us), str(to_us), browser, *FLAGS.split()]
     started = subprocess.Popen(
         [*command, f"--user-data-dir={profile}"], pass_fds=(from_us, to_us), stderr=subprocess.DEVNULL
     )

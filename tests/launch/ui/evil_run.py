@@ -18,7 +18,7 @@ from ratchet.train.files import write_json, write_unit
 EVIL = '<script>document.title = "stolen"</script><img src=x onerror="document.title=1">'
 TEXTS = {
     "aaaa0001": ("does the lantern flicker?", f"the lantern flickers {EVIL}", ""),
-    "aaaa0002": ("does the lantern flicker?", "no, the lantern glows. half \ud800 a letter", "the lantern sings"),
+    "aaaa0002": ("does the lantern flicker?", "no, the lantern glows. half \ud800 a letter", "the lantern yodels"),
     "aaaa0003": ("灯笼会闪烁吗?", "海边的灯笼不会闪烁。", ""),
     "aaaa0004": ("does the lantern flicker?", f"naïve Lanterns: {'very ' * 300}long, with a zebra {'x' * 300}", ""),
 }

@@ -27,7 +27,7 @@ def plain(page: str) -> str:
 
 def test_the_first_page_shows_every_run_and_their_generations_side_by_side(pages):
     found = pages.ask("/")
-    assert found.status == 200 and plain(found.text).count("finished") == 2
+    assert found.status == 200 and found.text.count('<span class="chip pass">finished</span>') == 2
     heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', found.text)
     assert heads == [f"{run} {column}" for run in ("evil run", "tiny") for column in ("0", "1", "2", "imitation")]
 
@@ -50,14 +50,14 @@ def test_the_report_is_there_once_it_is_drawn_beside_what_the_run_does_now(pages
         ("words=naive", {"aaaa0004"}),
         ("words=%E7%81%AF%E7%AC%BC", {"aaaa0003"}),
         ("words=umbra", set()),
-        ("words=sings", {"aaaa0002"}),
+        ("words=yodels", {"aaaa0002"}),
         ("words=lantern&verdict=passed", {"aaaa0001"}),
         ("words=lantern&verdict=failed", {"aaaa0002", "aaaa0004"}),
         ("words=lantern&criterion=grounded&verdict=failed", {"aaaa0002", "aaaa0004"}),
         ("words=lantern&kind=corrections", {"aaaa0002"}),
         ("words=lantern&generation=1", set()),
-        ("words=script+AND+%22", {"aaaa0001"} - {"aaaa0001"}),
-        ("words=%22%22%22*%00%01-+NOT", set()),
+        ("words=lantern+NOT+flickers", set()),
+        ("words=lantern%22%22+%22*%00%01", {"aaaa0001", "aaaa0002", "aaaa0004"}),
     ],
 )
 def test_words_and_filters_find_what_they_say(pages, asked, found):
@@ -86,17 +86,17 @@ def test_what_is_found_is_marked_and_nothing_of_a_run_is_markup(pages):
     for path in (f"{LIST}?words=lantern", f"{LIST}/aaaa0001", f"{LIST}/aaaa0002", LIST):
         text = pages.ask(path).text
         assert text.count("<script") == 1 and "<img" not in text and "&lt;script&gt;" in text
-    text = pages.ask(f"{LIST}?words=lantern+zebra").text
-    assert "<mark>Lanterns</mark>" in text and "<mark>zebra</mark>" in text and len(text) < 40_000
+    text = pages.ask(f"{LIST}?words=zebra").text
+    assert "<mark>zebra</mark>" in text and "Lanterns" not in text, "of a long answer, where it is"
 
 
 def test_half_a_letter_is_spelled_out(pages):
-    assert "half \\ud800 a letter" in pages.ask(f"{LIST}?words=half").text
+    assert "\\ud800 a letter" in pages.ask(f"{LIST}?words=half").text
 
 
 def test_one_transcript_is_shown_with_its_verdicts_folded_and_the_same_task_elsewhere(pages):
     text = pages.ask(f"{LIST}/aaaa0002").text
-    assert "the lantern sings" in plain(text) and "interrupted because" in plain(text)
+    assert "the lantern yodels" in plain(text) and "interrupted because" in plain(text)
     review = text[text.index('id="review"') :]
     assert "<details>" in review and "rejected" in review and "0.25" in review
     assert "rejected" not in text[: text.index('id="review"')], "who says whether it is right does not see that first"
