@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from ratchet.bootstrap.report.goodput import said, spent
@@ -27,9 +27,9 @@ class Bars:
 
     rows: Sequence[tuple[str, float, str]]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
         figures = max((cell_len(figure) for _, _, figure in self.rows), default=0)
-        room = options.max_width - figures - 6
+        room = console.width - figures - 6
         name = min(max((cell_len(name) for name, _, _ in self.rows), default=0), max(room - 6, 8))
         width = max(min(room - name, LONGEST), 0)
         for text, share, figure in self.rows:

@@ -4,6 +4,7 @@ that."""
 import contextlib
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ratchet.launch.options import UserError
 from ratchet.launch.ui.index import Index, cached
 from ratchet.launch.ui.sources import Sources
 
+TURN = 0.001
+"""Seconds for which the thread may hold up a page; Python's own 5 ms add up, since a page asks for many rows."""
 EVERY = 2.0
 """Seconds between two looks at the files of a run."""
 
@@ -64,7 +67,8 @@ def _fingerprint(directory: epath.Path) -> tuple:
 def following(places: Sequence[epath.Path]) -> Iterator[list[Shown]]:
     """Within, the runs in these directories are followed. Raises UserError where no index can be written."""
     runs = [_shown(place, name) for place, name in zip(places, _names(places), strict=True)]
-    stopped = threading.Event()
+    stopped, usual = threading.Event(), sys.getswitchinterval()
+    sys.setswitchinterval(TURN)
     thread = threading.Thread(target=_follow, args=(runs, stopped), name="indexing", daemon=True)
     thread.start()
     try:
@@ -72,6 +76,7 @@ def following(places: Sequence[epath.Path]) -> Iterator[list[Shown]]:
     finally:
         stopped.set()
         thread.join()
+        sys.setswitchinterval(usual)
 
 
 def _shown(place: epath.Path, name: str) -> Shown:

@@ -1,5 +1,6 @@
 """What people say of answers in the browser: the same file of labels as that of `ratchet label`."""
 
+import json
 import sqlite3
 import threading
 from collections.abc import Mapping
@@ -40,9 +41,10 @@ def next_one(
     connection: sqlite3.Connection, generation: int, criterion: str, said: Mapping[tuple[str, str], bool]
 ) -> str | None:
     """The answer of a generation that is asked about next, in the order of `ratchet label`; None when all were."""
-    rows = connection.execute(
-        "select id, accepted from transcript where generation = ? and source = 'answer' and accepted is not null "
-        "and not repeats", (generation,)
-    )  # fmt: skip
-    order = certificate.in_turn({row["id"]: bool(row["accepted"]) for row in rows}, generation)
+    found = connection.execute(
+        "select json_group_object(id, accepted) from transcript where generation = ? and source = 'answer' and "
+        "accepted is not null and not repeats", (generation,)
+    ).fetchone()[0]  # fmt: skip
+    accepted = {name: bool(said_so) for name, said_so in json.loads(found).items()}
+    order = certificate.in_turn(accepted, generation)
     return next((i for i in order if (i, criterion) not in said), None)

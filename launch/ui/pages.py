@@ -169,16 +169,17 @@ def _records(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """A transcript and its review, {} before there is one, as they were committed. Raises Missing where they cannot be
     read."""
-    hashes = dict(connection.execute("select path, sha256 from unit").fetchall())
-    read = lambda path: Unit(directory / path, hashes[path]).records()
+    def read(path: str) -> list[dict[str, Any]] | None:
+        unit = connection.execute("select sha256 from unit where path = ?", (path,)).fetchone()
+        return Unit(directory / path, unit["sha256"]).records() if unit else None
+
     records = read(row["path"])
     if records is None:
         raise Missing(f"{directory / row['path']} cannot be read, or is not what was committed")
     record, place = records[row["place"]], row["path"]
     if "/wrongthink/" in place:
         return record, records[row["place"] + 1]
-    judged = place.replace("/simulate/", "/review/")
-    reviews = (read(judged) if judged in hashes else None) or []
+    reviews = read(place.replace("/simulate/", "/review/")) or []
     return record, next((r for r in reviews if r.get("transcript_id") == row["id"]), {})
 
 

@@ -1,5 +1,6 @@
 """What is asked of an index of transcripts, and what it finds."""
 
+import json
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -109,9 +110,11 @@ def _matched(
     """Transcripts that words match, which are marked in those of one page alone."""
     among = f"and +rowid in (select number from transcript where {' and '.join(conditions)})" if conditions else ""
     where = f"from text where text match ? {among}"
-    numbers = [row[0] for row in connection.execute(f"select rowid {where} order by rowid desc", [asked, *given])]
+    # As one row: the interpreter's lock, which is asked for at every row, may be held by who indexes.
+    all_of = lambda order: f"select json_group_array(rowid) from (select rowid {where} order by {order})"
+    numbers = json.loads(connection.execute(all_of("rowid desc"), [asked, *given]).fetchone()[0])
     if len(numbers) <= RANKED:
-        numbers = [row[0] for row in connection.execute(f"select rowid {where} order by rank", [asked, *given])]
+        numbers = json.loads(connection.execute(all_of("rank"), [asked, *given]).fetchone()[0])
     some = numbers[(query.page - 1) * PAGE : query.page * PAGE]
     texts = ", ".join(f"highlight(text, {at}, char(2), char(3)) {name}" for at, name in enumerate(TEXTS))
     rows = connection.execute(

@@ -178,6 +178,16 @@ def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
     assert (found["stage"], found["name"], found["seconds_left"]) == (2, "review", [192.5, 192.5])
 
 
+def test_goodput_is_told_until_now_while_a_process_is_at_work(run):
+    assert status(run)["goodput"] is None
+    begun, at = {"job_start_time": time.time() - 100}, {"custom_badput_event_start_time": time.time() - 90}
+    stage = {"custom_badput_event_type": "train", "place": "gen-001"} | at
+    (run / "goodput.jsonl").write_text("".join(json.dumps(event) + "\n" for event in (begun, stage)))
+    assert status(run)["goodput"]["goodput_time"] == 0
+    with holding(run):
+        assert status(run)["goodput"]["useful"]["train"] >= 90
+
+
 def test_rates_are_shown_without_false_precision():
     assert [percent(v) for v in (None, float("nan"), 0, 0.003, 0.966, 1)] == ["–", "–", "0", "0.3", "96.6", "100"]
 
