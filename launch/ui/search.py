@@ -148,9 +148,11 @@ def _conditions(connection: sqlite3.Connection, query: Query) -> tuple[list[str]
 def failed(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, list[str]]:
     """The criteria that transcripts failed, by id."""
     found: dict[str, list[str]] = {i: [] for i in ids}
+    # In this order: SQLite would read all verdicts first.
     rows = connection.execute(
-        "select transcript.id, name from transcript cross join criterion join verdict on criterion = criterion.id and "
-        f"passed = 0 and transcript = number where transcript.id in ({', '.join('?' * len(ids))})",
+        "select transcript.id, name from transcript cross join criterion cross join verdict on "
+        "verdict.criterion = criterion.id and passed = 0 and verdict.transcript = number "
+        f"where transcript.id in ({', '.join('?' * len(ids))})",
         list(ids),
     )
     for i, name in rows:
