@@ -220,6 +220,6 @@ def _who(record: dict[str, Any]) -> str:
 def _record(directory: epath.Path) -> dict[str, Any]:
     """The record that is there; {} when there is none that a holder wrote: then the lock alone tells."""
     try:
-        return _Record.model_validate_json((directory / RECORD).read_bytes()).model_dump()
+        return _Record.model_validate_json((directory / RECORD).read_bytes()).model_dump(exclude_unset=True)
     except (FileNotFoundError, ValueError):
         return {}

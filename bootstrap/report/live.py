@@ -129,7 +129,7 @@ def _doing(doing: Mapping[str, Any] | None) -> Found | None:
     if not doing:
         return None
     rest, left = doing["total"] - doing["done"], doing["left"]
-    shown = {name: doing[name] for name in ("title", "done", "total", "about")}
+    shown = {name: doing[name] for name in ("title", "done", "total")} | {"about": doing.get("about", [])}
     return shown | {
         "seconds": max(time.time() - doing["since"], 0.0),
         "seconds_left": left,
