@@ -38,9 +38,11 @@ def ui(words: list[str]) -> int:
     places = [located(place) for place in asked.directories]
     with contextlib.closing(listening("ui", HOST, asked.port)) as listener, following(places) as runs:
         port = listener.getsockname()[1]
-        print(f"http://{HOST}:{port} shows {len(runs)} runs; Ctrl-C ends it", file=sys.stderr, flush=True)
+        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+        print(f"http://{HOST}:{port} shows {count}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        # Without a `log_config`, which would close the handlers that libraries have set up.
         config = uvicorn.Config(
-            Site(runs).app(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            Site(runs).app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
         )
         uvicorn.Server(config).run([listener])
     return 0

@@ -83,7 +83,7 @@ def seconds(address: str) -> float:
 
 def shown(runs: list) -> Iterator[str]:
     """The address of a server."""
-    server = uvicorn.Server(uvicorn.Config(Site(runs).app(), port=0, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(Site(runs).app(), port=0, log_config=None, access_log=False, lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

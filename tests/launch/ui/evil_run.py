@@ -91,7 +91,8 @@ class Pages(NamedTuple):
 def shown(*places: epath.Path) -> Iterator[Pages]:
     """Within, pages about runs are served, all of which are indexed and drawn."""
     with followed.following(list(places)) as runs:
-        server = uvicorn.Server(uvicorn.Config(Site(runs).app(), port=0, log_level="error", lifespan="off"))
+        quietly = {"log_config": None, "access_log": False, "lifespan": "off"}
+        server = uvicorn.Server(uvicorn.Config(Site(runs).app(), port=0, **quietly))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
