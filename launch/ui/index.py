@@ -19,31 +19,13 @@ from ratchet.bootstrap.report.files import generation_directories
 from ratchet.bootstrap.report.units import Unit, units, verdicts_in
 
 VERSION = 1
-"""Of the tables below; a file of another version is made anew."""
+"""Of the tables; a file of another version is made anew."""
 STAGES = ("simulate", "review", "wrongthink")
 """Stages whose units are read, in this order: a review follows its transcript."""
 TRANSCRIPT = {"id", "task_id", "generation", "source", "text", "forced_text"}
 REVIEW = {"transcript_id", "verdicts", "accepted"}
 """What their records have; others are as good as damaged."""
-TABLES = """
-create table unit (id integer primary key, path text unique, sha256 text, damaged integer);
-create table transcript (
-  number integer primary key, id text unique, unit integer, place integer, generation integer, task text,
-  source text, question text, answer text, thought text, accepted integer, repeats integer
-);
-create index by_generation on transcript (generation desc, number, accepted, source);
-create index by_task on transcript (task);
-create index by_unit on transcript (unit);
-create table criterion (id integer primary key, name text unique);
-create table verdict (
-  criterion integer, passed integer, transcript integer, primary key (criterion, passed, transcript)
-) without rowid;
-create table passed (generation integer, criterion integer, count integer, primary key (generation, criterion));
-create virtual table text using fts5 (
-  question, answer, thought, content = 'transcript', content_rowid = 'number',
-  tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3'
-);
-"""
+TABLES = Path(__file__).with_name("tables.sql")
 
 
 def cached(directory: epath.Path) -> Path:
@@ -107,7 +89,7 @@ class Index:
         for file in self.file.parent.glob(f"{self.file.name}*"):
             file.unlink()
         with self._writing() as connection:
-            connection.executescript(f"pragma journal_mode = wal; {TABLES} pragma user_version = {VERSION};")
+            connection.executescript(f"pragma journal_mode = wal; {TABLES.read_text()} pragma user_version = {VERSION};")
         self._known = {}
 
     @contextlib.contextmanager
