@@ -89,7 +89,8 @@ class Index:
         for file in self.file.parent.glob(f"{self.file.name}*"):
             file.unlink()
         with self._writing() as connection:
-            connection.executescript(f"pragma journal_mode = wal; {TABLES.read_text()} pragma user_version = {VERSION};")
+            connection.execute("pragma journal_mode = wal")
+            connection.executescript(f"{TABLES.read_text()} pragma user_version = {VERSION};")
         self._known = {}
 
     @contextlib.contextmanager
