@@ -10,8 +10,13 @@ from typing import Protocol
 import tensorboardX
 from etils import epath
 
+from ratchet.train.buckets import Outbox
 from ratchet.train.files import numbers_in, whole
 from ratchet.train.holder import Holder
+
+METRICS = "metrics.jsonl"
+UPLOADED = 30.0
+"""Seconds between two uploads of metrics into a bucket."""
 
 
 class Advance(Protocol):
@@ -102,7 +107,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Noted:
-    """Shows work as `shown` does, and has the process that holds the run say in its record what it is."""
+    """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Work of a run
+    that another process has taken over meanwhile raises Busy."""
 
     shown: Progress
     holder: Holder
@@ -117,6 +123,7 @@ class Noted:
             def advance(
                 count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None
             ) -> None:
+                self.holder.check()
                 tally.add(count, found, left)
                 doing.update(done=tally.done, left=tally.left)
                 show(count, about, found=found, left=left)
@@ -129,12 +136,16 @@ class Noted:
 
 
 class Metrics:
-    """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike."""
+    """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike.
+
+    Into a bucket both go every UPLOADED seconds, and a kill may take the newest lines.
+    """
 
     def __init__(self, directory: epath.Path):
-        directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "metrics.jsonl"
-        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+        self._outbox = Outbox(directory)
+        self._outbox.fetch(METRICS)
+        self._path = self._outbox.place / METRICS
+        self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard"))
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
@@ -143,6 +154,7 @@ class Metrics:
             file.write(json.dumps(entry) + "\n")
         for name, value in rounded.items():
             self._board.add_scalar(f"{arm}/gen-{generation:03d}/{name}", value, step)
+        self._outbox.send(after=UPLOADED)
 
     def forget(self, arm: str) -> None:
         """Takes the steps of an arm out of `metrics.jsonl`."""
@@ -152,6 +164,7 @@ class Metrics:
 
     def close(self) -> None:
         self._board.close()
+        self._outbox.close()
 
 
 @contextlib.contextmanager

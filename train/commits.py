@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from ratchet.train.buckets import read
 from ratchet.train.files import whole
 
 FILE = "commits.json"
@@ -60,7 +61,7 @@ class Commits:
     def write(self, path: epath.Path, value: Any) -> None:
         """Commits JSON, also in place of another that was committed. A reader sees all of it or nothing."""
         content, known = _encoded(value), self._known()
-        if self.has(path) and known.files[self._name(path)] == sha256(content) == sha256(path.read_bytes()):
+        if self.has(path) and known.files[self._name(path)] == sha256(content) == sha256(read(path)):
             return
         self._commit(path, sha256(content), lambda: _write(path, content))
 
@@ -139,7 +140,7 @@ class Commits:
     def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
         """The bytes at `path` if they were committed, or are announced, else None. What is `known` may be old."""
         for _ in range(LOOKS):
-            content = path.read_bytes() if path.exists() else None
+            content = read(path) if path.exists() else None
             known, name = known or self._known(), self._name(path)
             if content is not None and sha256(content) in (known.files.get(name), known.coming.get(name)):
                 return content
@@ -164,7 +165,7 @@ class Commits:
         if not path.exists():
             return _Known({}, {})
         try:
-            said = json.loads(path.read_bytes())
+            said = json.loads(read(path))
             known = _Known(said["files"], said["coming"])
             whole = said["sha256"] == sha256(_encoded(known._asdict()))
         except (ValueError, LookupError, TypeError):
@@ -177,7 +178,7 @@ class Commits:
         """The hashes by path, with an announced one where the process was killed after its file took its place."""
         known = self._known()
         there = {name: self._directory / name for name in known.coming}
-        done = {n for n, path in there.items() if path.is_file() and sha256(path.read_bytes()) == known.coming[n]}
+        done = {n for n, path in there.items() if path.is_file() and sha256(read(path)) == known.coming[n]}
         return known.files | {name: known.coming[name] for name in done}
 
     def _save(self, files: dict[str, str], coming: dict[str, str]) -> None:
