@@ -30,6 +30,7 @@ from ratchet.launch.options import (
 )
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.buckets import in_bucket, reason
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
@@ -37,6 +38,10 @@ from ratchet.train.stopping import Stopped
 
 class DiskFull(RuntimeError):
     """There is no room left for the run."""
+
+
+class BucketFailed(RuntimeError):
+    """The bucket of the run failed, and went on failing when it was asked again."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,8 @@ def _go(directory: epath.Path, config: Config, as_events: bool) -> int:
         raise
     except BaseException as error:
         said = _with_remedy(error, directory)
-        if (directory / config_files.KEPT).exists():  # else the run could not even begin
-            with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
+        with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
+            if _begun(directory) and not isinstance(said, BucketFailed):
                 progress.result(str(said) or type(said).__name__, str(page.build(directory)), status(directory))
         if said is error:
             raise
@@ -127,9 +132,24 @@ def _with_remedy(error: BaseException, directory: epath.Path) -> BaseException:
             f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume {directory}` "
             "goes on from what is committed"
         )
+    if in_bucket(directory) and (said := reason(error)) and _begun(directory):
+        return BucketFailed(
+            f"{directory}: the bucket failed ({said}); once it answers, `ratchet resume {directory}` goes on from what "
+            "is committed"
+        )
     if isinstance(error, Stopped):
         return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
     return error
+
+
+def _begun(directory: epath.Path) -> bool:
+    """Whether there is a run that could be gone on with, as far as a bucket tells."""
+    try:
+        return (directory / config_files.KEPT).exists()
+    except Exception as error:
+        if not reason(error):
+            raise
+        return True
 
 
 def _is_disk_full(error: BaseException) -> bool:
