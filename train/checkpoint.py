@@ -54,6 +54,8 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(place, options=options, item_names=_ITEMS)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
+            if self._mirror:
+                self._mirror.close()
             raise CheckpointError(f"{self.directory}: what lies here is no checkpoint ({error}); {_AGAIN}") from error
 
     def save(self, step: int, state: Any, *, position: dict) -> None:

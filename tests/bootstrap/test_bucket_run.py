@@ -14,8 +14,11 @@ from ratchet.bootstrap import loop, run
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import cli
+from ratchet.launch import compare as comparison
 from ratchet.train import holder
 from ratchet.train.buckets import read
+from ratchet.train.checkpoint import has_weights
+from ratchet.train.commits import Commits
 
 CONFIG = little_config(generations=1, controls__imitation=False)
 UPLOADS = {"gs": (1, 14), "s3": (30,)}
@@ -101,6 +104,13 @@ def test_a_run_is_looked_at_where_it_lies(killed, gs, capsys, monkeypatch):
     assert sorted(path.name for path in (out / "data").iterdir()) == ["README.md", "train.jsonl", "train.parquet"]
     status, _, said = ratchet(capsys, "run", "tiny", "--out", killed)
     assert status == 2 and f"go on with `ratchet resume {killed}`" in said
+
+
+def test_an_arm_of_a_comparison_begins_in_a_bucket_with_what_the_run_committed(killed, gs):
+    arm, place = comparison.arms_of([["train.steps", "3"]], CONFIG)[0], gs.bucket / "arms"
+    comparison._begin(killed, 1, arm, place)
+    assert Commits(place).altered() == [] and has_weights(place / "gen-000" / "model")
+    assert (place / "gen-001" / "dataset" / "1.0.0" / "record.json").exists()
 
 
 def test_a_bucket_that_fails_is_one_line_and_the_run_goes_on_once_it_answers(killed, gs, capsys):
