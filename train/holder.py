@@ -127,9 +127,11 @@ class Holder:
                 self._write()
 
     def _taken_over(self) -> bool:
+        """Whether there is a newer turn, or the record that is there is another's."""
+        if self._turn and turns.newest(self._directory) != self._turn:
+            return True
         found = _record(self._directory)
-        other = any(found[name] != self._who[name] for name in self._who) if found else False
-        return other or turns.newest(self._directory) != self._turn if self._turn else other
+        return bool(found) and any(found[name] != self._who[name] for name in self._who)
 
     def _write(self) -> None:
         with whole(self._path) as fresh:

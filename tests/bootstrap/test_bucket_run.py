@@ -4,7 +4,6 @@ import io
 import json
 
 import pytest
-from etils import epath
 from kill_at import POINTS, at_call
 from runs import different
 from stores import Killed, dying, now_and_then
@@ -21,12 +20,10 @@ from ratchet.train.checkpoint import has_weights
 from ratchet.train.commits import Commits
 
 CONFIG = little_config(generations=1, controls__imitation=False)
-UPLOADS = {"gs": (1, 14), "s3": (30,)}
-"""How many uploads each life of the killed run gets to. Of those to S3, checkpoints take many."""
-LATER = {"gs": ("train", "weights", "evaluate"), "s3": ()}
-
-
-ENDS = POINTS | {"weights": lambda die: at_call(run, "save_weights", die)}
+UPLOADS = (1, 14)
+"""How many uploads the first lives of the killed run get to."""
+ENDS = (POINTS["train"], lambda die: at_call(run, "save_weights", die), POINTS["evaluate"])
+"""Where its later lives end: after a checkpoint, before the weights are there, and with half an evaluation."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,23 +50,19 @@ def on_disk(tmp_path_factory):
     return directory
 
 
-def killed_in(store, kind: str) -> epath.Path:
+@pytest.fixture(scope="module")
+def killed(gs):
     """A run that was killed in each of its parts, and finished; the bucket now and then refuses."""
-    directory = start(store.bucket / "runs" / "killed", CONFIG)
-    with store.refusing(now_and_then(400)):
-        for after in UPLOADS[kind]:
+    directory = start(gs.bucket / "runs" / "killed", CONFIG)
+    with gs.refusing(now_and_then(400)):
+        for after in UPLOADS:
             with dying(after), pytest.raises(Killed):
                 go_on(directory)
-        for point in LATER[kind]:
-            with ENDS[point](die), pytest.raises(Killed):
+        for end in ENDS:
+            with end(die), pytest.raises(Killed):
                 go_on(directory)
         go_on(directory)
     return directory
-
-
-@pytest.fixture(scope="module")
-def killed(gs):
-    return killed_in(gs, "gs")
 
 
 def ratchet(capsys, *words) -> tuple[int, str, str]:
@@ -82,8 +75,18 @@ def test_a_run_in_a_bucket_killed_again_and_again_is_the_one_on_a_disk(on_disk, 
     assert different(on_disk, killed) == []
 
 
-def test_a_run_in_a_bucket_that_orbax_does_not_know_is_the_same(on_disk, s3):
-    assert different(on_disk, killed_in(s3, "s3")) == []
+def test_a_run_goes_on_in_a_bucket_that_orbax_does_not_know(on_disk, killed, s3):
+    """From its dataset on, and killed with half a checkpoint there."""
+    directory = s3.bucket / "runs" / "moved"
+    comparison._copy(killed, directory)
+    for name in ("DONE.json", "decision.json", "evaluation.json"):
+        (directory / "gen-001" / name).unlink()
+    for place in (directory / "gen-001" / "model", *(directory / "checkpoints").glob("loop-*")):
+        place.rmtree()
+    with dying(6), pytest.raises(Killed):
+        go_on(directory)
+    go_on(directory)
+    assert different(on_disk, directory) == []
 
 
 def test_a_run_is_looked_at_where_it_lies(killed, gs, capsys, monkeypatch):

@@ -146,6 +146,17 @@ def test_a_checkpoint_whose_upload_was_torn_is_none(place):
         assert_same_bits(reopened.restore(state(0))[0], state(5))
 
 
+def test_a_checkpoint_that_was_killed_in_its_first_or_a_later_upload_is_none(s3, request):
+    place = s3.bucket / request.node.name
+    with Checkpoints(place) as checkpoints:
+        checkpoints.save(1, state(1), position={})
+    for after in (0, 8):
+        with dying(after), pytest.raises(Killed), Checkpoints(place) as checkpoints:
+            checkpoints.save(2, state(2), position={})
+        with Checkpoints(place) as reopened:
+            assert reopened.latest() == 1
+
+
 def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_a_damaged_one(gs, request):
     place = gs.bucket / request.node.name
     with Checkpoints(place) as checkpoints:
