@@ -138,16 +138,19 @@ class Noted:
 class Metrics:
     """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike.
 
-    Into a bucket both go every UPLOADED seconds, and a kill may take the newest lines.
+    Of processes that run together, only one is the `writer`. Into a bucket both go every UPLOADED seconds, and a kill
+    may take the newest lines.
     """
 
-    def __init__(self, directory: epath.Path):
+    def __init__(self, directory: epath.Path, writer: bool = True):
         self._outbox = Outbox(directory)
         self._outbox.fetch(METRICS)
         self._path = self._outbox.place / METRICS
-        self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard"))
+        self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard")) if writer else None
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
+        if not self._board:
+            return
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
         with self._path.open("a") as file:
@@ -163,8 +166,9 @@ class Metrics:
             fresh.write_bytes(b"".join(line for line in lines if f'"arm": "{arm}"'.encode() not in line))
 
     def close(self) -> None:
-        self._board.close()
-        self._outbox.close()
+        if self._board:
+            self._board.close()
+            self._outbox.close()
 
 
 @contextlib.contextmanager
