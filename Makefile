@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run documents test chaos attack lint bench bench-gpu bench-peers bench-serving clean
+.PHONY: run documents test chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -26,6 +26,11 @@ test: .venv/tested
 CHAOS ?= 40
 chaos: .venv/tested
 	$(BIN)/python tests/chaos.py $(CHAOS)
+
+# The same in buckets on this machine, of Google's kind and of Amazon's.
+chaos-bucket: .venv/tested
+	$(BIN)/python tests/chaos_bucket.py $(CHAOS) 0 gs
+	$(BIN)/python tests/chaos_bucket.py $(CHAOS) 0 s3
 
 # Wrong answers are made to pass the reviews of finished runs: three minutes a run.
 RUNS ?= runs/lessons

@@ -19,6 +19,7 @@ from ratchet.bootstrap.intervals import agreement, auc
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.transcript import Review
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.train.files import add_line
 
 PRECISION = 0.97
 """What a certificate says of accepted answers: at least this share of them is right."""
@@ -62,8 +63,7 @@ def read_labels(path: epath.Path) -> list[Label]:
 def add_label(path: epath.Path, label: Label) -> None:
     """Adds a label to a JSONL file."""
     entry = {"transcript": label.transcript, "criterion": label.criterion, "label": label.right}
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    add_line(path, json.dumps(entry))
 
 
 def in_turn(accepted: Mapping[str, bool], generation: int, alone: bool = False) -> list[str]:

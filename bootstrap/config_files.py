@@ -35,7 +35,6 @@ def save(directory: epath.Path, config: Config) -> None:
     fields = asdict(config)
     if config.base:  # the sizes are the folder's own, and are read there again
         fields["model"] = {"max_length": config.model.max_length}
-    directory.mkdir(parents=True, exist_ok=True)
     with whole(directory / PASSED_BACK) as fresh:
         fresh.write_text(_HEADER.format(KEPT) + yaml.dump(fields, Dumper=_Writer, sort_keys=False, allow_unicode=True))
     Commits(directory).write(directory / KEPT, asdict(config))

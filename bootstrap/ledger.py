@@ -1,7 +1,7 @@
 """What is done of a stage. It asks here before it works: committed units are read back, all others are made again.
 
-A unit is committed by its small JSON file, which appears by rename after the records it describes: a torn unit has
-none and is redone; a finished one is never redone.
+A unit is committed by its small JSON file, which appears whole after the records it describes: a torn unit has none and
+is redone; a finished one is never redone.
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from ratchet.train import goodput
+from ratchet.train.buckets import read
 from ratchet.train.commits import sha256
 from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
 from ratchet.train.together import ALONE, Together
@@ -42,7 +43,6 @@ class Stage:
 
     def _write(self, index: int, inputs: str, payloads: list[bytes]) -> str:
         """Commits a unit; returns the hash of its content."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         digest = write_unit(self.directory / f"unit-{index:05d}.array_record", payloads)
         with whole(self.directory / f"unit-{index:05d}.json") as fresh:
             fresh.write_text(json.dumps({"sha256": digest, "inputs": inputs}, indent=1) + "\n")
@@ -68,7 +68,7 @@ class Stage:
     def hashes(self) -> list[str]:
         """The hashes of the commits of all units that are there, in order."""
         whole = [commit for commit in self._commits() if commit.with_suffix(".array_record").exists()]
-        return [sha256(commit.read_bytes()) for commit in whole]
+        return [sha256(read(commit)) for commit in whole]
 
     def committed(self) -> list[bytes]:
         """Every committed payload, unit after unit. Raises RecordError for a commit that cannot be read."""

@@ -11,8 +11,11 @@ import tensorboardX
 from etils import epath
 
 from ratchet.train import goodput
+from ratchet.train.buckets import UPLOADED, Outbox
 from ratchet.train.files import numbers_in, whole
 from ratchet.train.holder import Holder
+
+METRICS = "metrics.jsonl"
 
 
 class Advance(Protocol):
@@ -103,7 +106,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Noted:
-    """Shows work as `shown` does, and has the process that holds the run say in its record what it is."""
+    """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Work of a run
+    that another process has taken over meanwhile raises Busy."""
 
     shown: Progress
     holder: Holder
@@ -118,6 +122,7 @@ class Noted:
             def advance(
                 count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None
             ) -> None:
+                self.holder.check()
                 tally.add(count, found, left)
                 doing.update(done=tally.done, left=tally.left, about=list(about))
                 show(count, about, found=found, left=left)
@@ -132,16 +137,20 @@ class Noted:
 class Metrics:
     """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike.
 
-    Of processes that run together, only one is the `writer`.
+    Of processes that run together, only one is the `writer`. Into a bucket both go every UPLOADED seconds, and a kill
+    may take the newest lines.
     """
 
     def __init__(self, directory: epath.Path, writer: bool = True):
-        directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "metrics.jsonl"
-        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard")) if writer else None
+        self._writer = writer
+        if writer:
+            self._outbox = Outbox(directory)
+            self._outbox.fetch(METRICS)
+            self._path = self._outbox.place / METRICS
+            self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard"))
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
-        if not self._board:
+        if not self._writer:
             return
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
@@ -149,6 +158,7 @@ class Metrics:
             file.write(json.dumps(entry) + "\n")
         for name, value in rounded.items():
             self._board.add_scalar(f"{arm}/gen-{generation:03d}/{name}", value, step)
+        self._outbox.send(after=UPLOADED)
 
     def forget(self, arm: str) -> None:
         """Takes the steps of an arm out of `metrics.jsonl`."""
@@ -157,8 +167,9 @@ class Metrics:
             fresh.write_bytes(b"".join(line for line in lines if f'"arm": "{arm}"'.encode() not in line))
 
     def close(self) -> None:
-        if self._board:
+        if self._writer:
             self._board.close()
+            self._outbox.close()
 
 
 @contextlib.contextmanager

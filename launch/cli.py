@@ -16,6 +16,7 @@ from ratchet.launch.commands import labels, look, measure, models, preview, serv
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
+from ratchet.train.buckets import reason
 from ratchet.train.together import PeerFailed, PeerGone
 from ratchet.train.trainer import TrainingDiverged
 
@@ -98,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
-    except (loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull, start.OutOfMemory) as ended:
+    except (
+        loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull, start.OutOfMemory, start.BucketFailed,
+    ) as ended:  # fmt: skip
         _say(str(ended))
         return 1
     except PeerFailed as failed:
@@ -110,6 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, ValueError, OSError) as error:
         _say(str(error))
         return 2
+    except Exception as error:
+        if not (said := reason(error)):
+            raise
+        _say(f"{name}: the bucket failed ({said}); the same command may be given again")
+        return 1
     except stopping.Stopped as stopped:
         _say(str(stopped))
         return stopped.status

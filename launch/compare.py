@@ -6,7 +6,6 @@ any effect: its arms train as many steps of as many examples, from the same seed
 
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
 from ratchet.bootstrap.progress import Progress
 from ratchet.train.commits import Commits
+from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
 
 KEPT = {
@@ -114,11 +114,12 @@ def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> C
 
 
 def _copy(source: epath.Path, target: epath.Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        for file in source.iterdir():
+            _copy(file, target / file.name)
     elif source.exists():
-        shutil.copy2(source, target)
+        with whole(target) as fresh:
+            fresh.write_bytes(source.read_bytes())
 
 
 def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 * v:.1f}") -> Table:

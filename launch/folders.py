@@ -1,7 +1,6 @@
 """Models that others trained: what one is, read onto the mesh to be sure; and a generation written as a folder."""
 
 import dataclasses
-import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.models import architectures, huggingface, pretrained, settings
 from ratchet.models.architectures import FolderError
 from ratchet.models.pretrained import Pretrained
+from ratchet.train.files import whole
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 
@@ -86,9 +86,11 @@ def write(run: Run, asked: Export) -> epath.Path:
     if run.config.base:
         longest = architectures.read_config(run.directory / "tokenizer").max_length
         model = dataclasses.replace(model, max_length=longest)
-    huggingface.save(place, model, run.weights(asked.generation), asked.dtype)
-    if run.config.base:
-        run.tokenizer.save(place, dated=False)
-    else:
-        shutil.copy(run.directory / "tokenizer" / "model.spm", place / "tokenizer.model")
+    weights = run.weights(asked.generation)
+    with whole(place) as fresh:
+        huggingface.save(fresh, model, weights, asked.dtype)
+        if run.config.base:
+            run.tokenizer.save(fresh, dated=False)
+        else:
+            (fresh / "tokenizer.model").write_bytes((run.directory / "tokenizer" / "model.spm").read_bytes())
     return place

@@ -20,6 +20,7 @@ from ratchet.bootstrap.config import Config, nearest, with_settings
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
+from ratchet.train.buckets import reach
 
 HELP = ("-h", "--help")
 Asked = TypeVar("Asked")
@@ -80,12 +81,14 @@ def parse(
 
 
 def located(place: str) -> epath.Path:
-    """A directory on a disk or in an object store. Raises UserError when the library of the store is missing."""
+    """A directory on a disk or in a bucket. Raises UserError when the library of the store is missing, StoreError when
+    the bucket is missing or cannot be looked into."""
     path = epath.Path(place)
     try:
-        path.exists()
+        reach(path)
     except ImportError as error:
-        raise UserError(f"{place}: {str(error).splitlines()[0]}, or give a directory on a disk") from error
+        said = f"{place}: {str(error).splitlines()[0]}; `pip install 'ratchet[buckets]'`"
+        raise UserError(f"{said}, or give a directory on a disk") from error
     return path
 
 

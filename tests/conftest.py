@@ -21,6 +21,7 @@ for chatty in ("absl", "bm25s"):
 
 import little  # noqa: E402
 import pytest  # noqa: E402
+import stores  # noqa: E402
 import support  # noqa: E402
 from etils import epath  # noqa: E402
 from filelock import FileLock  # noqa: E402
@@ -45,6 +46,20 @@ def pytest_collection_modifyitems(items):
     """The longest files come first, so that in the end no worker waits for another."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def gs():
+    """A bucket of Google's kind."""
+    with stores.google() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A bucket of Amazon's kind."""
+    with stores.amazon() as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""Whole runs on disk, for tests: what counts of one, and one as it was at an earlier time."""
+"""Whole runs on disk or in a bucket, for tests: what counts of one, and one as it was at an earlier time."""
 
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
@@ -26,28 +27,35 @@ LEFT_OUT = {
     "report": "a page of all this",
     "lock": "what a process holds while it works on the run",
     "working.json": "which process that is, and what it does",
+    "working": "the same in a bucket, by turns",
 }
 """Files and directories of a run that say how it went rather than what came of it, and why."""
 
 
 def contents(directory) -> dict[str, str]:
     """What counts of a run, as hashes by path: figures, units, datasets, and weights bit for bit."""
-    directory = Path(directory)
+    directory = epath.Path(directory)
     config = from_json((directory / "config.json").read_text())
     like = decoder.create(config.model, 0)[1]
-    found = {}
-    for file in directory.rglob("*"):
-        parts = file.relative_to(directory).parts
-        if file.is_file() and not LEFT_OUT.keys() & set(parts):
-            found["/".join(parts)] = hashlib.sha256(_content(file)).hexdigest()
+    found = {path.relative_to(directory).as_posix(): _hash(path) for path in _that_count(directory)}
     for place in directory.glob("*/model"):
-        leaves = arrays(load_weights(epath.Path(place), like))
+        leaves = arrays(load_weights(place, like))
         whole = b"".join(name.encode() + leaf.tobytes() for name, leaf in sorted(leaves.items()))
         found[str(place.relative_to(directory))] = hashlib.sha256(whole).hexdigest()
     return found
 
 
-def _content(file: Path) -> bytes:
+def _that_count(directory: epath.Path) -> Iterator[epath.Path]:
+    for path in directory.iterdir():
+        if path.name not in LEFT_OUT:
+            yield from _that_count(path) if path.is_dir() else [path]
+
+
+def _hash(file: epath.Path) -> str:
+    return hashlib.sha256(_content(file)).hexdigest()
+
+
+def _content(file: epath.Path) -> bytes:
     if file.suffix == ".json":
         return json.dumps(json.loads(file.read_text()), sort_keys=True).encode()
     if file.suffix == ".array_record":  # a unit; the shard of a dataset has another suffix and counts byte for byte

@@ -1,5 +1,6 @@
 """How a model learns.
 
+buckets.py      what an object store does otherwise than a disk
 files.py        files that appear whole or not at all, and unit files (ArrayRecord)
 commits.py      what a run has committed, and whether it still lies there
 codec.py        soft targets as bits
@@ -16,6 +17,7 @@ monitor.py      what is said of a step, watchdog, signals to save, profile
 together.py     processes that run one program in step
 stopping.py     how a process is asked to end
 holder.py       which process works on a run
+turns.py        the same in a bucket, where nothing can be locked
 trainer.py      the training loop
 
 README.md holds what the engine can do, what was measured, and how.

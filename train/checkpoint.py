@@ -8,7 +8,9 @@ import functools
 import logging
 import re
 import sys
+import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,11 +20,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ratchet.train import goodput
+from ratchet.train.buckets import download, in_bucket, store_of, upload
+from ratchet.train.buckets import reason as reason_of
 from ratchet.train.commits import sha256
 
 log = logging.getLogger(__name__)
 
 _ITEMS = ("state", "position", "checksums")
+_DONE = "commit_success.txt"
+"""What Orbax writes last into a checkpoint, which in a bucket says that it is whole."""
 _AGAIN = "delete it and resume the run to train this again"
 
 
@@ -40,12 +46,17 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
         self.directory = epath.Path(directory)
+        self._mirror = None if store_of(self.directory) in ("", "gs") else _Mirror(self.directory)
+        place = self._mirror.place if self._mirror else self.directory
+        place = place if in_bucket(place) else place.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
         )
         try:
-            self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=_ITEMS)
+            self._manager = ocp.CheckpointManager(place, options=options, item_names=_ITEMS)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
+            if self._mirror:
+                self._mirror.close()
             raise CheckpointError(f"{self.directory}: what lies here is no checkpoint ({error}); {_AGAIN}") from error
 
     def save(self, step: int, state: Any, *, position: dict) -> None:
@@ -58,7 +69,7 @@ class Checkpoints:
         jax.block_until_ready(state)
         if step in self._manager.all_steps():  # which counts a save in flight
             self.wait()
-            self._manager.delete(step)
+            self._delete(step)
         with goodput.checkpoint("save"):
             self._manager.save(
                 step,
@@ -69,6 +80,9 @@ class Checkpoints:
                 ),
                 force=True,  # a run that went back to an older step saves below the newest one
             )
+            if self._mirror:
+                self.wait()
+                self._mirror.send(step, self._manager.all_steps())
 
     def latest(self) -> int | None:
         """The newest step, or None. Waits for the save in flight, so that what it names is committed."""
@@ -93,11 +107,13 @@ class Checkpoints:
                 with goodput.checkpoint("restore"):
                     restored = self._read(candidate, like)
             except Exception as error:  # three libraries meet the damage, each with types of its own
+                if in_bucket(self.directory) and reason_of(error):
+                    raise  # what cannot be reached is not damaged
                 failures[candidate] = re.split(r"\n|\. See full", str(error).strip())[0][:200] or type(error).__name__
                 continue
             for damaged, reason in failures.items():
                 log.warning("%s: step %d is damaged (%s); using step %d", self.directory, damaged, reason, candidate)
-                self._manager.delete(damaged)
+                self._delete(damaged)
             return restored
         why = "; ".join(f"step {s}: {reason}" for s, reason in failures.items()) or "there is none"
         raise CheckpointError(f"{self.directory}: no checkpoint can be restored ({why}); {_AGAIN}")
@@ -109,12 +125,19 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves, then stops the background threads."""
         self._manager.close()
+        if self._mirror:
+            self._mirror.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def _delete(self, step: int) -> None:
+        self._manager.delete(step)
+        if self._mirror:
+            self._mirror.remove(step)
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict]:
         read = self._manager.restore(
@@ -130,6 +153,42 @@ class Checkpoints:
         return read["state"], read["position"]
 
 
+class _Mirror:
+    """The checkpoints of a directory in a bucket to which Orbax cannot write, in a directory on this machine's disk."""
+
+    def __init__(self, directory: epath.Path):
+        if jax.process_count() > 1:
+            raise CheckpointError(f"{directory}: several processes save to gs:// or a shared disk; give another --out")
+        self._directory, self._temporary = directory, tempfile.TemporaryDirectory()
+        self.place = epath.Path(self._temporary.name)
+        for step in self._steps():
+            download(directory / step, self.place / step)
+
+    def send(self, fresh: int, steps: Sequence[int]) -> None:
+        """Uploads the `fresh` step, what says that it is whole last, and then removes those not among the `steps`."""
+        self.remove(fresh)  # what a kill left of it
+        here, there = self.place / str(fresh), self._directory / str(fresh)
+        for file in sorted(here.iterdir(), key=lambda file: file.name == _DONE):
+            upload(file, there / file.name)
+        for step in map(int, self._steps()):
+            if step not in steps:
+                self.remove(step)
+
+    def remove(self, step: int) -> None:
+        """Removes a step, what says that it is whole first."""
+        there = self._directory / str(step)
+        there.joinpath(_DONE).unlink(missing_ok=True)
+        there.rmtree(missing_ok=True)
+
+    def close(self) -> None:
+        self._temporary.cleanup()
+
+    def _steps(self) -> list[str]:
+        if not self._directory.exists():
+            return []
+        return [p.name for p in self._directory.iterdir() if p.name.isdigit() and (p / _DONE).exists()]
+
+
 def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes a generation's weights, synchronously and atomically, replacing what is there."""
     with Checkpoints(directory, keep=1) as checkpoints:
@@ -143,7 +202,8 @@ def fingerprint(params: Any) -> str:
 
 def has_weights(directory: epath.PathLike) -> bool:
     """Whether `save_weights` has committed there; the directory alone may be what a kill left behind."""
-    return (epath.Path(directory) / "0").exists()
+    whole = epath.Path(directory) / "0"
+    return (whole / _DONE if in_bucket(directory) else whole).exists()
 
 
 def load_weights(directory: epath.PathLike, like: Any) -> Any:

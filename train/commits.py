@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from ratchet.train.buckets import read
 from ratchet.train.files import whole
 from ratchet.train.together import ALONE, Together
 
@@ -72,7 +73,7 @@ class Commits:
 
         def same() -> bool:
             known = self._known().files.get(name)
-            return known == sha256(content) and path.exists() and sha256(path.read_bytes()) == known
+            return known == sha256(content) and path.exists() and sha256(read(path)) == known
 
         if not self._together.decided(f"whether {name} is the same", same):
             self._commit(path, sha256(content), lambda: self._write(path, content))
@@ -153,7 +154,7 @@ class Commits:
     def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
         """The bytes at `path` if they were committed, or are announced, else None. What is `known` may be old."""
         for _ in range(LOOKS):
-            content = path.read_bytes() if path.exists() else None
+            content = read(path) if path.exists() else None
             known, name = known or self._known(), self._name(path)
             if content is not None and sha256(content) in (known.files.get(name), known.coming.get(name)):
                 return content
@@ -178,7 +179,7 @@ class Commits:
         if not path.exists():
             return _Known({}, {})
         try:
-            said = json.loads(path.read_bytes())
+            said = json.loads(read(path))
             known = _Known(said["files"], said["coming"])
             whole = said["sha256"] == sha256(_encoded(known._asdict()))
         except (ValueError, LookupError, TypeError):
@@ -191,7 +192,7 @@ class Commits:
         """The hashes by path, with an announced one where the process was killed after its file took its place."""
         known = self._known()
         there = {name: self._directory / name for name in known.coming}
-        done = {n for n, path in there.items() if path.is_file() and sha256(path.read_bytes()) == known.coming[n]}
+        done = {n for n, path in there.items() if path.is_file() and sha256(read(path)) == known.coming[n]}
         return known.files | {name: known.coming[name] for name in done}
 
     def _save(self, known: Callable[[], tuple[dict[str, str], dict[str, str]]]) -> None:

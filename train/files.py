@@ -9,11 +9,14 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
+
+from ratchet.train.buckets import in_bucket, on_disk, read, upload
 
 
 class RecordError(ValueError):
@@ -25,9 +28,17 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives a path beside `path` to write a file or a directory to, which takes the place of `path` at the end.
 
     It does so when the block ends, on disk even if the power fails then. After an error it is removed, and `path` is as
-    it was.
+    it was. In a bucket it is uploaded at the end. A directory's files appear there one by one: whoever reads it looks
+    whether all are there.
     """
     path = epath.Path(path)
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as place:
+            yield (fresh := epath.Path(place) / path.name)
+            if fresh.is_dir():
+                path.rmtree(missing_ok=True)
+            upload(fresh, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("tmp", "old"))
     _remove(fresh)
@@ -62,7 +73,7 @@ def read_unit(path: epath.PathLike, sha256: str | None = None) -> list[bytes]:
     if not path.exists():
         raise RecordError(f"{path}: the file is missing; resume the run to make it again")
     try:
-        with contextlib.closing(ArrayRecordReader(os.fspath(path))) as reader:
+        with on_disk(path) as file, contextlib.closing(ArrayRecordReader(os.fspath(file))) as reader:
             payloads = reader.read_all() if reader.num_records() else []
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).split(";")[0].split("\n")[0]
@@ -97,10 +108,21 @@ def write_json(path: epath.Path, value: Any) -> None:
         fresh.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def add_line(path: epath.Path, line: str) -> None:
+    """Adds a line of text to a file. Nothing can be appended to an object, which is written anew."""
+    if not in_bucket(path):
+        with path.open("a") as file:
+            file.write(line + "\n")
+        return
+    before = read(path) if path.exists() else b""
+    with whole(path) as fresh:
+        fresh.write_bytes(before + line.encode() + b"\n")
+
+
 def object_in(path: epath.Path) -> dict[str, Any]:
     """The object in a JSON file of which nothing depends; {} when it is missing or damaged."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read(path))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -121,8 +143,6 @@ def _remove(path: epath.Path) -> None:
 
 
 def _sync(path: epath.Path) -> None:
-    if "://" in os.fspath(path):
-        return  # object stores commit on close
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
+from ratchet.train.buckets import UPLOADED, Outbox
+
 FILE = "goodput.jsonl"
 Activity = Literal["tpu_init", "training_prep", "data_loading"]
 """What is done beside the stages themselves: until devices are there, until work can begin, and reading examples."""
@@ -50,15 +52,20 @@ class _Recorder:
     """Appends events to the file of one process's life, its job."""
 
     def __init__(self, directory: epath.Path):
-        self._path, self._name, self.compiled = directory / FILE, directory.name, _Compiled()
+        self._outbox, self._name, self.compiled = Outbox(directory), directory.name, _Compiled()
+        self._outbox.fetch(FILE)
         self.stages: list[dict[str, Any]] = []
 
     def write(self, **fields: Any) -> None:
         line = {"job_name": self._name, **fields}
         if seconds := round(self.compiled.taken(), 3):
             line["compiling"] = seconds
-        with self._path.open("a") as file:
+        with (self._outbox.place / FILE).open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self._outbox.send(after=UPLOADED)
+
+    def close(self) -> None:
+        self._outbox.close()
 
 
 _RECORDER: ContextVar[_Recorder | None] = ContextVar("goodput", default=None)
@@ -79,6 +86,7 @@ def recording(directory: epath.Path, began: float, found_devices: float) -> Iter
         yield
     finally:
         recorder.write(job_end_time=time.time())
+        recorder.close()
         _RECORDER.reset(token)
 
 

@@ -2,8 +2,10 @@
 
 A process holds a run's directory by a lock of the system, which goes when the process does, however that dies. Its
 record beside the lock says who it is and what it does, and is written anew every few seconds. File systems of a network
-may keep such locks within a host, and object stores have none: there the record alone tells whether a process on
-another host is alive.
+may keep such locks within a host: there the record alone tells whether a process on another host is alive. It is alive
+when the record changes; what its clock says does not count.
+
+A bucket has no locks, so there processes take turns (see `ratchet.train.turns`), and the record is that of the turn.
 """
 
 import contextlib
@@ -19,6 +21,8 @@ from typing import Any
 from etils import epath
 from pydantic import BaseModel
 
+from ratchet.train import turns
+from ratchet.train.buckets import StoreError, in_bucket, read
 from ratchet.train.files import whole
 from ratchet.train.together import ALONE, Together
 
@@ -28,6 +32,8 @@ BEAT = 5.0
 SILENCE = 90.0
 """Seconds without a new record after which a process on another host counts as dead: file systems of a network may show
 a new file a minute late."""
+WATCH = 15.0
+"""Seconds for which a record whose time is not of the last SILENCE seconds is watched, to say whether it changes."""
 ATTEMPTS = 10
 """Times that a lock is tried for, 50 ms apart: `holder_of` takes it for a moment to see whether it is free."""
 
@@ -57,14 +63,16 @@ class _Record(BaseModel):
 
 
 class Busy(ValueError):
-    """Another process works on the run."""
+    """Another process works on the run, or has taken it over."""
 
 
 class Holder:
     """The process that works on a run. It writes its record as long as it is entered."""
 
     def __init__(self, directory: epath.Path):
-        self._path = directory / RECORD
+        self._directory, self._path = directory, directory / RECORD
+        self._turn = 0  # in a bucket alone
+        self._over_by: dict[str, Any] | None = None
         self._who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         self.meter: Any = None
         """What counts the steps of the sampler, the slots that worked in them, and all slots, once there is one."""
@@ -85,8 +93,22 @@ class Holder:
         if began:
             self._wake.set()  # else the next beat is early enough
 
+    def claim(self, over: int) -> None:
+        """Writes the first record. In a bucket this takes the turn after the one that is `over`, and raises Busy where
+        another process was faster."""
+        if not in_bucket(self._directory):
+            self._write()
+            return
+        self._turn, self._path = over + 1, turns.place(self._directory, over + 1)
+        if not turns.take(self._directory, self._turn, self._text().encode()):
+            raise Busy(_refusal(self._directory, _record(self._directory)))
+
+    def check(self) -> None:
+        """Raises Busy when another process has taken the run over, since this one was not heard of for too long."""
+        if self._over_by is not None:
+            raise Busy(_refusal(self._directory, self._over_by))
+
     def __enter__(self) -> "Holder":
-        self._write()
         self._thread.start()
         return self
 
@@ -94,21 +116,40 @@ class Holder:
         self._over = True
         self._wake.set()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
+        if self._over_by is not None:
+            return
+        if not self._turn:
+            self._path.unlink(missing_ok=True)
+            return
+        with contextlib.suppress(StoreError):  # how the run ended matters more, and silence says it too
+            turns.end(self._directory, self._turn)
 
     def _beats(self) -> None:
         while not self._over:
             self._wake.wait(BEAT)
             self._wake.clear()
             with contextlib.suppress(OSError):  # of a full disk, say, the run itself tells better
+                if self._taken_over():
+                    self._over_by = _record(self._directory)
+                    return
                 self._write()
 
+    def _taken_over(self) -> bool:
+        """Whether there is a newer turn, or the record that is there is another's."""
+        if self._turn and turns.newest(self._directory) != self._turn:
+            return True
+        found = _record(self._directory)
+        return bool(found) and any(found[name] != self._who[name] for name in self._who)
+
     def _write(self) -> None:
+        with whole(self._path) as fresh:
+            fresh.write_text(self._text())
+
+    def _text(self) -> str:
         meter = self.meter
         sampled = meter and {"steps": meter.steps, "working": meter.working, "slots": meter.slots}
         said = {"heard": time.time(), "doing": self._doing, "sampled": sampled}
-        with whole(self._path) as fresh:
-            fresh.write_text(json.dumps(self._who | said, indent=1) + "\n")
+        return json.dumps(self._who | said, indent=1) + "\n"
 
 
 @contextlib.contextmanager
@@ -124,8 +165,9 @@ def holding(
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
-            directory.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_locked(directory, say))
+            if not in_bucket(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+            holder.claim(held.enter_context(_locked(directory, say)))
             held.enter_context(holder)
 
         together.decided("whether the run is free", hold)
@@ -144,24 +186,29 @@ def holder_of(directory: epath.Path) -> dict[str, Any] | None:
             free = _lock(handle, fcntl.LOCK_SH, 1)
         if free is not None:
             return None if free else record
-    return record if record and time.time() - record["heard"] < SILENCE else None
+    if record and not 0 <= time.time() - record["heard"] < SILENCE:
+        return _watched(directory, record, WATCH)
+    return record or None
 
 
 @contextlib.contextmanager
-def _locked(directory: epath.Path, say: Callable[[str], None]) -> Iterator[None]:
+def _locked(directory: epath.Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Holds the lock of a directory, where there are locks, once who was there is dead or done. Gives the number of the
+    turn that is over in a bucket, 0 on a disk."""
+    over = turns.newest(directory) if in_bucket(directory) else 0
     with _opened(directory, os.O_RDWR | os.O_CREAT) as handle:
         free = _lock(handle, fcntl.LOCK_EX, ATTEMPTS)
         if free is False:
             raise Busy(_refusal(directory, _record(directory)))
         _wait_for_silence(directory, free is True, say)
-        yield
+        yield over
 
 
 @contextlib.contextmanager
 def _opened(directory: epath.Path, mode: int) -> Iterator[int | None]:
     """The lock of a directory as an open file; None in an object store, and where there is none to read."""
     path = os.fspath(directory / LOCK)
-    if "://" in path or (mode == os.O_RDONLY and not os.path.exists(path)):
+    if in_bucket(path) or (mode == os.O_RDONLY and not os.path.exists(path)):
         yield None
         return
     handle = os.open(path, mode, 0o666)
@@ -188,18 +235,24 @@ def _lock(handle: int | None, kind: int, attempts: int) -> bool | None:
 
 def _wait_for_silence(directory: epath.Path, locked: bool, say: Callable[[str], None]) -> None:
     """Returns when the process that left a record is dead, and raises Busy when it is not."""
-    left, waited = _record(directory), 0.0
+    left = _record(directory)
     if not left or (locked and left["host"] == socket.gethostname()):
         return
     say(f"{directory}: {_who(left)} worked on it; waiting up to {SILENCE:.0f} seconds to see whether it still does")
-    while waited < SILENCE:
+    if now := _watched(directory, left, SILENCE):
+        raise Busy(_refusal(directory, now))
+
+
+def _watched(directory: epath.Path, left: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+    """The record that takes the place of the one that was left, within so many seconds; None where none does."""
+    waited = 0.0
+    while waited < seconds:
         time.sleep(BEAT)
         waited += BEAT
         now = _record(directory)
-        if not now:
-            return
         if now != left:
-            raise Busy(_refusal(directory, now))
+            return now or None
+    return None
 
 
 def _refusal(directory: epath.Path, record: dict[str, Any]) -> str:
@@ -215,6 +268,7 @@ def _who(record: dict[str, Any]) -> str:
 def _record(directory: epath.Path) -> dict[str, Any]:
     """The record that is there; {} when there is none that a holder wrote: then the lock alone tells."""
     try:
-        return _Record.model_validate_json((directory / RECORD).read_bytes()).model_dump(exclude_unset=True)
+        path = turns.place(directory, turns.newest(directory)) if in_bucket(directory) else directory / RECORD
+        return _Record.model_validate_json(read(path)).model_dump(exclude_unset=True)
     except (FileNotFoundError, ValueError):
         return {}

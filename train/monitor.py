@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 
 import jax
+from etils import epath
 
 from ratchet.train import together
+from ratchet.train.buckets import Outbox
 from ratchet.train.stopping import AGAIN
 
 StepMetrics = dict[str, float]
@@ -117,13 +119,14 @@ class Profile:
     """
 
     def __init__(self, window: tuple[int, int], directory: str):
-        self._window, self._directory, self._on = window, directory, False
+        self._window, self._directory = window, epath.Path(directory)
+        self._traced: Outbox | None = None
 
     def before(self, step: int) -> None:
         first, last = self._window
-        if first <= step < last and not self._on:
-            jax.profiler.start_trace(self._directory)
-            self._on = True
+        if first <= step < last and not self._traced:
+            self._traced = Outbox(self._directory)
+            jax.profiler.start_trace(str(self._traced.place))
         elif step >= last:
             self._stop()
 
@@ -134,6 +137,7 @@ class Profile:
         self._stop()
 
     def _stop(self) -> None:
-        if self._on:
+        if self._traced:
             jax.profiler.stop_trace()
-            self._on = False
+            self._traced.close()
+            self._traced = None

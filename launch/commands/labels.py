@@ -19,7 +19,7 @@ from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Json, UserError, described, parse
+from ratchet.launch.options import Directory, Json, UserError, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.train.files import write_json
 
@@ -125,7 +125,7 @@ def label(words: list[str]) -> int:
 
 def _reviewed_generation(directory: str, number: int | None) -> tuple[Run, int]:
     """A run, which is only read, and one of its generations that has been reviewed."""
-    place = epath.Path(directory)
+    place = located(directory)
     run = runs.prepare(place, config_files.saved(place), Terminal(make_console(aside=True)), writes=False)
     there = [n for n in range(1, run.config.generations + 1) if (run.generation(n) / "review").exists()]
     if not there:

@@ -13,7 +13,7 @@ from ratchet.bootstrap.report.goodput import said
 from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, UserError, described, located, parse
-from ratchet.launch.output import make_console, print_json
+from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.commits import Commits
 
@@ -54,6 +54,7 @@ class Recipes:
 
 def status(words: list[str]) -> int:
     asked = parse("status", Status, words)
+    quiet()
     directory = located(asked.directory)
     config_files.saved(directory)
     found, console = status_of(directory), make_console()
@@ -72,6 +73,7 @@ def show(words: list[str]) -> int:
     asked = parse("show", Show, words)
     if not asked.transcript:
         raise UserError("show: give ID, a transcript's id or its beginning; the page has some")
+    quiet()
     directory = located(asked.directory)
     progress = Terminal(make_console(aside=True))
     run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
@@ -82,6 +84,7 @@ def show(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     asked = parse("report", Report, words)
+    quiet()
     directory = located(asked.directory)
     config_files.saved(directory)
     Commits(directory).check()

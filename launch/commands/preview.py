@@ -14,7 +14,7 @@ from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.run import Run
 from ratchet.launch import api
-from ratchet.launch.options import File, Json, Settings, UserError, described, first_word, parse_run
+from ratchet.launch.options import File, Json, Settings, UserError, described, first_word, located, parse_run
 from ratchet.launch.output import make_console, print_json, quiet
 
 
@@ -30,7 +30,7 @@ class Preview:
 
 def preview(words: list[str]) -> int:
     named = first_word(Preview, words)
-    directory = epath.Path(named)
+    directory = located(named)
     quiet()
     if named and (directory / config_files.KEPT).exists():
         asked = parse_run("preview", Preview, ["--config", str(directory / "config.yaml"), *_without(words, named)])

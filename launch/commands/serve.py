@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ratchet.launch import api
-from ratchet.launch.options import UserError, described, needed_for, parse
+from ratchet.launch.options import UserError, described, located, needed_for, parse
 from ratchet.launch.output import quiet
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _served(asked: Serve) -> "Served":
 
     if asked.base:
         return served.of_base(asked.base, asked.slots, asked.context)
-    return served.of_run(api.load(asked.directory, asked.generation), asked.slots, asked.context)
+    return served.of_run(api.load(located(asked.directory), asked.generation), asked.slots, asked.context)
 
 
 def listening(command: str, host: str, port: int) -> socket.socket:

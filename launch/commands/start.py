@@ -33,6 +33,8 @@ from ratchet.launch.options import (
 )
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
+from ratchet.train.buckets import in_bucket
+from ratchet.train.buckets import reason as said_by_the_store
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
@@ -41,6 +43,10 @@ from ratchet.train.together import ALONE, PeerGone, Together, current
 
 class DiskFull(RuntimeError):
     """There is no room left for the run."""
+
+
+class BucketFailed(RuntimeError):
+    """The bucket of the run failed, and went on failing when it was asked again."""
 
 
 class OutOfMemory(RuntimeError):
@@ -138,8 +144,8 @@ def _go(directory: epath.Path, config: Config, as_events: bool, together: Togeth
         raise
     except BaseException as error:
         said = _with_remedy(error, directory, together)
-        if (directory / config_files.KEPT).exists():  # else the run could not even begin
-            with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
+        with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
+            if _begun(directory) and not isinstance(said, BucketFailed):
                 progress.result(str(said) or type(said).__name__, str(page.build(directory)), status(directory))
         if said is error:
             raise
@@ -167,6 +173,11 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
             f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume {directory}` "
             "goes on from what is committed"
         )
+    if in_bucket(directory) and (said := said_by_the_store(error)) and _begun(directory):
+        return BucketFailed(
+            f"{directory}: the bucket failed ({said}); once it answers, `ratchet resume {directory}` goes on from what "
+            "is committed"
+        )
     if isinstance(error, Stopped):
         return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
     devices = [one for one in _chain(error) if isinstance(one, jax.errors.JaxRuntimeError) or "Gloo" in str(one)]
@@ -182,6 +193,16 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
             "they go on from what is committed"
         )
     return error
+
+
+def _begun(directory: epath.Path) -> bool:
+    """Whether there is a run that could be gone on with, as far as a bucket tells."""
+    try:
+        return (directory / config_files.KEPT).exists()
+    except Exception as error:
+        if not said_by_the_store(error):
+            raise
+        return True
 
 
 def _chain(error: BaseException) -> list[BaseException]:

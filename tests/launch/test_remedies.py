@@ -42,6 +42,9 @@ FOLLOWED = {
     "goes on from what is committed": (KILLED, "a_process_killed_without_warning_is_gone_on_with_bit_by_bit"),
     "no process is at work": (KILLED, "a_process_killed_without_warning_is_gone_on_with_bit_by_bit"),
     "the disk is full": (KILLED, "a_full_disk_is_one_clear_line_and_leaves_nothing_half_written"),
+    "the bucket failed (…); once it answers": (
+        "bootstrap/test_bucket_run.py", "a_bucket_that_fails_is_one_line_and_the_run_goes_on_once_it_answers",
+    ),
     "stop it or let it end": (
         "train/test_holder.py", "one_process_holds_a_run_and_the_next_is_refused_in_a_line_that_names_it",
     ),
