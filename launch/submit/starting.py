@@ -1,0 +1,55 @@
+"""The words that each process of a run begins with, and what its exit codes mean to whatever started it."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from ratchet.bootstrap.config import Config, flat
+from ratchet.launch.recipes import RECIPES
+from ratchet.launch.recipes.documents import fitted
+
+AGAIN = 42
+"""The exit code of a process that asks to be started again."""
+LAST = (1, 2, 126, 127)
+"""Exit codes after which starting again does not help: the run failed, the user is mistaken, no such command."""
+
+
+def is_worth_repeating(code: int) -> bool:
+    """Whether a run is started again after an exit code, as a shell counts it: 42, or above 128 when a signal has
+    killed the process, for one because memory ran out."""
+    return code == AGAIN or code > 128
+
+
+def settings(config: Config) -> list[str]:
+    """The options that make the settings of a run from those of its recipe, in the order of `ratchet run --help`."""
+    usual = RECIPES[config.recipe].config
+    usual = flat(fitted(usual, config.train.lora) if config.base else usual)
+    return [word for name, value in flat(config).items() if value != usual[name] for word in _option(name, value)]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        *sections, leaf = name.split(".")
+        return ["--" + ".".join([*sections, leaf if value else f"no-{leaf}"])]
+    if isinstance(value, tuple):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
+
+
+def beginning(config: Config, directory: str, join: str) -> list[str]:
+    """The words after `ratchet` of a process of a new run; `join` says how it finds the others."""
+    return ["run", config.recipe, f"--out={directory}", f"--join={join}", *settings(config)]
+
+
+def going_on(directory: str, join: str) -> list[str]:
+    """The words after `ratchet` of a process that goes on with the run in a directory."""
+    return ["resume", directory, f"--join={join}"]
+
+
+def shell_line(config: Config, directory: str, command: Sequence[str] = ("ratchet",)) -> str:
+    """What a shell does on each machine: it goes on with the run if the directory holds one, else begins it. The shell
+    becomes the process, which so gets its signals."""
+    said = (["status", directory, "--json"], going_on(directory, "auto"), beginning(config, directory, "auto"))
+    holds, resume, run = (shlex.join([*command, *words]) for words in said)
+    return f"if {holds} > /dev/null 2>&1; then exec {resume}; fi; exec {run}"
