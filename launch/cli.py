@@ -41,11 +41,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     ),
     "recipes": (look.recipes, "", "what there is to run, how long it takes, what it should reach"),
     "preflight": (
-        measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score]",
+        measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score|generation]",
         "compile for TPUs without one: memory, traffic, bound",
     ),
     "submit": (
-        submit.submit, "RECIPE --to gke|xpk|tpu-vm|slurm|local [--dry-run] [--SETTING VALUE ...]",
+        submit.submit, "RECIPE --to gke|xpk|tpu-vm|slurm|local [--dry-run]",
         "a run for several processes, here or on a platform",
     ),
     "import": (models.import_model, "MODEL [--template FILE]", "read a model that others trained, say what it is"),

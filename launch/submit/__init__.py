@@ -2,7 +2,7 @@
 
 __init__.py   the targets, and what is done before something is submitted
 asked.py      what a submission is asked; names; templates
-starting.py   the words that a process begins or goes on with, and its exit codes
+starting.py   the words that a process starts with, and its exit codes
 slices.py     what a topology of TPUs is called, and how many machines it has
 clients.py    kubectl, xpk, gcloud and sbatch
 gke.py        a JobSet of Kubernetes, with servers beside it     templates/jobset.yaml.jinja

@@ -92,7 +92,7 @@ def manifest(asked: Gke) -> str:
         last=starting.LAST,
         grace=GRACE,
         image=asked.container(),
-        line=starting.shell_line(config, directory),
+        command=["ratchet", *starting.words(config, directory, "auto")],
         cache=f"{directory}/xla",
     )
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratchet.bootstrap import config_files
-from ratchet.launch.options import UserError, located
+from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import Submission
 from ratchet.train.stopping import ASKING
@@ -165,14 +164,11 @@ def _started(commands: Sequence[Sequence[str]], environment: Mapping[str, str], 
 
 
 def _commands(asked: Local, port: int | str) -> list[list[str]]:
-    """The command of each process; they go on with the run if its directory holds one."""
+    """The command of each process."""
     directory = asked.out or f"runs/{asked.config.recipe}"
-    begun = config_files.begun(located(directory))
     joins = [f"127.0.0.1:{port}/{asked.processes}/{number}" for number in range(asked.processes)]
-    words = lambda join: (
-        starting.going_on(directory, join) if begun else starting.beginning(asked.config, directory, join)
-    )
-    return [[sys.executable, "-m", "ratchet.launch", *words(join)] for join in joins]
+    words = [starting.words(asked.config, directory, join) for join in joins]
+    return [[sys.executable, "-m", "ratchet.launch", *of_one] for of_one in words]
 
 
 def _environment(asked: Local) -> dict[str, str]:

@@ -42,8 +42,6 @@ class Slurm(Submission):
 def manifest(asked: Slurm) -> str:
     """The file for sbatch."""
     directory = asked.out or f"runs/{asked.config.recipe}"
-    # The module of this interpreter: a job does not know what the shell here has activated.
-    command = (sys.executable, "-m", "ratchet.launch")
     return rendered(
         "slurm.sbatch.jinja",
         name=name_of(asked.name, asked.config, _LONGEST),
@@ -55,7 +53,8 @@ def manifest(asked: Slurm) -> str:
         notice=NOTICE,
         again=starting.AGAIN,
         restarts=asked.restarts,
-        line=starting.shell_line(asked.config, directory, command),
+        # The module of this interpreter: a job does not know what the shell here has activated.
+        command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, directory, "auto")],
     )
 
 

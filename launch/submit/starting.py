@@ -1,7 +1,5 @@
-"""The words that each process of a run begins with, and what its exit codes mean to whatever started it."""
+"""The words that each process of a run starts with, and what its exit codes mean to whatever started it."""
 
-import shlex
-from collections.abc import Sequence
 from typing import Any
 
 from ratchet.bootstrap.config import Config, flat
@@ -37,19 +35,7 @@ def _option(name: str, value: Any) -> list[str]:
     return [f"--{name}={value}"]
 
 
-def beginning(config: Config, directory: str, join: str) -> list[str]:
-    """The words after `ratchet` of a process of a new run; `join` says how it finds the others."""
+def words(config: Config, directory: str, join: str) -> list[str]:
+    """The words after `ratchet` of each process of a run; `join` says how it finds the others. They are the same when
+    it starts again: processes that join one another go on with the run that the directory holds."""
     return ["run", config.recipe, f"--out={directory}", f"--join={join}", *settings(config)]
-
-
-def going_on(directory: str, join: str) -> list[str]:
-    """The words after `ratchet` of a process that goes on with the run in a directory."""
-    return ["resume", directory, f"--join={join}"]
-
-
-def shell_line(config: Config, directory: str, command: Sequence[str] = ("ratchet",)) -> str:
-    """What a shell does on each machine: it goes on with the run if the directory holds one, else begins it. The shell
-    becomes the process, which so gets its signals."""
-    said = (["status", directory, "--json"], going_on(directory, "auto"), beginning(config, directory, "auto"))
-    holds, resume, run = (shlex.join([*command, *words]) for words in said)
-    return f"if {holds} > /dev/null 2>&1; then exec {resume}; fi; exec {run}"

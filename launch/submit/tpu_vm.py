@@ -67,9 +67,9 @@ def manifest(asked: TpuVm) -> str:
 
 def _start(asked: TpuVm, directory: str) -> str:
     """What every worker is told: to begin, unless it is at work already."""
-    cache, line = f"JAX_COMPILATION_CACHE_DIR={directory}/xla", starting.shell_line(asked.config, directory)
+    cache, process = f"JAX_COMPILATION_CACHE_DIR={directory}/xla", starting.words(asked.config, directory, "auto")
     container = ["docker", "run", "--name=ratchet", "--rm", "--privileged", "--network=host", "--ulimit=memlock=-1"]
-    container += ["--shm-size=16g", "--stop-timeout=60", f"--env={cache}", asked.container(), "/bin/sh", "-c", line]
+    container += ["--shm-size=16g", "--stop-timeout=60", f"--env={cache}", asked.container(), "ratchet"]
     rules = {
         "Restart": "on-failure",
         "RestartSec": 10,
@@ -80,7 +80,7 @@ def _start(asked: TpuVm, directory: str) -> str:
     }
     properties = [f"--property={name}={value}" for name, value in rules.items()]
     # In what systemd is given to start, a dollar is doubled to stand for itself.
-    started = ["/usr/bin/env", *(word.replace("$", "$$") for word in container)]
+    started = ["/usr/bin/env", *(word.replace("$", "$$") for word in [*container, *process])]
     begin = shlex.join(["sudo", "systemd-run", "--unit=ratchet", *properties, *started])
     pull = shlex.join(["sudo", "docker", "pull", "--quiet", asked.container()])
     forget = "sudo systemctl reset-failed ratchet 2> /dev/null"

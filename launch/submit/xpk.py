@@ -32,7 +32,7 @@ def words(asked: Xpk) -> list[str]:
     if not asked.cluster:
         raise UserError("submit: --to xpk: give --cluster, the name of a cluster that xpk made")
     name, directory = name_of(asked.name, asked.config, _LONGEST), asked.directory()
-    line = f"export JAX_COMPILATION_CACHE_DIR={shlex.quote(directory + '/xla')}; "
+    process = ["ratchet", *starting.words(asked.config, directory, "auto")]
     options = {
         "cluster": asked.cluster,
         "workload": name,
@@ -44,7 +44,8 @@ def words(asked: Xpk) -> list[str]:
         "priority": asked.priority,
         **({"project": asked.project} if asked.project else {}),
         **({"zone": asked.zone} if asked.zone else {}),
-        "command": line + starting.shell_line(asked.config, directory),
+        "env": f"JAX_COMPILATION_CACHE_DIR={directory}/xla",
+        "command": shlex.join(process),
     }
     return ["xpk", "workload", "create", *(f"--{option}={value}" for option, value in options.items())]
 

@@ -1,7 +1,5 @@
 """What is submitted to GKE is what Kubernetes and JobSet accept, and does what the exit codes say."""
 
-import shlex
-
 import jobsets
 import pytest
 from hypothesis import given, settings
@@ -40,7 +38,7 @@ def slice_job(jobset):
 def command_of(jobset):
     """The words that the pods of a set begin a run with."""
     (container,) = slice_job(jobset)["template"]["spec"]["template"]["spec"]["containers"]
-    return shlex.split(container["args"][0].rpartition("; exec ")[2])
+    return container["command"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

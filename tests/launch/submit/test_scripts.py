@@ -75,10 +75,8 @@ def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
     asked = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
     wanted = {"job-name=tiny", "nodes=4", "ntasks-per-node=2", "gpus-per-node=2", "partition=p", "account=a", "requeue"}
     assert wanted < set(asked)
-    show = 'printf "%s\\n" "${@: -1}"; exit 0'  # what each task does
-    _, _, out = clients(script, srun=show)
-    begin = shlex.split(out.rpartition("; exec ")[2])
-    assert begin[1:6] == ["-m", "ratchet.launch", "run", "tiny", "--out=/shared/my runs/x"]
+    _, _, out = clients(script, srun='printf "%s\\n" "$@"')
+    assert out.splitlines()[4:] == ["-m", "ratchet.launch", "run", "tiny", "--out=/shared/my runs/x", "--join=auto"]
     with pytest.raises(UserError, match="--time '1 day': take one word"):
         Slurm(TINY, "slurm", time="1 day")
 
@@ -129,7 +127,7 @@ def test_a_lost_connection_is_taken_up_again(clients):
 
 
 def test_a_worker_has_its_container_begin_the_run(tmp_path):
-    """Through the shells of this machine and the worker, systemd and the container's shell."""
+    """Through the shells of this machine and the worker, and systemd."""
     script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", zone="z", **CLOUD))
     (line,) = [line for line in script.splitlines() if line.startswith("start=")]
     (start,) = shlex.split(line.removeprefix("start="))
@@ -139,12 +137,9 @@ def test_a_worker_has_its_container_begin_the_run(tmp_path):
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     ran = subprocess.run(["sh", "-c", start], capture_output=True, text=True, env=environment)
-    words = ran.stdout.splitlines()
-    begun = words[-1].replace("$$", "$")  # as systemd does
-    assert "systemd-run" in words and words[-3:-1] == ["/bin/sh", "-c"]
-    begin = shlex.split(begun.rpartition("; exec ")[2])
-    assert begin[:4] == ["ratchet", "run", "tiny", "--out=gs://bucket/it's $HOME/x"]
-    assert "--env=JAX_COMPILATION_CACHE_DIR=gs://bucket/it's $$HOME/x/xla" in words
+    words = [word.replace("$$", "$") for word in ran.stdout.splitlines()]  # as systemd does
+    assert words[-5:] == ["ratchet", "run", "tiny", "--out=gs://bucket/it's $HOME/x", "--join=auto"]
+    assert "systemd-run" in words and "--env=JAX_COMPILATION_CACHE_DIR=gs://bucket/it's $HOME/x/xla" in words
 
 
 def test_xpk_gets_one_command_of_options_that_it_has():
@@ -155,9 +150,9 @@ def test_xpk_gets_one_command_of_options_that_it_has():
     assert words[:3] == ["xpk", "workload", "create"] and shlex.split(xpk.manifest(asked)) == words
     assert (options["tpu-type"], options["num-slices"], options["max-restarts"]) == ("v5p-8", "3", "8")
     known = "cluster workload tpu-type num-slices docker-image max-restarts termination-grace-period-seconds priority"
-    assert set(options) == {*known.split(), "zone", "command"}
-    ran = subprocess.run(["sh", "-n", "-c", options["command"]], capture_output=True)
-    assert ran.returncode == 0 and shlex.split(options["command"])[0] == "export"
+    assert set(options) == {*known.split(), "zone", "env", "command"}
+    process = shlex.split(options["command"])
+    assert process == ["ratchet", "run", "tiny", "--out=gs://bucket/it's $HOME/x", "--join=auto"]
 
 
 @pytest.mark.parametrize(

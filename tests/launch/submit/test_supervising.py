@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from ratchet.bootstrap import config_files
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import local
 from ratchet.launch.submit.local import Local, Patience, supervise
@@ -118,14 +117,10 @@ def test_a_supervisor_leaves_nobody_behind(processes, tmp_path):
     assert subprocess.run(["pgrep", "-f", f"here, number = .*{tmp_path}"], capture_output=True).stdout == b""
 
 
-def test_processes_meet_at_one_port_and_begin_or_go_on(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    asked = Local(TINY, "local", out="here", processes=3)
-    begin = [words[3:] for words in local._commands(asked, 4242)]
-    assert [words[:3] for words in begin] == [["run", "tiny", "--out=here"]] * 3
-    assert [words[3] for words in begin] == [f"--join=127.0.0.1:4242/3/{number}" for number in range(3)]
-    config_files.save(local.located("here"), TINY)
-    assert [words[3:] for words in local._commands(asked, 7)][1] == ["resume", "here", "--join=127.0.0.1:7/3/1"]
+def test_processes_meet_at_one_port():
+    words = [words[3:] for words in local._commands(Local(TINY, "local", out="here", processes=3), 4242)]
+    joins = [f"--join=127.0.0.1:4242/3/{number}" for number in range(3)]
+    assert words == [["run", "tiny", "--out=here", join] for join in joins]
 
 
 def test_any_split_into_processes_computes_with_as_many_threads_and_devices(tmp_path):
