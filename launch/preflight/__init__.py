@@ -85,7 +85,7 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
     with without_compilation_cache():
         if asked.step == "generation":
             an_hour = math.prod(map(int, re.findall(r"\d+", asked.topology.partition(":")[2]))) * asked.slices
-            found = generation.generation(config, mesh, chip, an_hour * asked.dollars_per_chip_hour)
+            found = generation.generation(config, mesh, chip, an_hour * asked.dollars_per_chip_hour, say)
         elif asked.step == "train":
             found = training.training(config, mesh, chip, asked.rows)
         else:

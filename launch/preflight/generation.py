@@ -1,7 +1,7 @@
 """All programs of a generation on a described topology, each as large as the settings have it, and what a generation
 would take by their bounds: a prediction, and no measurement."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,17 +15,24 @@ _QUESTIONS_AN_ANSWER = 8
 """Two criteria asked of each of four steps, say."""
 
 
-def generation(config: Config, mesh: jax.sharding.Mesh, chip: Chip, dollars: float) -> dict[str, Any]:
+def generation(
+    config: Config, mesh: jax.sharding.Mesh, chip: Chip, dollars: float, say: Callable[[str], None]
+) -> dict[str, Any]:
     """What a step of training takes with a whole batch, an example a row, and sampling and scoring with all slots; and
-    from their bounds the least that a generation takes, where all chips together cost so many `dollars` an hour."""
+    from their bounds the least that a generation takes, where all chips together cost so many `dollars` an hour. `say`
+    is told what is compiled next."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = round_up(-(-config.train.batch // parts), config.train.engine.micro_batches)
     slots = -(-config.simulate.slots // parts)
-    steps = {
-        "train": training.training(config, mesh, chip, rows),
-        "sample": inference.sampling(config, mesh, chip, slots),
-        "score": inference.scoring(config, mesh, chip, slots),
+    programs = {
+        "train": lambda: training.training(config, mesh, chip, rows),
+        "sample": lambda: inference.sampling(config, mesh, chip, slots),
+        "score": lambda: inference.scoring(config, mesh, chip, slots),
     }
+    steps = {}
+    for number, (name, program) in enumerate(programs.items(), 1):
+        say(f"preflight: {number} of {len(programs)}: {name}")
+        steps[name] = program()
     fits = all(one["fits"] for one in steps.values())
     return {"fits": fits, "steps": steps, **({"predicted": predicted(config, steps, dollars)} if fits else {})}
 
