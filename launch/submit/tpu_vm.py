@@ -82,9 +82,13 @@ def _start(asked: TpuVm, directory: str) -> str:
     # In what systemd is given to start, a dollar is doubled to stand for itself.
     started = ["/usr/bin/env", *(word.replace("$", "$$") for word in [*container, *process])]
     begin = shlex.join(["sudo", "systemd-run", "--unit=ratchet", *properties, *started])
-    pull = shlex.join(["sudo", "docker", "pull", "--quiet", asked.container()])
+    steps = [["sudo", "docker", "pull", "--quiet", asked.container()]]
+    registry = asked.container().partition("/")[0]
+    if registry.endswith(("gcr.io", "pkg.dev")):  # which the machine's own account may read
+        steps.insert(0, ["sudo", "gcloud", "auth", "configure-docker", registry, "--quiet"])
+    prepare = " && ".join(map(shlex.join, steps))
     forget = "sudo systemctl reset-failed ratchet 2> /dev/null"
-    return f"systemctl is-active --quiet ratchet || {{ {pull} && {{ {forget} || true; }} && {begin}; }}"
+    return f"systemctl is-active --quiet ratchet || {{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
 
 
 def submit(asked: TpuVm) -> int:

@@ -128,7 +128,8 @@ def test_a_lost_connection_is_taken_up_again(clients):
 
 def test_a_worker_has_its_container_begin_the_run(tmp_path):
     """Through the shells of this machine and the worker, and systemd."""
-    script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", zone="z", **CLOUD))
+    image = "europe-docker.pkg.dev/project/ratchet:1"
+    script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", zone="z", **(CLOUD | {"image": image})))
     (line,) = [line for line in script.splitlines() if line.startswith("start=")]
     (start,) = shlex.split(line.removeprefix("start="))
     show = '#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done\n'
@@ -140,6 +141,7 @@ def test_a_worker_has_its_container_begin_the_run(tmp_path):
     words = [word.replace("$$", "$") for word in ran.stdout.splitlines()]  # as systemd does
     assert words[-5:] == ["ratchet", "run", "tiny", "--out=gs://bucket/it's $HOME/x", "--join=auto"]
     assert "systemd-run" in words and "--env=JAX_COMPILATION_CACHE_DIR=gs://bucket/it's $HOME/x/xla" in words
+    assert words[:4] == ["gcloud", "auth", "configure-docker", "europe-docker.pkg.dev"]
 
 
 def test_xpk_gets_one_command_of_options_that_it_has():
