@@ -8,6 +8,7 @@ from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import OnSlices, name_of, rendered
 from ratchet.launch.submit.clients import hand_over
+from ratchet.launch.submit.slices import CHIPS_OF_A_HOST
 
 GRACE = 60
 """Seconds from SIGTERM to SIGKILL of a pod."""
@@ -87,7 +88,7 @@ def manifest(asked: Gke) -> str:
         shape=slice.shape,
         slices=asked.slices,
         hosts=slice.hosts,
-        chips=slice.chips_of_a_host,
+        chips=CHIPS_OF_A_HOST,
         restarts=asked.restarts,
         last=starting.LAST,
         grace=GRACE,

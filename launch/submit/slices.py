@@ -28,8 +28,8 @@ KINDS = {
     "tpu7x": Kind("tpu7x", "tpu7x", 2, ""),
 }
 """By the name that `ratchet preflight --topology` and libtpu have for it."""
-FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CHIPS_OF_A_MACHINE = 4
+FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CHIPS_OF_A_HOST = 4
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ class Slice:
     @property
     def hosts(self) -> int:
         """Machines, each of which runs one process."""
-        return max(1, self.chips // _CHIPS_OF_A_MACHINE)
-
-    @property
-    def chips_of_a_host(self) -> int:
-        return self.chips // self.hosts
+        return self.chips // CHIPS_OF_A_HOST
 
     @property
     def accelerator(self) -> str:
@@ -67,7 +63,7 @@ def slice_of(topology: str) -> Slice:
     if kind.flat and shape not in FLAT:
         raise UserError(f"submit: {name} has no slice of {shape or 'no shape'}; there are {', '.join(FLAT)}")
     sizes = [int(size) for size in shape.split("x")] if re.fullmatch(r"[1-9]\d{0,2}(x[1-9]\d{0,2}){2}", shape) else []
-    small = shape in ("2x2x1", "2x2x2", "2x2x4", "2x4x4") or shape == "1x1x1" and name == "tpu7x"
+    small = shape in ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
     if not kind.flat and not small and not (sizes and all(size % 4 == 0 for size in sizes)):
         raise UserError(
             f"submit: {name} has no slice of {shape or 'no shape'}; there are 2x2x1, 2x2x2, 2x2x4, 2x4x4, and three "

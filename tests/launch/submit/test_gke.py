@@ -63,7 +63,7 @@ def test_kubernetes_by_itself_notices_a_misspelt_field_of_a_job():
     assert "imagee" in line
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     name=st.text(max_size=70) | st.from_regex(r"[a-z][-a-z0-9]{0,62}", fullmatch=True),
     slices=st.sampled_from([1, 10, 11, 2000]),
@@ -91,7 +91,7 @@ def test_the_longest_name_that_is_taken_is_the_longest_that_a_cluster_takes():
     assert [line.rpartition(": ")[2] for line in jobsets.refusals(made)] == ["no label of RFC 1035"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30))
 def test_whatever_text_an_option_has_it_arrives_as_it_is(text):
     made = documents(image=text, service_account=text, out=f"gs://bucket/{text}/x", **SERVERS)
@@ -179,7 +179,7 @@ def test_servers_write_for_a_run_that_waits_for_them_and_outlives_none():
         ({"slices": 0}, "--slices is 0"),
         ({"restarts": -1}, "--restarts is -1"),
         ({"topology": "v9:4x4"}, "no TPU is called 'v9'"),
-        ({"topology": "v5e:3x3"}, "v5e has no slice of 3x3; there are 1x1, 2x2"),
+        ({"topology": "v5e:3x3"}, "v5e has no slice of 3x3; there are 2x2, 2x4"),
         ({"topology": "v5p:4x4"}, "v5p has no slice of 4x4; there are 2x2x1"),
         ({"rollouts": "vllm"}, "--rollouts-model go together"),
         ({"rollouts_model": "m"}, "--rollouts-model go together"),

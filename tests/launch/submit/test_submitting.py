@@ -2,15 +2,30 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import tiny_config
 
-from ratchet.launch import cli, submit
+from ratchet.bootstrap.worlds import DocumentsConfig
+from ratchet.launch import cli, preflight, submit
+from ratchet.launch.preflight import Preflight
 from ratchet.launch.submit.starting import AGAIN, LAST, is_worth_repeating
+from ratchet.models.decoder import DecoderConfig
+from ratchet.train.trainer import EngineConfig
 
 GKE = ["submit", "tiny", "--to", "gke", "--image", "i", "--out", "gs://bucket/x"]
-SMALL = ["--model.width", "128", "--model.heads", "1", "--model.layers", "1", "--model.mlp-width", "128"]
+MODEL = DecoderConfig(
+    vocab_size=256, width=128, layers=1, heads=1, kv_heads=1, head_width=128, mlp_width=128, max_length=128
+)
+
+
+def small():
+    """Settings of a run about documents that compile soon."""
+    sizes = {"model": MODEL, "train__batch": 64, "train__columns": 112, "simulate__slots": 16}
+    config = tiny_config(**sizes, train__engine=EngineConfig(attention="plain"))
+    return replace(config, world="documents", documents=DocumentsConfig(slice=100, fresh=10))
 
 
 @pytest.fixture
@@ -33,20 +48,44 @@ def test_the_client_gets_what_a_dry_run_shows_and_its_exit_code_is_returned(kube
     assert (kubectl / "given").read_text() == shown and "kind: JobSet" in shown
 
 
-def test_what_does_not_fit_is_not_submitted(kubectl, capsys):
-    """The compiler for TPUs says so: the settings are those of the run, and the batch is as large as its own."""
-    huge = [*GKE, "--topology", "v5e:1x1", *SMALL, "--train.batch", "3000000"]
-    assert cli.main(huge) == 2
-    err = capsys.readouterr().err
-    assert "ratchet: submit: train would not fit v5e:1x1" in err and "--force" in err.splitlines()[-1]
-    assert "sampling" in err and not (kubectl / "told").exists()
+@pytest.fixture(scope="module")
+def found():
+    """What the compiler for TPUs says of all programs of a generation of a small model."""
+    return preflight.preflight(Preflight(small(), "v5e:2x2", 1, "generation", dollars_per_chip_hour=3.0))
 
 
-def test_what_fits_is_submitted_with_what_it_would_take(kubectl, capsys):
-    fits = [*GKE, "--topology", "v5e:1x1", *SMALL, "--dollars-per-chip-hour", "2", "--world", "documents"]
-    assert cli.main(fits) == 3
+def test_a_generation_is_predicted_from_programs_as_large_as_its_settings(found):
+    train, sample, score = (found["steps"][name] for name in ("train", "sample", "score"))
+    c, p = small(), found["predicted"]
+    assert found["fits"] and train["tokens_per_step"] == 64 * 112
+    assert sample["slots"] == score["questions"] == 16
+    assert p["answers"] == c.documents.per_document * (100 * c.simulate.samples + 10 * c.evaluate.samples)
+    assert p["step_seconds"] == max(train["bound"]["seconds"].values())
+    assert p["seconds"]["train"] == c.train.steps * p["step_seconds"]
+    rate = sample["bound"]["tokens_a_second_at_most"]
+    assert p["seconds"]["sample"] == pytest.approx(p["answers"] * c.simulate.new_tokens / rate)
+    assert p["hours"] == pytest.approx(sum(p["seconds"].values()) / 3600)
+    assert p["dollars"] == pytest.approx(p["hours"] * 4 * 3.0)
+
+
+def test_what_fits_is_submitted_and_what_it_would_take_is_shown(kubectl, capsys, monkeypatch, found):
+    monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
+    assert cli.main(GKE) == 3
     err = capsys.readouterr().err
-    assert "a generation, predicted" in err and "dollars at least" in err and (kubectl / "told").exists()
+    assert "sampling" in err and "a generation, predicted" in err and "dollars at least" in err
+    assert (kubectl / "told").exists()
+
+
+def test_what_does_not_fit_is_not_submitted(kubectl, capsys, monkeypatch, found):
+    train = found["steps"]["train"]
+    too_large = train | {"fits": False, "memory": train["memory"] | {"needed": None}}
+    less = {name: value for name, value in found.items() if name != "predicted"}
+    less |= {"fits": False, "steps": found["steps"] | {"train": too_large}}
+    monkeypatch.setattr(preflight, "preflight", lambda asked, say: less)
+    assert cli.main(GKE) == 2
+    err = capsys.readouterr().err
+    assert "ratchet: submit: train would not fit v5e:4x4" in err and "--force" in err.splitlines()[-1]
+    assert "does not fit" in err and not (kubectl / "told").exists()
 
 
 @pytest.mark.parametrize(
