@@ -13,6 +13,7 @@ from ratchet.launch import cli, preflight, submit
 from ratchet.launch.preflight import Preflight
 from ratchet.launch.submit.starting import AGAIN, LAST, is_worth_repeating
 from ratchet.models.decoder import DecoderConfig
+from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.trainer import EngineConfig
 
 GKE = ["submit", "tiny", "--to", "gke", "--image", "i", "--out", "gs://bucket/x"]
@@ -24,7 +25,8 @@ MODEL = DecoderConfig(
 def small():
     """Settings of a run about documents that compile soon."""
     sizes = {"model": MODEL, "train__batch": 64, "train__columns": 112, "simulate__slots": 16}
-    config = tiny_config(**sizes, train__engine=EngineConfig(attention="plain"))
+    plain = {"train__engine": EngineConfig(attention="plain"), "train__optimizer": OptimizerConfig("adamw", 1e-5)}
+    config = tiny_config(**sizes, **plain)
     return replace(config, world="documents", documents=DocumentsConfig(slice=100, fresh=10))
 
 
