@@ -14,7 +14,7 @@ from ratchet.launch.recipes import RECIPES
 from ratchet.train.flops import CHIPS, layer_weights, step_flops
 
 RESULT = Path(__file__).parent / "results" / "pods.json"
-LARGE = ["--train.engine.micro-batches", "1", "--simulate.slots", "4096"]
+LARGE = ["--train.engine.micro-batches", "1", "--simulate.slots", "2048"]
 """For 256 chips: a part of a batch has a row for each."""
 ASKED = [
     ("pod-0.6b", "v5e:4x4", []),
