@@ -129,14 +129,19 @@ class Noted:
 
 
 class Metrics:
-    """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike."""
+    """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike.
 
-    def __init__(self, directory: epath.Path):
+    Of processes that run together, only one is the `writer`.
+    """
+
+    def __init__(self, directory: epath.Path, writer: bool = True):
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
-        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard")) if writer else None
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
+        if not self._board:
+            return
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
         with self._path.open("a") as file:
@@ -151,7 +156,8 @@ class Metrics:
             fresh.write_bytes(b"".join(line for line in lines if f'"arm": "{arm}"'.encode() not in line))
 
     def close(self) -> None:
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from ratchet.models.sampler import Sampled
 from ratchet.models.scorer import Scorer
 from ratchet.models.wording import numbered
 from ratchet.train.commits import Commits
+from ratchet.train.together import ALONE, Together
 
 PLACE = "teacher"
 """The directory of a run that holds what was asked and answered."""
@@ -37,6 +38,8 @@ class Afar:
     scorer: Scorer
     rescored: bool
     """Whether targets need the distributions; else each token is certain."""
+    together: Together = ALONE
+    """Processes that are told alike: the first one asks."""
 
     def finish(
         self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
@@ -44,7 +47,8 @@ class Afar:
     ) -> list[Transcript]:  # fmt: skip
         """Has the teacher answer every draft. Raises what `Client.answers` raises."""
         bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
-        told = [("", False) if a is None else checked(a) for a in self.client.answers(bodies, advance)]
+        answers = self.together.decided("what the teacher answers", lambda: list(self.client.answers(bodies, advance)))
+        told = [("", False) if a is None else checked(a) for a in answers]
         most, encode = self.writer.config.new_tokens, self.writer.tokenizer.encode
         said = [tuple(encode(text.strip())) for text, _ in told]
         ended = [finished and len(tokens) < most for tokens, (_, finished) in zip(said, told, strict=True)]
@@ -86,13 +90,14 @@ class Afar:
         ]
 
 
-def meet(directory: epath.Path, config: Config, progress: Progress) -> Client:
+def meet(directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE) -> Client:
     """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises TeacherRefused."""
     asked, folder = config.teacher, directory / PLACE
     client = Client(asked, asked.model, folder / "answers")
-    met = (folder / "probe.json").exists()
-    learned = lambda: asdict(probe(client, config.model.max_length))
-    found = Probed(**Commits(directory).once(folder / "probe.json", learned))
+    met = together.decided("whether the teacher was met", lambda: (folder / "probe.json").exists())
+    ask = lambda: asdict(probe(client, config.model.max_length))
+    learned = lambda: together.decided("what the teacher can do", ask)
+    found = Probed(**Commits(directory, together).once(folder / "probe.json", learned))
     for line in () if met else found.lines(asked.url, asked.generations):
         progress.line(line)
     return Client(asked, found.model, folder / "answers")
