@@ -7,6 +7,7 @@ from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import Submission, name_of, rendered
 from ratchet.launch.submit.clients import hand_over
+from ratchet.train import stopping
 
 _LONGEST = 63
 NOTICE = 180
@@ -51,7 +52,7 @@ def manifest(asked: Slurm) -> str:
         partition=asked.partition,
         account=asked.account,
         notice=NOTICE,
-        again=starting.AGAIN,
+        again=stopping.AGAIN,
         restarts=asked.restarts,
         # The module of this interpreter: a job does not know what the shell here has activated.
         command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, directory, "auto")],

@@ -5,9 +5,8 @@ from typing import Any
 from ratchet.bootstrap.config import Config, flat
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
+from ratchet.train import stopping
 
-AGAIN = 42
-"""The exit code of a process that asks to be started again."""
 LAST = (1, 2, 126, 127)
 """Exit codes after which starting again does not help: the run failed, the user is mistaken, no such command."""
 
@@ -15,7 +14,7 @@ LAST = (1, 2, 126, 127)
 def is_worth_repeating(code: int) -> bool:
     """Whether a run is started again after an exit code, as a shell counts it: 42, or above 128 when a signal has
     killed the process, for one because memory ran out."""
-    return code == AGAIN or code > 128
+    return code == stopping.AGAIN or code > 128
 
 
 def settings(config: Config) -> list[str]:

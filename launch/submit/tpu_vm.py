@@ -7,6 +7,7 @@ from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import OnSlices, name_of, rendered
 from ratchet.launch.submit.clients import hand_over, needed
+from ratchet.train import stopping
 
 _LONGEST = 56
 """Letters of a name: a slice of several has a number after it, in 63."""
@@ -59,7 +60,7 @@ def manifest(asked: TpuVm) -> str:
         created=created,
         start=_start(asked, directory),
         follow=_FOLLOW,
-        again=starting.AGAIN,
+        again=stopping.AGAIN,
         last=starting.LAST,
         keep=asked.keep,
     )

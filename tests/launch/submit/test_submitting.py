@@ -11,9 +11,10 @@ from support import tiny_config
 from ratchet.bootstrap.worlds import DocumentsConfig
 from ratchet.launch import cli, preflight, submit
 from ratchet.launch.preflight import Preflight
-from ratchet.launch.submit.starting import AGAIN, LAST, is_worth_repeating
+from ratchet.launch.submit.starting import LAST, is_worth_repeating
 from ratchet.models.decoder import DecoderConfig
 from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.stopping import AGAIN
 from ratchet.train.trainer import EngineConfig
 
 GKE = ["submit", "tiny", "--to", "gke", "--image", "i", "--out", "gs://bucket/x"]
