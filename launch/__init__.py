@@ -12,7 +12,9 @@ events.py       the same for programs
 export_data.py  what was accepted, as a dataset that other trainers take
 folders.py      Hugging Face folders: read, and written from a generation
 preflight/      compiles programs for a TPU topology without a TPU
+submit/         runs for several processes, here or on a platform
 serve/          a model behind OpenAI's web API
 ui/             runs in a browser on this machine
+Containerfile   the container that platforms pull
 recipes/        presets: settings with what they do, how long it takes and what they should reach
 """

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.teacher.client import TeacherStopped
-from ratchet.launch.commands import labels, look, measure, models, preview, serve, start, ui, watch
+from ratchet.launch.commands import labels, look, measure, models, preview, serve, start, submit, ui, watch
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
@@ -48,8 +48,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     ),
     "recipes": (look.recipes, "", "what there is to run, how long it takes, what it should reach"),
     "preflight": (
-        measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score]",
+        measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score|generation]",
         "compile for TPUs without one: memory, traffic, bound",
+    ),
+    "submit": (
+        submit.submit, "RECIPE --to gke|xpk|tpu-vm|slurm|local [--dry-run]",
+        "a run for several processes, here or on a platform",
     ),
     "import": (models.import_model, "MODEL [--template FILE]", "read a model that others trained, say what it is"),
     "serve": (
@@ -71,8 +75,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but chat, label, serve and ui\n"
-        "take --json: one JSON object; of run, resume and watch one a line."
+        "every setting; --version says the version. All but chat, label, serve, submit and\n"
+        "ui take --json: one JSON object; of run, resume and watch one a line."
     )
 
 
@@ -128,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
     """Has a command end as it should when it is asked to: after a step, at once; what talks to people takes Ctrl-C
-    itself. A server looks after itself: it ends when what it has begun is answered."""
-    if name in ("serve", "ui"):
+    itself. A server looks after itself: it ends when what it has begun is answered; so does who passes signals on."""
+    if name in ("serve", "submit", "ui"):
         return contextlib.nullcontext()
     talks = name in ("chat", "label", "watch")
     asking = [number for number in stopping.ASKING if not talks or number != signal.SIGINT]

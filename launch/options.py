@@ -130,7 +130,7 @@ def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
     named, rest, given = first_word(kind, words), list(words), {}
     if named:
         rest.remove(named)
-    if path := _value_of("--config", rest):
+    if path := value_of("--config", rest):
         given = config_files.read(epath.Path(path))
         written = given.pop("recipe", named or "documents")
         if named and named != written:
@@ -175,7 +175,7 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return bool(set(HELP) & set(words))
 
 
-def _value_of(option: str, words: Sequence[str]) -> str:
+def value_of(option: str, words: Sequence[str]) -> str:
     """The value of an option that takes one, "" where it was not given; the last one counts."""
     spelled = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
     return next((value for name, value in reversed(list(itertools.pairwise(spelled))) if name == option), "")

@@ -43,8 +43,10 @@ def print_json(found: Mapping[str, Any]) -> None:
 
 
 def quiet() -> None:
-    """Compiled programs are kept for the next start; what libraries say beside their errors is not for users."""
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
+    """Compiled programs are kept for the next start, where JAX_COMPILATION_CACHE_DIR says or with the user's other
+    caches; what libraries say beside their errors is not for users."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     logging.getLogger("bm25s").setLevel(logging.ERROR)
     stores = ("aiobotocore", "botocore", "gcsfs", "google", "s3fs")

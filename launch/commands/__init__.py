@@ -3,6 +3,7 @@
 start.py     `run` and `resume`
 watch.py     `watch`
 ui.py        `ui`
+submit.py    `submit`
 look.py      `status`, `show`, `report` and `recipes`
 preview.py   `preview`
 measure.py   `evaluate`, `compare` and `preflight`

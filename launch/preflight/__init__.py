@@ -5,10 +5,13 @@ collectives is what the pod would do; FLOPs are counted from the traced program;
 
 training.py     a step of training
 inference.py    the sampler's dispatch, and a batch of the review's questions
+generation.py   all of these as large as the settings have them, and what a generation takes by their bounds
 chips.py        chips that are described, programs compiled for them, and what these take of a chip's memory
 collectives.py  what a compiled program moves, between chips and between a chip and its memory
 """
 
+import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from rich.table import Table
 
 from ratchet.bootstrap.run import with_base
 from ratchet.launch.options import File, Json, Settings
-from ratchet.launch.preflight import inference, training
+from ratchet.launch.preflight import generation, inference, training
 from ratchet.launch.preflight.chips import (
     PreflightError,
     described_chips,
@@ -32,7 +35,7 @@ from ratchet.train.sharding import make_mesh
 
 __all__ = ["Preflight", "PreflightError", "preflight", "show"]
 
-_TITLES = {"train": "training step", "sample": "sampling", "score": "scoring"}
+_TITLES = {"train": "training step", "sample": "sampling", "score": "scoring", "generation": "a generation"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,15 @@ class Preflight:
     """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2 or tpu7x:2x2x1, whose chips are two devices."""
     slices: int = 1
     """Slices, joined by a slower network along the data axis."""
-    step: Literal["train", "sample", "score"] = "train"
-    """What is compiled: a step of training, the sampler's dispatch, or a batch of the review's questions."""
+    step: Literal["train", "sample", "score", "generation"] = "train"
+    """What is compiled: a step of training, the sampler's dispatch, a batch of the review's questions, or all of them,
+    as large as --train.batch and --simulate.slots have them, from which a generation's time is predicted."""
     rows: int = 2
     """Rows of a batch on each chip, of `--train.columns` tokens; all of them are predicted."""
     slots: int = 32
     """Answers that each chip samples at a time, or questions that it is asked."""
+    dollars_per_chip_hour: float = 0.0
+    """What a chip costs: with it, the cost of a generation is predicted as well."""
     json: Json = False
     file: File = ""
 
@@ -77,7 +83,10 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
     say(f"preflight: compiling {_TITLES[asked.step]} for {mesh.size} devices; a large model takes minutes")
     began = time.monotonic()
     with without_compilation_cache():
-        if asked.step == "train":
+        if asked.step == "generation":
+            an_hour = math.prod(map(int, re.findall(r"\d+", asked.topology.partition(":")[2]))) * asked.slices
+            found = generation.generation(config, mesh, chip, an_hour * asked.dollars_per_chip_hour, say)
+        elif asked.step == "train":
             found = training.training(config, mesh, chip, asked.rows)
         else:
             of = inference.sampling if asked.step == "sample" else inference.scoring
@@ -87,7 +96,16 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """Prints what `preflight` found as a table."""
+    """Prints what `preflight` found as a table; of a generation, one for each program and one of the prediction."""
+    if found["program"] == "generation":
+        where = {name: found[name] for name in ("topology", "slices", "chips", "mesh")}
+        for name, one in found["steps"].items():
+            show(where | {"program": name} | one, console)
+        table = Table("a generation, predicted", "", box=None)
+        for name, text in generation.rows(found):
+            table.add_row(name, text)
+        console.print(table)
+        return
     memory, mesh = found["memory"], " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
     table = Table(_TITLES[found["program"]], "", box=None)
     table.add_row("chips", f"{found['chips']} of {found['topology']} in {found['slices']} slice(s): {mesh}")

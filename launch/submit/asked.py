@@ -1,0 +1,113 @@
+"""What a submission is asked, what every target has in common of it, and what may be a name."""
+
+import functools
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import yaml
+
+from ratchet.bootstrap.config import Config
+from ratchet.launch.options import File, Settings, UserError
+from ratchet.launch.submit.slices import Slice, slice_of
+
+Target = Literal["gke", "xpk", "tpu-vm", "slurm", "local"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run for several processes. Every default of a setting is the recipe's."""
+
+    config: Settings
+    to: Target = "local"
+    """Where it runs: gke, xpk, tpu-vm, slurm, or local, which is this machine."""
+    out: str = ""
+    """Directory of the run, which all processes see. One that holds a run already is gone on with."""
+    restarts: int = 8
+    """How often the run is started again after exit code 42 or a killed process."""
+    dry_run: bool = False
+    """Print what would be submitted, and do nothing."""
+    file: File = ""
+
+    def __post_init__(self):
+        if self.restarts < 0:
+            raise UserError(f"submit: --restarts is {self.restarts}; it must be at least 0")
+
+
+@dataclass(frozen=True)
+class OnSlices(Submission):
+    """A run on slices of TPUs in the cloud."""
+
+    name: str = ""
+    """Name of the job; default the recipe's."""
+    topology: str = "v5e:4x4"
+    """Chips of a slice, as of `ratchet preflight`: v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x1, tpu7x:2x2x1."""
+    slices: int = 1
+    """Slices, joined by a slower network along the data axis."""
+    image: str = ""
+    """The container that holds Ratchet, as launch/Containerfile builds it, where the machines can pull it."""
+    dollars_per_chip_hour: float = 0.0
+    """What a chip costs; the predicted cost of a generation is printed when it is given."""
+    force: bool = False
+    """Submit without asking preflight whether the run fits."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.slices < 1:
+            raise UserError(f"submit: --slices is {self.slices}; it must be at least 1")
+        if self.dollars_per_chip_hour < 0:
+            raise UserError(f"submit: --dollars-per-chip-hour is {self.dollars_per_chip_hour}; it must be at least 0")
+
+    @property
+    def slice(self) -> Slice:
+        return slice_of(self.topology)
+
+    def directory(self) -> str:
+        """The run's directory. Raises UserError unless it is in an object store: these machines share no disk."""
+        if not re.match(r"(gs|s3)://[^/]", self.out):
+            raise UserError(f"submit: --to {self.to}: give --out in a bucket that all machines see, gs://BUCKET/runs/NAME")
+        return self.out.rstrip("/")
+
+    def container(self) -> str:
+        """The container image. Raises UserError where none is given."""
+        if not self.image:
+            raise UserError(f"submit: --to {self.to}: give --image, the container that launch/Containerfile builds")
+        return self.image
+
+
+def name_of(given: str, config: Config, longest: int) -> str:
+    """The name of a job: the given one, or the recipe's with what no name may hold left out.
+
+    Raises UserError for a name that is no label of the domain name system (RFC 1035: lower-case letters, digits and
+    dashes, a letter first and no dash last), or has more than `longest` letters, to which suffixes are added.
+    """
+    name = given or re.sub(r"[^a-z0-9]+", "-", config.recipe.lower()).strip("-")[:longest].rstrip("-")
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        raise UserError(f"submit: --name {name!r}: take a-z, 0-9 and -, a letter first, no dash last")
+    if len(name) > longest:
+        raise UserError(f"submit: --name {name!r} has {len(name)} letters; with what is added it may have {longest}")
+    return name
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Templates know the filters `quote`, which makes a word of a shell of any text, and `yaml`, a scalar of YAML."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["quote"] = shlex.quote
+    made.filters["yaml"] = lambda text: yaml.safe_dump(str(text), default_style='"', width=math.inf).strip()
+    return made
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of this package, filled in; a value that it asks for and is not given is an error."""
+    return _templates().get_template(template).render(**values)

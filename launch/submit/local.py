@@ -1,0 +1,187 @@
+"""This machine: several processes of one run, watched, started again, and ended together."""
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ratchet.launch.options import UserError
+from ratchet.launch.submit import starting
+from ratchet.launch.submit.asked import Submission
+from ratchet.train.stopping import ASKING
+
+_LOOK = 0.05
+"""Seconds between two looks at the processes."""
+
+
+@dataclass(frozen=True)
+class Local(Submission):
+    """Several processes on this machine, which show what the first of them says."""
+
+    processes: int = 2
+    """So many processes work on the run together."""
+    devices: int = 1
+    """CPU devices of each, where JAX finds no others."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.processes, self.devices) < 1:
+            raise UserError(f"submit: --processes {self.processes}, --devices {self.devices}; both must be at least 1")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a supervisor waits, in seconds."""
+
+    grace: float = 10.0
+    """From SIGTERM to SIGKILL of processes whose peer has ended with an error."""
+    pause: float = 2.0
+    """Before all start again: what the last ones held, such as a port, may not be free at once."""
+
+
+def manifest(asked: Local) -> str:
+    """The commands as lines for a shell, with PORT for the one that will be free."""
+    environment = [f"{name}={value}" for name, value in _environment(asked).items()]
+    return "".join(f"{shlex.join([*environment, *words])}\n" for words in _commands(asked, "PORT"))
+
+
+def submit(asked: Local) -> int:
+    """Runs the processes until all have ended; returns the exit code, as a shell counts it."""
+    return supervise(lambda: _commands(asked, _free_port()), _environment(asked), asked.restarts)
+
+
+def supervise(
+    commands: Callable[[], Sequence[Sequence[str]]],
+    environment: Mapping[str, str],
+    restarts: int,
+    patience: Patience = Patience(),
+) -> int:
+    """Starts the commands, all of them again when one asks for it or is killed, `restarts` times at most; returns the
+    exit code of the first that ended with another than 0, as a shell counts it.
+
+    The first command's output is shown; of another the last line, when it is the first to fail. Signals that ask this
+    process to end are passed on, and nothing starts again after them.
+    """
+    for restart in range(restarts + 1):
+        with tempfile.TemporaryDirectory() as aside, _started(commands(), environment, Path(aside)) as group:
+            failed = group.wait(patience.grace)
+            code, said = group.code(failed), group.last_line(failed)
+        if group.asked:
+            return 128 + group.asked
+        if code == 0:
+            return 0
+        _say(f"process {failed} has ended with exit code {code}{': ' + said if said else ''}")
+        if not starting.is_worth_repeating(code):
+            return code
+        if restart < restarts:
+            _say(f"all start again, {restart + 1} of {restarts}")
+            time.sleep(patience.pause)
+    _say(f"--restarts {restarts} are used up")
+    return code
+
+
+@dataclass
+class _Group:
+    """Processes that live and die together."""
+
+    logs: list[Path | None]
+    """Where each says what it says; None is shown."""
+    processes: list[subprocess.Popen] = field(default_factory=list)
+    asked: int = 0
+    """The signal that asked this process to end; 0 while there is none."""
+
+    def wait(self, grace: float) -> int:
+        """Waits until all have ended; once one has failed the others are asked to end, and killed after `grace`
+        seconds. Returns the number of the process that failed first, 0 where none has."""
+        failed, deadline = None, float("inf")
+        while self.running():
+            if failed is None and (failed := self._failed()) is not None:
+                deadline = time.monotonic() + grace
+                if not self.asked:  # a second signal would end them at once
+                    self.send(signal.SIGTERM)
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+            time.sleep(_LOOK)
+        return (self._failed() if failed is None else failed) or 0
+
+    def code(self, number: int) -> int:
+        """The exit code of a process that has ended, 128 and the signal's number where one killed it."""
+        code = self.processes[number].returncode
+        return 128 - code if code < 0 else code
+
+    def last_line(self, number: int) -> str:
+        """The last line of a process that is not shown; "" of one that is."""
+        log = self.logs[number]
+        return (log.read_text(errors="replace").splitlines() or [""])[-1] if log else ""
+
+    def running(self) -> list[subprocess.Popen]:
+        return [process for process in self.processes if process.poll() is None]
+
+    def send(self, number: int) -> None:
+        for process in self.running():
+            process.send_signal(number)
+
+    def pass_on(self, number: int, _) -> None:
+        """Handles a signal to this process."""
+        self.asked = number
+        self.send(number)
+
+    def _failed(self) -> int | None:
+        return next((number for number, process in enumerate(self.processes) if process.poll()), None)
+
+
+@contextlib.contextmanager
+def _started(commands: Sequence[Sequence[str]], environment: Mapping[str, str], aside: Path) -> Iterator[_Group]:
+    """The processes of commands, to which signals are passed on; none is left afterwards.
+
+    Each leads a group of its own, so that a terminal's Ctrl-C reaches it once, through this process.
+    """
+    logs = [None, *(aside / f"{number}.log" for number in range(1, len(commands)))]
+    group, heard = _Group(logs), [n for n in ASKING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, group.pass_on) for number in heard}
+    try:
+        for words, log in zip(commands, logs, strict=True):
+            with log.open("wb") if log else contextlib.nullcontext() as out:
+                started = subprocess.Popen(words, env=os.environ | environment, stdout=out, stderr=out, process_group=0)
+            group.processes.append(started)
+        if group.asked:  # while they were starting
+            group.send(group.asked)
+        yield group
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in group.running():
+            process.kill()
+            process.wait()
+
+
+def _commands(asked: Local, port: int | str) -> list[list[str]]:
+    """The command of each process."""
+    directory = asked.out or f"runs/{asked.config.recipe}"
+    joins = [f"127.0.0.1:{port}/{asked.processes}/{number}" for number in range(asked.processes)]
+    words = [starting.words(asked.config, directory, join) for join in joins]
+    return [[sys.executable, "-m", "ratchet.launch", *of_one] for of_one in words]
+
+
+def _environment(asked: Local) -> dict[str, str]:
+    """As many threads for any number of processes: on them depends how XLA splits what it computes."""
+    threads = max(os.cpu_count() or 1, asked.processes * asked.devices)
+    return {"JAX_NUM_CPU_DEVICES": str(asked.devices), "NPROC": str(threads)}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _say(line: str) -> None:
+    print(f"ratchet: submit: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,64 @@
+"""Slurm: one sbatch file for a cluster of GPUs whose machines share a file system."""
+
+import sys
+from dataclasses import dataclass
+
+from ratchet.launch.options import UserError
+from ratchet.launch.submit import starting
+from ratchet.launch.submit.asked import Submission, name_of, rendered
+from ratchet.launch.submit.clients import hand_over
+from ratchet.train import stopping
+
+_LONGEST = 63
+NOTICE = 180
+"""Seconds before its time is over that Slurm asks a job to end."""
+
+
+@dataclass(frozen=True)
+class Slurm(Submission):
+    """A batch job of Slurm, a process for each GPU. The machines see this installation and the run's directory."""
+
+    name: str = ""
+    """Name of the job; default the recipe's."""
+    nodes: int = 1
+    """Machines."""
+    gpus: int = 8
+    """GPUs of each machine."""
+    time: str = "24:00:00"
+    """Longest time of the job; it is put back into the queue when this is over."""
+    partition: str = ""
+    """Slurm's partition; default the cluster's own."""
+    account: str = ""
+    """Who pays; default the user's own."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.nodes, self.gpus) < 1:
+            raise UserError(f"submit: --nodes {self.nodes}, --gpus {self.gpus}; both must be at least 1")
+        for option in ("time", "partition", "account"):
+            if any(letter.isspace() for letter in getattr(self, option)):
+                raise UserError(f"submit: --{option} {getattr(self, option)!r}: take one word of Slurm's")
+
+
+def manifest(asked: Slurm) -> str:
+    """The file for sbatch."""
+    directory = asked.out or f"runs/{asked.config.recipe}"
+    return rendered(
+        "slurm.sbatch.jinja",
+        name=name_of(asked.name, asked.config, _LONGEST),
+        nodes=asked.nodes,
+        gpus=asked.gpus,
+        time=asked.time,
+        partition=asked.partition,
+        account=asked.account,
+        notice=NOTICE,
+        again=stopping.AGAIN,
+        restarts=asked.restarts,
+        # The module of this interpreter: a job does not know what the shell here has activated.
+        command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, directory, "auto")],
+    )
+
+
+def submit(asked: Slurm) -> int:
+    """Hands the file to sbatch; returns its exit code."""
+    return hand_over(["sbatch"], manifest(asked))

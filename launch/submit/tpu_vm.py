@@ -1,0 +1,98 @@
+"""TPU VMs by queued resources: a script that creates them, starts the run on all, follows it and deletes them."""
+
+import shlex
+from dataclasses import dataclass
+
+from ratchet.launch.options import UserError
+from ratchet.launch.submit import starting
+from ratchet.launch.submit.asked import OnSlices, name_of, rendered
+from ratchet.launch.submit.clients import hand_over, needed
+from ratchet.train import stopping
+
+_LONGEST = 56
+"""Letters of a name: a slice of several has a number after it, in 63."""
+_FOLLOW = (
+    "sudo journalctl --unit=ratchet --follow --output=cat --lines=50 & "
+    "while systemctl is-active ratchet | grep --quiet --extended-regexp '^(active|activating)$'; do sleep 5; done; "
+    "sudo kill $! 2> /dev/null; exit $(systemctl show ratchet --property=ExecMainStatus --value)"
+)
+"""What a worker is told to show until its run has ended, with the exit code of which it ends."""
+
+
+@dataclass(frozen=True)
+class TpuVm(OnSlices):
+    """Cloud TPU's queued resources, by `gcloud`: created, worked on until the run ends, and deleted."""
+
+    zone: str = ""
+    """Zone of the TPUs, such as us-west4-a."""
+    project: str = ""
+    """Project of the cloud; default gcloud's own."""
+    service_account: str = ""
+    """Account of the machines, which may write to the bucket; default the project's own."""
+    runtime: str = ""
+    """Software of the machines; default what Cloud TPU names for the kind."""
+    spot: bool = False
+    """Take chips that may be taken back, at a lower price."""
+    keep: bool = False
+    """Leave the machines when the run has ended."""
+
+
+def manifest(asked: TpuVm) -> str:
+    """The script. Raises UserError for what Cloud TPU would refuse."""
+    if not asked.zone:
+        raise UserError("submit: --to tpu-vm: give --zone, such as us-west4-a")
+    runtime = asked.runtime or asked.slice.kind.runtime
+    if not runtime:
+        raise UserError(f"submit: --to tpu-vm: no software is known for {asked.topology}; give --runtime")
+    directory, name = asked.directory(), name_of(asked.name, asked.config, _LONGEST)
+    where = [f"--zone={asked.zone}", *([f"--project={asked.project}"] if asked.project else [])]
+    created = [f"--accelerator-type={asked.slice.accelerator}", f"--runtime-version={runtime}"]
+    created += [f"--node-id={name}"] if asked.slices == 1 else [f"--node-count={asked.slices}", f"--node-prefix={name}"]
+    created += ["--spot"] if asked.spot else []
+    created += [f"--service-account={asked.service_account}"] if asked.service_account else []
+    return rendered(
+        "tpu_vm.sh.jinja",
+        name=name,
+        nodes=[name] if asked.slices == 1 else [f"{name}-{number}" for number in range(asked.slices)],
+        topology=asked.topology,
+        slices=asked.slices,
+        where=where,
+        created=created,
+        start=_start(asked, directory),
+        follow=_FOLLOW,
+        again=stopping.AGAIN,
+        last=starting.LAST,
+        keep=asked.keep,
+    )
+
+
+def _start(asked: TpuVm, directory: str) -> str:
+    """What every worker is told: to begin, unless it is at work already."""
+    cache, process = f"JAX_COMPILATION_CACHE_DIR={directory}/xla", starting.words(asked.config, directory, "auto")
+    container = ["docker", "run", "--name=ratchet", "--rm", "--privileged", "--network=host", "--ulimit=memlock=-1"]
+    container += ["--shm-size=16g", "--stop-timeout=60", f"--env={cache}", asked.container(), "ratchet"]
+    rules = {
+        "Restart": "on-failure",
+        "RestartSec": 10,
+        "RestartPreventExitStatus": " ".join(map(str, starting.LAST)),
+        "StartLimitIntervalSec": "infinity",
+        "StartLimitBurst": asked.restarts + 1,
+        "ExecStartPre": "-/usr/bin/docker rm --force ratchet",
+    }
+    properties = [f"--property={name}={value}" for name, value in rules.items()]
+    # In what systemd is given to start, a dollar is doubled to stand for itself.
+    started = ["/usr/bin/env", *(word.replace("$", "$$") for word in [*container, *process])]
+    begin = shlex.join(["sudo", "systemd-run", "--unit=ratchet", *properties, *started])
+    steps = [["sudo", "docker", "pull", "--quiet", asked.container()]]
+    registry = asked.container().partition("/")[0]
+    if registry.endswith(("gcr.io", "pkg.dev")):  # which the machine's own account may read
+        steps.insert(0, ["sudo", "gcloud", "auth", "configure-docker", registry, "--quiet"])
+    prepare = " && ".join(map(shlex.join, steps))
+    forget = "sudo systemctl reset-failed ratchet 2> /dev/null"
+    return f"systemctl is-active --quiet ratchet || {{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
+
+
+def submit(asked: TpuVm) -> int:
+    """Runs the script until the run has ended; returns its exit code."""
+    needed("gcloud")
+    return hand_over(["bash", "-s"], manifest(asked))

@@ -1,0 +1,80 @@
+"""What preflight predicts of the recipes for pods, on the topologies that they name: the table of
+launch/recipes/README.md. A prediction is no measurement.
+
+python tests/benchmarks/pods.py [RESULT.json]: an hour. What the file holds already is not compiled again.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ratchet.launch.recipes import RECIPES
+from ratchet.train.flops import CHIPS, layer_weights, step_flops
+
+RESULT = Path(__file__).parent / "results" / "pods.json"
+LARGE = ["--train.engine.micro-batches", "1", "--simulate.slots", "2048"]
+"""For 256 chips: a part of a batch has a row for each."""
+ASKED = [
+    ("pod-0.6b", "v5e:4x4", []),
+    ("pod-0.6b", "v6e:4x4", []),
+    ("pod-1.7b", "v5e:4x4", []),
+    ("pod-8b", "v6e:4x4", []),
+    ("pod-1.7b", "v6e:4x4", []),
+    ("pod-0.6b", "v5p:2x2x1", []),
+    ("pod-8b", "v5p:2x2x1", []),
+    ("pod-1.7b", "v5p:2x2x1", []),
+    ("pod-8b", "v5e:16x16", [*LARGE[:2], "--mesh.tensor", "4", "--simulate.slots", "1024"]),
+    ("pod-0.6b", "v5e:16x16", LARGE),
+    ("pod-1.7b", "v5e:16x16", LARGE),
+]
+
+
+def main(result: Path) -> None:
+    found = json.loads(result.read_text()) if result.exists() else {}
+    for recipe, topology, more in ASKED:
+        name = " ".join([recipe, "on", topology, *more])
+        if name not in found:
+            words = ["preflight", recipe, "--topology", topology, "--step", "generation", *more, "--json"]
+            run = subprocess.run([sys.executable, "-m", "ratchet.launch", *words], capture_output=True, text=True)
+            if run.returncode not in (0, 1):
+                sys.exit(f"{name}: {run.stderr[-500:]}")
+            found[name] = json.loads(run.stdout)
+            result.write_text(json.dumps(found, indent=1))
+        print(_row(name, found[name]), flush=True)
+    for recipe in dict.fromkeys(recipe for recipe, _, _ in ASKED):
+        print(_by_arithmetic(recipe, 8, "NVIDIA H100"))
+
+
+def _by_arithmetic(recipe: str, devices: int, kind: str) -> str:
+    """A row for devices that nothing compiles for here: FLOPs of a step by the formula at the data sheet's peak, and a
+    step of decoding as long as its weights and caches take to be read. Of memory, what is certain to be there: weights,
+    gradients and two moments, each layer's input of a part of the batch; or weights of both kinds and all caches."""
+    c, chip = RECIPES[recipe].config, CHIPS[kind]
+    m, tokens = c.model, c.train.batch * c.train.columns
+    parameters = m.layers * layer_weights(m) + m.vocab_size * m.width * (1 if m.family.tied else 2)
+    step = step_flops(m, tokens, tokens, c.train.columns) / devices / chip.flops
+    kept = 2 * m.layers * m.width * tokens / devices / c.train.engine.micro_batches
+    caches = 4 * m.layers * m.kv_heads * m.head_size * m.max_length * c.simulate.slots / devices
+    read = 2 * parameters + caches
+    memory = (16 * parameters / devices + kept, read + 4 * parameters / devices)
+    needed = " ".join(f"{count / 2**30:.1f}" for count in memory)
+    rates = f"{tokens / step:,.0f} | {c.simulate.slots * chip.bandwidth / read:,.0f} | –"
+    memory = f"> {needed} – of {chip.memory / 2**30:.0f}"
+    return f"| {recipe} on {devices} × {kind} | {memory} | {step:.2f} s | {rates} | – | – |"
+
+
+def _row(name: str, one: dict) -> str:
+    needed = [step["memory"]["needed"] for step in one["steps"].values()]
+    memory = " ".join("–" if n is None else f"{n / 2**30:.1f}" for n in needed)
+    of = f"{one['steps']['train']['memory']['of'] / 2**30:.0f}"
+    if not one["fits"]:
+        return f"| {name} | {memory} of {of} | does not fit | | | | | |"
+    p = one["predicted"]
+    rates = (p["trained_tokens_a_second"], p["sampled_tokens_a_second"], p["questions_a_second"])
+    cells = [name, f"{memory} of {of}", f"{p['step_seconds']:.2f} s", *(f"{rate:,.0f}" for rate in rates)]
+    return "| " + " | ".join([*cells, f"{p['hours']:.2f}", f"{p['hours'] * one['chips']:.1f}"]) + " |"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULT)

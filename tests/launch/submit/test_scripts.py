@@ -1,0 +1,186 @@
+"""The scripts for Slurm and TPU VMs and the command for xpk, with programs in place of the platforms' clients."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ratchet.launch.options import UserError
+from ratchet.launch.recipes import RECIPES
+from ratchet.launch.submit import slurm, tpu_vm, xpk
+from ratchet.launch.submit.slices import FLAT, slice_of
+from ratchet.launch.submit.slurm import Slurm
+from ratchet.launch.submit.tpu_vm import TpuVm
+from ratchet.launch.submit.xpk import Xpk
+
+TINY = RECIPES["tiny"].config
+CLOUD = {"out": "gs://bucket/it's $HOME/x", "image": "registry/ratchet:1"}
+
+
+@pytest.fixture
+def clients(tmp_path):
+    """Puts programs by name on a PATH of their own; what they are told is kept in `said`, a line each."""
+    place = tmp_path / "bin"
+    place.mkdir()
+
+    def run(script, **programs):
+        for name, does in ({"sleep": "exit 0", "date": "echo 1000"} | programs).items():
+            body = f'#!/usr/bin/env bash\necho {name} "$@" >> {tmp_path}/said\nhere={tmp_path}\n{does}\n'
+            (place / name).write_text(body)
+            (place / name).chmod(0o755)
+        environment = {"PATH": f"{place}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "5000"}
+        ran = subprocess.run(["bash", "-s"], input=script, text=True, capture_output=True, env=environment)
+        return ran.returncode, (tmp_path / "said").read_text().splitlines(), ran.stdout + ran.stderr
+
+    return run
+
+
+def in_turn(*codes):
+    """A program that ends with the codes in turn, and the last one from then on."""
+    turns = " ".join(map(str, codes))
+    return (
+        f'turns=({turns}); n=$(cat $here/turn 2>/dev/null || echo 0); echo $((n + 1)) > $here/turn\n'
+        f'exit "${{turns[$((n < {len(codes)} ? n : {len(codes) - 1}))]}}"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends", "starts"),
+    [
+        ((0,), 0, 1),
+        ((2,), 2, 1),
+        ((1,), 1, 1),
+        ((127,), 127, 1),
+        ((42, 0), 0, 2),
+        ((137, 42, 143, 0), 0, 4),
+        ((42, 1), 1, 2),
+        ((42,), 42, 4),
+    ],
+)
+def test_a_batch_file_starts_again_what_the_contract_says(clients, codes, ends, starts):
+    code, said, _ = clients(slurm.manifest(Slurm(TINY, "slurm", restarts=3)), srun=in_turn(*codes))
+    assert (code, sum(line.startswith("srun ") for line in said)) == (ends, starts)
+
+
+def test_a_batch_job_whose_time_is_over_goes_back_into_the_queue(clients):
+    late = {"srun": "exit 42", "date": "echo 4900", "scontrol": "exit 0"}
+    code, said, _ = clients(slurm.manifest(Slurm(TINY, "slurm")), **late)
+    assert code == 0 and said[-1] == "scontrol requeue 7"
+
+
+def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
+    script = slurm.manifest(Slurm(TINY, "slurm", out="/shared/my runs/x", nodes=4, gpus=2, partition="p", account="a"))
+    asked = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+    wanted = {"job-name=tiny", "nodes=4", "ntasks-per-node=2", "gpus-per-node=2", "partition=p", "account=a", "requeue"}
+    assert wanted < set(asked)
+    _, _, out = clients(script, srun='printf "%s\\n" "$@"')
+    assert out.splitlines()[4:] == ["-m", "ratchet.launch", "run", "tiny", "--out=/shared/my runs/x", "--join=auto"]
+    with pytest.raises(UserError, match="--time '1 day': take one word"):
+        Slurm(TINY, "slurm", time="1 day")
+
+
+GCLOUD = """
+case "$*" in
+  *describe*) [ -e $here/made ] && cat $here/made || exit 1 ;;
+  *create*) echo {state} > $here/made ;;
+  *delete*) rm $here/made ;;
+  *ssh*journalctl*) {follow} ;;
+esac
+"""
+
+
+def on_vms(clients, state="ACTIVE", follow="exit 0", **more):
+    script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", **({"zone": "here-1a"} | CLOUD | more)))
+    return clients(script, gcloud=GCLOUD.format(state=state, follow=follow))
+
+
+def test_tpu_vms_are_created_worked_on_followed_and_deleted(clients, tmp_path):
+    code, said, _ = on_vms(clients, slices=2, topology="v6e:4x4", spot=True, project="p", follow="exit 1")
+    calls = [line for line in said if line.startswith("gcloud") and "describe" not in line]
+    created = "--accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --node-count=2 --node-prefix=tiny --spot"
+    assert calls[0] == f"gcloud compute tpus queued-resources create tiny --zone=here-1a --project=p {created}"
+    started = sorted(line.split()[4:8] for line in calls[1:3])
+    assert started == [["ssh", f"tiny-{n}", "--zone=here-1a", "--project=p"] for n in range(2)]
+    assert all("--worker=all" in line and "RestartPreventExitStatus=1 2 126 127" in line for line in calls[1:3])
+    assert "ssh tiny-0" in calls[3] and "--worker=0" in calls[3]
+    assert calls[4].startswith("gcloud compute tpus queued-resources delete tiny") and len(calls) == 5
+    assert code == 1 and not (tmp_path / "made").exists()
+
+
+def test_machines_that_are_there_are_used_and_kept_if_asked(clients, tmp_path):
+    (tmp_path / "made").write_text("ACTIVE\n")
+    code, said, _ = on_vms(clients, keep=True)
+    assert code == 0 and not any(word in line for line in said for word in ("create", "delete"))
+
+
+@pytest.mark.parametrize(("state", "follow"), [("SUSPENDED", ""), ("ACTIVE", "echo SUSPENDED > $here/made; exit 255")])
+def test_chips_that_were_taken_back_ask_for_another_start(clients, tmp_path, state, follow):
+    code, said, _ = on_vms(clients, state=state, follow=follow)
+    assert code == 42 and not (tmp_path / "made").exists()
+
+
+def test_a_lost_connection_is_taken_up_again(clients):
+    code, said, _ = on_vms(clients, follow="[ -e $here/lost ] && exit 0; touch $here/lost; exit 255")
+    assert code == 0 and sum("journalctl" in line for line in said) == 2
+
+
+def test_a_worker_has_its_container_begin_the_run(tmp_path):
+    """Through the shells of this machine and the worker, and systemd."""
+    image = "europe-docker.pkg.dev/project/ratchet:1"
+    script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", zone="z", **(CLOUD | {"image": image})))
+    (line,) = [line for line in script.splitlines() if line.startswith("start=")]
+    (start,) = shlex.split(line.removeprefix("start="))
+    show = '#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done\n'
+    for name, does in {"sudo": show, "systemctl": "#!/bin/sh\nexit 1\n"}.items():
+        (tmp_path / name).write_text(does)
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ran = subprocess.run(["sh", "-c", start], capture_output=True, text=True, env=environment)
+    words = [word.replace("$$", "$") for word in ran.stdout.splitlines()]  # as systemd does
+    assert words[-5:] == ["ratchet", "run", "tiny", "--out=gs://bucket/it's $HOME/x", "--join=auto"]
+    assert "systemd-run" in words and "--env=JAX_COMPILATION_CACHE_DIR=gs://bucket/it's $HOME/x/xla" in words
+    assert words[:4] == ["gcloud", "auth", "configure-docker", "europe-docker.pkg.dev"]
+
+
+def test_xpk_gets_one_command_of_options_that_it_has():
+    """Those of `xpk/parser/workload.py`, version 1.16."""
+    asked = Xpk(TINY, "xpk", cluster="c", topology="v5p:2x2x1", slices=3, zone="z", **CLOUD)
+    words = xpk.words(asked)
+    options = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+    assert words[:3] == ["xpk", "workload", "create"] and shlex.split(xpk.manifest(asked)) == words
+    assert (options["tpu-type"], options["num-slices"], options["max-restarts"]) == ("v5p-8", "3", "8")
+    known = "cluster workload tpu-type num-slices docker-image max-restarts termination-grace-period-seconds priority"
+    assert set(options) == {*known.split(), "zone", "env", "command"}
+    process = shlex.split(options["command"])
+    assert process == ["ratchet", "run", "tiny", "--out=gs://bucket/it's $HOME/x", "--join=auto"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "more", "says"),
+    [
+        (Xpk, xpk, {}, "give --cluster"),
+        (Xpk, xpk, {"cluster": "c", "name": "x" * 41}, "it may have 40"),
+        (TpuVm, tpu_vm, {}, "give --zone"),
+        (TpuVm, tpu_vm, {"zone": "z", "topology": "tpu7x:2x2x1"}, "give --runtime"),
+        (TpuVm, tpu_vm, {"zone": "z", "name": "A"}, "take a-z"),
+    ],
+)
+def test_what_a_platform_would_refuse_is_one_line(kind, module, more, says):
+    with pytest.raises(UserError, match=says):
+        module.manifest(kind(TINY, **(CLOUD | more)))
+
+
+def test_accelerators_are_called_what_their_maker_calls_them():
+    """As xpk's table of systems has them: `core/system_characteristics.py`."""
+    names = {"v5e:4x4": "v5litepod-16", "v5e:16x16": "v5litepod-256", "v5p:2x2x1": "v5p-8", "v6e:4x4": "v6e-16"}
+    names |= {"v4:2x2x2": "v4-16", "tpu7x:4x4x4": "tpu7x-128", "v5e:2x4": "v5litepod-8"}
+    assert {topology: slice_of(topology).accelerator for topology in names} == names
+    assert [slice_of(f"v5e:{shape}").hosts for shape in FLAT] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_scripts_are_of_the_package():
+    """An installation without them could submit nothing."""
+    place = Path(slurm.__file__).parent / "templates"
+    assert {p.name for p in place.iterdir()} == {"jobset.yaml.jinja", "slurm.sbatch.jinja", "tpu_vm.sh.jinja"}

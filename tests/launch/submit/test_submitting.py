@@ -1,0 +1,151 @@
+"""The command: what it asks before anything is submitted, and the container that it has pulled."""
+
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import tiny_config
+
+from ratchet.bootstrap.worlds import DocumentsConfig
+from ratchet.launch import cli, preflight, submit
+from ratchet.launch.preflight import Preflight
+from ratchet.launch.submit.starting import LAST, is_worth_repeating
+from ratchet.models.decoder import DecoderConfig
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.stopping import AGAIN
+from ratchet.train.trainer import EngineConfig
+
+GKE = ["submit", "tiny", "--to", "gke", "--image", "i", "--out", "gs://bucket/x"]
+MODEL = DecoderConfig(
+    vocab_size=256, width=128, layers=1, heads=1, kv_heads=1, head_width=128, mlp_width=128, max_length=128
+)
+
+
+def small():
+    """Settings of a run about documents that compile soon."""
+    sizes = {"model": MODEL, "train__batch": 64, "train__columns": 112, "simulate__slots": 16}
+    plain = {"train__engine": EngineConfig(attention="plain"), "train__optimizer": OptimizerConfig("adamw", 1e-5)}
+    config = tiny_config(**sizes, **plain)
+    return replace(config, world="documents", documents=DocumentsConfig(slice=100, fresh=10))
+
+
+@pytest.fixture
+def kubectl(tmp_path, monkeypatch):
+    """A kubectl that keeps what it is told and given, and ends with 3."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "kubectl").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n/bin/cat > {tmp_path}/given\nexit 3\n')
+    (place / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(place))
+    return tmp_path
+
+
+def test_the_client_gets_what_a_dry_run_shows_and_its_exit_code_is_returned(kubectl, capsys):
+    assert cli.main([*GKE, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert not (kubectl / "told").exists()
+    assert cli.main([*GKE, "--force"]) == 3
+    assert (kubectl / "told").read_text() == "apply --filename -\n"
+    assert (kubectl / "given").read_text() == shown and "kind: JobSet" in shown
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What the compiler for TPUs says of all programs of a generation of a small model."""
+    return preflight.preflight(Preflight(small(), "v5e:2x2", 1, "generation", dollars_per_chip_hour=3.0))
+
+
+def test_a_generation_is_predicted_from_programs_as_large_as_its_settings(found):
+    train, sample, score = (found["steps"][name] for name in ("train", "sample", "score"))
+    c, p = small(), found["predicted"]
+    assert found["fits"] and train["tokens_per_step"] == 64 * 112
+    assert sample["slots"] == score["questions"] == 16
+    assert p["answers"] == c.documents.per_document * (100 * c.simulate.samples + 10 * c.evaluate.samples)
+    assert p["step_seconds"] == max(train["bound"]["seconds"].values())
+    assert p["seconds"]["train"] == c.train.steps * p["step_seconds"]
+    rate = sample["bound"]["tokens_a_second_at_most"]
+    assert p["seconds"]["sample"] == pytest.approx(p["answers"] * c.simulate.new_tokens / rate)
+    assert p["hours"] == pytest.approx(sum(p["seconds"].values()) / 3600)
+    assert p["dollars"] == pytest.approx(p["hours"] * 4 * 3.0)
+
+
+def test_what_fits_is_submitted_and_what_it_would_take_is_shown(kubectl, capsys, monkeypatch, found):
+    monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
+    assert cli.main(GKE) == 3
+    err = capsys.readouterr().err
+    assert "sampling" in err and "a generation, predicted" in err and "dollars at least" in err
+    assert (kubectl / "told").exists()
+
+
+def test_what_does_not_fit_is_not_submitted(kubectl, capsys, monkeypatch, found):
+    train = found["steps"]["train"]
+    too_large = train | {"fits": False, "memory": train["memory"] | {"needed": None}}
+    less = {name: value for name, value in found.items() if name != "predicted"}
+    less |= {"fits": False, "steps": found["steps"] | {"train": too_large}}
+    monkeypatch.setattr(preflight, "preflight", lambda asked, say: less)
+    assert cli.main(GKE) == 2
+    err = capsys.readouterr().err
+    assert "ratchet: submit: train would not fit v5e:4x4" in err and "--force" in err.splitlines()[-1]
+    assert "does not fit" in err and not (kubectl / "told").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["submit", "tiny"], "submit: say where to run it; give --to gke, xpk, tpu-vm, slurm or local"),
+        (["submit", "tiny", "--to", "moon"], "there is no platform 'moon'; give --to gke"),
+        (["submit", "--to", "gke"], "submit: give a recipe"),
+        ([*GKE, "--zone", "z"], "unknown setting --zone"),
+        ([*GKE, "--queu", "q"], "unknown setting --queu; the nearest is --queue"),
+        (["submit", "tiny", "--to", "local", "--processes", "0"], "--processes 0, --devices 1; both must be at least"),
+        (["submit", "tiny", "--to", "slurm", "--nodes", "0"], "--nodes 0, --gpus 8; both must be at least 1"),
+        ([*GKE, "--force"], "kubectl is not on this machine; install kubectl"),
+        (["submit", "tiny", "--to", "slurm"], "sbatch is not on this machine; submit from a machine of the Slurm"),
+        (["submit", "tiny", "--to", "tpu-vm", "--force", "--zone", "z", *GKE[4:]], "gcloud is not on this machine"),
+        (["submit", "tiny", "--to", "xpk", "--force", "--cluster", "c", *GKE[4:]], "xpk is not on this machine"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, monkeypatch, words, says):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert says in err and (len(err.splitlines()) == 1 or "give a recipe" in says)
+
+
+@pytest.mark.parametrize("to", submit.PLATFORMS)
+def test_help_of_a_platform_lists_its_own_options(capsys, to):
+    assert cli.main(["submit", "tiny", "--to", to, "--help"]) == 0
+    shown = capsys.readouterr().out
+    own = {"gke": "--queue", "xpk": "--cluster", "tpu-vm": "--zone", "slurm": "--nodes", "local": "--processes"}
+    assert own[to] in shown and "--train.steps" in shown
+    assert not any(other in shown for name, other in own.items() if name != to and (to, name) != ("xpk", "tpu-vm"))
+
+
+def test_the_table_of_exit_codes_is_what_is_acted_on():
+    table = re.findall(r"^(\d[\d\-, ]*?)  +\w.*?  +(.+)$", submit.__doc__, re.M)
+    acts = {}
+    for codes, then in table:
+        for part in codes.split(","):
+            low, _, high = part.strip().partition("-")
+            acts |= dict.fromkeys(range(int(low), int(high or low) + 1), then.split(",")[0])
+    again = {code for code, then in acts.items() if "start again" in then or then == "the same"}
+    over = {code for code, then in acts.items() if then.startswith("it is over")}
+    assert again == {code for code in range(256) if is_worth_repeating(code)} and AGAIN in again
+    assert over == {0, *LAST}
+
+
+def test_the_container_is_made_of_what_is_here_and_of_the_registrys_packages():
+    top = Path(__file__).parents[3]
+    text = (top / "launch" / "Containerfile").read_text()
+    lines = text.splitlines()
+    copied = [source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]]
+    project = tomllib.loads((top / "pyproject.toml").read_text())
+    assert all((top / source).exists() for source in copied)
+    packages = set(project["tool"]["setuptools"]["package-dir"].values())
+    assert packages | {"pyproject.toml", "constraints.txt"} <= set(copied)
+    extras = re.search(r"ARG EXTRAS=(\S+)", text)[1].split(",")
+    assert set(extras) <= set(project["project"]["optional-dependencies"])
+    assert [line.split()[1] for line in lines if line.startswith("FROM")] == ["python:3.12-slim"]
+    assert "://" not in text and "index" not in text
