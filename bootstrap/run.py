@@ -11,8 +11,7 @@ from flax import nnx
 
 from ratchet.bootstrap import engines
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.documents.account import Account
-from ratchet.bootstrap.documents.reading import Found, read
+from ratchet.bootstrap.given import Given, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
@@ -27,7 +26,6 @@ from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
-from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
 from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
@@ -257,10 +255,12 @@ class Generation:
         return self.run.seed(self.number, *parts)
 
 
-def check(config: Config) -> None:
-    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, a tokenizer in which
-    no tool can be called, questions beside which no passage fits, or a teacher by address that is not there."""
-    world, _ = _world(config)
+def check(config: Config) -> Given:
+    """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
+    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher by
+    address that is not there."""
+    given = given_world(config)
+    world = given.world
     load_rubric(config.review.rubric, world)
     _kinds(world)
     engines.sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
@@ -279,10 +279,13 @@ def check(config: Config) -> None:
         )
     if config.teacher.url:
         find_model(Client(config.teacher, config.teacher.model, epath.Path()))
+    return given
 
 
-def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True) -> Run:
-    """Reads or makes world, tokenizer and model definition. Cheap enough to repeat on every resume.
+def prepare(
+    directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True, given: Given | None = None
+) -> Run:
+    """Reads or makes world, tokenizer and model definition; a world that is `given` is not read again.
 
     A run that is looked at while another process may be at work on it is one that never `writes` there. Raises, before
     anything is written, AlteredError when a file is not what was committed; ValueError when the documents or the rubric
@@ -292,7 +295,7 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     commits.check()
     if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
-    world, account = _world(config)
+    world, account = given or given_world(config)
     rubric = load_rubric(config.review.rubric, world)
     _check_inputs(directory, commits, world, rubric, writes)
     if account and writes:
@@ -307,8 +310,8 @@ def prepare(directory: epath.Path, config: Config, progress: Progress, *, writes
     tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
-    given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
-    return Run(*given, kinds, longest)
+    made = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
+    return Run(*made, kinds, longest)
 
 
 def _kinds(world: World) -> Kinds | None:
@@ -323,20 +326,6 @@ def _mesh(directory: epath.Path, config: Config) -> jax.sharding.Mesh:
     except ValueError as error:
         reason = str(error).rpartition("; ")[0]
         raise ValueError(f"{directory}: {reason}; go on where it was begun, or start a new run here") from error
-
-
-def _world(config: Config) -> tuple[World, Account | None]:
-    """The world, and an account of what was read for it; None where nothing was."""
-    accounts: list[Account] = []
-
-    def reading(of: DocumentsConfig) -> Found:
-        found = read(of)
-        accounts.append(found.account)
-        return found
-
-    settings = (config.documents, config.lessons, config.arithmetic)
-    world = load(config.world, settings, config.seed, config.generations, reading)
-    return world, accounts[-1] if accounts else None
 
 
 def _asked(world: World) -> Iterator[Task]:

@@ -19,9 +19,9 @@ from ratchet.train import stopping
 from ratchet.train.trainer import TrainingDiverged
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
-    "run": (start.run, "RECIPE [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
+    "run": (start.run, "RECIPE [FOLDER] [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
     "preview": (
-        preview.preview, "RECIPE|DIR [--tasks N] [--SETTING VALUE ...]",
+        preview.preview, "RECIPE [FOLDER]|DIR [--tasks N] [--SETTING VALUE ...]",
         "a few tasks through simulate and review, with verdicts; writes nothing",
     ),
     "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),

@@ -12,6 +12,7 @@ from ratchet.bootstrap import config as configs
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.given import Given
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
@@ -78,8 +79,8 @@ def run(words: list[str]) -> int:
     if config.base and own:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
-    runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
-    return _go(directory, config, asked.json)
+    given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    return _go(directory, config, asked.json, given)
 
 
 def resume(words: list[str]) -> int:
@@ -94,18 +95,18 @@ def resume(words: list[str]) -> int:
     if commits.has(directory / "ended.json"):
         reason = commits.read(directory / "ended.json")["reason"]
         raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
-    if asked != saved:
-        quiet()
-        loop.extend(directory, asked)
-    return _go(directory, asked, given.json)
+    quiet()
+    world = loop.extend(directory, asked) if asked != saved else None
+    return _go(directory, asked, given.json, world)
 
 
-def _go(directory: epath.Path, config: Config, as_events: bool) -> int:
-    """Runs to the end, showing people or programs how it goes; table and report are made however it ends."""
+def _go(directory: epath.Path, config: Config, as_events: bool, given: Given | None) -> int:
+    """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
+    report are made however it ends."""
     quiet()
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
-        loop.run(directory, config, progress, foretell=True)
+        loop.run(directory, config, progress, foretell=True, given=given)
     except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:

@@ -197,7 +197,7 @@ def test_a_teacher_is_shown_worked_answers_before_its_task_and_a_student_is_not(
 def test_a_preview_shows_tasks_answers_and_verdicts_and_writes_nothing(base, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Proposer, "__call__", one_each)
     monkeypatch.chdir(tmp_path)
-    words = [f"--documents.path={texts}", f"--documents.tasks={texts / 'kinds.yaml'}", f"--base={base}"]
+    words = [str(texts), f"--documents.tasks={texts / 'kinds.yaml'}", f"--base={base}"]
     small = ["--documents.slice=2", "--documents.fresh=1", "--simulate.keep=4", "--simulate.samples=2"]
     assert cli.main(["preview", "documents", *words, *small, "--tasks", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -28,7 +28,7 @@ def begun(monkeypatch):
     """What `ratchet run` and `resume` would begin: (directory, config) of each, of which the settings are written."""
     runs = []
 
-    def begin(directory, config, as_events):
+    def begin(directory, config, as_events, given):
         config_files.save(directory, config)
         runs.append((str(directory), config))
         return 0
@@ -95,6 +95,35 @@ def test_options_count_wherever_they_stand(capsys, begun, words, out, set_to):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["documents", "tales"],
+        ["--out", "documents", "documents", "--seed", "-1", "tales"],
+        ["documents", "tales", "--documents.globs", "a.txt", "*.txt"],
+        ["--documents.globs", "a.txt", "*.txt", "--json", "documents", "tales"],
+        ["--config", "mine.yaml", "tales"],
+        ["documents", "tales", "--config", "mine.yaml"],
+        ["lessons", "--world", "documents", "tales"],
+    ],
+)
+def test_what_is_to_be_read_stands_after_the_recipe(capsys, begun, somewhere, words):
+    (somewhere / "mine.yaml").write_text("recipe: documents\ndocuments: {path: elsewhere}\n")
+    base = write_model((somewhere / "base").mkdir() or somewhere / "base")
+    small = ["--documents.slice", "1", "--documents.fresh", "1", "--base", str(base), "--simulate.lookups", "0"]
+    (somewhere / "tales").mkdir()
+    for name in "abcd":
+        (somewhere / "tales" / f"{name}.txt").write_text(f"The fox {name} said that the grapes were sour.")
+    assert ratchet(capsys, "run", *words, *small)[0] == 0
+    assert [config.documents.path for _, config in begun] == ["tales"]
+
+
+def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
+    (somewhere / "notes").mkdir()
+    code, _, err = ratchet(capsys, "run", "notes")
+    assert code == 2 and "there is no recipe 'notes' (`ratchet run documents notes` reads what is there)" in err
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["run", "--nonsense"], "unknown setting --nonsense; the nearest is --"),
@@ -112,6 +141,13 @@ def test_options_count_wherever_they_stand(capsys, begun, words, out, set_to):
         (["status", "x", "y"], "status: 'y' is one word too many"),
         (["status", "-j", "x"], "unknown setting -j; this command has --json"),
         (["chat", "x", "--generatoin", "1"], "the nearest is --generation"),
+        (["run", "documents", "x", "--documents.path", "y"], "x and --documents.path both say what to read; leave"),
+        (["preview", "documents", "x", "--documents.path=y"], "x and --documents.path both say what to read; leave"),
+        (["run", "documents", "x", "y"], "'y' is one word too many"),
+        (["run", "documents", "nothing"], "there is no folder, file or TFDS dataset nothing"),
+        (["run", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
+        (["preview", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
+        (["run", "lessons", "--documents.path", "x"], "the world lessons reads none; leave it out"),
     ],
 )
 def test_what_cannot_be_understood_is_one_line(capsys, somewhere, begun, words, named):
