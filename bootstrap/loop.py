@@ -12,11 +12,11 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError, changed
 from ratchet.bootstrap.forecast import FORECAST, forecast
-from ratchet.bootstrap.given import Given, given_world
+from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
-from ratchet.bootstrap.run import INPUTS, Generation, Run, base_weights, prepare
+from ratchet.bootstrap.run import Generation, Run, base_weights, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -85,9 +85,8 @@ def run(
 
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; TeacherRefused or TeacherStopped where a teacher by address does not answer; before anything is
-    written, Busy when another process works on the run, and ConfigError when the directory holds a run of other
-    settings.
+    came in a row; ServerRefused or ServerStopped where a server by address does not answer; before anything is written,
+    Busy when another process works on the run, and ConfigError when the directory holds a run of other settings.
     """
     with holding(directory, progress.line) as holder:
         r = _opened(directory, config, Noted(progress, holder), given)
@@ -122,6 +121,7 @@ def _run(r: Run, foretell: bool) -> None:
     r.commits.write(r.directory / "plan.json", plan)
     if r.config.teacher.url:
         _ = r.teacher  # met before anything is spent on the run
+    _ = r.judge
     if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
         _foretell(r, plan["stages"])
     start, past = Seed(r), Past()

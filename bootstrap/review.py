@@ -14,9 +14,11 @@ from flax import nnx
 from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.signals import SHARES, Measured, agreement
+from ratchet.bootstrap.teacher.judging import FarJudge, Posed
 from ratchet.bootstrap.transcript import UNREADABLE, Review, Transcript, Verdict
-from ratchet.bootstrap.worlds.world import Case, Check, Document, Step, Task
+from ratchet.bootstrap.worlds.world import Case, Check, Document, Message, Step, Task
 from ratchet.models.scorer import Question, Scorer
+from ratchet.models.wording import ANSWERS, asking, context
 
 Part = tuple[Case, Sequence[Step]]
 """A case, and those of its steps that are judged."""
@@ -41,9 +43,11 @@ class Reviewer:
     """Where the world cuts an answer."""
     interruption: str
     room: int
-    """Tokens of a prompt at most."""
+    """Tokens at most of what a judge reads, and of an answer after what it was asked."""
     seed: Callable[[], nnx.State]
     """Gives the weights of the judge `seed`."""
+    far: FarJudge | None = None
+    """A judge by address, which answers all model criteria; None: the judges that they name."""
 
     def review(
         self,
@@ -146,9 +150,10 @@ class Reviewer:
         contexts."""
         chosen = self.criteria if criteria is None else criteria
         found: dict[tuple[str, int], list[Measured]] = {}
-        jobs = []
+        afar = [c for c in chosen if c.kind == "model" and self.far]
+        jobs = [("self", self._from_afar, afar)] if afar else []
         for judge in dict.fromkeys(c.judge for c in chosen):
-            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT]
+            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT and c not in afar]
             asking = (
                 (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
                 (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
@@ -166,13 +171,14 @@ class Reviewer:
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
         """What a judge answers to the questions of model criteria."""
-        prompts, owners = [], []
-        for c in criteria:
-            for number, (case, steps) in enumerate(parts):
-                for question, about in questions(c, case, steps):
-                    prompts.append(self.prompt(c, question, [p.text for p in case.passages], case.task))
-                    owners.append((c.id, number, about))
-        answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts, reached) if prompts else ()
+        asked, owners = [], []
+        for c, number, prompt, about in self._prompts(parts, criteria):
+            if doubt := self._too_long(sum(map(len, prompt))):
+                yield (c.id, number), doubt
+            else:
+                asked.append(prompt)
+                owners.append((c.id, number, about))
+        answers_N2 = self.scorer(params, asked, self.tokenizer.verdicts, reached) if asked else ()
         for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
             yield (name, number), _yes(float(yes), float(no), about)
 
@@ -181,18 +187,42 @@ class Reviewer:
     ) -> Iterator[Owned]:
         """What a judge answers by the labels of model criteria."""
         asked, owners = [], []
-        for c in criteria:
+        for c, number, prompt, about in self._prompts(parts, criteria):
             words = [self.tokenizer.spoken(label) for label in c.labels]
-            for number, (case, steps) in enumerate(parts):
-                for question, about in questions(c, case, steps):
-                    prompt = self.prompt(c, question, [p.text for p in case.passages], case.task)
-                    asked += [((*prompt[0], *prompt[1]), word) for word in words]
-                    owners.append((c, number, about))
+            if doubt := self._too_long(sum(map(len, prompt)) + max(map(len, words))):
+                yield (c.id, number), doubt
+            else:
+                asked += [((*prompt[0], *prompt[1]), word) for word in words]
+                owners.append((c, number, about))
         given = iter(self.scorer.log_likelihoods(params, asked, reached) if asked else ())
         for c, number, about in owners:
             of = {label: math.exp(float(next(given).sum())) for label in c.labels}
             passing = sum(of[label] for label in c.passing_labels)
             yield (c.id, number), _yes(passing, sum(of.values()) - passing, about, c.labels)
+
+    def _from_afar(
+        self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> Iterator[Owned]:
+        """What the judge by address answers to the questions of model criteria, whatever judge they name."""
+        asked, owners = [], []
+        for c, number, case, question, about in _questions(parts, criteria):
+            texts, messages = _shown(c, [p.text for p in case.passages], case.task)
+            words, passing = (c.labels, c.passing_labels) if c.labels else (ANSWERS, ANSWERS[:1])
+            asked.append(Posed(context(texts, messages) + asking(question, c.labels), words, passing))
+            owners.append((c, number, about))
+        for (c, number, about), (yes, no) in zip(owners, self.far(asked, reached), strict=True):
+            yield (c.id, number), _yes(yes, no, about, c.labels or ("yes", "no"))
+
+    def _prompts(self, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[tuple]:
+        """(criterion, number of the case, (context, question) in tokens, the words it is about) of every question."""
+        for c, number, case, question, about in _questions(parts, criteria):
+            yield c, number, self.prompt(c, question, [p.text for p in case.passages], case.task), about
+
+    def _too_long(self, tokens: int) -> Measured | None:
+        """The doubt about what a judge has no room to read: nothing of it is cut."""
+        if tokens <= self.room:
+            return None
+        return Measured(0.0, f"{UNREADABLE}: sources and question take {tokens} tokens, and a judge reads {self.room}")
 
     def _how_likely(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
@@ -205,7 +235,9 @@ class Reviewer:
                 for step in _parts(c, case, steps):
                     views = [case.passages, ()][: 1 + (c.id == "gain")]
                     given = [self._said(self._asked(case.task, view, prompts), case, step) for view in views]
-                    if given[0][1]:
+                    if doubt := self._too_long(sum(map(len, given[0]))):
+                        yield (c.id, number), doubt
+                    elif given[0][1]:
                         asked += given
                         owners.append((c, number, case.text[step.start : step.end], len(given)))
         found = self.scorer.log_likelihoods(params, asked, reached) if asked else ()
@@ -217,7 +249,7 @@ class Reviewer:
         """A task in tokens with passages in view, from those that are `known`."""
         key = (task.id, *(p.id for p in view))
         if key not in known:
-            known[key] = self.tokenizer.render(task.messages, passages=[p.text for p in view], room=self.room)
+            known[key] = self.tokenizer.render(task.messages, passages=[p.text for p in view])
         return known[key]
 
     def _said(self, prompt: Sequence[int], case: Case, step: Step) -> Question:
@@ -232,13 +264,28 @@ class Reviewer:
     def prompt(
         self, criterion: Criterion, question: str, passages: Sequence[str], task: Task
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(context, question) in tokens; the next token is the verdict. Passages are cut to fit."""
-        shown = passages if "passages" in criterion.show else ()
-        messages = task.messages[-1:] if "question" in criterion.show else ()
-        context, asked = self.tokenizer.ask(
-            question, passages=shown, messages=messages, words=criterion.labels, room=self.room
-        )
-        return tuple(context), tuple(asked)
+        """(context, question) in tokens; the next token is the verdict."""
+        shown, messages = _shown(criterion, passages, task)
+        before, asked = self.tokenizer.ask(question, passages=shown, messages=messages, words=criterion.labels)
+        return tuple(before), tuple(asked)
+
+
+def _shown(criterion: Criterion, passages: Sequence[str], task: Task) -> tuple[Sequence[str], Sequence[Message]]:
+    """The passages and messages that a criterion shows beside its question."""
+    return (
+        passages if "passages" in criterion.show else (),
+        task.messages[-1:] if "question" in criterion.show else (),
+    )
+
+
+def _questions(
+    parts: Sequence[Part], criteria: Sequence[Criterion]
+) -> Iterator[tuple[Criterion, int, Case, str, str]]:
+    """(criterion, number of the case, case, question, the words it is about) of all that a judge is asked."""
+    for c in criteria:
+        for number, (case, steps) in enumerate(parts):
+            for question, about in questions(c, case, steps):
+                yield c, number, case, question, about
 
 
 def _others(t: Transcript, beside: Sequence[Transcript]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ratchet.bootstrap import engines
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.given import Given, given_world
+from ratchet.bootstrap.given import Given, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
@@ -21,8 +21,9 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer, longest_passage
-from ratchet.bootstrap.teacher.afar import Afar, meet
+from ratchet.bootstrap.teacher.afar import Afar, meet_teacher
 from ratchet.bootstrap.teacher.client import Client
+from ratchet.bootstrap.teacher.judging import FarJudge, meet_judge
 from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
@@ -37,9 +38,6 @@ from ratchet.train.files import whole
 from ratchet.train.records import Example
 from ratchet.train.sharding import make_mesh, state_sharding
 from ratchet.train.trainer import mean_loss
-
-INPUTS = "inputs.json"
-"""Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,9 @@ class Run:
             self.world.checks,
             self.world.steps,
             self.config.wrongthink.interruption,
-            self.config.model.max_length - self.config.simulate.new_tokens,
+            self.config.model.max_length,
             lambda: self.seed_weights,
+            self.judge,
         )
 
     def material(self, number: int) -> Material:
@@ -169,7 +168,12 @@ class Run:
     @cached_property
     def teacher(self) -> Client:
         """The teacher by address, which is probed when it is first needed in a run's life."""
-        return meet(self.directory, self.config, self.progress)
+        return meet_teacher(self.directory, self.config, self.progress)
+
+    @cached_property
+    def judge(self) -> FarJudge | None:
+        """The judge by address, probed like the teacher; None: the judges that the rubric names answer."""
+        return meet_judge(self.directory, self.config, self.progress) if self.config.judge.url else None
 
     def weights(self, number: int) -> nnx.State:
         """The weights of a trained generation."""
@@ -257,11 +261,13 @@ class Generation:
 
 def check(config: Config) -> Given:
     """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
-    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher by
-    address that is not there."""
+    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher or
+    judge by address that is not there."""
     given = given_world(config)
     world = given.world
-    load_rubric(config.review.rubric, world)
+    rubric = load_rubric(config.review.rubric, world)
+    if config.judge.url and not any(c.kind == "model" for c in rubric):
+        raise ValueError("judge.url: no criterion of the rubric asks a model; leave it out, or add one")
     _kinds(world)
     engines.sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
@@ -277,8 +283,9 @@ def check(config: Config) -> Given:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
-    if config.teacher.url:
-        find_model(Client(config.teacher, config.teacher.model, epath.Path()))
+    for asked in (config.teacher, config.judge):
+        if asked.url:
+            find_model(Client(asked, asked.model, epath.Path()))
     return given
 
 
@@ -297,7 +304,7 @@ def prepare(
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world, account = given or given_world(config)
     rubric = load_rubric(config.review.rubric, world)
-    _check_inputs(directory, commits, world, rubric, writes)
+    check_inputs(directory, commits, world, rubric, writes)
     if account and writes:
         account.keep(directory)
         account.tell(progress)
@@ -348,32 +355,6 @@ def _tokenizer(
         tokenizer = make_tokenizer(fresh, config, world, rubric)
         commits.adopt(folder, fresh.iterdir())
     return tokenizer
-
-
-def _check_inputs(
-    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
-) -> None:
-    """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
-    goes on for more generations reads more slices, and the earlier ones must be what they were."""
-    parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
-    now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
-    now["kinds of tasks"] = content_id(world.kinds, world.per_document)
-    now["rubric"] = content_id([c.model_dump() for c in rubric])
-    now |= {
-        f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
-        for n, m in enumerate(world.slices, 1)
-    }
-    now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
-    path = directory / INPUTS
-    about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
-    began = commits.read(path) if commits.has(path) else {"about": about}
-    if different := [name for name in now if name in began and now[name] != began[name]]:
-        what = f"documents ({different[0]})" if different[0] in parts else different[0]
-        raise ValueError(
-            f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
-        )
-    if writes:
-        commits.write(path, dict(sorted((began | now).items())))
 
 
 def with_base(config: Config) -> Config:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
-from ratchet.bootstrap.teacher.client import TeacherStopped
+from ratchet.bootstrap.teacher.client import ServerStopped
 from ratchet.launch.commands import labels, look, measure, models, preview, serve, start
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
-    except (loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull) as ended:
+    except (loop.RunEnded, TrainingDiverged, ServerStopped, start.DiskFull) as ended:
         _say(str(ended))
         return 1
     except (UserError, ValueError, OSError) as error:

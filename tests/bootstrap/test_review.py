@@ -154,16 +154,25 @@ def test_a_world_may_have_a_check_of_its_own_in_the_place_of_a_general_one(answe
     assert own.verdicts([case(task, right)])[0]["finished"].reason == "never"
 
 
-def test_a_question_shows_what_its_criterion_says_and_is_cut_to_fit(answering, world, tokenizer, task):
+def test_a_question_shows_what_its_criterion_says(answering, world, tokenizer, task):
     reviewer, texts = answering([]), [d.text for d in world.slices[0].documents]
     later = replace(task, messages=({"role": "system", "content": "be brief"}, *task.messages))
     for show in ((), ("passages",), ("question",), ("passages", "question")):
         context, asked = reviewer.prompt(sure(show=show), "the lamp hums?", texts, later)
         own = texts if "passages" in show else (), later.messages[-1:] if "question" in show else ()
-        wanted = tokenizer.ask("the lamp hums?", passages=own[0], messages=own[1], room=150)
+        wanted = tokenizer.ask("the lamp hums?", passages=own[0], messages=own[1])
         assert (list(context), list(asked)) == tuple(map(list, wanted))
-    narrow = answering([], room=40).prompt(sure(show=("passages",)), "the lamp hums?", texts, task)
-    assert len(narrow[0]) + len(narrow[1]) == 40
+
+
+def test_what_a_judge_has_no_room_to_read_is_rejected_for_that_and_never_cut(answering, task, passages, right):
+    asked, own = sure(show=("passages",)), case(task, right, passages.values())
+    texts = [p.text for p in own.passages]
+    prompts = [answering([]).prompt(asked, question, texts, task) for question, _ in questions(asked, own, own.steps)]
+    longest = max(sum(map(len, prompt)) for prompt in prompts)
+    assert answering([asked], room=longest).verdicts([own])[0]["sure"].passed
+    found = answering([asked], room=longest - 1).verdicts([own])[0]["sure"]
+    assert not found.passed and not found.readable
+    assert f"take {longest} tokens, and a judge reads {longest - 1}" in found.reason
 
 
 def test_what_a_passage_or_an_answer_says_about_the_review_is_text(answering, tokenizer, task):

@@ -13,6 +13,7 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import changed, flat
 from ratchet.launch import cli
 from ratchet.launch.commands import start as starting
+from ratchet.launch.options import parse_run
 from ratchet.launch.recipes import RECIPES
 
 
@@ -106,15 +107,11 @@ def test_options_count_wherever_they_stand(capsys, begun, words, out, set_to):
         ["lessons", "--world", "documents", "tales"],
     ],
 )
-def test_what_is_to_be_read_stands_after_the_recipe(capsys, begun, somewhere, words):
+def test_what_is_to_be_read_stands_after_the_recipe(somewhere, words):
     (somewhere / "mine.yaml").write_text("recipe: documents\ndocuments: {path: elsewhere}\n")
-    base = write_model((somewhere / "base").mkdir() or somewhere / "base")
-    small = ["--documents.slice", "1", "--documents.fresh", "1", "--base", str(base), "--simulate.lookups", "0"]
-    (somewhere / "tales").mkdir()
-    for name in "abcd":
-        (somewhere / "tales" / f"{name}.txt").write_text(f"The fox {name} said that the grapes were sour.")
-    assert ratchet(capsys, "run", *words, *small)[0] == 0
-    assert [config.documents.path for _, config in begun] == ["tales"]
+    config = parse_run("run", starting.New, words).config
+    assert (config.world, config.documents.path) == ("documents", "tales")
+    assert not config.documents.globs or config.documents.globs == ("a.txt", "*.txt")
 
 
 def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
