@@ -141,7 +141,6 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
         (["run", "documents", "x", "--documents.path", "y"], "x and --documents.path both say what to read; leave"),
         (["preview", "documents", "x", "--documents.path=y"], "x and --documents.path both say what to read; leave"),
         (["run", "documents", "x", "y"], "'y' is one word too many"),
-        (["run", "documents", "nothing"], "there is no folder, file or TFDS dataset nothing"),
         (["run", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
         (["preview", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
         (["run", "lessons", "--documents.path", "x"], "the world lessons reads none; leave it out"),

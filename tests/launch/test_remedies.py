@@ -50,7 +50,7 @@ FOLLOWED = {
     "see to it, then `ratchet resume`": (
         "bootstrap/teacher/test_afar.py", "a_run_whose_teacher_died_goes_on_as_if_it_had_not",
     ),
-    "raise --teacher.budget": (
+    "….budget, then `ratchet resume` goes on": (
         "bootstrap/teacher/test_client.py", "nothing_is_asked_beyond_the_budget_of_a_runs_whole_life",
     ),
     "changed since the run began": (
