@@ -139,7 +139,8 @@ def test_a_task_of_every_kind_goes_through_every_stage(found, kind, stage):
 
 
 def test_the_server_wrote_the_first_generation_and_judged_both_and_no_question_was_paid_for_twice(ran):
-    run, paid = ran
+    run = ran[0]
+    paid = {body: count for body, count in ran[1].items() if "Say: one." not in body}  # which probes ask
     asked = [json.loads(body)["messages"][-1]["content"] for body in paid]
     assert set(paid.values()) == {1} and any("one word" in text for text in asked)
     answered = {text for text in asked if "one word" not in text}
