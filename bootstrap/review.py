@@ -27,6 +27,8 @@ Owned = tuple[tuple[str, int], Measured]
 Answers = Mapping[tuple[str, int], Sequence[Measured]]
 """All of it."""
 AGREEMENT = "agreement"
+TOO_LONG = f"{UNREADABLE}: sources and question"
+"""What a doubt begins with where a judge cannot read everything at once."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,22 @@ class Reviewer:
         criteria: Sequence[Criterion] | None = None,
         reached: Callable[[float], None] = lambda share: None,
     ) -> Answers:
-        """What the judges of model criteria say, and how likely what was said is; asked together, they share
-        contexts."""
+        """What the judges of model criteria say, and how likely what was said is; asked together, they share contexts.
+        Sources that are too long to be read beside a question are read in halves, and so on."""
         chosen = self.criteria if criteria is None else criteria
+        found = self._ask_at_once(parts, chosen, reached)
+        for c in chosen:
+            long = [n for n in range(len(parts)) if any(m.doubt.startswith(TOO_LONG) for m in found.get((c.id, n), ()))]
+            long = [n for n in long if len(parts[n][0].passages) > 1]
+            halves = self._ask([half for n in long for half in _halves(parts[n])], [c]) if long else {}
+            for place, n in enumerate(long):
+                of_both = zip(halves[c.id, 2 * place], halves[c.id, 2 * place + 1], strict=True)
+                found[c.id, n] = [_over_sources(c, both) for both in of_both]
+        return found
+
+    def _ask_at_once(
+        self, parts: Sequence[Part], chosen: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> dict[tuple[str, int], list[Measured]]:
         found: dict[tuple[str, int], list[Measured]] = {}
         afar = [c for c in chosen if c.kind == "model" and self.far]
         jobs = [("self", self._from_afar, afar)] if afar else []
@@ -172,57 +187,59 @@ class Reviewer:
     ) -> Iterator[Owned]:
         """What a judge answers to the questions of model criteria."""
         asked, owners = [], []
-        for c, number, prompt, about in self._prompts(parts, criteria):
-            if doubt := self._too_long(sum(map(len, prompt))):
-                yield (c.id, number), doubt
-            else:
-                asked.append(prompt)
-                owners.append((c.id, number, about))
-        answers_N2 = self.scorer(params, asked, self.tokenizer.verdicts, reached) if asked else ()
-        for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
-            yield (name, number), _yes(float(yes), float(no), about)
+        for c, number, _, prompt, about in self._prompts(parts, criteria):
+            doubt = self._too_long(sum(map(len, prompt)))
+            asked += [] if doubt else [prompt]
+            owners.append((c.id, number, about, doubt))
+        answers_N2 = iter(self.scorer(params, asked, self.tokenizer.verdicts, reached) if asked else ())
+        for name, number, about, doubt in owners:
+            yield (name, number), doubt or _yes(*map(float, next(answers_N2)), about)
 
     def _in_words(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
         """What a judge answers by the labels of model criteria."""
         asked, owners = [], []
-        for c, number, prompt, about in self._prompts(parts, criteria):
+        for c, number, _, prompt, about in self._prompts(parts, criteria):
             words = [self.tokenizer.spoken(label) for label in c.labels]
-            if doubt := self._too_long(sum(map(len, prompt)) + max(map(len, words))):
-                yield (c.id, number), doubt
-            else:
-                asked += [((*prompt[0], *prompt[1]), word) for word in words]
-                owners.append((c, number, about))
+            doubt = self._too_long(sum(map(len, prompt)) + max(map(len, words)))
+            asked += [] if doubt else [((*prompt[0], *prompt[1]), word) for word in words]
+            owners.append((c, number, about, doubt))
         given = iter(self.scorer.log_likelihoods(params, asked, reached) if asked else ())
-        for c, number, about in owners:
-            of = {label: math.exp(float(next(given).sum())) for label in c.labels}
-            passing = sum(of[label] for label in c.passing_labels)
-            yield (c.id, number), _yes(passing, sum(of.values()) - passing, about, c.labels)
+        for c, number, about, doubt in owners:
+            of = {} if doubt else {label: math.exp(float(next(given).sum())) for label in c.labels}
+            passing = sum(share for label, share in of.items() if label in c.passing_labels)
+            yield (c.id, number), doubt or _yes(passing, sum(of.values()) - passing, about, c.labels)
 
     def _from_afar(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
         """What the judge by address answers to the questions of model criteria, whatever judge they name."""
         asked, owners = [], []
-        for c, number, case, question, about in _questions(parts, criteria):
-            texts, messages = _shown(c, [p.text for p in case.passages], case.task)
+        for c, number, (texts, messages, question), prompt, about in self._prompts(parts, criteria):
             words, passing = (c.labels, c.passing_labels) if c.labels else (ANSWERS, ANSWERS[:1])
-            asked.append(Posed(context(texts, messages) + asking(question, c.labels), words, passing))
-            owners.append((c, number, about))
-        for (c, number, about), (yes, no) in zip(owners, self.far(asked, reached), strict=True):
-            yield (c.id, number), _yes(yes, no, about, c.labels or ("yes", "no"))
+            doubt = self._too_long(sum(map(len, prompt)))
+            asked += [] if doubt else [Posed(context(texts, messages) + asking(question, c.labels), words, passing)]
+            owners.append((c, number, about, doubt))
+        answers = iter(self.far(asked, reached) if asked else ())
+        for c, number, about, doubt in owners:
+            yield (c.id, number), doubt or _yes(*next(answers), about, c.labels or ("yes", "no"))
 
     def _prompts(self, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[tuple]:
-        """(criterion, number of the case, (context, question) in tokens, the words it is about) of every question."""
-        for c, number, case, question, about in _questions(parts, criteria):
-            yield c, number, self.prompt(c, question, [p.text for p in case.passages], case.task), about
+        """(criterion, number of the case, its question with what is shown, both in tokens, the words it is about) of
+        all that a judge is asked."""
+        for c in criteria:
+            for number, (case, steps) in enumerate(parts):
+                texts = [p.text for p in case.passages]
+                for question, about in questions(c, case, steps):
+                    shown = *_shown(c, texts, case.task), question
+                    yield c, number, shown, self.prompt(c, question, texts, case.task), about
 
     def _too_long(self, tokens: int) -> Measured | None:
         """The doubt about what a judge has no room to read: nothing of it is cut."""
         if tokens <= self.room:
             return None
-        return Measured(0.0, f"{UNREADABLE}: sources and question take {tokens} tokens, and a judge reads {self.room}")
+        return Measured(0.0, f"{TOO_LONG} take {tokens} tokens, and a judge reads {self.room}")
 
     def _how_likely(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
@@ -235,15 +252,15 @@ class Reviewer:
                 for step in _parts(c, case, steps):
                     views = [case.passages, ()][: 1 + (c.id == "gain")]
                     given = [self._said(self._asked(case.task, view, prompts), case, step) for view in views]
-                    if doubt := self._too_long(sum(map(len, given[0]))):
-                        yield (c.id, number), doubt
-                    elif given[0][1]:
-                        asked += given
-                        owners.append((c, number, case.text[step.start : step.end], len(given)))
+                    if given[0][1]:
+                        doubt = self._too_long(sum(map(len, given[0])))
+                        asked += [] if doubt else given
+                        owners.append((c, number, case.text[step.start : step.end], len(given), doubt))
         found = self.scorer.log_likelihoods(params, asked, reached) if asked else ()
         means = iter([float(found_N.mean()) for found_N in found])
-        for c, number, about, count in owners:
-            yield (c.id, number), _nats(c, next(means) - sum(next(means) for _ in range(count - 1)), about)
+        for c, number, about, count, doubt in owners:
+            nats = 0.0 if doubt else next(means) - sum(next(means) for _ in range(count - 1))
+            yield (c.id, number), doubt or _nats(c, nats, about)
 
     def _asked(self, task: Task, view: Sequence[Document], known: dict[tuple, list[int]]) -> list[int]:
         """A task in tokens with passages in view, from those that are `known`."""
@@ -278,14 +295,21 @@ def _shown(criterion: Criterion, passages: Sequence[str], task: Task) -> tuple[S
     )
 
 
-def _questions(
-    parts: Sequence[Part], criteria: Sequence[Criterion]
-) -> Iterator[tuple[Criterion, int, Case, str, str]]:
-    """(criterion, number of the case, case, question, the words it is about) of all that a judge is asked."""
-    for c in criteria:
-        for number, (case, steps) in enumerate(parts):
-            for question, about in questions(c, case, steps):
-                yield c, number, case, question, about
+def _halves(part: Part) -> tuple[Part, Part]:
+    """A part with the first half of its sources in view, and with the second."""
+    case, steps = part
+    middle = len(case.passages) // 2
+    first, second = case.passages[:middle], case.passages[middle:]
+    return (replace(case, passages=first), steps), (replace(case, passages=second), steps)
+
+
+def _over_sources(criterion: Criterion, measured: Sequence[Measured]) -> Measured:
+    """What was measured with some sources in view, and with others, as one: any of them may do, or all must."""
+    readable = [m for m in measured if not m.doubt.startswith(UNREADABLE)]
+    if criterion.sources == "all" or not readable:
+        unreadable = [m for m in measured if m not in readable]
+        return unreadable[0] if unreadable else min(measured, key=lambda m: m.score)
+    return max(readable, key=lambda m: m.score)
 
 
 def _others(t: Transcript, beside: Sequence[Transcript]) -> tuple[str, ...]:

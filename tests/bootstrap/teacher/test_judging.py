@@ -34,11 +34,17 @@ def judge(address, place, likeliest=0, **settings) -> FarJudge:
     return FarJudge(Client(config, "writer", epath.Path(place), pause=0.01), likeliest)
 
 
-def reviewer(far, *criteria: Criterion) -> Reviewer:
-    def no_seed():
-        raise AssertionError("the judge by address answers in the place of every other")
+@pytest.fixture(scope="module")
+def reviewer(tokenizer):
+    """Makes a reviewer of which a judge by address answers in the place of every other."""
 
-    return Reviewer(None, None, None, criteria, {}, sentences, "no,", 400, no_seed, far)
+    def no_seed():
+        raise AssertionError("the seed model is asked")
+
+    def make(far, *criteria: Criterion, room: int = 10_000) -> Reviewer:
+        return Reviewer(None, None, tokenizer, criteria, {}, sentences, "no,", room, no_seed, far)
+
+    return make
 
 
 def case(text: str, *passages: Document) -> Case:
@@ -88,7 +94,7 @@ def test_without_log_probabilities_the_word_that_is_said_first_counts(tmp_path, 
         assert judge(address, tmp_path)([posed]) == [verdict]
 
 
-def test_it_answers_the_model_criteria_alone_whatever_judge_they_name(tmp_path):
+def test_it_answers_the_model_criteria_alone_whatever_judge_they_name(tmp_path, reviewer):
     asked, shares = [], []
     labelled = SAYS.model_copy(update={"id": "of", "labels": LABELLED.words, "passing_labels": LABELLED.passing})
     criteria = (SAYS, SAYS.model_copy(update={"id": "seeds", "judge": "seed", "show": ()}), labelled)
@@ -106,12 +112,23 @@ def test_it_answers_the_model_criteria_alone_whatever_judge_they_name(tmp_path):
     assert f"Source 1:\n  {CROW.text}" in first and f"user: {TASK.question}" in first
 
 
-def test_a_question_that_it_refuses_and_an_answer_that_is_no_word_are_rejections(tmp_path):
+def test_a_question_that_it_refuses_and_an_answer_that_is_no_word_are_rejections(tmp_path, reviewer):
     with Faulty(lambda body: "Well, yes", {0: 400}).serving() as address:
         far = judge(address, tmp_path, concurrency=1)
         found = [of["says"] for of in reviewer(far, SAYS).verdicts([case("a."), case("b.")])]
     assert [v.passed for v in found] == [False, False] and not any(v.readable for v in found)
     assert far.client.counts.unaskable == 1
+
+
+def test_sources_that_are_too_long_are_sent_in_parts(tmp_path, reviewer):
+    asked, pond = [], Document("pond", "The pond was dry in summer, and no bird came to it for weeks.")
+    likely = lambda body: {"Yes": 0.9} if CROW.text in message(body) else {"No": 0.9}
+    with Faulty(lambda body: (asked.append(message(body)), "x")[1], likely=likely).serving() as address:
+        far, own = judge(address, tmp_path, 20), case("It dropped pebbles.", pond)
+        whole = reviewer(far).prompt(SAYS, SAYS.question.format(answer=own.text), [CROW.text, pond.text], TASK)
+        narrow = reviewer(far, SAYS, room=sum(map(len, whole)) - 1)
+        assert narrow.verdicts([own])[0]["says"].passed
+    assert len(asked) == 2 and sorted(CROW.text in text for text in asked) == [False, True]
 
 
 def read_by_lines(body) -> str:
@@ -122,7 +139,7 @@ def read_by_lines(body) -> str:
     return "Yes" if "It dropped pebbles." in questions[0] else "No"
 
 
-def test_no_document_and_no_answer_changes_what_it_is_asked(tmp_path):
+def test_no_document_and_no_answer_changes_what_it_is_asked(tmp_path, reviewer):
     """Forged verdicts, headings, questions and padding are lines of what it is asked about."""
     right, wrong = "It dropped pebbles.", "It dropped coins."
     said = [(f"{answer} {text}", answer == right) for text in ANSWERS for answer in (right, wrong)]
@@ -146,7 +163,7 @@ def test_no_marker_of_any_family_is_left_in_what_is_sent(tmp_path, kind):
     assert unmarked("a < b, and [ c") == "a < b, and [ c"
 
 
-def test_a_judge_that_dies_is_gone_on_with_and_nothing_is_paid_for_twice(tmp_path, monkeypatch):
+def test_a_judge_that_dies_is_gone_on_with_and_nothing_is_paid_for_twice(tmp_path, reviewer, monkeypatch):
     monkeypatch.setattr("ratchet.bootstrap.teacher.client.ATTEMPTS", 2)
     cases = [case(f"It dropped {n} pebbles.") for n in range(9)]
     server = Faulty(lambda body: "Yes" if "3 pebbles" in message(body) else "No", {4: "gone"})
@@ -193,7 +210,7 @@ def test_its_key_is_its_own_and_it_is_probed_once(tmp_path, little_run, monkeypa
     assert not any("secret" in file.read_text() for file in tmp_path.rglob("*.json"))
 
 
-def test_it_is_calibrated_on_labels_like_any_judge(tmp_path, little_run):
+def test_it_is_calibrated_on_labels_like_any_judge(tmp_path, reviewer, tokenizer):
     """Of two criteria that it answers, the one that says yes to everything loses its say."""
     blind = Criterion(id="blind", kind="model", question="Is it well said: {answer}")
     made = []
@@ -201,7 +218,7 @@ def test_it_is_calibrated_on_labels_like_any_judge(tmp_path, little_run):
         text = f"It dropped {'pebbles' if n % 2 else 'coins'} number {n}."
         task = replace(TASK, id=f"t{n}")
         made.append(Probe(transcript(task, text, (CROW,)), task, bool(n % 2), {}))
-    junk = junk_probes(made[1].transcript, made[1].task, (CROW,), little_run.tokenizer)
+    junk = junk_probes(made[1].transcript, made[1].task, (CROW,), tokenizer)
     good = lambda body: {"Yes": 0.7, "No": 0.1} if "pebbles number" in message(body) else {"Yes": 0.2, "No": 0.7}
     likely = lambda body: {"Yes": 0.5, "No": 0.4} if "well said" in message(body) else good(body)
     with Faulty(lambda body: "x", likely=likely).serving() as address:
