@@ -209,6 +209,9 @@ class Config:
     base: str = ""
     """A model to start from instead of random weights: a Hugging Face folder, a GGUF file, or smollm2. Its sizes take
     the place of `model`, but for `max_length`, and its tokenizer and chat template that of SentencePiece."""
+    wandb: str = ""
+    """A project of Weights & Biases to which the figures of training are sent as well ([wandb]); its key comes from the
+    environment variable WANDB_API_KEY."""
     seed: int = 0
     generations: int = bounded(3, "at least 1")
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
@@ -309,6 +312,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 MAY_GROW = ("generations", "train.columns")
 """Settings that resuming a run may raise: what was made before stays as it is."""
 MAY_CHANGE = (
+    "wandb",
     *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
     *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget")),
 )

@@ -10,7 +10,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import engines
-from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.given import Given, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
@@ -314,7 +314,7 @@ def prepare(
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = engines.sampler(config, graphdef, mesh, unused), engines.scorer(config, graphdef, mesh, unused)
-    tools, metrics = Toolbox(world.tools), Metrics(directory) if writes else None
+    tools, metrics = Toolbox(world.tools), Metrics(directory, config.wandb, flat(config)) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     made = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
