@@ -14,7 +14,7 @@ from flax import nnx
 from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.signals import SHARES, Measured, agreement
-from ratchet.bootstrap.teacher.judging import FarJudge, Posed
+from ratchet.bootstrap.teacher.judging import SURE, FarJudge, Posed
 from ratchet.bootstrap.transcript import UNREADABLE, Review, Transcript, Verdict
 from ratchet.bootstrap.worlds.world import Case, Check, Document, Message, Step, Task
 from ratchet.models.scorer import Question, Scorer
@@ -164,6 +164,7 @@ class Reviewer:
     def _ask_at_once(
         self, parts: Sequence[Part], chosen: Sequence[Criterion], reached: Callable[[float], None]
     ) -> dict[tuple[str, int], list[Measured]]:
+        """The same, but for what is too long, of which there is only that doubt."""
         found: dict[tuple[str, int], list[Measured]] = {}
         afar = [c for c in chosen if c.kind == "model" and self.far]
         jobs = [("self", self._from_afar, afar)] if afar else []
@@ -338,7 +339,7 @@ def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[t
 
 def _yes(yes: float, no: float, about: str, answers: Sequence[str] = ("yes", "no")) -> Measured:
     """P(yes) among yes and no, or what stands for them, if all answers together are likely."""
-    if not yes + no >= 0.5:  # which holds of NaN as well
+    if not yes + no >= SURE:  # which holds of NaN as well
         return Measured(0.0, f"{UNREADABLE}: {' and '.join(answers)} together have probability {yes + no:.2f}")
     return Measured(yes / (yes + no), f"doubts: {about}")
 

@@ -14,9 +14,12 @@ from etils import epath
 
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.progress import Progress
-from ratchet.bootstrap.teacher.client import Client, Failed, checked
+from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, checked
 from ratchet.bootstrap.teacher.probing import Probed, meet
+from ratchet.models.wording import ANSWERS, asking
 
+SURE = 0.5
+"""The probability that yes and no, or what stands for them, have at least together, or nothing was said."""
 LONGEST_WORD = 16
 """Tokens that an answer of one word may take."""
 _MAY_MARK = re.compile(r"(?<=[<\[])(?=\S)")
@@ -29,6 +32,10 @@ class Posed(NamedTuple):
     text: str
     words: tuple[str, ...]
     passing: tuple[str, ...]
+
+
+PLAIN_QUESTION = "Is the sky blue?"
+PLAIN = Posed(asking(PLAIN_QUESTION, ()), ANSWERS, ANSWERS[:1])
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,6 @@ class FarJudge:
         except (LookupError, TypeError, OverflowError):
             raise Failed("no log-probabilities") from None
 
-
     def _verdict(self, posed: Posed, likely: Mapping[str, float]) -> tuple[float, float]:
         """What a judge's words mean: a token may be the beginning of one alone, an answer begins with a whole one."""
         of = dict.fromkeys(posed.words, 0.0)
@@ -96,11 +102,17 @@ def unmarked(text: str) -> str:
 
 
 def meet_judge(directory: epath.Path, config: Config, progress: Progress) -> FarJudge:
-    """The judge of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused."""
+    """The judge of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused, also where
+    it answers a plain question by neither yes nor no: all that it judges would be rejected."""
 
     def means(found: Probed) -> str:
         how = "the probability that it gives to each word" if found.likeliest else "the word that it says"
         return f"it answers the review's model criteria, by {how}"
 
     client, found = meet(directory, config.judge, config.model.max_length, progress, means)
-    return FarJudge(client, found.likeliest)
+    judge = FarJudge(client, found.likeliest)
+    if sum(judge([PLAIN])[0]) < SURE:
+        raise ServerRefused(
+            f"judge: {client.model} answers {PLAIN_QUESTION!r} by neither yes nor no; set --judge.model to another"
+        )
+    return judge

@@ -1,7 +1,7 @@
 """A teacher and a judge by address, on two servers that have nothing in common: ours, and that of transformers.
 
 `make bench-teachers` installs what the second needs and writes results/teachers.json. Both serve SmolLM2. A run asks
-each for answers about eight short texts, is killed when a third of them are there, and goes on; then the server judges
+each for answers about four short texts, is killed when a third of them are there, and goes on; then the server judges
 what was said, and its verdicts are put beside those that the run gets from the same weights itself.
 """
 
@@ -36,7 +36,7 @@ from ratchet.launch.recipes import RECIPES  # noqa: E402
 from ratchet.models import pretrained  # noqa: E402
 
 RESULT = HERE / "results" / "teachers.json"
-TEXTS, SAMPLES = 8, 3
+TEXTS, SAMPLES = 4, 2
 
 
 def main() -> None:
@@ -87,8 +87,8 @@ def generation(place: Path, address: str) -> Generation:
     config = RECIPES["documents"].config
     config = runs.with_base(changed(
         config, generations=1, documents__path="tales", documents__slice=TEXTS, documents__fresh=1,
-        documents__question="What does {title} say?", simulate__samples=SAMPLES, teacher__url=address,
-        judge__url=address, teacher__concurrency=2, judge__concurrency=2,
+        documents__question="What does {title} say?", simulate__samples=SAMPLES, targets__kind="one_hot",
+        teacher__url=address, judge__url=address, teacher__concurrency=2, judge__concurrency=2,
     ))  # fmt: skip
     if not config_files.begun(directory):
         config_files.save(directory, config)

@@ -17,7 +17,7 @@ from ratchet.bootstrap.probes import junk_probes
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion
-from ratchet.bootstrap.teacher.client import Client, ServerStopped
+from ratchet.bootstrap.teacher.client import Client, ServerRefused, ServerStopped
 from ratchet.bootstrap.teacher.judging import FarJudge, Posed, meet_judge, unmarked
 from ratchet.bootstrap.teacher.settings import JudgeConfig
 from ratchet.bootstrap.worlds.world import Case, Document, Task, sentences
@@ -197,7 +197,7 @@ def test_its_key_is_its_own_and_it_is_probed_once(tmp_path, little_run, monkeypa
     lines, said = [], []
     progress = Silent()
     monkeypatch.setattr(progress, "line", lines.append)
-    server = Faulty(lambda body: (said.append(body), "one")[1], key="secret", likely=lambda body: {"one": 0.9})
+    server = Faulty(lambda body: (said.append(body), "one")[1], key="secret", likely=lambda body: {"Yes": 0.9})
     with server.serving() as address:
         config = replace(little_run.config, judge=JudgeConfig(url=address))
         first = meet_judge(epath.Path(tmp_path), config, progress)
@@ -208,6 +208,14 @@ def test_its_key_is_its_own_and_it_is_probed_once(tmp_path, little_run, monkeypa
     assert "it answers the review's model criteria, by the probability that it gives to each word" in lines[1]
     assert (tmp_path / "judge" / "probe.json").exists()
     assert not any("secret" in file.read_text() for file in tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("likely", [None, lambda body: {"<think>": 0.9}])
+def test_one_that_answers_a_plain_question_by_no_word_is_refused_before_anything_is_spent(tmp_path, little_run, likely):
+    with Faulty(lambda body: "<think>", likely=likely).serving() as address:
+        config = replace(little_run.config, judge=JudgeConfig(url=address))
+        with pytest.raises(ServerRefused, match="writer answers 'Is the sky blue.' by neither yes nor no; set --"):
+            meet_judge(epath.Path(tmp_path), config, Silent())
 
 
 def test_it_is_calibrated_on_labels_like_any_judge(tmp_path, reviewer, tokenizer):
