@@ -14,7 +14,7 @@ from etils import epath
 
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.progress import Progress
-from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, checked
+from ratchet.bootstrap.teacher.client import Client, Failed, checked
 from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.models.wording import ANSWERS, asking
 
@@ -102,8 +102,9 @@ def unmarked(text: str) -> str:
 
 
 def meet_judge(directory: epath.Path, config: Config, progress: Progress) -> FarJudge:
-    """The judge of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused, also where
-    it answers a plain question by neither yes nor no: all that it judges would be rejected."""
+    """The judge of a run, probed when the run begins; what it can do is said and kept, and whether it answers a plain
+    question by yes or no. Raises ServerRefused."""
+    met = (directory / config.judge.section / "probe.json").exists()
 
     def means(found: Probed) -> str:
         how = "the probability that it gives to each word" if found.likeliest else "the word that it says"
@@ -111,8 +112,6 @@ def meet_judge(directory: epath.Path, config: Config, progress: Progress) -> Far
 
     client, found = meet(directory, config.judge, config.model.max_length, progress, means)
     judge = FarJudge(client, found.likeliest)
-    if sum(judge([PLAIN])[0]) < SURE:
-        raise ServerRefused(
-            f"judge: {client.model} answers {PLAIN_QUESTION!r} by neither yes nor no; set --judge.model to another"
-        )
+    if not met and sum(judge([PLAIN])[0]) < SURE:
+        progress.line(f"judge: it answers {PLAIN_QUESTION!r} by neither yes nor no; what it judges so is rejected")
     return judge

@@ -55,9 +55,9 @@ def commands() -> dict[str, list[str]]:
     file = epath.Path(pretrained._packaged("smollm2"))
     theirs = "from transformers.cli.transformers import main; main()"
     return {
-        "ratchet serve": [sys.executable, "-m", "ratchet.launch", "serve", "--base", "smollm2", "--slots", "8"],
         "transformers serve": [sys.executable, "-c", theirs, "serve", f"{file.parent}:{file.name}",
                                "--device", "cpu", "--dtype", "float32"],
+        "ratchet serve": [sys.executable, "-m", "ratchet.launch", "serve", "--base", "smollm2", "--slots", "8"],
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from ratchet.bootstrap.probes import junk_probes
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion
-from ratchet.bootstrap.teacher.client import Client, ServerRefused, ServerStopped
+from ratchet.bootstrap.teacher.client import Client, ServerStopped
 from ratchet.bootstrap.teacher.judging import FarJudge, Posed, meet_judge, unmarked
 from ratchet.bootstrap.teacher.settings import JudgeConfig
 from ratchet.bootstrap.worlds.world import Case, Document, Task, sentences
@@ -211,11 +211,14 @@ def test_its_key_is_its_own_and_it_is_probed_once(tmp_path, little_run, monkeypa
 
 
 @pytest.mark.parametrize("likely", [None, lambda body: {"<think>": 0.9}])
-def test_one_that_answers_a_plain_question_by_no_word_is_refused_before_anything_is_spent(tmp_path, little_run, likely):
+def test_it_is_said_of_a_judge_that_answers_a_plain_question_by_no_word(tmp_path, little_run, monkeypatch, likely):
+    lines, progress = [], Silent()
+    monkeypatch.setattr(progress, "line", lines.append)
     with Faulty(lambda body: "<think>", likely=likely).serving() as address:
         config = replace(little_run.config, judge=JudgeConfig(url=address))
-        with pytest.raises(ServerRefused, match="writer answers 'Is the sky blue.' by neither yes nor no; set --"):
-            meet_judge(epath.Path(tmp_path), config, Silent())
+        for _ in range(2):
+            meet_judge(epath.Path(tmp_path), config, progress)
+    assert len(lines) == 3 and "answers 'Is the sky blue?' by neither yes nor no; what it judges so is" in lines[2]
 
 
 def test_it_is_calibrated_on_labels_like_any_judge(tmp_path, reviewer, tokenizer):
