@@ -33,7 +33,8 @@ from ratchet.bootstrap.run import Generation  # noqa: E402
 from ratchet.bootstrap.stages import transcripts  # noqa: E402
 from ratchet.bootstrap.transcript import Transcript  # noqa: E402
 from ratchet.launch.recipes import RECIPES  # noqa: E402
-from ratchet.models import pretrained  # noqa: E402
+from ratchet.models import huggingface, pretrained  # noqa: E402
+from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding  # noqa: E402
 
 RESULT = HERE / "results" / "teachers.json"
 TEXTS, SAMPLES = 4, 2
@@ -42,7 +43,7 @@ TEXTS, SAMPLES = 4, 2
 def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as place:
-        for name, command in commands().items():
+        for name, command in commands(Path(place)).items():
             with serving(command) as address:
                 found[name] = asked(Path(place) / name, address)
                 print(name, json.dumps(found[name], indent=1), flush=True)
@@ -50,15 +51,17 @@ def main() -> None:
     RESULT.write_text(json.dumps(found | {"versions": versions}, indent=1) + "\n")
 
 
-def commands() -> dict[str, list[str]]:
-    """How each server is started, but for its port."""
-    file = epath.Path(pretrained._packaged("smollm2"))
+def commands(place: Path) -> dict[str, list[str]]:
+    """How each server is started, but for its port. The second reads a folder, which is written first."""
+    base, folder = pretrained.find("smollm2"), epath.Path(place) / "smollm2"
+    weights = base.weights(lambda params: state_sharding(make_mesh(MeshConfig()), params))
+    huggingface.save(folder, base.config, weights, "float32")
+    base.tokenizer().save(folder, dated=False)
     theirs = "from transformers.cli.transformers import main; main()"
     return {
-        "transformers serve": [sys.executable, "-c", theirs, "serve", f"{file.parent}:{file.name}",
-                               "--device", "cpu", "--dtype", "float32"],
+        "transformers serve": [sys.executable, "-c", theirs, "serve", str(folder), "--device", "cpu"],
         "ratchet serve": [sys.executable, "-m", "ratchet.launch", "serve", "--base", "smollm2", "--slots", "8"],
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -67,7 +70,8 @@ def serving(command: list[str]) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([*command, "--port", str(port)], env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    around = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # several threads wait for each other
+    server = subprocess.Popen([*command, "--port", str(port)], env=around)
     try:
         while server.poll() is None:
             with contextlib.suppress(OSError):
@@ -88,7 +92,8 @@ def generation(place: Path, address: str) -> Generation:
     config = runs.with_base(changed(
         config, generations=1, documents__path="tales", documents__slice=TEXTS, documents__fresh=1,
         documents__question="What does {title} say?", simulate__samples=SAMPLES, targets__kind="one_hot",
-        teacher__url=address, judge__url=address, teacher__concurrency=2, judge__concurrency=2,
+        teacher__url=address, judge__url=address, teacher__concurrency=1, judge__concurrency=1,
+        simulate__new_tokens=24,
     ))  # fmt: skip
     if not config_files.begun(directory):
         config_files.save(directory, config)
