@@ -41,14 +41,13 @@ TEXTS, SAMPLES = 4, 2
 
 
 def main() -> None:
-    found = {}
+    found, versions = {}, {name: importlib.metadata.version(name) for name in ("transformers", "openai")}
     with tempfile.TemporaryDirectory() as place:
         for name, command in commands(Path(place)).items():
             with serving(command) as address:
                 found[name] = asked(Path(place) / name, address)
-                print(name, json.dumps(found[name], indent=1), flush=True)
-    versions = {name: importlib.metadata.version(name) for name in ("transformers", "openai")}
-    RESULT.write_text(json.dumps(found | {"versions": versions}, indent=1) + "\n")
+            print(name, json.dumps(found[name], indent=1), flush=True)
+            RESULT.write_text(json.dumps(found | {"versions": versions}, indent=1) + "\n")
 
 
 def commands(place: Path) -> dict[str, list[str]]:
