@@ -22,8 +22,8 @@ documents: .venv/installed
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Runs of three worlds are killed at random moments, and end bit for bit as runs that are not: so many kills.
-CHAOS ?= 21
+# Runs of three worlds, in one process or two, are killed at random moments, and end bit for bit as runs that are not.
+CHAOS ?= 40
 chaos: .venv/tested
 	$(BIN)/python tests/chaos.py $(CHAOS)
 

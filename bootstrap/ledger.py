@@ -11,32 +11,53 @@ from dataclasses import dataclass
 from etils import epath
 
 from ratchet.train.commits import sha256
-from ratchet.train.files import RecordError, object_in, read_unit, whole, write_unit
+from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
+from ratchet.train.together import ALONE, Together
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The units of one stage of one generation."""
+    """The units of one stage of one generation. Of processes that work on it `together`, the first one decides what is
+    there, and writes."""
 
     directory: epath.Path
+    together: Together = ALONE
 
     def unit(self, index: int, inputs: str, make: Callable[[], list[bytes]]) -> list[bytes]:
-        """The payloads of a unit: read when it was committed from the same inputs, made and committed otherwise."""
-        records = self.directory / f"unit-{index:05d}.array_record"
-        commit = self.directory / f"unit-{index:05d}.json"
+        """The payloads of a unit: read when it was committed from the same inputs, made and committed otherwise.
+
+        Raises RecordError when processes that work together have made different ones.
+        """
         if self.has(index, inputs):
-            return read_unit(records, self.sha256(index))
+            return read_unit(self.directory / f"unit-{index:05d}.array_record", self.sha256(index))
         payloads = make()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        made = {"sha256": write_unit(records, payloads), "inputs": inputs}
-        with whole(commit) as fresh:
-            fresh.write_text(json.dumps(made, indent=1) + "\n")
+        written = self.together.decided(f"unit {index} of {self._name}", lambda: self._write(index, inputs, payloads))
+        if not self.together.first and content_hash(payloads) != written:
+            raise RecordError(
+                f"{self.directory}: process {self.together.number} has made another unit {index} than process 0; run "
+                "the same version with the same settings everywhere"
+            )
         return payloads
+
+    def _write(self, index: int, inputs: str, payloads: list[bytes]) -> str:
+        """Commits a unit; returns the hash of its content."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        digest = write_unit(self.directory / f"unit-{index:05d}.array_record", payloads)
+        with whole(self.directory / f"unit-{index:05d}.json") as fresh:
+            fresh.write_text(json.dumps({"sha256": digest, "inputs": inputs}, indent=1) + "\n")
+        return digest
+
+    @property
+    def _name(self) -> str:
+        return f"{self.directory.parent.name}/{self.directory.name}"
 
     def has(self, index: int, inputs: str) -> bool:
         """Whether a unit was committed from these inputs."""
         name = self.directory / f"unit-{index:05d}"
-        return name.with_suffix(".array_record").exists() and _entry(name.with_suffix(".json")).get("inputs") == inputs
+        there = lambda: (
+            name.with_suffix(".array_record").exists() and _entry(name.with_suffix(".json")).get("inputs") == inputs
+        )
+        return self.together.decided(f"whether unit {index} of {self._name} is there", there)
 
     def sha256(self, index: int) -> str:
         """The hash of a committed unit's content, from which later units are made."""

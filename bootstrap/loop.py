@@ -15,7 +15,7 @@ from ratchet.bootstrap.forecast import FORECAST, forecast
 from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
-from ratchet.bootstrap.progress import Noted, Progress, Silent, timed
+from ratchet.bootstrap.progress import Noted, Progress, Silent
 from ratchet.bootstrap.run import Generation, Run, base_weights, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
@@ -37,6 +37,7 @@ from ratchet.train.commits import FILE as COMMITS
 from ratchet.train.files import write_json
 from ratchet.train.holder import holding
 from ratchet.train.records import Example, has_examples
+from ratchet.train.together import ALONE, Together, connect
 
 UNIT_STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
 """Stages that commit units."""
@@ -77,9 +78,11 @@ class Seed:
 
 
 def run(
-    directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False, given: Given | None = None
-) -> None:
-    """Runs the loop in `directory` from whatever is committed there to its end, as the only process that works there.
+    directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False, together: Together = ALONE,
+    given: Given | None = None,
+) -> None:  # fmt: skip
+    """Runs the loop in `directory` from whatever is committed there to its end, as the only one that works there: one
+    process, or several `together`, each of which calls this alike.
 
     What it reads is read first, unless it is `given`.
 
@@ -88,8 +91,8 @@ def run(
     came in a row; ServerRefused or ServerStopped where a server by address does not answer; before anything is written,
     Busy when another process works on the run, and ConfigError when the directory holds a run of other settings.
     """
-    with holding(directory, progress.line) as holder:
-        r = _opened(directory, config, Noted(progress, holder), given)
+    with holding(directory, progress.line, together) as holder:
+        r = _opened(directory, config, Noted(progress, holder), together, given)
         try:
             _run(r, foretell)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks) as ended:
@@ -99,20 +102,30 @@ def run(
             r.metrics.close()
 
 
-def _opened(directory: epath.Path, config: Config, progress: Progress, given: Given | None) -> Run:
+def _opened(
+    directory: epath.Path, config: Config, progress: Progress, together: Together, given: Given | None
+) -> Run:
     """A run that is there or begins. Where its first beginning fails, as on a vocabulary that is too small, nothing of
     it stays, so that it can be begun otherwise in the same place."""
-    begins = not config_files.begun(directory)
-    if begins:
+
+    def begin() -> bool:
+        if begun := config_files.begun(directory):
+            return not begun
         config_files.save(directory, config)
+        return True
+
+    begins = together.decided("whether the run begins", begin)
     if differences := changed(config_files.saved(directory), config):
         raise ConfigError(f"{directory}: the run is another; {differences[0]}")
     try:
-        return prepare(directory, config, progress, given=given)
+        r = prepare(directory, config, progress, together=together, given=given)
     except ValueError:
-        for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS, COMMITS) if begins else ():
+        for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS, COMMITS) if begins and together.first else ():
             (directory / name).unlink(missing_ok=True)
         raise
+    if together.count > 1:
+        connect(r.mesh)
+    return r
 
 
 def _run(r: Run, foretell: bool) -> None:
@@ -122,7 +135,8 @@ def _run(r: Run, foretell: bool) -> None:
     if r.config.teacher.url:
         _ = r.teacher  # met before anything is spent on the run
     _ = r.judge
-    if foretell and not (r.directory / FORECAST).exists() and not r.generation(0).exists():
+    new = lambda: not (r.directory / FORECAST).exists() and not r.generation(0).exists()
+    if foretell and r.decided("whether anything is done", new):
         _foretell(r, plan["stages"])
     start, past = Seed(r), Past()
     begin(r, start)
@@ -139,7 +153,8 @@ def _foretell(r: Run, stages: Sequence[dict]) -> None:
     """Writes down how long every stage is expected to take."""
     r.progress.line("timing this machine for some seconds, to say how long the run takes")
     params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
-    write_json(r.directory / FORECAST, forecast(r, params, stages))
+    found = forecast(r, params, stages)
+    r.decided("how long the run takes", lambda: write_json(r.directory / FORECAST, found))
 
 
 def planned(r: Run, arms: Sequence[str]) -> list[dict]:
@@ -216,14 +231,14 @@ def begin(r: Run, start: Seed) -> None:
     """Generation 0: the seed model, and what it is worth."""
     place = r.generation(0)
     if not r.has_weights(place):
-        with timed(place, "train"):
+        with r.timed(place, "train"):
             _ = start.weights
     for number in (n for n in (0, 1) if propose.missing(r, n)):
-        with timed(place, "propose"):
+        with r.timed(place, "propose"):
             propose.propose(r, number, start.weights)
     if r.commits.has(place / "evaluation.json"):
         return
-    with timed(place, "evaluate"):
+    with r.timed(place, "evaluate"):
         r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, start.weights, None))
 
 
@@ -233,9 +248,11 @@ def finished(r: Run, number: int) -> Past | None:
     place, past = r.generation(number), left_by(r, number)
     if not past:
         return None
-    whole = all(path.exists() for path in r.commits.within(place)) and r.has_weights(place)
-    whole = whole and has_examples(dataset_of(r, number))
-    return past if whole and units_of(place) == r.commits.read(place / "DONE.json")["units"] else None
+    paths, units = r.commits.within(place), r.commits.read(place / "DONE.json")["units"]
+    there = lambda: (
+        all(path.exists() for path in paths) and has_examples(dataset_of(r, number)) and units_of(place) == units
+    )
+    return past if r.has_weights(place) and r.decided(f"whether {place.name} is whole", there) else None
 
 
 def left_by(r: Run, number: int) -> Past | None:
@@ -259,13 +276,13 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     """
     params = incumbents(r, past, start)
     if number > 1 and propose.missing(r, number):
-        with timed(r.generation(number), "propose"):
+        with r.timed(r.generation(number), "propose"):
             propose.propose(r, number, params)
     g = _generation(r, number, past, params, start)
     summary.plan(g)
-    with timed(g.directory, "simulate"):
+    with r.timed(g.directory, "simulate"):
         written = transcripts.simulate(g)
-    with timed(g.directory, "review"):
+    with r.timed(g.directory, "review"):
         reviewer, _, mistakes = calibration(g, [t for unit in written for t in unit])
         units = transcripts.review(g, reviewer, written)
     pairs = [pair for unit in units for pair in zip(*unit, strict=True)]
@@ -277,12 +294,12 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
             f"generation {number}: no transcript passed the review ({len(pairs)} sampled, {len(pairs)} reviewed, 0 "
             f"accepted); `ratchet report {r.directory}` shows the rejected ones and why"
         )
-    with timed(g.directory, "targets"):
+    with r.timed(g.directory, "targets"):
         found = transcripts.target(g, reviewer, units, r.config.targets.per_task, ("targets", "review"))
-    with timed(g.directory, "wrongthink"):
+    with r.timed(g.directory, "wrongthink"):
         chosen = [t for unit in units for t in transcripts.kept(unit, r.config.targets.per_task)]
         corrected = [Reviewed(*u) for u in corrections(g, reviewer, [*chosen, *accepted_answers(r, range(1, number))])]
-    with timed(g.directory, "corrections"):
+    with r.timed(g.directory, "corrections"):
         more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
     newest = dataset(g, taught, mistakes)
@@ -297,18 +314,19 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         earlier = earlier_examples(g)
         trained = [*newest, *earlier, *start.demonstrations]
         audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
-        with timed(g.directory, "train"):
+        with r.timed(g.directory, "train"):
             params = train(g, newest, earlier, start.demonstrations)
-    with timed(g.directory, "evaluate"):
+    with r.timed(g.directory, "evaluate"):
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
         found = lambda: evaluation(r, number, params, knower(r, number, params, start))
         r.commits.once(g.directory / "evaluation.json", found)
-    with timed(g.directory, "promote"):
+    with r.timed(g.directory, "promote"):
         promoted = promote.promote(g)
     meter = r.sampler.meter
     r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     rollbacks = 0 if promoted else past.rollbacks + 1
-    left, units = Past(number if promoted else past.incumbent, accepted, rollbacks), units_of(g.directory)
+    left = Past(number if promoted else past.incumbent, accepted, rollbacks)
+    units = r.decided("the units", lambda: units_of(g.directory))
     done = r.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
     if other := [stage for stage in units if units[stage] != done["units"][stage]]:
         raise ValueError(
@@ -347,8 +365,8 @@ def imitate(r: Run, start: Seed) -> None:
     place = r.directory / baselines.PLACE
     if r.commits.has(place / "evaluation.json") and r.has_weights(place):
         return
-    with timed(place, "train"):
+    with r.timed(place, "train"):
         params = baselines.imitate(r, start.weights)
-    with timed(place, "evaluate"):
+    with r.timed(place, "evaluate"):
         last = r.config.generations
         r.commits.once(place / "evaluation.json", lambda: evaluation(r, last, params, None, baselines.PLACE))

@@ -133,16 +133,21 @@ class Metrics:
     """Appends every logged step to `metrics.jsonl` and to TensorBoard, and sends it to a `project` of Weights & Biases,
     with the run's `settings`, where one is named. A resumed run may log a step twice, alike.
 
-    Raises ValueError when the library of Weights & Biases is missing, or it does not let the run in.
+    Of processes that run together, only one is the `writer`. Raises ValueError when the library of Weights & Biases is
+    missing, or it does not let the run in.
     """
 
-    def __init__(self, directory: epath.Path, project: str = "", settings: Mapping[str, Any] | None = None):
+    def __init__(
+        self, directory: epath.Path, writer: bool = True, project: str = "", settings: Mapping[str, Any] | None = None
+    ):
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
-        self._sent = _sending(directory, project, settings) if project else None
-        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+        self._sent = _sending(directory, project, settings) if writer and project else None
+        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard")) if writer else None
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
+        if not self._board:
+            return
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
         with self._path.open("a") as file:
@@ -162,7 +167,8 @@ class Metrics:
             fresh.write_bytes(b"".join(line for line in lines if f'"arm": "{arm}"'.encode() not in line))
 
     def close(self) -> None:
-        self._board.close()
+        if self._board:
+            self._board.close()
         if self._sent:
             self._sent.finish()
 

@@ -1,6 +1,7 @@
 """What stays the same while a run goes on, and a turn of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from ratchet.bootstrap.given import Given, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
-from ratchet.bootstrap.progress import Metrics, Progress
+from ratchet.bootstrap.progress import Metrics, Progress, timed
 from ratchet.bootstrap.proposals import from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
@@ -36,8 +37,11 @@ from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, sav
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 from ratchet.train.records import Example
-from ratchet.train.sharding import make_mesh, state_sharding
+from ratchet.train.sharding import make_mesh, place, state_sharding
+from ratchet.train.together import ALONE, Together
 from ratchet.train.trainer import mean_loss
+
+TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Run:
     """What is proposed about documents without tasks, and worked answers; None: the world has none."""
     longest_passage: int
     """Tokens that fit into the teacher's view beside a question."""
+    together: Together = ALONE
+    """The processes that go on with the run in step; the first one writes its files."""
 
     def seed(self, *parts) -> int:
         """A 31-bit seed for one purpose, from the run's seed."""
@@ -69,7 +75,11 @@ class Run:
     @property
     def commits(self) -> Commits:
         """What the run has committed."""
-        return Commits(self.directory)
+        return Commits(self.directory, self.together)
+
+    def stage(self, place: epath.Path) -> Stage:
+        """The units of a stage, in its directory."""
+        return Stage(place, self.together)
 
     def generation(self, number: int) -> epath.Path:
         """The directory of a generation."""
@@ -109,7 +119,7 @@ class Run:
         own = self.material(number).tasks
         if own or not self.kinds:
             return own
-        return tasks_of(map(from_json, Stage(self.proposals(number)).committed()), self.world.per_document)
+        return tasks_of(map(from_json, self.stage(self.proposals(number)).committed()), self.world.per_document)
 
     def read(self, number: int) -> tuple[Task, ...]:
         """The tasks of every slice read by generation `number`, in order."""
@@ -168,12 +178,14 @@ class Run:
     @cached_property
     def teacher(self) -> Client:
         """The teacher by address, which is probed when it is first needed in a run's life."""
-        return meet_teacher(self.directory, self.config, self.progress)
+        return meet_teacher(self.directory, self.config, self.progress, self.together)
 
     @cached_property
     def judge(self) -> FarJudge | None:
         """The judge by address, probed like the teacher; None: the judges that the rubric names answer."""
-        return meet_judge(self.directory, self.config, self.progress) if self.config.judge.url else None
+        if not self.config.judge.url:
+            return None
+        return meet_judge(self.directory, self.config, self.progress, self.together)
 
     def weights(self, number: int) -> nnx.State:
         """The weights of a trained generation."""
@@ -181,7 +193,8 @@ class Run:
 
     def has_weights(self, place: epath.Path) -> bool:
         """Whether a generation or an arm is trained, and its weights are there."""
-        return self.commits.has(place / "model") and has_weights(place / "model")
+        there = lambda: has_weights(place / "model")
+        return self.commits.has(place / "model") and self.decided(f"whether {place.name} is trained", there)
 
     def weights_in(self, place: epath.Path, like: nnx.State | None = None) -> nnx.State:
         """The weights of a generation or an arm, in its directory, laid out as those of `like` are. Raises
@@ -189,6 +202,14 @@ class Run:
         params = load_weights(place / "model", like or self.fresh_weights())
         self.commits.confirm(place / "model", fingerprint(params))
         return params
+
+    def decided(self, what: str, decide: Callable[[], Any]) -> Any:
+        """What the first of several processes finds or does among the run's files, as `Together.decided` has it."""
+        return self.together.decided(what, decide)
+
+    def timed(self, place: epath.Path, stage: str) -> contextlib.AbstractContextManager:
+        """Adds the seconds that a stage takes to those that are written down in a generation's directory."""
+        return timed(place, stage) if self.together.first else contextlib.nullcontext()
 
     def keep_weights(self, place: epath.Path, params: nnx.State) -> None:
         """Commits the weights of a generation or an arm."""
@@ -202,7 +223,7 @@ class Run:
     def fresh_weights(self) -> nnx.State:
         """A decoder's weights before any training, laid out over the mesh."""
         _, params = decoder.create(self.config.model, self.seed("initial"))
-        return jax.device_put(params, state_sharding(self.mesh, params))
+        return place(params, state_sharding(self.mesh, params))
 
 
 @dataclass(frozen=True)
@@ -234,7 +255,8 @@ class Generation:
         c = self.run.config
         if not c.teacher.url or self.number > c.teacher.generations:
             return None
-        return Afar(self.run.teacher, self.writer, self.run.scorer, rescored=c.targets.kind != "one_hot")
+        rescored = c.targets.kind != "one_hot"
+        return Afar(self.run.teacher, self.writer, self.run.scorer, rescored, self.run.together)
 
     @cached_property
     def index(self) -> Index:
@@ -290,35 +312,39 @@ def check(config: Config) -> Given:
 
 
 def prepare(
-    directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True, given: Given | None = None
-) -> Run:
+    directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True, together: Together = ALONE,
+    given: Given | None = None,
+) -> Run:  # fmt: skip
     """Reads or makes world, tokenizer and model definition; a world that is `given` is not read again.
 
     A run that is looked at while another process may be at work on it is one that never `writes` there. Raises, before
     anything is written, AlteredError when a file is not what was committed; ValueError when the documents or the rubric
     are not those that the run began with, or when there is nothing to look at yet.
     """
-    commits = Commits(directory)
-    commits.check()
+    commits = Commits(directory, together)
+    together.decided("what was committed", commits.check)
     if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world, account = given or given_world(config)
     rubric = load_rubric(config.review.rubric, world)
     check_inputs(directory, commits, world, rubric, writes)
     if account and writes:
-        account.keep(directory)
+        together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)
-    tokenizer = _tokenizer(directory, commits, config, world, rubric, writes)
+    made = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
+    together.decided("the tokenizer", made)
+    tokenizer = load_tokenizer(directory / TOKENIZER)
     graphdef, _ = decoder.create(config.model, 0)
     mesh = _mesh(directory, config)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = engines.sampler(config, graphdef, mesh, unused), engines.scorer(config, graphdef, mesh, unused)
-    tools, metrics = Toolbox(world.tools), Metrics(directory, config.wandb, flat(config)) if writes else None
+    tools = Toolbox(world.tools)
+    metrics = Metrics(directory, together.first, config.wandb, flat(config)) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     made = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
-    return Run(*made, kinds, longest)
+    return Run(*made, kinds, longest, together)
 
 
 def _kinds(world: World) -> Kinds | None:
@@ -341,20 +367,19 @@ def _asked(world: World) -> Iterator[Task]:
         yield from part.tasks
 
 
-def _tokenizer(
+def _make_tokenizer(
     directory: epath.Path, commits: Commits, config: Config, world: World, rubric: tuple[Criterion, ...], writes: bool
-) -> Any:
-    """The tokenizer in the run's directory, whose files are committed; made first where one of them is missing."""
-    folder = directory / "tokenizer"
+) -> None:
+    """Makes the tokenizer in the run's directory, whose files are committed, where one of them is missing."""
+    folder = directory / TOKENIZER
     files = commits.within(folder)
     if files and all(file.exists() for file in files):
-        return load_tokenizer(folder)
+        return
     if not writes:
         raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
     with whole(folder) as fresh:
-        tokenizer = make_tokenizer(fresh, config, world, rubric)
+        make_tokenizer(fresh, config, world, rubric)
         commits.adopt(folder, fresh.iterdir())
-    return tokenizer
 
 
 def with_base(config: Config) -> Config:

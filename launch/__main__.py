@@ -5,9 +5,10 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.train.stopping import heeded
+from ratchet.train.stopping import AGAIN, heeded
 
 
 def keep_freed_memory() -> None:
@@ -34,15 +35,44 @@ def look_for_no_tpu() -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
+def join_others(words: Sequence[str]) -> int:
+    """Joins the processes that `--join` names, before a library that is imported later has JAX look for devices.
+    Returns the exit status, 0 when this process goes on."""
+    from ratchet.train import together
+
+    parted = [part for word in words for part in (word.split("=", 1) if word.startswith("--join=") else [word])]
+    try:
+        if "--join" in parted[:-1]:
+            together.join(parted[parted.index("--join") + 1])
+    except (ValueError, together.PeerGone) as error:
+        _say(str(error))
+        return 2 if isinstance(error, ValueError) else AGAIN
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"ratchet: {line}", file=sys.stderr, flush=True)
+
+
 def entry() -> None:
     keep_freed_memory()
-    with heeded(lambda line: print(f"ratchet: {line}", file=sys.stderr, flush=True), patient=False):
+    with heeded(_say, patient=False):
         look_for_no_tpu()
+        if status := join_others(sys.argv[1:]):
+            os._exit(status)  # JAX may still wait for the others
         from ratchet.launch.cli import main  # its imports take seconds and start threads
-    status = main()
+    end(main())
+
+
+def end(status: int) -> None:
+    """Ends the process."""
+    from ratchet.train.together import current
+
     try:
         sys.stdout.flush()
     except OSError:  # who read it is gone, and Python would end with a status of its own
+        os._exit(status)
+    if status and current().count > 1:  # the others may never come to the end that JAX would wait for
         os._exit(status)
     sys.exit(status)
 

@@ -16,6 +16,7 @@ from ratchet.launch.commands import labels, look, measure, models, preview, serv
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
+from ratchet.train.together import PeerFailed, PeerGone
 from ratchet.train.trainer import TrainingDiverged
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
@@ -70,8 +71,8 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 129, 130 or 143
-    when stopped by SIGHUP, Ctrl-C or SIGTERM."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 42 for a run that is
+    to be started again, 129, 130 or 143 when stopped by SIGHUP, Ctrl-C or SIGTERM."""
     speak_plainly()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = _command(words)
@@ -92,9 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
-    except (loop.RunEnded, TrainingDiverged, ServerStopped, start.DiskFull) as ended:
+    except (loop.RunEnded, TrainingDiverged, ServerStopped, start.DiskFull, start.OutOfMemory) as ended:
         _say(str(ended))
         return 1
+    except PeerFailed as failed:
+        _say(f"process 0: {failed}")
+        return 2 if failed.mistaken else 1
+    except PeerGone as gone:
+        _say(str(gone))
+        return stopping.AGAIN
     except (UserError, ValueError, OSError) as error:
         _say(str(error))
         return 2

@@ -40,6 +40,10 @@ AsEvents = described(bool, "print what happens as one JSON object a line, the la
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 File = described(str, "a YAML file of settings, such as a run's config.yaml; options win over it", name="config")
 
+Join = described(
+    str, "for one of several processes: HOST:PORT/COUNT/NUMBER, as 10.0.0.1:1234/4/0, or auto on TPUs, Slurm, JobSets"
+)
+
 
 class UserError(ValueError):
     """Something the user can mend; shown as one line."""

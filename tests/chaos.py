@@ -1,10 +1,12 @@
 """Kills runs of three worlds at random moments, goes on with them, and compares them with runs that nothing stopped.
 
-python tests/chaos.py [KILLS [SEED]], ten minutes for 21 kills on two cores
+python tests/chaos.py [KILLS [SEED]], twenty minutes for 40 kills on two cores
 
-Every run is the command in a process of its own, and every kill a SIGKILL at a random moment after the process began to
-write. A run that ends before its world's kills are spent is followed by another. Prints the place of each kill and how
-many files differ; the exit status is 1 when any does that counts.
+Every run is the command in a process of its own, or in two that run together. Every kill is a SIGKILL or a SIGTERM, of
+one process or of both, at a random moment after the run began to write. Two processes are compared with one that has as
+many devices. A run that ends before its world's kills are spent is followed by another. Prints the place of each kill,
+how long what was left of the processes took to end, and how many files differ; the exit status is 1 when any does that
+counts.
 """
 
 import contextlib
@@ -21,8 +23,11 @@ from typing import NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import portpicker
 from runs import LEFT_OUT, contents, different
 from support import write_model
+
+from ratchet.train.stopping import AGAIN
 
 SUMS = "--arithmetic.columns 1 --arithmetic.worked 12 --arithmetic.slice 6 --arithmetic.pages 1 --arithmetic.asked 2"
 WORLDS = {
@@ -32,23 +37,35 @@ WORLDS = {
     " --model.max-length 192 --train.columns 192 --controls.no-imitation --controls.random-share 0.7",
 }
 """How the recipe `tiny` is changed: the embedded worlds, and one of documents that a folder's model reads."""
+PROCESSES = {"lessons": 1, "arithmetic": 2, "mute": 1, "lessons together": 2}
+"""How many processes work on a run, by the world and perhaps more words."""
+DEVICES = 2
+ENDS = {0, -signal.SIGKILL, -signal.SIGABRT, AGAIN, 128 + signal.SIGTERM}
+"""How a process may end that was killed, or whose peer was. JAX aborts what waits for a peer that is gone."""
 
 
 class Command(NamedTuple):
-    """`ratchet run` of one world and place, or `ratchet resume` once there is something to go on with."""
+    """`ratchet run` of one world and place, or `ratchet resume` once there is something to go on with, in so many
+    processes, which have two devices together."""
 
     place: Path
     settings: Sequence[str]
+    processes: int
 
-    def start(self) -> subprocess.Popen:
-        begun = (self.place / "config.json").exists()
+    def start(self) -> list[subprocess.Popen]:
+        begun, port = (self.place / "config.json").exists(), portpicker.pick_unused_port()
         words = ["resume", self.place] if begun else ["run", "tiny", "--out", self.place, *self.settings]
         path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        devices = {"JAX_NUM_CPU_DEVICES": str(DEVICES // self.processes), "NPROC": str(DEVICES)}
+        joined = [["--join", f"localhost:{port}/{self.processes}/{n}"] for n in range(self.processes)]
         with self.said.open("w") as said:
-            return subprocess.Popen(
-                [sys.executable, "-m", "ratchet.launch", *map(str, words)],
-                env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL, stderr=said,
-            )
+            return [
+                subprocess.Popen(
+                    [sys.executable, "-m", "ratchet.launch", *map(str, words), *(more if self.processes > 1 else [])],
+                    env=os.environ | {"PYTHONPATH": path} | devices, stdout=subprocess.DEVNULL, stderr=said,
+                )
+                for more in joined
+            ]
 
     @property
     def said(self) -> Path:
@@ -63,36 +80,44 @@ class Command(NamedTuple):
                     newest = max(newest, (file.stat().st_mtime_ns, str(file.relative_to(self.place))))
         return newest
 
-    def lives(self, seconds: float | None) -> bool:
-        """Goes on until so many seconds after it first writes something, or to the end; says whether it came to it."""
-        before, process = self.newest()[0], self.start()
-        while process.poll() is None and self.newest()[0] == before:
+    def lives(self, seconds: float | None, number: int = signal.SIGKILL, struck: Sequence[int] = ()) -> bool:
+        """Goes on until so many seconds after it first writes something, when a signal of this number strikes some of
+        its processes, or to the end; says whether it came to it."""
+        before, started = self.newest()[0], self.start()
+        while all(process.poll() is None for process in started) and self.newest()[0] == before:
             time.sleep(0.02)
         try:
-            process.wait(seconds)
+            started[0].wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.returncode not in (0, -signal.SIGKILL):
-            sys.exit(f"chaos: {self.place} ended with {process.returncode}: {self.said.read_text()[-2000:]}")
-        return not process.returncode
+            for index in struck:
+                started[index].send_signal(number)
+        codes = [process.wait() for process in started]
+        if not {*codes} <= ENDS:
+            sys.exit(f"chaos: {self.place} ended with {codes}: {self.said.read_text()[-2000:]}")
+        return not any(codes)
 
 
 def chaos(world: str, settings: Sequence[str], kills: int, rng: random.Random, out: Path) -> list[str]:
     """Spends the kills on runs of one world; returns what differs from a run that nothing stopped."""
-    whole, number, runs, strange = out / f"{world}-whole", 0, 0, []
+    whole, number, runs, strange = out / f"{world}-whole".replace(" ", "-"), 0, 0, []
     began = time.monotonic()
-    Command(whole, settings).lives(None)
+    processes = PROCESSES[world]
+    Command(whole, settings, 1).lives(None)
     took = time.monotonic() - began
     print(f"{world}: {len(contents(whole))} things that count, made in {took:.0f} s", flush=True)
     while number < kills:
-        command = Command(out / f"{world}-{runs}", settings)
+        command = Command(out / f"{world}-{runs}".replace(" ", "-"), settings, processes)
         while number < kills:
-            after = rng.uniform(0.0, took / 3)
-            if command.lives(after):
+            after, which = rng.uniform(0.0, took / 3), rng.choice([signal.SIGKILL, signal.SIGTERM])
+            struck = rng.choice([range(processes), [rng.randrange(processes)]])
+            started = time.monotonic()
+            if command.lives(after, which, struck):
                 break
-            number += 1
-            print(f"{world}: kill {number} after {after:.1f} s; {command.newest()[1]} was written last", flush=True)
+            number, spent = number + 1, time.monotonic() - started
+            print(
+                f"{world}: {which.name} {number} of process {', '.join(map(str, struck))} after {after:.1f} s; "
+                f"{command.newest()[1]} was written last; all had ended {spent:.0f} s after they began", flush=True,
+            )  # fmt: skip
         else:
             command.lives(None)
         found, runs = different(whole, command.place), runs + 1
@@ -108,13 +133,14 @@ def main(kills: int, seed: int) -> int:
         print(f"  {name}: {why}")
     (out / "base").mkdir()
     base, strange = write_model(out / "base"), []
-    for number, (world, settings) in enumerate(WORLDS.items()):
-        own = kills // len(WORLDS) + (number < kills % len(WORLDS))
-        strange += chaos(world, settings.format(base=base).split(), own, rng, out)
+    for number, world in enumerate(PROCESSES):
+        own = kills // len(PROCESSES) + (number < kills % len(PROCESSES))
+        settings = WORLDS[world.split()[0]].format(base=base).split()
+        strange += chaos(world, settings, own, rng, out)
     minutes = (time.monotonic() - began) / 60
     print(f"{kills} kills in {minutes:.1f} minutes, {len(strange)} things differ", *strange, sep="\n  ")
     return 1 if strange else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, [*sys.argv[1:], *("21", "0")[len(sys.argv) - 1 :]])))
+    sys.exit(main(*map(int, [*sys.argv[1:], *("40", "0")[len(sys.argv) - 1 :]])))

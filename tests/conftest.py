@@ -5,12 +5,13 @@ import logging
 import os
 import shutil
 
-from processes import PATIENT, share_compiled
+from processes import share_compiled
 
 from ratchet.launch.__main__ import keep_freed_memory
+from ratchet.train.together import be_patient
 
 keep_freed_memory()
-os.environ["XLA_FLAGS"] = PATIENT
+be_patient()
 
 import jax  # noqa: E402
 

@@ -12,6 +12,7 @@ sharding.py     the mesh and every partition rule
 checkpoint.py   Orbax: train state with its data position, and a generation's weights
 flops.py        what a step costs, by formula and as traced, and what devices can do
 monitor.py      what is said of a step, watchdog, signals to save, profile
+together.py     processes that run one program in step
 stopping.py     how a process is asked to end
 holder.py       which process works on a run
 trainer.py      the training loop

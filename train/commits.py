@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ratchet.train.files import whole
+from ratchet.train.together import ALONE, Together
 
 FILE = "commits.json"
 LOOKS = 3
@@ -31,42 +32,54 @@ class _Known(NamedTuple):
 
 
 class Commits:
-    """The commits of the run in a directory. They are read anew each time, since another process may be at work."""
+    """The commits of the run in a directory. They are read anew each time, since another process may be at work.
 
-    def __init__(self, directory: epath.PathLike):
-        self._directory = epath.Path(directory)
+    Processes that go on with a run `together` make the same calls: the first one decides what is there, and writes.
+    """
+
+    def __init__(self, directory: epath.PathLike, together: Together = ALONE):
+        self._directory, self._together = epath.Path(directory), together
 
     def knows(self, path: epath.Path) -> bool:
         """Whether a path was committed, whether it is there or not."""
-        return self._name(path) in self._known().files
+        name = self._name(path)
+        return self._together.decided(f"whether {name} was committed", lambda: name in self._known().files)
 
     def has(self, path: epath.Path) -> bool:
         """Whether a file, or a directory of weights, is committed and there."""
-        return self.knows(path) and path.exists()
+        name = self._name(path)
+        return self._together.decided(
+            f"whether {name} is there", lambda: name in self._known().files and path.exists()
+        )
 
     def within(self, place: epath.Path) -> list[epath.Path]:
         """The paths that are committed in a directory, whether they are there or not."""
-        known, name = self._known().files, self._name(place)
-        return [self._directory / n for n in sorted(known) if n.startswith(f"{name}/")]
+        name = self._name(place)
+        of = lambda: [n for n in sorted(self._known().files) if n.startswith(f"{name}/")]
+        return [self._directory / n for n in self._together.decided(f"what {name} holds", of)]
 
     def once(self, path: epath.Path, make: Callable[[], Any]) -> Any:
         """The committed JSON at `path`, made first when it is missing. Raises AlteredError when what is there, or what
         is made again, is not what was committed."""
         if not self.has(path):
             content = _encoded(make())
-            self.keep(path, sha256(content), lambda: _write(path, content))
+            self.keep(path, sha256(content), lambda: self._write(path, content))
         return self.read(path)
 
     def write(self, path: epath.Path, value: Any) -> None:
         """Commits JSON, also in place of another that was committed. A reader sees all of it or nothing."""
-        content, known = _encoded(value), self._known()
-        if self.has(path) and known.files[self._name(path)] == sha256(content) == sha256(path.read_bytes()):
-            return
-        self._commit(path, sha256(content), lambda: _write(path, content))
+        content, name = _encoded(value), self._name(path)
+
+        def same() -> bool:
+            known = self._known().files.get(name)
+            return known == sha256(content) and path.exists() and sha256(path.read_bytes()) == known
+
+        if not self._together.decided(f"whether {name} is the same", same):
+            self._commit(path, sha256(content), lambda: self._write(path, content))
 
     def keep(self, path: epath.Path, digest: str, write: Callable[[], Any]) -> None:
-        """Commits what `write` puts there, whose hash is `digest`. Raises AlteredError, before it is written, when
-        something else was committed."""
+        """Commits what `write` puts there, in every process, and whose hash is `digest`. Raises AlteredError, before it
+        is written, when something else was committed."""
         self._must_be(path, digest)
         self._commit(path, digest, write)
 
@@ -76,7 +89,8 @@ class Commits:
         found = {place / file.name: sha256(file.read_bytes()) for file in files}
         for path, digest in found.items():
             self._must_be(path, digest)
-        self._save(self._settled() | {self._name(path): digest for path, digest in found.items()}, {})
+        added = {self._name(path): digest for path, digest in found.items()}
+        self._save(lambda: (self._settled() | added, {}))
 
     def read(self, path: epath.Path) -> Any:
         """The JSON that was committed at `path`. Raises AlteredError when something else lies there, or nothing."""
@@ -126,15 +140,15 @@ class Commits:
     def forget(self, path: epath.Path) -> None:
         """Takes out a file, or what is committed in a directory."""
         name = self._name(path)
-        kept = {n: d for n, d in self._settled().items() if n != name and not n.startswith(f"{name}/")}
-        self._save(kept, {})
+        others = lambda of: {n: digest for n, digest in of.items() if n != name and not n.startswith(f"{name}/")}
+        self._save(lambda: (others(self._settled()), {}))
 
     def inherit(self, other: "Commits", path: epath.Path) -> None:
         """Commits a copy of a file or directory of another run, which lies at the same place in this one, as it was
         committed there."""
         name = self._name(path)
         copied = {n: digest for n, digest in other._settled().items() if n == name or n.startswith(f"{name}/")}
-        self._save(self._settled() | copied, {})
+        self._save(lambda: (self._settled() | copied, {}))
 
     def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
         """The bytes at `path` if they were committed, or are announced, else None. What is `known` may be old."""
@@ -154,10 +168,10 @@ class Commits:
             )
 
     def _commit(self, path: epath.Path, digest: str, write: Callable[[], Any]) -> None:
-        files, announced = self._settled(), {self._name(path): digest}
-        self._save(files, announced)
+        announced = {self._name(path): digest}
+        self._save(lambda: (self._settled(), announced))
         write()
-        self._save(files | announced, {})
+        self._save(lambda: (self._known().files | announced, {}))
 
     def _known(self) -> _Known:
         path = self._directory / FILE
@@ -180,9 +194,18 @@ class Commits:
         done = {n for n, path in there.items() if path.is_file() and sha256(path.read_bytes()) == known.coming[n]}
         return known.files | {name: known.coming[name] for name in done}
 
-    def _save(self, files: dict[str, str], coming: dict[str, str]) -> None:
-        known = {"files": dict(sorted(files.items())), "coming": coming}
-        _write(self._directory / FILE, _encoded(known | {"sha256": sha256(_encoded(known))}))
+    def _save(self, known: Callable[[], tuple[dict[str, str], dict[str, str]]]) -> None:
+        """Writes down the hashes by path, and the one that is announced."""
+
+        def save() -> None:
+            files, coming = known()
+            said = {"files": dict(sorted(files.items())), "coming": coming}
+            _written(self._directory / FILE, _encoded(said | {"sha256": sha256(_encoded(said))}))
+
+        self._together.decided("what is committed", save)
+
+    def _write(self, path: epath.Path, content: bytes) -> None:
+        self._together.decided(f"that {self._name(path)} is written", lambda: _written(path, content))
 
     def _name(self, path: epath.Path) -> str:
         return path.relative_to(self._directory).as_posix()
@@ -197,6 +220,6 @@ def _encoded(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _write(path: epath.Path, content: bytes) -> None:
+def _written(path: epath.Path, content: bytes) -> None:
     with whole(path) as fresh:
         fresh.write_bytes(content)

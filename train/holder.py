@@ -16,13 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from pydantic import BaseModel
 
 from ratchet.train.files import whole
+from ratchet.train.together import ALONE, Together
 
 LOCK, RECORD = "lock", "working.json"
 BEAT = 5.0
@@ -101,26 +99,23 @@ class Holder:
 
 
 @contextlib.contextmanager
-def holding(directory: epath.Path, say: Callable[[str], None] = lambda line: None) -> Iterator[Holder]:
+def holding(
+    directory: epath.Path, say: Callable[[str], None] = lambda line: None, together: Together = ALONE
+) -> Iterator[Holder]:
     """Holds a run's directory, which it makes first. Raises Busy when another process does.
 
     Where a process on another host left a record, it waits up to SILENCE seconds for a newer one, and has `say` tell
     so. Of processes that run together, the first one holds the directory for all.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    holder, refusal = Holder(directory), None
+    holder = Holder(directory)
     with contextlib.ExitStack() as held:
-        if jax.process_index() == 0:
-            try:
-                held.enter_context(_locked(directory, say))
-            except Busy as busy:
-                refusal = busy
-        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(refusal is not None)):
-            refusal = refusal or Busy(f"{directory}: another process works on this run, as process 0 says")
-        if refusal:
-            raise refusal
-        if jax.process_index() == 0:
+
+        def hold() -> None:
+            directory.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_locked(directory, say))
             held.enter_context(holder)
+
+        together.decided("whether the run is free", hold)
         yield holder
 
 

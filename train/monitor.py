@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 import jax
 
+from ratchet.train import together
+from ratchet.train.stopping import AGAIN
+
 StepMetrics = dict[str, float]
 
 SAVE, STOP = 1, 2
@@ -37,12 +40,14 @@ def describe(metrics: StepMetrics) -> tuple[str, ...]:
 class Watchdog:
     """Ends the process when nothing has happened for too long: a hung collective never returns, and never raises.
 
-    One line says since when and where; the stacks of all threads follow, then `end(1)`.
+    One line says since when and where, and where the other processes are; the stacks of all threads follow, then
+    `end(AGAIN)`.
     """
 
     def __init__(self, minutes: float, what: str, *, clock: Callable[[], float] = time.monotonic,
                  end: Callable[[int], None] = os._exit):
         self._seconds, self._what, self._clock, self._end = 60 * minutes, what, clock, end
+        self._together = together.current()
         self._beat = clock(), "before its first step"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
@@ -65,17 +70,24 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._seconds / 4, 5.0)):
+            self._together.publish(self._beat[1])
             if self.stalled():
-                me = f"process {jax.process_index()} of {jax.process_count()}"
                 line = (
-                    f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({me}); another process "
-                    "is gone or a device hangs; resume the run, with more --train.engine.stall-minutes if a step lasts"
+                    f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({self._where()}); "
+                    "another process is gone or a device hangs; resume the run, with more "
+                    "--train.engine.stall-minutes if a step lasts"
                 )
                 print(line, file=sys.stderr, flush=True)
                 with contextlib.suppress(Exception):  # standard error may be no file
                     faulthandler.dump_traceback(all_threads=True)
-                self._end(1)
+                self._end(AGAIN)
                 return
+
+    def _where(self) -> str:
+        """Which process this is, and where the others are."""
+        mine = f"process {self._together.number} of {self._together.count}"
+        others = [f"process {n}: {at or 'never heard of'}" for n, at in self._together.published().items()]
+        return "; ".join([mine, *others])
 
 
 class Signals:

@@ -14,20 +14,23 @@ from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that ask a process to end; under nohup, which has SIGHUP ignored, that one does not."""
+AGAIN = 42
+"""The exit status of a process that is to be started again: what it did is committed, and it goes on from there."""
 
 
 class Stopped(BaseException):
     """The process was asked to end by a signal of this number. Like KeyboardInterrupt, it is no error that whoever
-    handles errors may take. `advice` says how to go on."""
+    handles errors may take. `advice` says how to go on, if that is possible."""
 
     def __init__(self, number: int, advice: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}" + (f"; {advice}" if advice else ""))
-        self.number = number
+        self.number, self._advice = number, advice
 
     @property
     def status(self) -> int:
-        """The exit status of a process that such a signal has ended."""
-        return 128 + self.number
+        """The exit status of a process that such a signal has ended: AGAIN where SIGTERM took a machine away from what
+        can go on elsewhere."""
+        return AGAIN if self._advice and self.number == signal.SIGTERM else 128 + self.number
 
 
 @contextlib.contextmanager

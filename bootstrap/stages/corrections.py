@@ -6,7 +6,6 @@ from dataclasses import replace
 from flax import nnx
 
 from ratchet.bootstrap import wrongthink
-from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.thinkers import Knower
@@ -32,7 +31,7 @@ def corrections(
         return []
     known, made = run.read(g.number - 1), []
     thinker = _thinker(g, reviewer, known, right)
-    before, stage = {t.id for t in known}, Stage(g.directory / "wrongthink")
+    before, stage = {t.id for t in known}, g.run.stage(g.directory / "wrongthink")
     units, fingerprint = g.parts(list(g.read.values())), content_id(sorted(t.id for t in right))
     with run.progress.stage(f"gen {g.number} wrongthink", len(units)) as advance:
         for unit, tasks in enumerate(units):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, tasks_of, to_json
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
@@ -18,7 +17,7 @@ class NoTasks(RuntimeError):
 def missing(run: Run, number: int) -> bool:
     """Whether generation `number` reads documents about which tasks are still to be proposed; 0 stands for the fresh
     ones."""
-    stage = Stage(run.proposals(number))
+    stage = run.stage(run.proposals(number))
     return not all(stage.has(unit, inputs) for unit, (_, inputs) in enumerate(_units(run, number)))
 
 
@@ -38,7 +37,7 @@ def _units(run: Run, number: int) -> list[tuple[Sequence[Document], str]]:
 def propose(run: Run, number: int, params: nnx.State) -> None:
     """Commits proposals about what generation `number` reads for the first time, or with 0 about the fresh documents,
     by a model with these weights. Raises NoTasks when none of them is a task."""
-    units, stage, made = _units(run, number), Stage(run.proposals(number)), []
+    units, stage, made = _units(run, number), run.stage(run.proposals(number)), []
     index = Index(run.passages(number)) if number else run.fresh_index
     proposer = Proposer(run.writer(params), run.scorer, run.kinds, index, run.world.untaught)
     seed = run.seed(number, "propose")

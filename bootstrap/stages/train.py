@@ -42,7 +42,9 @@ def dataset(
     Raises ValueError when all are.
     """
     run, place = g.run, dataset_of(g.run, g.number)
-    if not (has_examples(place) and all(run.commits.has(file) for file in metadata_of(place))):
+    there = lambda: has_examples(place)
+    files = metadata_of(place)
+    if not (run.decided("whether the dataset is there", there) and all(run.commits.has(file) for file in files)):
         copies, names = run.config.train.renamed, run.world.names
         made = [copy for e in mistakes for copy in examples.renamed(names, run.tokenizer, e, copies)]
         by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
@@ -74,8 +76,8 @@ def dataset(
             )
         if len(fit) < len(made):
             header |= {"left_out": len(made) - len(fit), "longest": longest}
-        write_examples(place, fit, header=header)
-        run.commits.adopt(place, metadata_of(place))
+        run.decided("the dataset", lambda: write_examples(place, fit, header=header))
+        run.commits.adopt(place, files)
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 

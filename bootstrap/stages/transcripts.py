@@ -10,7 +10,6 @@ import numpy as np
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.checks import reject_repeated
-from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Generation
@@ -36,7 +35,7 @@ class Reviewed(NamedTuple):
 def simulate(g: Generation) -> list[list[Transcript]]:
     """Transcripts by unit: n siblings of every task."""
     config, run, made = g.run.config.simulate, g.run, []
-    stage = Stage(g.directory / "simulate")
+    stage = g.run.stage(g.directory / "simulate")
     with run.progress.stage(f"gen {g.number} simulate", len(g.tasks) * config.samples) as advance:
         for unit, tasks in enumerate(g.parts(g.tasks)):
 
@@ -62,7 +61,7 @@ def simulate(g: Generation) -> list[list[Transcript]]:
 def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcript]]) -> list[Reviewed]:
     """One review per transcript, by unit; one that repeats an accepted sibling is rejected where the rubric says so."""
     run, made = g.run, []
-    stage, before = Stage(g.directory / "review"), Stage(g.directory / "simulate")
+    stage, before = g.run.stage(g.directory / "review"), g.run.stage(g.directory / "simulate")
     thresholds = content_id([c.model_dump() for c in reviewer.criteria])
     limits = {c.id: c.limit for c in reviewer.criteria}
     with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
@@ -114,7 +113,7 @@ def target(
     """Targets of the kept transcripts, by unit; `of` names the stage and the one whose units they are made from, such
     as ("targets", "review")."""
     run, made = g.run, []
-    stage, before = Stage(g.directory / of[0]), Stage(g.directory / of[1])
+    stage, before = g.run.stage(g.directory / of[0]), g.run.stage(g.directory / of[1])
     chosen = [kept(unit, per_task) for unit in units]
     if not units:
         return []

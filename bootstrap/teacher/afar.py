@@ -22,6 +22,7 @@ from ratchet.bootstrap.worlds.world import Document, content_id
 from ratchet.models.sampler import Sampled
 from ratchet.models.scorer import Scorer
 from ratchet.models.wording import numbered
+from ratchet.train.together import ALONE, Together
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Afar:
     scorer: Scorer
     rescored: bool
     """Whether targets need the distributions; else each token is certain."""
+    together: Together = ALONE
+    """Processes that are told alike: the first one asks."""
 
     def finish(
         self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
@@ -40,7 +43,8 @@ class Afar:
     ) -> list[Transcript]:  # fmt: skip
         """Has the teacher answer every draft. Raises what `Client.answers` raises."""
         bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
-        told = [answer or ("", False) for answer in self.client.answers(bodies, advance)]
+        ask = lambda: list(self.client.answers(bodies, advance))
+        told = [answer or ("", False) for answer in self.together.decided("what the teacher answers", ask)]
         most, encode = self.writer.config.new_tokens, self.writer.tokenizer.encode
         said = [tuple(encode(text.strip())) for text, _ in told]
         ended = [finished and len(tokens) < most for tokens, (_, finished) in zip(said, told, strict=True)]
@@ -82,7 +86,9 @@ class Afar:
         ]
 
 
-def meet_teacher(directory: epath.Path, config: Config, progress: Progress) -> Client:
+def meet_teacher(
+    directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE
+) -> Client:
     """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused."""
 
     def means(found: Probed) -> str:
@@ -90,4 +96,4 @@ def meet_teacher(directory: epath.Path, config: Config, progress: Progress) -> C
         which = "generation 1" if last == 1 else f"generations 1 to {last}"
         return f"it writes {which}, and targets are what the run's own model gives in its view"
 
-    return meet(directory, config.teacher, config.model.max_length, progress, means)[0]
+    return meet(directory, config.teacher, config.model.max_length, progress, means, together)[0]

@@ -17,6 +17,7 @@ from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.teacher.client import Client, Failed, checked
 from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.models.wording import ANSWERS, asking
+from ratchet.train.together import ALONE, Together
 
 SURE = 0.5
 """The probability that yes and no, or what stands for them, have at least together, or nothing was said."""
@@ -44,6 +45,8 @@ class FarJudge:
 
     client: Client
     likeliest: int
+    together: Together = ALONE
+    """The processes of the run, of which the first one asks."""
 
     def __call__(
         self, posed: Sequence[Posed], reached: Callable[[float], None] = lambda share: None
@@ -57,7 +60,8 @@ class FarJudge:
             done += count
             reached(done / len(posed))
 
-        said = self.client.answers([self._body(one) for one in posed], advance, self._read)
+        ask = lambda: self.client.answers([self._body(one) for one in posed], advance, self._read)
+        said = self.together.decided("what the judge answers", ask)
         return [self._verdict(one, likely or {}) for one, likely in zip(posed, said, strict=True)]
 
     def _body(self, posed: Posed) -> dict[str, Any]:
@@ -101,17 +105,18 @@ def unmarked(text: str) -> str:
     return _MAY_MARK.sub(" ", text)
 
 
-def meet_judge(directory: epath.Path, config: Config, progress: Progress) -> FarJudge:
+def meet_judge(directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE) -> FarJudge:
     """The judge of a run, probed when the run begins; what it can do is said and kept, and whether it answers a plain
     question by yes or no. Raises ServerRefused."""
-    met = (directory / config.judge.section / "probe.json").exists()
+    path = directory / config.judge.section / "probe.json"
+    met = together.decided("whether the judge was asked", path.exists)
 
     def means(found: Probed) -> str:
         how = "the probability that it gives to each word" if found.likeliest else "the word that it says"
         return f"it answers the review's model criteria, by {how}"
 
-    client, found = meet(directory, config.judge, config.model.max_length, progress, means)
-    judge = FarJudge(client, found.likeliest)
+    client, found = meet(directory, config.judge, config.model.max_length, progress, means, together)
+    judge = FarJudge(client, found.likeliest, together)
     if not met and sum(judge([PLAIN])[0]) < SURE:
         progress.line(f"judge: it answers {PLAIN_QUESTION!r} by neither yes nor no; what it judges so is rejected")
     return judge

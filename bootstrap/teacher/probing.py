@@ -11,6 +11,7 @@ from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, Unaskable, checked
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.train.commits import Commits
+from ratchet.train.together import ALONE, Together
 
 KNOWN = "One, two, three, four, five."
 """A text whose tokens are counted."""
@@ -48,16 +49,19 @@ class Probed:
 
 
 def meet(
-    directory: epath.Path, asked: ServerConfig, longest: int, progress: Progress, means: Callable[[Probed], str]
-) -> tuple[Client, Probed]:
+    directory: epath.Path, asked: ServerConfig, longest: int, progress: Progress, means: Callable[[Probed], str],
+    together: Together = ALONE,
+) -> tuple[Client, Probed]:  # fmt: skip
     """A server of a run, probed when the run first asks it; what it can do is said, with what that `means`, and kept.
 
     `longest` is as of `probe`, which says what is raised.
     """
     folder = directory / asked.section
     client = Client(asked, asked.model, folder / "answers")
-    met = (folder / "probe.json").exists()
-    found = Probed(**Commits(directory).once(folder / "probe.json", lambda: asdict(probe(client, longest))))
+    met = together.decided(f"whether the {asked.section} was met", lambda: (folder / "probe.json").exists())
+    ask = lambda: asdict(probe(client, longest))
+    learned = lambda: together.decided(f"what the {asked.section} can do", ask)
+    found = Probed(**Commits(directory, together).once(folder / "probe.json", learned))
     for line in () if met else (found.line(asked.url), means(found)):
         progress.line(f"{asked.section}: {line}")
     return replace(client, model=found.model), found

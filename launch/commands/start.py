@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import jax
 import tyro
 from etils import epath
 
@@ -13,6 +14,7 @@ from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.given import Given
+from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
@@ -21,6 +23,7 @@ from ratchet.launch.options import (
     AsEvents,
     Directory,
     File,
+    Join,
     Settings,
     UserError,
     asks_for_help,
@@ -34,10 +37,15 @@ from ratchet.launch.recipes import RECIPES
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Stopped
+from ratchet.train.together import ALONE, PeerGone, Together, current
 
 
 class DiskFull(RuntimeError):
     """There is no room left for the run."""
+
+
+class OutOfMemory(RuntimeError):
+    """A device has too little memory for what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class New:
     """Directory of the run; default runs/RECIPE."""
     file: File = ""
     json: AsEvents = False
+    join: Join = ""
 
 
 @dataclass(frozen=True)
@@ -65,13 +74,15 @@ class Resume:
     directory: Directory
     config: Settings
     json: AsEvents = False
+    join: Join = ""
 
 
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
-    directory = located(asked.out or f"runs/{config.recipe}")
-    if config_files.begun(directory):
+    directory, together = located(asked.out or f"runs/{config.recipe}"), _joined(asked.join, config)
+    begun = together.decided("whether there is a run", lambda: config_files.begun(directory))
+    if begun and not asked.join:
         raise UserError(
             f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
         )
@@ -80,8 +91,12 @@ def run(words: list[str]) -> int:
     if config.base and own:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
-    given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
-    return _go(directory, config, asked.json, given)
+    given = None
+    if begun:  # who starts processes together starts them again in the same words
+        _refuse_ended(directory)
+    else:
+        given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    return _go(directory, config, asked.json, together, given)
 
 
 def resume(words: list[str]) -> int:
@@ -92,26 +107,43 @@ def resume(words: list[str]) -> int:
     asked = given.config
     if reason := configs.refusal(saved, asked):
         raise UserError(f"resume: {directory}: {reason}")
+    together = _joined(given.join, asked)
+    _refuse_ended(directory)
+    world: list[Given] = []  # of the process that reads it now
+    if asked != saved:
+        quiet()
+        together.decided("other settings", lambda: world.append(loop.extend(directory, asked)))
+    return _go(directory, asked, given.json, together, *world)
+
+
+def _refuse_ended(directory: epath.Path) -> None:
+    """Raises UserError for a run that cannot go on."""
     commits = Commits(directory)
     if commits.has(directory / "ended.json"):
         reason = commits.read(directory / "ended.json")["reason"]
         raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
-    quiet()
-    world = loop.extend(directory, asked) if asked != saved else None
-    return _go(directory, asked, given.json, world)
 
 
-def _go(directory: epath.Path, config: Config, as_events: bool, given: Given | None) -> int:
+def _joined(where: str, config: Config) -> Together:
+    """This process among those that it has joined when it began, if it did."""
+    return replace(current(), patience=60 * config.train.engine.stall_minutes) if where else ALONE
+
+
+def _go(
+    directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None = None
+) -> int:
     """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
-    report are made however it ends."""
+    report are made however it ends. Of several processes the first one does so."""
     quiet()
+    if not together.first:
+        return _follow(directory, config, together)
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
-        loop.run(directory, config, progress, foretell=True, given=given)
+        loop.run(directory, config, progress, foretell=True, together=together, given=given)
     except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:
-        said = _with_remedy(error, directory)
+        said = _with_remedy(error, directory, together)
         if (directory / config_files.KEPT).exists():  # else the run could not even begin
             with contextlib.suppress(Exception):  # why it stopped matters more than that its report cannot be made
                 progress.result(str(said) or type(said).__name__, str(page.build(directory)), status(directory))
@@ -122,7 +154,19 @@ def _go(directory: epath.Path, config: Config, as_events: bool, given: Given | N
     return 0
 
 
-def _with_remedy(error: BaseException, directory: epath.Path) -> BaseException:
+def _follow(directory: epath.Path, config: Config, together: Together) -> int:
+    """Runs to the end beside the process that shows how it goes."""
+    try:
+        loop.run(directory, config, Silent(), foretell=True, together=together)
+    except BaseException as error:
+        said = _with_remedy(error, directory, together)
+        if said is error:
+            raise
+        raise said from error
+    return 0
+
+
+def _with_remedy(error: BaseException, directory: epath.Path, together: Together) -> BaseException:
     """What ended a run, with what to do where the error itself does not know."""
     if _is_disk_full(error):
         return DiskFull(
@@ -131,13 +175,30 @@ def _with_remedy(error: BaseException, directory: epath.Path) -> BaseException:
         )
     if isinstance(error, Stopped):
         return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
+    devices = [one for one in _chain(error) if isinstance(one, jax.errors.JaxRuntimeError) or "Gloo" in str(one)]
+    reason = " ".join(str(devices[-1]).split())[:200] if devices else ""
+    if "RESOURCE_EXHAUSTED" in reason:
+        return OutOfMemory(
+            f"{directory}: a device has too little memory ({reason}); start a new run with a smaller --train.batch, "
+            "fewer --simulate.slots, or --train.engine.remat full"
+        )
+    if devices and together.count > 1:
+        return PeerGone(
+            f"another process is gone or a device failed ({reason}); start all {together.count} processes again, and "
+            "they go on from what is committed"
+        )
     return error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error, and what it came from."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return chain
 
 
 def _is_disk_full(error: BaseException) -> bool:
     """Whether an error, or what it came from, says so; array_record and Orbax have errors of their own for it."""
     reasons = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    return any(reason in str(one) for one in chain for reason in reasons)
+    return any(reason in str(one) for one in _chain(error) for reason in reasons)

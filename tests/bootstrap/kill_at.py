@@ -1,7 +1,7 @@
 """Where a run can be killed: `at(point, die)` arranges that `die` is called inside a stage.
 
-As a program it goes on with a run and kills its own process there, without warning: python kill_at.py DIRECTORY POINT.
-At the point "full" it goes on with no room left on the disk.
+As a program it goes on with a run and kills its own process there, without warning: python kill_at.py DIRECTORY POINT,
+perhaps with more words for `ratchet resume`. At the point "full" it goes on with no room left on the disk.
 """
 
 import contextlib
@@ -11,6 +11,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from ratchet.launch.__main__ import end, join_others
+
+if __name__ == "__main__":
+    join_others(sys.argv)  # before any other import
 
 from ratchet.bootstrap import ledger, run
 from ratchet.bootstrap.stages import corrections, evaluate, promote, transcripts
@@ -99,7 +104,7 @@ POINTS: dict[str, Callable[[Die], contextlib.AbstractContextManager]] = {
 """Every place in the order in which a generation comes to it."""
 
 if __name__ == "__main__":
-    directory, point = sys.argv[1:]
+    directory, point, *words = sys.argv[1:]
     places = POINTS | {"full": full_disk, "never": lambda die: contextlib.nullcontext()}
     with places[point](lambda: os.kill(os.getpid(), signal.SIGKILL)):
-        sys.exit(cli.main(["resume", directory]))
+        end(cli.main(["resume", directory, *words]))

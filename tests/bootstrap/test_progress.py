@@ -39,7 +39,7 @@ def test_a_project_of_weights_and_biases_gets_the_same_figures_and_no_file_its_k
     key = "0123456789" * 4
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", key)
-    metrics = Metrics(epath.Path(tmp_path) / "run", "ratchets", {"train.steps": 77321})
+    metrics = Metrics(epath.Path(tmp_path) / "run", True, "ratchets", {"train.steps": 77321})
     metrics.log(1, "loop", 20, {"loss": 1.23456789})
     metrics.log(1, "seed", 3, {"loss": 7.5})
     metrics.close()
@@ -53,7 +53,7 @@ def test_a_project_of_weights_and_biases_gets_the_same_figures_and_no_file_its_k
 def test_a_missing_library_is_a_line_that_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"wandb: it needs the library wandb; `pip install 'ratchet\[wandb\]'`"):
-        Metrics(epath.Path(tmp_path), "ratchets")
+        Metrics(epath.Path(tmp_path), True, "ratchets")
 
 
 def test_the_time_of_a_stage_adds_up_across_resumes(tmp_path, monkeypatch):

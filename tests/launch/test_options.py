@@ -29,7 +29,7 @@ def begun(monkeypatch):
     """What `ratchet run` and `resume` would begin: (directory, config) of each, of which the settings are written."""
     runs = []
 
-    def begin(directory, config, as_events, given):
+    def begin(directory, config, as_events, together, given=None):
         config_files.save(directory, config)
         runs.append((str(directory), config))
         return 0

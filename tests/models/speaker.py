@@ -7,7 +7,7 @@ import sys
 
 import jax
 import numpy as np
-from processes import begin, connect
+from processes import begin
 
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
@@ -15,6 +15,7 @@ from ratchet.models.grammar import Grammar, Pieces
 from ratchet.models.sampler import Request, Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, place, slots_sharding, state_sharding
+from ratchet.train.together import connect
 
 LAID = MeshConfig(data=2, tensor=2)
 

@@ -92,17 +92,17 @@ def test_commits_that_are_missing_or_damaged_are_named(run, content):
 
 def test_a_first_file_that_is_announced_may_be_written_anew(run, monkeypatch):
     """As the settings of a run are when it is killed at once."""
-    real, path = commits._write, run / "config.json"
+    real, path = commits._written, run / "config.json"
 
     def write(where, content):
         if where == path:
             raise Killed
         real(where, content)
 
-    monkeypatch.setattr(commits, "_write", write)
+    monkeypatch.setattr(commits, "_written", write)
     with pytest.raises(Killed):
         Commits(run).write(path, {"n": 1})
-    monkeypatch.setattr(commits, "_write", real)
+    monkeypatch.setattr(commits, "_written", real)
     assert not Commits(run).knows(path)
     path.write_bytes(b'{\n "n": 1\n}\n')  # or it was killed just after
     assert Commits(run).altered() == [] and Commits(run).read(path) == {"n": 1}
@@ -112,7 +112,7 @@ def test_a_first_file_that_is_announced_may_be_written_anew(run, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["announced", "written"])
 def test_a_kill_between_a_file_and_its_commit_leaves_both_readable(run, monkeypatch, moment):
-    path, real = run / "samples.json", commits._write
+    path, real = run / "samples.json", commits._written
     Commits(run).write(path, {"n": 1})
 
     def write(where, content):
@@ -122,10 +122,10 @@ def test_a_kill_between_a_file_and_its_commit_leaves_both_readable(run, monkeypa
         if moment == "written" and where == path:
             raise Killed
 
-    monkeypatch.setattr(commits, "_write", write)
+    monkeypatch.setattr(commits, "_written", write)
     with pytest.raises(Killed):
         Commits(run).write(path, {"n": 2})
-    monkeypatch.setattr(commits, "_write", real)
+    monkeypatch.setattr(commits, "_written", real)
     assert Commits(run).altered() == [] and Commits(run).read(path) == {"n": 1 if moment == "announced" else 2}
     Commits(run).write(run / "other.json", {})
     assert Commits(run).altered() == []

@@ -121,21 +121,6 @@ def test_looking_whether_a_run_is_held_does_not_refuse_who_begins_just_then(dire
     os.close(handle)
 
 
-def test_of_processes_that_run_together_the_first_holds_the_run_for_all(directory, monkeypatch):
-    """Each is told what the first one found."""
-    monkeypatch.setattr(holder.jax, "process_count", lambda: 2)
-    for index, refused in ((0, False), (1, False), (1, True)):
-        monkeypatch.setattr(holder.jax, "process_index", lambda index=index: index)
-        told = lambda mine, refused=refused: mine if holder.jax.process_index() == 0 else refused
-        monkeypatch.setattr(holder.multihost_utils, "broadcast_one_to_all", told)
-        if refused:
-            with pytest.raises(Busy, match="as process 0 says"), holding(directory):
-                pytest.fail("it went on alone")
-        else:
-            with holding(directory):
-                assert (holder_of(directory) is not None) == (index == 0)
-
-
 def test_a_full_disk_does_not_end_the_process_by_its_record(directory, monkeypatch):
     def full(*_):
         raise OSError("no space left")

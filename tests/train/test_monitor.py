@@ -1,6 +1,7 @@
 import threading
 
 from ratchet.train.monitor import SAVE, STOP, Signals, Watchdog, describe
+from ratchet.train.stopping import AGAIN
 
 
 class Clock:
@@ -60,6 +61,6 @@ def test_the_watchdog_says_where_it_was_and_ends_the_process(capsys):
         dog.beat("after step 7")
         clock.now = 1.0
         assert ended.wait(3600)
-    assert codes == [1]
+    assert codes == [AGAIN]
     said = capsys.readouterr().err.splitlines()[0]
     assert said.startswith("train: nothing for") and "after step 7 (process 0 of 1)" in said

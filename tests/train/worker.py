@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from processes import begin, connect, wait_for_all
+from processes import begin
 
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
@@ -19,6 +19,7 @@ from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.records import Example
 from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.together import connect, current
 from ratchet.train.trainer import EngineConfig, StepMetrics, Training, fit
 
 LAID = MeshConfig(-1, 2, 1)
@@ -55,7 +56,7 @@ def main(port: str, processes: int, number: int, directory: str, last: int) -> N
     def log(step: int, values: StepMetrics) -> None:
         print("step", step, repr(values["loss"]), flush=True)
         if step == last:
-            wait_for_all("last")
+            current().wait("last")
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(mesh, directory, log)

@@ -1,0 +1,60 @@
+"""The loop over two processes: one is killed, both end and are started again, and what counts is bit for bit as one
+process makes it on as many devices."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import portpicker
+import pytest
+from processes import FOR_EVER
+from runs import contents, different
+from support import little_config, start
+
+DRIVER = Path(__file__).with_name("kill_at.py")
+CONFIG = little_config(generations=1, controls__imitation=False, wrongthink__first_generation=1)
+
+
+def resume(directory, processes: int, points=("never",) * 2) -> list[subprocess.CompletedProcess]:
+    """Goes on with a run in so many processes that have two devices together, each killed at a point of its own."""
+    port = portpicker.pick_unused_port()
+    around = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+        "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(2 // processes), "NPROC": "2",
+    }  # fmt: skip
+    joined = [["--join", f"localhost:{port}/{processes}/{n}"] if processes > 1 else [] for n in range(processes)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([sys.executable, DRIVER, directory, point, *words], env=around, **pipes)
+        for point, words in zip(points, joined, strict=False)
+    ]
+    said = [process.communicate(timeout=FOR_EVER) for process in started]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *both)
+        for process, both in zip(started, said, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run that one process has made."""
+    directory = start(tmp_path_factory.mktemp("one") / "run", CONFIG)
+    (ended,) = resume(directory, 1)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return directory
+
+
+def test_two_processes_of_which_one_is_killed_make_what_one_makes(alone, tmp_path):
+    directory = start(tmp_path / "run", CONFIG)
+    first, second = resume(directory, 2, ("never", "targets"))
+    assert second.returncode == -signal.SIGKILL, second.stderr[-2000:]
+    assert first.returncode == 42 and "another process is gone" in first.stderr.splitlines()[-1], first.stderr[-2000:]
+    assert (directory / "gen-001" / "review" / "unit-00000.json").exists()
+    ended = resume(directory, 2)
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr[-2000:] for one in ended]
+    assert ended[1].stdout == "" and f"report: {directory}" in ended[0].stdout
+    assert "Gloo" not in ended[0].stdout
+    assert different(alone, directory) == []
+    assert {"gen-000/model", "gen-001/model"} <= contents(alone).keys()
