@@ -39,6 +39,7 @@ bench: .venv/tested
 	$(BIN)/python tests/benchmarks/preflights.py
 	$(BIN)/python tests/benchmarks/resuming.py
 	$(BIN)/python tests/benchmarks/reading.py
+	$(BIN)/python tests/benchmarks/browsing.py
 
 # On a machine with a GPU, in ten minutes, with the Python that has JAX for it and torch.
 bench-gpu:

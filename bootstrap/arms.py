@@ -1,6 +1,7 @@
 """The training of an arm: the loop's own, a baseline, or one of a comparison."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from flax import nnx
 
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.train import goodput
 from ratchet.train.batches import Batches
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.monitor import describe
@@ -29,7 +31,8 @@ def train_arm(
     c = run.config.train
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
     seed = run.seed("batches", arm, generation)
-    batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows)
+    with goodput.activity("data_loading"):
+        batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows)
     optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
     data = content_id([e.id for examples, _ in pools for e in examples])
     position = {"arm": arm, "generation": generation, "steps": steps, "data": data}
@@ -50,5 +53,6 @@ def train_arm(
             advance(1, describe(values), left=values["seconds_left"])
             if run.metrics and (step % 20 == 0 or step == steps - 1):
                 run.metrics.log(generation, arm, step, values)
+                goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=arm)
 
         return fit(training, params, checkpoints, log)

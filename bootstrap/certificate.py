@@ -4,7 +4,9 @@ certificate of its precision, which holds for one judge with one rubric."""
 import hashlib
 import json
 import math
+import random
 from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +57,22 @@ def read_labels(path: epath.Path) -> list[Label]:
                 )
         found[given["transcript"], given["criterion"]] = Label(given["transcript"], given["criterion"], given["label"])
     return list(found.values())
+
+
+def add_label(path: epath.Path, label: Label) -> None:
+    """Adds a label to a JSONL file."""
+    entry = {"transcript": label.transcript, "criterion": label.criterion, "label": label.right}
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def in_turn(accepted: Mapping[str, bool], generation: int, alone: bool = False) -> list[str]:
+    """The ids of a generation's answers in the order in which people are asked about them, from whether each was
+    accepted: accepted and rejected ones in turn, or accepted ones `alone`, each in an order drawn by lot."""
+    drawn = sorted(accepted)
+    random.Random(f"label {generation}").shuffle(drawn)
+    sides = [[i for i in drawn if accepted[i] == side] for side in ((True,) if alone else (True, False))]
+    return [i for i in chain(*zip_longest(*sides)) if i]
 
 
 def precision_floor(right: int, accepted: int) -> float:

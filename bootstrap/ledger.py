@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from etils import epath
 
+from ratchet.train import goodput
 from ratchet.train.commits import sha256
 from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
 from ratchet.train.together import ALONE, Together
@@ -45,6 +46,7 @@ class Stage:
         digest = write_unit(self.directory / f"unit-{index:05d}.array_record", payloads)
         with whole(self.directory / f"unit-{index:05d}.json") as fresh:
             fresh.write_text(json.dumps({"sha256": digest, "inputs": inputs}, indent=1) + "\n")
+        goodput.kept()
         return digest
 
     @property

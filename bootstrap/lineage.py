@@ -48,7 +48,7 @@ def _found(generation: epath.Path, wanted: str) -> dict[str, tuple[epath.Path, T
 def _traced(run: Run, generation: epath.Path, t: Transcript, review: Review | None) -> dict[str, Any]:
     kept = [p for stage in ("targets", "corrections") for p in _with(t.id, Stage(generation / stage).committed())]
     target = next((one for one in map(targets.from_json, kept) if one.transcript_id == t.id), None)
-    sources = _passages(run, t)
+    sources = passages(run, t.passages)
     return {
         "transcript": t.id,
         "generation": t.generation,
@@ -76,9 +76,9 @@ def _with(text: str, payloads: Iterable[bytes]) -> list[bytes]:
     return [p for p in payloads if text.encode() in p]
 
 
-def _passages(run: Run, t: Transcript) -> dict[str, str]:
-    """The texts of the passages of the documents that were in view of a transcript, by id."""
-    named = {name for i in t.passages for name in (i, i.rpartition("#")[0])}
+def passages(run: Run, ids: Iterable[str]) -> dict[str, str]:
+    """The texts of all passages of the documents that these passages are of, by id."""
+    named = {name for i in ids for name in (i, i.rpartition("#")[0])}
     documents = [d for material in run.world.slices for d in material.documents if d.id in named]
     return {p.id: p.text for p in run.cut(documents)}
 

@@ -1,10 +1,13 @@
 """The whole cycle: documents → simulate → review → targets → wrongthink → train → evaluate → promote, and again."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
+import jax
 from etils import epath
 from flax import nnx
 
@@ -33,6 +36,7 @@ from ratchet.bootstrap.stages.train import (
 )
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
+from ratchet.train import goodput
 from ratchet.train.commits import FILE as COMMITS
 from ratchet.train.files import write_json
 from ratchet.train.holder import holding
@@ -92,9 +96,13 @@ def run(
     Busy when another process works on the run, and ConfigError when the directory holds a run of other settings.
     """
     with holding(directory, progress.line, together) as holder:
+        began, _ = time.time(), jax.devices()
+        found_devices = time.time()
         r = _opened(directory, config, Noted(progress, holder), together, given)
+        holder.meter = r.sampler.meter
         try:
-            _run(r, foretell)
+            with goodput.recording(directory, began, found_devices) if together.first else nullcontext():
+                _run(r, foretell)
         except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks) as ended:
             r.commits.write(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended

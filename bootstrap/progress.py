@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import tensorboardX
 from etils import epath
 
+from ratchet.train import goodput
 from ratchet.train.files import numbers_in, whole
 from ratchet.train.holder import Holder
 
@@ -111,7 +112,7 @@ class Noted:
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         around, tally = self.holder.doing, Tally(total)  # a stage may train a model of its own
-        doing = {"title": title, "since": time.time(), "done": 0, "total": total, "left": None}
+        doing = {"title": title, "since": time.time(), "done": 0, "total": total, "left": None, "about": []}
         self.holder.doing = doing
         with self.shown.stage(title, total) as show:
 
@@ -119,7 +120,7 @@ class Noted:
                 count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None
             ) -> None:
                 tally.add(count, found, left)
-                doing.update(done=tally.done, left=tally.left)
+                doing.update(done=tally.done, left=tally.left, about=list(about))
                 show(count, about, found=found, left=left)
 
             yield advance
@@ -196,10 +197,11 @@ def _sending(directory: epath.Path, project: str, settings: Mapping[str, Any] | 
 
 @contextlib.contextmanager
 def timed(directory: epath.Path, stage: str) -> Iterator[None]:
-    """Adds the seconds that a stage took to the directory's stages.json, across resumes."""
-    began = time.monotonic()
-    yield
-    path = directory / "stages.json"
+    """Adds the seconds that a stage took to the directory's stages.json, across resumes, and records them in the run's
+    goodput.jsonl."""
+    path, began = directory / "stages.json", time.monotonic()
+    with goodput.stage(stage, directory.name, again=stage in numbers_in(path)):
+        yield
     spent = numbers_in(path)
     spent[stage] = round(spent.get(stage, 0.0) + time.monotonic() - began, 2)
     with whole(path) as fresh:

@@ -13,5 +13,6 @@ export_data.py  what was accepted, as a dataset that other trainers take
 folders.py      Hugging Face folders: read, and written from a generation
 preflight/      compiles programs for a TPU topology without a TPU
 serve/          a model behind OpenAI's web API
+ui/             runs in a browser on this machine
 recipes/        presets: settings with what they do, how long it takes and what they should reach
 """

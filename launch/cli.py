@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.teacher.client import ServerStopped
-from ratchet.launch.commands import labels, look, measure, models, preview, serve, start
+from ratchet.launch.commands import labels, look, measure, models, preview, serve, start, ui, watch
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
@@ -27,6 +27,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     ),
     "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
     "status": (look.status, "DIR", "stages, units done, table of generations"),
+    "watch": (watch.watch, "DIR [DIR ...]", "the same, live, with rates, acceptance and where the time goes"),
+    "ui": (
+        ui.ui, "DIR [DIR ...] [--port 8001]",
+        "a page on this machine: reports live, transcripts to search and label",
+    ),
     "chat": (models.chat, "DIR [--generation N]", "talk to the newest promoted generation, line by line"),
     "show": (look.show, "DIR ID", "one transcript with its whole lineage"),
     "report": (look.report, "DIR", "rebuild the page"),
@@ -65,8 +70,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but chat, label and serve take\n"
-        "--json: one JSON object; of run and resume one a line, the last one the result."
+        "every setting; --version says the version. All but chat, label, serve and ui\n"
+        "take --json: one JSON object; of run, resume and watch one a line."
     )
 
 
@@ -116,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
     """Has a command end as it should when it is asked to: after a step, at once; what talks to people takes Ctrl-C
     itself. A server looks after itself: it ends when what it has begun is answered."""
-    if name == "serve":
+    if name in ("serve", "ui"):
         return contextlib.nullcontext()
-    talks = name in ("chat", "label")
+    talks = name in ("chat", "label", "watch")
     asking = [number for number in stopping.ASKING if not talks or number != signal.SIGINT]
     return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end, asking=asking)
 

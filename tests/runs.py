@@ -18,6 +18,7 @@ LEFT_OUT = {
     "model": "Orbax gives files names and times of its own; the weights in them count, bit for bit",
     "checkpoints": "they lie at other steps after a kill; the weights that come of them count",
     "stages.json": "seconds",
+    "goodput.jsonl": "the same, an event a line",
     "forecast.json": "seconds that were expected",
     "metrics.jsonl": "times and speeds; a step before a kill may stand there twice",
     "tensorboard": "the same, a file for each start",

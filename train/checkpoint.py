@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ratchet.train import goodput
 from ratchet.train.commits import sha256
 
 log = logging.getLogger(__name__)
@@ -58,15 +59,16 @@ class Checkpoints:
         if step in self._manager.all_steps():  # which counts a save in flight
             self.wait()
             self._manager.delete(step)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                position=ocp.args.JsonSave(position),
-                checksums=ocp.args.JsonSave({"leaves": _checksums(state)}),
-            ),
-            force=True,  # a run that went back to an older step saves below the newest one
-        )
+        with goodput.checkpoint("save"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    position=ocp.args.JsonSave(position),
+                    checksums=ocp.args.JsonSave({"leaves": _checksums(state)}),
+                ),
+                force=True,  # a run that went back to an older step saves below the newest one
+            )
 
     def latest(self) -> int | None:
         """The newest step, or None. Waits for the save in flight, so that what it names is committed."""
@@ -88,7 +90,8 @@ class Checkpoints:
         failures: dict[int, str] = {}
         for candidate in steps:
             try:
-                restored = self._read(candidate, like)
+                with goodput.checkpoint("restore"):
+                    restored = self._read(candidate, like)
             except Exception as error:  # three libraries meet the damage, each with types of its own
                 failures[candidate] = re.split(r"\n|\. See full", str(error).strip())[0][:200] or type(error).__name__
                 continue

@@ -38,6 +38,13 @@ class _Doing(BaseModel):
     done: int
     total: int
     left: float | None
+    about: list[str] = []
+
+
+class _Sampled(BaseModel):
+    steps: int
+    working: int
+    slots: int
 
 
 class _Record(BaseModel):
@@ -46,6 +53,7 @@ class _Record(BaseModel):
     since: float
     heard: float
     doing: _Doing | None
+    sampled: _Sampled | None = None
 
 
 class Busy(ValueError):
@@ -58,14 +66,16 @@ class Holder:
     def __init__(self, directory: epath.Path):
         self._path = directory / RECORD
         self._who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        self.meter: Any = None
+        """What counts the steps of the sampler, the slots that worked in them, and all slots, once there is one."""
         self._doing: dict[str, Any] | None = None
         self._wake, self._over = threading.Event(), False
         self._thread = threading.Thread(target=self._beats, daemon=True, name="holder")
 
     @property
     def doing(self) -> dict[str, Any] | None:
-        """What the process does: the `title` of a stage, `since` when, how many items of its `total` are `done`, and
-        the seconds that are `left` of it, where known; None between stages."""
+        """What the process does: the `title` of a stage, `since` when, how many items of its `total` are `done`, the
+        seconds that are `left` of it, where known, and short parts `about` the newest item; None between stages."""
         return self._doing
 
     @doing.setter
@@ -94,8 +104,11 @@ class Holder:
                 self._write()
 
     def _write(self) -> None:
+        meter = self.meter
+        sampled = meter and {"steps": meter.steps, "working": meter.working, "slots": meter.slots}
+        said = {"heard": time.time(), "doing": self._doing, "sampled": sampled}
         with whole(self._path) as fresh:
-            fresh.write_text(json.dumps(self._who | {"heard": time.time(), "doing": self._doing}, indent=1) + "\n")
+            fresh.write_text(json.dumps(self._who | said, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -122,7 +135,8 @@ def holding(
 def holder_of(directory: epath.Path) -> dict[str, Any] | None:
     """The record of the process that works on a run, or None when there is no such process.
 
-    Keys: host, pid, since and heard, in seconds since 1970, and doing, as `Holder.doing` has it.
+    Keys: host, pid, since and heard, in seconds since 1970; doing, as `Holder.doing` has it; and sampled, the steps of
+    the sampler so far, the slots that worked in them, and all slots, None before it is there.
     """
     record = _record(directory)
     if record and record["host"] == socket.gethostname():
@@ -201,6 +215,6 @@ def _who(record: dict[str, Any]) -> str:
 def _record(directory: epath.Path) -> dict[str, Any]:
     """The record that is there; {} when there is none that a holder wrote: then the lock alone tells."""
     try:
-        return _Record.model_validate_json((directory / RECORD).read_bytes()).model_dump()
+        return _Record.model_validate_json((directory / RECORD).read_bytes()).model_dump(exclude_unset=True)
     except (FileNotFoundError, ValueError):
         return {}

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from ratchet.bootstrap.report import plots
+from ratchet.bootstrap.report.numbers import value_of
 from ratchet.bootstrap.report.plots import Curve
-from ratchet.bootstrap.report.status import in_columns, value_of
+from ratchet.bootstrap.report.status import in_columns
 
 PRIMARY = "open_book"
 """The metric that decides about a promotion and stands first."""

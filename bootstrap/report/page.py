@@ -17,21 +17,13 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from ratchet.bootstrap.report import figures, plots, tables
 from ratchet.bootstrap.report.figures import arm_colour
 from ratchet.bootstrap.report.files import RunFiles, generation_directories
+from ratchet.bootstrap.report.goodput import said, spent
+from ratchet.bootstrap.report.numbers import count, decimals, duration, figure, measure, percent, value_of
 from ratchet.bootstrap.report.plots import Curve
-from ratchet.bootstrap.report.status import (
-    count,
-    decimals,
-    described,
-    duration,
-    figure,
-    measure,
-    percent,
-    status,
-    value_of,
-)
+from ratchet.bootstrap.report.status import described, status
 from ratchet.bootstrap.report.tables import narrowing, wrong_thinkers
 from ratchet.bootstrap.report.wrongthink import wrongthink
-from ratchet.train.files import numbers_in, whole
+from ratchet.train.files import whole
 
 LOSS_POINTS = 160
 """Points drawn of a loss curve, each the mean of its neighbours."""
@@ -55,38 +47,43 @@ class Files:
     evaluation: dict[str, Any]
     decision: dict[str, Any]
     wrongthink: dict[str, Any]
-    stages: dict[str, Any]
     samples: dict[str, Any]
 
     @classmethod
     def read(cls, files: RunFiles, number: int, path: epath.Path) -> "Files":
         """Reads all of them."""
-        names = [f.name for f in dataclasses.fields(cls) if f.name not in ("number", "stages")]
-        found = {name: files.object(path / f"{name}.json") for name in names}
-        return cls(number, stages=numbers_in(path / "stages.json"), **found)
+        names = [f.name for f in dataclasses.fields(cls) if f.name != "number"]
+        return cls(number, **{name: files.object(path / f"{name}.json") for name in names})
 
 
 def build(directory: epath.Path) -> epath.Path:
     """Writes the page from whatever the run directory holds, and returns its path."""
     directory = epath.Path(directory)
-    page = _environment().get_template("page.html.jinja").render(_content(directory))
+    page = environment().get_template("page.html.jinja").render(content(directory))
     target = directory / "report" / "index.html"
     with whole(target) as fresh:
-        fresh.write_bytes(page.encode(errors="backslashreplace"))  # JSON may hold what UTF-8 cannot: half a letter
+        fresh.write_bytes(encoded(page))
     return target
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+def encoded(page: str) -> bytes:
+    """A page in UTF-8. What a run's JSON holds and UTF-8 cannot, half a letter, is spelled out."""
+    return page.encode(errors="backslashreplace")
+
+
+def environment(*more: Path) -> Environment:
+    """The templates of the report, and those in `more` directories, which come first; all of them escape what they
+    show."""
+    made = Environment(
+        loader=FileSystemLoader([*more, Path(__file__).parent]),
         autoescape=True,
         undefined=ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (percent, count, decimals, duration, figure, measure, described, share, headed, narrowing)
-    environment.filters |= {show.__name__: show for show in shown}
-    return environment
+    shown = (percent, count, decimals, duration, figure, measure, described, share, headed, narrowing, said, spent)
+    made.filters |= {show.__name__: show for show in shown}
+    return made
 
 
 def share(part: Any, whole: Any = 1.0) -> str:
@@ -100,7 +97,7 @@ def headed(title: str) -> str:
     return title[:1].upper() + title[1:]
 
 
-def _content(directory: epath.Path) -> dict[str, Any]:
+def content(directory: epath.Path) -> dict[str, Any]:
     """Everything that the template shows."""
     files = RunFiles(directory)
     config = files.object(directory / "config.json")
@@ -111,8 +108,9 @@ def _content(directory: epath.Path) -> dict[str, Any]:
     evaluated = _last(generations, lambda g: g.evaluation.get("metrics"))
     evaluations = [(f"generation {evaluated.number}", evaluated.evaluation)] if evaluated else []
     evaluations += [(arm, files.object(path / "evaluation.json")) for arm, path in arms.items()]
-    spent = {f"gen {g.number}": g.stages for g in generations}
-    spent |= {arm: numbers_in(path / "stages.json") for arm, path in arms.items()}
+    took = (state["goodput"] or {}).get("stages", {})
+    took_by = {f"gen {g.number}": took.get(f"gen-{g.number:03d}", {}) for g in generations}
+    took_by |= {arm: took.get(arm, {}) for arm in arms}
     return {
         "config": settings,
         "shown_settings": {name: settings[name] for name in SHOWN_SETTINGS if settings.get(name)},
@@ -121,7 +119,7 @@ def _content(directory: epath.Path) -> dict[str, Any]:
         "judge": evaluated.evaluation.get("judge") if evaluated else None,
         "headline": figures.headline(state),
         "generations": generations,
-        "tables": _tables(state, generations, spent) | {"wrongthink": wrong_thinkers(thinkers)},
+        "tables": _tables(state, generations, took_by) | {"wrongthink": wrong_thinkers(thinkers)},
         "curves": figures.by_generation(state),
         "trends": figures.trends(state),
         "contexts": _named(evaluations, lambda e: figures.contexts(e, state["metrics"])),
@@ -133,7 +131,7 @@ def _content(directory: epath.Path) -> dict[str, Any]:
         "transcribed": _last(generations, lambda g: g.samples.get("transcripts")),
         "token": _token(_last(generations, lambda g: g.samples.get("token"))),
         "wrongthink": thinkers,
-        "seconds": sum(value_of(v) or 0.0 for took in spent.values() for v in took.values()),
+        "goodput": state["goodput"],
     }
 
 

@@ -4,7 +4,6 @@ Nothing here needs a model. Every file may be missing: a run that is under way, 
 What was measured, and how it is shown, stands in the evaluation's own file.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap.report.files import RunFiles, generation_directories
+from ratchet.bootstrap.report.goodput import goodput
+from ratchet.bootstrap.report.numbers import count, measure, percent, value_of
 from ratchet.bootstrap.report.outlook import outlook
 from ratchet.train.files import numbers_in
 from ratchet.train.holder import holder_of
@@ -30,9 +31,9 @@ def status(directory: epath.Path) -> dict[str, Any]:
     """What `ratchet status --json` prints: where the run stands, and a row of figures per generation and arm.
 
     `altered` holds a line about each file that is not what was committed, of which nothing is shown. `holder` is the
-    process at work, None where there is none; `outlook` says which of the run's stages is next or under
-    way, and how long the rest takes. `metrics` describes what the newest evaluation measured, by name and in the order
-    of display.
+    process at work, None where there is none; `outlook` says which of the run's stages is next or under way, and how
+    long the rest takes, `goodput` where its time went. `metrics` describes what the newest evaluation measured, by name
+    and in the order of display.
     """
     directory = epath.Path(directory)
     files = RunFiles(directory)
@@ -53,6 +54,7 @@ def status(directory: epath.Path) -> dict[str, Any]:
         "finished": complete or ended is not None,
         "holder": holder,
         "outlook": _outlook(files, directory, (holder or {}).get("doing")),
+        "goodput": goodput(directory, time.time() if holder else None),
         "stages": [s for number, path in generations.items() for s in _stages(files, number, path)],
         "metrics": _described(files, [*arms.values(), *generations.values()]),
         "generations": rows,
@@ -101,52 +103,6 @@ def described(metric: Mapping[str, Any]) -> str:
     """
     unit = f", in {metric['unit']}" if metric["unit"] not in ("", "%") else ""
     return metric["title"] + unit + ("; less is better" if metric["less_is_better"] else "")
-
-
-def value_of(metric: Any) -> float | None:
-    """The value of a metric, with or without its interval; None when absent or not a number."""
-    value = metric.get("value") if isinstance(metric, dict) else metric
-    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    return float(value) if number else None
-
-
-def percent(value: Any) -> str:
-    """A rate between 0 and 1 in per cent, one decimal at most."""
-    number = value_of(value)
-    return "–" if number is None else f"{100 * number:.1f}".removesuffix(".0")
-
-
-def count(value: Any) -> str:
-    """A whole number with commas."""
-    number = value_of(value)
-    return "–" if number is None else f"{number:,.0f}"
-
-
-def decimals(value: Any) -> str:
-    """A number with two decimals."""
-    number = value_of(value)
-    return "–" if number is None else f"{number:.2f}"
-
-
-def figure(value: Any) -> str:
-    """A number with three decimals."""
-    number = value_of(value)
-    return "–" if number is None else f"{number:.3f}"
-
-
-def measure(value: Any, unit: str) -> str:
-    """A metric's value in its unit, without naming it: rates in per cent, all else with three decimals."""
-    return percent(value) if unit == "%" else figure(value)
-
-
-def duration(seconds: Any) -> str:
-    """Seconds as people say them."""
-    s = value_of(seconds)
-    if s is None:
-        return "–"
-    if s < 60:
-        return f"{s:.1f} s"
-    return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
 
 
 def promoted(value: Any) -> str:

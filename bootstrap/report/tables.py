@@ -6,20 +6,8 @@ Every row says its unit, and every share what it is out of where the files say s
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ratchet.bootstrap.report.status import (
-    UNIT_STAGES,
-    WHOLE_STAGES,
-    cells,
-    count,
-    decimals,
-    described,
-    duration,
-    header,
-    in_columns,
-    measure,
-    percent,
-    value_of,
-)
+from ratchet.bootstrap.report.numbers import count, decimals, duration, measure, percent, value_of
+from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
 
 EXPLAINED = {
     "made": "transcripts that the simulator wrote",

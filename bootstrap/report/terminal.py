@@ -10,8 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ratchet.bootstrap.report.numbers import percent
 from ratchet.bootstrap.report.outlook import Left, in_words, roughly
-from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns, percent
+from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ratchet.bootstrap.report.status import decimals
+from ratchet.bootstrap.report.numbers import decimals
 
 SHOWN = 8
 """Passages, targets, branches and corrections shown at most; JSON has all."""

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratchet.bootstrap.report import plots
+from ratchet.bootstrap.report.numbers import value_of
 from ratchet.bootstrap.report.plots import Curve
-from ratchet.bootstrap.report.status import value_of
 
 SOURCES = {
     "inverted": "of the inverted lesson",

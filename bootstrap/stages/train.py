@@ -14,6 +14,7 @@ from ratchet.bootstrap.run import Generation, Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.wrongthink import spoiled_again
+from ratchet.train import goodput
 from ratchet.train.records import Example, has_examples, metadata_of, read_examples, write_examples
 
 POOLS = (
@@ -94,6 +95,7 @@ def lacking(run: Run, number: int) -> Mapping[str, int]:
     return {name: header[name] for name in ("left_out", "longest") if name in header}
 
 
+@goodput.activity("data_loading")
 def earlier_examples(g: Generation) -> list[Example]:
     """The datasets of all generations before this one; none where each replaces the one before."""
     if g.run.config.controls.mixture == "replace":

@@ -1,11 +1,8 @@
 """What people say of a review: `label` and `calibrate`."""
 
 import json
-import random
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from typing import Any
 
 import click
@@ -17,7 +14,7 @@ from rich.text import Text
 
 from ratchet.bootstrap import certificate, config_files, lineage, loop
 from ratchet.bootstrap import run as runs
-from ratchet.bootstrap.certificate import OVERALL
+from ratchet.bootstrap.certificate import OVERALL, Label
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
@@ -103,16 +100,16 @@ def label(words: list[str]) -> int:
         raise UserError(f"label: there is no criterion {asked.criterion}; there are {', '.join(questions)}")
     there = certificate.read_labels(path) if path.exists() else []
     done = {one.transcript for one in there if one.criterion == asked.criterion}
-    left = [t for t in _in_turn(_answers(run, number), number, asked.accepted) if t.id not in done]
+    answers = {i: pair for i, pair in _answers(run, number).items() if not pair[1].repeats}
+    order = certificate.in_turn({i: r.accepted for i, (_, r) in answers.items()}, number, asked.accepted)
+    left = [answers[i][0] for i in order if i not in done]
     texts, console = {p.id: p.text for p in run.passages(number)}, make_console()
     at, added = 0, 0
     while at < len(left):
         _show(console, left[at], texts, questions[asked.criterion], f"{at + 1} of {len(left)}")
         key = _key()
         if key in ("y", "n"):
-            entry = {"transcript": left[at].id, "criterion": asked.criterion, "label": key == "y"}
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            certificate.add_label(path, Label(left[at].id, asked.criterion, key == "y"))
             added += 1
         elif key in ("q", ""):
             break
@@ -149,14 +146,6 @@ def _reviewer(run: Run, number: int) -> Reviewer:
     past = loop.left_by(run, number - 1) if number > 1 else None
     calibrated = run.commits.read(run.generation(number) / "calibration.json")
     return with_thresholds(run.reviewer(run.weights(past.incumbent if past else 0)), calibrated)
-
-
-def _in_turn(answers: dict[str, tuple[Transcript, Review]], number: int, accepted: bool) -> Iterator[Transcript]:
-    """Accepted and rejected answers in turn, each in an order drawn by lot; what only repeats another is left out."""
-    drawn = [pair for _, pair in sorted(answers.items()) if not pair[1].repeats]
-    random.Random(f"label {number}").shuffle(drawn)
-    sides = [[t for t, r in drawn if r.accepted == side] for side in ((True,) if accepted else (True, False))]
-    return (t for t in chain(*zip_longest(*sides)) if t)
 
 
 def _show(console: Console, t: Transcript, texts: dict[str, str], question: str, place: str) -> None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.report import page, terminal, transcript
+from ratchet.bootstrap.report.goodput import said
 from ratchet.bootstrap.report.status import status as status_of
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, UserError, described, located, parse
@@ -59,7 +60,8 @@ def status(words: list[str]) -> int:
     if asked.json:
         print_json(found)
         return 0
-    for line in terminal.standing(found):
+    goodput = [said(found["goodput"])] if found["goodput"] else []
+    for line in (*terminal.standing(found), *goodput):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if found["stages"]:
         console.print(terminal.units(found), terminal.figures(found))

@@ -56,7 +56,7 @@ def serve(words: list[str]) -> int:
     from ratchet.launch.serve.listening import LOOPBACK
 
     quiet()
-    with contextlib.closing(_listening(asked.host, asked.port)) as listener:
+    with contextlib.closing(listening("serve", asked.host, asked.port)) as listener:
         served = _served(asked)
         host = f"[{asked.host}]" if ":" in asked.host else asked.host
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
@@ -79,8 +79,8 @@ def _served(asked: Serve) -> "Served":
     return served.of_run(api.load(asked.directory, asked.generation), asked.slots, asked.context)
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens, before a model is read: a port that is taken is told at once."""
+def listening(command: str, host: str, port: int) -> socket.socket:
+    """A socket that listens, before a model is read: that a port is taken is said at once, as the command's mistake."""
     try:
         if not 0 <= port < 2**16:
             raise OverflowError("there is no such port")
@@ -89,5 +89,6 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(found[4])
     except (OSError, OverflowError) as error:
-        raise UserError(f"serve: cannot listen on {host}:{port} ({error}); give another --host or --port") from None
+        another = "--host or --port" if command == "serve" else "--port"
+        raise UserError(f"{command}: cannot listen on {host}:{port} ({error}); give another {another}") from None
     return listener

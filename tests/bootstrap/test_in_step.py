@@ -1,5 +1,5 @@
-"""The loop over two processes: one is killed, both end and are started again, and what counts is bit for bit as one
-process makes it on as many devices."""
+"""The loop over two processes, killed without warning and gone on with: what counts is bit for bit as one process makes
+it on as many devices."""
 
 import os
 import signal
@@ -13,8 +13,10 @@ from processes import FOR_EVER
 from runs import contents, different
 from support import little_config, start
 
+from ratchet.train.stopping import AGAIN
+
 DRIVER = Path(__file__).with_name("kill_at.py")
-CONFIG = little_config(generations=1, controls__imitation=False, wrongthink__first_generation=1)
+CONFIG = little_config(generations=1, simulate__unit_tasks=1, simulate__samples=8, controls__imitation=False)
 
 
 def resume(directory, processes: int, points=("never",) * 2) -> list[subprocess.CompletedProcess]:
@@ -47,14 +49,18 @@ def alone(tmp_path_factory):
 
 
 def test_two_processes_of_which_one_is_killed_make_what_one_makes(alone, tmp_path):
+    """First the process that writes dies without warning, with a unit half written; then the other one, while both
+    train. Whichever is left ends by itself, and whoever started them starts both again."""
     directory = start(tmp_path / "run", CONFIG)
-    first, second = resume(directory, 2, ("never", "targets"))
-    assert second.returncode == -signal.SIGKILL, second.stderr[-2000:]
-    assert first.returncode == 42 and "another process is gone" in first.stderr.splitlines()[-1], first.stderr[-2000:]
-    assert (directory / "gen-001" / "review" / "unit-00000.json").exists()
+    for points, before in ((("simulate", "never"), "simulate/unit-00000.json"), (("never", "train"), "dataset/1.0.0")):
+        ended = resume(directory, 2, points)
+        died, left = (ended[points.index(point)] for point in sorted(points, key="never".__eq__))
+        assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+        assert left.returncode in (AGAIN, -signal.SIGABRT), left.stderr[-2000:]
+        assert (directory / "gen-001" / before).exists()
+    assert left.returncode == AGAIN and "another process is gone" in left.stderr.splitlines()[-1]
     ended = resume(directory, 2)
     assert [one.returncode for one in ended] == [0, 0], [one.stderr[-2000:] for one in ended]
-    assert ended[1].stdout == "" and f"report: {directory}" in ended[0].stdout
-    assert "Gloo" not in ended[0].stdout
+    assert ended[1].stdout == "" and f"report: {directory}" in ended[0].stdout and "Gloo" not in ended[0].stdout
     assert different(alone, directory) == []
     assert {"gen-000/model", "gen-001/model"} <= contents(alone).keys()

@@ -6,6 +6,7 @@ from etils import epath
 from tensorboardX.event_file_writer import EventFileWriter
 
 from ratchet.bootstrap.progress import Metrics, Noted, Reached, Silent, Tally, counted, timed
+from ratchet.train import goodput
 from ratchet.train.holder import holder_of, holding
 
 
@@ -65,6 +66,18 @@ def test_the_time_of_a_stage_adds_up_across_resumes(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError), timed(epath.Path(tmp_path), "review"):
         raise RuntimeError
     assert json.loads((tmp_path / "stages.json").read_text()) == {"train": 6.75, "review": 1.0}
+
+
+def test_a_stage_is_recorded_with_its_place_and_whether_it_was_whole_before(tmp_path):
+    place = epath.Path(tmp_path) / "gen-001"
+    with goodput.recording(epath.Path(tmp_path), 1.0, 2.0):
+        for stage in ("train", "review", "train"):
+            with timed(place, stage):
+                pass
+    events = [json.loads(line) for line in (tmp_path / goodput.FILE).read_text().splitlines()]
+    begun = [e for e in events if "custom_badput_event_start_time" in e]
+    stages = [(e["custom_badput_event_type"], e["place"], e.get("again", False)) for e in begun]
+    assert stages == [("train", "gen-001", False), ("review", "gen-001", False), ("train", "gen-001", True)]
 
 
 def test_silence_can_be_told_anything(capsys):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,21 +79,6 @@ def resume(directory, point):
         [sys.executable, DRIVER, directory, point], capture_output=True, text=True, timeout=1800, check=False,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
-
-
-def test_a_process_killed_without_warning_is_gone_on_with_bit_by_bit(uninterrupted, tmp_path):
-    """Both are processes of their own: this one has other devices, and so rounds otherwise."""
-    whole, directory = (as_it_was(uninterrupted, tmp_path / name, 1) for name in ("whole", "killed"))
-    for place in (whole, directory):
-        start(place, changed(CONFIG, controls__imitation=False))
-    for point in ("simulate", "train"):
-        done = resume(directory, point)
-        assert done.returncode == -signal.SIGKILL, f"{point}: {done.returncode} {done.stderr[-2000:]}"
-        assert (directory / "gen-002" / COMMITTED_BEFORE[point]).exists()
-    for place in (whole, directory):
-        done = resume(place, "never")
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert different(whole, directory) == []
 
 
 def test_finished_work_is_neither_done_nor_read_again(killed, monkeypatch):

@@ -43,7 +43,7 @@ COMMITTED = (
 RECORDS = tuple(f"gen-#/{stage}/unit-#" for stage in ("simulate", "review", "targets", "wrongthink", "corrections"))
 """Units: a file of records and its commit."""
 SHARD = "gen-#/dataset/1.0.0/dataset-train.array_record-#-of-#"
-HOW_IT_WENT = ("config.yaml", "stages.json", "metrics.jsonl", "index.html", "lock", "working.json")
+HOW_IT_WENT = ("config.yaml", "stages.json", "goodput.jsonl", "metrics.jsonl", "index.html", "lock", "working.json")
 """Files from which nothing follows, and those of TensorBoard."""
 
 

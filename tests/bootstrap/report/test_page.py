@@ -12,8 +12,8 @@ from tags import Tags, captions, plain
 from written_run import CRITERIA, METRICS, Measured, evaluation, put, swept, transcript, write_run
 
 import ratchet.bootstrap.report as report
+from ratchet.bootstrap.report.numbers import duration
 from ratchet.bootstrap.report.page import SHOWN_SETTINGS, build, share
-from ratchet.bootstrap.report.status import duration
 from ratchet.bootstrap.report.wrongthink import best
 
 NONE = {"made": 0, "passed": 0}
@@ -177,6 +177,23 @@ def test_a_run_without_an_oracle_says_who_judged_and_claims_no_truth(tmp_path, p
     assert "judged by the world's oracle, which never feeds training" in plain(page).replace("&#39;", "'")
     assert "finished" in plain(found) and "imitation" not in found
     assert len(Tags(found).tables["audit"]) == 1 and len(Tags(page).tables["audit"]) == 3
+
+
+def test_where_the_time_went_is_told_by_stage_and_by_what_was_not_useful(page):
+    """Stages are as long in the table as in their own files, and the bars come to the whole."""
+    said = plain(page[page.index('id="time"') :])
+    assert "Goodput 9" in said and "The run was killed once." in said
+    assert "lost with a process that was stopped 30.0 s" in said
+    assert "until a run that was killed went on 10.0 s" in said
+    found = {row[0]: row[1:] for row in Tags(page).tables["time"][0]}
+    assert found["train"] == ["1 min 38 s", *["1 min 22 s"] * 3, "1 min 20 s"]
+    assert found["promote"][:2] == ["–", "0.2 s"] and found["all"][0] == "1 min 52 s"
+
+
+def test_a_run_that_recorded_no_time_tells_none(tmp_path):
+    run = write_run(epath.Path(tmp_path) / "run")
+    (run / "goodput.jsonl").write_text("{torn")
+    assert 'id="time"' not in build(run).read_text()
 
 
 def test_rolled_back_generation_and_interruption_are_marked(page):

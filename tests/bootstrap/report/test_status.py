@@ -9,7 +9,8 @@ import pytest
 from etils import epath
 from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.report.status import percent, status
+from ratchet.bootstrap.report.numbers import percent
+from ratchet.bootstrap.report.status import status
 from ratchet.train.commits import Commits
 from ratchet.train.holder import LOCK, RECORD, holding
 
@@ -175,6 +176,16 @@ def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
     monkeypatch.setattr("ratchet.bootstrap.report.status.holder_of", lambda _: {"doing": doing})
     found = status(run)["outlook"]
     assert (found["stage"], found["name"], found["seconds_left"]) == (2, "review", [192.5, 192.5])
+
+
+def test_goodput_is_told_until_now_while_a_process_is_at_work(run):
+    assert status(run)["goodput"] is None
+    begun, at = {"job_start_time": time.time() - 100}, {"custom_badput_event_start_time": time.time() - 90}
+    stage = {"custom_badput_event_type": "train", "place": "gen-001"} | at
+    (run / "goodput.jsonl").write_text("".join(json.dumps(event) + "\n" for event in (begun, stage)))
+    assert status(run)["goodput"]["goodput_time"] == 0
+    with holding(run):
+        assert status(run)["goodput"]["useful"]["train"] >= 90
 
 
 def test_rates_are_shown_without_false_precision():

@@ -230,6 +230,24 @@ def write_generation(gen: epath.Path, number: int, promoted: bool, oracle: bool 
         put(gen / f"{name}.json", value)
 
 
+def write_goodput(run: epath.Path) -> None:
+    """The events of one process that did every stage one after the other, compiling for a second in each, and was
+    killed once: a little was lost."""
+    now = 1_000_000.0
+    events: list[dict] = [{"job_start_time": now}]
+    for place in sorted({path.parent for path in run.glob("*/stages.json")}):
+        for stage, seconds in json.loads((place / "stages.json").read_text()).items():
+            about = {"custom_badput_event_type": stage, "place": place.name}
+            events += [
+                about | {"custom_badput_event_start_time": now},
+                about | {"custom_badput_event_end_time": now + seconds, "compiling": min(1.0, seconds)},
+            ]
+            now += seconds
+    events += [about | {"custom_badput_event_start_time": now}, {"step_count": 20, "step_start_time": now + 30}]
+    events += [{"job_start_time": now + 40}, {"job_end_time": now + 50}]
+    (run / "goodput.jsonl").write_text("".join(json.dumps({"job_name": "verses"} | event) + "\n" for event in events))
+
+
 def write_run(run: epath.Path, arms: Sequence[str] = ("imitation",), oracle: bool = True) -> epath.Path:
     """A finished run of three generations, the second rolled back, with markup in every text that a model may write."""
     config = {"recipe": "verses", "world": "lamps", "seed": 0, "generations": 3, "base": ""}
@@ -243,6 +261,7 @@ def write_run(run: epath.Path, arms: Sequence[str] = ("imitation",), oracle: boo
     for arm in arms:
         put(run / arm / "evaluation.json", evaluation(3, arm))
         put(run / arm / "stages.json", {"train": 80.0, "evaluate": 14.0})
+    write_goodput(run)
     trained = [(0, "seed"), *((g, arm) for g in (1, 2, 3) for arm in ("loop", "lesson")), *((3, arm) for arm in arms)]
     lines = [
         {"generation": g, "arm": arm, "step": step, "loss": 0.5 + 4 / (1 + step / (40 + 20 * g)), "kl": 0.1}

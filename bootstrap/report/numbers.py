@@ -1,0 +1,50 @@
+"""Numbers of a run's files as people read them."""
+
+import math
+from typing import Any
+
+
+def value_of(metric: Any) -> float | None:
+    """The value of a metric, with or without its interval; None when absent or not a number."""
+    value = metric.get("value") if isinstance(metric, dict) else metric
+    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return float(value) if number else None
+
+
+def percent(value: Any) -> str:
+    """A rate between 0 and 1 in per cent, one decimal at most."""
+    number = value_of(value)
+    return "–" if number is None else f"{100 * number:.1f}".removesuffix(".0")
+
+
+def count(value: Any) -> str:
+    """A whole number with commas."""
+    number = value_of(value)
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def decimals(value: Any) -> str:
+    """A number with two decimals."""
+    number = value_of(value)
+    return "–" if number is None else f"{number:.2f}"
+
+
+def figure(value: Any) -> str:
+    """A number with three decimals."""
+    number = value_of(value)
+    return "–" if number is None else f"{number:.3f}"
+
+
+def measure(value: Any, unit: str) -> str:
+    """A metric's value in its unit, without naming it: rates in per cent, all else with three decimals."""
+    return percent(value) if unit == "%" else figure(value)
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as people say them."""
+    s = value_of(seconds)
+    if s is None:
+        return "–"
+    if s < 60:
+        return f"{s:.1f} s"
+    return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"

@@ -1,0 +1,48 @@
+"""`ui`: runs in a browser on this machine."""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from ratchet.launch.commands.serve import listening
+from ratchet.launch.options import UserError, described, located, needed_for, parse
+from ratchet.launch.output import quiet
+
+HOST = "127.0.0.1"
+Directories = described(tyro.conf.Positional[tuple[str, ...]], "the directories of runs", metavar="DIR [DIR ...]")
+
+
+@dataclass(frozen=True)
+class Ui:
+    """Shows runs in a browser: their reports live, generations side by side, and transcripts, which can be searched,
+    filtered and labelled. Only this machine can reach it. Of a run it changes nothing but labels.jsonl."""
+
+    directories: Directories
+    port: int = 8001
+    """0: any that is free."""
+
+
+def ui(words: list[str]) -> int:
+    asked = parse("ui", Ui, words)
+    if not asked.directories:
+        raise UserError("ui: give DIR, the directory of a run, such as runs/lessons")
+    needed_for("ui", "serve", "starlette", "uvicorn")
+    import uvicorn
+
+    from ratchet.launch.ui.app import Site
+    from ratchet.launch.ui.following import following
+
+    quiet()
+    places = [located(place) for place in asked.directories]
+    with contextlib.closing(listening("ui", HOST, asked.port)) as listener, following(places) as runs:
+        port = listener.getsockname()[1]
+        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+        print(f"http://{HOST}:{port} shows {count}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        # Without a `log_config`, which would close the handlers that libraries have set up.
+        config = uvicorn.Config(
+            Site(runs).app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(config).run([listener])
+    return 0

@@ -1,0 +1,76 @@
+"""`watch`: runs in a terminal while they go on."""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Group
+from rich.live import Live
+from rich.rule import Rule
+
+from ratchet.bootstrap.report.live import Found, Watched
+from ratchet.bootstrap.report.screen import screen
+from ratchet.launch.options import UserError, described, located, parse
+from ratchet.launch.output import make_console
+
+OVER = ("finished", "ended")
+"""What a run is when nothing more will happen to it."""
+LONGEST = 3600.0
+"""Seconds between two looks at most."""
+Directories = described(
+    tyro.conf.Positional[tuple[str, ...]], "the directories of runs, which may be yet to begin", metavar="DIR [DIR ...]"
+)
+Lines = described(bool, "print one JSON object a line at every look, for programs")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Shows runs while they go on: stage, units, rates, how busy the sampler is, acceptance by criterion, goodput, and
+    how long the rest takes. It ends with the last of the runs, or with Ctrl-C, and changes nothing."""
+
+    directories: Directories
+    every: float = 2.0
+    """Seconds between two looks."""
+    json: Lines = False
+
+
+def watch(words: list[str]) -> int:
+    asked = parse("watch", Watch, words)
+    if not asked.directories:
+        raise UserError("watch: give DIR, the directory of a run, such as runs/lessons")
+    if not 0 < asked.every <= LONGEST:
+        raise UserError(f"watch: --every is {asked.every:g}; give seconds above 0, {LONGEST:g} at most")
+    runs, console = [Watched(located(place)) for place in asked.directories], make_console()
+    with contextlib.ExitStack() as entered:
+        if asked.json:
+            show = lambda found: print(json.dumps({"time": time.time(), "runs": found}), flush=True)
+        elif console.is_terminal:
+            live = entered.enter_context(Live(console=console, auto_refresh=False))
+            show = lambda found: live.update(_shown(found), refresh=True)
+        else:
+            show = lambda found: console.print(_shown(found))
+        try:
+            _follow(runs, asked.every, show)
+        except KeyboardInterrupt:  # which is how one stops watching
+            return 128 + signal.SIGINT
+    return 0
+
+
+def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]], None]) -> None:
+    """Looks at the runs and shows what was found, until all of them are over."""
+    while True:
+        found = [run.look() for run in runs]
+        show(found)
+        if all(one["state"] in OVER for one in found):
+            return
+        time.sleep(every)
+
+
+def _shown(found: Sequence[Found]) -> Group:
+    """All runs below each other."""
+    parts = [screen(one) for one in found]
+    return Group(*(part for number, one in enumerate(parts) for part in ([Rule(style="dim")] * bool(number) + [one])))
