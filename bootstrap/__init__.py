@@ -10,6 +10,7 @@ Stages
 
 The run, and what its stages share
   run.py          what stays the same while a run goes on, and a turn of it
+  given.py        what a run reads: its world, documents, and hashes of both
   engines.py      what a run samples and scores with, by its settings
   arms.py         the training of an arm
   examples.py     what is trained on, with weights; words exchanged in sources and answer alike

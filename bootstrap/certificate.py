@@ -160,10 +160,12 @@ def _interval(share: float, correct: int, missed: int, sizes: Sequence[int], cou
 
 
 def identity(reviewer: Reviewer) -> dict[str, str]:
-    """What a certificate is bound to, as hashes: the weights that judge, and the rubric with its thresholds."""
+    """What a certificate is bound to, as hashes: the weights that judge, or the name of a judge by address, and the
+    rubric with its thresholds."""
     judges = [reviewer.params, *([reviewer.seed()] if any(c.judge == "seed" for c in reviewer.criteria) else [])]
+    far = [reviewer.far.client.model] if reviewer.far else []
     return {
-        "judge": content_id([_hash(params) for params in judges]),
+        "judge": content_id([*map(_hash, judges), *far]),
         "rubric": content_id([c.model_dump() for c in reviewer.criteria]),
     }
 

@@ -7,11 +7,11 @@ import dataclasses
 import difflib
 import json
 import types
-import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ratchet.bootstrap.teacher.settings import JudgeConfig, TeacherConfig
 from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig
 from ratchet.models import bounds
 from ratchet.models.bounds import bounded
@@ -66,23 +66,6 @@ class SimulateConfig:
     """Tasks committed together."""
     revisit: int = bounded(6, "at least 0")
     """Also return to earlier documents with fewer accepted transcripts than this; 0 never does."""
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """A server that writes transcripts in place of a model of the run, by OpenAI's web API. Its key comes from the
-    environment variable RATCHET_TEACHER_KEY."""
-
-    url: str = ""
-    """Its address up to and with /v1; empty: the run's own models write."""
-    model: str = ""
-    """Which of its models; empty: the only one that it has."""
-    generations: int = bounded(1, "at least 1")
-    """It writes so many generations; those that were grown from them write the later ones."""
-    concurrency: int = bounded(8, "at least 1")
-    """Questions under way at a time, at most; fewer while the server is busy."""
-    budget: int = bounded(0, "at least 0")
-    """Tokens, prompts included, after which nothing more is asked, but for what is under way; 0: no bound."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +209,9 @@ class Config:
     base: str = ""
     """A model to start from instead of random weights: a Hugging Face folder, a GGUF file, or smollm2. Its sizes take
     the place of `model`, but for `max_length`, and its tokenizer and chat template that of SentencePiece."""
+    wandb: str = ""
+    """A project of Weights & Biases to which the figures of training are sent as well ([wandb]); its key comes from the
+    environment variable WANDB_API_KEY."""
     seed: int = 0
     generations: int = bounded(3, "at least 1")
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
@@ -234,6 +220,7 @@ class Config:
     model: DecoderConfig = field(default_factory=DecoderConfig)
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     wrongthink: WrongthinkConfig = field(default_factory=WrongthinkConfig)
@@ -270,24 +257,25 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             c.train.columns <= part,
             f"it must be above {part}, which a prompt (model.max_length - simulate.new_tokens) or an answer may take",
         ),
+        (
+            "documents.path",
+            bool(c.documents.path) and c.world != "documents",
+            f"the world {c.world} reads none; leave it out, or set --world documents",
+        ),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
         (
             "simulate.lookups",
             bool(c.teacher.url) and c.simulate.lookups > 0,
             "a teacher by address has all passages in view and looks nothing up; set it to 0",
         ),
-        ("teacher.url", not _is_address(c.teacher.url), "give it as http://HOST:PORT/v1, without a name or a key"),
+        *(
+            (f"{s.section}.url", not s.is_address, "give it as http://HOST:PORT/v1, without a name or a key")
+            for s in (c.teacher, c.judge)
+        ),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
         ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),
     )
-
-
-def _is_address(url: str) -> bool:
-    """Whether it is the address of a web server, without a user's name or key, or none at all."""
-    parts = urllib.parse.urlsplit(url)
-    plain = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and not parts.query
-    return not url or bool(plain)
 
 
 def from_json(text: str) -> Config:
@@ -324,8 +312,9 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 MAY_GROW = ("generations", "train.columns")
 """Settings that resuming a run may raise: what was made before stays as it is."""
 MAY_CHANGE = (
+    "wandb",
     *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
-    *(f"teacher.{name}" for name in ("url", "concurrency", "budget")),
+    *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget")),
 )
 """Settings that resuming a run may change, since nothing that comes of it depends on them."""
 

@@ -15,10 +15,11 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError, changed
 from ratchet.bootstrap.forecast import FORECAST, forecast
+from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent
-from ratchet.bootstrap.run import INPUTS, Generation, Run, base_weights, prepare
+from ratchet.bootstrap.run import Generation, Run, base_weights, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -81,21 +82,23 @@ class Seed:
 
 
 def run(
-    directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False, together: Together = ALONE
-) -> None:
+    directory: epath.Path, config: Config, progress: Progress, *, foretell: bool = False, together: Together = ALONE,
+    given: Given | None = None,
+) -> None:  # fmt: skip
     """Runs the loop in `directory` from whatever is committed there to its end, as the only one that works there: one
     process, or several `together`, each of which calls this alike.
 
+    What it reads is read first, unless it is `given`.
+
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; TeacherRefused or TeacherStopped where a teacher by address does not answer; before anything is
-    written, Busy when another process works on the run, and ConfigError when the directory holds a run of other
-    settings.
+    came in a row; ServerRefused or ServerStopped where a server by address does not answer; before anything is written,
+    Busy when another process works on the run, and ConfigError when the directory holds a run of other settings.
     """
     with holding(directory, progress.line, together) as holder:
         began, _ = time.time(), jax.devices()
         found_devices = time.time()
-        r = _opened(directory, config, Noted(progress, holder), together)
+        r = _opened(directory, config, Noted(progress, holder), together, given)
         holder.meter = r.sampler.meter
         try:
             with goodput.recording(directory, began, found_devices) if together.first else nullcontext():
@@ -107,7 +110,9 @@ def run(
             r.metrics.close()
 
 
-def _opened(directory: epath.Path, config: Config, progress: Progress, together: Together) -> Run:
+def _opened(
+    directory: epath.Path, config: Config, progress: Progress, together: Together, given: Given | None
+) -> Run:
     """A run that is there or begins. Where its first beginning fails, as on a vocabulary that is too small, nothing of
     it stays, so that it can be begun otherwise in the same place."""
 
@@ -121,7 +126,7 @@ def _opened(directory: epath.Path, config: Config, progress: Progress, together:
     if differences := changed(config_files.saved(directory), config):
         raise ConfigError(f"{directory}: the run is another; {differences[0]}")
     try:
-        r = prepare(directory, config, progress, together=together)
+        r = prepare(directory, config, progress, together=together, given=given)
     except ValueError:
         for name in (config_files.KEPT, config_files.PASSED_BACK, INPUTS, COMMITS) if begins and together.first else ():
             (directory / name).unlink(missing_ok=True)
@@ -137,6 +142,7 @@ def _run(r: Run, foretell: bool) -> None:
     r.commits.write(r.directory / "plan.json", plan)
     if r.config.teacher.url:
         _ = r.teacher  # met before anything is spent on the run
+    _ = r.judge
     new = lambda: not (r.directory / FORECAST).exists() and not r.generation(0).exists()
     if foretell and r.decided("whether anything is done", new):
         _foretell(r, plan["stages"])
@@ -195,8 +201,9 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
     return found
 
 
-def extend(directory: epath.Path, config: Config) -> None:
-    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`).
+def extend(directory: epath.Path, config: Config) -> Given:
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`). Returns
+    what it reads.
 
     With more generations, what was trained for the last one alone is removed, since there will be another last one.
     With longer rows, what is still in training begins anew, with the examples that had no room. Raises ValueError,
@@ -204,14 +211,15 @@ def extend(directory: epath.Path, config: Config) -> None:
     generations or begins differently for them.
     """
     with holding(directory):
-        saved = config_files.saved(directory)
-        r = prepare(directory, config, Silent())
+        saved, given = config_files.saved(directory), given_world(config)
+        r = prepare(directory, config, Silent(), given=given)
         if config.generations > saved.generations:
             baselines.forget(r)
         if config.train.columns > saved.train.columns:
             _begin_training_anew(r)
         r.metrics.close()
         config_files.save(directory, config)
+    return given
 
 
 def _begin_training_anew(r: Run) -> None:

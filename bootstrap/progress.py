@@ -1,11 +1,12 @@
 """How a run tells what it does: progress for people, metrics for files. The loop knows only these two."""
 
 import contextlib
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorboardX
 from etils import epath
@@ -135,15 +136,20 @@ class Noted:
 
 
 class Metrics:
-    """Appends every logged step to `metrics.jsonl` and to TensorBoard. A resumed run may log a step twice, alike.
+    """Appends every logged step to `metrics.jsonl` and to TensorBoard, and sends it to a `project` of Weights & Biases,
+    with the run's `settings`, where one is named. A resumed run may log a step twice, alike.
 
-    Of processes that run together, only one is the `writer`. Into a bucket both go every UPLOADED seconds, and a kill
-    may take the newest lines.
+    Of processes that run together, only one is the `writer`. Into a bucket files go every UPLOADED seconds, and a kill
+    may take the newest lines. Raises ValueError when the library of Weights & Biases is missing, or it does not let the
+    run in.
     """
 
-    def __init__(self, directory: epath.Path, writer: bool = True):
+    def __init__(
+        self, directory: epath.Path, writer: bool = True, project: str = "", settings: Mapping[str, Any] | None = None
+    ):
         self._writer = writer
         if writer:
+            self._sent = _sending(directory, project, settings) if project else None
             self._outbox = Outbox(directory)
             self._outbox.fetch(METRICS)
             self._path = self._outbox.place / METRICS
@@ -156,9 +162,14 @@ class Metrics:
         entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        for name, value in rounded.items():
-            self._board.add_scalar(f"{arm}/gen-{generation:03d}/{name}", value, step)
+        curves = {f"{arm}/gen-{generation:03d}/{name}": value for name, value in rounded.items()}
+        for name, value in curves.items():
+            self._board.add_scalar(name, value, step)
         self._outbox.send(after=UPLOADED)
+        if self._sent:
+            of = f"{arm}/gen-{generation:03d}"
+            self._sent.define_metric(f"{of}/*", step_metric=f"{of}/step")
+            self._sent.log({**curves, f"{of}/step": step})
 
     def forget(self, arm: str) -> None:
         """Takes the steps of an arm out of `metrics.jsonl`."""
@@ -170,6 +181,29 @@ class Metrics:
         if self._writer:
             self._board.close()
             self._outbox.close()
+            if self._sent:
+                self._sent.finish()
+
+
+def _sending(directory: epath.Path, project: str, settings: Mapping[str, Any] | None) -> Any:
+    """A run of Weights & Biases, which goes on when that of the directory does."""
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ValueError("wandb: it needs the library wandb; `pip install 'ratchet[wandb]'`") from error
+    try:
+        return wandb.init(
+            project=project,
+            name=directory.name,
+            id=hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(directory),
+            config=dict(settings or {}),
+            settings=wandb.Settings(silent=True, console="off", disable_git=True),
+        )
+    except wandb.errors.Error as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"wandb: {said}; set WANDB_API_KEY, or WANDB_MODE=offline, or leave out --wandb") from error
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from flax import nnx
 from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.signals import SHARES, Measured, agreement
+from ratchet.bootstrap.teacher.judging import SURE, FarJudge, Posed
 from ratchet.bootstrap.transcript import UNREADABLE, Review, Transcript, Verdict
-from ratchet.bootstrap.worlds.world import Case, Check, Document, Step, Task
+from ratchet.bootstrap.worlds.world import Case, Check, Document, Message, Step, Task
 from ratchet.models.scorer import Question, Scorer
+from ratchet.models.wording import ANSWERS, asking, context
 
 Part = tuple[Case, Sequence[Step]]
 """A case, and those of its steps that are judged."""
@@ -25,6 +27,8 @@ Owned = tuple[tuple[str, int], Measured]
 Answers = Mapping[tuple[str, int], Sequence[Measured]]
 """All of it."""
 AGREEMENT = "agreement"
+TOO_LONG = f"{UNREADABLE}: sources and question"
+"""What a doubt begins with where a judge cannot read everything at once."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,11 @@ class Reviewer:
     """Where the world cuts an answer."""
     interruption: str
     room: int
-    """Tokens of a prompt at most."""
+    """Tokens at most of what a judge reads, and of an answer after what it was asked."""
     seed: Callable[[], nnx.State]
     """Gives the weights of the judge `seed`."""
+    far: FarJudge | None = None
+    """A judge by address, which answers all model criteria; None: the judges that they name."""
 
     def review(
         self,
@@ -142,13 +148,28 @@ class Reviewer:
         criteria: Sequence[Criterion] | None = None,
         reached: Callable[[float], None] = lambda share: None,
     ) -> Answers:
-        """What the judges of model criteria say, and how likely what was said is; asked together, they share
-        contexts."""
+        """What the judges of model criteria say, and how likely what was said is; asked together, they share contexts.
+        Sources that are too long to be read beside a question are read in halves, and so on."""
         chosen = self.criteria if criteria is None else criteria
+        found = self._ask_at_once(parts, chosen, reached)
+        for c in chosen:
+            long = [n for n in range(len(parts)) if any(m.doubt.startswith(TOO_LONG) for m in found.get((c.id, n), ()))]
+            long = [n for n in long if len(parts[n][0].passages) > 1]
+            halves = self._ask([half for n in long for half in _halves(parts[n])], [c]) if long else {}
+            for place, n in enumerate(long):
+                of_both = zip(halves[c.id, 2 * place], halves[c.id, 2 * place + 1], strict=True)
+                found[c.id, n] = [_over_sources(c, both) for both in of_both]
+        return found
+
+    def _ask_at_once(
+        self, parts: Sequence[Part], chosen: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> dict[tuple[str, int], list[Measured]]:
+        """The same, but for what is too long, of which there is only that doubt."""
         found: dict[tuple[str, int], list[Measured]] = {}
-        jobs = []
+        afar = [c for c in chosen if c.kind == "model" and self.far]
+        jobs = [("self", self._from_afar, afar)] if afar else []
         for judge in dict.fromkeys(c.judge for c in chosen):
-            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT]
+            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT and c not in afar]
             asking = (
                 (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
                 (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
@@ -166,33 +187,60 @@ class Reviewer:
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
         """What a judge answers to the questions of model criteria."""
-        prompts, owners = [], []
-        for c in criteria:
-            for number, (case, steps) in enumerate(parts):
-                for question, about in questions(c, case, steps):
-                    prompts.append(self.prompt(c, question, [p.text for p in case.passages], case.task))
-                    owners.append((c.id, number, about))
-        answers_N2 = self.scorer(params, prompts, self.tokenizer.verdicts, reached) if prompts else ()
-        for (name, number, about), (yes, no) in zip(owners, answers_N2, strict=True):
-            yield (name, number), _yes(float(yes), float(no), about)
+        asked, owners = [], []
+        for c, number, _, prompt, about in self._prompts(parts, criteria):
+            doubt = self._too_long(sum(map(len, prompt)))
+            asked += [] if doubt else [prompt]
+            owners.append((c.id, number, about, doubt))
+        answers_N2 = iter(self.scorer(params, asked, self.tokenizer.verdicts, reached) if asked else ())
+        for name, number, about, doubt in owners:
+            yield (name, number), doubt or _yes(*map(float, next(answers_N2)), about)
 
     def _in_words(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
         """What a judge answers by the labels of model criteria."""
         asked, owners = [], []
-        for c in criteria:
+        for c, number, _, prompt, about in self._prompts(parts, criteria):
             words = [self.tokenizer.spoken(label) for label in c.labels]
-            for number, (case, steps) in enumerate(parts):
-                for question, about in questions(c, case, steps):
-                    prompt = self.prompt(c, question, [p.text for p in case.passages], case.task)
-                    asked += [((*prompt[0], *prompt[1]), word) for word in words]
-                    owners.append((c, number, about))
+            doubt = self._too_long(sum(map(len, prompt)) + max(map(len, words)))
+            asked += [] if doubt else [((*prompt[0], *prompt[1]), word) for word in words]
+            owners.append((c, number, about, doubt))
         given = iter(self.scorer.log_likelihoods(params, asked, reached) if asked else ())
-        for c, number, about in owners:
-            of = {label: math.exp(float(next(given).sum())) for label in c.labels}
-            passing = sum(of[label] for label in c.passing_labels)
-            yield (c.id, number), _yes(passing, sum(of.values()) - passing, about, c.labels)
+        for c, number, about, doubt in owners:
+            of = {} if doubt else {label: math.exp(float(next(given).sum())) for label in c.labels}
+            passing = sum(share for label, share in of.items() if label in c.passing_labels)
+            yield (c.id, number), doubt or _yes(passing, sum(of.values()) - passing, about, c.labels)
+
+    def _from_afar(
+        self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
+    ) -> Iterator[Owned]:
+        """What the judge by address answers to the questions of model criteria, whatever judge they name."""
+        asked, owners = [], []
+        for c, number, (texts, messages, question), prompt, about in self._prompts(parts, criteria):
+            words, passing = (c.labels, c.passing_labels) if c.labels else (ANSWERS, ANSWERS[:1])
+            doubt = self._too_long(sum(map(len, prompt)))
+            asked += [] if doubt else [Posed(context(texts, messages) + asking(question, c.labels), words, passing)]
+            owners.append((c, number, about, doubt))
+        answers = iter(self.far(asked, reached) if asked else ())
+        for c, number, about, doubt in owners:
+            yield (c.id, number), doubt or _yes(*next(answers), about, c.labels or ("yes", "no"))
+
+    def _prompts(self, parts: Sequence[Part], criteria: Sequence[Criterion]) -> Iterator[tuple]:
+        """(criterion, number of the case, its question with what is shown, both in tokens, the words it is about) of
+        all that a judge is asked."""
+        for c in criteria:
+            for number, (case, steps) in enumerate(parts):
+                texts = [p.text for p in case.passages]
+                for question, about in questions(c, case, steps):
+                    shown = *_shown(c, texts, case.task), question
+                    yield c, number, shown, self.prompt(c, question, texts, case.task), about
+
+    def _too_long(self, tokens: int) -> Measured | None:
+        """The doubt about what a judge has no room to read: nothing of it is cut."""
+        if tokens <= self.room:
+            return None
+        return Measured(0.0, f"{TOO_LONG} take {tokens} tokens, and a judge reads {self.room}")
 
     def _how_likely(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
@@ -206,18 +254,20 @@ class Reviewer:
                     views = [case.passages, ()][: 1 + (c.id == "gain")]
                     given = [self._said(self._asked(case.task, view, prompts), case, step) for view in views]
                     if given[0][1]:
-                        asked += given
-                        owners.append((c, number, case.text[step.start : step.end], len(given)))
+                        doubt = self._too_long(sum(map(len, given[0])))
+                        asked += [] if doubt else given
+                        owners.append((c, number, case.text[step.start : step.end], len(given), doubt))
         found = self.scorer.log_likelihoods(params, asked, reached) if asked else ()
         means = iter([float(found_N.mean()) for found_N in found])
-        for c, number, about, count in owners:
-            yield (c.id, number), _nats(c, next(means) - sum(next(means) for _ in range(count - 1)), about)
+        for c, number, about, count, doubt in owners:
+            nats = 0.0 if doubt else next(means) - sum(next(means) for _ in range(count - 1))
+            yield (c.id, number), doubt or _nats(c, nats, about)
 
     def _asked(self, task: Task, view: Sequence[Document], known: dict[tuple, list[int]]) -> list[int]:
         """A task in tokens with passages in view, from those that are `known`."""
         key = (task.id, *(p.id for p in view))
         if key not in known:
-            known[key] = self.tokenizer.render(task.messages, passages=[p.text for p in view], room=self.room)
+            known[key] = self.tokenizer.render(task.messages, passages=[p.text for p in view])
         return known[key]
 
     def _said(self, prompt: Sequence[int], case: Case, step: Step) -> Question:
@@ -232,13 +282,35 @@ class Reviewer:
     def prompt(
         self, criterion: Criterion, question: str, passages: Sequence[str], task: Task
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(context, question) in tokens; the next token is the verdict. Passages are cut to fit."""
-        shown = passages if "passages" in criterion.show else ()
-        messages = task.messages[-1:] if "question" in criterion.show else ()
-        context, asked = self.tokenizer.ask(
-            question, passages=shown, messages=messages, words=criterion.labels, room=self.room
-        )
-        return tuple(context), tuple(asked)
+        """(context, question) in tokens; the next token is the verdict."""
+        shown, messages = _shown(criterion, passages, task)
+        before, asked = self.tokenizer.ask(question, passages=shown, messages=messages, words=criterion.labels)
+        return tuple(before), tuple(asked)
+
+
+def _shown(criterion: Criterion, passages: Sequence[str], task: Task) -> tuple[Sequence[str], Sequence[Message]]:
+    """The passages and messages that a criterion shows beside its question."""
+    return (
+        passages if "passages" in criterion.show else (),
+        task.messages[-1:] if "question" in criterion.show else (),
+    )
+
+
+def _halves(part: Part) -> tuple[Part, Part]:
+    """A part with the first half of its sources in view, and with the second."""
+    case, steps = part
+    middle = len(case.passages) // 2
+    first, second = case.passages[:middle], case.passages[middle:]
+    return (replace(case, passages=first), steps), (replace(case, passages=second), steps)
+
+
+def _over_sources(criterion: Criterion, measured: Sequence[Measured]) -> Measured:
+    """What was measured with some sources in view, and with others, as one: any of them may do, or all must."""
+    readable = [m for m in measured if not m.doubt.startswith(UNREADABLE)]
+    if criterion.sources == "all" or not readable:
+        unreadable = [m for m in measured if m not in readable]
+        return unreadable[0] if unreadable else min(measured, key=lambda m: m.score)
+    return max(readable, key=lambda m: m.score)
 
 
 def _others(t: Transcript, beside: Sequence[Transcript]) -> tuple[str, ...]:
@@ -267,7 +339,7 @@ def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[t
 
 def _yes(yes: float, no: float, about: str, answers: Sequence[str] = ("yes", "no")) -> Measured:
     """P(yes) among yes and no, or what stands for them, if all answers together are likely."""
-    if not yes + no >= 0.5:  # which holds of NaN as well
+    if not yes + no >= SURE:  # which holds of NaN as well
         return Measured(0.0, f"{UNREADABLE}: {' and '.join(answers)} together have probability {yes + no:.2f}")
     return Measured(yes / (yes + no), f"doubts: {about}")
 

@@ -48,6 +48,9 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     `advisory` one is measured and decides nothing, and so is one whose say is to be `earned`, until calibration finds
     it better than chance. `limit` is a number that a check takes.
 
+    Sources that are too long for a judge are shown to it in parts: what `any` of them lets pass then passes, or only
+    what `all` do.
+
     A judge answers yes or no or, given `labels`, by one of these words; it passes what it answers by one of
     `passing_labels`. `examples` stand before its question. `tags` are for people: the report shows them.
     """
@@ -57,6 +60,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     question: str
     of: Literal["form", "step", "answer"] = "answer"
     show: tuple[Literal["passages", "question"], ...] = ()
+    sources: Literal["any", "all"] = "any"
     judge: Literal["self", "seed"] = "self"
     standing: Literal["required", "always", "earned", "advisory"] = "required"
     threshold: float = pydantic.Field(default_factory=lambda given: USUAL_THRESHOLDS.get(given.get("id"), 0.5))

@@ -11,9 +11,8 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import engines
-from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.documents.account import Account
-from ratchet.bootstrap.documents.reading import Found, read
+from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.given import Given, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
@@ -23,12 +22,12 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer, longest_passage
-from ratchet.bootstrap.teacher.afar import Afar, meet
+from ratchet.bootstrap.teacher.afar import Afar, meet_teacher
 from ratchet.bootstrap.teacher.client import Client
+from ratchet.bootstrap.teacher.judging import FarJudge, meet_judge
 from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import make_tokenizer
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
-from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
 from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
@@ -43,8 +42,6 @@ from ratchet.train.together import ALONE, Together
 from ratchet.train.trainer import mean_loss
 
 TOKENIZER = "tokenizer"
-INPUTS = "inputs.json"
-"""Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,9 @@ class Run:
             self.world.checks,
             self.world.steps,
             self.config.wrongthink.interruption,
-            self.config.model.max_length - self.config.simulate.new_tokens,
+            self.config.model.max_length,
             lambda: self.seed_weights,
+            self.judge,
         )
 
     def material(self, number: int) -> Material:
@@ -180,7 +178,14 @@ class Run:
     @cached_property
     def teacher(self) -> Client:
         """The teacher by address, which is probed when it is first needed in a run's life."""
-        return meet(self.directory, self.config, self.progress, self.together)
+        return meet_teacher(self.directory, self.config, self.progress, self.together)
+
+    @cached_property
+    def judge(self) -> FarJudge | None:
+        """The judge by address, probed like the teacher; None: the judges that the rubric names answer."""
+        if not self.config.judge.url:
+            return None
+        return meet_judge(self.directory, self.config, self.progress, self.together)
 
     def weights(self, number: int) -> nnx.State:
         """The weights of a trained generation."""
@@ -276,11 +281,15 @@ class Generation:
         return self.run.seed(self.number, *parts)
 
 
-def check(config: Config) -> None:
-    """Raises ValueError for what a run would stumble over: world, rubric, mesh, model, documents, a tokenizer in which
-    no tool can be called, questions beside which no passage fits, or a teacher by address that is not there."""
-    world, _ = _world(config)
-    load_rubric(config.review.rubric, world)
+def check(config: Config) -> Given:
+    """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
+    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher or
+    judge by address that is not there."""
+    given = given_world(config)
+    world = given.world
+    rubric = load_rubric(config.review.rubric, world)
+    if config.judge.url and not any(c.kind == "model" for c in rubric):
+        raise ValueError("judge.url: no criterion of the rubric asks a model; leave it out, or add one")
     _kinds(world)
     engines.sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
@@ -296,14 +305,17 @@ def check(config: Config) -> None:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
-    if config.teacher.url:
-        find_model(Client(config.teacher, config.teacher.model, epath.Path()))
+    for asked in (config.teacher, config.judge):
+        if asked.url:
+            find_model(Client(asked, asked.model, epath.Path()))
+    return given
 
 
 def prepare(
-    directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True, together: Together = ALONE
-) -> Run:
-    """Reads or makes world, tokenizer and model definition. Cheap enough to repeat on every resume.
+    directory: epath.Path, config: Config, progress: Progress, *, writes: bool = True, together: Together = ALONE,
+    given: Given | None = None,
+) -> Run:  # fmt: skip
+    """Reads or makes world, tokenizer and model definition; a world that is `given` is not read again.
 
     A run that is looked at while another process may be at work on it is one that never `writes` there. Raises, before
     anything is written, AlteredError when a file is not what was committed; ValueError when the documents or the rubric
@@ -313,9 +325,9 @@ def prepare(
     together.decided("what was committed", commits.check)
     if not writes and not any(directory.glob("gen-*")):
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
-    world, account = _world(config)
+    world, account = given or given_world(config)
     rubric = load_rubric(config.review.rubric, world)
-    _check_inputs(directory, commits, world, rubric, writes)
+    check_inputs(directory, commits, world, rubric, writes)
     if account and writes:
         together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)
@@ -327,11 +339,12 @@ def prepare(
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = engines.sampler(config, graphdef, mesh, unused), engines.scorer(config, graphdef, mesh, unused)
-    tools, metrics = Toolbox(world.tools), Metrics(directory, together.first) if writes else None
+    tools = Toolbox(world.tools)
+    metrics = Metrics(directory, together.first, config.wandb, flat(config)) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
-    given = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
-    return Run(*given, kinds, longest, together)
+    made = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
+    return Run(*made, kinds, longest, together)
 
 
 def _kinds(world: World) -> Kinds | None:
@@ -346,20 +359,6 @@ def _mesh(directory: epath.Path, config: Config) -> jax.sharding.Mesh:
     except ValueError as error:
         reason = str(error).rpartition("; ")[0]
         raise ValueError(f"{directory}: {reason}; go on where it was begun, or start a new run here") from error
-
-
-def _world(config: Config) -> tuple[World, Account | None]:
-    """The world, and an account of what was read for it; None where nothing was."""
-    accounts: list[Account] = []
-
-    def reading(of: DocumentsConfig) -> Found:
-        found = read(of)
-        accounts.append(found.account)
-        return found
-
-    settings = (config.documents, config.lessons, config.arithmetic)
-    world = load(config.world, settings, config.seed, config.generations, reading)
-    return world, accounts[-1] if accounts else None
 
 
 def _asked(world: World) -> Iterator[Task]:
@@ -381,32 +380,6 @@ def _make_tokenizer(
     with whole(folder) as fresh:
         make_tokenizer(fresh, config, world, rubric)
         commits.adopt(folder, fresh.iterdir())
-
-
-def _check_inputs(
-    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
-) -> None:
-    """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
-    goes on for more generations reads more slices, and the earlier ones must be what they were."""
-    parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
-    now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
-    now["kinds of tasks"] = content_id(world.kinds, world.per_document)
-    now["rubric"] = content_id([c.model_dump() for c in rubric])
-    now |= {
-        f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
-        for n, m in enumerate(world.slices, 1)
-    }
-    now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
-    path = directory / INPUTS
-    about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
-    began = commits.read(path) if commits.has(path) else {"about": about}
-    if different := [name for name in now if name in began and now[name] != began[name]]:
-        what = f"documents ({different[0]})" if different[0] in parts else different[0]
-        raise ValueError(
-            f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
-        )
-    if writes:
-        commits.write(path, dict(sorted((began | now).items())))
 
 
 def with_base(config: Config) -> Config:

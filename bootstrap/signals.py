@@ -7,7 +7,6 @@ The numbers say little by themselves: calibration finds from which on an answer 
 import functools
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,11 +14,11 @@ from bm25s.stopwords import STOPWORDS_EN
 
 from ratchet.bootstrap.retrieval import UNSPACED
 from ratchet.bootstrap.transcript import UNREADABLE
+from ratchet.bootstrap.worlds.answers import f1, plain
 from ratchet.bootstrap.worlds.world import Document
 
 SAME = 0.5
-"""Two answers whose words have at least this F1 say the same."""
-_ARTICLES = ("a", "an", "the")
+"""Two answers whose words have at least this F1 (`worlds.answers`) say the same."""
 _PART = re.compile(f"[{UNSPACED}]+|[^\\s{UNSPACED}]+")
 
 
@@ -37,9 +36,7 @@ def words(text: str) -> tuple[str, ...]:
 
     Of a script that is written without spaces, these are its pairs of letters.
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    kinds = ((letter, unicodedata.category(letter)) for letter in plain)
-    spaced = "".join(letter if kind[0] in "LNM" else "" if kind == "Cf" else " " for letter, kind in kinds)
+    spaced = "".join(letter if unicodedata.category(letter)[0] in "LNM" else " " for letter in plain(text))
     return tuple(word for part in _PART.findall(spaced) for word in _words_of(part))
 
 
@@ -69,15 +66,8 @@ def agreement(text: str, others: Sequence[str]) -> Measured:
     """The share of other answers to the same task that say the same."""
     if not others:
         return Measured(0.0, f"{UNREADABLE}: there is no other answer to compare it with")
-    same = sum(_f1(text, other) >= SAME for other in others)
+    same = sum(f1(text, [other]) >= SAME for other in others)
     return Measured(same / len(others), f"{same} of {len(others)} other answers say the same")
-
-
-def _f1(a: str, b: str) -> float:
-    """F1 of two texts' words, articles apart, as SQuAD's evaluation counts it (arXiv 1606.05250)."""
-    counts = [Counter(w for w in words(text) if w not in _ARTICLES) for text in (a, b)]
-    common, total = (counts[0] & counts[1]).total(), counts[0].total() + counts[1].total()
-    return 2 * common / total if total else 0.0
 
 
 SHARES: dict[str, Callable[[str, Sequence[Document]], Measured]] = {"grounded": grounded, "verbatim": verbatim}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from ratchet.bootstrap import loop
-from ratchet.bootstrap.teacher.client import TeacherStopped
+from ratchet.bootstrap.teacher.client import ServerStopped
 from ratchet.launch.commands import labels, look, measure, models, preview, serve, start, submit, ui, watch
 from ratchet.launch.options import HELP, UserError
 from ratchet.launch.output import speak_plainly
@@ -21,9 +21,9 @@ from ratchet.train.together import PeerFailed, PeerGone
 from ratchet.train.trainer import TrainingDiverged
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
-    "run": (start.run, "RECIPE [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
+    "run": (start.run, "RECIPE [FOLDER] [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
     "preview": (
-        preview.preview, "RECIPE|DIR [--tasks N] [--SETTING VALUE ...]",
+        preview.preview, "RECIPE [FOLDER]|DIR [--tasks N] [--SETTING VALUE ...]",
         "a few tasks through simulate and review, with verdicts; writes nothing",
     ),
     "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
     except (
-        loop.RunEnded, TrainingDiverged, TeacherStopped, start.DiskFull, start.OutOfMemory, start.BucketFailed,
+        loop.RunEnded, TrainingDiverged, ServerStopped, start.DiskFull, start.OutOfMemory, start.BucketFailed,
     ) as ended:  # fmt: skip
         _say(str(ended))
         return 1

@@ -6,10 +6,11 @@ import difflib
 import importlib.util
 import io
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from etils import epath
@@ -24,6 +25,7 @@ from ratchet.train.buckets import reach
 
 HELP = ("-h", "--help")
 Asked = TypeVar("Asked")
+_OPTION = re.compile(r"--\w|-[a-zA-Z]$")
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 
 
@@ -95,15 +97,17 @@ def located(place: str) -> epath.Path:
 def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
     """The words of a command that begins from a recipe or a file of settings, as a `kind` with the field `config`.
 
-    Options win over the file, and the file over the recipe. With `--base`, settings that nobody gave are those that
+    Options win over the file, and the file over the recipe. Of the world of documents, the word after the recipe is
+    the place that they are read from. With `--base`, settings that nobody gave are those that
     fit trained weights in place of the recipe's, which are for random ones.
     """
     origin = _origin(command, kind, words)
     usual = origin.recipe.config
-    asked = parse(command, kind, origin.options, kind(origin.over(usual)), usual.recipe)
+    named = f"{usual.recipe} FOLDER" if usual.world == "documents" else usual.recipe
+    asked = parse(command, kind, origin.options, kind(origin.over(usual)), named)
     if asked.config.base:
         usual = fitted(usual, asked.config.train.lora)
-        asked = parse(command, kind, origin.options, kind(origin.over(usual)), usual.recipe)
+        asked = parse(command, kind, origin.options, kind(origin.over(usual)), named)
     if asked.config.recipe != usual.recipe:
         raise UserError(f"{command}: give the recipe without --recipe, as in `ratchet {command} tiny`")
     return asked
@@ -126,21 +130,27 @@ class _Origin(NamedTuple):
 
 
 def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
-    """The recipe is named in the words or in the file."""
-    named, rest, given = first_word(kind, words), list(words), {}
-    if named:
-        rest.remove(named)
+    """The recipe is named in the words or in the file; what is to be read may stand after it."""
+    places, given = _loose(kind, words), {}
+    own, rest = [words[n] for n in places], [word for n, word in enumerate(words) if n not in places]
     if path := value_of("--config", rest):
         given = config_files.read(epath.Path(path))
-        written = given.pop("recipe", named or "documents")
-        if named and named != written:
-            raise UserError(f"{command}: {path} is of the recipe {written}; leave out {named}")
-        named = str(written)
+        written = str(given.pop("recipe", "" if own else "documents"))
+        if written and own[:1] != [written]:
+            if own and own[0] in RECIPES:
+                raise UserError(f"{command}: {path} is of the recipe {written}; leave out {own[0]}")
+            own.insert(0, written)
+    named, *others = own or [""]
     if named not in RECIPES:
         _no_recipe(command, named, asks_for_help(words))
+    world = value_of("--world", rest) or given.get("world", RECIPES[named].config.world)
+    if others and world == "documents":
+        if value_of("--documents.path", rest):
+            raise UserError(f"{command}: {others[0]} and --documents.path both say what to read; leave out one")
+        rest.append(f"--documents.path={others.pop(0)}")
     # What stands beside the settings, such as `out`, is given to tyro as an option that others overrule.
     beside = {f.name for f in dataclasses.fields(kind) if f.name != "json"} & given.keys()
-    options = [*(f"--{name}={given.pop(name)}" for name in sorted(beside)), *rest]
+    options = [*(f"--{name}={given.pop(name)}" for name in sorted(beside)), *rest, *others]
     return _Origin(RECIPES[named], path, given, options)
 
 
@@ -151,6 +161,8 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
     listed = "\n".join(textwrap.fill(line, 80, subsequent_indent=" " * 14) for line in lines)
     if not wants_help:
         said = f"there is no recipe {named!r}" if named else f"give a recipe, as in `ratchet {command} tiny`"
+        if named and epath.Path(named).exists():
+            said += f" (`ratchet {command} documents {named}` reads what is there)"
         raise UserError(f"{command}: {said}; there are\n{listed}")
     print(f"usage: ratchet {command} RECIPE [--config FILE] [--SETTING VALUE ...]\n\n{listed}\n")
     print(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it.")
@@ -160,15 +172,23 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
 def first_word(kind: type, words: Sequence[str]) -> str:
     """The first word that is neither an option of a command nor the value of one, "" where there is none. Raises
     UserError for an option that is unknown, unless help is asked for."""
+    return next((words[place] for place in _loose(kind, words)), "")
+
+
+def _loose(kind: type, words: Sequence[str]) -> list[int]:
+    """The places of the words that are neither options of a command nor values of one."""
     if not asks_for_help(words):
         _refuse_unknown(kind, words)
-    options, left = _options(kind), iter(words)
-    for word in left:
-        if not word.startswith("-"):
-            return word
-        if "=" not in word and word not in HELP and not options.get(_unnegated(_name(word)), False):
-            next(left, None)
-    return ""
+    options, found, taken = _options(kind), [], 0.0
+    for place, word in enumerate(words):
+        if _OPTION.match(word):
+            alone = word in HELP or "=" in word or options.get(_unnegated(_name(word))) == 0
+            taken = 0 if alone else options.get(_name(word), 1)
+        elif taken:
+            taken -= 1
+        else:
+            found.append(place)
+    return found
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
@@ -181,15 +201,17 @@ def value_of(option: str, words: Sequence[str]) -> str:
     return next((value for name, value in reversed(list(itertools.pairwise(spelled))) if name == option), "")
 
 
-def _options(kind: type, prefix: str = "", nested: bool = False) -> dict[str, bool]:
-    """The options of a command by name, as `train.seed-steps`, and whether each is a flag."""
+def _options(kind: type, prefix: str = "", nested: bool = False) -> dict[str, float]:
+    """The options of a command by name, as `train.seed-steps`, and how many words each takes: none, one, or all up to
+    the next option (infinity)."""
     found, hints, described_as = {}, get_type_hints(kind), get_type_hints(kind, include_extras=True)
     for name, hint in hints.items():
         if dataclasses.is_dataclass(hint):
             found |= _options(hint, f"{prefix}{name}." if nested else "", True)
         elif _POSITIONAL not in getattr(described_as[name], "__metadata__", ()):
             name = "config" if name == "file" and not nested else name
-            found[(prefix + name).replace("_", "-")] = hint is bool
+            many = get_origin(hint) is tuple
+            found[(prefix + name).replace("_", "-")] = math.inf if many else float(hint is not bool)
     return found
 
 
@@ -197,7 +219,7 @@ def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
     options = _options(kind)
     for word in words:
         name = _name(word)
-        if re.match(r"--\w|-[a-zA-Z]$", word) and name not in options and not options.get(_unnegated(name), False):
+        if _OPTION.match(word) and name not in options and options.get(_unnegated(name)) != 0:
             close = difflib.get_close_matches(name, [n for n in options if "." not in n], n=1)
             if not close and any("." in n for n in options):
                 close = [nearest(name.replace("-", "_")).replace("_", "-")]

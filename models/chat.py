@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from ratchet.models.settings import ChatSettings
 from ratchet.models.template import Rendered, Template
 from ratchet.models.turns import HERE, PROBE, THERE, Turns, answer, call, message, parsed
 from ratchet.models.vocabulary import MARKS, Token, Vocabulary
-from ratchet.models.wording import ANSWERS, INDENT, WORDING, indented, numbered, told
+from ratchet.models.wording import ANSWERS, WORDING, asking, context, numbered
 
 _ARGUMENTS_WRITTEN = re.compile(rf'\{{\s*"{PROBE}"\s*:\s*"{PROBE}"\s*\}}')
 _TOOL = {"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}
@@ -170,21 +170,13 @@ class ChatTokenizer:
         *,
         passages: Sequence[str] = (),
         tools: Sequence[Mapping] = (),
-        room: int | None = None,
     ) -> list[int]:
-        """Passages, messages and an open assistant's turn. Passages are cut from their end so that the whole fits into
-        `room` ids; messages that do not fit by themselves are given whole, without passages.
-
-        Raises FolderError when the template refuses the messages.
-        """
+        """Passages, messages and an open assistant's turn. Raises FolderError when the template refuses the
+        messages."""
         if messages and messages[0]["role"] == "system" and self._first_role == "user":
             messages = self._after(messages[0]["content"], messages[1:])
-
-        def with_sources(sources: str) -> list[int]:
-            given = self._after(sources, messages) if sources else messages
-            return self._ids(self._prompt(self._taken(given), tools))
-
-        return self._fitted(with_sources, numbered(passages), room)
+        given = self._after(numbered(passages), messages) if passages else messages
+        return self._ids(self._prompt(self._taken(given), tools))
 
     def ask(
         self,
@@ -193,28 +185,13 @@ class ChatTokenizer:
         passages: Sequence[str] = (),
         messages: Sequence[Mapping] = (),
         words: Sequence[str] = (),
-        room: int | None = None,
     ) -> tuple[list[int], list[int]]:
         """(context, question) in ids: a question about passages and messages, of which the next token is one of
         `verdicts`, or what is `spoken` next one of `words`. The whole is one user's message, in which every line of
-        what is asked about is indented: none can be taken for a heading, or for another question.
-
-        Passages are cut so that both fit into `room` ids. The context is the same for every question, however long
-        without `room`, else of up to a quarter of it: this much is kept free for one.
+        what is asked about is indented. The context is the same for every question.
         """
-        wording = WORDING["words"].format(words=", ".join(words)) if words else WORDING["verdict"]
-        asked = self._vocabulary.hide(WORDING["question"].format(question=indented(question)) + wording)
-        ids, _ = self._until(asked + self._turn[1], [*words, *ANSWERS][0])
-        earlier = "".join(f"{told(message)}\n\n" for message in messages)
-        conversation = f"{WORDING['conversation']}\n\n{earlier}" if earlier else ""
-
-        def context(sources: str) -> list[int]:
-            shown = f"{sources}\n\n{conversation}" if sources else conversation
-            return self._ids(self._turn[0] + self._vocabulary.hide(shown))
-
-        left = None if room is None else room - max(len(ids), room // 4)
-        shown = [f"{INDENT}{indented(text)}" for text in passages]
-        return self._fitted(context, numbered(shown), left), ids
+        ids, _ = self._until(self._vocabulary.hide(asking(question, words)) + self._turn[1], [*words, *ANSWERS][0])
+        return self._ids(self._turn[0] + self._vocabulary.hide(context(passages, messages))), ids
 
     def spoken(self, word: str) -> tuple[int, ...]:
         """The ids of a word that an assistant's turn begins with."""
@@ -285,16 +262,6 @@ class ChatTokenizer:
         if messages and messages[0]["role"] == self._first_role:
             return [{**messages[0], "content": f"{text}\n\n{messages[0]['content']}"}, *messages[1:]]
         return [message(self._first_role, text), *messages]
-
-    def _fitted(self, make: Callable[[str], list[int]], sources: str, room: int | None) -> list[int]:
-        """The ids that `make` gives for as much of the beginning of `sources` as fits into `room` of them."""
-        ids = make(sources)
-        while sources and room is not None and len(ids) > room:
-            ends = [token.end for token in self._vocabulary.tokens(self._vocabulary.hide(sources), within=True)]
-            kept = len(ends) - (len(ids) - room)
-            sources = sources[: min(ends[kept - 1], len(sources) - 1)] if kept > 0 else ""
-            ids = make(sources)
-        return ids
 
     def _until(self, text: str, word: str) -> tuple[list[int], int]:
         """The ids of a text before a word that ends it, and the id that the word begins with."""

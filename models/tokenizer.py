@@ -130,14 +130,11 @@ class Tokenizer:
         *,
         passages: Sequence[str] = (),
         tools: Sequence[Mapping] = (),
-        room: int | None = None,
     ) -> list[int]:
-        """Passages, messages and an open assistant's turn. Passages are cut from their end so that the whole fits into
-        `room` ids; messages that do not fit by themselves are given whole. Tools are not described: a model from
-        scratch learns from demonstrations what it may call."""
+        """Passages, messages and an open assistant's turn. Tools are not described: a model from scratch learns from
+        demonstrations what it may call."""
         turns = [token for message in messages for token in self._turn(message)]
-        chat = [*turns, self._control["assistant"]]
-        return [*self._sources(passages, None if room is None else room - len(chat)), *chat]
+        return [*self._sources(passages), *turns, self._control["assistant"]]
 
     def ask(
         self,
@@ -146,16 +143,14 @@ class Tokenizer:
         passages: Sequence[str] = (),
         messages: Sequence[Mapping] = (),
         words: Sequence[str] = (),
-        room: int | None = None,
     ) -> tuple[list[int], list[int]]:
         """(context, question) in ids: a question about passages and messages, of which the next token is one of
         `verdicts`. Other `words` to answer by are not told: a model from scratch learns them from demonstrations.
 
-        The context is the same for every question, unless passages are cut so that both fit into `room` ids.
+        The context is the same for every question.
         """
-        asked = [self._control["ask"], *self.encode(question)]
         told = [token for message in messages for token in self._turn(message)]
-        return [*self._sources(passages, None if room is None else room - len(asked) - len(told)), *told], asked[:room]
+        return [*self._sources(passages), *told], [self._control["ask"], *self.encode(question)]
 
     def spoken(self, word: str) -> tuple[int, ...]:
         """The ids of a word that answers a question."""
@@ -187,9 +182,8 @@ class Tokenizer:
         called = [token for c in calls for token in (*self.calls(c["name"]), *self.encode(c["arguments"]))]
         return [self._control[message["role"]], *self.encode(message.get("content") or ""), *called, self.end]
 
-    def _sources(self, passages: Sequence[str], room: int | None) -> list[int]:
-        sources = [token for text in passages for token in self.document(text)]
-        return sources if room is None else sources[: max(0, room)]
+    def _sources(self, passages: Sequence[str]) -> list[int]:
+        return [token for text in passages for token in self.document(text)]
 
 
 def load(directory: epath.Path) -> Tokenizer | ChatTokenizer:

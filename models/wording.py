@@ -15,6 +15,20 @@ ANSWERS = ("Yes", "No")
 INDENT = "  "
 
 
+def context(passages: Sequence[str], messages: Sequence[Mapping[str, Any]]) -> str:
+    """Passages and a conversation that a question follows. Their lines are indented, so that none can be taken for a
+    heading, or for another question."""
+    sources = numbered([f"{INDENT}{indented(text)}" for text in passages])
+    earlier = "\n\n".join([WORDING["conversation"], *map(told, messages)]) if messages else ""
+    return "".join(f"{part}\n\n" for part in (sources, earlier) if part)
+
+
+def asking(question: str, words: Sequence[str]) -> str:
+    """A question to answer by yes or no or, where `words` are given, by one of them."""
+    answer = WORDING["words"].format(words=", ".join(words)) if words else WORDING["verdict"]
+    return WORDING["question"].format(question=indented(question)) + answer
+
+
 def numbered(passages: Sequence[str]) -> str:
     """Passages by number, after a line that says what they are; "" without any."""
     shown = [WORDING["source"].format(number=n, text=text) for n, text in enumerate(passages, 1)]

@@ -16,7 +16,7 @@ from little import answer, create, deeds_of
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
-from ratchet.bootstrap import config_files, loop, run
+from ratchet.bootstrap import config_files, given, loop
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.examples import example, labelled, one_hot
 from ratchet.bootstrap.progress import Silent
@@ -189,9 +189,9 @@ def run_tiny(directory, config: Config | None = None) -> epath.Path:
     """The directory of a whole run of `tiny`, or of another config. Its world is sealed."""
     config = config or tiny_config()
     directory = start(directory, config)
-    load = run.load
+    load = given.load
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(loop.RunEnded):
-        patch.setattr(run, "load", lambda *settings: sealed(load(*settings)))
+        patch.setattr(given, "load", lambda *settings: sealed(load(*settings)))
         loop.run(directory, config, Silent())
     return directory
 

@@ -55,7 +55,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         if c.id in required and not c.required:
             auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**measured["criteria"][c.id]["auc"])
             run.progress.line(f"gen {g.number} review: {c.id} is advisory, no better than chance ({auc})")
-    teach = known and not run.world.probes.tasks  # those are for measuring alone
+    # Probes of their own are for measuring alone, and mistakes of a judge by address are not the model's.
+    teach = known and not run.world.probes.tasks and not reviewer.far
     return calibrated, measured, _mistakes(g, calibrated, probes, passages) if teach else []
 
 

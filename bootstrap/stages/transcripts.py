@@ -83,6 +83,8 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
             reviews = [review_from_json(p) for p in stage.unit(unit, inputs, make)]
             advance(len(transcripts), found=True) if found else reached(len(transcripts))
             made.append(Reviewed(list(transcripts), reviews))
+    if reviewer.far and reviewer.far.client.counts != Counts():
+        run.progress.line(f"gen {g.number} judge: {reviewer.far.client.counts}")
     return made
 
 

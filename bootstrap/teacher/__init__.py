@@ -1,6 +1,8 @@
-"""A teacher by address: any server that speaks OpenAI's web API writes transcripts.
+"""A teacher or a judge by address: any server that speaks OpenAI's web API writes transcripts, or answers the review.
 
+settings.py  where a server is, and how much is asked of it
 client.py    its questions and answers: retried, counted, within a budget, and none paid for twice
 probing.py   what the server can do, found out before anything is spent
-afar.py      drafts to transcripts by such a server
+afar.py      drafts to transcripts by a teacher
+judging.py   questions of the review to verdicts by a judge
 """

@@ -6,7 +6,7 @@ vocabulary is another one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,14 @@ from etils import epath
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.simulate import Draft, Writer, transcript_of
-from ratchet.bootstrap.teacher.client import Client, checked
-from ratchet.bootstrap.teacher.probing import Probed, probe
+from ratchet.bootstrap.teacher.client import Client
+from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.bootstrap.transcript import Transcript, certain
 from ratchet.bootstrap.worlds.world import Document, content_id
 from ratchet.models.sampler import Sampled
 from ratchet.models.scorer import Scorer
 from ratchet.models.wording import numbered
-from ratchet.train.commits import Commits
 from ratchet.train.together import ALONE, Together
-
-PLACE = "teacher"
-"""The directory of a run that holds what was asked and answered."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,8 @@ class Afar:
     ) -> list[Transcript]:  # fmt: skip
         """Has the teacher answer every draft. Raises what `Client.answers` raises."""
         bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
-        answers = self.together.decided("what the teacher answers", lambda: list(self.client.answers(bodies, advance)))
-        told = [("", False) if a is None else checked(a) for a in answers]
+        ask = lambda: list(self.client.answers(bodies, advance))
+        told = [answer or ("", False) for answer in self.together.decided("what the teacher answers", ask)]
         most, encode = self.writer.config.new_tokens, self.writer.tokenizer.encode
         said = [tuple(encode(text.strip())) for text, _ in told]
         ended = [finished and len(tokens) < most for tokens, (_, finished) in zip(said, told, strict=True)]
@@ -90,14 +86,14 @@ class Afar:
         ]
 
 
-def meet(directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE) -> Client:
-    """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises TeacherRefused."""
-    asked, folder = config.teacher, directory / PLACE
-    client = Client(asked, asked.model, folder / "answers")
-    met = together.decided("whether the teacher was met", lambda: (folder / "probe.json").exists())
-    ask = lambda: asdict(probe(client, config.model.max_length))
-    learned = lambda: together.decided("what the teacher can do", ask)
-    found = Probed(**Commits(directory, together).once(folder / "probe.json", learned))
-    for line in () if met else found.lines(asked.url, asked.generations):
-        progress.line(line)
-    return Client(asked, found.model, folder / "answers")
+def meet_teacher(
+    directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE
+) -> Client:
+    """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused."""
+
+    def means(found: Probed) -> str:
+        last = config.teacher.generations
+        which = "generation 1" if last == 1 else f"generations 1 to {last}"
+        return f"it writes {which}, and targets are what the run's own model gives in its view"
+
+    return meet(directory, config.teacher, config.model.max_length, progress, means, together)[0]

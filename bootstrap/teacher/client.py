@@ -18,12 +18,10 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.bootstrap.config import TeacherConfig
+from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.train.files import write_json
 
-KEY = "RATCHET_TEACHER_KEY"
-"""The environment variable that holds the key. Nothing else does: it is in no file of a run and in no message."""
 ATTEMPTS = 6
 PATIENCE = 60.0
 """Seconds that a server may be silent before a question is asked again."""
@@ -36,16 +34,42 @@ _UNASKABLE = (400, 413, 422)
 Body = Mapping[str, Any]
 
 
-class TeacherStopped(RuntimeError):
-    """The teacher does not go on; what it has answered is kept, and the run can be resumed."""
+class ServerStopped(RuntimeError):
+    """A server does not go on; what it has answered is kept, and the run can be resumed."""
 
 
-class TeacherRefused(ValueError):
-    """The user has to mend something before the teacher can answer: address, model or key."""
+class ServerRefused(ValueError):
+    """The user has to mend something before a server can answer: address, model or key."""
 
 
 class Unaskable(Exception):
     """The server takes this question at no time, such as one that is too long for it."""
+
+
+class Failed(Exception):
+    """An attempt that may do better another time: why, and how long the server says to wait, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None, busy: bool = False):
+        super().__init__(reason)
+        self.reason, self.wait, self.busy = reason, wait, busy
+
+
+def checked(answer: Any) -> tuple[str, bool]:
+    """What a chat's answer says, and whether it ended by itself. Raises Failed for what is no answer."""
+    try:
+        first = answer["choices"][0]
+        text, ended = first["message"]["content"] or "", first["finish_reason"] == "stop"
+        _tokens(answer)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Failed("malformed answer") from None
+    if not isinstance(text, str):
+        raise Failed("malformed answer")
+    return text, ended
+
+
+def _tokens(answer: Mapping[str, Any]) -> int:
+    """Tokens that an answer says it took; 0 where it says nothing."""
+    return int((answer.get("usage") or {}).get("total_tokens") or 0)
 
 
 @dataclass
@@ -100,7 +124,7 @@ class Client:
     """A server and where its answers are kept. `patience` is PATIENCE, and `pause` the first wait between attempts, in
     seconds; both are shorter in tests alone."""
 
-    config: TeacherConfig
+    config: ServerConfig
     model: str
     folder: epath.Path
     patience: float = PATIENCE
@@ -109,15 +133,26 @@ class Client:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def who(self) -> str:
+        """What the server is to the run: its teacher, or its judge."""
+        return self.config.section
+
+    @property
+    def key(self) -> str:
+        """The environment variable that holds the key. Nothing else does: it is in no file of a run and in no
+        message."""
+        return f"RATCHET_{self.who.upper()}_KEY"
+
     @cached_property
     def _server(self) -> Any:
         try:
             import openai
         except ModuleNotFoundError as error:
-            raise TeacherRefused(
-                "teacher.url: it needs the library openai; `pip install 'ratchet[endpoint]'`"
+            raise ServerRefused(
+                f"{self.who}.url: it needs the library openai; `pip install 'ratchet[endpoint]'`"
             ) from error
-        key = os.environ.get(KEY, "none")
+        key = os.environ.get(self.key, "none")
         return openai.OpenAI(base_url=self.config.url, api_key=key, timeout=self.patience, max_retries=0)
 
     @cached_property
@@ -130,23 +165,26 @@ class Client:
         files = sorted(self.folder.glob("*.json")) if self.folder.exists() else []
         return Counter(tokens=sum(_tokens(json.loads(file.read_text())["answer"]) for file in files))
 
-    def answers(self, bodies: Sequence[Body], advance: Callable[[int], None]) -> list[dict[str, Any] | None]:
-        """The server's answers to chats, in order; None for one that it cannot be asked. Equal ones are asked once.
+    def answers(
+        self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
+    ) -> list[Any]:
+        """What `read` makes of the server's answers to chats, in order; None for one that it cannot be asked. Equal
+        ones are asked once; one of which `read` raises Failed is asked for again.
 
-        `advance(n)` is called when n more are there. Raises TeacherStopped when the server is dead or the budget spent,
-        TeacherRefused when the key does not, or no longer, do.
+        `advance(n)` is called when n more are there. Raises ServerStopped when the server is dead or the budget spent,
+        ServerRefused when the key does not, or no longer, do.
         """
         places: dict[str, list[int]] = {}
         for place, body in enumerate(bodies):
             places.setdefault(content_id(body), []).append(place)
-        found: list[dict[str, Any] | None] = [None] * len(bodies)
+        found: list[Any] = [None] * len(bodies)
         failed: list[Exception] = []
         self._over.clear()
         _ = self._server, self._pace, self._spent  # made by one thread
 
         def ask(of: list[int]) -> None:
             try:
-                answer = self._answer(bodies[of[0]])
+                answer = self._answer(bodies[of[0]], read)
             except Exception as error:
                 failed.append(error)  # the first is what counts: those under way end, and their answers are kept
                 self._over.set()
@@ -166,15 +204,15 @@ class Client:
             raise failed[0]
         return found
 
-    def _answer(self, body: Body) -> dict[str, Any] | None:
-        """An answer, from its file or the server."""
+    def _answer(self, body: Body, read: Callable[[Any], Any]) -> Any:
+        """What an answer says, from its file or the server."""
         file = self.folder / f"{content_id(body)}.json"
         if file.exists():
             with self._lock:
                 self.counts.kept += 1
-            return json.loads(file.read_text())["answer"]
+            return read(json.loads(file.read_text())["answer"])
         try:
-            answer = self._persistently(body)
+            answer = self._persistently(body, read)
         except Unaskable:
             with self._lock:
                 self.counts.unaskable += 1
@@ -184,19 +222,19 @@ class Client:
             self.counts.answered += 1
             self.counts.tokens += _tokens(answer)
             self._spent["tokens"] += _tokens(answer)
-        return answer
+        return read(answer)
 
-    def _persistently(self, body: Body) -> dict[str, Any]:
+    def _persistently(self, body: Body, read: Callable[[Any], Any]) -> dict[str, Any]:
         """Asks until there is an answer or too many attempts have failed."""
         reason, asked = "", None
         for attempt in range(ATTEMPTS):
             with self._pace:
                 if self._over.is_set():
-                    raise TeacherStopped("another question has ended it")
+                    raise ServerStopped("another question has ended it")
                 self._keep_to_budget()
                 try:
                     answer = self.ask("chat/completions", body)
-                    checked(answer)
+                    read(answer)
                     self._pace.answered()
                     return answer
                 except Failed as failed:
@@ -208,13 +246,13 @@ class Client:
             if attempt + 1 < ATTEMPTS:
                 own = self.pause * 2**attempt * (0.5 + random.random())
                 self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
-        raise TeacherStopped(
-            f"teacher: {self.config.url} has failed {ATTEMPTS} times in a row ({reason}); what it answered is kept; "
+        raise ServerStopped(
+            f"{self.who}: {self.config.url} has failed {ATTEMPTS} times in a row ({reason}); what it answered is kept; "
             "see to it, then `ratchet resume` goes on"
         )
 
     def ask(self, path: str, body: Body | None = None) -> Any:
-        """The JSON of one answer, asked for once. Raises Unaskable, TeacherRefused or Failed."""
+        """The JSON of one answer, asked for once. Raises Unaskable, ServerRefused or Failed."""
         import openai
 
         try:
@@ -234,47 +272,23 @@ class Client:
     def _refuse(self, status: int, message: str) -> None:
         """Raises what a status means that no second attempt changes."""
         if status in _NO_ENTRY:
-            raise TeacherRefused(f"teacher: {self.config.url}: {_NO_ENTRY[status]} ({status}); set {KEY}")
+            raise ServerRefused(f"{self.who}: {self.config.url}: {_NO_ENTRY[status]} ({status}); set {self.key}")
         if status == 404:
-            raise TeacherRefused(f"teacher: {self.config.url} has no {self.model!r} ({message}); set --teacher.model")
+            raise ServerRefused(
+                f"{self.who}: {self.config.url} has no {self.model!r} ({message}); set --{self.who}.model"
+            )
         if status in _UNASKABLE:
             raise Unaskable(message)
         if status not in _AGAIN:
-            raise TeacherRefused(f"teacher: {self.config.url} answers {status} ({message}); see to --teacher.url")
+            raise ServerRefused(f"{self.who}: {self.config.url} answers {status} ({message}); see to --{self.who}.url")
 
     def _keep_to_budget(self) -> None:
         budget = self.config.budget
         if budget and self._spent["tokens"] >= budget:
-            raise TeacherStopped(
-                f"teacher: the budget of {budget:,} tokens is spent; what was answered is kept; raise "
-                "--teacher.budget, then `ratchet resume` goes on"
+            raise ServerStopped(
+                f"{self.who}: the budget of {budget:,} tokens is spent; what was answered is kept; raise "
+                f"--{self.who}.budget, then `ratchet resume` goes on"
             )
-
-
-class Failed(Exception):
-    """An attempt that may do better another time: why, and how long the server says to wait, in seconds."""
-
-    def __init__(self, reason: str, wait: float | None = None, busy: bool = False):
-        super().__init__(reason)
-        self.reason, self.wait, self.busy = reason, wait, busy
-
-
-def checked(answer: Any) -> tuple[str, bool]:
-    """What a chat's answer says, and whether it ended by itself. Raises Failed for what is no answer."""
-    try:
-        first = answer["choices"][0]
-        text, ended = first["message"]["content"] or "", first["finish_reason"] == "stop"
-        _tokens(answer)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise Failed("malformed answer") from None
-    if not isinstance(text, str):
-        raise Failed("malformed answer")
-    return text, ended
-
-
-def _tokens(answer: Mapping[str, Any]) -> int:
-    """Tokens that an answer says it took; 0 where it says nothing."""
-    return int((answer.get("usage") or {}).get("total_tokens") or 0)
 
 
 def _wait(error: Any) -> float | None:

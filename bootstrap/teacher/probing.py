@@ -2,10 +2,16 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ratchet.bootstrap.teacher.client import Client, Failed, TeacherRefused, Unaskable, checked
+from etils import epath
+
+from ratchet.bootstrap.progress import Progress
+from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, Unaskable, checked
+from ratchet.bootstrap.teacher.settings import ServerConfig
+from ratchet.train.commits import Commits
+from ratchet.train.together import ALONE, Together
 
 KNOWN = "One, two, three, four, five."
 """A text whose tokens are counted."""
@@ -29,8 +35,8 @@ class Probed:
     schemas: bool
     counts_tokens: bool
 
-    def lines(self, url: str, generations: int) -> list[str]:
-        """What that means for a run."""
+    def line(self, url: str) -> str:
+        """All of it in a line."""
         can = [
             f"log-probabilities ({self.likeliest} at a time)" if self.likeliest else "no log-probabilities",
             "token ids" if self.token_ids else "no token ids",
@@ -39,17 +45,32 @@ class Probed:
             f"a context of {self.context:,} tokens" if self.context else "a context of unknown length",
             "tokens counted" if self.counts_tokens else "tokens not counted",
         ]
-        which = "generation 1" if generations == 1 else f"generations 1 to {generations}"
-        return [
-            f"teacher: {self.model} at {url}: {', '.join(can)}",
-            f"teacher: it writes {which}; the run's own model reviews, and gives the targets from the teacher's view",
-        ]
+        return f"{self.model} at {url}: {', '.join(can)}"
+
+
+def meet(
+    directory: epath.Path, asked: ServerConfig, longest: int, progress: Progress, means: Callable[[Probed], str],
+    together: Together = ALONE,
+) -> tuple[Client, Probed]:  # fmt: skip
+    """A server of a run, probed when the run first asks it; what it can do is said, with what that `means`, and kept.
+
+    `longest` is as of `probe`, which says what is raised.
+    """
+    folder = directory / asked.section
+    client = Client(asked, asked.model, folder / "answers")
+    met = together.decided(f"whether the {asked.section} was met", lambda: (folder / "probe.json").exists())
+    ask = lambda: asdict(probe(client, longest))
+    learned = lambda: together.decided(f"what the {asked.section} can do", ask)
+    found = Probed(**Commits(directory, together).once(folder / "probe.json", learned))
+    for line in () if met else (found.line(asked.url), means(found)):
+        progress.line(f"{asked.section}: {line}")
+    return replace(client, model=found.model), found
 
 
 def probe(client: Client, longest: int) -> Probed:
     """Asks a server a few short questions; `longest` is the tokens that a prompt and an answer of the run may take.
 
-    Raises TeacherRefused when it does not answer, has no such model, is too short, or counts no tokens although there
+    Raises ServerRefused when it does not answer, has no such model, is too short, or counts no tokens although there
     is a budget.
     """
     listed = find_model(client)
@@ -59,7 +80,7 @@ def probe(client: Client, longest: int) -> Probed:
         answer = client.ask("chat/completions", {**chat, "temperature": 1.0, "top_p": 1.0, "seed": 1})
         checked(answer)
     except (Failed, Unaskable) as error:
-        raise TeacherRefused(f"teacher: {client.config.url} does not answer a chat ({error}); see to it") from None
+        raise ServerRefused(f"{client.who}: {client.config.url} does not answer a chat ({error}); see to it") from None
     found = Probed(
         model=client.model,
         context=int(listed.get("max_model_len") or 0),
@@ -70,29 +91,31 @@ def probe(client: Client, longest: int) -> Probed:
         counts_tokens=bool((answer.get("usage") or {}).get("total_tokens")),
     )
     if 0 < found.context < longest:
-        raise TeacherRefused(
-            f"teacher: {client.model} reads {found.context} tokens, and a prompt with its answer may take {longest}; "
-            "lower --model.max-length, or give the server more"
+        raise ServerRefused(
+            f"{client.who}: {client.model} reads {found.context} tokens, and a prompt with its answer may take "
+            f"{longest}; lower --model.max-length, or give the server more"
         )
     if client.config.budget and not found.counts_tokens:
-        raise TeacherRefused("teacher: the server does not say how many tokens it takes; leave --teacher.budget at 0")
+        raise ServerRefused(
+            f"{client.who}: the server does not say how many tokens it takes; leave --{client.who}.budget at 0"
+        )
     return found
 
 
 def find_model(client: Client) -> dict[str, Any]:
-    """What the server lists of the model that was named, or of its only one. Raises TeacherRefused where it has none
+    """What the server lists of the model that was named, or of its only one. Raises ServerRefused where it has none
     of that name or does not answer."""
-    url, named = client.config.url, client.config.model
+    who, url, named = client.who, client.config.url, client.config.model
     try:
         models = {one["id"]: one for one in client.ask("models")["data"]}
     except Failed as error:
-        raise TeacherRefused(f"teacher: {url} does not answer ({error}); start it, or see to --teacher.url") from None
+        raise ServerRefused(f"{who}: {url} does not answer ({error}); start it, or see to --{who}.url") from None
     except (Unaskable, LookupError, TypeError):
-        raise TeacherRefused(f"teacher: {url} lists no models; see to --teacher.url, which ends in /v1") from None
+        raise ServerRefused(f"{who}: {url} lists no models; see to --{who}.url, which ends in /v1") from None
     if named and named not in models:
-        raise TeacherRefused(f"teacher: {url} has no model {named!r}; set --teacher.model to {_some(models)}")
+        raise ServerRefused(f"{who}: {url} has no model {named!r}; set --{who}.model to {_some(models)}")
     if not named and len(models) != 1:
-        raise TeacherRefused(f"teacher: {url} has {len(models)} models; set --teacher.model to {_some(models)}")
+        raise ServerRefused(f"{who}: {url} has {len(models)} models; set --{who}.model to {_some(models)}")
     return models[named or next(iter(models))]
 
 
@@ -104,7 +127,7 @@ def _works(client: Client, check: Callable[[], bool]) -> bool:
     """Whether a server can do something; one that refuses, or answers nonsense, cannot."""
     try:
         return check()
-    except (Failed, Unaskable, TeacherRefused, LookupError, TypeError, ValueError, AttributeError):
+    except (Failed, Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
         return False
 
 

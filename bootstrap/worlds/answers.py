@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -35,10 +36,16 @@ def f1(text: str, known: Sequence[str]) -> float:
 
 
 def normalised(text: str) -> list[str]:
-    """The words of a text in small letters, without articles and signs; a text of nothing but articles keeps them, such
-    as "A" for a vitamin."""
-    plain = text.lower().translate(_NO_SIGNS)
-    return words(_ARTICLE.sub(" ", plain)) or words(plain)
+    """The words of a text as they are compared, without articles and signs; a text of nothing but articles keeps them,
+    such as "A" for a vitamin."""
+    said = plain(text).translate(_NO_SIGNS)
+    return words(_ARTICLE.sub(" ", said)) or words(said)
+
+
+def plain(text: str) -> str:
+    """A text in small letters, each in its common form and none of no width."""
+    letters = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(letter for letter in letters if unicodedata.category(letter) != "Cf")
 
 
 def _f1(said: Sequence[str], known: Sequence[str]) -> float:

@@ -80,7 +80,7 @@ def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[
     """
     if not config.path:
         raise ValueError(
-            f"documents: there is no folder to read; set --documents.path, such as to {TALES}, short texts of our own"
+            f"documents: say what to read, as in `ratchet run documents FOLDER`; {TALES} are short texts of our own"
         )
     source = read(_with_tales(config))
     found = sorted(source.documents, key=lambda d: d.id)

@@ -38,9 +38,10 @@ def preview(words: list[str]) -> int:
         return _show(model.run, model.weights, asked)
     asked = parse_run("preview", Preview, words)
     config = _of_one_generation(asked.config)
+    given = runs.check(config)
     with tempfile.TemporaryDirectory() as place:
         config_files.save(epath.Path(place), config)
-        run = runs.prepare(epath.Path(place), config, Silent())
+        run = runs.prepare(epath.Path(place), config, Silent(), given=given)
         return _show(run, runs.base_weights(config, run.mesh), asked)
 
 
@@ -54,11 +55,9 @@ def _of_one_generation(config: Config) -> Config:
     if not config.base:
         raise UserError("preview: a model from scratch has to be trained first; give --base, or the directory of a run")
     try:
-        config = runs.with_base(replace(config, generations=1))
+        return runs.with_base(replace(config, generations=1))
     except ConfigError as error:
         raise UserError(f"preview: {error}") from error
-    runs.check(config)
-    return config
 
 
 def _show(run: Run, weights: nnx.State, asked: Preview) -> int:

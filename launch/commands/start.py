@@ -13,6 +13,7 @@ from ratchet.bootstrap import config as configs
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.given import Given
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
@@ -72,7 +73,8 @@ class Resume:
     --generations and --train.columns may be raised, and what only watches or
     saves training may change: --train.engine.save-every, .save-minutes,
     .stall-minutes and .profile; of a teacher by address --teacher.url,
-    .concurrency and .budget. Other settings stay the run's own.
+    .concurrency and .budget, and the same of a judge; --wandb. Other
+    settings stay the run's own.
     """
 
     directory: Directory
@@ -95,11 +97,12 @@ def run(words: list[str]) -> int:
     if config.base and own:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
+    given = None
     if begun:  # who starts processes together starts them again in the same words
         _refuse_ended(directory)
     else:
-        runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
-    return _go(directory, config, asked.json, together)
+        given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+    return _go(directory, config, asked.json, together, given)
 
 
 def resume(words: list[str]) -> int:
@@ -112,10 +115,11 @@ def resume(words: list[str]) -> int:
         raise UserError(f"resume: {directory}: {reason}")
     together = _joined(given.join, asked)
     _refuse_ended(directory)
+    world: list[Given] = []  # of the process that reads it now
     if asked != saved:
         quiet()
-        together.decided("other settings", lambda: loop.extend(directory, asked))
-    return _go(directory, asked, given.json, together)
+        together.decided("other settings", lambda: world.append(loop.extend(directory, asked)))
+    return _go(directory, asked, given.json, together, *world)
 
 
 def _refuse_ended(directory: epath.Path) -> None:
@@ -131,15 +135,17 @@ def _joined(where: str, config: Config) -> Together:
     return replace(current(), patience=60 * config.train.engine.stall_minutes) if where else ALONE
 
 
-def _go(directory: epath.Path, config: Config, as_events: bool, together: Together) -> int:
-    """Runs to the end, showing people or programs how it goes; table and report are made however it ends. Of several
-    processes the first one does so."""
+def _go(
+    directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None = None
+) -> int:
+    """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
+    report are made however it ends. Of several processes the first one does so."""
     quiet()
     if not together.first:
         return _follow(directory, config, together)
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
-        loop.run(directory, config, progress, foretell=True, together=together)
+        loop.run(directory, config, progress, foretell=True, together=together, given=given)
     except (Busy, AlteredError):  # nothing was written, and no report is
         raise
     except BaseException as error:

@@ -1,6 +1,6 @@
 """Your own documents, read by a small model that everybody can have, or by one of yours.
 
-ratchet run documents --documents.path DIR [--base MODEL]
+ratchet run documents FOLDER [--base MODEL]
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.trainer import EngineConfig
 
 RECIPE = Recipe(
-    summary="Your own documents, read by SmolLM2 or a model of yours: --documents.path DIR [--base MODEL].",
+    summary="Your own documents, read by SmolLM2 or a model of yours: documents FOLDER [--base MODEL].",
     takes="the settings are for SmolLM2 and some 24 short texts on two CPU cores; not measured whole",
     reaches="not measured",
     config=Config(

@@ -12,7 +12,7 @@ from etils import epath
 from runs import as_it_was
 from support import assert_same_bits, awaken, start, tiny_config
 
-from ratchet.bootstrap import ledger, lineage, loop
+from ratchet.bootstrap import given, ledger, lineage, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import with_settings
@@ -197,8 +197,8 @@ def perfect(path):
 
 @pytest.fixture
 def without_oracle(monkeypatch):
-    load = runs.load
-    monkeypatch.setattr(runs, "load", lambda *settings: dataclasses.replace(load(*settings), oracle=None))
+    load = given.load
+    monkeypatch.setattr(given, "load", lambda *settings: dataclasses.replace(load(*settings), oracle=None))
 
 
 def test_a_run_without_an_oracle_can_roll_back_and_ends_as_finished(tiny_run, tmp_path, monkeypatch, without_oracle):
@@ -279,7 +279,7 @@ def test_documents_that_changed_under_a_run_are_refused_and_gone_on_with_when_re
     other = Material((Document("another", "quite another text"),), run.world.slices[1].tasks)
     changed = dataclasses.replace(run.world, slices=(run.world.slices[0], other))
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "load", lambda *_: changed)
+        patch.setattr(given, "load", lambda *_: changed)
         with pytest.raises(ValueError, match=r"the documents \(slice 2\) of .* since the run began; restore them"):
             runs.prepare(run.directory, tiny_config(), Silent())
     runs.prepare(run.directory, tiny_config(), Silent()).metrics.close()
@@ -288,7 +288,7 @@ def test_documents_that_changed_under_a_run_are_refused_and_gone_on_with_when_re
 def test_labelled_questions_that_changed_under_a_run_are_refused(tiny_run, tmp_path, monkeypatch):
     run, _, _ = beginning(tiny_run, tmp_path / "run")
     run.metrics.close()
-    monkeypatch.setattr(runs, "load", lambda *_: dataclasses.replace(run.world, untaught=("another question?",)))
+    monkeypatch.setattr(given, "load", lambda *_: dataclasses.replace(run.world, untaught=("another question?",)))
     with pytest.raises(ValueError, match=r"the labelled questions of .* changed since the run began; restore them"):
         runs.prepare(run.directory, tiny_config(), Silent())
 
@@ -297,8 +297,8 @@ def test_a_world_that_begins_differently_for_more_generations_cannot_grow(tiny_r
     """The run is as it was, and can be resumed."""
     directory = as_it_was(tiny_run, tmp_path / "run", 2)
     (directory / "imitation").mkdir()
-    world = runs.load("lessons", (None, tiny_config().lessons, None), 0, 3, None)
-    monkeypatch.setattr(runs, "load", lambda *_: dataclasses.replace(world, slices=world.slices[::-1]))
+    world = given.load("lessons", (None, tiny_config().lessons, None), 0, 3, None)
+    monkeypatch.setattr(given, "load", lambda *_: dataclasses.replace(world, slices=world.slices[::-1]))
     with pytest.raises(ValueError, match=r"the documents \(slice 1\) of .* changed"):
         loop.extend(directory, tiny_config(generations=3))
     assert read(directory / "config.json")["generations"] == 2 and (directory / "imitation").exists()

@@ -5,6 +5,7 @@ import json
 import pytest
 from support import write_model
 
+from ratchet.bootstrap import given
 from ratchet.launch import cli
 
 TINY = (
@@ -108,15 +109,17 @@ kinds: [{id: say, question: "What does {title} say?", wordings: ["{question} a",
 """Without worked answers, for which a short context has no room."""
 
 
-def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_path, capsys):
+def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_path, capsys, monkeypatch):
     """The model's weights are random: nothing that it says about fables passes, and the page shows why."""
+    reads, read_documents = [], given.read
+    monkeypatch.setattr(given, "read", lambda config: reads.append(config) or read_documents(config))
     (tmp_path / "fables").mkdir()
     for number, text in enumerate(FABLES):
         (tmp_path / "fables" / f"{number}.txt").write_text(text)
     (tmp_path / "fables" / "damaged.docx").write_bytes(b"no document")
     asked = [{"question": f"What is {n} about?", "answer": "a fox", "document": str(n % 4)} for n in range(12)]
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    words = ("--world", "documents", "--documents.path", tmp_path / "fables", "--documents.slice", "3")
+    words = (tmp_path / "fables", "--world", "documents", "--documents.slice", "3")
     words += ("--documents.fresh", "1", "--generations", "1", "--base", folder, "--controls.random-share", "0")
     (tmp_path / "kinds.yaml").write_text(KINDS)
     words += ("--documents.question", "What does {title} say?", "--documents.tasks", tmp_path / "kinds.yaml")
@@ -124,6 +127,7 @@ def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_
     directory = tmp_path / "run"
     assert ratchet("run", "tiny", *words, *TINY, "--review.minimum-recall", "0", "--out", directory) == 1
     said, error = capsys.readouterr()
+    assert len(reads) == 1, "a million documents take minutes to read"
     assert "4 read from" in said and "12 questions; 1 could not be read" in said and "damaged.docx cannot be" in said
     assert read(directory / "documents.json")["unread"][0][0] == "damaged.docx"
     labelled = read(directory / "gen-000" / "evaluation.json")["metrics"]["labelled"]

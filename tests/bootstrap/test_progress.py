@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from etils import epath
@@ -32,6 +33,28 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
         metrics.log(1, "loop", step, {})
         metrics.close()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_project_of_weights_and_biases_gets_the_same_figures_and_no_file_its_key(tmp_path, monkeypatch):
+    """Offline it writes what it would send."""
+    key = "0123456789" * 4
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    metrics = Metrics(epath.Path(tmp_path) / "run", True, "ratchets", {"train.steps": 77321})
+    metrics.log(1, "loop", 20, {"loss": 1.23456789})
+    metrics.log(1, "seed", 3, {"loss": 7.5})
+    metrics.close()
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    (sent,) = (file.read_bytes() for file in tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
+    for part in (b"ratchets", b"train.steps", b"77321", b"loop/gen-001/loss", b"1.23457", b"seed/gen-001/step"):
+        assert part in sent
+    assert not [file for file in files if key.encode() in file]
+
+
+def test_a_missing_library_is_a_line_that_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"wandb: it needs the library wandb; `pip install 'ratchet\[wandb\]'`"):
+        Metrics(epath.Path(tmp_path), True, "ratchets")
 
 
 def test_the_time_of_a_stage_adds_up_across_resumes(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def texts(tmp_path_factory):
 
 def config_of(base, texts, **changes):
     sizes = {"train__columns": 1024, "model__max_length": 1024, "simulate__keep": 4, "simulate__new_tokens": 60}
-    own = {"documents__path": str(texts), "documents__slice": 2, "documents__fresh": 1, "world": "documents",
+    own = {"world": "documents", "documents__path": str(texts), "documents__slice": 2, "documents__fresh": 1,
            "documents__tasks": str(texts / "kinds.yaml"), "generations": 2, "simulate__unit_tasks": 1,
            "simulate__lookups": 0}  # fmt: skip
     return runs.with_base(little_config(base=str(base), **sizes | own | changes))
@@ -197,7 +197,7 @@ def test_a_teacher_is_shown_worked_answers_before_its_task_and_a_student_is_not(
 def test_a_preview_shows_tasks_answers_and_verdicts_and_writes_nothing(base, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Proposer, "__call__", one_each)
     monkeypatch.chdir(tmp_path)
-    words = [f"--documents.path={texts}", f"--documents.tasks={texts / 'kinds.yaml'}", f"--base={base}"]
+    words = [str(texts), f"--documents.tasks={texts / 'kinds.yaml'}", f"--base={base}"]
     small = ["--documents.slice=2", "--documents.fresh=1", "--simulate.keep=4", "--simulate.samples=2"]
     assert cli.main(["preview", "documents", *words, *small, "--tasks", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -154,16 +154,48 @@ def test_a_world_may_have_a_check_of_its_own_in_the_place_of_a_general_one(answe
     assert own.verdicts([case(task, right)])[0]["finished"].reason == "never"
 
 
-def test_a_question_shows_what_its_criterion_says_and_is_cut_to_fit(answering, world, tokenizer, task):
+def test_a_question_shows_what_its_criterion_says(answering, world, tokenizer, task):
     reviewer, texts = answering([]), [d.text for d in world.slices[0].documents]
     later = replace(task, messages=({"role": "system", "content": "be brief"}, *task.messages))
     for show in ((), ("passages",), ("question",), ("passages", "question")):
         context, asked = reviewer.prompt(sure(show=show), "the lamp hums?", texts, later)
         own = texts if "passages" in show else (), later.messages[-1:] if "question" in show else ()
-        wanted = tokenizer.ask("the lamp hums?", passages=own[0], messages=own[1], room=150)
+        wanted = tokenizer.ask("the lamp hums?", passages=own[0], messages=own[1])
         assert (list(context), list(asked)) == tuple(map(list, wanted))
-    narrow = answering([], room=40).prompt(sure(show=("passages",)), "the lamp hums?", texts, task)
-    assert len(narrow[0]) + len(narrow[1]) == 40
+
+
+def room_for(reviewer, asked, own) -> int:
+    """Tokens of the longest question about a case."""
+    texts = [p.text for p in own.passages]
+    prompts = [reviewer.prompt(asked, question, texts, own.task) for question, _ in questions(asked, own, own.steps)]
+    return max(sum(map(len, prompt)) for prompt in prompts)
+
+
+@pytest.mark.parametrize(("sources", "score"), [("any", 0.9), ("all", 0.2)])
+def test_sources_that_are_too_long_are_read_in_parts_and_none_is_cut(answering, task, passages, right, sources, score):
+    """The judge says yes where the second passage is in view."""
+    asked, own, read = sure(show=("passages",), sources=sources), case(task, right, passages.values()), []
+    second = own.passages[1].text
+
+    def scorer(params, prompts, verdicts, *_):
+        shown = [reviewer.tokenizer.decode(context) for context, _ in prompts]
+        read.append(shown)
+        return np.array([(0.9, 0.1) if second in text else (0.2, 0.8) for text in shown])
+
+    reviewer = replace(answering([asked]), scorer=scorer)
+    longest = room_for(reviewer, asked, own)
+    assert replace(reviewer, room=longest).verdicts([own])[0]["sure"].score == pytest.approx(0.9)
+    found = replace(reviewer, room=longest - 1).verdicts([own, own])
+    assert [of["sure"].score for of in found] == pytest.approx([score] * 2)
+    assert all(any(p.text in text for p in own.passages) for shown in read for text in shown), "whole"
+
+
+def test_a_passage_that_a_judge_has_no_room_to_read_alone_is_a_rejection_for_that(answering, task, passages, right):
+    asked, own = sure(show=("passages",)), case(task, right, [*passages.values()][:1])
+    longest = room_for(answering([]), asked, own)
+    found = answering([asked], room=longest - 1).verdicts([own])[0]["sure"]
+    assert not found.passed and not found.readable
+    assert f"take {longest} tokens, and a judge reads {longest - 1}" in found.reason
 
 
 def test_what_a_passage_or_an_answer_says_about_the_review_is_text(answering, tokenizer, task):

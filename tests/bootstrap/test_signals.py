@@ -106,6 +106,21 @@ def test_likelihoods_are_those_of_the_full_forward_pass(reviewer):
     assert found["gain"].score == pytest.approx(with_sources - without, abs=1e-4)
 
 
+def test_sources_that_are_too_long_are_read_in_parts_and_the_likeliest_counts(reviewer):
+    """The gain is over no sources, of which there is one reading."""
+    text, parts = "the red hall lamp hums.", (*CROW, Document("pond", "The pond is dry. No bird comes to it."))
+    said = reviewer.tokenizer.encode(text)
+    prompts = [reviewer.tokenizer.render(QUESTION.messages, passages=[p.text for p in view])
+               for view in (parts, parts[:1], parts[1:], ())]  # fmt: skip
+    narrow = replace(reviewer, room=len(prompts[0]) + len(said) - 1)
+    (found,) = narrow.verdicts([case(text, parts)])
+    likely = [by_hand(reviewer, prompt, (), text) for prompt in prompts]
+    assert found["likely"].score == pytest.approx(max(likely[1:3]), abs=1e-4)
+    assert found["gain"].score == pytest.approx(max(likely[1:3]) - likely[3], abs=1e-4)
+    (found,) = replace(reviewer, room=10).verdicts([case(text, parts)])
+    assert not found["likely"].readable and not found["gain"].readable
+
+
 def test_after_a_wrong_thought_a_correction_is_as_likely_as_there(reviewer):
     (found,) = reviewer.verdicts([case("no, it hums.", before="it drips.")])
     prompt = reviewer.tokenizer.render(QUESTION.messages, passages=[p.text for p in CROW])

@@ -26,6 +26,8 @@ MODULES = {
     for p in (HOUSE / package).rglob("*.py")
 }
 EMBEDDED = sorted(p.stem for p in (BOOTSTRAP / "worlds").iterdir() if (p.is_dir() or p.suffix == ".py"))
+SHARED = ("world", "bounds", "answers")
+"""What is no world but serves all of them."""
 NEVER = re.compile(
     r"options?|actions?|outcomes?|choices?|good|bad|(un)?wise|harm(ful)?|situations?|genres?|story|stories|fables?|told|sound"
     r"|digits?"
@@ -80,15 +82,14 @@ def test_worlds_import_nothing_but_worlds():
 
 
 def test_the_loop_imports_the_protocol_and_no_world():
-    open_to_all = {"ratchet.bootstrap.worlds", "ratchet.bootstrap.worlds.world", "ratchet.bootstrap.worlds.bounds"}
+    open_to_all = {"ratchet.bootstrap.worlds", *(f"ratchet.bootstrap.worlds.{name}" for name in SHARED)}
     general = lambda a: within(a, "bootstrap", "train", "models") and not within(a, "bootstrap.worlds")
     assert against(lambda a, b: general(a) and within(b, "bootstrap.worlds") and b not in open_to_all) == []
 
 
 def test_no_world_imports_another():
-    shared = ("world", "bounds", "answers")
     of = lambda module: module.split(".")[3] if module.count(".") > 2 else ""
-    each = lambda a, b: of(a) and of(b) and of(b) not in (of(a), *shared)
+    each = lambda a, b: of(a) and of(b) and of(b) not in (of(a), *SHARED)
     assert against(lambda a, b: within(a, "bootstrap.worlds") and within(b, "bootstrap.worlds") and each(a, b)) == []
 
 

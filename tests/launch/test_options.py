@@ -13,6 +13,7 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import changed, flat
 from ratchet.launch import cli
 from ratchet.launch.commands import start as starting
+from ratchet.launch.options import parse_run
 from ratchet.launch.recipes import RECIPES
 
 
@@ -28,7 +29,7 @@ def begun(monkeypatch):
     """What `ratchet run` and `resume` would begin: (directory, config) of each, of which the settings are written."""
     runs = []
 
-    def begin(directory, config, as_events, together):
+    def begin(directory, config, as_events, together, given=None):
         config_files.save(directory, config)
         runs.append((str(directory), config))
         return 0
@@ -95,6 +96,31 @@ def test_options_count_wherever_they_stand(capsys, begun, words, out, set_to):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["documents", "tales"],
+        ["--out", "documents", "documents", "--seed", "-1", "tales"],
+        ["documents", "tales", "--documents.globs", "a.txt", "*.txt"],
+        ["--documents.globs", "a.txt", "*.txt", "--json", "documents", "tales"],
+        ["--config", "mine.yaml", "tales"],
+        ["documents", "tales", "--config", "mine.yaml"],
+        ["lessons", "--world", "documents", "tales"],
+    ],
+)
+def test_what_is_to_be_read_stands_after_the_recipe(somewhere, words):
+    (somewhere / "mine.yaml").write_text("recipe: documents\ndocuments: {path: elsewhere}\n")
+    config = parse_run("run", starting.New, words).config
+    assert (config.world, config.documents.path) == ("documents", "tales")
+    assert not config.documents.globs or config.documents.globs == ("a.txt", "*.txt")
+
+
+def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
+    (somewhere / "notes").mkdir()
+    code, _, err = ratchet(capsys, "run", "notes")
+    assert code == 2 and "there is no recipe 'notes' (`ratchet run documents notes` reads what is there)" in err
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["run", "--nonsense"], "unknown setting --nonsense; the nearest is --"),
@@ -112,6 +138,12 @@ def test_options_count_wherever_they_stand(capsys, begun, words, out, set_to):
         (["status", "x", "y"], "status: 'y' is one word too many"),
         (["status", "-j", "x"], "unknown setting -j; this command has --json"),
         (["chat", "x", "--generatoin", "1"], "the nearest is --generation"),
+        (["run", "documents", "x", "--documents.path", "y"], "x and --documents.path both say what to read; leave"),
+        (["preview", "documents", "x", "--documents.path=y"], "x and --documents.path both say what to read; leave"),
+        (["run", "documents", "x", "y"], "'y' is one word too many"),
+        (["run", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
+        (["preview", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
+        (["run", "lessons", "--documents.path", "x"], "the world lessons reads none; leave it out"),
     ],
 )
 def test_what_cannot_be_understood_is_one_line(capsys, somewhere, begun, words, named):

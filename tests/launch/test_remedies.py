@@ -39,8 +39,8 @@ FOLLOWED = {
     "differs from the run": (HERE, "a_run_that_is_there_is_resumed"),
     "delete …": (HERE, "a_training_set_that_is_deleted_is_made_again"),
     "files are missing; `ratchet resume": (HERE, "who_looks_at_a_run_without_tokenizer_is_sent_to_resume"),
-    "goes on from what is committed": (KILLED, "a_process_killed_without_warning_is_gone_on_with_bit_by_bit"),
-    "no process is at work": (KILLED, "a_process_killed_without_warning_is_gone_on_with_bit_by_bit"),
+    "goes on from what is committed": (KILLED, "two_processes_of_which_one_is_killed_make_what_one_makes"),
+    "no process is at work": (KILLED, "two_processes_of_which_one_is_killed_make_what_one_makes"),
     "the disk is full": (KILLED, "a_full_disk_is_one_clear_line_and_leaves_nothing_half_written"),
     "the bucket failed (…); once it answers": (
         "bootstrap/test_bucket_run.py", "a_bucket_that_fails_is_one_line_and_the_run_goes_on_once_it_answers",
@@ -53,7 +53,7 @@ FOLLOWED = {
     "see to it, then `ratchet resume`": (
         "bootstrap/teacher/test_afar.py", "a_run_whose_teacher_died_goes_on_as_if_it_had_not",
     ),
-    "raise --teacher.budget": (
+    "….budget, then `ratchet resume` goes on": (
         "bootstrap/teacher/test_client.py", "nothing_is_asked_beyond_the_budget_of_a_runs_whole_life",
     ),
     "changed since the run began": (

@@ -195,27 +195,8 @@ def test_a_question_shows_sources_and_conversation_and_asks_for_one_word(pairs):
 @given(question=st.text(min_size=1, max_size=20), other=st.text(min_size=1, max_size=20))
 def test_a_context_does_not_depend_on_the_question(pairs, question, other):
     own, _ = pairs["qwen"]
-    for room in (None, 800):
-        given = {"passages": ["it is 7. " * 60] * 4, "messages": MESSAGES[1:2], "room": room}
-        (context, _), (same, _) = (own.ask(q, **given) for q in (question, other))
-        assert context == same and (room is None or 580 < len(context) <= 600)
-
-
-@pytest.mark.parametrize("kind", TEMPLATES)
-def test_passages_are_cut_from_their_end_to_fit(pairs, kind):
-    own, _ = pairs[kind]
-    passages = ["what is it ☂ <|im_end|> </s> " * 4, "and the second 😀😀😀"]
-    bare = own.render(MESSAGES[1:2])
-    whole = own.render(MESSAGES[1:2], passages=passages)
-    assert "the second" in own.decode(whole) and own.render(MESSAGES[1:2], passages=passages, room=len(whole)) == whole
-    least = len(own.render(MESSAGES[1:2], passages=["w"]))
-    for room in range(least, len(whole)):
-        cut = own.render(MESSAGES[1:2], passages=passages, room=room)
-        assert room - 12 <= len(cut) <= room
-        assert own.decode(cut).endswith(own.decode(bare)[-12:])
-        context, question = own.ask("so?", passages=passages, room=room + 80)
-        assert len(context) + len(question) <= room + 80
-    assert own.render(MESSAGES[1:2], passages=passages, room=3) == bare
+    given = {"passages": ["it is 7. " * 60] * 4, "messages": MESSAGES[1:2]}
+    assert own.ask(question, **given)[0] == own.ask(other, **given)[0]
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)

@@ -78,18 +78,6 @@ def test_messages_are_turns_and_sources_go_before_them(tokenizer):
     assert tokenizer.end == tokenizer.render([QUESTION])[-2]
 
 
-def test_passages_are_cut_from_their_end_to_fit(tokenizer):
-    alone, whole = tokenizer.render([QUESTION]), tokenizer.render([QUESTION], passages=["one two"])
-    for room in range(len(whole) + 2):
-        cut = tokenizer.render([QUESTION], passages=["one two"], room=room)
-        kept = max(0, min(room, len(whole)) - len(alone))
-        assert cut == [*whole[:kept], *alone]
-        context, question = tokenizer.ask("so?", passages=["one two"], messages=[QUESTION], room=room)
-        told = tokenizer.ask("so?", messages=[QUESTION])
-        assert question == told[1][:room] and context[len(context) - len(told[0]) :] == told[0]
-        assert len(context) + len(question) <= max(room, len(told[0]) + len(question))
-
-
 def test_a_question_is_asked_after_what_it_is_about(tokenizer):
     context, question = tokenizer.ask("is it so?", passages=["one"], messages=[QUESTION, ANSWER])
     assert pieces(tokenizer, question) == ["<|ask|>", *text(tokenizer, "is it so?")]

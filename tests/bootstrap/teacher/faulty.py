@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,12 +12,13 @@ class Faulty:
     """What a server answers. `faults` says by the number of a chat, from 0 on, what goes wrong with it: a status,
     "cut", "malformed", "empty", "stall" or "gone", after which the server answers no more.
 
-    `paid` counts the chats that were answered whole, by their content.
+    `likely` gives the probability of each first token of a chat's answer, where they are asked for; None: they are
+    never shown. `paid` counts the chats that were answered whole, by their content.
     """
 
-    def __init__(self, say, faults=(), *, models=("writer",), echoes=True, key=None, context=4096):
+    def __init__(self, say, faults=(), *, models=("writer",), echoes=True, key=None, context=4096, likely=None):
         self.say, self.faults, self.models, self.echoes = say, dict(faults), models, echoes
-        self.key, self.context = key, context
+        self.key, self.context, self.likely = key, context, likely
         self.asked, self.gone, self.paid = 0, False, Counter()
         self.lock, self.released = threading.Lock(), threading.Event()
 
@@ -42,7 +44,13 @@ class Faulty:
             text, finish = text
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        return {"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage}
+        choice = {"index": 0, "message": message, "finish_reason": finish}
+        likely = self.likely(body) if self.likely and body.get("logprobs") else None
+        if likely:
+            of = [{"token": token, "logprob": math.log(share)} for token, share in likely.items()]
+            shown = [*of, *({"token": f"t{n}", "logprob": -30.0} for n in range(len(of), body["top_logprobs"]))]
+            choice["logprobs"] = {"content": [{**of[0], "top_logprobs": shown}]}
+        return {"choices": [choice], "usage": usage}
 
     def completion(self, body):
         """A completion's, whose prompt has a token a letter; one that does not echo gives what is new alone."""

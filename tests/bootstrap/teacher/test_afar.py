@@ -12,7 +12,7 @@ from support import changed
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
-from ratchet.bootstrap.teacher.client import TeacherStopped
+from ratchet.bootstrap.teacher.client import ServerStopped
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_run_whose_teacher_died_goes_on_as_if_it_had_not(generation, say, monk
     server = Faulty(say, {4: "gone", 7: "gone"})
     with server.serving() as address:
         for _ in range(2):
-            with pytest.raises(TeacherStopped):
+            with pytest.raises(ServerStopped):
                 transcripts.simulate(generation(address, "broken"))
             server.gone = False
         broken = generation(address, "broken")

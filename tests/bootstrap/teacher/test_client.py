@@ -9,10 +9,11 @@ import pytest
 from etils import epath
 from faulty import Faulty
 
-from ratchet.bootstrap.config import Config, ConfigError, TeacherConfig
-from ratchet.bootstrap.teacher import client as clients
-from ratchet.bootstrap.teacher.client import ATTEMPTS, Client, Pace, TeacherRefused, TeacherStopped
+from ratchet.bootstrap.config import Config, ConfigError, JudgeConfig, TeacherConfig
+from ratchet.bootstrap.teacher.client import ATTEMPTS, Client, Pace, ServerRefused, ServerStopped
 from ratchet.bootstrap.teacher.probing import Probed, probe
+
+KEY = "RATCHET_TEACHER_KEY"
 
 
 def say(body):
@@ -29,7 +30,7 @@ def client(address, place, patience=60.0, **settings):
 
 
 def texts(answers):
-    return [answer["choices"][0]["message"]["content"] for answer in answers]
+    return [text for text, _ in answers]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_what_was_answered_is_never_asked_for_again(tmp_path):
 def test_a_dead_server_stops_with_one_line_and_the_rest_is_asked_later(tmp_path):
     server = Faulty(say, {4: "gone"})
     with server.serving() as address:
-        with pytest.raises(TeacherStopped, match=f"{ATTEMPTS} times in a row .* `ratchet resume` goes on") as dead:
+        with pytest.raises(ServerStopped, match=f"{ATTEMPTS} times in a row .* `ratchet resume` goes on") as dead:
             client(address, tmp_path).answers(bodies(9), lambda n: None)
         assert "\n" not in str(dead.value)
         before = dict(server.paid)
@@ -75,16 +76,16 @@ def test_a_dead_server_stops_with_one_line_and_the_rest_is_asked_later(tmp_path)
 
 
 def test_a_key_that_expires_on_the_way_stops_at_once_and_is_written_nowhere(tmp_path, monkeypatch):
-    monkeypatch.setenv(clients.KEY, "secret-1")
+    monkeypatch.setenv(KEY, "secret-1")
     server = Faulty(say, key="secret-1")
     with server.serving() as address:
         made = client(address, tmp_path)
         made.answers(bodies(2), lambda n: None)
         server.key = "secret-2"
-        with pytest.raises(TeacherRefused, match=f"or has expired .401.; set {clients.KEY}") as expired:
+        with pytest.raises(ServerRefused, match=f"or has expired .401.; set {KEY}") as expired:
             made.answers(bodies(6), lambda n: None)
         assert "secret" not in str(expired.value)
-        monkeypatch.setenv(clients.KEY, "secret-2")
+        monkeypatch.setenv(KEY, "secret-2")
         client(address, tmp_path).answers(bodies(6), lambda n: None)
     assert len(server.paid) == 6 and set(server.paid.values()) == {1}
     assert not any("secret" in file.read_text() for file in tmp_path.rglob("*.json"))
@@ -102,10 +103,10 @@ def test_a_question_that_the_server_never_takes_is_left_out_and_counted(tmp_path
 def test_nothing_is_asked_beyond_the_budget_of_a_runs_whole_life(tmp_path):
     server = Faulty(say)
     with server.serving() as address:
-        with pytest.raises(TeacherStopped, match="the budget of 45 tokens is spent; .* raise --teacher.budget"):
+        with pytest.raises(ServerStopped, match="the budget of 45 tokens is spent; .* raise --teacher.budget"):
             client(address, tmp_path, concurrency=1, budget=45).answers(bodies(9), lambda n: None)
         assert server.asked == 5
-        with pytest.raises(TeacherStopped, match="budget"):
+        with pytest.raises(ServerStopped, match="budget"):
             client(address, tmp_path, concurrency=1, budget=45).answers(bodies(9), lambda n: None)
         assert server.asked == 5
         client(address, tmp_path, budget=100).answers(bodies(9), lambda n: None)
@@ -159,9 +160,8 @@ def test_a_probe_finds_what_a_server_can_do_and_says_what_it_means(tmp_path):
     with Faulty(can).serving() as address:
         found = probe(client(address, tmp_path), 500)
     assert found == Probed("writer", 4096, 0, True, True, True, True)
-    first, second = found.lines("URL", 2)
-    assert "writer at URL: no log-probabilities, token ids, scoring of given text, answers kept to a schema" in first
-    assert "generations 1 to 2" in second and "the run's own model reviews" in second
+    line = "writer at URL: no log-probabilities, token ids, scoring of given text, answers kept to a schema"
+    assert line in found.line("URL")
 
 
 def test_a_server_that_takes_echo_and_scores_its_own_words_alone_is_found_out(tmp_path):
@@ -170,7 +170,7 @@ def test_a_server_that_takes_echo_and_scores_its_own_words_alone_is_found_out(tm
         config = client(address, tmp_path)
         found = probe(dataclasses.replace(config), 500)
     assert not found.scores_text and not found.schemas
-    assert "no scoring of given text (echo), no schemas" in found.lines("URL", 1)[0]
+    assert "no scoring of given text (echo), no schemas" in found.line("URL")
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_a_server_that_takes_echo_and_scores_its_own_words_alone_is_found_out(tm
     [
         ({"models": ("a", "b")}, {}, "has 2 models; set --teacher.model to a or b"),
         ({}, {"model": "writter"}, "has no model 'writter'; set --teacher.model to writer"),
-        ({"key": "x"}, {}, f"the key is wrong or has expired .401.; set {clients.KEY}"),
+        ({"key": "x"}, {}, f"the key is wrong or has expired .401.; set {KEY}"),
         ({"context": 100}, {}, "reads 100 tokens, and a prompt with its answer may take 500"),
         ({"faults": {0: 500}}, {}, "does not answer a chat .500."),
     ],
 )
 def test_a_probe_stops_a_run_in_one_line_before_anything_is_spent(tmp_path, server, settings, line):
-    with Faulty(say, **server).serving() as address, pytest.raises(TeacherRefused, match=line) as refused:
+    with Faulty(say, **server).serving() as address, pytest.raises(ServerRefused, match=line) as refused:
         probe(client(address, tmp_path, **settings), 500)
     assert "\n" not in str(refused.value)
 
@@ -192,12 +192,13 @@ def test_a_probe_stops_a_run_in_one_line_before_anything_is_spent(tmp_path, serv
 def test_an_address_where_nothing_listens_is_one_line(tmp_path):
     with Faulty(say).serving() as address:
         pass
-    with pytest.raises(TeacherRefused, match="does not answer .no connection"):
+    with pytest.raises(ServerRefused, match="does not answer .no connection"):
         probe(client(address, tmp_path), 500)
 
 
+@pytest.mark.parametrize("section", ["teacher", "judge"])
 @pytest.mark.parametrize("url", ["http://me:secret@host/v1", "host:8000", "https://host/v1?key=secret", "file:///x"])
-def test_a_key_in_an_address_is_refused(url):
-    simulate = dataclasses.replace(Config().simulate, lookups=0)
-    with pytest.raises(ConfigError, match="teacher.url .* without a name or a key"):
-        Config(simulate=simulate, teacher=TeacherConfig(url=url))
+def test_a_key_in_an_address_is_refused(url, section):
+    simulate, kind = dataclasses.replace(Config().simulate, lookups=0), {"teacher": TeacherConfig, "judge": JudgeConfig}
+    with pytest.raises(ConfigError, match=f"{section}.url .* without a name or a key"):
+        Config(simulate=simulate, **{section: kind[section](url=url)})

@@ -33,7 +33,7 @@ def test_the_order_of_documents_is_a_function_of_the_seed_alone():
 def test_too_few_documents_are_one_clear_line():
     with pytest.raises(ValueError, match="somewhere holds 12 documents, 5 generations need 15; lower --generations"):
         world(5)
-    with pytest.raises(ValueError, match="documents: there is no folder to read; set --documents.path"):
+    with pytest.raises(ValueError, match="documents: say what to read, as in `ratchet run documents FOLDER`"):
         create(DocumentsConfig(), 0, 1, lambda config: None)
 
 

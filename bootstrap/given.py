@@ -1,0 +1,66 @@
+"""What a run is given: its world, an account of the documents that were read for it, and hashes of all that it reads
+from outside."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils import epath
+
+from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.documents.account import Account
+from ratchet.bootstrap.documents.reading import Found, read
+from ratchet.bootstrap.rubric import Criterion
+from ratchet.bootstrap.worlds import DocumentsConfig, load
+from ratchet.bootstrap.worlds.world import World, content_id
+from ratchet.train.commits import Commits
+
+INPUTS = "inputs.json"
+"""Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
+
+
+class Given(NamedTuple):
+    """A world, and the account of what was read for it; None where nothing was."""
+
+    world: World
+    account: Account | None
+
+
+def given_world(config: Config) -> Given:
+    """Makes the world that the settings name. Reads the documents where they are a user's own, which can take minutes.
+    Raises ValueError when there is no such world, or nothing to read."""
+    accounts: list[Account] = []
+
+    def reading(of: DocumentsConfig) -> Found:
+        found = read(of)
+        accounts.append(found.account)
+        return found
+
+    settings = (config.documents, config.lessons, config.arithmetic)
+    world = load(config.world, settings, config.seed, config.generations, reading)
+    return Given(world, accounts[-1] if accounts else None)
+
+
+def check_inputs(
+    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
+) -> None:
+    """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
+    goes on for more generations reads more slices, and the earlier ones must be what they were."""
+    parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
+    now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
+    now["kinds of tasks"] = content_id(world.kinds, world.per_document)
+    now["rubric"] = content_id([c.model_dump() for c in rubric])
+    now |= {
+        f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
+        for n, m in enumerate(world.slices, 1)
+    }
+    now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
+    path = directory / INPUTS
+    about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
+    began = commits.read(path) if commits.has(path) else {"about": about}
+    if different := [name for name in now if name in began and now[name] != began[name]]:
+        what = f"documents ({different[0]})" if different[0] in parts else different[0]
+        raise ValueError(
+            f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
+        )
+    if writes:
+        commits.write(path, dict(sorted((began | now).items())))
