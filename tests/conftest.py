@@ -38,7 +38,10 @@ settings.register_profile(
 )
 settings.load_profile("ratchet")
 
-LONGEST = ("test_resume.py", "test_preflight.py", "test_processes.py", "test_loop.py", "test_mute.py", "test_base.py")
+LONGEST = (
+    "test_in_step.py", "test_resume.py", "test_bucket_run.py", "test_preflight.py", "test_processes.py", "test_loop.py",
+    "test_mute.py", "test_base.py",
+)  # fmt: skip
 """Files that take longest, longest first."""
 
 

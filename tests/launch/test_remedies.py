@@ -21,6 +21,7 @@ TELLS = re.compile(
     r"ratchet resume|resume (the run|with)|delete|remove|restore (it|them|the)|put (it|that|those) back|start a new run"
 )
 DAMAGE, HERE, KILLED = "launch/test_damage.py", "launch/test_remedies.py", "bootstrap/test_resume.py"
+IN_STEP = "bootstrap/test_in_step.py"
 FOLLOWED = {
     "remove it, and": (DAMAGE, "committed_files_that_are_removed_are_made_again_as_the_line_says"),
     "the file is missing; ": (DAMAGE, "damaged_records_are_named_and_made_again_once_they_are_deleted"),
@@ -39,8 +40,8 @@ FOLLOWED = {
     "differs from the run": (HERE, "a_run_that_is_there_is_resumed"),
     "delete …": (HERE, "a_training_set_that_is_deleted_is_made_again"),
     "files are missing; `ratchet resume": (HERE, "who_looks_at_a_run_without_tokenizer_is_sent_to_resume"),
-    "goes on from what is committed": (KILLED, "two_processes_of_which_one_is_killed_make_what_one_makes"),
-    "no process is at work": (KILLED, "two_processes_of_which_one_is_killed_make_what_one_makes"),
+    "goes on from what is committed": (IN_STEP, "two_processes_of_which_one_is_killed_make_what_one_makes"),
+    "no process is at work": (IN_STEP, "two_processes_of_which_one_is_killed_make_what_one_makes"),
     "the disk is full": (KILLED, "a_full_disk_is_one_clear_line_and_leaves_nothing_half_written"),
     "the bucket failed (…); once it answers": (
         "bootstrap/test_bucket_run.py", "a_bucket_that_fails_is_one_line_and_the_run_goes_on_once_it_answers",
