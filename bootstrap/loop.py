@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
@@ -40,6 +40,7 @@ from ratchet.train import goodput
 from ratchet.train.commits import FILE as COMMITS
 from ratchet.train.files import write_json
 from ratchet.train.holder import holding
+from ratchet.train.monitor import Watchdog
 from ratchet.train.records import Example, has_examples
 from ratchet.train.together import ALONE, Together, connect
 
@@ -95,10 +96,10 @@ def run(
     came in a row; ServerRefused or ServerStopped where a server by address does not answer; before anything is written,
     Busy when another process works on the run, and ConfigError when the directory holds a run of other settings.
     """
-    with holding(directory, progress.line, together) as holder:
+    with holding(directory, progress.line, together) as holder, _watched(config, together) as beat:
         began, _ = time.time(), jax.devices()
         found_devices = time.time()
-        r = _opened(directory, config, Noted(progress, holder), together, given)
+        r = _opened(directory, config, Noted(progress, holder, beat), together, given)
         holder.meter = r.sampler.meter
         try:
             with goodput.recording(directory, began, found_devices) if together.first else nullcontext():
@@ -108,6 +109,16 @@ def run(
             raise RunEnded(str(ended)) from ended
         finally:
             r.metrics.close()
+
+
+@contextmanager
+def _watched(config: Config, together: Together) -> Iterator[Callable[[str], None]]:
+    """Ends a process whose peers have not come on for too long. Gives what is to be told where this one is."""
+    if together.count == 1:
+        yield lambda at: None  # there is nobody to hang for
+        return
+    with Watchdog(config.train.engine.stall_minutes, "run") as watchdog:
+        yield watchdog.beat
 
 
 def _opened(

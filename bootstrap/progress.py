@@ -107,17 +107,20 @@ class Tally:
 
 @dataclass(frozen=True)
 class Noted:
-    """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Work of a run
-    that another process has taken over meanwhile raises Busy."""
+    """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Whenever
+    something was done, `beat` is told where that is. Work of a run that another process has taken over meanwhile raises
+    Busy."""
 
     shown: Progress
     holder: Holder
+    beat: Callable[[str], None] = lambda at: None
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         around, tally = self.holder.doing, Tally(total)  # a stage may train a model of its own
         doing = {"title": title, "since": time.time(), "done": 0, "total": total, "left": None, "about": []}
         self.holder.doing = doing
+        self.beat(f"at the beginning of {title}")
         with self.shown.stage(title, total) as show:
 
             def advance(
@@ -125,6 +128,7 @@ class Noted:
             ) -> None:
                 self.holder.check()
                 tally.add(count, found, left)
+                self.beat(f"in {title}, after {tally.done} of {total}")
                 doing.update(done=tally.done, left=tally.left, about=list(about))
                 show(count, about, found=found, left=left)
 

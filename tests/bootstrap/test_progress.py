@@ -113,9 +113,9 @@ def test_what_was_told_is_never_told_again():
 
 
 def test_the_process_says_in_its_record_what_it_does_and_a_stage_within_a_stage_for_as_long_as_it_lasts(tmp_path):
-    directory = epath.Path(tmp_path)
+    directory, beats = epath.Path(tmp_path), []
     with holding(directory) as holder:
-        noted = Noted(Silent(), holder)
+        noted = Noted(Silent(), holder, beats.append)
         with noted.stage("gen 2 wrongthink", 4) as advance:
             advance(3)
             with noted.stage("gen 2 train (anti)", 60) as inner:
@@ -123,4 +123,8 @@ def test_the_process_says_in_its_record_what_it_does_and_a_stage_within_a_stage_
                 assert (holder.doing["title"], holder.doing["done"]) == ("gen 2 train (anti)", 20)
             assert (holder.doing["title"], holder.doing["done"], holder.doing["total"]) == ("gen 2 wrongthink", 3, 4)
             assert holder_of(directory)["pid"]
+        assert beats[1:] == [
+            "in gen 2 wrongthink, after 3 of 4", "at the beginning of gen 2 train (anti)",
+            "in gen 2 train (anti), after 20 of 60",
+        ]  # fmt: skip
         assert holder.doing is None

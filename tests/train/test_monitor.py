@@ -1,7 +1,9 @@
 import threading
 
+from ratchet.train import monitor
 from ratchet.train.monitor import SAVE, STOP, Signals, Watchdog, describe
 from ratchet.train.stopping import AGAIN
+from ratchet.train.together import Together
 
 
 class Clock:
@@ -49,7 +51,17 @@ def test_only_silence_counts_as_a_stall():
     assert dog.stalled()
 
 
-def test_the_watchdog_says_where_it_was_and_ends_the_process(capsys):
+class Heard(Together):
+    """Processes of which one has said where it is."""
+
+    def publish(self, at):
+        assert at in ("before its first step", "after step 7")
+
+    def published(self):
+        return {0: "after step 6", 2: ""}
+
+
+def test_the_watchdog_says_where_all_processes_are_and_ends_its_own(capsys, monkeypatch):
     """It looks every few microseconds, and time passes when the clock is set."""
     clock, ended, codes = Clock(), threading.Event(), []
 
@@ -57,10 +69,12 @@ def test_the_watchdog_says_where_it_was_and_ends_the_process(capsys):
         codes.append(code)
         ended.set()
 
+    monkeypatch.setattr(monitor.together, "current", lambda: Heard(number=1, count=3))
     with Watchdog(0.001 / 60, "train", clock=clock, end=end) as dog:
         dog.beat("after step 7")
         clock.now = 1.0
         assert ended.wait(3600)
     assert codes == [AGAIN]
     said = capsys.readouterr().err.splitlines()[0]
-    assert said.startswith("train: nothing for") and "after step 7 (process 0 of 1)" in said
+    where = "after step 7 (process 1 of 3; process 0: after step 6; process 2: never heard of)"
+    assert said.startswith("train: nothing for") and where in said
