@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run documents test chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving bench-teachers clean
+.PHONY: run documents test test-long chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving bench-teachers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -21,6 +21,10 @@ documents: .venv/installed
 # Each file goes to one of two workers, the longest first.
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What takes half a minute or more each: several processes, buckets, every kind of task, a real model, the TPU compiler.
+test-long: .venv/tested
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 # Runs of three worlds, in one process or two, are killed at random moments, and end bit for bit as runs that are not.
 CHAOS ?= 40

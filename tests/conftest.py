@@ -38,10 +38,7 @@ settings.register_profile(
 )
 settings.load_profile("ratchet")
 
-LONGEST = (
-    "test_in_step.py", "test_resume.py", "test_bucket_run.py", "test_preflight.py", "test_processes.py", "test_loop.py",
-    "test_mute.py", "test_base.py",
-)  # fmt: skip
+LONGEST = ("test_resume.py", "test_damage.py", "test_loop.py", "test_mute.py", "test_base.py", "test_preflight.py")
 """Files that take longest, longest first."""
 
 

@@ -85,9 +85,9 @@ def recording(directory: epath.Path, began: float, found_devices: float) -> Iter
     try:
         yield
     finally:
+        _RECORDER.reset(token)
         recorder.write(job_end_time=time.time())
         recorder.close()
-        _RECORDER.reset(token)
 
 
 def event(**fields: Any) -> None:

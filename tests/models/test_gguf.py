@@ -255,6 +255,7 @@ SMOLLM2 = {
 """The config.json that HuggingFaceTB/SmolLM2-135M-Instruct is published with."""
 
 
+@pytest.mark.long
 def test_smollm2_says_greedily_what_transformers_says_with_the_same_file():
     base, asked = pretrained.find("smollm2"), {"role": "user", "content": "What is 12 plus 30? Why is the sky blue?"}
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMOLLM2)).eval()

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import processes
+import pytest
 import speaker
 
 from ratchet.models.inference import columns_for, left_pad, round_up
@@ -21,6 +22,7 @@ def said(count) -> list[list[int]]:
     return [list(map(int, ids)) for ids in lines[0]]
 
 
+@pytest.mark.long
 def test_two_processes_say_and_foresee_what_one_does():
     """The one is this process, with as many devices of its own."""
     one = speaker.say(make_mesh(speaker.LAID, jax.devices()[:4]))

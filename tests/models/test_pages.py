@@ -91,6 +91,7 @@ def wide():
     return graphdef, awaken(params)
 
 
+@pytest.mark.long
 def test_slots_with_pages_say_what_slots_with_a_ring_say(wide):
     """Prompts of one page and of two, answers that go on in a new one, slots that are taken again, a shared prompt."""
     asked = [*requests(3, longest=40), *requests(2, seed=1, shortest=60, longest=90)]
@@ -104,6 +105,7 @@ def test_slots_with_pages_say_what_slots_with_a_ring_say(wide):
         np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
 
 
+@pytest.mark.long
 def test_pages_over_a_mesh_say_the_same(wide):
     mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
     params = jax.device_put(wide[1], state_sharding(mesh, wide[1]))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support import requests
 
 from ratchet.models import decoder, products
@@ -26,6 +27,7 @@ def model(biases: tuple[str, ...] = (), **traits):
     return graphdef, jax.tree.unflatten(treedef, noisy)
 
 
+@pytest.mark.long
 def test_what_is_said_and_scored_is_the_same(monkeypatch):
     graphdef, params = model(("query", "key", "value"), gated=True, query_key_norm=True)
     rows = slots_sharding(make_mesh(MeshConfig(), jax.devices()[:1]))

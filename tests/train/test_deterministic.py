@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 _RUN = """
 import jax
 jax.config.update("jax_platforms", "cpu")
@@ -40,6 +42,7 @@ PROGRAMS = {
 """All that multiply matrices; the others copy, cast and count."""
 
 
+@pytest.mark.long
 def test_every_program_that_multiplies_is_compiled_as_asked(tmp_path):
     around = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path}", "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run([sys.executable, "-c", _RUN], capture_output=True, text=True, env=around)

@@ -9,6 +9,8 @@ import worker
 
 from ratchet.train.sharding import make_mesh
 
+pytestmark = pytest.mark.long
+
 
 def losses(count, directory, last=-1):
     """The loss by step, which all processes have to agree on."""

@@ -20,6 +20,8 @@ from ratchet.bootstrap.worlds.documents import KINDS
 from ratchet.models.sampler import Sampled, Sampler
 from ratchet.train.records import read_examples
 
+pytestmark = pytest.mark.long
+
 OWN = yaml.safe_load(KINDS.read_text())
 COINS = {"Nib": 12, "Odo": 35, "Ada": 48, "Ivo": 67, "Una": 91}
 """What stands in the texts, and is the answer to every question about them."""
