@@ -113,7 +113,7 @@ def run(
 
 @contextmanager
 def _watched(config: Config, together: Together) -> Iterator[Callable[[str], None]]:
-    """Ends a process whose peers have not come on for too long. Gives what is to be told where this one is."""
+    """Ends a process whose peers have not come on for too long. Gives what takes where this one is."""
     if together.count == 1:
         yield lambda at: None  # there is nobody to hang for
         return

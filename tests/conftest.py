@@ -38,7 +38,9 @@ settings.register_profile(
 )
 settings.load_profile("ratchet")
 
-LONGEST = ("test_resume.py", "test_damage.py", "test_loop.py", "test_mute.py", "test_base.py", "test_preflight.py")
+LONGEST = (
+    "test_in_step.py", "test_resume.py", "test_damage.py", "test_loop.py", "test_mute.py", "test_base.py", "test_walls.py",
+)  # fmt: skip
 """Files that take longest, longest first."""
 
 

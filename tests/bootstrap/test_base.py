@@ -21,6 +21,8 @@ from ratchet.models.architectures import FolderError
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
 
+pytestmark = pytest.mark.long
+
 LLAMA = DecoderConfig(
     vocab_size=704, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=1024, conv=1,
     family=Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True),

@@ -109,6 +109,7 @@ kinds: [{id: say, question: "What does {title} say?", wordings: ["{question} a",
 """Without worked answers, for which a short context has no room."""
 
 
+@pytest.mark.long
 def test_real_prose_ends_with_one_line_and_nothing_is_waved_through(folder, tmp_path, capsys, monkeypatch):
     """The model's weights are random: nothing that it says about fables passes, and the page shows why."""
     reads, read_documents = [], given.read

@@ -18,6 +18,8 @@ from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages import train
 from ratchet.train.files import read_unit
 
+pytestmark = pytest.mark.long
+
 DRIVER = Path(__file__).with_name("kill_at.py")
 CONFIG = little_config(simulate__unit_tasks=1, simulate__samples=8)
 COMMITTED_BEFORE = {

@@ -15,7 +15,7 @@ from ratchet.launch import cli
 from ratchet.train.commits import FILE, Commits
 from ratchet.train.files import read_unit
 
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine.*never awaited:RuntimeWarning")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:coroutine.*never awaited:RuntimeWarning")]
 
 
 def at(content: bytes, byte) -> bytes:

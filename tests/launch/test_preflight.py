@@ -47,6 +47,7 @@ def found():
     return preflight(asked(slices=2))
 
 
+@pytest.mark.long
 def test_memory_is_within_the_chip_and_its_parts_add_up(found):
     assert found["fits"] and found["chips"] == 32 and found["mesh"] == {"data": 2, "fsdp": 16, "tensor": 1}
     consumers = found["memory"]["consumers"]
@@ -57,6 +58,7 @@ def test_memory_is_within_the_chip_and_its_parts_add_up(found):
     assert consumers["optimizer state"] == pytest.approx(2 * consumers["weights"], rel=0.01)
 
 
+@pytest.mark.long
 def test_traffic_is_named_by_kind_and_axis_and_held_against_the_formula(found):
     assert found["collectives"]["all-gather"]["fsdp"] == found["fsdp"]["gathered"]
     assert 1.0 < found["fsdp"]["ratio"] < 1.3  # queries, keys and values come thrice, and are a quarter here
@@ -65,6 +67,7 @@ def test_traffic_is_named_by_kind_and_axis_and_held_against_the_formula(found):
     assert found["fsdp"]["gradients"] in ("all-reduced", "reduce-scattered")
 
 
+@pytest.mark.long
 def test_the_cost_is_that_of_the_formula_and_the_bound_follows(found):
     assert 1.15 < found["flops"]["ratio"] < 1.36
     bound = found["bound"]
@@ -119,6 +122,7 @@ def test_a_signal_ends_the_compiler_with_one_line():
     assert ran.stderr.splitlines()[-1] == "stopped by SIGTERM" and "***" not in ran.stderr
 
 
+@pytest.mark.long
 def test_people_get_a_table(found, capsys):
     show(found, make_console())
     said = capsys.readouterr().out

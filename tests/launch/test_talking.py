@@ -83,6 +83,7 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_one_answered(capsys, mo
     assert lines == api.load(scratch).answer(user("what is it?"), temperature=0.0).splitlines()
 
 
+@pytest.mark.long
 def test_a_base_remembers_as_much_as_fits(capsys, monkeypatch, based):
     heard, answer = [], api.Model.answer
     monkeypatch.setattr(api.Model, "answer", lambda m, asked, **more: heard.append(asked) or answer(m, asked, **more))

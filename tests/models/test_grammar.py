@@ -89,6 +89,7 @@ def test_slot_order_and_neighbours_do_not_matter_and_those_without_a_grammar_are
     assert sum(tokenizer.decode(said[0]).startswith('{"query":"') for said in together) == 4
 
 
+@pytest.mark.long
 def test_over_a_mesh_the_same_is_said_by_one_program(tokenizer):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     alone, params = speaks(tokenizer, new_tokens=40, slots=8)

@@ -176,6 +176,7 @@ def read(place):
     return load(place, read_config(place), shardings(ONE))
 
 
+@pytest.mark.long
 def test_a_mesh_of_eight_holds_the_same_weights(folder):
     config, mesh = read_config(epath.Path(folder)), make_mesh(MeshConfig(2, 2, 2))
     split = load(epath.Path(folder), config, shardings(mesh))
@@ -198,6 +199,7 @@ def test_several_files_with_an_index_are_one_model(folder, tmp_path, monkeypatch
     np.testing.assert_allclose(their_logits(loaded, tokens()), logits(config, want, tokens()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_weights_come_back_as_they_were(folder, tmp_path, dtype):
     params = read(epath.Path(folder))

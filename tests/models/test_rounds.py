@@ -1,6 +1,7 @@
 """Requests that join a round say what a sampler would have them say."""
 
 import numpy as np
+import pytest
 from support import awaken, requests
 
 from ratchet.models import decoder
@@ -39,6 +40,7 @@ def all_said(round_, waiting):
     return [heard(parts[place]) for place in sorted(parts)]
 
 
+@pytest.mark.long
 def test_each_says_what_it_would_say_alone_by_its_own_seed_warp_and_length(small):
     sampler, weights = made(small)
     warps = (Warp(), Warp(0.0), Warp(0.7, top_k=5), Warp(1.3, top_p=0.8), Warp(1.0, min_p=0.1), Warp(0.5))

@@ -59,6 +59,7 @@ def test_merged_weights_give_what_the_adapters_give(model):
     assert float(beside.loss) != pytest.approx(float(loss_sums(graphdef, params, batch, EngineConfig()).loss), rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("devices", [1, 4])
 def test_training_learns_through_matrices_of_the_rank_alone(model, devices):
     graphdef, params = model
@@ -92,6 +93,7 @@ def test_a_models_own_yes_and_no_are_learned_with_its_embedding_and_head_as_they
         np.testing.assert_array_equal(trained[name][...], params[name][...])
 
 
+@pytest.mark.long
 def test_resumed_adapters_are_those_of_an_unbroken_run(model, tmp_path):
     graphdef, params = model
     run = training(graphdef, random_examples(16), steps=12)

@@ -60,6 +60,7 @@ def test_weight_decay_pulls_matrices_and_leaves_vectors(kind):
         assert float(params["norm"].min()) == 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_the_weights_kept_are_the_mean_of_the_last_ones_and_training_is_the_same(kind):
     rng, params = np.random.default_rng(0), {"up": jnp.ones((1, 4, 4)), "norm": jnp.ones(4)}

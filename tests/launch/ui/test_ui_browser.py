@@ -4,6 +4,8 @@ import pytest
 from browser import browsing
 from evil_run import EVIL, TEXTS
 
+pytestmark = pytest.mark.long
+
 LIST = "/runs/0/transcripts"
 PATHS = ("/", "/runs/0", LIST, f"{LIST}?words=lantern", f"{LIST}/aaaa0001", f"{LIST}/aaaa0004", "/nowhere")
 CONTRAST = """(() => {
