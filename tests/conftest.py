@@ -39,7 +39,8 @@ settings.register_profile(
 settings.load_profile("ratchet")
 
 LONGEST = (
-    "test_in_step.py", "test_resume.py", "test_damage.py", "test_loop.py", "test_mute.py", "test_base.py", "test_walls.py",
+    "test_in_step.py", "test_resume.py", "test_damage.py", "test_loop.py", "test_mute.py", "test_base.py",
+    "test_walls.py",
 )  # fmt: skip
 """Files that take longest, longest first."""
 
