@@ -108,7 +108,7 @@ class Tally:
 @dataclass(frozen=True)
 class Noted:
     """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Whenever
-    something was done, `beat` is told where that is. Work of a run that another process has taken over meanwhile raises
+    something was done, `beat` hears where that is. Work of a run that another process has taken over meanwhile raises
     Busy."""
 
     shown: Progress
