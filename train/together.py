@@ -147,6 +147,8 @@ class Together:
 ALONE = Together()
 """A process that runs by itself, or looks at a run."""
 _joined: list[Together] = []
+_GIVEN = ("coordinator_address", "num_processes", "process_id")
+"""What JAX calls the parts of HOST:PORT/COUNT/NUMBER."""
 
 
 def current() -> Together:
@@ -214,9 +216,6 @@ def _aside() -> Iterator[None]:
     finally:
         os.dup2(output, 1)
         os.close(output)
-
-
-_GIVEN = ("coordinator_address", "num_processes", "process_id")
 
 
 def be_patient() -> None:

@@ -1,7 +1,7 @@
 """The same loop with models of Qwen3's shapes, for accelerators: from scratch, or with `--base DIR` from their weights.
 
 ratchet preflight qwen3-0.6b --topology v5e:4x4
-ratchet submit pod-0.6b --to gke --topology v5e:4x4 --base gs://BUCKET/Qwen3-0.6B --documents.path gs://BUCKET/DIR ...
+ratchet submit pod-0.6b --to gke --topology v5e:4x4 --base /models/Qwen3-0.6B --documents.path /documents ...
 """
 
 from ratchet.bootstrap.config import (

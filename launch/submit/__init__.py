@@ -15,7 +15,7 @@ Whoever starts processes acts on their exit codes, which are the same everywhere
 
 code      means                                              then
 0         done                                               it is over
-1         failed: audit, a reviewer below its floor, two     it is over; what may help is said
+1         failed: a reviewer below its floor, two            it is over; what may help is said
           roll-backs, nothing accepted; a disk or a
           device's memory is full
 2         a mistake in settings, files or the command        it is over
