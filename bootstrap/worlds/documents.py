@@ -172,7 +172,7 @@ def _material(documents: Sequence[Document], question: str) -> Material:
 
 
 def _task(document: Document, question: str) -> Task:
-    return _asked(question.format(title=title_of(document)), document.id)
+    return _asked(question.replace("{title}", title_of(document)), document.id)
 
 
 def _asked(question: str, document: str) -> Task:
