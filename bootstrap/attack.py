@@ -104,8 +104,7 @@ class Attacker:
         if not ways:
             return "", answer
         way = rng.choice(ways)
-        then = " ".join(answer[steps[n].start : steps[n].end] for n in way.then)
-        return answer[: steps[way.step].start] + way.text, f"{self.interruption} {then}"
+        return way.thought(answer, steps), f"{self.interruption} {way.correction(answer, steps)}"
 
 
 def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rng: random.Random) -> dict:

@@ -84,11 +84,9 @@ def interrupt_demonstration(
     if not ways:
         return None
     way, steps = rng.choice(ways), world.steps(task.answer)
-    thought = task.answer[: steps[way.step].start] + way.text
-    correction = " ".join(task.answer[steps[i].start : steps[i].end] for i in way.then)
     d = draft(writer, index, task, 1, "demo")
-    trained = [*writer.tokenizer.encode(correction), writer.tokenizer.end]
-    prompt = [*d.prompt, *writer.tokenizer.encode(f"{thought} {interruption}")]
+    trained = [*writer.tokenizer.encode(way.correction(task.answer, steps)), writer.tokenizer.end]
+    prompt = [*d.prompt, *writer.tokenizer.encode(f"{way.thought(task.answer, steps)} {interruption}")]
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
 
 
@@ -114,12 +112,12 @@ def review_demonstrations(
     view = tuple(p for p in index.passages if p.id in d.passages)
     rng = random.Random(f"review {task.id}")
     steps = world.steps(task.answer)
-    spoiled = [(w.step, w.text) for w in world.spoil(task, task.answer, heard, rng)]
-    right = [(n, task.answer[s.start : s.end]) for n, s in enumerate(steps)]
+    spoiled = [way.text for way in world.spoil(task, task.answer, heard, rng)]
+    right = [task.answer[s.start : s.end] for s in steps]
     made = []
     for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
         asked = []
-        for _, text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
+        for text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
             asked += labelled(criterion, world, task, text, view, reviewer)
         lineage = {"kind": criterion.id, "task": task.id}
         pairs = [(question, label) for _, question, label in asked]

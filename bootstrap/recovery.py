@@ -57,8 +57,8 @@ def by_rule(run: Run, knower: Knower) -> list[Thought]:
         rng = Random(f"recovery {t.task_id}")
         ways = run.world.spoil(tasks[t.task_id], t.text, knower.heard[:64], rng) if t.task_id in tasks else ()
         if ways:
-            way, steps = rng.choice(ways), run.world.steps(t.text)
-            text = t.text[: steps[way.step].start] + way.text
+            way = rng.choice(ways)
+            text = way.thought(t.text, run.world.steps(t.text))
             tokens = tuple(run.tokenizer.encode(text))
             made.append(Thought(tasks[t.task_id], 0, tokens, text, way.text, "spoiled"))
     return made

@@ -94,7 +94,7 @@ class Knower:
         """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
         c, vector = self.run.config.wrongthink, self.vector(source)
         if vector is None or not self.tasks:
-            skipped = "nothing was read before" if vector else "no accepted answer can be spoiled"
+            skipped = "nothing was read before" if vector is not None else "no accepted answer can be spoiled"
             return None, {"source": source, "lambda": None, "sweep": [], "skipped": skipped}
         rows = self.sweep(reviewer, vector)
         best = wrongthink.most_wrong(rows, c)
@@ -116,7 +116,7 @@ def _spoiled(run: Run, task: Task, answer: str, heard: Sequence[str]) -> list[Ex
     """Examples of a right answer with one step spoiled and the rest as it was."""
     steps, made = run.world.steps(answer), []
     for way in run.world.spoil(task, answer, heard, Random(f"anti {task.id}")):
-        text = answer[: steps[way.step].start] + way.text + answer[steps[way.step].end :]
+        text = way.thought(answer, steps) + answer[steps[way.step].end :]
         trained = [*run.tokenizer.encode(text), run.tokenizer.end]
         lineage = {"kind": "anti-lesson", "task": task.id}
         prompt = run.tokenizer.render(task.messages)

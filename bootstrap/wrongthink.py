@@ -193,7 +193,7 @@ def spoil(
     ends[-1] = len(t.tokens)
     made = []
     for way in world.spoil(task, t.text, heard, Random(f"spoil {generation} {t.id}")):
-        thought = t.text[: steps[way.step].start] + way.text
+        thought = way.thought(t.text, steps)
         rest = [i for step in way.then for i in range(ends[step], ends[step + 1])]
         corrected = replace(
             t,

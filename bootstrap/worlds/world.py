@@ -102,6 +102,14 @@ class Spoiled(NamedTuple):
     text: str
     then: tuple[int, ...]
 
+    def thought(self, answer: str, steps: Sequence[Step]) -> str:
+        """The answer, of these steps, up to the spoiled one, and what that says instead."""
+        return answer[: steps[self.step].start] + self.text
+
+    def correction(self, answer: str, steps: Sequence[Step]) -> str:
+        """What a correction says of the answer, after an interruption."""
+        return " ".join(answer[steps[n].start : steps[n].end] for n in self.then)
+
 
 class Grade(NamedTuple):
     """An answer against the truth.
