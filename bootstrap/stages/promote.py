@@ -76,13 +76,14 @@ def _faults(
     counts = [_can_tell(_scores(e, name), groups, config) for e in every]
     measured = floor > 0 and counts[0] and not any(counts[1:])
     for number, earlier in promoted.items():
-        if why := _scores(earlier, name) and _unusable(earlier, name):
+        before = _scores(earlier, name)
+        if before and (why := _unusable(earlier, name)):
             yield f"{name} of generation {number} {why}"
             return
-        change = paired(scores, _scores(earlier, name), groups)
-        shared = {item: scores[item] for item in scores.keys() & _scores(earlier, name).keys()}
-        if not _can_tell(shared, groups, config) or len(shared) < SHARED * len(_scores(earlier, name)):
-            if _can_tell(_scores(earlier, name), groups, config):
+        change = paired(scores, before, groups)
+        shared = {item: scores[item] for item in scores.keys() & before.keys()}
+        if not _can_tell(shared, groups, config) or len(shared) < SHARED * len(before):
+            if _can_tell(before, groups, config):
                 yield f"{name} shares too few items with generation {number} to be compared"
                 return
             continue
