@@ -95,17 +95,13 @@ def _by_their_worth(
     criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Sequence[Review]
 ) -> tuple[Criterion, ...]:
     """The criteria, of which those that a model answers are required where the interval of their AUC lies above 0.5,
-    and advisory elsewhere; those that are either in any case stay so."""
+    and advisory elsewhere. One that always decides, or never, goes on doing so."""
     found = []
     for c in criteria:
         worth = _worth(c, probes, reviews) if c.kind != "rule" and c.standing in ("required", "earned") else None
-        found.append(c.model_copy(update={"standing": _standing(worth["low"])}) if worth else c)
+        standing = c.standing if worth is None else "required" if worth["low"] > 0.5 else "advisory"
+        found.append(c.model_copy(update={"standing": standing}))
     return tuple(found)
-
-
-def _standing(low: float) -> str:
-    """What a criterion has to say of which the AUC is at least `low`."""
-    return "required" if low > 0.5 else "advisory"
 
 
 def _worth(criterion: Criterion, probes: Sequence[Probe], reviews: Sequence[Review]) -> dict | None:
