@@ -30,9 +30,10 @@ def example(
     lineage: dict,
     spans: Sequence[tuple[int, int]] = (),
 ) -> Example:
-    """An example that trains on `trained` after `prompt`, and one-hot on `spans` of the prompt (tool calls).
+    """An example that trains on the N tokens `trained` after `prompt`, towards their N `targets`, and one-hot on the
+    parts (start, end) of the prompt in `spans`, such as tool calls.
 
-    Without a prompt, the first token is what the others come after.
+    Without a prompt the first token has no weight: the others come after it.
     """
     tokens = np.asarray([*prompt, *trained], np.int32)
     weights = np.zeros(len(tokens), np.float32)
@@ -178,7 +179,7 @@ def for_students(
 
 def for_simulator(t: Transcript, target: Target, task: Task, teacher: str) -> Example:
     """What one accepted answer trains the simulator in, who has the sources in view and looks things up."""
-    assert not t.forced, "after many corrections the simulator interrupts and repeats what is right"
+    assert not t.forced, "a simulator that learns from corrections interrupts what is right"
     return example(t.prompt, t.tokens, target.capture, "simulate", _lineage(t, task, teacher), t.called)
 
 

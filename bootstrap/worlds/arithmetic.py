@@ -98,7 +98,7 @@ def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: 
     for size in sizes:
         pages = []
         for number in rng.sample(range(len(COLOURS) * len(TREES)), config.pages):
-            p, name = draw(size, OF_PAGES, rng), f"{COLOURS[number // 8]} {TREES[number % 8]}"
+            p, name = draw(size, OF_PAGES, rng), f"{COLOURS[number // len(TREES)]} {TREES[number % len(TREES)]}"
             text = f"{name}. how {written(p)} are added: {answer(p)}"
             meta = {"name": name, "source": "arithmetic world", "license": "CC0-1.0"}
             pages.append(Document(content_id(text), text, meta))

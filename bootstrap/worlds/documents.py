@@ -26,7 +26,7 @@ class Question(NamedTuple):
 
 
 class Source(Protocol):
-    """What was read."""
+    """What was read from a user's path: documents, and labelled questions about them."""
 
     documents: Sequence[Document]
     questions: Sequence[Question]

@@ -315,7 +315,7 @@ class World:
     prose: tuple[tuple[str, str], ...] = ()
     """Plain text for a model from scratch: (beginning, continuation that is trained on)."""
     control: tuple[tuple[str, str], ...] = ()
-    """Plain text that nothing is trained on, to see whether a model still speaks; "" takes the text of `fresh`."""
+    """Plain text that nothing is trained on, to see whether a model still speaks; empty: the text of `fresh`."""
     checks: Mapping[str, Check] = field(default_factory=dict)
     """Criteria by rule beside the general ones, by the id that the rubric gives them."""
     steps: Callable[[str], Sequence[Step]] = sentences
