@@ -34,7 +34,7 @@ class Advance(Protocol):
 class Reached:
     """Takes how many items of a stage are done in all, and tells its `advance` how many are new.
 
-    The total may fall, as when an answer that looked done calls a tool and goes on: then nothing is told until it is
+    The total may fall, as when an answer that looked done calls a tool and goes on: then nothing is new until it is
     higher than ever before.
     """
 
@@ -48,7 +48,7 @@ class Reached:
 
 
 def counted(reached: Callable[[int], None], before: int = 0) -> Callable[[int], None]:
-    """A function that is told how many more items are done, and tells `reached` how many these are in all, with those
+    """A function that takes how many more items are done, and tells `reached` how many these are in all, with those
     done `before`."""
     done = before
 
