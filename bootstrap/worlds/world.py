@@ -338,3 +338,8 @@ class World:
     answers that a teacher is shown."""
     per_document: int = 3
     """How many proposed tasks of a document are kept at most."""
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether there is an oracle, for those who may not call it."""
+        return self.oracle is not None
