@@ -283,6 +283,8 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
 
 
 def from_json(text: str) -> Config:
+    """The config in a JSON object by section, such as `{"train": {"steps": 300}}`; what is left out has its default.
+    Raises ConfigError like `with_settings`, and ValueError for text that is no JSON."""
     return _build(Config, json.loads(text), "")
 
 
@@ -325,19 +327,23 @@ MAY_CHANGE = (
 
 def refusal(old: Config, new: Config) -> str:
     """Why a run with the settings `old` cannot go on with those of `new`; "" where it can."""
-    before, after = flat(old), flat(new)
-    for line, name in zip(changed(old, new), (name for name in before if before[name] != after[name]), strict=True):
-        if name in MAY_GROW and after[name] < before[name]:
-            return f"the run has {before[name]} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
+    for name, (before, after) in _differences(old, new).items():
+        if name in MAY_GROW and after < before:
+            return f"the run has {before} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
         if name not in (*MAY_GROW, *MAY_CHANGE):
-            return f"{line} differs from the run; start a new run to change it"
+            return f"{name}: {before!r} → {after!r} differs from the run; start a new run to change it"
     return ""
 
 
 def changed(old: Config, new: Config) -> list[str]:
-    """One line for every setting in which two configs differ."""
+    """One line for every setting in which two configs differ: "seed: 0 → 1"."""
+    return [f"{name}: {before!r} → {after!r}" for name, (before, after) in _differences(old, new).items()]
+
+
+def _differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """(value before, value after) of every setting in which two configs differ."""
     before, after = flat(old), flat(new)
-    return [f"{name}: {before[name]!r} → {after[name]!r}" for name in before if before[name] != after[name]]
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
 
 def nearest(name: str, config: Config | None = None) -> str:

@@ -134,7 +134,7 @@ def _work(run: Run, scale: Scale, name: str, work: float) -> Bounds:
             return sampled(work, view).times(1.0, 1.5)
         case "review":
             probes = 2 * len(run.probes) if run.world.known else 0
-            attacks = c.review.attacks if run.world.oracle else 0
+            attacks = c.review.attacks if run.world.has_oracle else 0
             return sampled(probes, view) + judged(work + probes) + judged(attacks).times(0.0, 5.0)
         case "targets" | "corrections":
             answers = min(c.targets.per_task, c.simulate.samples)

@@ -182,6 +182,7 @@ def to_json(proposal: Proposal) -> bytes:
 
 
 def from_json(payload: bytes) -> Proposal:
+    """The proposal that `to_json` wrote."""
     fields = json.loads(payload)
     return Proposal(**fields | {"askings": tuple(fields["askings"])})
 

@@ -51,20 +51,7 @@ def dataset(
     there = lambda: has_examples(place) and _header(place).get("units") == units
     files = metadata_of(place)
     if not (run.decided("whether the dataset is there", there) and all(run.commits.has(file) for file in files)):
-        copies, names = run.config.train.renamed, run.world.names
-        made = [copy for e in mistakes for copy in examples.renamed(names, run.tokenizer, e, copies)]
-        by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
-        chosen = [(by_id[one.transcript_id], one) for _, found in taught for one in found]
-        heard = tuple(sorted({t.text for t, _ in chosen if not t.forced}))
-        interruption = run.config.wrongthink.interruption
-        again = lambda *thought: spoiled_again(run.world, run.tokenizer, heard, interruption, *thought)
-        for t, one in chosen:
-            given = t, one, g.read[t.task_id], f"gen-{g.incumbent:03d}"
-            made += examples.for_students(run.tokenizer, *given, again)
-            if not t.forced:
-                if run.config.targets.kind == "students":
-                    given = t, one.sampled(t), *given[2:]
-                made += examples.renamed(names, run.tokenizer, examples.for_simulator(*given), copies)
+        made = _examples(g, taught, mistakes)
         header = {
             "vocab_size": run.config.model.vocab_size,
             "tokenizer": run.tokenizer.hash,
@@ -88,7 +75,29 @@ def dataset(
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 
-def dataset_of(run: Run, number: int):
+def _examples(
+    g: Generation, taught: Sequence[tuple[Sequence[Transcript], Sequence[Target]]], mistakes: Sequence[Example]
+) -> list[Example]:
+    """What is taught, as `dataset` has it: students get each transcript in several wordings, simulators each answer in
+    copies with names exchanged, and reviewers their mistakes in such copies."""
+    run, teacher = g.run, f"gen-{g.incumbent:03d}"
+    renamed = lambda e: examples.renamed(run.world.names, run.tokenizer, e, run.config.train.renamed)
+    made = [copy for e in mistakes for copy in renamed(e)]
+    by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
+    chosen = [(by_id[one.transcript_id], one) for _, found in taught for one in found]
+    heard = tuple(sorted({t.text for t, _ in chosen if not t.forced}))
+    interruption = run.config.wrongthink.interruption
+    again = lambda *thought: spoiled_again(run.world, run.tokenizer, heard, interruption, *thought)
+    for t, target in chosen:
+        task = g.read[t.task_id]
+        made += examples.for_students(run.tokenizer, t, target, task, teacher, again)
+        if not t.forced:
+            own = target.sampled(t) if run.config.targets.kind == "students" else target
+            made += renamed(examples.for_simulator(t, own, task, teacher))
+    return made
+
+
+def dataset_of(run: Run, number: int) -> epath.Path:
     """Where a generation's dataset lies."""
     return run.generation(number) / "dataset" / "1.0.0"
 

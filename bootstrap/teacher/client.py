@@ -187,7 +187,7 @@ class Client:
         found: list[Any] = [None] * len(bodies)
         failed: list[Exception] = []
         self._over.clear()
-        _ = self._server, self._pace, self._spent  # made by one thread
+        _ = self._server, self._pace, self._spent  # made here, before there are threads
 
         def ask(of: list[int]) -> None:
             try:

@@ -36,6 +36,16 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_steps_of_one_arm_can_be_taken_out(tmp_path):
+    metrics = Metrics(epath.Path(tmp_path))
+    for arm in ("loop", "imitation", "loop"):
+        metrics.log(1, arm, 0, {"loss": 1.0})
+    metrics.forget("imitation")
+    metrics.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["arm"] for line in lines] == ["loop", "loop"]
+
+
 def test_a_project_of_weights_and_biases_gets_the_same_figures_and_no_file_its_key(tmp_path, monkeypatch):
     """Offline it writes what it would send."""
     key = "0123456789" * 4
