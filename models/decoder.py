@@ -295,9 +295,17 @@ def check_sizes(config: DecoderConfig) -> None:
 
 
 def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
-    """A freshly initialised decoder, split once into its definition and its parameters."""
+    """A freshly initialised decoder, split once into its definition and its parameters. Raises ValueError when its
+    heads do not fit."""
     check_sizes(config)
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
+
+
+def shapes(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The definition of a decoder and the shapes of its parameters, without their numbers, which may be more than fit
+    into memory. Raises ValueError as `create` does."""
+    check_sizes(config)
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
 
 
 def _takes_long(primitive: Primitive, *_, **__) -> bool:

@@ -15,8 +15,9 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ratchet.models import decoder
 from ratchet.models.architectures import FolderError
-from ratchet.models.decoder import INPUT_AXES, Decoder, DecoderConfig
+from ratchet.models.decoder import INPUT_AXES, DecoderConfig
 
 Shardings = Any
 """A pytree of NamedSharding, one for every parameter."""
@@ -84,7 +85,7 @@ def load(held: Held, names: Names, config: DecoderConfig, shardings: Callable[[n
 
     Raises FolderError when the files do not hold the tensors that such a decoder has, or cannot be read.
     """
-    template = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))[1]
+    _, template = decoder.shapes(config)
     tensors = listed(config, template, names)
     held.check(tensors)
 

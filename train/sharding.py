@@ -107,6 +107,12 @@ def place(tree, shardings):
     return jax.tree.map(one, tree, shardings)
 
 
+def laid_out(shapes, shardings):
+    """A pytree of shapes with the sharding of each, as compilers and checkpoints take arrays that are not there yet."""
+    laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(laid, shapes, shardings)
+
+
 def state_sharding(mesh: Mesh, state):
     """A NamedSharding for every leaf of a pytree of parameters or optimizer state, found by the leaf's name."""
 

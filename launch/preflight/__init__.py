@@ -29,7 +29,6 @@ from ratchet.launch.preflight.chips import (
     gib,
     without_compilation_cache,
 )
-from ratchet.models.decoder import check_sizes
 from ratchet.train.flops import chip_of
 from ratchet.train.sharding import make_mesh
 
@@ -68,7 +67,6 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
     read; ValueError when the mesh does not fit.
     """
     config = with_base(asked.config)
-    check_sizes(config.model)
     if min(asked.rows, asked.slices, asked.slots) < 1:
         raise PreflightError(
             f"preflight: rows {asked.rows}, slots {asked.slots}, slices {asked.slices}; all must be at least 1"

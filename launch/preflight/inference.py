@@ -11,12 +11,13 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
 from ratchet.launch.preflight.collectives import by_kind, collectives, memory_traffic
-from ratchet.models.decoder import Decoder, DecoderConfig
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import Inference, round_up
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer, answer_probabilities
 from ratchet.train.flops import Chip, layer_weights, traced_flops
-from ratchet.train.sharding import slots_sharding, state_sharding
+from ratchet.train.sharding import laid_out, slots_sharding, state_sharding
 
 _STEP = "while/body/while/body"
 """In the names of a decoding step's operations: slots are refilled in the outer loop, steps are the inner."""
@@ -134,10 +135,9 @@ def _formula(model: DecoderConfig, contexts: int, questions: int, width: int, le
 
 
 def _model(config: Config, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-    """Its definition, and shapes of its parameters with their layout in training."""
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config.model, nnx.Rngs(params=0))))
-    laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return graphdef, jax.tree.map(laid, params, state_sharding(mesh, params))
+    """The definition of the model, and the shapes of its parameters with their layout in training."""
+    graphdef, params = decoder.shapes(config.model)
+    return graphdef, laid_out(params, state_sharding(mesh, params))
 
 
 def _advice(fit: dict[str, Any], more: str = "") -> list[str]:

@@ -24,7 +24,7 @@ from ratchet.launch import cli
 from ratchet.models import gguf_vocabulary, pretrained
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
-from ratchet.models.decoder import Decoder
+from ratchet.models.decoder import shapes
 from ratchet.models.gguf import read
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
@@ -78,12 +78,8 @@ def weights(base):
     return base.weights(lambda params: state_sharding(ONE, params))
 
 
-def definition(config):
-    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
-
-
 def logits(base, tokens_BT):
-    graphdef, positions = definition(base.config), np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    graphdef, positions = shapes(base.config)[0], np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
 
     @jax.jit
     def run(params, tokens_BT):

@@ -19,7 +19,7 @@ from support import assert_same_bits
 
 from ratchet.models import huggingface
 from ratchet.models.architectures import FolderError, read_config
-from ratchet.models.decoder import Decoder, DecoderConfig, create
+from ratchet.models.decoder import DecoderConfig, create, shapes
 from ratchet.models.family import Family
 from ratchet.models.huggingface import load, save
 from ratchet.models.sampler import Request, Sampler
@@ -82,12 +82,8 @@ def family(request, tmp_path_factory):
     return model, folder, config, load(folder, config, shardings(ONE))
 
 
-def definition(config):
-    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
-
-
 def logits(config, params, tokens_BT, dtype=None):
-    graphdef = definition(config)
+    graphdef, _ = shapes(config)
     positions = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
 
     @jax.jit
@@ -132,7 +128,7 @@ def theirs_in_bfloat16(model):
 def test_greedy_continuations_are_identical(family):
     model, _, config, params = family
     prompts = tokens(2, 12)
-    sampler = Sampler(definition(config), slots=2, new_tokens=64, keep=4)
+    sampler = Sampler(shapes(config)[0], slots=2, new_tokens=64, keep=4)
     requests = [Request(i, tuple(map(int, row))) for i, row in enumerate(prompts)]
     out = sampler(params, requests, seed=0, temperature=0.0, stop=(127_000,))
     with torch.no_grad():

@@ -60,6 +60,11 @@ def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
     assert info["eos_token"] == "<|end|>" and "chat_template" not in info
 
 
+def test_a_folder_is_served_without_other_weights_of_its_size(folder, monkeypatch):
+    monkeypatch.setattr("ratchet.models.decoder.create", lambda *_: pytest.fail("weights that nobody reads"))
+    assert of_folder(folder).name == folder.name
+
+
 def test_a_folder_without_a_chat_template_completes_and_does_not_chat(folder, tmp_path):
     for file in folder.iterdir():
         (epath.Path(tmp_path) / file.name).write_bytes(file.read_bytes())
