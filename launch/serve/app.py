@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import secrets
 import time
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.launch.serve import answers, asked
 from ratchet.launch.serve.answers import Piece
-from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Refused, Sampling, Tokenize
+from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Message, Refused, Sampling, Tokenize
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.served import Served
 from ratchet.launch.serve.words import spelled
@@ -31,6 +32,8 @@ from ratchet.models.sampler import Request as Sample
 
 GONE = 0.5
 """Seconds between looks whether the client of an answer in one piece is still there."""
+GRAMMARS = 64
+"""Schemas whose grammars are kept compiled."""
 
 
 class Choice(NamedTuple):
@@ -56,7 +59,7 @@ class Server:
 
     def __init__(self, served: Served, desk: Desk):
         self._served, self._desk = served, desk
-        self._grammars: dict[str, Grammar] = {}
+        self._compiled = functools.lru_cache(GRAMMARS)(self._compile)
 
     def app(self, hosts: Sequence[str] = ("*",)) -> Starlette:
         """The web application, which answers those alone who call it by one of these names: a page in a browser could
@@ -76,8 +79,6 @@ class Server:
     async def completions(self, request: Request) -> Response:
         body = await self._read(Completion, request)
         prompts = [self._prompt(prompt, body.add_special_tokens) for prompt in body.prompts]
-        if not prompts:
-            raise Refused("prompt: it is an empty list", param="prompt")
         insists = "max_tokens" in body.model_fields_set
         rooms = [self._room(ids, body.max_tokens, insists, "prompt") for ids, _ in prompts]
         choices = [
@@ -119,10 +120,7 @@ class Server:
 
     async def chat(self, request: Request) -> Response:
         body = await self._read(Chat, request)
-        try:
-            prompt = tuple(self._served.tokenizer.render([message.plain() for message in body.messages]))
-        except FolderError as error:
-            raise Refused(f"messages: {error}", param="messages") from error
+        prompt = self._rendered(body.messages)
         longest = body.max_completion_tokens or body.max_tokens
         room = self._room(prompt, longest or self._served.context, longest is not None, "messages")
         grammar = self._grammar(body)
@@ -161,10 +159,7 @@ class Server:
         if body.prompt is not None:
             tokens = self._served.tokenizer.whole(body.prompt, body.add_special_tokens)
         else:
-            try:
-                tokens = self._served.tokenizer.render([message.plain() for message in body.messages])
-            except FolderError as error:
-                raise Refused(f"messages: {error}", param="messages") from error
+            tokens = self._rendered(body.messages)
         names = [spelled(self._served.tokenizer, token) for token in tokens] if body.return_token_strs else None
         count = {"count": len(tokens), "max_model_len": self._served.context}
         return JSONResponse({**count, "tokens": list(tokens), "token_strs": names})
@@ -220,6 +215,13 @@ class Server:
             raise Refused("prompt: it has no tokens, and a model goes on from one at least", param="prompt")
         return tuple(ids), text
 
+    def _rendered(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The ids of a conversation with an open turn. Raises Refused where the template refuses the messages."""
+        try:
+            return tuple(self._served.tokenizer.render([message.plain() for message in messages]))
+        except FolderError as error:
+            raise Refused(f"messages: {error}", param="messages") from error
+
     def _room(self, prompt: Sequence[int], longest: int, insists: bool, param: str) -> int:
         """Tokens that may be said after a prompt: as many as were asked for or, unless the client `insists`, as there
         is room for. Raises Refused where there is none."""
@@ -242,17 +244,15 @@ class Server:
         return Asked(Sample(int(named[:8], 16), prompt, grammar), seed, room, warp)
 
     def _grammar(self, body: Chat) -> Grammar | None:
-        """What an answer is kept to; compiled once for each schema."""
+        """What an answer is kept to; None where it is free. Raises Refused for a schema that cannot be kept to."""
         schema = body.response_format.schema_of
-        if schema is None:
-            return None
-        key = json.dumps(schema, sort_keys=True)
-        if key not in self._grammars:
-            try:
-                self._grammars[key] = Grammar.of_json(schema, self._served.tokenizer.spelled())
-            except ValueError as error:
-                raise Refused(f"response_format: {error}", param="response_format") from error
-        return self._grammars[key]
+        try:
+            return None if schema is None else self._compiled(json.dumps(schema))
+        except ValueError as error:
+            raise Refused(f"response_format: {error}", param="response_format") from error
+
+    def _compile(self, schema: str) -> Grammar:
+        return Grammar.of_json(json.loads(schema), self._served.tokenizer.spelled())
 
     async def _answer(
         self, request: Request, body: Sampling, form: Form, choices: Sequence[Choice], read: int, echoed: int

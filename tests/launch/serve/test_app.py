@@ -195,6 +195,19 @@ def test_a_schema_is_kept_to(client, name):
     assert {json.loads(one.choices[0].message.content)["is"] for one in made} <= {"brief", "doubled"}
 
 
+def test_an_object_has_its_members_in_the_order_of_its_schema(client, name):
+    """Of two schemas that differ in nothing else as well."""
+    values = {"one": {"const": 1}, "two": {"const": 2}}
+    for names in (["one", "two"], ["two", "one"]):
+        properties = {name: values[name] for name in names}
+        schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+        made = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "what is it"}], max_tokens=60,
+            response_format={"type": "json_schema", "json_schema": {"name": "it", "schema": schema}},
+        )  # fmt: skip
+        assert list(json.loads(made.choices[0].message.content)) == names
+
+
 @pytest.mark.parametrize("at", ["", "v1/"])
 def test_the_tokenizer_is_that_of_the_folder(address, name, theirs, at):
     tokenizer = theirs[0]
