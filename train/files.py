@@ -122,7 +122,7 @@ def add_line(path: epath.Path, line: str) -> None:
 
 
 def object_in(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file of which nothing depends; {} when it is missing or damaged."""
+    """The object in a JSON file on which nothing depends; {} when it is missing or damaged."""
     try:
         found = json.loads(read(path))
     except (FileNotFoundError, ValueError):
@@ -131,7 +131,7 @@ def object_in(path: epath.Path) -> dict[str, Any]:
 
 
 def numbers_in(path: epath.Path) -> dict[str, float]:
-    """The finite numbers in such a file by name; whatever else stands there is left out."""
+    """The finite numbers in a JSON file of which nothing depends, by name; whatever else it holds is left out."""
     number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return {name: value for name, value in object_in(path).items() if number(value)}
 

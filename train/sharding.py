@@ -18,6 +18,7 @@ from ratchet.models.bounds import bounded
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+"""Of arrays whose first axis is the rows of a batch."""
 ROWS_AND_HEADS = P(("data", "fsdp"), "tensor")
 """Of attention's operands: rows of a batch, slots of the sampler, and heads."""
 
@@ -73,10 +74,12 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How arrays of a batch's rows lie over a mesh."""
     return NamedSharding(mesh, BATCH)
 
 
 def slots_sharding(mesh: Mesh) -> NamedSharding:
+    """How the sampler's slots and the scorer's questions lie over a mesh, and with them the heads of their caches."""
     return NamedSharding(mesh, ROWS_AND_HEADS)
 
 
