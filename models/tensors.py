@@ -22,6 +22,7 @@ from ratchet.models.decoder import INPUT_AXES, DecoderConfig
 Shardings = Any
 """A pytree of NamedSharding, one for every parameter."""
 MATRICES = ("query", "key", "value", "output", "gate", "up", "down", "head")
+"""Parameters that files hold the other way round, [out, in]."""
 
 
 class Names(NamedTuple):
@@ -61,7 +62,7 @@ class Held(ABC):
         FolderError when it cannot be read."""
 
     def check(self, tensors: list[Tensor]) -> None:
-        """Raises FolderError unless the files hold exactly these."""
+        """Raises FolderError unless the files hold exactly these tensors, in these shapes."""
         wanted, held = {t.name: t.shape for t in tensors}, self.names
         for words, names in (("lacks", wanted.keys() - held), ("has", held - wanted.keys())):
             if names:
@@ -131,4 +132,5 @@ def name_of(path: tuple) -> str:
 
 
 def _turned(theirs: jax.Array, *, shape: tuple[int, ...], is_matrix: bool) -> jax.Array:
+    """A tensor of a file as ours: [in, out], with heads apart, in float32."""
     return (theirs.T if is_matrix else theirs).astype(jnp.float32).reshape(shape)
