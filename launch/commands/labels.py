@@ -24,7 +24,9 @@ from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.train.files import write_json
 
 KEYS = "y right, n wrong, s skip, u back, q quit"
+"""What a person may say of an answer, by key."""
 WRITTEN = "certificate.json"
+"""The file of a generation that holds its certificate."""
 Reviewed = described(int | None, "a generation with a review", metavar="N", help_behavior_hint="(default: newest)")
 
 

@@ -1,5 +1,6 @@
 """What a step of training takes on a described topology: memory, FLOPs, traffic between chips, and the bound."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -97,6 +98,7 @@ def _fsdp(sent: list[Collective], parameters: int, mesh: jax.sharding.Mesh) -> d
 
 
 def _bound(found: dict[str, Any], sent: list[Collective], chip: Chip, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The least seconds of a step, and the MFU that it cannot surpass."""
     across = sum(c.total for c in sent if c.kind == "send")
     inside = sum(_wire(c, mesh) for c in sent if c.kind != "send")
     bounds = bound(
@@ -112,10 +114,8 @@ def _bound(found: dict[str, Any], sent: list[Collective], chip: Chip, mesh: jax.
 
 def _wire(c: Collective, mesh: jax.sharding.Mesh) -> float:
     """Bytes that a chip sends for a collective in a ring."""
-    members = 1
-    for axis in c.axes:
-        members *= mesh.shape[axis]
-    share = (members - 1) / max(members, 1)
+    members = math.prod(mesh.shape[axis] for axis in c.axes)
+    share = (members - 1) / members
     return c.total * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(c.kind, share)
 
 
