@@ -301,27 +301,32 @@ async def _whole(pieces: AsyncIterator[Piece]) -> Piece:
 
 
 async def _merged(choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Piece]]:
-    """The pieces of all choices as they come, by the choice's index."""
-    found: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
+    """The pieces of all choices as they come, by the choice's index. Raises what the first choice raises that fails."""
+    found: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
     async def follow(choice: Choice) -> None:
-        async with contextlib.aclosing(choice.pieces):
-            async for piece in choice.pieces:
-                await found.put((choice.index, piece))
-        await found.put((choice.index, None))
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(follow(choice)) for choice in choices]
         try:
-            left = len(tasks)
-            while left:
-                index, piece = await found.get()
-                left -= piece is None
-                if piece is not None:
-                    yield index, piece
-        finally:
-            for task in tasks:
-                task.cancel()
+            async with contextlib.aclosing(choice.pieces):
+                async for piece in choice.pieces:
+                    found.put_nowait((choice.index, piece))
+            found.put_nowait((choice.index, None))
+        except Exception as error:  # raised by who reads the pieces; a group of tasks would wrap it
+            found.put_nowait((choice.index, error))
+
+    tasks = [asyncio.create_task(follow(choice)) for choice in choices]
+    try:
+        left = len(tasks)
+        while left:
+            index, piece = await found.get()
+            if isinstance(piece, Exception):
+                raise piece
+            left -= piece is None
+            if piece is not None:
+                yield index, piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _after(first: str, told: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -1,5 +1,7 @@
 """The server as its clients meet it: OpenAI's own client, and what lm-eval asks, over a loopback socket."""
 
+import asyncio
+import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -12,6 +14,8 @@ import torch
 import transformers
 from serving import of_folder, write_folder
 
+from ratchet.launch.serve import app, desk
+from ratchet.launch.serve.answers import Piece
 from ratchet.launch.serve.listening import answering
 
 PROMPT = "what is it and user"
@@ -193,6 +197,46 @@ def test_a_schema_is_kept_to(client, name):
         made = list(pool.map(ask, range(2)))
         assert free.result().choices[0].finish_reason
     assert {json.loads(one.choices[0].message.content)["is"] for one in made} <= {"brief", "doubled"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_asks_a_server_with_too_much_to_do_is_told_to_come_again(client, name, monkeypatch, stream):
+    monkeypatch.setattr(desk, "MOST_WAITING", 0)
+    with pytest.raises(openai.InternalServerError, match="too much to do; try again later") as refused:
+        client.completions.create(model=name, prompt=PROMPT, n=2, stream=stream)
+    assert refused.value.status_code == 503 and refused.value.response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_why_the_model_failed_is_said_and_the_next_is_answered(address, name, monkeypatch, stream):
+    def fail(*_):
+        raise RuntimeError("a chip is gone")
+
+    ask = {"model": name, "prompt": PROMPT, "max_tokens": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.Round, "step", fail)
+        status, said = post(address, "v1/completions", ask | {"stream": stream})
+    assert status == 500 and said["error"]["message"] == "the server failed: a chip is gone"
+    assert post(address, "v1/completions", ask)[1]["usage"]["completion_tokens"] == 2
+
+
+def test_whoever_stops_listening_ends_what_is_said_and_hears_of_no_error():
+    ended = []
+
+    async def pieces(number):
+        try:
+            while True:
+                yield Piece("more", [])
+                await asyncio.sleep(0)
+        finally:
+            ended.append(number)
+
+    async def listen():
+        async with contextlib.aclosing(app._merged([app.Choice(n, pieces(n)) for n in range(2)])) as merged:
+            assert await anext(merged) == (0, Piece("more", []))
+
+    asyncio.run(listen())
+    assert sorted(ended) == [0, 1]
 
 
 def test_an_object_has_its_members_in_the_order_of_its_schema(client, name):
