@@ -269,7 +269,7 @@ class Server:
             told = self._events(body, form, head, choices, used)
             first = await anext(told)  # what goes wrong before anything is said has a status of its own
             return StreamingResponse(_after(first, told), media_type="text/event-stream")
-        pieces = await _unless_gone(request, asyncio.gather(*(_whole(choice.pieces) for choice in choices)))
+        pieces = await _unless_gone(request, _whole(choices))
         made = [form.choice(c.index, piece) for c, piece in zip(choices, pieces, strict=True)]
         usage = used(sum(len(piece.words) for piece in pieces))
         return JSONResponse({**head, "object": form.whole, "choices": made, "usage": usage})
@@ -291,13 +291,14 @@ class Server:
         yield "data: [DONE]\n\n"
 
 
-async def _whole(pieces: AsyncIterator[Piece]) -> Piece:
-    """All pieces of a choice as one."""
-    text, words, finish = "", [], None
-    async with contextlib.aclosing(pieces):
-        async for piece in pieces:
-            text, words, finish = text + piece.text, [*words, *piece.words], piece.finish
-    return Piece(text, words, finish)
+async def _whole(choices: Sequence[Choice]) -> list[Piece]:
+    """The pieces of each choice as one."""
+    found = {choice.index: Piece("", []) for choice in choices}
+    async with contextlib.aclosing(_merged(choices)) as pieces:
+        async for index, piece in pieces:
+            text, words, _ = found[index]
+            found[index] = Piece(text + piece.text, words + piece.words, piece.finish)
+    return [found[choice.index] for choice in choices]
 
 
 async def _merged(choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Piece]]:
