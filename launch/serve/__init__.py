@@ -5,6 +5,7 @@ asked.py     what clients may ask, and how a mistake is told them
 desk.py      the one thread that runs the model: requests of all clients, batched
 words.py     tokens to text as they come, up to a stop string
 answers.py   what is answered, as JSON
+streams.py   choices as they come, whole or in parts, until the client has gone
 app.py       the routes
 listening.py a server in a thread of its own
 tasks.py     lm-eval's tasks, put to a served model

@@ -1,12 +1,11 @@
 """The routes of the server: OpenAI's, and those for tokens that vLLM has beside them, with and without /v1."""
 
-import asyncio
 import contextlib
 import functools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
@@ -23,6 +22,7 @@ from ratchet.launch.serve.answers import Piece
 from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Message, Refused, Sampling, Tokenize
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.served import Served
+from ratchet.launch.serve.streams import Choice, after, merged, unless_gone, whole
 from ratchet.launch.serve.words import spelled
 from ratchet.models.architectures import FolderError
 from ratchet.models.draw import Warp
@@ -30,17 +30,8 @@ from ratchet.models.grammar import Grammar
 from ratchet.models.rounds import Asked
 from ratchet.models.sampler import Request as Sample
 
-GONE = 0.5
-"""Seconds between looks whether the client of an answer in one piece is still there."""
 GRAMMARS = 64
 """Schemas whose grammars are kept compiled."""
-
-
-class Choice(NamedTuple):
-    """One of the answers to a request, in the order in which they are listed."""
-
-    index: int
-    pieces: AsyncIterator[Piece]
 
 
 class Form(NamedTuple):
@@ -268,8 +259,8 @@ class Server:
         if body.stream:
             told = self._events(body, form, head, choices, used)
             first = await anext(told)  # what goes wrong before anything is said has a status of its own
-            return StreamingResponse(_after(first, told), media_type="text/event-stream")
-        pieces = await _unless_gone(request, _whole(choices))
+            return StreamingResponse(after(first, told), media_type="text/event-stream")
+        pieces = await unless_gone(request, whole(choices))
         made = [form.choice(c.index, piece) for c, piece in zip(choices, pieces, strict=True)]
         usage = used(sum(len(piece.words) for piece in pieces))
         return JSONResponse({**head, "object": form.whole, "choices": made, "usage": usage})
@@ -281,7 +272,7 @@ class Server:
         """Server-sent events: a piece of a choice each, the usage if it is asked for, and the end."""
         begun, words, usage = set(), 0, {"usage": None} if body.stream_options.include_usage else {}
         event = lambda made: f"data: {json.dumps({**head, 'object': form.part, **made})}\n\n"
-        async with contextlib.aclosing(_merged(choices)) as pieces:
+        async with contextlib.aclosing(merged(choices)) as pieces:
             async for index, piece in pieces:
                 words += len(piece.words)
                 yield event({"choices": [form.delta(index, piece, index not in begun)], **usage})
@@ -289,69 +280,6 @@ class Server:
         if usage:
             yield event({"choices": [], "usage": used(words)})
         yield "data: [DONE]\n\n"
-
-
-async def _whole(choices: Sequence[Choice]) -> list[Piece]:
-    """The pieces of each choice as one."""
-    found = {choice.index: Piece("", []) for choice in choices}
-    async with contextlib.aclosing(_merged(choices)) as pieces:
-        async for index, piece in pieces:
-            text, words, _ = found[index]
-            found[index] = Piece(text + piece.text, words + piece.words, piece.finish)
-    return [found[choice.index] for choice in choices]
-
-
-async def _merged(choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Piece]]:
-    """The pieces of all choices as they come, by the choice's index. Raises what the first choice raises that fails."""
-    found: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
-
-    async def follow(choice: Choice) -> None:
-        try:
-            async with contextlib.aclosing(choice.pieces):
-                async for piece in choice.pieces:
-                    found.put_nowait((choice.index, piece))
-            found.put_nowait((choice.index, None))
-        except Exception as error:  # raised by who reads the pieces; a group of tasks would wrap it
-            found.put_nowait((choice.index, error))
-
-    tasks = [asyncio.create_task(follow(choice)) for choice in choices]
-    try:
-        left = len(tasks)
-        while left:
-            index, piece = await found.get()
-            if isinstance(piece, Exception):
-                raise piece
-            left -= piece is None
-            if piece is not None:
-                yield index, piece
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _after(first: str, told: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The first event and those that follow. An error on the way is an event as well: the status has been sent."""
-    async with contextlib.aclosing(told):
-        yield first
-        try:
-            async for event in told:
-                yield event
-        except Exception as error:
-            yield f"data: {json.dumps(Refused(_line(error), status=500).body)}\n\n"
-            raise
-
-
-async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
-    """What comes of the work, which is given up when the client has gone."""
-    task = asyncio.ensure_future(work)
-    while not (await asyncio.wait({task}, timeout=GONE))[0]:
-        if await request.is_disconnected():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            raise Refused("the client has gone", status=499)
-    return task.result()
 
 
 async def _json(request: Request) -> Any:
@@ -372,8 +300,4 @@ async def _refuse_route(request: Request, error: HTTPException) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    return JSONResponse(Refused(_line(error), status=500).body, status_code=500)
-
-
-def _line(error: Exception) -> str:
-    return f"the server failed: {' '.join(str(error).split()) or type(error).__name__}"
+    return JSONResponse(asked.failure(error).body, status_code=500)

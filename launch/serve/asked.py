@@ -35,6 +35,11 @@ class Refused(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def failure(error: Exception) -> Refused:
+    """What clients are told where the server itself has failed."""
+    return Refused(f"the server failed: {' '.join(str(error).split()) or type(error).__name__}", status=500)
+
+
 class _Body(BaseModel):
     """What a client sends; a field that is not listed, or of another type, is a mistake."""
 

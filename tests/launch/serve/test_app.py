@@ -1,7 +1,5 @@
 """The server as its clients meet it: OpenAI's own client, and what lm-eval asks, over a loopback socket."""
 
-import asyncio
-import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -14,9 +12,7 @@ import torch
 import transformers
 from serving import of_folder, write_folder
 
-from ratchet.launch.serve import app, desk
-from ratchet.launch.serve.answers import Piece
-from ratchet.launch.serve.asked import Refused
+from ratchet.launch.serve import desk
 from ratchet.launch.serve.listening import answering
 
 PROMPT = "what is it and user"
@@ -219,38 +215,6 @@ def test_why_the_model_failed_is_said_and_the_next_is_answered(address, name, mo
         status, said = post(address, "v1/completions", ask | {"stream": stream})
     assert status == 500 and said["error"]["message"] == "the server failed: a chip is gone"
     assert post(address, "v1/completions", ask)[1]["usage"]["completion_tokens"] == 2
-
-
-async def endless(number, ended):
-    """Pieces of an answer that never ends; says in `ended` that nobody listens any more."""
-    try:
-        while True:
-            yield Piece("more", [])
-            await asyncio.sleep(0)
-    finally:
-        ended.append(number)
-
-
-def test_whoever_stops_listening_ends_all_that_is_said_and_hears_of_no_error():
-    async def listen():
-        async with contextlib.aclosing(app._merged([app.Choice(n, endless(n, ended)) for n in range(2)])) as pieces:
-            assert await anext(pieces) == (0, Piece("more", []))
-
-    ended = []
-    asyncio.run(listen())
-    assert sorted(ended) == [0, 1]
-
-
-def test_where_one_of_several_answers_fails_the_others_are_given_up():
-    async def failing():
-        await asyncio.sleep(0)
-        yield Piece("a", [])
-        raise Refused("no more")
-
-    ended = []
-    with pytest.raises(Refused, match="no more"):
-        asyncio.run(app._whole([app.Choice(0, endless(0, ended)), app.Choice(1, failing())]))
-    assert ended == [0]
 
 
 def test_an_object_has_its_members_in_the_order_of_its_schema(client, name):
