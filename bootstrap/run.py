@@ -37,7 +37,7 @@ from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, sav
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 from ratchet.train.records import Example
-from ratchet.train.sharding import make_mesh, place, state_sharding
+from ratchet.train.sharding import laid_out, make_mesh, place, state_sharding
 from ratchet.train.together import ALONE, Together
 from ratchet.train.trainer import mean_loss
 
@@ -196,10 +196,11 @@ class Run:
         there = lambda: has_weights(place / "model")
         return self.commits.has(place / "model") and self.decided(f"whether {place.name} is trained", there)
 
-    def weights_in(self, place: epath.Path, like: nnx.State | None = None) -> nnx.State:
-        """The weights of a generation or an arm, in its directory, laid out as those of `like` are. Raises
-        CheckpointError when they cannot be read, AlteredError when they are another's."""
-        params = load_weights(place / "model", like or self.fresh_weights())
+    def weights_in(self, place: epath.Path) -> nnx.State:
+        """The weights of a generation or an arm, in its directory, laid out over the mesh. Raises CheckpointError when
+        they cannot be read, AlteredError when they are another's."""
+        _, shapes = decoder.shapes(self.config.model)
+        params = load_weights(place / "model", laid_out(shapes, state_sharding(self.mesh, shapes)))
         self.commits.confirm(place / "model", fingerprint(params))
         return params
 
@@ -291,7 +292,7 @@ def check(config: Config) -> Given:
     if config.judge.url and not any(c.kind == "model" for c in rubric):
         raise ValueError("judge.url: no criterion of the rubric asks a model; leave it out, or add one")
     kinds = _kinds(world)
-    engines.sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
+    engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = pretrained.find(config.base).tokenizer()
         tokenizer.check()
@@ -334,7 +335,7 @@ def prepare(
     make = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
     together.decided("the tokenizer", make)
     tokenizer = load_tokenizer(directory / TOKENIZER)
-    graphdef, _ = decoder.create(config.model, 0)
+    graphdef, _ = decoder.shapes(config.model)
     mesh = _mesh(directory, config)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()

@@ -26,7 +26,8 @@ def keep_freed_memory() -> None:
 
 
 def look_for_no_tpu() -> None:
-    """libtpu without a TPU, as preflight has it, would complain at length whenever JAX looks for devices."""
+    """Has JAX use the CPU where libtpu is installed for `preflight` and there is no TPU: it would complain at length
+    whenever JAX looks for devices."""
     present = any(Path("/dev").glob("accel*")) or Path("/dev/vfio").exists()
     others = importlib.util.find_spec("jax_plugins")
     if importlib.util.find_spec("libtpu") and not present and not others:
@@ -55,6 +56,7 @@ def _say(line: str) -> None:
 
 
 def entry() -> None:
+    """The `ratchet` script: prepares the process, runs a command and ends the process with its exit status."""
     keep_freed_memory()
     with heeded(_say, patient=False):
         look_for_no_tpu()
@@ -65,7 +67,7 @@ def entry() -> None:
 
 
 def end(status: int) -> None:
-    """Ends the process."""
+    """Ends the process with a status, whatever other processes wait for."""
     from ratchet.train.together import current
 
     try:

@@ -131,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
-    """Has a command end as it should when it is asked to: after a step, at once; what talks to people takes Ctrl-C
-    itself. A server looks after itself: it ends when what it has begun is answered; so does who passes signals on."""
+    """Has a command end as it should when a signal asks it to: `run`, `resume` and `compare` after a step, others at
+    once. Those that talk to people take Ctrl-C themselves. A server ends by itself, once what it has begun is answered,
+    and `submit` passes signals on to what it has started."""
     if name in ("serve", "submit", "ui"):
         return contextlib.nullcontext()
     talks = name in ("chat", "label", "watch")
@@ -155,6 +156,6 @@ def _end(status: int) -> None:
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
     """The command and the words after it; help may be asked for before or after, or as the command `help`."""
-    asked = [word for word in words if word in HELP or word == "help" and word == words[0]]
+    asked = [word for word in words if word in HELP or word == words[0] == "help"]
     others = [word for word in words if word not in asked]
     return (others[0], [*["--help"][: len(asked)], *others[1:]]) if others else ("", [])

@@ -6,6 +6,7 @@ any effect: its arms train as many steps of as many examples, from the same seed
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +16,15 @@ from etils import epath
 from rich.table import Table
 
 from ratchet.bootstrap import config_files, loop
-from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
+from ratchet.bootstrap.config import Config, ConfigError, changed, flat, nearest, with_settings
 from ratchet.bootstrap.progress import Progress
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
 
-KEPT = {
-    "targets": ("simulate", "review", "calibration.json", "samples.json"),
-    "wrongthink": ("simulate", "review", "calibration.json", "samples.json", "targets"),
-    "train": ("simulate", "review", "calibration.json", "samples.json", "targets", "wrongthink", "wrongthink.json",
-              "corrections", "dataset"),
-    "controls": ("simulate", "review", "calibration.json", "samples.json", "targets", "wrongthink", "wrongthink.json",
-                 "corrections", "dataset"),
-}  # fmt: skip
+_REVIEWED = ("simulate", "review", "calibration.json", "samples.json")
+_WRITTEN = (*_REVIEWED, "targets", "wrongthink", "wrongthink.json", "corrections", "dataset")
+KEPT = {"targets": _REVIEWED, "wrongthink": (*_REVIEWED, "targets"), "train": _WRITTEN, "controls": _WRITTEN}
 """By section of a varied setting, what of the compared generation no arm has to make anew."""
 
 
@@ -42,10 +38,11 @@ class Arm:
 
 
 def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
-    """Every combination of the values of [[setting, value, ...], ...]; of a tuple, a value is joined by "+", and
-    "none" is an empty one.
+    """Every combination of the values of [[setting, value, ...], ...], as in [["train.steps", "4", "8"]]. The parts of
+    a tuple are joined by "+", as in "0.3+0.5", and "none" is an empty one.
 
-    Raises ConfigError for a setting that is unknown, has no value, or comes too early for arms to share data.
+    Raises ConfigError for a setting that is unknown, has no value, or comes too early for arms to share data, and for a
+    value that it cannot have.
     """
     known, lists = flat(config), []
     for name, *texts in varied:
@@ -57,15 +54,19 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
         if not texts:
             raise ConfigError(f"compare: {name} has no values; give them after it")
         lists.append([(name, text, _value(known[name], text, name)) for text in texts])
-    return [
+    arms = [
         Arm(", ".join(f"{n.split('.')[-1]} {text}" for n, text, _ in chosen), {n: v for n, _, v in chosen})
         for chosen in itertools.product(*lists)
     ]
+    for arm in arms:  # before the first of them trains
+        with_settings(config, arm.changes)
+    return arms
 
 
 def _value(like: Any, text: str, name: str) -> Any:
+    """The value that a text means, of the type of another value of the setting."""
     if isinstance(like, tuple):
-        return [] if text == "none" else text.split("+")
+        return [] if text == "none" else [_value(like[0] if like else "", part, name) for part in text.split("+")]
     if isinstance(like, str):
         return text
     try:
@@ -77,12 +78,12 @@ def _value(like: Any, text: str, name: str) -> Any:
 def compare(
     directory: epath.Path, number: int, arms: Sequence[Arm], out: epath.Path, progress: Progress
 ) -> list[dict[str, dict]]:
-    """Trains and evaluates every arm of generation `number` of a run; returns their metrics. What is there already is
-    not made again."""
+    """Trains and evaluates every arm of generation `number` of a run, each in a directory of its own in `out`; returns
+    their metrics. What is there already is not made again. Raises ConfigError where an arm of another run is there."""
     found = []
     Commits(directory).check()
     for arm in arms:
-        place = out / directory.name / arm.name.replace(" ", "_").replace(",", "")
+        place = out / arm.name.replace(" ", "_").replace(",", "")
         config = _begin(directory, number, arm, place)
         commits, evaluated = Commits(place), place / f"gen-{number:03d}" / "evaluation.json"
         if not commits.has(evaluated):
@@ -97,11 +98,21 @@ def compare(
     return found
 
 
+def names_of(directories: Sequence[epath.Path]) -> list[str]:
+    """A name for each of several runs: that of its directory or, where several are called alike, its whole path in one
+    word, such as "runs-a-lessons"."""
+    short = [directory.name for directory in directories]
+    whole = [re.sub(r"[^\w.]+", "-", str(directory)).strip("-") for directory in directories]
+    return [one if short.count(one) == 1 else path for one, path in zip(short, whole, strict=True)]
+
+
 def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> Config:
     """An arm's run directory: the earlier generations, and what of this one its changes leave as it was."""
     own = {"generations": number, "controls.imitation": False}
     config = with_settings(config_files.saved(directory), arm.changes | own)
     if (place / config_files.KEPT).exists():
+        if differences := changed(config_files.saved(place), config):
+            raise ConfigError(f"compare: {place} is an arm of another run ({differences[0]}); give another --out")
         return config
     with_all = min((KEPT[name.split(".")[0]] for name in arm.changes), key=len)
     names = ["inputs.json", "tokenizer", *(f"gen-{n:03d}" for n in range(number))]

@@ -85,6 +85,7 @@ class Terminal:
         self.line(f"{title}: {_done(shown.tally)}")
 
     def line(self, text: str) -> None:
+        """Prints a line that stays."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ class Events:
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
+        """Prints a "stage" as it begins, while it runs and once it has ended; of one that fails, no end."""
         tally, run = Tally(total), outlook(self._directory)
         last = time.monotonic()
 
@@ -54,10 +55,13 @@ class Events:
         say(True)
 
     def line(self, text: str) -> None:
+        """Prints a "line"."""
         self.say("line", text=text)
 
     def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:
+        """Prints the "result", however the run ended."""
         self.say("result", error=error, page=page, status=status)
 
     def say(self, event: str, **fields: Any) -> None:
+        """Prints one event."""
         print(json.dumps({"event": event, "time": round(time.time(), 3)} | fields), flush=True)

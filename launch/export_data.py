@@ -176,7 +176,7 @@ def _verdicts(run: Run, place: epath.Path, review: Review) -> list[dict[str, Any
 
 
 def _licence(source: Document) -> str:
-    return source.meta.get("license") or source.meta.get("license") or UNKNOWN
+    return source.meta.get("license") or UNKNOWN
 
 
 def _card(run: Run, generation: int, rows: int, licences: Counter[str]) -> str:

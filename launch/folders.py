@@ -19,12 +19,14 @@ from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 @dataclass(frozen=True)
 class Export:
+    """What is written as a folder, and where."""
+
     generation: int
     """Which generation to write."""
     to: str
     """A directory that does not exist yet."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Of the weights in the files."""
+    """In which the files hold the weights."""
 
 
 def read(named: str, template: str = "") -> dict[str, Any]:
@@ -92,5 +94,5 @@ def write(run: Run, asked: Export) -> epath.Path:
         if run.config.base:
             run.tokenizer.save(fresh, dated=False)
         else:
-            (fresh / "tokenizer.model").write_bytes((run.directory / "tokenizer" / "model.spm").read_bytes())
+            (fresh / "tokenizer.model").write_bytes(run.tokenizer.model)
     return place

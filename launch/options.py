@@ -192,7 +192,8 @@ def _loose(kind: type, words: Sequence[str]) -> list[int]:
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
-    return bool(set(HELP) & set(words))
+    """Whether help is asked for, in place of what the other words ask."""
+    return not set(HELP).isdisjoint(words)
 
 
 def value_of(option: str, words: Sequence[str]) -> str:

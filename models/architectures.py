@@ -20,10 +20,11 @@ _Size = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
 _Positive = Annotated[float, pydantic.Field(gt=0)]
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _KINDS = ("full_attention", "sliding_attention")
+"""What transformers calls a layer that does not slide, and one that does."""
 _INPUTS = ("query", "key", "value")
 _BANDS = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _ROPE = {"default": (), "linear": ("factor",), "llama3": ("factor", *_BANDS)}
-"""What each scaling of the rotary positions needs."""
+"""By the kind of scaling of the rotary positions, the numbers that it needs."""
 
 
 class FolderError(ValueError):
@@ -35,7 +36,7 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
 
     architecture: ClassVar[str]
     traits: ClassVar[dict[str, Any]] = {"scaled_embedding": False}
-    """Of the decoder's Family, those that no key changes."""
+    """The fields of the Family that no key changes."""
     model_type: str
     vocab_size: _Size
     hidden_size: _Size
@@ -60,29 +61,30 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
 
     @property
     def activation(self) -> str:
+        """The name of the MLP's activation."""
         return self.hidden_act
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """The matrices that add one."""
+        """The matrices that add a bias, by our names, such as ("query", "key")."""
         return ()
 
     @property
     def window(self) -> int | None:
-        """How many tokens back a layer sees that slides."""
+        """To how many tokens a query of a sliding layer attends, itself included; None where no layer slides."""
         return None
 
     @property
     def scores(self) -> dict[str, float]:
-        """What the Family says of scores and logits."""
+        """The fields of the Family that are about scores and logits."""
         return {}
 
     def slides(self, layer: int) -> bool:
-        """Whether a layer slides of which `layer_types` does not say it."""
+        """Whether a layer slides, where `layer_types` does not say so."""
         return self.window is not None
 
     def decoder(self) -> DecoderConfig:
-        """The decoder that this is. Raises ValueError when it is none of ours."""
+        """The decoder that the keys describe. Raises ValueError when our decoder cannot be it."""
         self.refuse()
         sliding, derived = self._sliding(), self.hidden_size // self.num_attention_heads
         made = DecoderConfig(
@@ -101,7 +103,7 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
         return made
 
     def refuse(self) -> None:
-        """Raises ValueError for what would make another model of it without a word."""
+        """Raises ValueError for keys that our decoder does not heed, and which would silently make it another model."""
         if self.quantization_config:
             raise ValueError("the weights are quantized (quantization_config); take the model as it was before")
         if self.per_layer_config:
@@ -110,11 +112,12 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
             raise ValueError("is_causal is false; the decoder is causal")
 
     def rotary(self) -> dict[str, Any]:
-        """What the Family says of rotary positions, which transformers 4 writes as rope_theta and rope_scaling, and 5
-        as rope_parameters."""
+        """The fields of the Family that are about rotary positions, which transformers 4 writes as rope_theta and
+        rope_scaling, and 5 as rope_parameters."""
         return self._stretched(self.rope_scaling or self.rope_parameters or {}, self.rope_theta)
 
     def _stretched(self, given: dict[str, Any], base: float) -> dict[str, Any]:
+        """The same for one kind of layer, of what is `given` about its positions, whose base is `base` unless given."""
         if nested := [kind for kind in _KINDS if kind in given]:
             raise ValueError(f"the rotary positions of {nested[0]} layers are their own; in this family all are alike")
         kind = given.get("rope_type", given.get("type", "default"))
@@ -293,7 +296,7 @@ def read_json(path: epath.Path) -> Any:
 
 
 def read_config(folder: epath.Path) -> DecoderConfig:
-    """The decoder that a folder's config.json describes. Raises FolderError for one that this decoder is not."""
+    """The decoder that a folder's config.json describes. Raises FolderError when our decoder cannot be it."""
     path = folder / "config.json"
     if not present(path):
         raise FolderError(f"{folder}: no config.json; give the folder of a model")
@@ -301,8 +304,8 @@ def read_config(folder: epath.Path) -> DecoderConfig:
 
 
 def decoder_of(found: dict[str, Any], where: str) -> DecoderConfig:
-    """The decoder that the keys of a config.json describe. Raises FolderError, which begins with `where`, for one that
-    this decoder is not."""
+    """The decoder that the keys of a config.json describe. Raises FolderError, which begins with `where`, when our
+    decoder cannot be it."""
     try:
         return _model(found).decoder()
     except KeyError as missing:
@@ -314,6 +317,7 @@ def decoder_of(found: dict[str, Any], where: str) -> DecoderConfig:
 
 
 def _model(found: dict[str, Any]) -> _Model:
+    """The keys of a config.json, checked. Raises ValueError for an unknown architecture and a value of another type."""
     named = found.get("architectures") or ["none"]
     if not isinstance(named, list):
         raise ValueError(f"architectures is {named!r}; it must be a list of names, such as ['LlamaForCausalLM']")
@@ -321,6 +325,7 @@ def _model(found: dict[str, Any]) -> _Model:
 
 
 def _everywhere(attention_bias: bool) -> tuple[str, ...]:
+    """The matrices of attention that add a bias: all of them or none."""
     return (*_INPUTS, "output") if attention_bias else ()
 
 

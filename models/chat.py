@@ -76,7 +76,8 @@ class ChatTokenizer:
         spoken = [of_folder.default, of_folder.with_tools, dict(of_folder.named), WORDING, ANSWERS, told]
         identity = json.dumps([self._vocabulary.source, *spoken], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self.vocab_size, self.ids, self.left_out = (getattr(self._vocabulary, n) for n in ("size", "ids", "left_out"))
+        self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
+        self.left_out = self._vocabulary.left_out
         self.whole, self.spell = self._vocabulary.whole, self._vocabulary.spell
         self.described = {**of_folder.named, "chat_template": of_folder.default}
         self._known_calls: dict[str, Calls] = {}
@@ -115,7 +116,8 @@ class ChatTokenizer:
         """Raises FolderError when a run cannot speak with the model: when the template refuses a user's and an
         assistant's message, or writes them otherwise than once and in order, when it closes an assistant's turn by no
         single id, and when yes and no begin with the same id."""
-        assert self.end not in self.verdicts
+        end, verdicts = self.end, self.verdicts  # they are looked for here
+        assert end not in verdicts
 
     def encode(self, text: str) -> list[int]:
         """Ids of text within a turn. What goes on after other words begins with its own space."""
@@ -134,11 +136,11 @@ class ChatTokenizer:
         return self._vocabulary.spelled(self.end)
 
     def document(self, text: str) -> list[int]:
-        """A document that has begun with `text` and goes on."""
+        """Ids of a document that has begun with `text` and goes on."""
         return self._vocabulary.beginning(text)
 
     def prose(self, beginning: str) -> list[int]:
-        """Plain text outside any chat that goes on."""
+        """Ids of plain text outside any chat that has begun so and goes on."""
         return self._vocabulary.beginning(beginning)
 
     def chat(self, messages: Sequence[Mapping], *, tools: Sequence[Mapping] = (), open_turn: bool = False) -> Chat:
@@ -196,7 +198,7 @@ class ChatTokenizer:
     def spoken(self, word: str) -> tuple[int, ...]:
         """The ids of a word that an assistant's turn begins with."""
         begun, _ = self._until(self._turn[1], word)
-        return tuple(self._ids_within(self._turn[1] + word)[len(begun) :])
+        return tuple(self._ids(self._turn[1] + word, within=True)[len(begun) :])
 
     @property
     def can_call(self) -> bool:
@@ -231,17 +233,17 @@ class ChatTokenizer:
             raise FolderError(f"{self._where}: the chat template writes no answers of tools; use one that does")
         return [token.id for token in tokens[ends[0] + 1 :]]
 
-    def _ids_within(self, text: str) -> list[int]:
-        return [token.id for token in self._vocabulary.tokens(text, within=True)]
-
-    def _ids(self, text: str) -> list[int]:
-        return [token.id for token in self._vocabulary.tokens(text)]
+    def _ids(self, text: str, within: bool = False) -> list[int]:
+        """Ids of what a template wrote; `within` as in `Vocabulary.tokens`."""
+        return [token.id for token in self._vocabulary.tokens(text, within)]
 
     def _taken(self, messages: Sequence[Mapping]) -> list[Mapping]:
-        """Messages that come in, as the template wants them, none of whose words can be taken for a symbol."""
+        """Messages from outside, in the form that the template wants, with the names of symbols hidden, so that none of
+        their words can be taken for one."""
         return self._vocabulary.hide([parsed(message) if self._parses else message for message in messages])
 
     def _call(self, name: str) -> Mapping:
+        """A call of a tool, in the form that the template wants."""
         return parsed(call(name)) if self._parses else call(name)
 
     def _written(
@@ -336,6 +338,7 @@ class ChatTokenizer:
         return self._known_turns[template]
 
     def _calls(self, name: str) -> Calls:
+        """How calls of a tool are written; looked for once."""
         if name not in self._known_calls:
             self._known_calls[name] = self._find_calls(name)
         return self._known_calls[name]
@@ -350,11 +353,11 @@ class ChatTokenizer:
         if not written or not whole.startswith(opened):
             raise FolderError(f"{refusal}: it writes no JSON of their arguments in an open turn; use a model that does")
         begun = whole[len(opened) : written.start()]
-        begin = [token.id for token in self._vocabulary.tokens(begun.rstrip(" "), within=True)]
+        begin = self._ids(begun.rstrip(" "), within=True)
         symbol = begin[:1] and begin[0] in self._vocabulary.symbols.values()
         if not symbol and not (begin and self.piece(begin[0]).strip().startswith(_MARKUP)):
             raise FolderError(f"{refusal}: a call begins as an ordinary answer may, with {begun[:20]!r}; use another")
-        rest = [token.id for token in self._vocabulary.tokens(whole[written.end() :], within=True)]
+        rest = self._ids(whole[written.end() :], within=True)
         if self.end not in rest:
             raise FolderError(f"{refusal}: nothing ends the turn after one; use a model whose template does")
         lead = begun[len(begun.rstrip(" ")) :]

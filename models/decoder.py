@@ -31,6 +31,7 @@ from ratchet.models.programs import platform
 INPUT_AXES = {"output": 2}
 """Axes of a layer's matrix that its product sums over; of all others the first."""
 PLAIN = Kernel("plain")
+"""Attention by matrix products."""
 Remat = Literal["none", "dots", "full"]
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -73,6 +74,7 @@ class DecoderConfig:
 
     @property
     def scores(self) -> Scores:
+        """How its attention makes scores."""
         f = self.family
         return Scores(f.query_scale or self.head_size**-0.5, f.attention_softcap, f.window if any(f.sliding) else 0)
 
@@ -97,7 +99,8 @@ Layers = tuple[dict[str, jax.Array], ...]
 
 
 class Decoder(nnx.Module):
-    """The language model. Split it once with `nnx.split` and use the functions below inside jit."""
+    """The language model. Split it once with `nnx.split`, as `create` does, and merge it again inside jit to call
+    it."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         c, e, f = config, config.head_size, config.family
@@ -184,7 +187,8 @@ class Decoder(nnx.Module):
         return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), c.family)
 
     def new_cache(self, batch: int, length: int, int8: bool = False, paged: bool = False) -> Cache:
-        """An empty one, of the weights' dtype or, for keys and values, of a byte a number."""
+        """An empty cache of `length` columns a row, of the weights' dtype or, for keys and values, of a byte a number
+        (`int8`); `paged` keys and values lie in pages."""
         c, dtype = self.config, self.embedding[...].dtype
         last_BC2D = jnp.zeros((batch, c.conv - 1, 2 * c.width), dtype)
         if paged:
@@ -196,7 +200,8 @@ class Decoder(nnx.Module):
         return Cache(*per_layer, jnp.full((batch, length), -1, jnp.int32))
 
     def unstacked(self, join: bool = False) -> Layers:
-        """What `extend` takes; outside a loop, once. Matrices that multiply the same input may be joined."""
+        """The weights as `extend` takes them; call it outside of loops. With `join`, matrices that multiply the same
+        input lie side by side."""
         stacked = joined(self._stacked()) if join else self._stacked()
         return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
 
@@ -295,12 +300,21 @@ def check_sizes(config: DecoderConfig) -> None:
 
 
 def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
-    """A freshly initialised decoder, split once into its definition and its parameters."""
+    """A freshly initialised decoder, split once into its definition and its parameters. Raises ValueError when its
+    heads do not fit."""
     check_sizes(config)
     return nnx.split(Decoder(config, nnx.Rngs(params=seed)))
 
 
+def shapes(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The definition of a decoder and the shapes of its parameters, without their numbers, which may be more than fit
+    into memory. Raises ValueError as `create` does."""
+    check_sizes(config)
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
+
+
 def _takes_long(primitive: Primitive, *_, **__) -> bool:
+    """Whether what an operation gives is kept for the backward pass, rather than computed again."""
     return primitive.name in _LONG
 
 
@@ -310,12 +324,14 @@ def _length(cache: Cache) -> jax.Array:
 
 
 def _written(kept_BGSE: jax.Array | Int8, new_BGTE: jax.Array, column: jax.Array) -> jax.Array | Int8:
+    """Keys or values of a cache with new ones from a column on."""
     new = quantized(new_BGTE) if isinstance(kept_BGSE, Int8) else new_BGTE
     put = lambda kept, new: jax.lax.dynamic_update_slice(kept, new, (0, 0, column, 0))
     return jax.tree.map(put, kept_BGSE, new)
 
 
 def _norm(x_BTD: jax.Array, scale_D: jax.Array, family: Family) -> jax.Array:
+    """RMSNorm (arXiv 1910.07467)."""
     variance = jnp.mean(jnp.square(x_BTD.astype(jnp.float32)), axis=-1, keepdims=True)
     normed_BTD = (x_BTD * jax.lax.rsqrt(variance + family.norm_epsilon)).astype(x_BTD.dtype)
     return normed_BTD * (1 + scale_D if family.norm_offset else scale_D)

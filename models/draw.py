@@ -50,8 +50,9 @@ class Logs(NamedTuple):
 
 
 def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> jax.Array:
-    """One token [B] a row: where the cumulative warped distribution passes a uniform number in [0, 1). What it goes
-    through is the same for all rows, or [B], a row's own."""
+    """One token [B] a row: where the cumulative warped distribution passes a uniform number in [0, 1). The numbers of
+    the warp are the same for all rows or, each as an array [B], a row's own; `cuts` says whether any row's leaves ids
+    out."""
     warp = jax.tree.map(lambda x: jnp.broadcast_to(x, logits_BV.shape[:1]), warp)
     heat_B1 = jnp.maximum(warp.temperature, 1e-6)[:, None]
     weights_BV = jnp.exp((logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / heat_B1)
@@ -62,7 +63,7 @@ def draw(logits_BV: jax.Array, uniform_B: jax.Array, warp: Warp, cuts: bool) -> 
 
 
 def _least_weight(weights_BV: jax.Array, warp: Warp) -> jax.Array:
-    """The smallest weight [B] that all cuts, [B] each, keep; equal ones are kept together."""
+    """The smallest weight [B] that all cuts of a row keep; ids of equal weight are kept together."""
     sorted_BV = -jnp.sort(-weights_BV, axis=-1)
     size, top_p_B1 = sorted_BV.shape[1], warp.top_p[:, None]
     last_B1 = jnp.where(warp.top_k > 0, jnp.minimum(warp.top_k, size), size)[:, None] - 1
@@ -92,8 +93,8 @@ def _invert(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
 
 
 def top(values_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The largest values and their ids [B, count], as of `jax.lax.top_k`, equal ones included: the largest lie in as
-    many blocks, those with the largest maxima."""
+    """The largest values of each row and their ids, [B, count] both, as `jax.lax.top_k` gives them, equal ones
+    included. They lie in the blocks with the largest maxima, of which at most `count` have to be looked at."""
     if values_BV.shape[1] <= 2 * count * _SMALL:
         return jax.lax.top_k(values_BV, count)
     blocks_BMI = _blocks(values_BV, _SMALL, -jnp.inf)

@@ -13,7 +13,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 NO_WINDOW = 2**30
-"""Tokens that no sequence has."""
+"""More tokens than any sequence has."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Family:
     scaled_embedding: bool = True
     """Embeddings times √D."""
     activation: Activation = "relu2"
+    """Of the MLP; relu2 is max(x, 0)²."""
     gated: bool = False
     """An MLP of activation(gate)·up (arXiv 2002.05202) instead of activation(up)."""
     norm_epsilon: float = 1e-6
@@ -37,7 +38,7 @@ class Family:
     query_key_norm: bool = False
     """RMSNorm of every query and key head before the rotation."""
     biases: tuple[str, ...] = ()
-    """Which of query, key, value, output, gate, up and down add one."""
+    """Which of query, key, value, output, gate, up and down add a bias."""
     query_scale: float = 0.0
     """What q·k is multiplied by; 0 for 1/√E."""
     attention_softcap: float = 0.0
@@ -47,9 +48,10 @@ class Family:
     rope_base: float = 10_000.0
     """Longest wavelength of the rotary positions, over 2π."""
     rope_factor: float = 1.0
-    """What wavelengths are stretched by: all of them, or by band."""
+    """What wavelengths are stretched by: all of them or, with `rope_bands`, some."""
     rope_bands: tuple[float, ...] = ()
-    """Llama 3: wavelengths below length / second stay, those above length / first are stretched; third is length."""
+    """Llama 3's (low, high, length), such as (1.0, 4.0, 8192.0): wavelengths below length / high stay, those above
+    length / low are stretched, and those between in part."""
     sliding: tuple[bool, ...] = ()
     """By layer, whether its queries attend to the last `window` tokens only; empty: none does."""
     window: int = 0

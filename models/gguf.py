@@ -74,7 +74,7 @@ class File(Held):
 
     @functools.cached_property
     def config(self) -> DecoderConfig:
-        """The decoder that it is. Raises FolderError for one that this decoder is not."""
+        """The decoder that the file describes. Raises FolderError when ours cannot be it."""
         return decoder_of(self.config_json, self.place)
 
     @functools.cached_property
@@ -133,7 +133,7 @@ class File(Held):
         return self._metadata.get(f"{self._architecture}.{name}")
 
     def _head(self, made: Mapping[str, Any], is_gemma: bool) -> dict[str, Any]:
-        """How wide a head is, which all of it must be rotated, and by what Gemma scales queries."""
+        """The width of a head, which must be rotated whole, and what Gemma scales queries by."""
         heads, rotated = made.get("num_attention_heads"), self._value("rope.dimension_count")
         if not isinstance(heads, int) or not heads or "hidden_size" not in made:
             return {}  # which is refused as what a config.json lacks
@@ -154,12 +154,13 @@ class File(Held):
         if _STRETCHED in self._tensors:
             factors = _Part(self._tensors[_STRETCHED], None, False, self.place)[:]
             scaling = _LLAMA3 | {"factor": float(factors.max())}
-            f = Family(rope_base=made["rope_theta"], rope_factor=scaling["factor"], rope_bands=(1.0, 4.0, 8192.0))
+            bands = tuple(_LLAMA3[name] for name in _LLAMA3 if name != "rope_type")
+            f = Family(rope_base=made["rope_theta"], rope_factor=scaling["factor"], rope_bands=bands)
             plain_E = np.asarray(frequencies(Family(rope_base=f.rope_base), 2 * len(factors)))
             if not np.allclose(plain_E / factors, frequencies(f, 2 * len(factors)), rtol=1e-4, atol=0):
                 raise FolderError(f"{self.place}: {_STRETCHED} stretches rotary positions otherwise than Llama 3.1")
             return {"rope_scaling": scaling}
-        if kind in (None, "none", "linear") and factor in (None, 0.0, 1.0) or kind == "none":
+        if kind == "none" or (kind in (None, "linear") and factor in (None, 0.0, 1.0)):
             return {}
         return {"rope_scaling": {"rope_type": kind or "linear", "factor": factor}}
 

@@ -12,6 +12,7 @@ from typing import Any
 from ratchet.models.architectures import FolderError
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+"""Kinds of tokens, by llama.cpp's numbers."""
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
@@ -28,7 +29,7 @@ _SPLITS = {
 """By the kind that a file names: what text is split by. GPT-2's own split is the library's; SmolLM's takes single
 digits out before it."""
 _BEGUN = ("llama-bpe", "llama3", "llama-v3", "tekken")
-"""Kinds of which every text begins with the token for that, unless the file says otherwise."""
+"""Kinds of tokenizer that put the token for it before every text, unless the file says otherwise."""
 _NAMED = {
     "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
@@ -50,13 +51,13 @@ def read(metadata: Mapping[str, Any], architecture: str, where: str) -> tuple[st
     kinds = of_file.get("token_type") or [1] * len(tokens)
     if len(kinds) != len(tokens):
         raise FolderError(f"{where}: {len(kinds)} kinds of tokens for {len(tokens)}; fetch it again")
-    ids = {name: of_file.get(key) for name, key in _NAMED.items()}
-    named = {name: tokens[i] for name, i in ids.items() if i is not None and i < len(tokens)}
-    special = {i for i, kind_of in enumerate(kinds) if kind_of == _CONTROL} | {
-        i for name, i in ids.items() if i is not None and i < len(tokens) and name != "unk_token"
-    }
-    pieces = lambda token: kind == "llama" and not token.strip(" ")  # a run of spaces is a piece like any other there
-    defined = {i for i, kind_of in enumerate(kinds) if kind_of == _USER_DEFINED and not pieces(tokens[i])}
+    given = {name: of_file[key] for name, key in _NAMED.items() if key in of_file}
+    ids = {name: i for name, i in given.items() if i < len(tokens)}
+    named = {name: tokens[i] for name, i in ids.items()}
+    special = {i for i, kind_of in enumerate(kinds) if kind_of == _CONTROL}
+    special |= {i for name, i in ids.items() if name != "unk_token"}
+    is_piece = lambda token: kind == "llama" and not token.strip(" ")  # a run of spaces is one like any other there
+    defined = {i for i, kind_of in enumerate(kinds) if kind_of == _USER_DEFINED and not is_piece(tokens[i])}
     added = sorted(special | defined)
     used = {i: token for i, token in enumerate(tokens) if kinds[i] != _UNUSED}
     made = {
@@ -128,12 +129,14 @@ def _merges(vocabulary: Mapping[str, int], added: set[int]) -> Iterator[tuple[in
 
 
 def _merging(vocabulary: dict[str, int], merges: Sequence[Sequence[str]], **more: Any) -> dict[str, Any]:
+    """The model of a tokenizer.json that merges pairs, in the order of `merges`."""
     usual = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
     return {**usual, **more, "vocab": vocabulary, "merges": merges}
 
 
 def _added(number: int, content: str, special: bool) -> dict[str, Any]:
+    """An entry of the added tokens of a tokenizer.json."""
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": number, "content": content, **plain, "special": special}
 

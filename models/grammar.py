@@ -25,7 +25,7 @@ class Pieces:
         self._longest = max(map(len, self._ids))
 
     def __call__(self, text: bytes) -> list[int]:
-        """Longest pieces first; SentencePiece would begin each text with a space."""
+        """The ids of a text, longest pieces first. (SentencePiece would begin each text with a space.)"""
         found = []
         while text:
             size = next(n for n in range(min(self._longest, len(text)), 0, -1) if text[:n] in self._ids)
@@ -34,16 +34,17 @@ class Pieces:
         return found
 
     def spelled(self) -> LLTokenizer:
+        """The vocabulary in llguidance's own form."""
         return LLTokenizer(TokenizerWrapper(self))
 
 
 @dataclass(frozen=True, eq=False)
 class Grammar:
-    """Compiled once; every request begins with a copy."""
+    """What a request may say. It is compiled once, and every request begins with a copy of `start`."""
 
     start: LLMatcher
     size: int
-    """Ids that it knows; all others are never allowed."""
+    """How many ids it knows, from 0 on; all others are never allowed."""
 
     @classmethod
     def of_json(cls, schema: Mapping, spelled: LLTokenizer) -> "Grammar":
@@ -71,7 +72,7 @@ class Guides:
         """W; 0 when no request has a grammar."""
 
     def first(self, places_Q: np.ndarray) -> np.ndarray:
-        """Allowed at the beginning [Q, W] of the requests at these places; -1: none."""
+        """What is allowed at the beginning [Q, W] of the requests at these places of the queue (-1: no request)."""
         for index in places_Q.tolist():
             if index >= 0 and (grammar := self._grammars[index]):
                 self._said[index] = grammar.start.deep_copy()
@@ -88,7 +89,8 @@ class Guides:
         return still_B, self._allowed(np.where(still_B, said_B, -1))
 
     def _allowed(self, index_B: np.ndarray) -> np.ndarray:
-        """Raises ValueError when a grammar is lost: it would take that for its end."""
+        """What the requests of these indices may say next, as words of bits [B, W]. Raises ValueError when a grammar is
+        lost, which llguidance would take for its end."""
         known_BW = np.full((len(index_B), -(-self._known // 32)), -1, np.int32)
         rows = [(self._said[index], row) for row, index in enumerate(index_B.tolist()) if index in self._said]
         if rows:

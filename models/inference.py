@@ -37,11 +37,12 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class Inference:
-    """Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a mesh; weights then lie
-    whole along the axes of rows (a step would else gather them), and results whole on every host. `attention` is the
-    kernel for many tokens at once (`models.kernels`), and whether a step may read pages (`models.pages`).
-    `deterministic` programs give the same bits from run to run on a GPU too (`models.programs`). `unused` are the ids
-    that no token has, such as rows that pad an embedding: they have no probability, whatever lies in them."""
+    """How a model is read. Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a
+    mesh; weights then lie whole along the axes of rows (a step would else gather them), and results whole on every
+    host. `attention` is the kernel for many tokens at once (`models.kernels`), and whether a step may read pages
+    (`models.pages`). `deterministic` programs give the same bits from run to run on a GPU too (`models.programs`).
+    `unused` are the ids that no token has, such as rows that pad an embedding: they have no probability, whatever lies
+    in them."""
 
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)
@@ -52,6 +53,7 @@ class Inference:
 
     @property
     def kernel(self) -> Kernel:
+        """What attends."""
         return Kernel(self.attention, self.rows)
 
     @property
@@ -62,11 +64,8 @@ class Inference:
 
     @property
     def parts(self) -> int:
-        """M."""
-        size = 1
-        for axis in self.across:
-            size *= self.rows.mesh.shape[axis]
-        return size
+        """M, into how many parts the mesh splits rows."""
+        return math.prod(self.rows.mesh.shape[axis] for axis in self.across)
 
     def reads_apart(self, config: DecoderConfig) -> bool:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
@@ -81,21 +80,23 @@ class Inference:
         return jnp.where(used_V, logits_BV, -jnp.inf)
 
     def weights(self, params: nnx.State | Weights) -> Weights:
-        """Cast and laid out; once a call, unless what this gave is passed on in place of parameters."""
+        """The weights of a call, cast and laid out. What this gives may be passed in place of parameters, to be read by
+        many calls."""
         if isinstance(params, Weights):
             return params
         weights = _cast(params, self.graphdef, self.dtype, self.kernel.joins)
         return weights if self.rows is None else jax.device_put(weights, self._layout(params, weights))
 
     def shapes(self, params: nnx.State) -> Weights:
-        """Those of `weights`, with their layout over the mesh, for shapes of parameters with theirs."""
+        """The shapes of what `weights` gives, with their layout over the mesh, for shapes of parameters with theirs."""
         cast = functools.partial(_cast, graphdef=self.graphdef, dtype=self.dtype, join=self.kernel.joins)
         weights = jax.eval_shape(cast, params)
         laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         return jax.tree.map(laid, weights, self._layout(params, weights))
 
     def place(self, x: jax.Array) -> NamedSharding:
-        """Where an array of rows [A, ...], [A, G, S, E] or [A, N, PAGE, 2G, E] lies; a number lies everywhere."""
+        """Where an array of rows lies, of any shape [A, ...], or of caches, whose heads are split too: [A, G, S, E] and
+        [A, N, PAGE, 2G, E]. A number lies everywhere."""
         mesh, (rows, heads) = self.rows.mesh, self.rows.spec
         if x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
             return NamedSharding(mesh, PartitionSpec(rows, heads))
@@ -104,13 +105,13 @@ class Inference:
         return NamedSharding(mesh, PartitionSpec(rows) if x.ndim else PartitionSpec())
 
     def over_rows(self, tree):
-        """Arrays of rows, inside jit, where they belong."""
+        """A tree of arrays of rows with each where it belongs, inside jit."""
         if self.rows is None:
             return tree
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.place(x)), tree)
 
     def everywhere(self, tree):
-        """Results, inside jit, whole on every host."""
+        """A tree of results whole on every host, inside jit."""
         if self.rows is None:
             return tree
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.rows.mesh, PartitionSpec()))
@@ -171,7 +172,7 @@ def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[n
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "dtype", "join"))
 def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str, join: bool) -> Weights:
-    """In one dtype; the stacks of layers stay as they are, unread."""
+    """Weights in one dtype, each layer on its own; the stacks of layers stay as they are, unread."""
     own = nnx.merge(graphdef, params).unstacked(join)
     cast = lambda x: x.astype(dtype)
     rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)

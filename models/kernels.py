@@ -49,7 +49,7 @@ class Kernel:
     attention: Attention = "auto"
     rows: NamedSharding | PartitionSpec | None = None
     segments: int = 0
-    """Segments that a packed row has at most; 0: nobody knows."""
+    """Segments that a packed row has at most; 0 where that is not known."""
 
     def chosen(self, q_BTHE: jax.Array, kv_heads: int, keys: int, scores: Scores) -> Attention:
         """The kernel that runs, asked inside jit, where the devices that it is compiled for are known.
@@ -74,6 +74,7 @@ class Kernel:
 
     @property
     def platform(self) -> str:
+        """Where it runs: "cpu", "gpu" or "tpu"."""
         return programs.platform(self.rows.mesh.devices.flat[0] if isinstance(self.rows, NamedSharding) else None)
 
     @property
@@ -85,7 +86,8 @@ class Kernel:
 
     @property
     def axes(self) -> tuple:
-        """The mesh, and its axes of rows and of heads that are not split by hand already."""
+        """(mesh, axes of rows, axes of heads): those that are not split by hand already, as in (mesh, ("data",), ()).
+        Without a mesh (None, (), ())."""
         around, given = jax.sharding.get_abstract_mesh(), isinstance(self.rows, NamedSharding)
         mesh = self.rows.mesh if given and around.empty else around
         if mesh.empty or self.spec is None:
@@ -218,4 +220,5 @@ def _filled(x: jax.Array, axis: int, fill: int = 0) -> jax.Array:
 
 
 def axis_size(mesh, axes: tuple[str, ...]) -> int:
+    """Devices along these axes of a mesh."""
     return math.prod(mesh.shape[axis] for axis in axes)

@@ -15,7 +15,8 @@ from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_
 from ratchet.models.kernels import LANES, Kernel, Scores, axis_size, on_each_device
 
 PAGE, PAGES_AT_ONCE, QUERIES_AT_ONCE, MOST_ROWS = 64, 4, 32, 1024
-"""Tokens of a page; what the kernel reads and works at together; rows whose pages the scalar memory can list."""
+"""Tokens of a page; pages that the kernel reads and queries that it works on together; rows whose pages its memory of
+scalars can list."""
 
 
 class Pages(NamedTuple):
@@ -44,8 +45,8 @@ def empty(batch: int, length: int, kv_heads: int, width: int, dtype) -> Pages:
 
 
 def of_columns(k_BGSE: jax.Array, v_BGSE: jax.Array, positions_BS: jax.Array, length: int) -> Pages:
-    """Of rows that are padded on the left, with room for `length` tokens, in whole pages; what comes behind a row's own
-    is never read."""
+    """Keys and values of rows that are padded on the left, as pages with room for `length` tokens; what comes behind a
+    row's own tokens is never read."""
     b, g, s, e = k_BGSE.shape
     both_BSGE = jnp.stack([k_BGSE, v_BGSE], axis=2).transpose(0, 3, 1, 2, 4).reshape(b, s, 2 * g, e)
     columns_BS = jnp.argmax(positions_BS >= 0, axis=1)[:, None] + jnp.arange(length)
@@ -75,6 +76,8 @@ def written(pages: Pages, k_B1GE: jax.Array, v_B1GE: jax.Array, at_B: jax.Array,
 
 
 def _write(place_B, new_B2GE, _, flat, arrived) -> None:
+    """The kernel: copies each row's token to its place in the flat list of all tokens."""
+
     def copy(row):
         return pltpu.make_async_copy(new_B2GE.at[pl.ds(row, 1)], flat.at[pl.ds(place_B[row], 1)], arrived)
 

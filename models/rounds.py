@@ -22,14 +22,16 @@ from ratchet.models.inference import Weights
 from ratchet.models.sampler import Request, Sampler, settings_of
 
 STEPS = 8
-"""Steps that a dispatch decodes for: requests wait so long to be taken, and what they say comes in such parts."""
+"""Steps of a dispatch: a request waits for so many at most until it is taken, and what it says comes in such parts."""
 NARROW = 64
-"""Columns for prompts, and for what is said, are this many or a power of two times as many: each number compiles."""
+"""Prompts, and what is said, get so many columns or a power of two times as many, since every number of columns is
+compiled for."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request with what it is sampled by. `longest` is how many tokens it may say."""
+    """A request with what it is sampled by: the `seed` of its randomness, its `warp`, and how many tokens it may say
+    (`longest`)."""
 
     request: Request
     seed: int

@@ -38,8 +38,9 @@ class Request:
 class Sampled:
     """What was sampled, without the stop token; `finished` is False when the length limit cut it off.
 
-    tokens: int32 [N]; ids, probs: [N+1, K] when finished (the stop token's own position included), else [N, K];
-    tail: the mass outside the kept ids. Distributions are taken before temperature, cuts and grammar.
+    tokens: int32 [N]; stop: the stop token, 0 when not finished; ids, probs: [N+1, K] when finished (the stop token's
+    own position included), else [N, K]; tail: the mass outside the kept ids. Distributions are taken before
+    temperature, cuts and grammar.
     """
 
     tokens: np.ndarray
@@ -66,6 +67,7 @@ class Meter:
     slots: int = 0
 
     def count(self, steps: int, working: int, slots: int) -> None:
+        """Adds a dispatch of so many steps, in which slots worked so many times, of `slots` in each."""
         self.dispatches += steps > 0
         self.steps += steps
         self.working += working
@@ -147,8 +149,8 @@ class Sampler(Plan):
         return _by_request(parts, len(requests), stop)
 
     def pace(self, params: nnx.State, prompt: tuple[int, ...], stop: tuple[int, ...]) -> Pace:
-        """How fast it is on this machine: a prompt that all slots share is read and a few tokens are said, twice, since
-        the first time it compiles."""
+        """How fast the sampler is on this machine: all slots read one prompt and say a few tokens of it, twice, since
+        the first time compiles."""
         weights, columns = self.weights(params), self.columns(nnx.merge(self.graphdef, params).config, len(prompt))
         settings = settings_of(stop, [0], [Warp()], [self.new_tokens])
         requests, places_Q, took = [Request(n, prompt) for n in range(self.slots)], np.arange(self.slots), []
@@ -179,10 +181,11 @@ class Sampler(Plan):
         return places_MQ.reshape(-1)
 
     def _count(self, places_Q: np.ndarray) -> np.ndarray:
+        """The requests in a queue, by part [M]."""
         return np.sum(places_Q.reshape(self.parts, -1) >= 0, axis=1)
 
     def left(self, places_Q: np.ndarray, taken_M: np.ndarray) -> list[int]:
-        """What has not been taken of a queue."""
+        """The indices of the requests that have not been taken of a queue."""
         parts = zip(places_Q.reshape(self.parts, -1), taken_M, self._count(places_Q), strict=True)
         return [int(index) for places, taken, count in parts for index in places[taken:count]]
 
@@ -190,8 +193,8 @@ class Sampler(Plan):
         self, weights: Weights, requests: Sequence[Request] | Mapping[int, Request], places_Q: np.ndarray, columns: int,
         apart: bool = False,
     ) -> slots.Queue:
-        """A queue of requests, by their indices at its places; prompts that several share are read once, and what
-        prompts begin with alike where it may be read `apart`. What they may begin to say is left open."""
+        """A queue of the requests whose indices stand at its places. A prompt that several share is read once, and
+        `apart` reads once what prompts begin with alike. What answers may begin with is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
         width, few = columns_for(len(distinct[0]), self.bucket, self.kernel), max(self.slots // 8, 1)
@@ -229,7 +232,7 @@ class Sampler(Plan):
 def settings_of(
     stop: Sequence[int], seeds: Sequence[int], warps: Sequence[Warp], longest: Sequence[int]
 ) -> slots.Settings:
-    """What requests are sampled by, each by its index or all by the one that is given."""
+    """Settings for requests: one of each for all of them, or one of each by a request's index."""
     kinds = Warp(np.float32, np.int32, np.float32, np.float32)
     warp_R = Warp(*(jnp.array(of_R, kind) for of_R, kind in zip(zip(*warps, strict=True), kinds, strict=True)))
     numbers = jnp.array(stop, jnp.int32), jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32)

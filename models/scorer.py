@@ -29,7 +29,7 @@ Question = tuple[Tokens, Tokens]
 
 
 class Shared(NamedTuple):
-    """What all parts need."""
+    """What all parts of a mesh are given alike."""
 
     weights: Weights
     answers: jax.Array
@@ -46,8 +46,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorer(Inference):
-    """Asks in batches of so many `questions`; it compiles once for every width, in steps of `bucket`, on accelerators
-    in few."""
+    """Answers in batches of so many `questions`. It compiles once for every width of contexts and questions: multiples
+    of `bucket`, of which accelerators use few."""
 
     questions: int
     bucket: int = 32
@@ -127,6 +127,7 @@ class Scorer(Inference):
             yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
 
     def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]], apart: bool) -> Batch:
+        """What `_batches` gives, as arrays."""
         longest = lambda texts: columns_for(max(map(len, texts), default=0), self.bucket, self.kernel)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
@@ -142,7 +143,7 @@ class Scorer(Inference):
         return jax.tree.map(lambda *own: np.concatenate(own), *made)
 
     def _height(self, contexts: int) -> int:
-        """Contexts are read in one of few numbers, mostly powers of two, each of which compiles."""
+        """Rows for so many contexts of a part: mostly a power of two, since every number of rows is compiled for."""
         own = self.questions // self.parts
         return min(own, max(own // 8, 1 << (contexts - 1).bit_length()))
 

@@ -32,21 +32,22 @@ LEAST_STEPS, MOST_STEPS = 16, 64
 """A dispatch decodes for so many steps at most. When slots are free and further prompts have to be read for them, it
 ends early, but not before the first of these numbers."""
 REFILL = 32
-"""Free slots are refilled when they are one in so many."""
+"""Free slots are refilled as soon as one slot in so many is free."""
 
 
 @dataclass(frozen=True)
 class Plan(Inference):
-    """What a sampler compiles for: `keep` ids of every distribution are captured (0: nothing is)."""
+    """What a sampler compiles for. `keep` ids of every distribution are captured (0: nothing is), and a request says
+    `new_tokens` at most."""
 
     slots: int
-    """Rows that sample at a time; as many more prompts wait, read."""
+    """Rows that sample at a time; as many more requests wait in the queue, their prompts read."""
     new_tokens: int
     keep: int
     bucket: int = 32
-    """Prompts are padded to multiples of this, on accelerators to few; it compiles once for each."""
+    """Prompts are padded to multiples of this, of which accelerators use few: every width is compiled for."""
     int8: bool = False
-    """Keys and values in a byte a number: half of the memory and traffic of bfloat16."""
+    """Keys and values take a byte a number: half the memory and traffic of bfloat16."""
 
     def paged(self, model: DecoderConfig) -> bool:
         """Whether slots keep pages, each its own one after the other, instead of a ring that all turn together."""
@@ -54,11 +55,12 @@ class Plan(Inference):
         return not self.int8 and pages.fits(self.kernel, self.slots, *heads, self.dtype)
 
     def length(self, model: DecoderConfig, columns: int) -> int:
-        """Columns of a slot's cache: those of prompts, and the ring or as many as fill the last page."""
+        """Columns of a slot's cache: those for prompts, and those for what is said, in whole pages where there are
+        pages."""
         return columns + round_up(self.new_tokens, pages.PAGE if self.paged(model) else 1)
 
     def columns(self, model: DecoderConfig, longest: int) -> int:
-        """P, for prompts of so many tokens: whole buckets, and whole pages."""
+        """P, the columns for prompts of so many tokens: whole buckets, and whole pages where there are pages."""
         bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
         return columns_for(longest, bucket, self.kernel)
 
@@ -141,6 +143,7 @@ def prefill(weights: Weights, prompts: Prompts, prompt_Q, *, columns: int, plan:
 
 
 def _to_the_right(cache: Cache, columns: int) -> Cache:
+    """A cache with so many columns, its own the last of them."""
     room = columns - cache.positions.shape[1]
     keys, values = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (room, 0), (0, 0))), (cache.keys, cache.values))
     positions_QP = jnp.pad(cache.positions, ((0, 0), (room, 0)), constant_values=-1)
@@ -148,6 +151,7 @@ def _to_the_right(cache: Cache, columns: int) -> Cache:
 
 
 def _in_pages(cache: Cache, columns: int) -> Cache:
+    """A cache in pages for so many tokens a row."""
     given = zip(cache.keys, cache.values, strict=True)
     keys = tuple(pages.of_columns(*both, cache.positions, columns) for both in given)
     length_Q1 = jnp.max(cache.positions, axis=1, keepdims=True) + 1
@@ -209,7 +213,7 @@ def dispatch(
 
 @functools.partial(jax.jit, static_argnames="plan")
 def allow(allowed_BW: jax.Array, still_B: jax.Array, next_BW: jax.Array, *, plan: Plan) -> jax.Array:
-    """What slots may say next: another choice where they still work at the same, else what there was."""
+    """What slots may say next [B, W]: `next_BW` where they still work at the same request, else what it was."""
     return plan.over_rows(jnp.where(still_B[:, None], next_BW, allowed_BW))
 
 
@@ -220,7 +224,8 @@ def leave(index_B: jax.Array, gone_G: jax.Array, *, plan: Plan) -> jax.Array:
 
 
 def starved(working_M: np.ndarray, queued_M: np.ndarray, plan: Plan) -> bool:
-    """Whether a refill's worth of slots is free that what is still queued, by part, cannot fill."""
+    """Whether so many slots are free beyond what the queue can fill, of each part with its own, that a refill is
+    due."""
     free_M = plan.slots // plan.parts - working_M
     return int(np.sum(free_M - np.minimum(free_M, queued_M))) * REFILL >= plan.slots
 

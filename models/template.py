@@ -129,7 +129,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: _asking(self, name, given) for name, given in self.filters.items()}
 
     def begin(self) -> None:
-        """From now on there are so many seconds."""
+        """Gives the next text that is written _SECONDS of the processor's time."""
         self._until = time.thread_time() + _SECONDS
 
     def goes_on(self) -> bool:

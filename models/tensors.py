@@ -15,12 +15,14 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ratchet.models import decoder
 from ratchet.models.architectures import FolderError
-from ratchet.models.decoder import INPUT_AXES, Decoder, DecoderConfig
+from ratchet.models.decoder import INPUT_AXES, DecoderConfig
 
 Shardings = Any
 """A pytree of NamedSharding, one for every parameter."""
 MATRICES = ("query", "key", "value", "output", "gate", "up", "down", "head")
+"""Parameters that files hold the other way round, [out, in]."""
 
 
 class Names(NamedTuple):
@@ -60,7 +62,7 @@ class Held(ABC):
         FolderError when it cannot be read."""
 
     def check(self, tensors: list[Tensor]) -> None:
-        """Raises FolderError unless the files hold exactly these."""
+        """Raises FolderError unless the files hold exactly these tensors, in these shapes."""
         wanted, held = {t.name: t.shape for t in tensors}, self.names
         for words, names in (("lacks", wanted.keys() - held), ("has", held - wanted.keys())):
             if names:
@@ -84,7 +86,7 @@ def load(held: Held, names: Names, config: DecoderConfig, shardings: Callable[[n
 
     Raises FolderError when the files do not hold the tensors that such a decoder has, or cannot be read.
     """
-    template = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))[1]
+    _, template = decoder.shapes(config)
     tensors = listed(config, template, names)
     held.check(tensors)
 
@@ -130,4 +132,5 @@ def name_of(path: tuple) -> str:
 
 
 def _turned(theirs: jax.Array, *, shape: tuple[int, ...], is_matrix: bool) -> jax.Array:
+    """A tensor of a file as ours: [in, out], with heads apart, in float32."""
     return (theirs.T if is_matrix else theirs).astype(jnp.float32).reshape(shape)

@@ -19,8 +19,9 @@ from ratchet.models.grammar import Pieces
 CONTROLS = ("system", "user", "assistant", "tool", "document", "call", "ask", "yes", "no", "end")
 PAD = 0
 FILE = "model.spm"
+"""What a run's tokenizer lies in."""
 LONGEST = 1 << 22
-"""Letters of a text that are learned from at a time; it is cut there, in the middle of a word if need be."""
+"""Letters of a text that are learned from at a time: a longer text is cut there, in the middle of a word if need be."""
 
 
 class Tokenizer:
@@ -32,7 +33,6 @@ class Tokenizer:
     """
 
     can_call = True
-
     asks_in_a_row = True
     """Whether several questions with their verdicts may follow each other in one context."""
 
@@ -169,11 +169,11 @@ class Tokenizer:
         return [*self._turn({"role": "tool", "content": text}), self._control["assistant"]]
 
     def document(self, text: str) -> list[int]:
-        """A document that has begun with `text` and goes on."""
+        """Ids of a document that has begun with `text` and goes on."""
         return [self._control["document"], *self.encode(text)]
 
     def prose(self, beginning: str) -> list[int]:
-        """Plain text outside any chat that goes on."""
+        """Ids of plain text outside any chat that has begun so and goes on."""
         return [self._control["system"], *self.encode(beginning)]
 
     def _turn(self, message: Mapping[str, Any]) -> list[int]:

@@ -45,6 +45,7 @@ def parsed(called: Any) -> Any:
 
 
 def _parsed(one: Any) -> Any:
+    """One call with its arguments as a mapping, where they are JSON."""
     if not isinstance(one, Mapping):
         return one
     if "function" in one:
@@ -59,8 +60,8 @@ class Turns:
     """What the assistant's turns stand between: one of several openings, and `end`, which is itself said.
 
     The openings are found by rendering short messages, among them `called`, a `call` in the form that the template
-    takes. In ChatML the one opening is `<|im_start|>assistant\\n`; in
-    Mistral's templates, which have no name for the role, they are what a user's turn and a tool's answer end with.
+    takes. In ChatML the one opening is `<|im_start|>assistant\\n`; in Mistral's templates, which have no name for the
+    role, they are what a user's turn and a tool's answer end with.
 
     Raises FolderError when the template refuses a user's and an assistant's message.
     """
@@ -104,6 +105,7 @@ def _veiled(messages: Sequence[Mapping], letter: str) -> list[dict[str, Any]]:
 
 
 def _is_heard(said: Mapping[str, Any]) -> bool:
+    """Whether someone other than the assistant says something in a message."""
     return said.get("role") != "assistant" and said.get("content") is not None
 
 

@@ -16,8 +16,8 @@ INDENT = "  "
 
 
 def context(passages: Sequence[str], messages: Sequence[Mapping[str, Any]]) -> str:
-    """Passages and a conversation that a question follows. Their lines are indented, so that none can be taken for a
-    heading, or for another question."""
+    """Passages and a conversation, before a question about them. Their lines are indented, so that none can be taken
+    for a heading, or for another question."""
     sources = numbered([f"{INDENT}{indented(text)}" for text in passages])
     earlier = "\n\n".join([WORDING["conversation"], *map(told, messages)]) if messages else ""
     return "".join(f"{part}\n\n" for part in (sources, earlier) if part)

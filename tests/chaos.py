@@ -9,6 +9,7 @@ how long what was left of the processes took to end, and how many files differ; 
 counts.
 """
 
+import argparse
 import contextlib
 import os
 import random
@@ -143,4 +144,7 @@ def main(kills: int, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, [*sys.argv[1:], *("40", "0")[len(sys.argv) - 1 :]])))
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("kills", type=int, nargs="?", default=40)
+    asked.add_argument("seed", type=int, nargs="?", default=0)
+    sys.exit(main(**vars(asked.parse_args())))

@@ -9,6 +9,7 @@ write. A run that ends before its world's kills are spent is followed by another
 many files differ; the exit status is 1 when any does that counts.
 """
 
+import argparse
 import contextlib
 import os
 import random
@@ -39,9 +40,8 @@ SOON = (
     "entry()"
 )
 """The command, which in a bucket waits two seconds for who was killed, in place of ninety."""
-
-
 BUCKETS = {"gs": stores.google, "s3": stores.amazon}
+"""Stores on this machine by the kind of their buckets."""
 
 
 class Command(NamedTuple):
@@ -127,18 +127,19 @@ def main(kills: int, seed: int, kind: str) -> int:
         print(f"  {name}: {why}")
     (out / "base").mkdir()
     base, strange = write_model(out / "base"), []
-    with BUCKETS[kind]() if kind else contextlib.nullcontext() as store:
-        if store:
-            store.refuse = stores.now_and_then(500)
+    with BUCKETS[kind]() as store:
+        store.refuse = stores.now_and_then(500)
         for number, (world, settings) in enumerate(WORLDS.items()):
             own = kills // len(WORLDS) + (number < kills % len(WORLDS))
-            where = store.bucket if store else epath.Path(out)
-            strange += chaos(world, settings.format(base=base).split(), own, rng, out, where)
+            strange += chaos(world, settings.format(base=base).split(), own, rng, out, store.bucket)
     minutes = (time.monotonic() - began) / 60
     print(f"{kills} kills in {minutes:.1f} minutes, {len(strange)} things differ", *strange, sep="\n  ")
     return 1 if strange else 0
 
 
 if __name__ == "__main__":
-    said = [*sys.argv[1:], *("21", "0", "")[len(sys.argv) - 1 :]]
-    sys.exit(main(int(said[0]), int(said[1]), said[2]))
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("kills", type=int)
+    asked.add_argument("seed", type=int)
+    asked.add_argument("kind", choices=list(BUCKETS))
+    sys.exit(main(**vars(asked.parse_args())))

@@ -200,5 +200,3 @@ def _behind_a_proxy(target: str) -> Iterator[tuple[str, Callable[[str, dict[str,
         finally:
             server.shutdown()
             thread.join()
-
-

@@ -345,8 +345,5 @@ LLAMA = DecoderConfig(
 def write_model(place) -> epath.Path:
     """A small model of random weights, as Hugging Face folders have them, in an empty folder."""
     place = write_chat(place)
-    huggingface.save(place / "model", LLAMA, awaken(decoder.create(LLAMA, 3)[1]), "float32")
-    for file in (place / "model").iterdir():
-        file.rename(place / file.name)
-    (place / "model").rmdir()
+    huggingface.save(place, LLAMA, awaken(decoder.create(LLAMA, 3)[1]), "float32")
     return place

@@ -2,9 +2,9 @@
 
 Shapes: R rows, T columns, M weighted positions in a row, K kept ids.
 
-A row holds whole examples, told apart by segment number (0 is padding);
-attention stays inside a segment and positions restart. Few tokens of a prompt-heavy row carry weight, so `predict`
-lists the columns whose hidden state predicts one, and logits are computed for those alone.
+A row holds whole examples, told apart by segment number (0 is padding); attention stays inside a segment and positions
+restart. Few tokens of a row carry weight where prompts are long, so `predict` lists the columns whose hidden state
+predicts one, and logits are computed for those alone.
 """
 
 import functools
@@ -16,14 +16,18 @@ import numpy as np
 from ratchet.train.records import Example
 
 Batch = dict[str, np.ndarray]
+"""The arrays of one step by name, as `pack` makes them."""
 
 
 class Batches:
-    """A random-access source of training batches: `source[step]`.
+    """A random-access source of training batches: `source[step]` for each of `steps` steps.
 
     `pools` are (examples, count) pairs: every step takes `count` examples from each pool, walking a fresh permutation
-    of the pool each epoch. Rows are as many as the fullest step of the run needs, so that shapes never change, and no
-    row of the run has more segments than `segments`.
+    of the pool each epoch, drawn by the `seed`. A row has so many `columns` of tokens. Rows are as many as the fullest
+    step of the run needs, rounded up to the `row_multiple`, so that shapes never change, and no row of the run has more
+    segments than `segments`.
+
+    Raises ValueError when there are no examples, or one is longer than a row.
     """
 
     def __init__(self, pools: Sequence[tuple[Sequence[Example], int]], *, seed: int, steps: int, columns: int,

@@ -19,7 +19,9 @@ from etils import epath
 _OF_STORES = {
     "gcsfs", "s3fs", "google", "botocore", "aiobotocore", "aiohttp", "requests", "urllib3", "fsspec", "tensorstore",
 }  # fmt: skip
+"""Packages whose errors are those of a store."""
 _STATUS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "DEADLINE_EXCEEDED", "ABORTED")
+"""What TensorStore's errors about a store begin with; their type is ValueError."""
 
 for _protocol in ("gcs", "s3"):  # other processes, and TensorStore in this one, write what a kept listing does not know
     fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
@@ -45,16 +47,21 @@ def in_bucket(path: epath.PathLike) -> bool:
 def reason(error: BaseException) -> str | None:
     """What the library of a store said in an error, or in what the error came from; None where none said anything but
     that an object is missing or there already."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    for one in chain:
+    for one in causes(error):
         of_tensorstore = isinstance(one, ValueError) and str(one).startswith(_STATUS)  # XLA has others that begin so
         if of_tensorstore or type(one).__module__.partition(".")[0] in _OF_STORES:
             return f"{type(one).__name__}: {_in_a_line(one)}"
         if isinstance(one, OSError) and not isinstance(one, FileNotFoundError | FileExistsError) and _by_a_store(one):
             return _in_a_line(one)
     return None
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error, and what it came from, in turn."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return chain
 
 
 @contextlib.contextmanager
@@ -141,7 +148,7 @@ class Outbox:
     target lies on a disk, it is that directory itself."""
 
     def __init__(self, target: epath.Path):
-        self._target, self._sent = target, time.monotonic()
+        self._target, self._sent = target, time.monotonic()  # when it was last uploaded
         self._temporary = tempfile.TemporaryDirectory() if in_bucket(target) else None
         self.place = epath.Path(self._temporary.name) if self._temporary else target
         self.place.mkdir(parents=True, exist_ok=True)
@@ -164,6 +171,7 @@ class Outbox:
 
 
 def _store(path: epath.Path) -> tuple[Any, str]:
+    """The store in which a path lies, as fsspec knows it, and the path's name there."""
     return fsspec.core.url_to_fs(os.fspath(path))
 
 

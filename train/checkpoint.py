@@ -33,7 +33,7 @@ _AGAIN = "delete it and resume the run to train this again"
 
 
 class CheckpointError(ValueError):
-    """No checkpoint can be read: one line that says where and why."""
+    """No checkpoint can be read, or written in such a place: one line that says where and why."""
 
 
 class Checkpoints:
@@ -45,6 +45,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
+        """Raises CheckpointError where something else lies in the directory, and for several processes in a bucket to
+        which Orbax cannot write."""
         self.directory = epath.Path(directory)
         self._mirror = None if store_of(self.directory) in ("", "gs") else _Mirror(self.directory)
         place = self._mirror.place if self._mirror else self.directory
@@ -184,6 +186,7 @@ class _Mirror:
         self._temporary.cleanup()
 
     def _steps(self) -> list[str]:
+        """The steps in the bucket that are whole."""
         if not self._directory.exists():
             return []
         return [p.name for p in self._directory.iterdir() if p.name.isdigit() and (p / _DONE).exists()]
@@ -196,7 +199,7 @@ def save_weights(directory: epath.PathLike, params: Any) -> None:
 
 
 def fingerprint(params: Any) -> str:
-    """What tells weights from others: the sha256 of the checksums of their leaves."""
+    """What tells weights (a pytree) from others: the sha256, in hex digits, of the checksums of their leaves."""
     return sha256(repr(_checksums(params)).encode())
 
 
@@ -216,8 +219,9 @@ def load_weights(directory: epath.PathLike, like: Any) -> Any:
 
 @functools.cache
 def _ignore_late_parts() -> None:
-    """Once a part cannot be read, Orbax raises that and closes its event loop. Each part that TensorStore reads after
-    this, and each reader that is given up, would print a traceback or a warning."""
+    """Has what Orbax leaves behind print nothing. Once a part of a checkpoint cannot be read, it raises that and closes
+    its event loop; each part that TensorStore reads after this, and each reader that is given up, would print a
+    traceback or a warning."""
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     others = sys.unraisablehook
 
@@ -231,11 +235,13 @@ def _ignore_late_parts() -> None:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of an array, or of a shape, with a sharding."""
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _checksums(state: Any) -> list[int]:
+    """The checksum of each leaf, in order."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)]
     groups: dict[frozenset, list[int]] = {}  # one program for all leaves on the same devices
     for number, leaf in enumerate(leaves):

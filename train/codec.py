@@ -14,13 +14,14 @@ import numpy as np
 from ratchet.train.files import RecordError
 
 SCHEMA = 1
+"""The version of packed targets, and of datasets that hold them; others are refused."""
 
 _BITS = 16
-"""Of a log-probability."""
+"""Bits of a log-probability."""
 _HEADER = struct.Struct("<BBxxIII")
 """Schema, bits of a log-probability, K, N, vocabulary."""
 _LOG_FLOOR = 80.0
-"""Nats; a kept id below this would become 0 in float32, hence padding."""
+"""Nats below 0 at which log-probabilities are cut off: a smaller one would become 0 in float32, which means padding."""
 _ROUNDING = 1e-6
 """A tail below this is the rounding of a float32 sum, not mass."""
 _CUT_SHORT = "targets: the packed targets are cut short"
@@ -93,10 +94,12 @@ def _codes(mass_E: np.ndarray) -> np.ndarray:
 
 
 def _masses(codes_E: np.ndarray) -> np.ndarray:
+    """Probabilities of such codes."""
     return np.exp(codes_E.astype(np.uint16).view(np.float16).astype(np.float64))
 
 
 def _pack_bits(values_E: np.ndarray, width: int) -> bytes:
+    """Whole numbers in so many bits each, the lowest first."""
     bits_EW = (values_E.astype(np.uint32)[:, None] >> np.arange(width, dtype=np.uint32)) & 1
     return np.packbits(bits_EW.astype(np.uint8), bitorder="little").tobytes()
 

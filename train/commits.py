@@ -26,7 +26,8 @@ class AlteredError(ValueError):
 
 
 class _Known(NamedTuple):
-    """The hashes by path, relative to the run's directory, and the one that is announced."""
+    """The sha256 by path, relative to the run's directory: of the `files` that are committed, and of the one that is
+    announced (`coming`)."""
 
     files: dict[str, str]
     coming: dict[str, str]
@@ -56,8 +57,8 @@ class Commits:
     def within(self, place: epath.Path) -> list[epath.Path]:
         """The paths that are committed in a directory, whether they are there or not."""
         name = self._name(place)
-        of = lambda: [n for n in sorted(self._known().files) if n.startswith(f"{name}/")]
-        return [self._directory / n for n in self._together.decided(f"what {name} holds", of)]
+        listed = lambda: [n for n in sorted(self._known().files) if n.startswith(f"{name}/")]
+        return [self._directory / n for n in self._together.decided(f"what {name} holds", listed)]
 
     def once(self, path: epath.Path, make: Callable[[], Any]) -> Any:
         """The committed JSON at `path`, made first when it is missing. Raises AlteredError when what is there, or what
@@ -85,7 +86,7 @@ class Commits:
         self._commit(path, digest, write)
 
     def adopt(self, place: epath.Path, files: Iterable[epath.Path]) -> None:
-        """Commits files that others have made, as they will lie in the directory `place`. Raises AlteredError when
+        """Commits files that are there already, as they will lie in the directory `place`. Raises AlteredError when
         other bytes were committed."""
         found = {place / file.name: sha256(file.read_bytes()) for file in files}
         for path, digest in found.items():
@@ -108,8 +109,8 @@ class Commits:
             raise AlteredError(self.line_about(self._name(path)))
 
     def altered(self) -> list[str]:
-        """The paths of committed files that are there with other bytes; of all of them when commits.json is missing or
-        damaged, that one alone. Directories of weights are compared by who reads them."""
+        """The paths of committed files that are there with other bytes. When commits.json itself is missing or damaged,
+        it is the only one. Directories of weights are left to whoever reads them."""
         try:
             known = self._known()
         except AlteredError:
@@ -141,18 +142,18 @@ class Commits:
     def forget(self, path: epath.Path) -> None:
         """Takes out a file, or what is committed in a directory."""
         name = self._name(path)
-        others = lambda of: {n: digest for n, digest in of.items() if n != name and not n.startswith(f"{name}/")}
-        self._save(lambda: (others(self._settled()), {}))
+        self._save(lambda: ({n: d for n, d in self._settled().items() if not _is_part(n, name)}, {}))
 
     def inherit(self, other: "Commits", path: epath.Path) -> None:
         """Commits a copy of a file or directory of another run, which lies at the same place in this one, as it was
         committed there."""
         name = self._name(path)
-        copied = {n: digest for n, digest in other._settled().items() if n == name or n.startswith(f"{name}/")}
+        copied = {n: digest for n, digest in other._settled().items() if _is_part(n, name)}
         self._save(lambda: (self._settled() | copied, {}))
 
     def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
-        """The bytes at `path` if they were committed, or are announced, else None. What is `known` may be old."""
+        """The bytes at `path` if they are those that were committed or are announced, else None. What is `known` may be
+        out of date: then it is read anew."""
         for _ in range(LOOKS):
             content = read(path) if path.exists() else None
             known, name = known or self._known(), self._name(path)
@@ -181,10 +182,10 @@ class Commits:
         try:
             said = json.loads(read(path))
             known = _Known(said["files"], said["coming"])
-            whole = said["sha256"] == sha256(_encoded(known._asdict()))
+            intact = said["sha256"] == sha256(_encoded(known._asdict()))
         except (ValueError, LookupError, TypeError):
-            whole = False
-        if not whole:
+            intact = False
+        if not intact:
             raise AlteredError(self.line_about(FILE))
         return known
 
@@ -210,6 +211,11 @@ class Commits:
 
     def _name(self, path: epath.Path) -> str:
         return path.relative_to(self._directory).as_posix()
+
+
+def _is_part(name: str, place: str) -> bool:
+    """Whether a path is this file or directory, or lies in it."""
+    return name == place or name.startswith(f"{place}/")
 
 
 def sha256(content: bytes) -> str:

@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -25,11 +26,12 @@ class RecordError(ValueError):
 
 @contextlib.contextmanager
 def whole(path: epath.PathLike) -> Iterator[epath.Path]:
-    """Gives a path beside `path` to write a file or a directory to, which takes the place of `path` at the end.
+    """Gives a path beside `path` to write a file or a directory to, which takes the place of `path` when the block
+    ends.
 
-    It does so when the block ends, on disk even if the power fails then. After an error it is removed, and `path` is as
-    it was. In a bucket it is uploaded at the end. A directory's files appear there one by one: whoever reads it looks
-    whether all are there.
+    On a disk all of it is there by then, even if the power fails. After an error what was written is removed, and
+    `path` is as it was. In a bucket it is uploaded at the end; the files of a directory appear there one by one, so
+    whoever reads it looks whether all are there.
     """
     path = epath.Path(path)
     if in_bucket(path):
@@ -44,8 +46,8 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
     _remove(fresh)
     try:
         yield fresh
-        for file in fresh.iterdir() if fresh.is_dir() else [fresh]:
-            _sync(file)
+        for written in (fresh, *Path(fresh).rglob("*")):
+            _sync(written)
     except BaseException:
         _remove(fresh)
         raise
@@ -120,7 +122,7 @@ def add_line(path: epath.Path, line: str) -> None:
 
 
 def object_in(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file of which nothing depends; {} when it is missing or damaged."""
+    """The object in a JSON file on which nothing depends; {} when it is missing or damaged."""
     try:
         found = json.loads(read(path))
     except (FileNotFoundError, ValueError):
@@ -129,20 +131,24 @@ def object_in(path: epath.Path) -> dict[str, Any]:
 
 
 def numbers_in(path: epath.Path) -> dict[str, float]:
-    """The finite numbers in such a file by name; whatever else stands there is left out."""
+    """The finite numbers in a JSON file of which nothing depends, by name; whatever else it holds is left out."""
     number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return {name: value for name, value in object_in(path).items() if number(value)}
 
 
-def _absorb(digest, part: bytes) -> None:
+def _absorb(digest: Any, part: bytes) -> None:
     digest.update(len(part).to_bytes(8, "little") + part)
 
 
 def _remove(path: epath.Path) -> None:
-    path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _sync(path: epath.Path) -> None:
+def _sync(path: os.PathLike) -> None:
+    """Returns once the disk holds a file's content, or the names in a directory."""
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)

@@ -39,7 +39,7 @@ CHIPS = {
     "NVIDIA H200": Chip(989e12, 141 * 2**30, 4800e9, 450e9),
     "NVIDIA B200": Chip(2250e12, 180 * 2**30, 8000e9, 900e9),
 }
-"""By the longest beginning of `jax.Device.device_kind`."""
+"""Chips by what `jax.Device.device_kind` begins with; of several names that fit, the longest counts."""
 
 
 def chip_of(kind: str) -> Chip | None:

@@ -25,16 +25,18 @@ Activity = Literal["tpu_init", "training_prep", "data_loading"]
 COMPILING = "/jax/core/compile/"
 """What JAX calls the durations of tracing, lowering and compiling a program."""
 STAGE = "custom_badput_event"
+"""What the names of a stage's fields begin with."""
 
 
 class _Compiled:
-    """Seconds that were compiled, each once: of programs that are traced within others, JAX tells apart from them."""
+    """Seconds in which the process compiled. JAX tells of a program that is traced within another as well as of that
+    one: seconds that both took count once."""
 
     def __init__(self):
         self._spans: list[tuple[float, float]] = []
 
     def add(self, seconds: float) -> None:
-        """Something was compiled for so long and is done now."""
+        """Adds a program that took so many seconds to compile, until now."""
         end = time.monotonic()
         begin = end - seconds
         while self._spans and self._spans[-1][1] > begin:
@@ -49,7 +51,8 @@ class _Compiled:
 
 
 class _Recorder:
-    """Appends events to the file of one process's life, its job."""
+    """Appends the events of one process's life, its job, to the file of a run. `stages` are those under way, the
+    innermost last."""
 
     def __init__(self, directory: epath.Path):
         self._outbox, self._name, self.compiled = Outbox(directory), directory.name, _Compiled()
@@ -73,8 +76,8 @@ _RECORDER: ContextVar[_Recorder | None] = ContextVar("goodput", default=None)
 
 @contextlib.contextmanager
 def recording(directory: epath.Path, began: float, found_devices: float) -> Iterator[None]:
-    """Within, events are written into a run's directory. The job `began`, had devices and was prepared until now; the
-    times are in seconds since 1970."""
+    """Within, events are written into a run's directory. They say that the job `began`, when it `found_devices`, both
+    in seconds since 1970, and that it was prepared until now."""
     _listen()
     recorder, now = _Recorder(directory), time.time()
     token = _RECORDER.set(recorder)
@@ -106,8 +109,8 @@ def activity(name: Activity) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stage(name: str, place: str, again: bool) -> Iterator[None]:
-    """Records a stage of a generation or arm, in parts that were kept. One that was whole `again` finds what it
-    made."""
+    """Records a stage of a generation or arm, such as ("review", "gen-001"), in the parts that were kept. `again` says
+    that the stage was finished before, so that it only reads what it made."""
     recorder = _RECORDER.get()
     if not recorder:
         yield
@@ -123,7 +126,7 @@ def stage(name: str, place: str, again: bool) -> Iterator[None]:
 
 
 def kept() -> None:
-    """What the stage under way has made so far will be found again after a kill."""
+    """Records that what the stage under way has made so far will be found again after a kill."""
     recorder = _RECORDER.get()
     if recorder and recorder.stages:
         now = time.time()

@@ -27,6 +27,7 @@ from ratchet.train.files import whole
 from ratchet.train.together import ALONE, Together
 
 LOCK, RECORD = "lock", "working.json"
+"""The files of a run's directory in which it is held."""
 BEAT = 5.0
 """Seconds between two writings of the record."""
 SILENCE = 90.0
@@ -35,10 +36,12 @@ a new file a minute late."""
 WATCH = 15.0
 """Seconds for which a record whose time is not of the last SILENCE seconds is watched, to say whether it changes."""
 ATTEMPTS = 10
-"""Times that a lock is tried for, 50 ms apart: `holder_of` takes it for a moment to see whether it is free."""
+"""Times that a lock is tried, 50 ms apart: `holder_of` takes it for a moment to see whether it is free."""
 
 
 class _Doing(BaseModel):
+    """What a process does, as `Holder.doing` has it."""
+
     title: str
     since: float
     done: int
@@ -48,12 +51,16 @@ class _Doing(BaseModel):
 
 
 class _Sampled(BaseModel):
+    """What its sampler has done so far: steps, slots that worked in them, and all slots, both summed over the steps."""
+
     steps: int
     working: int
     slots: int
 
 
 class _Record(BaseModel):
+    """What a process says of itself; times are in seconds since 1970."""
+
     host: str
     pid: int
     since: float
@@ -75,7 +82,8 @@ class Holder:
         self._over_by: dict[str, Any] | None = None
         self._who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         self.meter: Any = None
-        """What counts the steps of the sampler, the slots that worked in them, and all slots, once there is one."""
+        """Counts the steps of the sampler, the slots that worked in them and all slots; None before there is a
+        sampler."""
         self._doing: dict[str, Any] | None = None
         self._wake, self._over = threading.Event(), False
         self._thread = threading.Thread(target=self._beats, daemon=True, name="holder")
@@ -244,7 +252,7 @@ def _wait_for_silence(directory: epath.Path, locked: bool, say: Callable[[str], 
 
 
 def _watched(directory: epath.Path, left: dict[str, Any], seconds: float) -> dict[str, Any] | None:
-    """The record that takes the place of the one that was left, within so many seconds; None where none does."""
+    """The record that takes the place of the one that was `left`, within so many seconds; None where none does."""
     waited = 0.0
     while waited < seconds:
         time.sleep(BEAT)

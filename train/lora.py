@@ -14,14 +14,14 @@ from ratchet.models.decoder import INPUT_AXES
 from ratchet.models.programs import compiler_options
 
 ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
-"""The matrices of a layer that get one, of those that the family has."""
+"""The matrices of a layer that get adapters, as far as the family has them."""
 
 Adapters = dict[str, jax.Array]
 """`NAME_into` [L, I, R] and `NAME_out` [L, R, O] by the matrix's name."""
 
 
 def create(params: nnx.State, rank: int, seed: int) -> Adapters:
-    """Adapters that change nothing yet: A is random of the scale of a fresh matrix, B is 0."""
+    """Adapters that change nothing yet: A is random, of the scale of a fresh matrix, and B is 0."""
     made, key = {}, jax.random.key(seed)
     for number, name in enumerate(ADAPTED):
         if name not in params["layers"]:
@@ -33,7 +33,7 @@ def create(params: nnx.State, rank: int, seed: int) -> Adapters:
 
 
 def merged(params: nnx.State, adapters: Adapters, deterministic: bool = False) -> nnx.State:
-    """The weights that the adapters make of these; a `deterministic` sum is the same on a GPU each time."""
+    """The weights with what the adapters add to them. A `deterministic` sum is the same on a GPU each time."""
 
     def add(adapters, path, leaf):
         name = next((str(key.key) for key in reversed(path) if getattr(key, "key", None) in ADAPTED), "")
@@ -49,5 +49,6 @@ def merged(params: nnx.State, adapters: Adapters, deterministic: bool = False) -
 
 
 def _sizes(name: str, weight: jax.Array) -> tuple[int, int, int]:
+    """(L, I, O) of a stack of matrices."""
     split = 1 + INPUT_AXES.get(name, 1)
     return weight.shape[0], math.prod(weight.shape[1:split]), math.prod(weight.shape[split:])

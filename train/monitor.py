@@ -1,4 +1,4 @@
-"""What is known of a training run while it goes on: what to say of a step, a watchdog, signals to save, a profile."""
+"""What watches a training run while it goes on: figures of a step in words, a watchdog, signals to save, a profile."""
 
 import contextlib
 import faulthandler
@@ -16,6 +16,7 @@ from ratchet.train.buckets import Outbox
 from ratchet.train.stopping import AGAIN
 
 StepMetrics = dict[str, float]
+"""The figures of one step by name, as `trainer` logs them."""
 
 SAVE, STOP = 1, 2
 """What a process may signal to all others, the largest counting: a checkpoint, or a checkpoint and an end."""
@@ -123,6 +124,7 @@ class Profile:
         self._traced: Outbox | None = None
 
     def before(self, step: int) -> None:
+        """Begins or ends the trace, where this step is the first to be traced, or the first that is not."""
         first, last = self._window
         if first <= step < last and not self._traced:
             self._traced = Outbox(self._directory)

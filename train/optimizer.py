@@ -20,11 +20,13 @@ MATRICES = {
     "gate": MuonDimensionNumbers((1,), (2,)),
     "down": MuonDimensionNumbers((1,), (2,)),
 }
-"""Layer-stacked matrices by name, as (input axes, output axes); everything else is left to AdamW."""
+"""The matrices of all layers by name, as (input axes, output axes) of a stack; AdamW updates everything else."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    """How weights are updated, and at what rate."""
+
     kind: Literal["adamw", "muon"] = "adamw"
     rate: float = bounded(3e-3, "above 0")
     """Peak learning rate."""
@@ -60,7 +62,8 @@ def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
         )
     else:
-        mask = lambda params: jax.tree_util.tree_map_with_path(lambda p, _: _matrix(p, _) is not None, params)
+        is_matrix = lambda path, leaf: _matrix(path, leaf) is not None
+        mask = lambda params: jax.tree_util.tree_map_with_path(is_matrix, params)
         rule = optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay, mask=mask)
     averaging = [running_average(config.average)] if config.average else []
     return optax.chain(optax.clip_by_global_norm(config.clip), rule, *averaging)
@@ -85,7 +88,8 @@ def running_average(share: float) -> optax.GradientTransformation:
 
 
 def final_weights(state: optax.OptState, params: Any) -> Any:
-    """What a run keeps: the average of its last weights where the optimizer took one, else the weights themselves."""
+    """The weights that a run keeps: the average of its last ones where the optimizer took one, else those it ended
+    with."""
     parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Average))
     return next((part.mean for part in parts if isinstance(part, Average)), params)
 
@@ -105,5 +109,6 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules(parts, [warmup, decay])
 
 
-def _matrix(path, _leaf) -> MuonDimensionNumbers | None:
+def _matrix(path, _) -> MuonDimensionNumbers | None:
+    """The axes of a parameter that is one of MATRICES, by its path in the tree; None for others."""
     return next((MATRICES[name] for key in path if (name := str(getattr(key, "key", ""))) in MATRICES), None)

@@ -16,6 +16,7 @@ from ratchet.train.codec import SCHEMA, pack_targets, unpack_targets
 from ratchet.train.files import RecordError, content_hash, read_unit, whole, write_payloads
 
 ORIGINS = ("seed", "simulate", "student", "review", "correction", "imitation", "prose")
+"""What an example may come from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,9 @@ def has_examples(directory: epath.PathLike) -> bool:
     return all(file.exists() for file in (*metadata_of(directory), _shard(directory)))
 
 
-def _shard(directory: epath.PathLike) -> epath.Path:
-    return epath.Path(directory) / "dataset-train.array_record-00000-of-00001"
+def _shard(directory: epath.PathLike, name: str = "dataset") -> epath.Path:
+    """The file of a dataset of one shard that holds its records."""
+    return epath.Path(directory) / f"{name}-train.array_record-00000-of-00001"
 
 
 def read_examples(
@@ -104,8 +106,8 @@ def read_examples(
 ) -> list[Example]:
     """Reads what `write_examples` wrote, checking the content, each example's id and, when given, the tokenizer's hash.
 
-    Examples that are not `mentioning` a text, such as an id in their lineage, are passed over undecoded. Raises
-    RecordError naming the file, and the example where there is one; other people's datasets are refused so too.
+    Only examples `mentioning` a text, such as an id in their lineage, are decoded; the others are passed over. Raises
+    RecordError, which names the file and the example, for what is damaged, and for a dataset of another kind.
     """
     directory = epath.Path(directory)
     header_path, shard = directory / "record.json", _shard(directory)
@@ -140,7 +142,7 @@ def write_dataset(
     directory = epath.Path(directory)
     with whole(directory) as fresh:
         fresh.mkdir()
-        shard = fresh / f"{name}-train.array_record-00000-of-00001"
+        shard = _shard(fresh, name)
         count, sha256 = write_payloads(shard, (_in_order(features.serialize_example(row)) for row in rows))
         if not count:
             raise RecordError(f"{directory}: there are no examples to write; look at what the review accepted")

@@ -18,6 +18,7 @@ from ratchet.models.bounds import bounded
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+"""Of arrays whose first axis is the rows of a batch."""
 ROWS_AND_HEADS = P(("data", "fsdp"), "tensor")
 """Of attention's operands: rows of a batch, slots of the sampler, and heads."""
 
@@ -73,10 +74,12 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How arrays of a batch's rows lie over a mesh."""
     return NamedSharding(mesh, BATCH)
 
 
 def slots_sharding(mesh: Mesh) -> NamedSharding:
+    """How the sampler's slots and the scorer's questions lie over a mesh, and with them the heads of their caches."""
     return NamedSharding(mesh, ROWS_AND_HEADS)
 
 
@@ -105,6 +108,12 @@ def place(tree, shardings):
         return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
 
     return jax.tree.map(one, tree, shardings)
+
+
+def laid_out(shapes, shardings):
+    """A pytree of shapes with the sharding of each, as compilers and checkpoints take arrays that are not there yet."""
+    laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(laid, shapes, shardings)
 
 
 def state_sharding(mesh: Mesh, state):

@@ -22,13 +22,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 PART = 1 << 20
 """Characters of a message: the service takes no more than four million bytes at once."""
 LOOK = 500
-"""Milliseconds between two looks at what comes in: signals are heeded between them."""
+"""Milliseconds for which a process waits at a stretch for what another says: between two stretches it heeds signals."""
 PATIENT = 24 * 3600
 """Seconds that devices of a CPU wait for one another, where other patience ends first."""
 HEARTBEAT = 30
 """Seconds without a sign of life after which JAX ends all processes, since one of them is gone."""
 MEETING = 300
 """Seconds that processes wait for all to come, when they begin."""
+
 
 class PeerGone(RuntimeError):
     """Another process did not come, or ended: whoever started this one should start all of them again."""
@@ -53,7 +54,7 @@ class Together:
     count: int = 1
     patience: float = 3600.0
     client: Any = field(default=None, repr=False)
-    """Of the coordination service."""
+    """Speaks with the coordination service."""
     turns: Iterator[int] = field(default_factory=itertools.count, repr=False)
     """Numbers what is said, so that all processes mean the same."""
 

@@ -35,7 +35,7 @@ from ratchet.train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch,
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How steps are computed and watched; none of it changes what is learned, beyond rounding, but the loss's own."""
+    """How steps are computed and watched. Only the loss's own settings change what is learned, beyond rounding."""
 
     loss: LossConfig = field(default_factory=LossConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -84,7 +84,8 @@ class Training:
     position: dict[str, Any]
     profile_directory: str = "profile"
     rank: int = 0
-    """Of the adapters that are trained instead of the weights, and merged at the end; 0: the weights are trained."""
+    """Rank of the adapters that are trained instead of the weights, and merged into them at the end; 0: the weights are
+    trained."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -151,8 +152,9 @@ def fit(
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig, like: State,
               segments: int = 0):
-    """The jitted step (state, batch, frozen) -> (state, sums and gradient norm); `frozen` are the weights that trained
-    adapters change, if it is these that are trained. Rows have at most so many `segments`; 0: nobody knows.
+    """The jitted step (state, batch, frozen) -> (state, sums and gradient norm). `frozen` are the weights that trained
+    adapters change, None where the weights themselves are trained. Rows have at most so many `segments`; 0 where that
+    is not known.
 
     It leaves the state laid out as `like`, a state or its shapes, so that the next step is the same program.
     """
@@ -215,11 +217,13 @@ def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineCo
 
 
 LONG = 5.0
-"""Seconds of a step from which on the next one waits for its end: whoever asks for a stop would wait for both."""
+"""A step of so many seconds, or more, is waited for before the next one starts: whoever asks for a stop would wait for
+both."""
 
 
 class _Reporter:
-    """Turns the sums of a step into metrics and hands them on; as many steps run `ahead` of what is reported."""
+    """Turns the sums of a step into metrics and hands them to `log`. `ahead` is how many steps may run before a step is
+    reported: one or, of long steps, none."""
 
     def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None], start: int,
                  clock: Callable[[], float]):
@@ -253,7 +257,7 @@ class _Reporter:
         return int(host["signal"])
 
     def _seconds(self, step: int) -> float:
-        """Of a step, on average since the first one, which compiles."""
+        """Seconds of a step, on average since the first one, which compiles and is left out."""
         now, steps = self._clock(), step - self._start
         if steps:
             return max((now - self._began) / steps, 1e-9)
@@ -261,7 +265,8 @@ class _Reporter:
         return max(took, 1e-9)
 
 
-def _initial(run: Training, tx: optax.GradientTransformation, params: nnx.State) -> State:
+def _initial(run: Training, tx: optax.GradientTransformation, params: nnx.State | lora.Adapters) -> State:
+    """The state before the first step, laid out over the mesh."""
     params = place(params, state_sharding(run.mesh, params))
     like = jax.eval_shape(tx.init, params)
     optimizer = jax.jit(tx.init, out_shardings=state_sharding(run.mesh, like))(params)
@@ -270,6 +275,8 @@ def _initial(run: Training, tx: optax.GradientTransformation, params: nnx.State)
 
 
 def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> State:
+    """The newest checkpoint laid out as `state`, or the state itself where there is none. Raises ValueError for a
+    checkpoint of another run."""
     if checkpoints is None or checkpoints.latest() is None:
         return state
     state, position = checkpoints.restore(state)

@@ -22,7 +22,7 @@ def imitate(run: Run, base: nnx.State) -> nnx.State:
         batch = max(1, round(trained["tokens_per_step"] / per_document))
         rate = run.config.train.later_rate
         run.keep_weights(place, train_arm(run, last, PLACE, base, [(raw, batch)], trained["steps"], rate))
-    return run.weights_in(place, base)
+    return run.weights_in(place)
 
 
 def forget(run: Run) -> None:

@@ -135,7 +135,7 @@ def trained_weights(g: Generation) -> nnx.State | None:
     """The weights of this generation; None before its training has ended, or where what is known of it is missing.
     With them, earlier examples need not be read."""
     known = all(g.run.commits.has(g.directory / name) for name in ("audit.json", "training.json"))
-    return g.run.weights_in(g.directory, g.params) if known and g.run.has_weights(g.directory) else None
+    return g.run.weights_in(g.directory) if known and g.run.has_weights(g.directory) else None
 
 
 def train(
@@ -165,7 +165,7 @@ def train(
     trained = {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools), "examples_per_step": per_step}
     g.run.commits.once(g.directory / "training.json", lambda: trained)
     if g.run.has_weights(g.directory):
-        return g.run.weights_in(g.directory, g.params)
+        return g.run.weights_in(g.directory)
     start = g.base if c.controls.start == "base" else g.params
     params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number), c.train.later_rate)
     g.run.keep_weights(g.directory, params)

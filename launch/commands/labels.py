@@ -1,6 +1,5 @@
 """What people say of a review: `label` and `calibrate`."""
 
-import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +20,12 @@ from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.launch.console import Terminal
 from ratchet.launch.options import Directory, Json, UserError, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
-from ratchet.train.files import write_json
+from ratchet.train.files import object_in, write_json
 
 KEYS = "y right, n wrong, s skip, u back, q quit"
+"""What a person may say of an answer, by key."""
 WRITTEN = "certificate.json"
+"""The file of a generation that holds its certificate."""
 Reviewed = described(int | None, "a generation with a review", metavar="N", help_behavior_hint="(default: newest)")
 
 
@@ -176,7 +177,8 @@ def _show_certificate(run: Run, number: int, reviewer: Reviewer, as_json: bool) 
             f"calibrate: {run.directory} has no certificate; label some answers with `ratchet label {run.directory}` "
             "and give --labels"
         )
-    made = json.loads(paths[0].read_text())
+    if not (made := object_in(paths[0])):
+        raise UserError(f"calibrate: {paths[0]} is damaged; give --labels, from which it is made anew")
     certificate.check(made, reviewer, str(paths[0]))
     print_json({"certificate": made}) if as_json else make_console().print(_line(made), soft_wrap=True, highlight=False)
     return 0

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 
 import tyro
-from etils import epath
 from rich.table import Table
 
 from ratchet.bootstrap import config_files
@@ -110,14 +109,16 @@ def compare(words: list[str]) -> int:
         raise UserError("compare: give DIR, the directory of a finished run, or several, before --vary")
     if not all(varied) or not varied:
         raise UserError("compare: say what to vary, as in --vary targets.kind one_hot reviewed")
-    saved = [config_files.saved(located(d)) for d in asked.directories]
+    directories, out = [located(d) for d in asked.directories], located(asked.out)
+    saved = [config_files.saved(d) for d in directories]
     arms = comparison.arms_of(varied, saved[0])
     quiet()
-    progress, found = Terminal(make_console(aside=asked.json)), []
-    for name, config in zip(asked.directories, saved, strict=True):
+    for directory, config in zip(directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):
-            raise UserError(f"compare: {name} has generations 1 to {config.generations}; set --generation to one")
-        found.append(comparison.compare(epath.Path(name), asked.generation, arms, located(asked.out), progress))
+            raise UserError(f"compare: {directory} has generations 1 to {config.generations}; set --generation to one")
+    progress, found = Terminal(make_console(aside=asked.json)), []
+    for directory, name in zip(directories, comparison.names_of(directories), strict=True):
+        found.append(comparison.compare(directory, asked.generation, arms, out / name, progress))
     arms = [dataclasses.replace(a, metrics=of_runs) for a, of_runs in zip(arms, zip(*found, strict=True), strict=True)]
     if asked.json:
         print_json({"arms": [dataclasses.asdict(a) for a in arms]})

@@ -31,7 +31,7 @@ class Serve:
     directory: Directory = ""
     generation: Number = None
     base: str = ""
-    """The Hugging Face folder of a model to serve in place of a run."""
+    """A model to serve in place of a run: a Hugging Face folder, a GGUF file, or smollm2."""
     host: str = "127.0.0.1"
     """The address to listen on. Whoever reaches it may use the model: there are no keys."""
     port: int = 8000
@@ -80,15 +80,23 @@ def _served(asked: Serve) -> "Served":
 
 
 def listening(command: str, host: str, port: int) -> socket.socket:
-    """A socket that listens, before a model is read: that a port is taken is said at once, as the command's mistake."""
+    """A socket that has this address, to listen on later. Raises UserError, before a model is read, where the address
+    cannot be had; port 0 is any that is free."""
     try:
         if not 0 <= port < 2**16:
             raise OverflowError("there is no such port")
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(*found[:3])
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[4])
+        return _bound(*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0])
     except (OSError, OverflowError) as error:
         another = "--host or --port" if command == "serve" else "--port"
         raise UserError(f"{command}: cannot listen on {host}:{port} ({error}); give another {another}") from None
+
+
+def _bound(family: int, kind: int, protocol: int, _: str, address: tuple) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
     return listener

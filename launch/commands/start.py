@@ -34,7 +34,7 @@ from ratchet.launch.options import (
 )
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
-from ratchet.train.buckets import in_bucket
+from ratchet.train.buckets import causes, in_bucket
 from ratchet.train.buckets import reason as said_by_the_store
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
@@ -186,7 +186,7 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
         )
     if isinstance(error, Stopped):
         return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
-    devices = [one for one in _chain(error) if isinstance(one, jax.errors.JaxRuntimeError) or "Gloo" in str(one)]
+    devices = [one for one in causes(error) if isinstance(one, jax.errors.JaxRuntimeError) or "Gloo" in str(one)]
     reason = " ".join(str(devices[-1]).split())[:200] if devices else ""
     if "RESOURCE_EXHAUSTED" in reason:
         return OutOfMemory(
@@ -211,15 +211,8 @@ def _begun(directory: epath.Path) -> bool:
         return True
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error, and what it came from."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    return chain
-
-
 def _is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what it came from, says so; array_record and Orbax have errors of their own for it."""
+    """Whether an error, or what it came from, says that the disk is full or a quota is reached. Its words count, since
+    array_record and Orbax have types of their own for it."""
     reasons = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
-    return any(reason in str(one) for one in _chain(error) for reason in reasons)
+    return any(reason in str(one) for one in causes(error) for reason in reasons)

@@ -71,6 +71,6 @@ def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]],
 
 
 def _shown(found: Sequence[Found]) -> Group:
-    """All runs below each other."""
-    parts = [screen(one) for one in found]
-    return Group(*(part for number, one in enumerate(parts) for part in ([Rule(style="dim")] * bool(number) + [one])))
+    """All runs below each other, with a line between them."""
+    parts = [part for one in found for part in (Rule(style="dim"), screen(one))]
+    return Group(*parts[1:])

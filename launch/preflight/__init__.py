@@ -23,13 +23,7 @@ from rich.table import Table
 from ratchet.bootstrap.run import with_base
 from ratchet.launch.options import File, Json, Settings
 from ratchet.launch.preflight import generation, inference, training
-from ratchet.launch.preflight.chips import (
-    PreflightError,
-    described_chips,
-    gib,
-    without_compilation_cache,
-)
-from ratchet.models.decoder import check_sizes
+from ratchet.launch.preflight.chips import PreflightError, described_chips, gib, without_compilation_cache
 from ratchet.train.flops import chip_of
 from ratchet.train.sharding import make_mesh
 
@@ -68,7 +62,6 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
     read; ValueError when the mesh does not fit.
     """
     config = with_base(asked.config)
-    check_sizes(config.model)
     if min(asked.rows, asked.slices, asked.slots) < 1:
         raise PreflightError(
             f"preflight: rows {asked.rows}, slots {asked.slots}, slices {asked.slices}; all must be at least 1"
@@ -84,8 +77,9 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
     began = time.monotonic()
     with without_compilation_cache():
         if asked.step == "generation":
-            an_hour = math.prod(map(int, re.findall(r"\d+", asked.topology.partition(":")[2]))) * asked.slices
-            found = generation.generation(config, mesh, chip, an_hour * asked.dollars_per_chip_hour, say)
+            sizes = re.findall(r"\d+", asked.topology.partition(":")[2])
+            chips = math.prod(map(int, sizes)) * asked.slices  # of which each may be two devices
+            found = generation.generation(config, mesh, chip, chips * asked.dollars_per_chip_hour, say)
         elif asked.step == "train":
             found = training.training(config, mesh, chip, asked.rows)
         else:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from ratchet.train import stopping
 from ratchet.train.flops import Chip
 
 TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2, tpu7x:2x2x1"
+"""Examples for people who name one that is not known."""
 
 
 class PreflightError(ValueError):
@@ -93,7 +95,8 @@ def compiled(
 
 
 def _refusal(message: str) -> tuple[int | None, dict[str, int]]:
-    """What the compiler says when memory is short: the bytes that it needs, and the largest arrays that it lists."""
+    """What the compiler says when memory is short: the bytes that it needs, None where it does not say, and the largest
+    arrays that it lists. Raises PreflightError for a message about anything else."""
     if "RESOURCE_EXHAUSTED" not in message:
         raise PreflightError(f"preflight: the compiler failed: {message.splitlines()[0][:300]}")
     scale = {"M": 2**20, "G": 2**30, "T": 2**40}
@@ -119,16 +122,13 @@ def bound_row(found: dict[str, Any], share: str) -> tuple[str, str]:
 
 def bytes_on_chip(tree) -> int:
     """Bytes of laid-out arrays, or of their shapes, on one chip."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        size = leaf.dtype.itemsize
-        for n in leaf.sharding.shard_shape(leaf.shape):
-            size *= n
-        total += size
-    return total
+    return sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree)
+    )
 
 
 def gib(count: int) -> str:
+    """Bytes in words, as "1.50 GiB"."""
     return f"{count / 2**30:.2f} GiB"
 
 

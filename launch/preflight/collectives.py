@@ -22,7 +22,6 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
 _MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done", "while"}
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
-_SHAPE = re.compile(r"\b(?:s|u|f|bf)(\d+)\w*\[([\d,]*)\]")
 
 
 class NotationError(ValueError):
@@ -48,6 +47,7 @@ class Collective:
 
     @property
     def total(self) -> int:
+        """Bytes of a whole step."""
         return self.bytes * self.times
 
 
@@ -105,6 +105,7 @@ def memory_traffic(text: str, step: str = "") -> int:
 
 
 def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
+    """Bytes that one run of a computation reads and writes; the loops in it are left out."""
     outputs: dict[str, list[tuple[int, bool]]] = {}
     total = 0
     for line in body:
@@ -136,6 +137,7 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
 
 
 def _branches(line: str) -> list[str]:
+    """The computations of which a conditional runs one."""
     listed = re.search(r"branch_computations=\{([^}]*)\}", line)
     found = listed[1].split(",") if listed else re.findall(r"(?:true|false)_computation=([^,]+)", line)
     return [name.strip().lstrip("%") for name in found]
@@ -143,8 +145,7 @@ def _branches(line: str) -> list[str]:
 
 def _sliced(line: str, lines: dict[str, list[str]]) -> dict[int, int]:
     """Of a fusion, the operands of which it reads slices alone, and bytes of these: a layer's part of a stack."""
-    called = re.search(r" fusion\(.* calls=%?([\w.\-]+)", line)
-    body, found = lines.get(called[1], []) if called else [], {}
+    body, found = _fused(line, lines), {}
     for parameter in body:
         if not (match := re.match(r"\s*%([\w.\-]+) = .* parameter\((\d+)\)", parameter)):
             continue
@@ -158,9 +159,14 @@ def _sliced(line: str, lines: dict[str, list[str]]) -> dict[int, int]:
 
 def _updates_in_place(line: str, lines: dict[str, list[str]]) -> bool:
     """Whether a fusion's result is one of its operands with a slice written anew."""
-    called = re.search(r" fusion\(.* calls=%?([\w.\-]+)", line)
-    roots = [inner for inner in lines.get(called[1], ()) if inner.lstrip().startswith("ROOT")] if called else []
+    roots = [inner for inner in _fused(line, lines) if inner.lstrip().startswith("ROOT")]
     return bool(roots) and " dynamic-update-slice(" in roots[0]
+
+
+def _fused(line: str, lines: dict[str, list[str]]) -> list[str]:
+    """The computation of a fusion; empty for other operations."""
+    called = re.search(r" fusion\(.* calls=%?([\w.\-]+)", line)
+    return lines.get(called[1], []) if called else []
 
 
 def _parts(instruction: str) -> tuple[str, str, str]:
@@ -224,13 +230,13 @@ def _trips(condition: list[str]) -> int:
 
 
 def _bytes(shape: str, kind: str, line: str) -> int:
-    """Of a result; the operand of a reduce-scatter is as many times larger as its groups have members."""
-    parts = _SHAPE.findall(shape)
+    """Bytes that count for a collective: of its result, or of the operand of a reduce-scatter, which is as many times
+    larger as its groups have members."""
+    sizes = [size for size, _ in _arrays(shape)]
     if "-start(" in line and kind in ("all-gather", "collective-permute"):
-        parts = parts[1:2]  # (operand, result, ...)
+        sizes = sizes[1:2]  # (operand, result, ...)
     if kind == "send":
-        parts = parts[:1]  # (operand, context, token)
-    sizes = [math.prod(int(n) for n in dims.split(",") if n) * max(int(bits) // 8, 1) for bits, dims in parts]
+        sizes = sizes[:1]  # (operand, context, token)
     size = sum(sizes)
     return size * len(_groups(line)[0]) if kind == "reduce-scatter" else size
 

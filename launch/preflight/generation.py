@@ -11,9 +11,6 @@ from ratchet.launch.preflight import inference, training
 from ratchet.models.inference import round_up
 from ratchet.train.flops import Chip
 
-_QUESTIONS_AN_ANSWER = 8
-"""Two criteria asked of each of four steps, say."""
-
 
 def generation(
     config: Config, mesh: jax.sharding.Mesh, chip: Chip, dollars: float, say: Callable[[str], None]
@@ -40,7 +37,7 @@ def generation(
 def predicted(config: Config, steps: dict[str, dict[str, Any]], dollars: float) -> dict[str, Any]:
     """What generation 1 takes at least, by the bounds of its programs: seconds by kind of work, hours, and dollars
     where a price is given. Answers are taken to be as long as they may be; compiling, reading prompts, checkpoints and
-    whatever the host does come on top. Of other worlds than documents the number of answers is not known beforehand,
+    whatever the host does come on top. For other worlds than documents the number of answers is not known beforehand,
     and training alone is predicted."""
     bounds = {name: one["bound"] for name, one in steps.items()}
     step = bounds["train"]["seconds"][bounds["train"]["by"]]
@@ -49,7 +46,7 @@ def predicted(config: Config, steps: dict[str, dict[str, Any]], dollars: float) 
     seconds = {
         "train": config.train.steps * step,
         "sample": answers * config.simulate.new_tokens / tokens,
-        "score": answers * _QUESTIONS_AN_ANSWER / questions,
+        "score": answers * inference.QUESTIONS / questions,
     }
     hours = sum(seconds.values()) / 3600
     return {

@@ -11,17 +11,18 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
 from ratchet.launch.preflight.collectives import by_kind, collectives, memory_traffic
-from ratchet.models.decoder import Decoder, DecoderConfig
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import Inference, round_up
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer, answer_probabilities
 from ratchet.train.flops import Chip, layer_weights, traced_flops
-from ratchet.train.sharding import slots_sharding, state_sharding
+from ratchet.train.sharding import laid_out, slots_sharding, state_sharding
 
 _STEP = "while/body/while/body"
-"""In the names of a decoding step's operations: slots are refilled in the outer loop, steps are the inner."""
-_QUESTIONS_A_CONTEXT = 8
-"""Two criteria asked of each of four steps, say."""
+"""What the names of a decoding step's operations contain: the outer loop refills slots, the inner one takes steps."""
+QUESTIONS = 8
+"""Questions that the review is taken to ask of an answer: two criteria of each of four steps, for example."""
 
 
 def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: int) -> dict[str, Any]:
@@ -59,15 +60,15 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
 
 
 def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chip: int) -> dict[str, Any]:
-    """What a batch of the review's questions takes, so many on each chip of data × fsdp, eight of each context that is
-    as long as it may be. All bytes are a chip's."""
+    """What a batch of the review's questions takes with so many questions on each chip of data × fsdp, QUESTIONS of
+    each context. Contexts are as long as they may be. All bytes are a chip's."""
     graphdef, params = _model(config, mesh)
     laid, engine, model = slots_sharding(mesh), config.train.engine, config.model
     parts = Inference(graphdef, rows=laid).parts
     scorer = Scorer(
         graphdef, questions=questions_a_chip * parts, dtype=engine.dtype, rows=laid, attention=engine.attention
     )
-    contexts, length = max(1, questions_a_chip // _QUESTIONS_A_CONTEXT), 2 * scorer.bucket
+    contexts, length = max(1, questions_a_chip // QUESTIONS), 2 * scorer.bucket
     width = max(scorer.bucket, round_up(model.max_length - config.simulate.new_tokens, scorer.bucket) - length)
     lowered, (shared, batch) = scorer.lowered(params, contexts, width, length)
     plainly = functools.partial(answer_probabilities, plan=replace(scorer, attention="plain"))
@@ -134,11 +135,11 @@ def _formula(model: DecoderConfig, contexts: int, questions: int, width: int, le
 
 
 def _model(config: Config, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-    """Its definition, and shapes of its parameters with their layout in training."""
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config.model, nnx.Rngs(params=0))))
-    laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return graphdef, jax.tree.map(laid, params, state_sharding(mesh, params))
+    """The definition of the model, and the shapes of its parameters with their layout in training."""
+    graphdef, params = decoder.shapes(config.model)
+    return graphdef, laid_out(params, state_sharding(mesh, params))
 
 
 def _advice(fit: dict[str, Any], more: str = "") -> list[str]:
+    """What to change where a program does not fit; `more` is another option that would help."""
     return [] if fit["fits"] else [f"fewer --slots{more}, or --mesh.tensor 2, which splits heads too"]

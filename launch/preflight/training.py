@@ -1,20 +1,20 @@
 """What a step of training takes on a described topology: memory, FLOPs, traffic between chips, and the bound."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from ratchet.bootstrap.config import Config
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
 from ratchet.launch.preflight.collectives import Collective, by_kind, collectives, memory_traffic
-from ratchet.models.decoder import Decoder
+from ratchet.models import decoder
 from ratchet.train import optimizer
 from ratchet.train.flops import Chip, step_flops, traced_flops
-from ratchet.train.sharding import batch_sharding, state_sharding
+from ratchet.train.sharding import batch_sharding, laid_out, state_sharding
 from ratchet.train.trainer import State, make_step
 
 _BETWEEN_SLICES = 25e9 / 8
@@ -69,11 +69,10 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     """(state, batch, jitted step, the same without attention kernels, whose products do not show): shapes with their
     layout; nothing is allocated."""
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config.model, nnx.Rngs(params=0))))
+    graphdef, params = decoder.shapes(config.model)
     tx = optimizer.create(config.train.optimizer, config.train.steps)
     state = State(params, jax.eval_shape(tx.init, params), jax.ShapeDtypeStruct((), jnp.int32))
-    laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    state = jax.tree.map(laid, state, state_sharding(mesh, state))
+    state = laid_out(state, state_sharding(mesh, state))
     columns, keep = config.train.columns, config.simulate.keep
     shapes = dict.fromkeys(("tokens", "positions", "segments", "predict", "labels"), ((rows, columns), jnp.int32))
     shapes |= dict.fromkeys(("weights", "tail"), ((rows, columns), jnp.float32))
@@ -99,6 +98,7 @@ def _fsdp(sent: list[Collective], parameters: int, mesh: jax.sharding.Mesh) -> d
 
 
 def _bound(found: dict[str, Any], sent: list[Collective], chip: Chip, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The least seconds of a step, and the MFU that it cannot surpass."""
     across = sum(c.total for c in sent if c.kind == "send")
     inside = sum(_wire(c, mesh) for c in sent if c.kind != "send")
     bounds = bound(
@@ -114,10 +114,8 @@ def _bound(found: dict[str, Any], sent: list[Collective], chip: Chip, mesh: jax.
 
 def _wire(c: Collective, mesh: jax.sharding.Mesh) -> float:
     """Bytes that a chip sends for a collective in a ring."""
-    members = 1
-    for axis in c.axes:
-        members *= mesh.shape[axis]
-    share = (members - 1) / max(members, 1)
+    members = math.prod(mesh.shape[axis] for axis in c.axes)
+    share = (members - 1) / members
     return c.total * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(c.kind, share)
 
 

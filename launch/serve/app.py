@@ -1,11 +1,11 @@
 """The routes of the server: OpenAI's, and those for tokens that vLLM has beside them, with and without /v1."""
 
-import asyncio
 import contextlib
+import functools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
@@ -19,9 +19,10 @@ from starlette.routing import Route
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.launch.serve import answers, asked
 from ratchet.launch.serve.answers import Piece
-from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Refused, Sampling, Tokenize
+from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Message, Refused, Sampling, Tokenize
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.served import Served
+from ratchet.launch.serve.streams import Choice, after, merged, unless_gone, whole
 from ratchet.launch.serve.words import spelled
 from ratchet.models.architectures import FolderError
 from ratchet.models.draw import Warp
@@ -29,15 +30,8 @@ from ratchet.models.grammar import Grammar
 from ratchet.models.rounds import Asked
 from ratchet.models.sampler import Request as Sample
 
-GONE = 0.5
-"""Seconds between looks whether the client of an answer in one piece is still there."""
-
-
-class Choice(NamedTuple):
-    """One of the answers to a request, in the order in which they are listed."""
-
-    index: int
-    pieces: AsyncIterator[Piece]
+GRAMMARS = 64
+"""Schemas whose grammars are kept compiled."""
 
 
 class Form(NamedTuple):
@@ -56,7 +50,7 @@ class Server:
 
     def __init__(self, served: Served, desk: Desk):
         self._served, self._desk = served, desk
-        self._grammars: dict[str, Grammar] = {}
+        self._compiled = functools.lru_cache(GRAMMARS)(self._compile)
 
     def app(self, hosts: Sequence[str] = ("*",)) -> Starlette:
         """The web application, which answers those alone who call it by one of these names: a page in a browser could
@@ -76,8 +70,6 @@ class Server:
     async def completions(self, request: Request) -> Response:
         body = await self._read(Completion, request)
         prompts = [self._prompt(prompt, body.add_special_tokens) for prompt in body.prompts]
-        if not prompts:
-            raise Refused("prompt: it is an empty list", param="prompt")
         insists = "max_tokens" in body.model_fields_set
         rooms = [self._room(ids, body.max_tokens, insists, "prompt") for ids, _ in prompts]
         choices = [
@@ -119,10 +111,7 @@ class Server:
 
     async def chat(self, request: Request) -> Response:
         body = await self._read(Chat, request)
-        try:
-            prompt = tuple(self._served.tokenizer.render([message.plain() for message in body.messages]))
-        except FolderError as error:
-            raise Refused(f"messages: {error}", param="messages") from error
+        prompt = self._rendered(body.messages)
         longest = body.max_completion_tokens or body.max_tokens
         room = self._room(prompt, longest or self._served.context, longest is not None, "messages")
         grammar = self._grammar(body)
@@ -161,10 +150,7 @@ class Server:
         if body.prompt is not None:
             tokens = self._served.tokenizer.whole(body.prompt, body.add_special_tokens)
         else:
-            try:
-                tokens = self._served.tokenizer.render([message.plain() for message in body.messages])
-            except FolderError as error:
-                raise Refused(f"messages: {error}", param="messages") from error
+            tokens = self._rendered(body.messages)
         names = [spelled(self._served.tokenizer, token) for token in tokens] if body.return_token_strs else None
         count = {"count": len(tokens), "max_model_len": self._served.context}
         return JSONResponse({**count, "tokens": list(tokens), "token_strs": names})
@@ -220,6 +206,13 @@ class Server:
             raise Refused("prompt: it has no tokens, and a model goes on from one at least", param="prompt")
         return tuple(ids), text
 
+    def _rendered(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The ids of a conversation with an open turn. Raises Refused where the template refuses the messages."""
+        try:
+            return tuple(self._served.tokenizer.render([message.plain() for message in messages]))
+        except FolderError as error:
+            raise Refused(f"messages: {error}", param="messages") from error
+
     def _room(self, prompt: Sequence[int], longest: int, insists: bool, param: str) -> int:
         """Tokens that may be said after a prompt: as many as were asked for or, unless the client `insists`, as there
         is room for. Raises Refused where there is none."""
@@ -242,17 +235,15 @@ class Server:
         return Asked(Sample(int(named[:8], 16), prompt, grammar), seed, room, warp)
 
     def _grammar(self, body: Chat) -> Grammar | None:
-        """What an answer is kept to; compiled once for each schema."""
+        """What an answer is kept to; None where it is free. Raises Refused for a schema that cannot be kept to."""
         schema = body.response_format.schema_of
-        if schema is None:
-            return None
-        key = json.dumps(schema, sort_keys=True)
-        if key not in self._grammars:
-            try:
-                self._grammars[key] = Grammar.of_json(schema, self._served.tokenizer.spelled())
-            except ValueError as error:
-                raise Refused(f"response_format: {error}", param="response_format") from error
-        return self._grammars[key]
+        try:
+            return None if schema is None else self._compiled(json.dumps(schema))
+        except ValueError as error:
+            raise Refused(f"response_format: {error}", param="response_format") from error
+
+    def _compile(self, schema: str) -> Grammar:
+        return Grammar.of_json(json.loads(schema), self._served.tokenizer.spelled())
 
     async def _answer(
         self, request: Request, body: Sampling, form: Form, choices: Sequence[Choice], read: int, echoed: int
@@ -268,8 +259,8 @@ class Server:
         if body.stream:
             told = self._events(body, form, head, choices, used)
             first = await anext(told)  # what goes wrong before anything is said has a status of its own
-            return StreamingResponse(_after(first, told), media_type="text/event-stream")
-        pieces = await _unless_gone(request, asyncio.gather(*(_whole(choice.pieces) for choice in choices)))
+            return StreamingResponse(after(first, told), media_type="text/event-stream")
+        pieces = await unless_gone(request, whole(choices))
         made = [form.choice(c.index, piece) for c, piece in zip(choices, pieces, strict=True)]
         usage = used(sum(len(piece.words) for piece in pieces))
         return JSONResponse({**head, "object": form.whole, "choices": made, "usage": usage})
@@ -281,7 +272,7 @@ class Server:
         """Server-sent events: a piece of a choice each, the usage if it is asked for, and the end."""
         begun, words, usage = set(), 0, {"usage": None} if body.stream_options.include_usage else {}
         event = lambda made: f"data: {json.dumps({**head, 'object': form.part, **made})}\n\n"
-        async with contextlib.aclosing(_merged(choices)) as pieces:
+        async with contextlib.aclosing(merged(choices)) as pieces:
             async for index, piece in pieces:
                 words += len(piece.words)
                 yield event({"choices": [form.delta(index, piece, index not in begun)], **usage})
@@ -289,63 +280,6 @@ class Server:
         if usage:
             yield event({"choices": [], "usage": used(words)})
         yield "data: [DONE]\n\n"
-
-
-async def _whole(pieces: AsyncIterator[Piece]) -> Piece:
-    """All pieces of a choice as one."""
-    text, words, finish = "", [], None
-    async with contextlib.aclosing(pieces):
-        async for piece in pieces:
-            text, words, finish = text + piece.text, [*words, *piece.words], piece.finish
-    return Piece(text, words, finish)
-
-
-async def _merged(choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Piece]]:
-    """The pieces of all choices as they come, by the choice's index."""
-    found: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
-
-    async def follow(choice: Choice) -> None:
-        async with contextlib.aclosing(choice.pieces):
-            async for piece in choice.pieces:
-                await found.put((choice.index, piece))
-        await found.put((choice.index, None))
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(follow(choice)) for choice in choices]
-        try:
-            left = len(tasks)
-            while left:
-                index, piece = await found.get()
-                left -= piece is None
-                if piece is not None:
-                    yield index, piece
-        finally:
-            for task in tasks:
-                task.cancel()
-
-
-async def _after(first: str, told: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The first event and those that follow. An error on the way is an event as well: the status has been sent."""
-    async with contextlib.aclosing(told):
-        yield first
-        try:
-            async for event in told:
-                yield event
-        except Exception as error:
-            yield f"data: {json.dumps(Refused(_line(error), status=500).body)}\n\n"
-            raise
-
-
-async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
-    """What comes of the work, which is given up when the client has gone."""
-    task = asyncio.ensure_future(work)
-    while not (await asyncio.wait({task}, timeout=GONE))[0]:
-        if await request.is_disconnected():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            raise Refused("the client has gone", status=499)
-    return task.result()
 
 
 async def _json(request: Request) -> Any:
@@ -366,8 +300,4 @@ async def _refuse_route(request: Request, error: HTTPException) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    return JSONResponse(Refused(_line(error), status=500).body, status_code=500)
-
-
-def _line(error: Exception) -> str:
-    return f"the server failed: {' '.join(str(error).split()) or type(error).__name__}"
+    return JSONResponse(asked.failure(error).body, status_code=500)

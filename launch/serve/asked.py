@@ -1,7 +1,7 @@
-"""What clients may ask, in OpenAI's words, and how a mistake is told them.
+"""What clients may ask, in OpenAI's words, and how they are told of a mistake.
 
-Unknown fields are refused, and so are those that would change the answer in a way that this server cannot: an answer
-that silently leaves out what was asked is worse than none.
+Unknown fields are refused, and so are those that ask for what this server cannot do: an answer that silently leaves out
+what was asked is worse than none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MOST_STOPS = 16
+"""Strings that may end an answer."""
 MOST_LIKELY = 20
 """Likeliest tokens that an answer shows beside each of its own."""
 MOST_CHOICES = 128
+"""Answers to one prompt."""
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity")
 """Fields that change no answer."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -33,13 +35,23 @@ class Refused(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def failure(error: Exception) -> Refused:
+    """What clients are told where the server itself has failed."""
+    return Refused(f"the server failed: {' '.join(str(error).split()) or type(error).__name__}", status=500)
+
+
 class _Body(BaseModel):
+    """What a client sends; a field that is not listed, or of another type, is a mistake."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StreamOptions(_Body):
+    """What a stream tells beside the answer."""
+
     include_usage: bool = False
     include_obfuscation: bool = False
+    """Known for its clients' sake; streams are never padded."""
 
 
 class Sampling(_Body):
@@ -60,6 +72,7 @@ class Sampling(_Body):
 
     @property
     def stops(self) -> tuple[str, ...]:
+        """The strings that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @field_validator("stop")
@@ -94,10 +107,13 @@ class Completion(Sampling):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
+        """Every prompt, as text or as token ids."""
         return [self.prompt] if isinstance(self.prompt, str) or _is_ids(self.prompt) else list(self.prompt)
 
 
 class Message(BaseModel):
+    """A message of a conversation, with whatever else chat templates may read in one."""
+
     model_config = ConfigDict(extra="allow")
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
@@ -109,22 +125,28 @@ class Message(BaseModel):
 
 
 class JsonSchema(BaseModel):
+    """A schema as clients wrap it, with a name and a description."""
+
     model_config = ConfigDict(extra="allow", populate_by_name=True)
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
 
 
 class ResponseFormat(_Body):
+    """In which form a chat is answered."""
+
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
     @property
     def schema_of(self) -> Mapping[str, Any] | None:
-        """What the answer is kept to, None where it is free."""
-        if self.type == "json_schema" and self.json_schema is None:
+        """The JSON schema that the answer is kept to, None where it is free. Raises Refused where it is missing."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
             raise Refused("response_format: give json_schema with a schema", param="response_format")
-        return {"text": None, "json_object": {"type": "object"}}.get(
-            self.type, self.json_schema.schema_ if self.json_schema else None
-        )
+        return self.json_schema.schema_
 
 
 class Chat(Sampling):
@@ -149,6 +171,8 @@ class Tokenize(_Body):
 
 
 class Detokenize(_Body):
+    """Token ids to be written as text."""
+
     model: str | None = None
     tokens: list[Id]
 
@@ -177,10 +201,12 @@ def read(kind: type[Body], body: Any) -> Body:
 
 
 def _is_ids(prompt: Sequence[Any]) -> bool:
-    return not isinstance(prompt, str) and all(isinstance(part, int) for part in prompt)
+    """Whether a prompt that is no text is one of token ids, as an empty one is, and not several prompts."""
+    return all(isinstance(part, int) for part in prompt)
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str | None:
+    """The text of a message, whose parts are put together. Raises Refused for a part that is none."""
     if not isinstance(content, list):
         return content
     if other := [part.get("type") for part in content if part.get("type") != "text" or "text" not in part]:

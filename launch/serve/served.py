@@ -77,7 +77,7 @@ def of_base(named: str, slots: int, context: int) -> Served:
         tokenizer = base.tokenizer(_NO_CHAT)
     mesh = make_mesh(MeshConfig())
     rows = slots_sharding(mesh) if mesh.size > 1 else None
-    graphdef, _ = decoder.create(config, 0)
+    graphdef, _ = decoder.shapes(config)
     weights = base.weights(lambda params: state_sharding(mesh, params))
     unused = tuple(sorted({*range(config.vocab_size)} - tokenizer.ids))
     scorer = Scorer(graphdef, questions=slots, rows=rows)

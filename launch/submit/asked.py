@@ -64,6 +64,7 @@ class OnSlices(Submission):
 
     @property
     def slice(self) -> Slice:
+        """What --topology names. Raises UserError for what there is not."""
         return slice_of(self.topology)
 
     def directory(self) -> str:

@@ -123,9 +123,11 @@ class _Group:
         return (log.read_text(errors="replace").splitlines() or [""])[-1] if log else ""
 
     def running(self) -> list[subprocess.Popen]:
+        """The processes that have not ended."""
         return [process for process in self.processes if process.poll() is None]
 
     def send(self, number: int) -> None:
+        """Sends a signal to all that are running."""
         for process in self.running():
             process.send_signal(number)
 

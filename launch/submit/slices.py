@@ -29,7 +29,9 @@ KINDS = {
 }
 """By the name that `ratchet preflight --topology` and libtpu have for it."""
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+"""Shapes of slices whose chips are wired in two dimensions."""
 CHIPS_OF_A_HOST = 4
+"""Chips of each machine of a slice."""
 
 
 @dataclass(frozen=True)

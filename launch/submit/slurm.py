@@ -10,6 +10,7 @@ from ratchet.launch.submit.clients import hand_over
 from ratchet.train import stopping
 
 _LONGEST = 63
+"""Letters of a job's name."""
 NOTICE = 180
 """Seconds before its time is over that Slurm asks a job to end."""
 

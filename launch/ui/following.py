@@ -46,7 +46,6 @@ class Shown:
         with self.looking:
             return self.watched.look(reviews=False)
 
-
     def draw(self) -> None:
         """Makes the report anew, if somebody wants it and files have changed."""
         if not self.wanted or not (self.directory / "config.json").exists():
@@ -57,7 +56,7 @@ class Shown:
 
 
 def _fingerprint(directory: epath.Path) -> tuple:
-    """What tells the files that a report is made of from what they were."""
+    """What is another once a file has changed that a report is made of."""
     files = [f for pattern in ("*.json*", "*/*.json", "*/*/unit-*.json") for f in directory.glob(pattern)]
     stats = [(os.fspath(f), f.stat()) for f in sorted(files) if f.name != "working.json"]
     return tuple((name, s.mtime, s.length) for name, s in stats)

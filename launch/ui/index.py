@@ -19,13 +19,14 @@ from ratchet.bootstrap.report.files import generation_directories
 from ratchet.bootstrap.report.units import Unit, units, verdicts_in
 
 VERSION = 1
-"""Of the tables; a file of another version is made anew."""
+"""The version of the tables; a file of another one is made anew."""
 STAGES = ("simulate", "review", "wrongthink")
 """Stages whose units are read, in this order: a review follows its transcript."""
 TRANSCRIPT = {"id", "task_id", "generation", "source", "text", "forced_text"}
 REVIEW = {"transcript_id", "verdicts", "accepted"}
-"""What their records have; others are as good as damaged."""
+"""What records of transcripts and of reviews have; a unit with others counts as damaged."""
 TABLES = Path(__file__).with_name("tables.sql")
+"""The tables of an index, in SQL."""
 
 
 def cached(directory: epath.Path) -> Path:
@@ -79,6 +80,7 @@ class Index:
         return sum(path not in self._known for path in self._units())
 
     def _units(self) -> dict[str, Unit]:
+        """The committed units by their paths in the run's directory, in the order in which they are read."""
         if not self._directory.exists():
             return {}
         places = generation_directories(self._directory).values()
@@ -86,6 +88,7 @@ class Index:
         return {unit.path.relative_to(self._directory).as_posix(): unit for unit in found}
 
     def _begin(self) -> None:
+        """Makes the file anew, with empty tables."""
         for file in self.file.parent.glob(f"{self.file.name}*"):
             file.unlink()
         with self._writing() as connection:
@@ -103,18 +106,16 @@ class Index:
 def _add(connection: sqlite3.Connection, path: str, unit: Unit) -> None:
     """Adds what a unit holds, unless another process did; a damaged unit is only noted."""
     records, stage = unit.records(), unit.path.parent.name
-    needed = REVIEW if stage == "review" else TRANSCRIPT
-    step = 2 if stage == "wrongthink" else 1
+    pairs = stage == "wrongthink"  # a correction, then its review, and so on
+    needed, step = REVIEW if stage == "review" else TRANSCRIPT, 2 if pairs else 1
     if records and any(needed - r.keys() for r in records[::step]):
         records = None
     entry = path, unit.sha256, records is None
     added = connection.execute("insert or ignore into unit (path, sha256, damaged) values (?, ?, ?)", entry)
     if not added.rowcount or not records:
         return
-    number = added.lastrowid
-    pairs = stage == "wrongthink"
     if stage != "review":
-        _add_transcripts(connection, number, [(i, records[i]) for i in range(0, len(records), step)])
+        _add_transcripts(connection, added.lastrowid, [(i, records[i]) for i in range(0, len(records), step)])
     if stage == "review" or pairs:
         _add_reviews(connection, records[1::2] if pairs else records, counted=not pairs)
 

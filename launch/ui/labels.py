@@ -11,6 +11,7 @@ from ratchet.bootstrap import certificate
 from ratchet.bootstrap.certificate import OVERALL, Label
 
 FILE = "labels.jsonl"
+"""The file of a run's directory in which `ratchet label` keeps labels too."""
 
 
 class Labels:

@@ -36,6 +36,7 @@ class Pages:
         self._templates.filters |= {"marked": marked, "shortened": shortened}
 
     def run(self, number: int) -> Shown:
+        """A run by its number in the order given. Raises Missing when there is none."""
         if not 0 <= number < len(self._runs):
             raise Missing(f"there is no run {number}; there are {len(self._runs)}")
         return self._runs[number]
@@ -169,6 +170,7 @@ def _records(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """A transcript and its review, {} before there is one, as they were committed. Raises Missing where they cannot be
     read."""
+
     def read(path: str) -> list[dict[str, Any]] | None:
         unit = connection.execute("select sha256 from unit where path = ?", (path,)).fetchone()
         return Unit(directory / path, unit["sha256"]).records() if unit else None

@@ -21,7 +21,7 @@ SHOWN = "id, generation, source, accepted"
 RANKED = 5000
 """Matches at most that are put in order of how good they are."""
 MOST = 10**6
-"""The last page that can be asked for."""
+"""The last page, and the last generation, that can be asked for."""
 
 
 class Wrong(ValueError):
@@ -59,8 +59,9 @@ class Query:
 
 
 def _number(name: str, text: str) -> int:
-    if not re.fullmatch(r"\d{1,7}", text) or not (name != "page" or 1 <= int(text) <= MOST):
-        raise Wrong(f"{name}: {text!r} is not a number from 0 on")
+    least = 1 if name == "page" else 0
+    if not re.fullmatch(r"\d{1,7}", text) or not least <= int(text) <= MOST:
+        raise Wrong(f"{name}: {text!r} is not a number from {least} to {MOST}")
     return int(text)
 
 
@@ -73,6 +74,7 @@ class Found(NamedTuple):
 
     @property
     def pages(self) -> int:
+        """How many pages there are, one at least."""
         return max(-(-self.count // PAGE), 1)
 
 

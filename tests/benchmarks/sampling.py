@@ -28,7 +28,7 @@ from ratchet.launch.preflight.chips import described_chips, without_compilation_
 from ratchet.launch.preflight.collectives import memory_traffic  # noqa: E402
 from ratchet.launch.recipes import RECIPES  # noqa: E402
 from ratchet.models import decoder, pages, slots  # noqa: E402
-from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
+from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.models.family import Family  # noqa: E402
 from ratchet.models.grammar import Grammar, Pieces  # noqa: E402
 from ratchet.models.kernels import Kernel  # noqa: E402
@@ -63,7 +63,7 @@ def _step(paged: bool, rows: int = 32, columns: int = 1024) -> dict[str, float]:
     narrow = lambda x: jax.ShapeDtypeStruct(
         x.shape, jnp.bfloat16 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype, sharding=here
     )
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
+    graphdef, params = decoder.shapes(config)
     layers = jax.eval_shape(lambda params: nnx.merge(graphdef, params).unstacked(), params)
     cache = jax.eval_shape(lambda params: nnx.merge(graphdef, params).new_cache(rows, columns, paged=paged), params)
     params, layers, cache = (jax.tree.map(narrow, tree) for tree in (params, layers, cache))

@@ -23,11 +23,11 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 from figures import report  # noqa: E402
-from flax import nnx  # noqa: E402
 
 from ratchet.launch.preflight.chips import described_chips  # noqa: E402
 from ratchet.launch.recipes import RECIPES  # noqa: E402
-from ratchet.models.decoder import Decoder, DecoderConfig  # noqa: E402
+from ratchet.models import decoder  # noqa: E402
+from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.models.family import Family  # noqa: E402
 from ratchet.train import flops, optimizer, trainer  # noqa: E402
 from ratchet.train.checkpoint import Checkpoints  # noqa: E402
@@ -144,7 +144,7 @@ def train_step(config: DecoderConfig, keep: int, rows: int = 4, columns: int = 5
     """A function that runs one step of the engine in place."""
     rng, engine = np.random.default_rng(0), EngineConfig()
     mesh, tx = make_mesh(MeshConfig(), jax.devices()[:1]), optimizer.create(optimizer.OptimizerConfig(), 100)
-    graphdef, params = nnx.split(Decoder(config, nnx.Rngs(params=0)))
+    graphdef, params = decoder.create(config, 0)
     batch = trainer.pack([example(rng, columns, config.vocab_size, keep) for _ in range(rows)], range(rows), rows,
                          columns, columns - 1, keep)  # fmt: skip
     with jax.set_mesh(mesh):
@@ -168,7 +168,7 @@ def soft_to_hard() -> dict[str, float]:
 def step_flops() -> dict[str, float]:
     """FLOPs of the traced loss and gradient against the formula: Qwen3-0.6B, S=2048."""
     config = RECIPES["qwen3-0.6b"].config.model
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
+    graphdef, params = decoder.shapes(config)
     rows, columns, keep = 1, 2048, 16
     shapes = dict.fromkeys(("tokens", "positions", "segments", "predict", "labels"), ((rows, columns), jnp.int32))
     shapes |= dict.fromkeys(("weights", "tail"), ((rows, columns), jnp.float32))

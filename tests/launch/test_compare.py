@@ -1,12 +1,11 @@
 """Arms of one generation's data: what may vary, what they share, and the table."""
 
 import json
-import shutil
 
 import pytest
 from etils import epath
 from rich.console import Console
-from support import tiny_config
+from support import start, tiny_config
 
 from ratchet.bootstrap.config import ConfigError
 from ratchet.bootstrap.progress import Silent
@@ -26,6 +25,8 @@ def test_every_combination_of_values_is_an_arm():
 def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
     arms = arms_of([["wrongthink.sources", "inverted+spoiled", "spoiled", "none"]], tiny_config())
     assert [a.changes["wrongthink.sources"] for a in arms] == [["inverted", "spoiled"], ["spoiled"], []]
+    (arm,) = arms_of([["wrongthink.lambdas", "0.3+0.5"]], tiny_config())
+    assert arm.changes == {"wrongthink.lambdas": [0.3, 0.5]}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,8 @@ def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
         (["simulate.samples", "1", "2"], "simulate.samples changes what arms share"),
         (["controls.random_share", "0.1"], "controls.random_share changes what arms share"),
         (["train.steps", "many"], "train.steps is 'many'; it must be like 8"),
+        (["train.steps", "8", "1.5"], "train.steps is 1.5; it must be of type int"),
+        (["targets.kind", "reviewed", "soft"], "targets.kind is 'soft'; it must be one of one_hot"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(varied, said):
@@ -53,7 +56,7 @@ def compared(tiny_run, tmp_path_factory):
 def test_arms_share_what_comes_before_the_varied_setting(compared, tiny_run):
     _, out, _ = compared
     units = [epath.Path(tiny_run) / "gen-001" / "review" / "unit-00000.array_record"]
-    places = sorted(p for p in (out / epath.Path(tiny_run).name).iterdir())
+    places = sorted(out.iterdir())
     units += [p / "gen-001" / "review" / "unit-00000.array_record" for p in places]
     assert len(places) == 2 and len({tuple(read_unit(u)) for u in units}) == 1
     steps = [json.loads((p / "gen-001" / "training.json").read_text())["steps"] for p in places]
@@ -69,12 +72,24 @@ def test_the_arm_that_changes_nothing_gives_the_runs_own_figures(compared, tiny_
 
 def test_an_arm_that_is_there_is_not_made_again_and_the_table_shows_them(compared, tiny_run):
     arms, out, found = compared
-    before = {f: f.stat().mtime for f in out.glob("*/*/gen-001/*.json")}
+    before = {f: f.stat().mtime for f in out.glob("*/gen-001/*.json")}
     assert compare.compare(epath.Path(tiny_run), 1, arms, out, Silent()) == found
-    assert {f: f.stat().mtime for f in out.glob("*/*/gen-001/*.json")} == before
+    assert before and {f: f.stat().mtime for f in out.glob("*/gen-001/*.json")} == before
     console = Console(width=200, record=True)
     rows = [compare.Arm(a.name, a.changes, (f,)) for a, f in zip(arms, found, strict=True)]
     console.print(compare.table(rows))
     text = console.export_text()
     assert "kind one_hot" in text and "kind reviewed" in text and "open" in text
-    shutil.rmtree(out)
+
+
+def test_arms_of_another_run_are_never_taken_for_its_own(compared, tmp_path):
+    """Their figures would stand in the table twice."""
+    arms, out, _ = compared
+    other = start(tmp_path / "tiny", tiny_config(seed=1))
+    with pytest.raises(ConfigError, match=r"kind_one_hot is an arm of another run \(seed: 0 → 1\); give another --out"):
+        compare.compare(other, 1, arms, out, Silent())
+
+
+def test_runs_that_are_called_alike_are_told_apart_by_their_paths():
+    places = [epath.Path(name) for name in ("runs/a/lessons", "/runs/b/lessons", "gs://c/lessons", "runs/tiny")]
+    assert compare.names_of(places) == ["runs-a-lessons", "runs-b-lessons", "gs-c-lessons", "tiny"]

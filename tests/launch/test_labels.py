@@ -105,6 +105,13 @@ def test_a_stale_certificate_is_refused(run, ratchet):
         assert code == 2 and "certificate.json is stale: its judge is ab" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_certificate_is_one_line_that_names_it(run, ratchet, content):
+    (run / "gen-002" / "certificate.json").write_text(content)
+    code, _, error = ratchet("calibrate", run)
+    assert code == 2 and "gen-002/certificate.json is damaged; give --labels" in error and error.count("\n") == 1
+
+
 def test_mistakes_are_one_line(run, ratchet, tmp_path):
     file = tmp_path / "labels.jsonl"
     for text, named in (

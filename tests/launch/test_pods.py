@@ -17,7 +17,7 @@ import pods
 
 @pytest.mark.parametrize(("recipe", "topology", "more"), pods.ASKED)
 def test_slots_and_parts_of_a_batch_divide_over_the_chips(recipe, topology, more):
-    config = parse_run("preflight", Preflight, ["preflight", recipe, *more][1:]).config
+    config = parse_run("preflight", Preflight, [recipe, *more]).config
     parts = slice_of(topology).chips // config.mesh.tensor
     assert config.simulate.slots % parts == 0, "the sampler would refuse them"
     assert config.train.batch >= 2 * parts * config.train.engine.micro_batches, "most rows of a batch would be empty"

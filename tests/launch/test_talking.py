@@ -58,6 +58,12 @@ def test_the_newest_promoted_generation_answers_and_any_other_when_asked(scratch
         api.load(scratch, 7)
 
 
+def test_a_generation_is_looked_at_without_other_weights_of_its_size(scratch, monkeypatch):
+    """Those of a large model would not fit beside it."""
+    monkeypatch.setattr("ratchet.models.decoder.create", lambda *_: pytest.fail("weights that nobody reads"))
+    assert api.load(scratch).answer(user("what is it?"))
+
+
 def test_an_answer_is_what_the_evaluation_would_hear(scratch):
     """The student's prompt, the run's sampler, the same seed."""
     model = api.load(scratch)

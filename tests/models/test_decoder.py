@@ -78,6 +78,15 @@ def test_creation_is_a_function_of_the_seed(small):
     assert not jax.tree.all(jax.tree.map(jnp.array_equal, a, other))
 
 
+def test_shapes_are_those_of_a_created_decoder_also_of_one_that_fits_into_no_memory(small):
+    graphdef, params = small
+    described, shapes = decoder.shapes(nnx.merge(graphdef, params).config)
+    assert described == graphdef
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    _, vast = decoder.shapes(DecoderConfig(vocab_size=10**6, width=2**20, heads=2**13, kv_heads=2**13, layers=1000))
+    assert sum(x.size for x in jax.tree.leaves(vast)) > 10**15
+
+
 @pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 36, "heads": 12}, {"heads": 4, "kv_heads": 3}])
 def test_sizes_that_do_not_fit_are_one_clear_line(sizes):
     with pytest.raises(ValueError, match="heads must divide width") as caught:

@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 import transformers
 from etils import epath
+from families import random_model
 from flax import nnx
 from gguf import GGMLQuantizationType as Kind
 from ggufs import TEXT, by_bytes, by_pieces, write_gguf
@@ -24,7 +25,7 @@ from ratchet.launch import cli
 from ratchet.models import gguf_vocabulary, pretrained
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
-from ratchet.models.decoder import Decoder
+from ratchet.models.decoder import shapes
 from ratchet.models.gguf import read
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
@@ -62,28 +63,12 @@ SPOKEN = [
 ]
 
 
-def theirs(config):
-    """A model with every weight random, norms and biases included."""
-    torch.manual_seed(0)
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
 def weights(base):
     return base.weights(lambda params: state_sharding(ONE, params))
 
 
-def definition(config):
-    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
-
-
 def logits(base, tokens_BT):
-    graphdef, positions = definition(base.config), np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    graphdef, positions = shapes(base.config)[0], np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
 
     @jax.jit
     def run(params, tokens_BT):
@@ -104,7 +89,7 @@ def assert_same_logits(base, model, length=40):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_are_those_of_the_model_that_the_file_was_made_from(name, tmp_path):
     config, architecture, more = FAMILIES[name]
-    model = theirs(config)
+    model = random_model(config)
     place = write_gguf(tmp_path / "model.gguf", model, architecture, stretched=name == "llama-3.1", **more)
     base = pretrained.find(str(place))
     assert base.config.family.architecture == type(model).__name__.replace("Mistral", "Llama")
@@ -113,7 +98,7 @@ def test_logits_are_those_of_the_model_that_the_file_was_made_from(name, tmp_pat
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "BF16", "F16"])
 def test_narrow_weights_are_read_as_transformers_reads_them(kind, tmp_path):
-    model = theirs(FAMILIES["llama"][0])
+    model = random_model(FAMILIES["llama"][0])
     base = pretrained.find(str(write_gguf(tmp_path / "model.gguf", model, "llama", kind=Kind[kind])))
     read = load_gguf_checkpoint(base.place, return_tensors=True, model_to_load=model)["tensors"]
     named = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
@@ -146,7 +131,7 @@ def assert_same_tokens(ours, others):
 
 @pytest.fixture(scope="module")
 def llama():
-    return theirs(FAMILIES["llama"][0])
+    return random_model(FAMILIES["llama"][0])
 
 
 @pytest.mark.parametrize("split", ["qwen2", "llama-bpe", "tekken", "gpt-2", "smollm"])
@@ -170,7 +155,7 @@ def test_pieces_are_merged_as_transformers_and_sentencepiece_merge_them(architec
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     family = "llama" if architecture == "llama" else architecture
     vocabulary = by_pieces(processor, **{"ggml.add_space_prefix": begins})
-    place = write_gguf(tmp_path / "model.gguf", theirs(FAMILIES[family][0]), architecture, vocabulary=vocabulary)
+    place = write_gguf(tmp_path / "model.gguf", random_model(FAMILIES[family][0]), architecture, vocabulary=vocabulary)
     ours = tokenizer_of(place)
     for text in SPOKEN:
         if not begins or not text.startswith(" "):  # which transformers begins without another

@@ -1,6 +1,5 @@
 """Small random models of every family, against transformers."""
 
-
 import json
 import os
 import subprocess
@@ -13,13 +12,14 @@ import pytest
 import torch
 import transformers
 from etils import epath
+from families import random_model
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 from support import assert_same_bits
 
 from ratchet.models import huggingface
 from ratchet.models.architectures import FolderError, read_config
-from ratchet.models.decoder import Decoder, DecoderConfig, create
+from ratchet.models.decoder import DecoderConfig, create, shapes
 from ratchet.models.family import Family
 from ratchet.models.huggingface import load, save
 from ratchet.models.sampler import Request, Sampler
@@ -53,19 +53,6 @@ FAMILIES = {
 }
 
 
-def theirs(name):
-    """A model of the family with every weight random, norms and biases included."""
-    torch.manual_seed(0)
-    config = FAMILIES[name]
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
 def shardings(mesh):
     return lambda params: state_sharding(mesh, params)
 
@@ -76,18 +63,14 @@ ONE = make_mesh(MeshConfig(), jax.devices()[:1])
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tmp_path_factory):
     """(transformers' model, its folder, our config, our weights)"""
-    model, folder = theirs(request.param), epath.Path(tmp_path_factory.mktemp("family"))
+    model, folder = random_model(FAMILIES[request.param]), epath.Path(tmp_path_factory.mktemp("family"))
     model.save_pretrained(folder)
     config = read_config(folder)
     return model, folder, config, load(folder, config, shardings(ONE))
 
 
-def definition(config):
-    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(params=0))))
-
-
 def logits(config, params, tokens_BT, dtype=None):
-    graphdef = definition(config)
+    graphdef, _ = shapes(config)
     positions = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
 
     @jax.jit
@@ -132,7 +115,7 @@ def theirs_in_bfloat16(model):
 def test_greedy_continuations_are_identical(family):
     model, _, config, params = family
     prompts = tokens(2, 12)
-    sampler = Sampler(definition(config), slots=2, new_tokens=64, keep=4)
+    sampler = Sampler(shapes(config)[0], slots=2, new_tokens=64, keep=4)
     requests = [Request(i, tuple(map(int, row))) for i, row in enumerate(prompts)]
     out = sampler(params, requests, seed=0, temperature=0.0, stop=(127_000,))
     with torch.no_grad():
@@ -160,7 +143,7 @@ def test_there_and_back_and_there_again_is_the_same(family, tmp_path):
 def folder(tmp_path_factory):
     """A Qwen2 folder, whose every part a test may break in a copy."""
     folder = tmp_path_factory.mktemp("whole")
-    theirs("qwen2.5").save_pretrained(folder)
+    random_model(FAMILIES["qwen2.5"]).save_pretrained(folder)
     return folder
 
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,3 +70,18 @@ def test_a_directory_takes_the_place_of_another_whole(tmp_path):
         make("half", OSError("no room"))
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
     assert [p.name for p in (tmp_path / "made").iterdir()] == ["new"]
+
+
+def test_all_of_a_directory_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """Its files, those below, and its own list of names, which a disk keeps apart from them."""
+    synced, real = set(), os.fsync
+
+    def sync(handle):
+        synced.add(os.fstat(handle).st_ino)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with whole(tmp_path / "made") as fresh:
+        (fresh / "below").mkdir(parents=True)
+        (fresh / "below" / "file").write_text("so")
+    assert {path.stat().st_ino for path in (tmp_path, *tmp_path.rglob("*"))} <= synced

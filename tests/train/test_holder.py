@@ -26,20 +26,6 @@ def left(directory, **record):
     return record
 
 
-@pytest.fixture
-def patience(monkeypatch):
-    """Time that passes only when it is slept away; `during` is called meanwhile."""
-    slept = []
-
-    def sleep(seconds):
-        slept.append(seconds)
-        sleep.during()
-
-    sleep.slept, sleep.during = slept, lambda: None
-    monkeypatch.setattr(holder.time, "sleep", sleep)
-    return sleep
-
-
 def test_one_process_holds_a_run_and_the_next_is_refused_in_a_line_that_names_it(directory):
     with holding(directory):
         with pytest.raises(Busy) as refused, holding(directory):

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from etils import epath
@@ -23,21 +22,6 @@ def begun(directory, number: int, **record) -> dict:
     record = {"host": "elsewhere", "pid": 7, "since": 0.0, "heard": time.time(), "doing": None} | record
     turns.place(directory, number).write_text(json.dumps(record))
     return record
-
-
-@pytest.fixture
-def patience(monkeypatch):
-    """Time that passes only when it is slept away; `during` is called meanwhile."""
-    slept = []
-
-    def sleep(seconds):
-        slept.append(seconds)
-        sleep.during()
-
-    sleep.slept, sleep.during = slept, lambda: None
-    for module in (holder, turns):  # theirs alone: the libraries of stores sleep as well
-        monkeypatch.setattr(module, "time", SimpleNamespace(**vars(time) | {"sleep": sleep}))
-    return sleep
 
 
 def test_the_second_is_refused_while_the_first_beats_and_goes_on_when_it_has_ended(directory, monkeypatch):

@@ -23,10 +23,7 @@ def write_folder(place, heat: float = 2.0) -> epath.Path:
     place = write_chat(place, PLAIN)
     model = dataclasses.replace(LLAMA, vocab_size=Tokenizer.from_file(str(place / "tokenizer.json")).get_vocab_size())
     params = jax.tree.map(lambda x: x * heat, awaken(decoder.create(model, 3)[1]))
-    huggingface.save(place / "model", model, params, "float32")
-    for file in (place / "model").iterdir():
-        file.rename(place / file.name)
-    (place / "model").rmdir()
+    huggingface.save(place, model, params, "float32")
     settings = json.loads((place / "tokenizer_config.json").read_text())
     (place / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|endoftext|>"}))
     return place

@@ -12,6 +12,7 @@ import torch
 import transformers
 from serving import of_folder, write_folder
 
+from ratchet.launch.serve import desk
 from ratchet.launch.serve.listening import answering
 
 PROMPT = "what is it and user"
@@ -193,6 +194,40 @@ def test_a_schema_is_kept_to(client, name):
         made = list(pool.map(ask, range(2)))
         assert free.result().choices[0].finish_reason
     assert {json.loads(one.choices[0].message.content)["is"] for one in made} <= {"brief", "doubled"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_asks_a_server_with_too_much_to_do_is_told_to_come_again(client, name, monkeypatch, stream):
+    monkeypatch.setattr(desk, "MOST_WAITING", 0)
+    with pytest.raises(openai.InternalServerError, match="too much to do; try again later") as refused:
+        client.completions.create(model=name, prompt=PROMPT, n=2, stream=stream)
+    assert refused.value.status_code == 503 and refused.value.response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_why_the_model_failed_is_said_and_the_next_is_answered(address, name, monkeypatch, stream):
+    def fail(*_):
+        raise RuntimeError("a chip is gone")
+
+    ask = {"model": name, "prompt": PROMPT, "max_tokens": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.Round, "step", fail)
+        status, said = post(address, "v1/completions", ask | {"stream": stream})
+    assert status == 500 and said["error"]["message"] == "the server failed: a chip is gone"
+    assert post(address, "v1/completions", ask)[1]["usage"]["completion_tokens"] == 2
+
+
+def test_an_object_has_its_members_in_the_order_of_its_schema(client, name):
+    """Of two schemas that differ in nothing else as well."""
+    values = {"one": {"const": 1}, "two": {"const": 2}}
+    for names in (["one", "two"], ["two", "one"]):
+        properties = {name: values[name] for name in names}
+        schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+        made = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "what is it"}], max_tokens=60,
+            response_format={"type": "json_schema", "json_schema": {"name": "it", "schema": schema}},
+        )  # fmt: skip
+        assert list(json.loads(made.choices[0].message.content)) == names
 
 
 @pytest.mark.parametrize("at", ["", "v1/"])

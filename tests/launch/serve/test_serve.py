@@ -1,10 +1,12 @@
 """What is served, and the command that serves it."""
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -13,6 +15,7 @@ import urllib.request
 import numpy as np
 import pytest
 from etils import epath
+from processes import FOR_EVER
 from serving import of_folder, write_folder
 from support import awaken, start, tiny_config
 
@@ -58,6 +61,11 @@ def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
     assert made["choices"][0]["message"]["content"].strip() == model.answer(messages, temperature=0.8, seed=3)
     assert made["usage"]["prompt_tokens"] == len(model.prompt(messages))
     assert info["eos_token"] == "<|end|>" and "chat_template" not in info
+
+
+def test_a_folder_is_served_without_other_weights_of_its_size(folder, monkeypatch):
+    monkeypatch.setattr("ratchet.models.decoder.create", lambda *_: pytest.fail("weights that nobody reads"))
+    assert of_folder(folder).name == folder.name
 
 
 def test_a_folder_without_a_chat_template_completes_and_does_not_chat(folder, tmp_path):
@@ -126,6 +134,14 @@ def test_sizes_that_do_not_fit_are_one_line(folder, settings, line):
         of_folder(folder, **settings)
 
 
+def test_a_port_that_is_taken_is_one_line_and_leaves_no_socket_open(capsys, folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["serve", "--base", str(folder), "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1:{port} (" in capsys.readouterr().err
+    gc.collect()  # which would warn of it
+
+
 def test_without_the_web_library_it_is_one_line_that_names_the_extra(monkeypatch, capsys, folder):
     installed = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "uvicorn" and installed(name))
@@ -156,4 +172,4 @@ def test_the_command_serves_on_loopback_until_ctrl_c(folder):
                 assert running.poll() is None
         assert listed["data"][0]["id"] == name
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 130 and running.stderr.read() == "ratchet: stopped\n"
+        assert running.wait(FOR_EVER) == 130 and running.stderr.read() == "ratchet: stopped\n"
