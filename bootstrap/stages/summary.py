@@ -56,7 +56,7 @@ def funnel(
             "corrections": len(corrected),
             "corrections_passed": sum(r.accepted for _, r in corrected),
             "trained": trained,
-            "lookups": sum(bool(t.called) for t in transcripts),
+            "called": sum(bool(t.called) for t in transcripts),
             "coverage": proportion({documents: float(documents in accepted) for documents in read}),
             "accepted_by_criterion": {n: float(np.mean([r.verdicts[n].passed for r in reviews])) for n in names},
         },

@@ -234,7 +234,7 @@ def test_resume_reads_the_runs_own_settings(capsys, begun, somewhere):
 def test_trained_weights_get_settings_that_fit_them_unless_others_are_given(capsys, begun, somewhere, words, rate):
     """The recipes from scratch start with Muon at 0.03, which would undo what a base knows."""
     folder = write_model((somewhere / "base").mkdir() or somewhere / "base")
-    given = ["--base", str(folder), "--simulate.lookups", "0", *words]
+    given = ["--base", str(folder), "--simulate.calls", "0", *words]
     assert ratchet(capsys, "run", "tiny", "--out", "first", *given)[0] == 0
     config = begun[0][1]
     optimizer = config.train.optimizer

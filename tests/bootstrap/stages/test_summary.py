@@ -65,7 +65,7 @@ def test_the_funnel_counts_from_asked_to_trained(turn, pairs):
     coverage, by_criterion = funnel.pop("coverage"), funnel.pop("accepted_by_criterion")
     assert funnel == {
         "asked": 32, "made": 12, "finished": 11, "distinct": 2, "reviewed": 12, "acceptable": 8, "passed": 6, "kept": 1,
-        "branches": 4, "branches_passed": 3, "corrections": 5, "corrections_passed": 3, "trained": 40, "lookups": 3,
+        "branches": 4, "branches_passed": 3, "corrections": 5, "corrections_passed": 3, "trained": 40, "called": 3,
     }
     assert (coverage["value"], coverage["n"]) == (0.5, 2)
     assert by_criterion == pytest.approx({"grounded": 8 / 12, "distinct": 10 / 12})
