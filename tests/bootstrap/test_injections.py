@@ -44,7 +44,12 @@ def prompts(tokenizer, calls: bool, text: str) -> dict[str, list[int]]:
         "an answer": tokenizer.encode(text),
         "a text that goes on": tokenizer.document(text),
     }
-    return found | ({"a tool's result": tokenizer.answered(text)} if calls else {})
+    described = {"name": "ask", "description": text, "parameters": {"type": "object", "properties": {}}}
+    of_tools = {
+        "a tool's result": lambda: tokenizer.answered(text),
+        "a tool's description": lambda: tokenizer.render([user(PLAIN)], tools=[described]),
+    }
+    return found | {place: rendered() for place, rendered in of_tools.items() if calls}
 
 
 @pytest.mark.parametrize("kind", ["scratch", *TEMPLATES])
