@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -11,12 +12,16 @@ from ratchet.bootstrap.worlds.world import Tool
 
 LONGEST = 200
 """Characters of an expression."""
-LARGEST = 4096
+LARGEST = 1024
 """Bits of a numerator or a denominator; whatever needs more is too large."""
 SIGNIFICANT = 12
 """Digits of an answer that is no whole number."""
 WRITTEN = {"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**"}
 """Signs that people write, and what Python calls them."""
+
+
+_TOO_LARGE = "it is too large"
+_NUMBER = re.compile(r"(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?(\d+))?")
 
 
 class Incalculable(ValueError):
@@ -30,9 +35,11 @@ def calculate(expression: str) -> str:
     for sign, name in WRITTEN.items():
         text = text.replace(sign, name)
     try:
-        return written(_value(ast.parse(text, mode="eval").body))
+        return written(_value(ast.parse(text, mode="eval").body, text))
     except Incalculable as error:
         return f"cannot be calculated: {error}"
+    except OverflowError:
+        return f"cannot be calculated: {_TOO_LARGE}"
     except ZeroDivisionError:
         return "cannot be calculated: it divides by zero"
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -56,14 +63,14 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
         return _real(float(base) ** float(exponent))
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if bits * abs(exponent) > LARGEST and abs(base) != 1:
-        raise Incalculable("it is too large")
+        raise Incalculable(_TOO_LARGE)
     return base**exponent.numerator
 
 
 def _real(value: float) -> Fraction:
     """A number of which fifteen digits are known."""
     if not math.isfinite(value):
-        raise Incalculable("it is too large")
+        raise Incalculable(_TOO_LARGE)
     return Fraction(f"{value:.15g}")
 
 
@@ -102,24 +109,34 @@ _FUNCTIONS: Mapping[str, tuple[Callable[..., Fraction], int, int]] = {
 """By name, a function, and how many numbers it takes at least and at most. Halves are rounded away from zero."""
 
 
-def _value(node: ast.expr) -> Fraction:
-    """The number that a part of an expression comes to."""
+def _number(text: str) -> Fraction:
+    """A number as it is written, none of whose digits is lost."""
+    form = _NUMBER.fullmatch(text)
+    if not form:
+        raise Incalculable(f"{text} is no number")
+    if len(form[1] or "") > 3:
+        raise Incalculable(_TOO_LARGE)
+    return Fraction(text)
+
+
+def _value(node: ast.expr, text: str) -> Fraction:
+    """The number that a part of an expression comes to, of which `text` is the whole."""
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            found = Fraction(str(number))
+            found = _number(ast.get_source_segment(text, node))
         case ast.UnaryOp(op=sign, operand=inner) if type(sign) in _OPERATORS:
-            found = _OPERATORS[type(sign)](_value(inner))
+            found = _OPERATORS[type(sign)](_value(inner, text))
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _OPERATORS:
-            found = _OPERATORS[type(sign)](_value(left), _value(right))
+            found = _OPERATORS[type(sign)](_value(left, text), _value(right, text))
         case ast.Call(func=ast.Name(id=name), args=given, keywords=[]) if name in _FUNCTIONS:
             function, least, most = _FUNCTIONS[name]
             if not least <= len(given) <= most:
                 raise Incalculable(f"{name} takes another number of numbers")
-            found = function(*map(_value, given))
+            found = function(*(_value(one, text) for one in given))
         case _:
             raise Incalculable("it holds more than numbers, + - * / // % **, brackets, and " + ", ".join(_FUNCTIONS))
     if max(found.numerator.bit_length(), found.denominator.bit_length()) > LARGEST:
-        raise Incalculable("it is too large")
+        raise Incalculable(_TOO_LARGE)
     return found
 
 

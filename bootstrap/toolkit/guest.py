@@ -108,7 +108,7 @@ def mistake(error: BaseException) -> str:
         said = error.msg if isinstance(error, SyntaxError) else str(error)
     except Exception:
         said = ""
-    return f"{type(error).__name__}{f' in line {line}' if line else ''}: {said}".rstrip(": ")
+    return f"{type(error).__name__}{f' in line {line}' if line else ''}: {said}".rstrip(": ")[:LONGEST_OUTPUT]
 
 
 class WitWorld(wit_world.WitWorld):

@@ -106,7 +106,8 @@ def test_what_cannot_be_written_down_is_replaced():
 def test_of_several_processes_the_first_asks_and_all_are_told():
     """Both make the same calls; only one of them may be heard by the tool."""
     said, heard = [], []
-    sing = Tool("sing", "Sings.", taking(times=INTEGER), lambda arguments: heard.append(arguments) or f"la {len(heard)}")
+    song = lambda arguments: heard.append(arguments) or f"la {len(heard)}"
+    sing = Tool("sing", "Sings.", taking(times=INTEGER), song)
     first = SimpleNamespace(decided=lambda what, decide: said.append(json.dumps(decide())) or json.loads(said[-1]))
     other = SimpleNamespace(decided=lambda what, decide: json.loads(said[-1]))
     calls = asked(("sing", {"times": 1}), ("sing", {"times": 1}))

@@ -10,9 +10,9 @@ if sys.argv[1:] == ["broken"]:
 if sys.argv[1:] == ["mute"]:
     time.sleep(600)
 
-import mcp_types as types  # noqa: E402
-from mcp.server.mcpserver import MCPServer  # noqa: E402
-from pydantic import Field, WithJsonSchema  # noqa: E402
+import mcp_types as types
+from mcp.server.mcpserver import MCPServer
+from pydantic import WithJsonSchema
 
 server = MCPServer("things", log_level="CRITICAL")
 calls = {"count": 0}
@@ -65,11 +65,12 @@ def fail() -> str:
 @server.tool(structured_output=False)
 def picture() -> list[Any]:
     """Shows a picture."""
-    return [types.ImageContent(type="image", data="aGk=", mime_type="image/png"), types.TextContent(type="text", text="a")]
+    image = types.ImageContent(type="image", data="aGk=", mime_type="image/png")
+    return [image, types.TextContent(type="text", text="a")]
 
 
 @server.tool(structured_output=False)
-def odd(words: Annotated[list, WithJsonSchema({"type": "array", "uniqueItems": True})], plain: int = Field(ge=0)) -> str:
+def odd(plain: int, words: Annotated[list, WithJsonSchema({"type": "array", "uniqueItems": True})]) -> str:
     """Takes what no grammar can be kept to."""
     return ""
 
