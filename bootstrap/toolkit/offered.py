@@ -24,7 +24,7 @@ def toolbox(
     """The world's tools, those that the settings name, and what servers are known to offer. Raises ValueError when two
     have the same name."""
     own = [CALCULATE] if "calculate" in config.tools else []
-    sources: list[Source] = [Functions([*of_world, *own])]
+    sources: list[Source] = [Functions(of_world), Functions(own)]
     sources += [Sandbox()] if "python" in config.tools else []
     sources += [Sessions(config.mcp, listed)] if listed else []
     return Toolbox(sources, lookup="lookup" in config.tools, listed=listed or {}, together=together)
