@@ -16,7 +16,7 @@ from flax import nnx
 from ratchet.bootstrap.config import Config, SimulateConfig
 from ratchet.bootstrap.progress import Reached, counted
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.toolkit.source import Asked
+from ratchet.bootstrap.toolkit.source import Answered, Asked
 from ratchet.bootstrap.tools import LOOKUP, Called, Caller, Toolbox, caller, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
 from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id
@@ -235,44 +235,40 @@ def _sampled(
 def _after_calls(writer: Writer, index: Index, made: Mapping[int, tuple[Draft, Sampled]]) -> dict[int, Draft]:
     """The drafts after the calls that the model has made: tools are asked for all of them at once."""
     calls = {at: writer.caller.read(writer.tokenizer.decode(s.tokens)) for at, (_, s) in made.items()}
-    others = [at for at, call in calls.items() if call.name != LOOKUP["name"]]
+    of_tools = [at for at, call in calls.items() if call.name != LOOKUP["name"]]
     left = lambda at: writer.config.call_seconds - made[at][0].seconds
-    asked = [Asked(calls[at].name, json.loads(calls[at].arguments), left(at)) for at in others]
-    answers = dict(zip(others, writer.tools.answers(asked), strict=True))
-    after = {}
-    for at, (d, s) in made.items():
-        if at in answers:
-            (text, seconds), found = answers[at], None
-        else:
-            found = _looked_up(writer, index, d, json.loads(calls[at].arguments)["query"])
-            text, seconds = found.text if found else "nothing found.", 0.0
-        after[at] = _answered(
-            writer, replace(d, passages=d.passages + ((found.id,) if found else ())), calls[at], s, text, seconds
-        )
-    return after
+    asked = [Asked(calls[at].name, json.loads(calls[at].arguments), left(at)) for at in of_tools]
+    answers = dict(zip(of_tools, writer.tools.answers(asked), strict=True))
+    found = {at: _looked_up(writer, index, made[at][0], calls[at]) for at in made if at not in answers}
+    answers |= {at: Answered(passage.text if passage else "nothing found.", 0.0) for at, passage in found.items()}
+    return {at: _answered(writer, d, s, calls[at], answers[at], found.get(at)) for at, (d, s) in made.items()}
 
 
-def _looked_up(writer: Writer, index: Index, d: Draft, query: str) -> Document | None:
-    c = writer.config
-    return lookup(index, d.task.question, query.strip(), d.passages, relevant=c.relevant, repeated=c.repeated)
+def _looked_up(writer: Writer, index: Index, d: Draft, called: Called) -> Document | None:
+    c, query = writer.config, json.loads(called.arguments)["query"].strip()
+    return lookup(index, d.task.question, query, d.passages, relevant=c.relevant, repeated=c.repeated)
 
 
-def _answered(writer: Writer, d: Draft, called: Called, s: Sampled, answer: str, seconds: float) -> Draft:
-    """The draft with the model's call and the tool's answer appended; neither is part of the final turn."""
+def _answered(
+    writer: Writer, d: Draft, s: Sampled, called: Called, answer: Answered, found: Document | None
+) -> Draft:
+    """The draft with the model's call and the tool's answer appended; neither is part of the final turn. A passage that
+    was found is in view from then on."""
     tokenizer = writer.tokenizer
     call = (*writer.caller.opening, *s.tokens.tolist(), *tokenizer.call_end)
-    call_id = content_id(d.task.id, d.sibling, called.arguments)
+    call_id = content_id(d.task.id, d.sibling, len(d.called), called.arguments)
     function = {"name": called.name, "arguments": called.arguments}
     messages = (
         {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]},
-        {"role": "tool", "tool_call_id": call_id, "content": answer},
+        {"role": "tool", "tool_call_id": call_id, "content": answer.text},
     )
     return replace(
         d,
-        prompt=(*d.prompt, *call, *tokenizer.answered(answer)),
+        passages=d.passages + ((found.id,) if found else ()),
+        prompt=(*d.prompt, *call, *tokenizer.answered(answer.text)),
         called=(*d.called, (len(d.prompt), len(d.prompt) + len(call))),
         messages=(*d.messages, *messages),
-        seconds=d.seconds + seconds,
+        seconds=d.seconds + answer.seconds,
     )
 
 
