@@ -288,6 +288,10 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             )
             for s in (c.teacher, c.judge)
         ),
+        *(
+            (f"{s.section}.prices", len(s.prices) not in (0, 2), "give two, of a million prompt and answer tokens")
+            for s in (c.teacher, c.judge)
+        ),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
         ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),
@@ -330,7 +334,7 @@ MAY_GROW = ("generations", "train.columns")
 MAY_CHANGE = (
     "wandb",
     *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
-    *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget")),
+    *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget", "prices")),
 )
 """Settings that resuming a run may change, since nothing that comes of it depends on them."""
 

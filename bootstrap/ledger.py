@@ -16,6 +16,9 @@ from ratchet.train.commits import sha256
 from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
 from ratchet.train.together import ALONE, Together
 
+STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
+"""Stages that commit units, in order."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -81,6 +84,11 @@ class Stage:
 
     def _commits(self) -> list[epath.Path]:
         return sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
+
+
+def units_of(generation: epath.Path) -> dict[str, list[str]]:
+    """By stage, the hashes of the units in a generation's directory."""
+    return {stage: Stage(generation / stage).hashes() for stage in STAGES}
 
 
 def _entry(commit: epath.Path) -> dict[str, str]:

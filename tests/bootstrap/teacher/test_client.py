@@ -62,6 +62,18 @@ def test_what_was_answered_is_never_asked_for_again(tmp_path):
     assert (second.counts.kept, second.counts.answered, second.counts.tokens) == (5, 2, 20)
 
 
+def test_answers_cost_what_their_tokens_do_and_kept_ones_nothing_more(tmp_path):
+    server, prices = Faulty(say), (2.0, 1e3)  # an answer takes 7 tokens of a prompt and 3 of its own
+    with server.serving() as address:
+        first, second, unpriced = (client(address, tmp_path, prices=given) for given in (prices, prices, ()))
+        first.answers(bodies(4), lambda n: None)
+        second.answers(bodies(6), lambda n: None)
+        unpriced.answers(bodies(7), lambda n: None)
+    assert first.counts.cost == pytest.approx(4 * 0.003014) and second.counts.cost == pytest.approx(2 * 0.003014)
+    assert "40 tokens, which cost 0.01206" in str(first.counts)
+    assert unpriced.counts.answered == 1 and "cost" not in str(unpriced.counts)
+
+
 def test_a_dead_server_stops_with_one_line_and_the_rest_is_asked_later(tmp_path):
     server = Faulty(say, {4: "gone"})
     with server.serving() as address:
