@@ -81,6 +81,7 @@ def _shown(g: Generation, t: Transcript, r: Review) -> dict:
         "id": t.id,
         "question": g.read[t.task_id].question,
         "passages": [g.passages[p].text for p in t.passages],
+        "calls": [m for m in t.messages if m.get("tool_calls") or m["role"] == "tool"],
         "answer": t.answer,
         "accepted": r.accepted,
         "verdicts": verdicts,
