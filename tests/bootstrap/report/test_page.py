@@ -25,7 +25,7 @@ UNMET = {
     "calibration.json": (".criteria.*.auc.",),
     "samples.json": (".transcripts[].calls[]",),
 }
-"""Paths by file that `tiny`, too small to say a step, to call a tool or to be corrected, may leave out; other tests see to them."""
+"""Paths by file that `tiny` may leave out, too small to say a step, to call or to be corrected: others have them."""
 NEVER = (
     *("options?", "actions?", "outcomes?", "choices?", "(un)?wise", "harm[a-z]*", "situations?", "genres?"),
     *("story", "stories", "fables?", "told", "sound", "good", "bad", "knowledge", "lessons world"),
