@@ -49,7 +49,7 @@ class SimulateConfig:
     withhold: float = bounded(0.0, "from 0 to 1")
     """Share of transcripts whose teacher sees one passage less and has to look it up."""
     calls: int = bounded(1, "at least 0")
-    """Tool calls allowed per transcript; 0: none, and the teacher is told of no tools."""
+    """Tool calls allowed per transcript; 0: none, and the teacher hears of no tools."""
     call_seconds: float = bounded(60.0, "above 0")
     """Seconds that the tools of a transcript may take together. A call beyond them is answered by saying so."""
     tools: tuple[Literal["lookup", "calculate", "python"], ...] = ("lookup",)

@@ -46,8 +46,8 @@ class Called(NamedTuple):
 
 
 class Toolbox:
-    """The tools of a run, of several processes the first of which asks them. `described` is what chat templates are
-    told, `listed` what was found on servers. Raises ValueError when two tools have the same name."""
+    """The tools of a run. Of several processes, the first asks them. `described` is what chat templates are
+    given, `listed` what was found on servers. Raises ValueError when two tools have the same name."""
 
     def __init__(
         self, sources: Sequence[Source] = (), *, lookup: bool = True, listed: Listed = _NONE, together: Together = ALONE
@@ -61,7 +61,7 @@ class Toolbox:
         self._source_of = {described["name"]: source for described, source in own}
 
     def answers(self, asked: Sequence[Asked]) -> list[Answered]:
-        """What tools other than `lookup` say to calls, in order, as all processes are told."""
+        """What tools other than `lookup` say to calls, in order, the same in all processes."""
 
         def ask() -> list[Answered]:
             found: dict[int, Answered] = {}
@@ -76,7 +76,7 @@ class Toolbox:
 
 
 class Caller:
-    """How tools are called in the words of one tokenizer. Raises ValueError when two of them cannot be told apart,
+    """How tools are called in the words of one tokenizer. Raises ValueError when two of them are called alike,
     when arguments cannot be kept to a schema, or when the tokenizer's chat template has no calls."""
 
     def __init__(self, tools: Sequence[Mapping[str, Any]], tokenizer: Any):
