@@ -43,15 +43,13 @@ class Chat(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """How calls of a tool are written: `text` and its tokens `begin`, the arguments in JSON after the spaces `lead`,
-    the ids `end`.
+    """How calls of a tool are written: the ids `begin`, the arguments in JSON after the text `lead`, the ids `end`.
 
     In Qwen2.5's template these are `<tool_call>\\n{"name": "lookup", "arguments":`, a space, and
     `}\\n</tool_call><|im_end|>`.
     """
 
-    text: str
-    begin: tuple[Token, ...]
+    begin: tuple[int, ...]
     lead: str
     end: tuple[int, ...]
 
@@ -214,7 +212,7 @@ class ChatTokenizer:
     def calls(self, tool_name: str) -> tuple[int, ...]:
         """The ids that begin a call of this tool, up to the JSON of its arguments. No ordinary answer begins with the
         first of them. Raises FolderError when the template has no such calls."""
-        return tuple(token.id for token in self._calls(tool_name).begin)
+        return self._calls(tool_name).begin
 
     def calling(self, names: Sequence[str]) -> Calling:
         """How these tools are called. Raises FolderError as `calls` does, and when their calls begin differently."""
@@ -225,12 +223,11 @@ class ChatTokenizer:
         return Calling(opening, {name: self._lead(calls, len(opening)) for name, calls in written.items()})
 
     def _lead(self, calls: Calls, known: int) -> Lead:
-        """What comes after the first `known` tokens of a call: text, and the ids of symbols."""
-        symbols, parts, at = set(self._vocabulary.symbols.values()), [], calls.begin[known - 1].end
-        for is_symbol, some in itertools.groupby(calls.begin[known:], lambda token: token.id in symbols):
-            run = list(some)
-            parts += [token.id for token in run] if is_symbol else [calls.text[at : run[-1].end]]
-            at = run[-1].end
+        """What the tokens of a call after the first `known` ones spell, and the ids of symbols among them."""
+        symbols, parts = set(self._vocabulary.symbols.values()), []
+        for is_symbol, some in itertools.groupby(calls.begin[known:], lambda i: i in symbols):
+            ids = list(some)
+            parts += ids if is_symbol else [b"".join(map(self.spell, ids)).decode()]
         return tuple(parts)
 
     @property
@@ -240,8 +237,8 @@ class ChatTokenizer:
 
     def call(self, tool_name: str, arguments: str) -> list[int]:
         """A whole call, with its arguments in JSON, and the end of the turn. Raises FolderError as `calls` does."""
-        written = self._calls(tool_name)
-        return [*self.calls(tool_name), *self.encode(written.lead + arguments), *written.end]
+        begin, lead, end = self._calls(tool_name)
+        return [*begin, *self.encode(lead + arguments), *end]
 
     def answered(self, text: str) -> list[int]:
         """What goes on after a call: the tool's answer, and an open assistant's turn. Raises FolderError when the
@@ -372,12 +369,12 @@ class ChatTokenizer:
         if not written or not whole.startswith(opened):
             raise FolderError(f"{refusal}: it writes no JSON of their arguments in an open turn; use a model that does")
         begun = whole[len(opened) : written.start()]
-        text = begun.rstrip(" ")
-        begin = tuple(self._vocabulary.tokens(text, within=True))
-        symbol = begin[:1] and begin[0].id in self._vocabulary.symbols.values()
-        if not symbol and not (begin and self.piece(begin[0].id).strip().startswith(_MARKUP)):
+        begin = [token.id for token in self._vocabulary.tokens(begun.rstrip(" "), within=True)]
+        symbol = begin[:1] and begin[0] in self._vocabulary.symbols.values()
+        if not symbol and not (begin and self.piece(begin[0]).strip().startswith(_MARKUP)):
             raise FolderError(f"{refusal}: a call begins as an ordinary answer may, with {begun[:20]!r}; use another")
         rest = [token.id for token in self._vocabulary.tokens(whole[written.end() :], within=True)]
         if self.end not in rest:
             raise FolderError(f"{refusal}: nothing ends the turn after one; use a model whose template does")
-        return Calls(text, begin, begun[len(text) :], tuple(rest[: rest.index(self.end) + 1]))
+        lead = begun[len(begun.rstrip(" ")) :]
+        return Calls(tuple(begin), lead, tuple(rest[: rest.index(self.end) + 1]))

@@ -150,10 +150,12 @@ def test_where_calls_have_no_names_their_arguments_tell_which_tool_is_meant(toke
         Caller(Toolbox([Functions([ADD, open_ended])]).described, tokenizer)
 
 
+@pytest.mark.parametrize("spaces", ["", "always", "first", "never", "prepend"])
 @pytest.mark.parametrize("kind", sorted(set(TEMPLATES) - set(TOOLLESS)))
-def test_a_chat_model_calls_a_tool_by_its_name(tmp_path, kind):
-    """Whatever the template's calls look like, each tool can be called and no other name can be written."""
-    tokenizer = ChatTokenizer.load(write_folder(tmp_path, kind))
+def test_a_chat_model_calls_a_tool_by_its_name(tmp_path, kind, spaces):
+    """Whatever the template's calls look like, and however the tokenizer puts spaces, each tool can be called and no
+    other name can be written."""
+    tokenizer = ChatTokenizer.load(write_folder(tmp_path, kind, metaspace=spaces))
     box = Toolbox([Functions([ADD, SUBTRACT])])
     caller = Caller(box.described, tokenizer)
     for name, arguments in (("add", '{"a":1,"b":2}'), ("subtract", '{"a":1,"b":2}'), ("lookup", '{"query":" x"}')):
