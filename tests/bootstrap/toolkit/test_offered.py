@@ -1,6 +1,7 @@
 """The tools of a run: what its settings name, from its beginning to the transcripts."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ from ratchet.bootstrap.config import Config, ConfigError, with_settings
 from ratchet.bootstrap.given import INPUTS
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.transcript import called
+from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import Draft, finish
+from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
 from ratchet.bootstrap.toolkit.sandbox import Sandbox
 from ratchet.bootstrap.toolkit.source import Answered
 from ratchet.bootstrap.tools import Toolbox
-from ratchet.bootstrap.transcript import to_json, transcript_from_json
+from ratchet.bootstrap.transcript import Transcript, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.arithmetic import CALCULATE as OF_ARITHMETIC
 from ratchet.train.together import ALONE
 
@@ -109,11 +112,11 @@ def asked(writer, little_run):
 
 
 def calling(writer, *turns: str, box, **settings):
-    """A writer whose turns are these calls, in JSON, and after them an answer."""
+    """A writer whose turns are these calls, in JSON, and after them an answer; then it begins again."""
     (ended,) = saying(writer, "it is so.").sampler(None, [0])
     begins = dataclasses.replace(ended, tokens=ended.tokens[:0], stop=writer.tokenizer.calling(["a"]).opening[0])
     said = [one for call in turns for one in (begins, *saying(writer, call).sampler(None, [0]))]
-    left = iter([*said, ended])
+    left = itertools.cycle([*said, ended])
     config = dataclasses.replace(writer.config, **{"calls": len(turns)} | settings)
     sampler = lambda params, requests, **_: [next(left) for _ in requests]
     return dataclasses.replace(writer, sampler=sampler, tools=box, config=config, max_length=2000)
@@ -136,10 +139,12 @@ class Slow:
     described = ({"name": "slow", "description": "Waits.", "parameters": {"type": "object", "properties": {}}},)
 
     def __init__(self):
-        self.given = []
+        self.given, self.dies_after = [], 100
 
     def answers(self, asked):
         self.given += [one.seconds for one in asked]
+        if len(self.given) > self.dies_after:
+            raise KeyboardInterrupt
         return [Answered("at last", 4.0) for _ in asked]
 
 
@@ -150,6 +155,29 @@ def test_the_tools_of_a_transcript_have_so_many_calls_and_seconds_together(write
     assert slow.given == [7.0, 3.0]
     answers = [m["content"] for m in t.messages if m["role"] == "tool"]
     assert answers == ["at last", "at last", "no time is left for tools", "no time is left for tools"]
+
+
+def test_a_unit_that_is_committed_calls_no_tool_again(little_run, writer, tmp_path):
+    """The second unit is killed while its tool is asked, and that one alone is asked again."""
+    config = changed(little_run.config, simulate__samples=1, simulate__unit_tasks=1, simulate__passages=1)
+    slow, tasks = Slow(), little_run.tasks(1)
+    box = Toolbox([slow], lookup=False)
+    run = dataclasses.replace(little_run, directory=epath.Path(tmp_path), config=config, tools=box)
+
+    def simulated() -> list[list[Transcript]]:
+        g = Generation(run, 1, 0, None, None, tasks, {t.id: t for t in tasks})
+        g.__dict__["writer"] = calling(writer, "{}", box=box)
+        return transcripts.simulate(g)
+
+    slow.dies_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        simulated()
+    slow.dies_after = 100
+    made = simulated()
+    assert len(slow.given) == 3 and len(made) == len(tasks) == 2
+    assert [[m["content"] for m in t.messages if m["role"] == "tool"] for (t,) in made] == [["at last"]] * 2
+    simulated()
+    assert len(slow.given) == 3
 
 
 def test_a_sandbox_is_made_ready_when_a_run_begins_and_not_for_one_that_is_looked_at(tmp_path, monkeypatch):
