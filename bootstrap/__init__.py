@@ -37,7 +37,8 @@ Engines
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
   checks.py       the rules of every world
-  tools.py        what a simulator may call: `lookup`, and the tools of its world
+  tools.py        what a simulator may call, and how a model writes calls
+  toolkit/        what it may call beside `lookup` and its world's tools: calculator, Python, MCP servers
   retrieval.py    BM25 over passages
   passages.py     documents cut into passages
   tokenizers.py   the run's tokenizer: the base folder's own, or one trained on the world's text

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ratchet.bootstrap.teacher.settings import JudgeConfig, TeacherConfig
+from ratchet.bootstrap.teacher.settings import JudgeConfig, TeacherConfig, is_address
 from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig
 from ratchet.models import bounds
 from ratchet.models.bounds import bounded
@@ -48,8 +48,16 @@ class SimulateConfig:
     ones."""
     withhold: float = bounded(0.0, "from 0 to 1")
     """Share of transcripts whose teacher sees one passage less and has to look it up."""
-    lookups: int = bounded(1, "at least 0")
-    """Tool calls allowed per transcript."""
+    calls: int = bounded(1, "at least 0")
+    """Tool calls allowed per transcript; 0: none, and the teacher hears of no tools."""
+    call_seconds: float = bounded(60.0, "above 0")
+    """Seconds that the tools of a transcript may take together. A call beyond them is answered by saying so."""
+    tools: tuple[Literal["lookup", "calculate", "python"], ...] = ("lookup",)
+    """What may be called beside the tools of the world: `lookup` finds passages that are not in view, `calculate` works
+    out expressions, and `python` runs programs in WebAssembly, without files or network ([tools])."""
+    mcp: str = ""
+    """A YAML file of MCP servers and of their tools that may be called ([tools]), as bootstrap/worlds/README.md shows
+    one."""
     relevant: float = bounded(0.7, "from 0 to 1")
     """A look-up finds no passage that scores less than this share of the best one."""
     repeated: float = bounded(0.5, "from 0 to 1")
@@ -264,12 +272,20 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
         ),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
         (
-            "simulate.lookups",
-            bool(c.teacher.url) and c.simulate.lookups > 0,
-            "a teacher by address has all passages in view and looks nothing up; set it to 0",
+            "simulate.calls",
+            bool(c.teacher.url) and c.simulate.calls > 0,
+            "a teacher by address has all passages in view and calls nothing; set it to 0",
         ),
         *(
-            (f"{s.section}.url", not s.is_address, "give it as http://HOST:PORT/v1, without a name or a key")
+            (f"simulate.{name}", there and c.simulate.calls < 1, "nothing may be called; set simulate.calls above 0")
+            for name, there in (("tools", bool({*c.simulate.tools} - {"lookup"})), ("mcp", bool(c.simulate.mcp)))
+        ),
+        *(
+            (
+                f"{s.section}.url",
+                bool(s.url) and not is_address(s.url),
+                "give it as http://HOST:PORT/v1, without a name or a key",
+            )
             for s in (c.teacher, c.judge)
         ),
         *(

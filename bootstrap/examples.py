@@ -65,7 +65,7 @@ def answer_demonstration(writer: Writer, index: Index, task: Task) -> Example:
     texts = [p.text for p in index.passages if p.id in d.passages]
     missing = [s for s in task.seek if not any(s in text for text in texts)]
     prompt, spans = list(d.prompt), []
-    if missing and c.lookups:
+    if missing and LOOKUP in writer.offered:
         call = tokenizer.call(LOOKUP["name"], call_text(missing[0]))
         limits = {"relevant": c.relevant, "repeated": c.repeated}
         found = lookup(index, task.question, missing[0], d.passages, **limits)

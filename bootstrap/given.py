@@ -10,6 +10,7 @@ from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.documents.account import Account
 from ratchet.bootstrap.documents.reading import Found, read
 from ratchet.bootstrap.rubric import Criterion
+from ratchet.bootstrap.tools import Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import World, content_id
 from ratchet.train.commits import Commits
@@ -41,7 +42,7 @@ def given_world(config: Config) -> Given:
 
 
 def check_inputs(
-    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
+    directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], tools: Toolbox, writes: bool
 ) -> None:
     """Compares what lies outside the run's directory by hash, since units made from two versions must not mix. A run
     that goes on for more generations reads more slices; the earlier ones must be what they were. Raises ValueError,
@@ -50,6 +51,8 @@ def check_inputs(
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["kinds of tasks"] = content_id(world.kinds, world.per_document)
     now["rubric"] = content_id([c.model_dump() for c in rubric])
+    now["tools"] = content_id(tools.described)
+    now["tools of servers"] = dict(tools.listed)
     now |= {
         f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
         for n, m in enumerate(world.slices, 1)

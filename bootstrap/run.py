@@ -27,7 +27,8 @@ from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.judging import FarJudge, meet_judge
 from ratchet.bootstrap.teacher.probing import find_model
 from ratchet.bootstrap.tokenizers import make_tokenizer
-from ratchet.bootstrap.tools import LOOKUP, Toolbox
+from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
+from ratchet.bootstrap.tools import Toolbox, caller
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
 from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
@@ -296,10 +297,9 @@ def check(config: Config) -> Given:
     if config.base:
         tokenizer = pretrained.find(config.base).tokenizer()
         tokenizer.check()
-        tools = Toolbox(world.tools)
-        if config.simulate.lookups:
-            tokenizer.calls(LOOKUP["name"])
-            tools.grammar(tokenizer)
+        tools = toolbox(config.simulate, world.tools)
+        if config.simulate.calls and tools.described:
+            _ = caller(tools.described, tokenizer).grammar
         longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     elif not world.seed.tasks:
         raise ValueError(
@@ -328,19 +328,21 @@ def prepare(
         raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
     world, account = given or given_world(config)
     rubric = load_rubric(config.review.rubric, world)
-    check_inputs(directory, commits, world, rubric, writes)
+    tools = open_toolbox(directory, config.simulate, world.tools, progress, writes, together)
+    check_inputs(directory, commits, world, rubric, tools, writes)
     if account and writes:
         together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)
     make = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
     together.decided("the tokenizer", make)
     tokenizer = load_tokenizer(directory / TOKENIZER)
+    if config.simulate.calls and tools.described:
+        caller(tools.described, tokenizer)  # whether it can tell them apart
     graphdef, _ = decoder.shapes(config.model)
     mesh = _mesh(directory, config)
     # Rows that pad a folder's embedding were never trained; a model from scratch learns that no such id comes next.
     unused = tuple(sorted({*range(config.model.vocab_size)} - tokenizer.ids)) if config.base else ()
     sampler, scorer = engines.sampler(config, graphdef, mesh, unused), engines.scorer(config, graphdef, mesh, unused)
-    tools = Toolbox(world.tools)
     metrics = Metrics(directory, together.first, config.wandb, flat(config)) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))

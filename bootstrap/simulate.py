@@ -16,7 +16,8 @@ from flax import nnx
 from ratchet.bootstrap.config import Config, SimulateConfig
 from ratchet.bootstrap.progress import Reached, counted
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.tools import LOOKUP, Toolbox, lookup
+from ratchet.bootstrap.toolkit.source import Answered, Asked
+from ratchet.bootstrap.tools import LOOKUP, Called, Caller, Toolbox, caller, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
 from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id
 from ratchet.models.grammar import Grammar
@@ -57,6 +58,21 @@ class Writer:
         """Tokens that a prompt may have."""
         return self.max_length - self.config.new_tokens
 
+    @property
+    def offered(self) -> Sequence[Mapping[str, Any]]:
+        """The tools that it may call, described; none where no call is allowed."""
+        return self.tools.described if self.config.calls else ()
+
+    @property
+    def caller(self) -> Caller | None:
+        """How it calls tools; None where there are none to call."""
+        return caller(self.offered, self.tokenizer) if self.offered else None
+
+    @property
+    def call(self) -> int:
+        """The id that every call begins with; -1 where there are none."""
+        return self.caller.opening[0] if self.caller else -1
+
     def sample(
         self,
         requests: Sequence[Request],
@@ -84,6 +100,8 @@ class Draft:
     source: Source = "answer"
     called: tuple[tuple[int, int], ...] = ()
     messages: tuple[dict, ...] = ()
+    seconds: float = 0.0
+    """That tools have taken."""
 
     def request(self, turn: int, begun: tuple[int, ...] = (), grammar: Grammar | None = None) -> Request:
         """To go on, after tokens that the turn has `begun` with."""
@@ -122,10 +140,8 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     task's own that its question finds last. Raises ValueError where not even one fits beside the messages.
     """
     shown = shown_passages(index, task, sibling, writer.config, salt)
-    described = writer.tools.described if writer.config.lookups else ()
-
     def render() -> list[int]:
-        return writer.shown.prompt(writer.tokenizer, task.messages, [p.text for p in shown], tools=described)
+        return writer.shown.prompt(writer.tokenizer, task.messages, [p.text for p in shown], tools=writer.offered)
 
     prompt = render()
     if len(prompt) > writer.room:
@@ -145,7 +161,7 @@ def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown
     """Tokens that a passage may have: what the longest questions leave of a prompt, and at most three quarters of what
     any leaves. Raises ValueError when that is nothing."""
     room = config.model.max_length - config.simulate.new_tokens
-    described = tools.described if config.simulate.lookups else ()
+    described = tools.described if config.simulate.calls else ()
     letters = lambda messages: sum(len(m["content"]) for m in messages)
     longest = heapq.nlargest(LONGEST_QUESTIONS, (t.messages for t in tasks), key=letters)
     left = lambda messages: room - len(shown.prompt(tokenizer, messages, ["so."], tools=described))
@@ -172,20 +188,21 @@ def finish(
     tokenizer, config = writer.tokenizer, writer.config
     finished: dict[int, Transcript] = {}
     waiting = dict(enumerate(drafts))
-    opening = tokenizer.calls(LOOKUP["name"]) if config.lookups else (tokenizer.end,)
+    calling = writer.caller
+    opening, most = (calling.opening, config.calls) if calling else ((tokenizer.end,), 0)
     reached = Reached(advance)
     fits = lambda d, more=0: len(d.prompt) + more + config.new_tokens <= writer.max_length
-    for turn in range(config.lookups + 1):
-        # A turn that begins as a call does ends there: its arguments are sampled by their grammar.
-        stop = (tokenizer.end, opening[0] if turn < config.lookups else tokenizer.end)
+    for turn in range(most + 1):
+        # A turn that begins as a call does ends there: the rest of it is sampled by a grammar.
+        stop = (tokenizer.end, opening[0] if turn < most else tokenizer.end)
         asked = {at: d.request(turn) for at, d in waiting.items()}
         said = _sampled(writer, seed, stop, asked, counted(reached, len(finished)))
         calls = [at for at, s in said.items() if s.finished and s.stop != tokenizer.end and not len(s.tokens)]
-        grammar = writer.tools.grammar(tokenizer) if calls else None
+        grammar = calling.grammar if calls else None
         room = len(opening)
         arguments = {at: waiting[at].request(turn, opening, grammar) for at in calls if fits(waiting[at], room)}
         called = _sampled(writer, seed, (tokenizer.end,), arguments)
-        after = {at: _after_call(writer, index, waiting[at], s) for at, s in called.items() if s.finished}
+        after = _after_calls(writer, index, {at: (waiting[at], s) for at, s in called.items() if s.finished})
         still = {at: d for at, d in after.items() if fits(d)}
         ended = {at: transcript_of(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
         finished, waiting = finished | ended, still
@@ -215,32 +232,43 @@ def _sampled(
     return dict(zip(requests, sampled, strict=True))
 
 
-def _after_call(writer: Writer, index: Index, d: Draft, s: Sampled) -> Draft:
-    """The draft with the model's call and the tool's answer appended; neither is part of the final turn."""
-    tokenizer, c = writer.tokenizer, writer.config
-    text = tokenizer.decode(s.tokens)
-    arguments = json.loads(text)
-    name, found = writer.tools.name_of(arguments), None
-    if name == LOOKUP["name"]:
-        query = arguments["query"].strip()
-        found = lookup(index, d.task.question, query, d.passages, relevant=c.relevant, repeated=c.repeated)
-        answer = found.text if found else "nothing found."
-    else:
-        answer = writer.tools.run(name, arguments)
-    call = (*tokenizer.calls(LOOKUP["name"]), *s.tokens.tolist(), *tokenizer.call_end)
-    called = (len(d.prompt), len(d.prompt) + len(call))
-    call_id = content_id(d.task.id, d.sibling, text)
-    function = {"name": name, "arguments": text}
+def _after_calls(writer: Writer, index: Index, made: Mapping[int, tuple[Draft, Sampled]]) -> dict[int, Draft]:
+    """The drafts after the calls that the model has made: tools are asked for all of them at once."""
+    calls = {at: writer.caller.read(writer.tokenizer.decode(s.tokens)) for at, (_, s) in made.items()}
+    of_tools = [at for at, call in calls.items() if call.name != LOOKUP["name"]]
+    left = lambda at: writer.config.call_seconds - made[at][0].seconds
+    asked = [Asked(calls[at].name, json.loads(calls[at].arguments), left(at)) for at in of_tools]
+    answers = dict(zip(of_tools, writer.tools.answers(asked), strict=True))
+    found = {at: _looked_up(writer, index, made[at][0], calls[at]) for at in made if at not in answers}
+    answers |= {at: Answered(passage.text if passage else "nothing found.", 0.0) for at, passage in found.items()}
+    return {at: _answered(writer, d, s, calls[at], answers[at], found.get(at)) for at, (d, s) in made.items()}
+
+
+def _looked_up(writer: Writer, index: Index, d: Draft, called: Called) -> Document | None:
+    c, query = writer.config, json.loads(called.arguments)["query"].strip()
+    return lookup(index, d.task.question, query, d.passages, relevant=c.relevant, repeated=c.repeated)
+
+
+def _answered(
+    writer: Writer, d: Draft, s: Sampled, called: Called, answer: Answered, found: Document | None
+) -> Draft:
+    """The draft with the model's call and the tool's answer appended; neither is part of the final turn. A passage that
+    was found is in view from then on."""
+    tokenizer = writer.tokenizer
+    call = (*writer.caller.opening, *s.tokens.tolist(), *tokenizer.call_end)
+    call_id = content_id(d.task.id, d.sibling, len(d.called), called.arguments)
+    function = {"name": called.name, "arguments": called.arguments}
     messages = (
         {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]},
-        {"role": "tool", "tool_call_id": call_id, "content": answer},
+        {"role": "tool", "tool_call_id": call_id, "content": answer.text},
     )
     return replace(
         d,
         passages=d.passages + ((found.id,) if found else ()),
-        prompt=(*d.prompt, *call, *tokenizer.answered(answer)),
-        called=(*d.called, called),
+        prompt=(*d.prompt, *call, *tokenizer.answered(answer.text)),
+        called=(*d.called, (len(d.prompt), len(d.prompt) + len(call))),
         messages=(*d.messages, *messages),
+        seconds=d.seconds + answer.seconds,
     )
 
 
@@ -249,7 +277,7 @@ def transcript_of(writer: Writer, d: Draft, s: Sampled, generation: int) -> Tran
     tokenizer = writer.tokenizer
     tokens = tuple(int(t) for t in s.tokens) + ((s.stop,) if s.finished else ())
     text = tokenizer.decode(s.tokens).lstrip()
-    if writer.config.lookups and tokens[:1] == tokenizer.calls(LOOKUP["name"])[:1]:
+    if tokens[:1] == (writer.call,):
         text = f"(call) {text}"
     return Transcript(
         id=content_id(d.task.id, d.prompt, d.forced, tokens, generation, d.sibling),

@@ -14,7 +14,6 @@ import numpy as np
 from ratchet.bootstrap.config import TargetsConfig
 from ratchet.bootstrap.progress import counted
 from ratchet.bootstrap.simulate import Writer
-from ratchet.bootstrap.tools import LOOKUP
 from ratchet.bootstrap.transcript import Capture, Review, Transcript, certain, packed, unpacked
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
@@ -90,8 +89,7 @@ def _drawn_where_they_stand(writer: Writer, scorer: Scorer, accepted: Sequence[T
 
 def _alternatives(writer: Writer, t: Transcript, config: TargetsConfig) -> list[Branch]:
     """The branches to open, without those that call a tool: what a tool answers is not the transcript's to say."""
-    call = writer.tokenizer.calls(LOOKUP["name"])[0] if writer.config.lookups else -1
-    ids_NK, probs_NK = t.capture.ids_NK, t.capture.probs_NK
+    call, ids_NK, probs_NK = writer.call, t.capture.ids_NK, t.capture.probs_NK
     own_N = np.sum(probs_NK * (ids_NK == np.asarray(t.tokens)[:, None]), axis=1, dtype=np.float64)
     found = []
     for n in np.flatnonzero(1.0 - own_N > config.open_mass).tolist():

@@ -1,18 +1,23 @@
-"""What a simulating model may call: `lookup`, and the tools of its world.
+"""What a simulating model may call: `lookup`, the tools of its world, and those that the settings offer.
 
-A call is the arguments in JSON, and what samples it keeps to the tools' schemas. Tools are plain functions: no network,
-no files, bounded output.
+What samples a call keeps it to the tools' names and schemas.
 """
 
 import functools
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.worlds.world import Document, Tool
-from ratchet.models.grammar import Grammar
+from ratchet.bootstrap.toolkit.source import Answered, Asked, Listed, Source
+from ratchet.bootstrap.worlds.world import Document
+from ratchet.models.grammar import Calling, Grammar
+from ratchet.train.together import ALONE, Together
 
 LONGEST_QUERY = 100
 LONGEST_ANSWER = 1000
@@ -30,32 +35,109 @@ LOOKUP = {
 """A tool as chat templates and OpenAI's servers describe it."""
 
 
+_NONE: Listed = MappingProxyType({})
+
+
+class Called(NamedTuple):
+    """A call as the model wrote it: the tool's name, and its arguments in JSON."""
+
+    name: str
+    arguments: str
+
+
 class Toolbox:
-    """The tools of a run. A call says its arguments alone: their names tell which tool is meant."""
+    """The tools of a run. Of several processes, the first asks them. `described` is what chat templates are
+    given, `listed` what was found on servers. Raises ValueError when two tools have the same name."""
 
-    def __init__(self, tools: Sequence[Tool] = ()):
-        self._tools = {t.name: t for t in tools}
-        own = [{"name": t.name, "description": t.description, "parameters": dict(t.parameters)} for t in tools]
-        self.described = (LOOKUP, *own)
+    def __init__(
+        self, sources: Sequence[Source] = (), *, lookup: bool = True, listed: Listed = _NONE, together: Together = ALONE
+    ):
+        self._sources, self._together, self.listed = sources, together, listed
+        own = [(described, source) for source in sources for described in source.described]
+        self.described: tuple[Mapping[str, Any], ...] = (*((LOOKUP,) if lookup else ()), *(d for d, _ in own))
+        names = Counter(described["name"] for described in self.described)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"tools: two of them are called {twice[0]}; leave one out of simulate.tools or of `allow`")
+        self._source_of = {described["name"]: source for described, source in own}
 
-    def grammar(self, tokenizer) -> Grammar:
-        """What may stand where a call's arguments begin."""
-        schemas = [dict(d["parameters"]) for d in self.described]
-        return _grammar(json.dumps(schemas[0] if len(schemas) == 1 else {"anyOf": schemas}), tokenizer)
+    def answers(self, asked: Sequence[Asked]) -> list[Answered]:
+        """What tools other than `lookup` say to calls, in order, the same in all processes."""
 
-    def name_of(self, arguments: Mapping[str, Any]) -> str:
-        """The first tool that takes exactly these arguments."""
-        taken = {d["name"]: set(d["parameters"]["properties"]) for d in self.described}
-        return next((name for name, known in taken.items() if known == set(arguments)), LOOKUP["name"])
+        def ask() -> list[Answered]:
+            found: dict[int, Answered] = {}
+            for source in self._sources:
+                mine = [n for n, one in enumerate(asked) if self._source_of[one.name] is source and one.seconds > 0]
+                if mine:
+                    found |= dict(zip(mine, source.answers([asked[n] for n in mine]), strict=True))
+            said = [found.get(n, Answered("no time is left for tools", 0.0)) for n in range(len(asked))]
+            return [Answered(_printable(text)[:LONGEST_ANSWER], seconds) for text, seconds in said]
 
-    def run(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """What a tool of the world answers."""
-        return self._tools[name].run(arguments)[:LONGEST_ANSWER]
+        return [Answered(*said) for said in self._together.decided("what tools answer", ask)] if asked else []
+
+
+class Caller:
+    """How tools are called in the words of one tokenizer. Raises ValueError when two of them are called alike,
+    when arguments cannot be kept to a schema, or when the tokenizer's chat template has no calls."""
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]], tokenizer: Any):
+        self._parameters = {tool["name"]: tool["parameters"] for tool in tools}
+        self._calling: Calling = tokenizer.calling([*self._parameters])
+        self._tokenizer = tokenizer
+        self.opening = self._calling.opening
+        """The ids that every call begins with."""
+        for one, other in itertools.combinations(self._parameters, 2):
+            if self._calling.leads[one] == self._calling.leads[other] and self._alike(one, other):
+                raise ValueError(
+                    f"tools: {one} and {other} may take the same arguments, by which alone this model tells tools "
+                    "apart; leave one out"
+                )
+
+    @cached_property
+    def grammar(self) -> Grammar:
+        """What may follow the opening of a call."""
+        calls = [(self._calling.leads[name], schema) for name, schema in self._parameters.items()]
+        return Grammar.of_calls(calls, self._tokenizer.spelled())
+
+    def read(self, text: str) -> Called:
+        """The call that was written after the opening."""
+        text = text.lstrip()
+        begun = [name for name in self._parameters if text.startswith(self._written(name))]
+        lead = max(map(self._written, begun), key=len)
+        arguments = text.removeprefix(lead).lstrip()
+        named = [name for name in begun if self._written(name) == lead]
+        given = set(json.loads(arguments))
+        fitting = (n for n in named if self._required(n) <= given <= self._known(n))
+        return Called(named[0] if len(named) == 1 else next(fitting), arguments)
+
+    def _written(self, name: str) -> str:
+        """What leads to the arguments of a tool, as it is decoded."""
+        parts = self._calling.leads[name]
+        return "".join(p if isinstance(p, str) else self._tokenizer.decode([p]) for p in parts).lstrip()
+
+    def _alike(self, one: str, other: str) -> bool:
+        """Whether the arguments of a call may be those of either tool."""
+        return self._required(one) <= self._known(other) and self._required(other) <= self._known(one)
+
+    def _required(self, name: str) -> set[str]:
+        return set(self._parameters[name].get("required", ()))
+
+    def _known(self, name: str) -> set[str]:
+        return set(self._parameters[name].get("properties", ()))
+
+
+def caller(tools: Sequence[Mapping[str, Any]], tokenizer: Any) -> Caller:
+    """How these tools are called, which is worked out once. Raises as `Caller` does."""
+    return _caller(json.dumps([*tools]), tokenizer)
 
 
 @functools.lru_cache(maxsize=8)
-def _grammar(schema: str, tokenizer) -> Grammar:
-    return Grammar.of_json(json.loads(schema), tokenizer.spelled())
+def _caller(tools: str, tokenizer: Any) -> Caller:
+    return Caller(json.loads(tools), tokenizer)
+
+
+def _printable(text: str) -> str:
+    """A text that can be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def call_text(query: str) -> str:

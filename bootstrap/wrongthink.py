@@ -168,7 +168,7 @@ def interrupt(
     """The teacher, sources in view, interrupts each wrong thought and goes on. It looks nothing up, so none is
     withheld."""
     said = tuple(writer.tokenizer.encode(f" {interruption}"))
-    own = replace(writer, config=replace(writer.config, lookups=0, withhold=0.0))
+    own = replace(writer, config=replace(writer.config, calls=0, withhold=0.0))
     drafts = [
         replace(draft(own, index, one.task, one.sample, f"wrongthink {seed}"), forced=(*one.tokens, *said))
         for one in thoughts

@@ -58,7 +58,7 @@ def _sentence(chat: dict[str, Any]) -> str:
     """What a model's chat is good for."""
     if not chat["base"]:
         return "no run can start from it with --base; see below"
-    calls = "calls tools" if chat["calls_tools"] else "calls no tools (leave --simulate.lookups at 0)"
+    calls = "calls tools" if chat["calls_tools"] else "calls no tools (leave --simulate.calls at 0)"
     told = f"what the assistant says is marked {chat['marks']}"
     return f"a run can start from it with --base: {chat['tokens']:,} tokens; the template {calls}; {told}"
 

@@ -8,9 +8,11 @@ where they land.
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from llguidance import LLTokenizer
 
 from ratchet.models import settings
 from ratchet.models.architectures import FolderError
+from ratchet.models.grammar import Calling, Lead
 from ratchet.models.settings import ChatSettings
 from ratchet.models.template import Rendered, Template
 from ratchet.models.turns import HERE, PROBE, THERE, Turns, answer, call, message, parsed
@@ -212,6 +215,22 @@ class ChatTokenizer:
         """The ids that begin a call of this tool, up to the JSON of its arguments. No ordinary answer begins with the
         first of them. Raises FolderError when the template has no such calls."""
         return self._calls(tool_name).begin
+
+    def calling(self, names: Sequence[str]) -> Calling:
+        """How these tools are called. Raises FolderError as `calls` does, and when their calls begin differently."""
+        written = {name: self._calls(name) for name in names}
+        opening = commonprefix([self.calls(name) for name in names])
+        if not opening:
+            raise FolderError(f"{self._where}: calls of {', '.join(names)} begin differently; use another model")
+        return Calling(opening, {name: self._lead(calls, len(opening)) for name, calls in written.items()})
+
+    def _lead(self, calls: Calls, known: int) -> Lead:
+        """What the tokens of a call after the first `known` ones spell, and the ids of symbols among them."""
+        symbols, parts = set(self._vocabulary.symbols.values()), []
+        for is_symbol, some in itertools.groupby(calls.begin[known:], lambda i: i in symbols):
+            ids = list(some)
+            parts += ids if is_symbol else [b"".join(map(self.spell, ids)).decode()]
+        return tuple(parts)
 
     @property
     def call_end(self) -> tuple[int, ...]:

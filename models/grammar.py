@@ -7,6 +7,7 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
@@ -38,6 +39,18 @@ class Pieces:
         return LLTokenizer(TokenizerWrapper(self))
 
 
+Lead = tuple[str | int, ...]
+"""What comes before the JSON of a call's arguments: text, and ids of symbols, which no text spells."""
+
+
+class Calling(NamedTuple):
+    """How a model calls tools: the ids that every call begins with, and by tool what comes between them and the JSON of
+    the arguments, such as `lookup", "arguments":`. It is empty where the arguments alone tell which tool is meant."""
+
+    opening: tuple[int, ...]
+    leads: Mapping[str, Lead]
+
+
 @dataclass(frozen=True, eq=False)
 class Grammar:
     """What a request may say. It is compiled once, and every request begins with a copy of `start`."""
@@ -51,14 +64,33 @@ class Grammar:
         """JSON by a schema, without white space between its parts but for a space at the beginning, which tokenizers
         like to put there; then the end. Raises ValueError for a schema that cannot be kept to, and when the tokenizer
         cannot spell printable ASCII."""
-        compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
-        lark = f'start: " "? value\nvalue: %json {json.dumps(compact)}'
-        start = LLMatcher(spelled, LLMatcher.grammar_from_lark(lark))
+        return cls.of_calls([((), schema)], spelled)
+
+    @classmethod
+    def of_calls(cls, calls: Sequence[tuple[Lead, Mapping]], spelled: LLTokenizer) -> "Grammar":
+        """One of several calls: what leads to its arguments, and their JSON by a schema. Raises as `of_json` does."""
+        start = LLMatcher(spelled, LLMatcher.grammar_from_lark(_lark(calls)))
         if start.is_error():
-            raise ValueError(f"grammar: {_line(start)}; mend the schema")
+            raise ValueError(f"grammar: {_line(start.get_error())}; mend the schema")
         if unknown := "".join(c for c in string.printable[:95] if not spelled.greedy_tokenize(c)):
             raise ValueError(f"grammar: the tokenizer cannot spell {unknown[:20]}; use one that falls back to bytes")
         return cls(start, spelled.vocab_size)
+
+
+def refusal(schema: Mapping) -> str:
+    """Why no grammar can keep to a schema, in a line, whatever the tokenizer is; "" where one can."""
+    return _line(LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(_lark([((), schema)]))))
+
+
+def _lark(calls: Sequence[tuple[Lead, Mapping]]) -> str:
+    """A grammar of calls as llguidance reads it."""
+    rules = [f"start: {' | '.join(f'call{number}' for number in range(len(calls)))}"]
+    for number, (lead, schema) in enumerate(calls):
+        parts = [f"<[{part}]>" if isinstance(part, int) else json.dumps(part, ensure_ascii=False) for part in lead]
+        compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
+        rules.append(f'call{number}: {" ".join(parts)} " "? arguments{number}')
+        rules.append(f"arguments{number}: %json {json.dumps(compact)}")
+    return "\n".join(rules)
 
 
 class Guides:
@@ -95,12 +127,12 @@ class Guides:
         rows = [(self._said[index], row) for row, index in enumerate(index_B.tolist()) if index in self._said]
         if rows:
             fill_next_token_bitmask_par(self._executor, rows, known_BW)
-        if lost := [_line(matcher) for matcher, _ in rows if matcher.is_error()]:
+        if lost := [_line(matcher.get_error()) for matcher, _ in rows if matcher.is_error()]:
             raise ValueError(f"grammar: {lost[0]}; give it a simpler schema, of what the tokenizer can spell")
         free_B = np.isin(np.arange(len(index_B)), [row for _, row in rows], invert=True)
         unknown_BW = np.where(free_B[:, None], -1, np.zeros((1, self.words - known_BW.shape[1]), np.int32))
         return np.concatenate([known_BW, unknown_BW.astype(np.int32)], axis=1)
 
 
-def _line(matcher: LLMatcher) -> str:
-    return " ".join(matcher.get_error().split())[:200]
+def _line(said: str) -> str:
+    return " ".join(said.split())[:200]

@@ -14,7 +14,7 @@ from etils import epath
 from llguidance import LLTokenizer
 
 from ratchet.models.chat import ChatTokenizer
-from ratchet.models.grammar import Pieces
+from ratchet.models.grammar import Calling, Pieces
 
 CONTROLS = ("system", "user", "assistant", "tool", "document", "call", "ask", "yes", "no", "end")
 PAD = 0
@@ -159,6 +159,10 @@ class Tokenizer:
     def calls(self, tool_name: str) -> tuple[int, ...]:
         """The ids that begin a call, up to the JSON of its arguments: one symbol, the same for every tool."""
         return (self._control["call"],)
+
+    def calling(self, names: Sequence[str]) -> Calling:
+        """How these tools are called: their arguments alone tell which is meant."""
+        return Calling((self._control["call"],), dict.fromkeys(names, ()))
 
     def call(self, tool_name: str, arguments: str) -> list[int]:
         """A whole call, with its arguments in JSON, and the end of the turn."""

@@ -34,7 +34,7 @@ SUMS = "--arithmetic.columns 1 --arithmetic.worked 12 --arithmetic.slice 6 --ari
 WORLDS = {
     "lessons": "--world lessons",
     "arithmetic": f"--world arithmetic {SUMS} --generations 1 --wrongthink.first-generation 1",
-    "mute": "--world mute:create --base {base} --simulate.new-tokens 16 --simulate.lookups 0 --train.batch 4"
+    "mute": "--world mute:create --base {base} --simulate.new-tokens 16 --simulate.calls 0 --train.batch 4"
     " --model.max-length 192 --train.columns 192 --controls.no-imitation --controls.random-share 0.7",
 }
 """How the recipe `tiny` is changed: the embedded worlds, and one of documents that a folder's model reads."""

@@ -30,7 +30,7 @@ def transcript(found: Found) -> RenderableType:
         _title(found),
         *_section("Question", [_line(_question(found))]),
         *_section(_counted("In view", found["documents"], "nothing"), _passages(found["documents"])),
-        *_section("Called", [_line(call) for call in _calls(found)]),
+        *_section("Called", [_line(call) for call in called(found["messages"])]),
         *_section("Wrong thought, which is never trained on", _thought(found)),
         *_section("Answer, step by step", _steps(found)),
         *_section(_passed(found), [_verdicts(found["verdicts"])] if found["verdicts"] else []),
@@ -79,10 +79,10 @@ def _question(found: Found) -> str:
     return next((m["content"] for m in reversed(found["messages"]) if m["role"] == "user"), "")
 
 
-def _calls(found: Found) -> list[str]:
-    """The tools that it called, and what they answered."""
+def called(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each tool that was called in some messages, and one for what it answered."""
     said = []
-    for message in found["messages"]:
+    for message in messages:
         calls = [call["function"] for call in message.get("tool_calls", ())]
         said += [f"{call['name']} {call['arguments']}" for call in calls]
         said += [f"→ {_shortened(message['content'])}"] if message["role"] == "tool" else []

@@ -16,7 +16,6 @@ from ratchet.bootstrap.recovery import recovery
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer, draft, finish
 from ratchet.bootstrap.thinkers import Knower
-from ratchet.bootstrap.tools import LOOKUP
 from ratchet.bootstrap.worlds.world import Item, Metric, Task, content_id
 from ratchet.bootstrap.wrongthink import Said
 from ratchet.models.sampler import Request, Sampled
@@ -100,8 +99,7 @@ def display(metric: Metric, unit: str = "%") -> dict:
 
 def ask_items(writer: Writer, items: Sequence[Item], seed: int, advance: Counting = _uncounted) -> list[Answer]:
     """Puts every item to the model, without sources or tools. What calls a tool says nothing."""
-    call = writer.tokenizer.calls(LOOKUP["name"])[0] if writer.config.lookups else -1
-    found: dict[str, Sampled] = {}
+    call, found = writer.call, dict[str, Sampled]()
     for greedy in (False, True):
         mine = [i for i in items if i.greedy == greedy]
         sampled = _sample(writer, [prompt_of(writer, i) for i in mine], 0.0 if greedy else None, seed, advance)

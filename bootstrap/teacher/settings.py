@@ -24,12 +24,11 @@ class ServerConfig:
     """What a million tokens of prompts cost and what a million of answers, such as (0.15, 0.6); empty: nobody counts
     it."""
 
-    @property
-    def is_address(self) -> bool:
-        """Whether `url` is the address of a web server, without a user's name or key, or empty."""
-        parts = urllib.parse.urlsplit(self.url)
-        plain = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and not parts.query
-        return not self.url or bool(plain)
+
+def is_address(url: str) -> bool:
+    """Whether a text is the address of a web server, without a user's name or a key."""
+    parts = urllib.parse.urlsplit(url)
+    return bool(parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and not parts.query)
 
 
 @dataclass(frozen=True)

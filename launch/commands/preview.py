@@ -12,6 +12,7 @@ from ratchet.bootstrap import config_files, previews
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.report.transcript import called
 from ratchet.bootstrap.run import Run
 from ratchet.launch import api
 from ratchet.launch.options import File, Json, Settings, UserError, described, first_word, located, parse_run
@@ -74,7 +75,8 @@ def _as_json(found: previews.Preview) -> dict:
             "question": shown.task.question,
             "askings": [messages[-1]["content"] for messages in shown.task.askings],
             "answers": [
-                {"text": t.text, "accepted": r.accepted, "verdicts": {n: vars(v) for n, v in r.verdicts.items()}}
+                {"text": t.text, "messages": list(t.messages), "accepted": r.accepted,
+                 "verdicts": {n: vars(v) for n, v in r.verdicts.items()}}
                 for t, r in zip(shown.transcripts, shown.reviews, strict=True)
             ],
         }
@@ -92,6 +94,8 @@ def _print(found: previews.Preview, run: Run, console: Console) -> None:
         say(f"\n{', '.join(shown.task.document_ids)}: {shown.task.question}")
         for t, review in zip(shown.transcripts, shown.reviews, strict=True):
             say(f"  {'accepted' if review.accepted else 'rejected'}: {t.text}")
+            for line in called(t.messages):
+                say(f"      {line}")
             for name, verdict in review.verdicts.items():
                 said = "pass" if verdict.passed else f"fail ({verdict.reason})"
                 say(f"      {name:<12}{verdict.score:6.2f}  {said}{'' if name in decides else ', advisory'}")

@@ -63,7 +63,7 @@ def _on_a_pod(size: str, topologies: str, slots: int, micro_batches: int) -> Rec
         optimizer=OptimizerConfig("adamw", 1e-5),
     )  # fmt: skip
     simulate = SimulateConfig(
-        samples=4, temperature=0.7, passages=3, lookups=0, new_tokens=512, slots=slots, unit_tasks=512, revisit=2
+        samples=4, temperature=0.7, passages=3, calls=0, new_tokens=512, slots=slots, unit_tasks=512, revisit=2
     )
     return Recipe(
         summary=f"Your own documents on {topologies}, read by Qwen3-{size.upper()}: --base DIR --documents.path DIR.",

@@ -113,7 +113,7 @@ def _longest_name(asked: Gke) -> int:
 
 def _taught_at(config: Config, url: str) -> Config:
     """The settings of a run whose teacher is at an address; it has all passages in view."""
-    return replace(config, teacher=replace(config.teacher, url=url), simulate=replace(config.simulate, lookups=0))
+    return replace(config, teacher=replace(config.teacher, url=url), simulate=replace(config.simulate, calls=0))
 
 
 def _server(asked: Gke) -> Server | None:

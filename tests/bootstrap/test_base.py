@@ -113,7 +113,7 @@ def test_a_template_that_calls_no_tools_is_one_line_that_names_the_remedy(tmp_pa
     with pytest.raises(FolderError) as caught:
         runs.check(config_of(place))
     assert "\n" not in str(caught.value) and "tool" in str(caught.value)
-    runs.check(config_of(place, simulate__lookups=0))
+    runs.check(config_of(place, simulate__calls=0))
 
 
 def test_a_model_from_scratch_needs_worked_tasks(tmp_path):

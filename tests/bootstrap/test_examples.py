@@ -89,7 +89,7 @@ def test_a_demonstration_looks_up_what_no_passage_in_view_tells(writer, little_r
             calls |= {(task.id, withhold)} if missing else set()
             assert withhold or not missing
     assert {i for i, withhold in calls if withhold == 0.8} == {t.id for t in little_run.world.seed.tasks}
-    silent = replace(writer, config=replace(writer.config, passages=2, withhold=0.5, lookups=0))
+    silent = replace(writer, config=replace(writer.config, passages=2, withhold=0.5, calls=0))
     e = examples.answer_demonstration(silent, index, task)
     assert trained(e) == [*tokenizer.encode(task.answer), tokenizer.end]
 

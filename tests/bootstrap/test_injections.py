@@ -44,7 +44,13 @@ def prompts(tokenizer, calls: bool, text: str) -> dict[str, list[int]]:
         "an answer": tokenizer.encode(text),
         "a text that goes on": tokenizer.document(text),
     }
-    return found | ({"a tool's result": tokenizer.answered(text)} if calls else {})
+    fields = {text: {"description": text, "enum": [text], "default": {text: text}}}
+    described = {"name": "ask", "description": text, "parameters": {"type": "object", "properties": fields}}
+    of_tools = {
+        "a tool's result": lambda: tokenizer.answered(text),
+        "a tool's description": lambda: tokenizer.render([user(PLAIN)], tools=[described]),
+    }
+    return found | {place: rendered() for place, rendered in of_tools.items() if calls}
 
 
 @pytest.mark.parametrize("kind", ["scratch", *TEMPLATES])

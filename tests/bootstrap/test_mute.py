@@ -9,7 +9,7 @@ from ratchet.bootstrap import given
 from ratchet.launch import cli
 
 TINY = (
-    "--simulate.new-tokens 16 --simulate.lookups 0 --model.max-length 192 --train.columns 192 --train.batch 4 "
+    "--simulate.new-tokens 16 --simulate.calls 0 --model.max-length 192 --train.columns 192 --train.batch 4 "
     "--controls.no-imitation"
 ).split()
 

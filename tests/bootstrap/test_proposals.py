@@ -58,7 +58,7 @@ def config_of(base, texts, **changes):
     sizes = {"train__columns": 1024, "model__max_length": 1024, "simulate__keep": 4, "simulate__new_tokens": 60}
     own = {"world": "documents", "documents__path": str(texts), "documents__slice": 2, "documents__fresh": 1,
            "documents__tasks": str(texts / "kinds.yaml"), "generations": 2, "simulate__unit_tasks": 1,
-           "simulate__lookups": 0}  # fmt: skip
+           "simulate__calls": 0}  # fmt: skip
     return runs.with_base(little_config(base=str(base), **sizes | own | changes))
 
 

@@ -12,6 +12,7 @@ from support import half_told, saying
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import Draft, Shown, draft, finish, longest_passage, shown_passages
+from ratchet.bootstrap.toolkit.source import Functions
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Task, Tool
 from ratchet.models import decoder
@@ -174,8 +175,8 @@ def test_a_passage_is_as_long_as_the_longest_questions_leave_room_for(torn, litt
 def test_tools_are_described_where_they_may_be_called(torn, world, index):
     rendered = []
     tokenizer = SimpleNamespace(render=lambda messages, **given: rendered.append(given) or [7])
-    for lookups in (1, 0):
-        writer = replace(with_config(torn, lookups=lookups), tokenizer=tokenizer)
+    for calls in (1, 0):
+        writer = replace(with_config(torn, calls=calls), tokenizer=tokenizer)
         assert draft(writer, index, world.slices[0].tasks[0], 0, "salt").prompt == (7,)
     assert [given["tools"] for given in rendered] == [torn.tools.described, ()]
 
@@ -235,8 +236,8 @@ def test_arguments_keep_to_the_schema_whatever_the_model_would_say(torn, index, 
     assert len(queries) > 2 and len(set(queries)) > 2
 
 
-def test_without_lookups_nothing_is_called(torn, index, drafts):
-    for t in finish(with_config(torn, lookups=0), index, drafts, generation=1, seed=3):
+def test_without_calls_nothing_is_called(torn, index, drafts):
+    for t in finish(with_config(torn, calls=0), index, drafts, generation=1, seed=3):
         assert not t.called and not t.calls and len(t.messages) == len(drafts[0].messages) + 1
 
 
@@ -293,7 +294,7 @@ def test_what_is_looked_up_is_what_was_asked(torn, drafts):
 def test_a_worlds_own_tool_answers(torn, index, drafts):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     double = Tool("double", "Doubles.", schema, lambda arguments: str(2 * arguments["n"]))
-    writer = replace(calls_and_says(torn, '{"n":21}', "it is 42."), tools=Toolbox([double]))
+    writer = replace(calls_and_says(torn, '{"n":21}', "it is 42."), tools=Toolbox([Functions([double])], lookup=False))
     (t,) = finish(writer, index, drafts[:1], generation=1, seed=3)
     assert t.calls == (("double", {"n": 21}),) and t.text == "it is 42."
     assert t.messages[-2]["content"] == "42" and t.passages == drafts[0].passages

@@ -125,7 +125,7 @@ def test_a_call_is_no_branch(case):
     calls = replace(t, capture=t.capture._replace(ids_NK=ids_NK, probs_NK=probs_NK))
     given = lambda writer: make((writer, case[1], [calls], *case[3:]))[0].branches
     assert not [b for b in given(writer) if b.position == 0]
-    without = replace(writer, config=replace(writer.config, lookups=0))
+    without = replace(writer, config=replace(writer.config, calls=0))
     assert [b.token for b in given(without) if b.position == 0] == [call], "where none can be called, it is like others"
 
 

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 from llguidance import LLMatcher
+from templates import TEMPLATES, TOOLLESS, write_folder
 
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.tools import LONGEST_ANSWER, LONGEST_QUERY, LOOKUP, Toolbox, call_text, lookup
+from ratchet.bootstrap.toolkit.source import Asked, Functions
+from ratchet.bootstrap.tools import LONGEST_ANSWER, LONGEST_QUERY, LOOKUP, Caller, Toolbox, call_text, lookup
 from ratchet.bootstrap.worlds.world import Document, Tool
+from ratchet.models.chat import ChatTokenizer
 
 LIMITS = {"relevant": 0.7, "repeated": 0.5}
 
@@ -43,36 +47,72 @@ def test_a_call_begins_its_query_with_a_space_and_stays_within_the_schema():
     assert len(json.loads(call_text("x" * 500))["query"]) == LONGEST_QUERY
 
 
+INTEGER = {"type": "integer"}
+
+
+def taking(**properties) -> dict:
+    """A schema of just these arguments."""
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+ADD = Tool("add", "Adds.", taking(a=INTEGER, b=INTEGER), lambda arguments: str(arguments["a"] + arguments["b"]))
+SHOUT = Tool("shout", "Shouts.", taking(times=INTEGER), lambda arguments: "ha" * arguments["times"])
+SUBTRACT = ADD._replace(name="subtract")
+
+
 @pytest.fixture(scope="module")
 def toolbox() -> Toolbox:
     """Beside `lookup`, two tools that take other arguments."""
-    of = lambda *names: {
-        "type": "object",
-        "properties": {name: {"type": "integer"} for name in names},
-        "required": [*names],
-        "additionalProperties": False,
-    }
-    add = lambda arguments: str(arguments["a"] + arguments["b"])
-    shout = lambda arguments: "ha" * arguments["times"]
-    return Toolbox([Tool("add", "Adds.", of("a", "b"), add), Tool("shout", "Shouts.", of("times"), shout)])
+    return Toolbox([Functions([ADD]), Functions([SHOUT])])
 
 
 def test_tools_are_described_as_chat_templates_take_them(toolbox):
     assert [d["name"] for d in toolbox.described] == ["lookup", "add", "shout"]
-    assert Toolbox().described == (LOOKUP,)
+    assert Toolbox().described == (LOOKUP,) and Toolbox(lookup=False).described == ()
     for described in toolbox.described:
         assert described["description"] and isinstance(described["parameters"], Mapping)
         assert json.loads(json.dumps(described)) == described
 
 
-def test_the_names_of_its_arguments_tell_which_tool_is_called(toolbox):
-    assert [toolbox.name_of(a) for a in ({"b": 1, "a": 2}, {"times": 3}, {"query": "x"})] == ["add", "shout", "lookup"]
-    assert toolbox.name_of({"a": 1}) == toolbox.name_of({}) == "lookup"
+def test_two_tools_of_one_name_are_refused_in_a_line():
+    for sources in ([Functions([ADD]), Functions([ADD])], [Functions([ADD._replace(name="lookup")])]):
+        with pytest.raises(ValueError, match=r"two of them are called (add|lookup); leave one out") as caught:
+            Toolbox(sources)
+        assert "\n" not in str(caught.value)
 
 
-def test_a_tool_answers_and_its_answer_is_cut(toolbox):
-    assert toolbox.run("add", {"a": 2, "b": 40}) == "42"
-    assert toolbox.run("shout", {"times": 2 * LONGEST_ANSWER}) == "ha" * (LONGEST_ANSWER // 2)
+def asked(*calls, seconds: float = 9.0) -> list[Asked]:
+    return [Asked(name, arguments, seconds) for name, arguments in calls]
+
+
+def test_tools_answer_in_order_and_answers_are_cut(toolbox):
+    calls = asked(("shout", {"times": 2 * LONGEST_ANSWER}), ("add", {"a": 2, "b": 40}), ("shout", {"times": 1}))
+    assert [said.text for said in toolbox.answers(calls)] == ["ha" * (LONGEST_ANSWER // 2), "42", "ha"]
+    assert toolbox.answers([]) == []
+
+
+def test_whoever_has_no_time_left_is_told_so_and_no_tool_is_asked(toolbox):
+    never = Tool("never", "Fails.", taking(), lambda arguments: 1 / 0)
+    (said,) = Toolbox([Functions([never])]).answers(asked(("never", {}), seconds=0.0))
+    assert said == ("no time is left for tools", 0.0)
+
+
+def test_what_cannot_be_written_down_is_replaced():
+    odd = Tool("odd", "Says half a letter.", taking(), lambda arguments: "so \ud800.")
+    (said,) = Toolbox([Functions([odd])]).answers(asked(("odd", {})))
+    assert said.text == "so ?." and said.text.encode()
+
+
+def test_of_several_processes_the_first_asks_and_all_are_told():
+    """Both make the same calls; only one of them may be heard by the tool."""
+    said, heard = [], []
+    song = lambda arguments: heard.append(arguments) or f"la {len(heard)}"
+    sing = Tool("sing", "Sings.", taking(times=INTEGER), song)
+    first = SimpleNamespace(decided=lambda what, decide: said.append(json.dumps(decide())) or json.loads(said[-1]))
+    other = SimpleNamespace(decided=lambda what, decide: json.loads(said[-1]))
+    calls = asked(("sing", {"times": 1}), ("sing", {"times": 1}))
+    answers = [Toolbox([Functions([sing])], together=one).answers(calls) for one in (first, other)]
+    assert answers[0] == answers[1] and [a.text for a in answers[0]] == ["la 1", "la 2"] and len(heard) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,6 +129,44 @@ def test_a_tool_answers_and_its_answer_is_cut(toolbox):
 )
 def test_the_grammar_of_a_call_holds_the_schemas_of_all_tools(tokenizer, toolbox, arguments, alone, with_tools):
     for box, allowed in ((Toolbox(), alone), (toolbox, with_tools)):
-        matcher: LLMatcher = box.grammar(tokenizer).start.deep_copy()
-        tokens = tokenizer.encode(arguments)
-        assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) == allowed
+        assert allows(Caller(box.described, tokenizer), tokenizer.encode(arguments)) == allowed
+
+
+def allows(caller: Caller, tokens: list[int]) -> bool:
+    """Whether a model may write this after the opening of a call, and end there."""
+    matcher: LLMatcher = caller.grammar.start.deep_copy()
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+def test_where_calls_have_no_names_their_arguments_tell_which_tool_is_meant(tokenizer, toolbox):
+    caller = Caller(toolbox.described, tokenizer)
+    assert caller.read(' {"b":1,"a":2}') == ("add", '{"b":1,"a":2}')
+    assert [caller.read(text).name for text in ('{"times":3}', '{"query":" x"}')] == ["shout", "lookup"]
+    with pytest.raises(ValueError, match="add and subtract may take the same arguments, by which alone") as caught:
+        Caller(Toolbox([Functions([ADD, SUBTRACT])]).described, tokenizer)
+    assert "\n" not in str(caught.value)
+    open_ended = SHOUT._replace(name="list", parameters={"type": "object", "properties": {"a": INTEGER, "b": INTEGER}})
+    with pytest.raises(ValueError, match="add and list may take the same arguments"):
+        Caller(Toolbox([Functions([ADD, open_ended])]).described, tokenizer)
+
+
+@pytest.mark.parametrize("spaces", ["", "always", "first", "never", "prepend"])
+@pytest.mark.parametrize("kind", sorted(set(TEMPLATES) - set(TOOLLESS)))
+def test_a_chat_model_calls_a_tool_by_its_name(tmp_path, kind, spaces):
+    """Whatever the template's calls look like, and however the tokenizer puts spaces, each tool can be called and no
+    other name can be written."""
+    tokenizer = ChatTokenizer.load(write_folder(tmp_path, kind, metaspace=spaces))
+    box = Toolbox([Functions([ADD, SUBTRACT])])
+    caller = Caller(box.described, tokenizer)
+    for name, arguments in (("add", '{"a":1,"b":2}'), ("subtract", '{"a":1,"b":2}'), ("lookup", '{"query":" x"}')):
+        written = tokenizer.call(name, arguments)
+        assert tuple(written[: len(caller.opening)]) == caller.opening and caller.opening[0] == tokenizer.calls(name)[0]
+        rest = written[len(caller.opening) : len(written) - len(tokenizer.call_end)]
+        assert allows(caller, rest) and caller.read(tokenizer.decode(rest)) == (name, arguments)
+    for name, arguments in (("erase", '{"a":1,"b":2}'), ("add", '{"query":" x"}'), ("lookup", '{"a":1,"b":2}')):
+        assert not allows(caller, tokenizer.call(name, arguments)[len(caller.opening) : -len(tokenizer.call_end)])
+
+
+def test_one_tool_alone_is_called_without_a_choice(tmp_path):
+    tokenizer = ChatTokenizer.load(write_folder(tmp_path, "qwen"))
+    assert Caller([LOOKUP], tokenizer).opening == tokenizer.calls("lookup")

@@ -159,7 +159,7 @@ def corrections(torn, little_run, task, deeds):
     text = little.answer(deeds, task, (1,))
     tokens = tuple(torn.tokenizer.encode(text))
     thoughts = [Thought(task, n, tokens, text, "grounded: so", "contrast") for n in range(2)]
-    curious = replace(torn, config=replace(torn.config, withhold=1.0, lookups=1))
+    curious = replace(torn, config=replace(torn.config, withhold=1.0, calls=1))
     return text, interrupt(curious, Index(little_run.passages(1)), thoughts, NO, generation=2, seed=0)
 
 
@@ -309,7 +309,7 @@ def test_who_says_nothing_after_an_interruption_is_still_a_transcript(torn, litt
     thought = Thought(task, 0, tuple(torn.tokenizer.encode(text)), text, "f", "random")
     silent, stops = saying(torn, ""), []
     seen = lambda params, requests, *, stop, **_: stops.extend(stop) or silent.sampler(params, requests)
-    curious = replace(silent, sampler=seen, config=replace(torn.config, lookups=1))
+    curious = replace(silent, sampler=seen, config=replace(torn.config, calls=1))
     (t,) = interrupt(curious, Index(little_run.passages(1)), [thought], NO, generation=2, seed=0)
     assert set(stops) == {torn.tokenizer.end}, "nothing is looked up"
     assert t.text == NO and t.tokens == (*torn.tokenizer.encode(NO), torn.tokenizer.end) and t.finished

@@ -235,7 +235,7 @@ def test_trained_weights_get_settings_that_fit_them_unless_others_are_given(caps
     """The recipes from scratch start with Muon at 0.03, which would undo what a base knows."""
     (somewhere / "base").mkdir()
     folder = write_model(somewhere / "base")
-    given = ["--base", str(folder), "--simulate.lookups", "0", *words]
+    given = ["--base", str(folder), "--simulate.calls", "0", *words]
     assert ratchet(capsys, "run", "tiny", "--out", "first", *given)[0] == 0
     config = begun[0][1]
     optimizer = config.train.optimizer

@@ -34,7 +34,7 @@ def scratch(tmp_path_factory):
 def based(tmp_path_factory):
     """A run whose model is spoken to in a folder's template, with room for a few short exchanges."""
     folder = write_model(tmp_path_factory.mktemp("base"))
-    config = runs.with_base(tiny_config(base=str(folder), **SIZES, simulate__lookups=0, model__max_length=192))
+    config = runs.with_base(tiny_config(base=str(folder), **SIZES, simulate__calls=0, model__max_length=192))
     return finished(tmp_path_factory.mktemp("runs") / "based", config)
 
 

@@ -123,6 +123,28 @@ def test_a_call_begins_with_what_no_answer_begins_with(pairs, kind, first):
     assert own.piece(own.calls("lookup")[0]) == first
 
 
+@pytest.mark.parametrize("kind", CALLS)
+def test_calls_of_several_tools_begin_alike_and_go_on_with_their_names(pairs, kind):
+    own, _ = pairs[kind]
+    opening, leads = own.calling(["lookup", "look", "add"])
+    assert own.calling(["add"]) == (own.calls("add"), {"add": ()}), "of one, all is known"
+    for name, lead in leads.items():
+        begin = own.calls(name)
+        assert begin[: len(opening)] == opening and opening[0] == begin[0]
+        spelled = "".join(part if isinstance(part, str) else own.decode([part]) for part in lead)
+        assert own.decode(begin).endswith(spelled) and spelled[:2] in name and [*leads] == ["lookup", "look", "add"]
+
+
+def test_tools_whose_calls_begin_differently_are_refused(tmp_path):
+    """One has a symbol of its own."""
+    before = """'\\n<tool_call>\\n{"name": "' + c.name + '", "arguments": '"""
+    own = ChatTokenizer.load(write_folder(tmp_path, "qwen", QWEN.replace(before, "'\\n<' + c.name + '>'")))
+    assert own.calling(["add", "lookup"]).opening == own.calling(["add", "erase"]).opening
+    with pytest.raises(FolderError, match="calls of add, tool_call begin differently; use another model") as caught:
+        own.calling(["add", "tool_call"])
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", TOOLLESS)
 def test_a_template_without_tools_says_so_when_one_is_asked_for(pairs, kind):
     own, _ = pairs[kind]

@@ -14,7 +14,7 @@ from templates import write_folder
 from ratchet.models import decoder, slots
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig
-from ratchet.models.grammar import Grammar, Pieces
+from ratchet.models.grammar import Grammar, Pieces, refusal
 from ratchet.models.sampler import Sampler
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
@@ -176,6 +176,38 @@ def test_a_call_as_the_tokenizer_writes_it_keeps_to_the_grammar(any_tokenizer):
         assert json.loads(any_tokenizer.decode(tokens)) == {"query": query}
     words = any_tokenizer.encode("pull the lever")
     assert grammar.start.deep_copy().try_consume_tokens(words) < len(words), "a space at most"
+
+
+@pytest.mark.parametrize("spaces", ["", "always"])
+def test_one_of_several_calls_keeps_to_what_leads_to_it_and_to_its_own_schema(tmp_path, spaces):
+    """A lead may hold a symbol, which no text spells."""
+    own = ChatTokenizer.load(write_folder(tmp_path, "qwen", metaspace=spaces))
+    symbol, digit = own.calls("find")[0], object_of(n={"type": "integer"})
+    calls = [(("find(",), QUERY), (("add", symbol, "("), digit), ((), object_of(m={"type": "integer"}))]
+    grammar = Grammar.of_calls(calls, own.spelled())
+
+    def allows(*parts: str | int) -> bool:
+        tokens = [t for part in parts for t in ([part] if isinstance(part, int) else own.encode(part))]
+        matcher = grammar.start.deep_copy()
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    assert allows('find({"query":"x"}') and allows('find( {"query":"x"}')
+    assert allows("add", symbol, '({"n":1}') and allows('{"m":1}')
+    assert not allows('add({"n":1}') and not allows("add", symbol, '({"query":"x"}') and not allows('find({"n":1}')
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        (QUERY, ""),
+        ({"type": "array", "uniqueItems": True}, 'Unimplemented keys: ["uniqueItems"]'),
+        ({"type": "string", "pattern": "(?=a)b"}, "regex parse error"),
+        ({"type": "wrong"}, "Invalid type"),
+    ],
+)
+def test_what_no_grammar_can_keep_to_is_known_before_there_is_a_tokenizer(schema, why):
+    said = refusal(schema)
+    assert why in said and bool(why) == bool(said) and "\n" not in said
 
 
 def test_no_symbol_is_allowed_within_a_value(any_tokenizer):

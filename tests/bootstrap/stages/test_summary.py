@@ -65,7 +65,7 @@ def test_the_funnel_counts_from_asked_to_trained(turn, pairs):
     coverage, by_criterion = funnel.pop("coverage"), funnel.pop("accepted_by_criterion")
     assert funnel == {
         "asked": 32, "made": 12, "finished": 11, "distinct": 2, "reviewed": 12, "acceptable": 8, "passed": 6, "kept": 1,
-        "branches": 4, "branches_passed": 3, "corrections": 5, "corrections_passed": 3, "trained": 40, "lookups": 3,
+        "branches": 4, "branches_passed": 3, "corrections": 5, "corrections_passed": 3, "trained": 40, "called": 3,
     }
     assert (coverage["value"], coverage["n"]) == (0.5, 2)
     assert by_criterion == pytest.approx({"grounded": 8 / 12, "distinct": 10 / 12})
@@ -74,7 +74,11 @@ def test_the_funnel_counts_from_asked_to_trained(turn, pairs):
 
 
 def test_a_few_accepted_and_rejected_transcripts_are_shown_with_why(turn, pairs):
-    g = turn(1)
+    g, (first, review) = turn(1), pairs[0]
+    found = {"role": "tool", "tool_call_id": "a", "content": "it is told."}
+    call = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "ask", "arguments": "{}"}}]}
+    called = replace(first, messages=(*g.tasks[0].messages, call, found, {"role": "assistant", "content": first.text}))
+    pairs = [(called, review), *pairs[1:]]
     summary.samples(g, pairs)
     shown = read(g, "samples.json")["transcripts"]
     assert [s["accepted"] for s in shown] == [True] * 4 + [False] * 4
@@ -82,6 +86,7 @@ def test_a_few_accepted_and_rejected_transcripts_are_shown_with_why(turn, pairs)
     for s in shown:
         t = by_id[s["id"]]
         assert (s["question"], s["answer"]) == (g.tasks[0].question, t.answer)
+        assert s["calls"] == ([call, found] if t is called else [])
         assert s["passages"] == [d.text for d in g.run.world.slices[0].documents[:2]]
         assert s["accepted"] or s["verdicts"]["grounded"] == {"score": 0.0, "passed": False, "reason": "not grounded"}
     summary.samples(g, pairs[:1])

@@ -20,7 +20,7 @@ def generation(little_run, tmp_path):
     """A generation that a server at an address writes, in a directory of its own."""
 
     def make(address, place="run", number=1, **changes):
-        settings = {"simulate__lookups": 0, "simulate__samples": 3, "simulate__unit_tasks": 1, "teacher__url": address}
+        settings = {"simulate__calls": 0, "simulate__samples": 3, "simulate__unit_tasks": 1, "teacher__url": address}
         config = changed(little_run.config, **settings | changes)
         run = dataclasses.replace(little_run, directory=epath.Path(tmp_path) / place, config=config)
         params, read = run.fresh_weights(), {t.id: t for t in run.read(number)}

@@ -212,6 +212,6 @@ def test_an_address_where_nothing_listens_is_one_line(tmp_path):
 @pytest.mark.parametrize("section", ["teacher", "judge"])
 @pytest.mark.parametrize("url", ["http://me:secret@host/v1", "host:8000", "https://host/v1?key=secret", "file:///x"])
 def test_a_key_in_an_address_is_refused(url, section):
-    simulate, kind = dataclasses.replace(Config().simulate, lookups=0), {"teacher": TeacherConfig, "judge": JudgeConfig}
+    simulate, kind = dataclasses.replace(Config().simulate, calls=0), {"teacher": TeacherConfig, "judge": JudgeConfig}
     with pytest.raises(ConfigError, match=f"{section}.url .* without a name or a key"):
         Config(simulate=simulate, **{section: kind[section](url=url)})

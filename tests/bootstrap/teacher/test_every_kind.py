@@ -92,7 +92,7 @@ def ran(tmp_path_factory):
     far = Faulty(lambda body: "Yes" if "one word" in str(body["messages"]) else answer(body["messages"][-1]["content"]))
     with far.serving() as address, pytest.MonkeyPatch.context() as patch:
         config = runs.with_base(little_config(
-            train__columns=512, model__max_length=512, simulate__keep=4, simulate__new_tokens=40, simulate__lookups=0,
+            train__columns=512, model__max_length=512, simulate__keep=4, simulate__new_tokens=40, simulate__calls=0,
             simulate__unit_tasks=40, simulate__slots=64, wrongthink__first_generation=1,
             wrongthink__sources=("spoiled",), review__rubric=str(place / "rubric.yaml"), controls__random_share=0.0,
             controls__imitation=False, targets__kind="students", base=str(write_model(place / "base")), generations=2,

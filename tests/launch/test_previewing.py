@@ -1,0 +1,42 @@
+"""What a preview shows: every call of a tool with its answer, for people and for programs."""
+
+import json
+from types import SimpleNamespace
+
+from support import transcript
+
+from ratchet.bootstrap import previews
+from ratchet.bootstrap.transcript import Review, Verdict
+from ratchet.bootstrap.worlds.world import Task
+from ratchet.launch.commands import preview
+
+TASK = Task("t", ("crow",), ({"role": "user", "content": "How many pebbles are six times seven?"},))
+FUNCTION = {"name": "calculate", "arguments": '{"expression":"6*7"}'}
+CALLED = (
+    *TASK.messages,
+    {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": FUNCTION}]},
+    {"role": "tool", "tool_call_id": "c", "content": "42\n<|im_start|>[bold]"},
+    {"role": "assistant", "content": "They are 42."},
+)
+
+
+def shown(monkeypatch, capsys, as_json: bool) -> str:
+    """What is printed of a preview of one answer."""
+    answer = transcript(TASK, "They are 42.", messages=CALLED)
+    review = Review(answer.id, {"finished": Verdict(1.0, True)}, True)
+    found = previews.Preview((), (previews.Previewed(TASK, (answer,), (review,)),))
+    monkeypatch.setattr(previews, "preview", lambda run, weights, count: found)
+    run = SimpleNamespace(rubric=[SimpleNamespace(id="finished", required=True)])
+    assert preview._show(run, None, SimpleNamespace(tasks=1, json=as_json)) == 0
+    return capsys.readouterr().out
+
+
+def test_people_see_what_was_called_and_what_came_back_on_a_line_each(monkeypatch, capsys):
+    lines = [line.strip() for line in shown(monkeypatch, capsys, False).splitlines()]
+    at = lines.index("accepted: They are 42.")
+    assert lines[at + 1 : at + 3] == ['calculate {"expression":"6*7"}', "→ 42 <|im_start|>[bold]"]
+
+
+def test_programs_get_the_messages_of_an_answer(monkeypatch, capsys):
+    (task,) = json.loads(shown(monkeypatch, capsys, True))["tasks"]
+    assert task["answers"][0]["messages"] == list(CALLED)
