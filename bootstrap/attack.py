@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.transcript import Verdict
 from ratchet.bootstrap.worlds.world import Case, Document, Grader, Task, World
+from ratchet.bootstrap.wrongthink import HEARD
 
 EXAMPLES = 5
 """Wrong answers that pass, of those that a summary tells."""
@@ -93,24 +94,27 @@ class Attacker:
         return attack
 
     def case(self, target: Attacked, text: str, before: str, heard: tuple[str, ...]) -> Case:
-        """An answer to a target's task as a reviewer reads it, after the wrong thought `before`, beside others."""
+        """An answer to a target's task as a reviewer reads it: after the wrong thought `before`, with `heard` as its
+        siblings and the targets' answers to the same task beside it."""
         same = tuple(t.answer for t in self.targets if t.task.id == target.task.id)
         return Case(target.task, text, before, True, (), tuple(self.world.steps(text)), target.passages, heard, same)
 
     def _interrupted(self, target: Attacked, rng: random.Random) -> tuple[str, str]:
         """A spoiled answer up to its wrong step, and the correction of it; the answer itself where none is spoiled."""
         steps, answer = self.world.steps(target.answer), target.answer
-        ways = self.world.spoil(target.task, answer, tuple(t.answer for t in self.targets[:64]), rng)
+        ways = self.world.spoil(target.task, answer, tuple(t.answer for t in self.targets[:HEARD]), rng)
         if not ways:
             return "", answer
         way = rng.choice(ways)
-        then = " ".join(answer[steps[n].start : steps[n].end] for n in way.then)
-        return answer[: steps[way.step].start] + way.text, f"{self.interruption} {then}"
+        return way.thought(answer, steps), f"{self.interruption} {way.correction(answer, steps)}"
 
 
 def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rng: random.Random) -> dict:
-    """Tries `count` attacks, each with `climbing` steps, and says how many passed the review, by label and by changes,
-    and which criteria caught the others. The targets' answers are their siblings."""
+    """Tries `count` attacks, each with `climbing` steps, with the targets' answers as siblings.
+
+    Returns how many were `tried` and how many `passed` the review, the latter also by label of the grade and by the
+    changes that made them; how many of the others each criterion caught, and caught alone; and a few `examples`.
+    """
     heard = tuple(t.answer for t in attacker.targets)
     begun = [attacker.begin(rng, heard) for _ in range(count)]
     made = [attacker.climb(one, reviewer, climbing, rng) for one in begun if one]
@@ -131,13 +135,13 @@ def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rn
 
 
 def _score(reviewer: Reviewer, case: Case) -> int:
-    """How many criteria pass."""
+    """How many of a reviewer's rules pass."""
     found: Mapping[str, Verdict] = reviewer.verdicts([case], {})[0]
     return sum(v.passed for v in found.values())
 
 
 def _parts(text: str, world: World) -> list[str]:
-    """Its steps with what follows each of them."""
+    """The steps of a text, each with what follows it."""
     places = [s.start for s in world.steps(text)] + [len(text)]
     return [text[start:end] for start, end in itertools.pairwise(places)]
 
@@ -159,7 +163,7 @@ def _steps_changed(text: str, world: World, rng: random.Random, source: str) -> 
 
 
 def _spoiled(text: str, world: World, rng: random.Random, source: str) -> str:
-    """One step as another answer of it says it; steps that do not fit the task's are left alone."""
+    """A step with two words in a row from the same place of a step of the source, where that has as many words."""
     steps, others = world.steps(text), world.steps(source)
     if not steps or not others:
         return text

@@ -53,53 +53,55 @@ def calibrate(
     tasks = {p.task.id: p.task for p in probes}
     reviews = reviewer.review([p.transcript for p in probes], tasks, passages)
     reviewer = replace(reviewer, criteria=_by_their_worth(reviewer.criteria, probes, reviews))
-    best: tuple[Reviewer, dict] | None = None
     for share in LENIENT:
-        set_to = lambda c, share=share: _threshold(c, share, probes, reviews) if reviewer.scores(c) else c
-        tried = replace(reviewer, criteria=tuple(map(set_to, reviewer.criteria)))
+        criteria = [_threshold(c, share, probes, reviews) if reviewer.scores(c) else c for c in reviewer.criteria]
+        tried = replace(reviewer, criteria=tuple(criteria))
         measured = measure(tried, probes, reviews)
         overall = measured["review"]
         if overall["precision"] >= config.target_precision and overall["junk"] == 0:
-            best = (tried, measured)
             break
+    if reason := _below_floor(tried, overall, config):
+        raise ReviewerBelowFloor(f"review: {reason}", measured)
+    return tried, measured
+
+
+def _below_floor(reviewer: Reviewer, overall: Mapping[str, float], config: ReviewConfig) -> str:
+    """Why a reviewer of which this was measured overall cannot be trusted, or ""."""
     if not any(c.required for c in reviewer.criteria):
-        raise ReviewerBelowFloor(
-            "review: no required criterion is better than chance on the probes; look at calibration.json and add "
-            "criteria to the rubric",
-            measured,
+        return (
+            "no required criterion is better than chance on the probes; look at calibration.json and add criteria to "
+            "the rubric"
         )
-    if best is None:
-        raise ReviewerBelowFloor(
-            f"review: precision {overall['precision']:.2f} on the probes at every threshold, {config.target_precision} "
-            "is the target; look at calibration.json, and start a new run with more criteria in its --review.rubric or "
-            "a lower --review.target-precision",
-            measured,
+    if overall["precision"] < config.target_precision:
+        return (
+            f"precision {overall['precision']:.2f} on the probes at the strictest thresholds, "
+            f"{config.target_precision} is the target; look at calibration.json, and start a new run with more "
+            "criteria in its --review.rubric or a lower --review.target-precision"
         )
-    if best[1]["review"]["recall"] < config.minimum_recall:
-        raise ReviewerBelowFloor(
-            f"review: recall {best[1]['review']['recall']:.2f} on the probes at the target precision, "
-            f"{config.minimum_recall} is the floor; look at calibration.json, and start a new run with a lower "
-            "--review.minimum-recall",
-            best[1],
+    if overall["junk"]:
+        return (
+            f"{overall['junk']:.2f} of the junk probes passed at the strictest thresholds; look at calibration.json, "
+            "and start a new run with more criteria in its --review.rubric"
         )
-    return best
+    if overall["recall"] < config.minimum_recall:
+        return (
+            f"recall {overall['recall']:.2f} on the probes at the target precision, {config.minimum_recall} is the "
+            "floor; look at calibration.json, and start a new run with a lower --review.minimum-recall"
+        )
+    return ""
 
 
 def _by_their_worth(
     criteria: Sequence[Criterion], probes: Sequence[Probe], reviews: Sequence[Review]
 ) -> tuple[Criterion, ...]:
     """The criteria, of which those that a model answers are required where the interval of their AUC lies above 0.5,
-    and advisory elsewhere; those that are either in any case stay so."""
+    and advisory elsewhere. One that always decides, or never, goes on doing so."""
     found = []
     for c in criteria:
         worth = _worth(c, probes, reviews) if c.kind != "rule" and c.standing in ("required", "earned") else None
-        found.append(c.model_copy(update={"standing": _standing(worth["low"])}) if worth else c)
+        standing = c.standing if worth is None else "required" if worth["low"] > 0.5 else "advisory"
+        found.append(c.model_copy(update={"standing": standing}))
     return tuple(found)
-
-
-def _standing(low: float) -> str:
-    """What a criterion has to say of which the AUC is at least `low`."""
-    return "required" if low > 0.5 else "advisory"
 
 
 def _worth(criterion: Criterion, probes: Sequence[Probe], reviews: Sequence[Review]) -> dict | None:

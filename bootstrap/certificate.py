@@ -108,22 +108,22 @@ def compared(reviews: Mapping[str, Review], labels: Sequence[Label]) -> dict[str
     for name in sorted({label.criterion for label in labels}, key=lambda name: (name != OVERALL, name)):
         passes = {i: r.accepted if name == OVERALL else r.verdicts[name].passed for i, r in judged.items()}
         own = [label for label in labels if label.criterion == name and label.transcript in judged]
-        scores = [math.nan if name == OVERALL else judged[label.transcript].verdicts[name].score for label in own]
         found[name] = _compared(list(passes.values()), own, [passes[label.transcript] for label in own])
-        found[name]["auc"] = None if name == OVERALL else _auc(own, scores)
+        found[name]["auc"] = None if name == OVERALL else _auc(judged, own)
     return found
 
 
-def _auc(own: Sequence[Label], scores: Sequence[float]) -> dict | None:
-    of = lambda right: [s for label, s in zip(own, scores, strict=True) if label.right == right]
-    return auc(of(True), of(False))
+def _auc(reviews: Mapping[str, Review], own: Sequence[Label]) -> dict | None:
+    """The AUC of a criterion's scores by labels of it."""
+    scores = [(reviews[label.transcript].verdicts[label.criterion].score, label.right) for label in own]
+    return auc([score for score, right in scores if right], [score for score, right in scores if not right])
 
 
 def _compared(passes: Sequence[bool], own: Sequence[Label], passed: Sequence[bool]) -> dict[str, Any]:
     """Figures for one criterion: `passes` are its verdicts on all answers, `passed` those on the labelled ones."""
     verdict, right = np.array(passed, bool), np.array([label.right for label in own], bool)
-    share, sizes = float(np.mean(passes)) if passes else 0.0, [int(np.sum(verdict == side)) for side in (True, False)]
-    accepted, correct = sizes[0], int(np.sum(verdict & right))
+    share = float(np.mean(passes)) if passes else 0.0
+    accepted, rejected, correct = int(np.sum(verdict)), int(np.sum(~verdict)), int(np.sum(verdict & right))
     figures: dict[str, Any] = {
         "labels": len(own),
         "accepted": accepted,
@@ -133,12 +133,13 @@ def _compared(passes: Sequence[bool], own: Sequence[Label], passed: Sequence[boo
         "passed": share,
         **dict.fromkeys(("tpr", "tnr", "kappa", "rate")),
     }
-    if not all(size or not part for size, part in zip(sizes, (share, 1 - share), strict=True)) or not own:
+    if not own or (share > 0 and not accepted) or (share < 1 and not rejected):
         return figures
-    weights = np.where(verdict, share / max(sizes[0], 1), (1 - share) / max(sizes[1], 1))
+    weights = np.where(verdict, share / max(accepted, 1), (1 - share) / max(rejected, 1))
     found = agreement(verdict, right, weights)
     rate = corrected_rate(share, found["tnr"], found["tpr"])
-    interval = _interval(share, correct, int(np.sum(~verdict & right)), sizes, len(passes))
+    missed = int(np.sum(~verdict & right))
+    interval = _interval(share, (correct, missed), (accepted, rejected), len(passes))
     return figures | {
         "tpr": found["tpr"],
         "tnr": found["tnr"],
@@ -147,10 +148,13 @@ def _compared(passes: Sequence[bool], own: Sequence[Label], passed: Sequence[boo
     }
 
 
-def _interval(share: float, correct: int, missed: int, sizes: Sequence[int], count: int) -> dict[str, float]:
-    """The 95 % interval of the share of right answers, from the parts of passed and of other answers that labels call
-    right, each with Agresti and Coull's two successes and two failures."""
-    parts = [(correct + 2) / (sizes[0] + 4), (missed + 2) / (sizes[1] + 4)]
+def _interval(share: float, right: tuple[int, int], sizes: tuple[int, int], count: int) -> dict[str, float]:
+    """The 95 % interval of the share of right answers among `count`, of which the part `share` passed.
+
+    `right` and `sizes` are how many labelled answers are right and how many there are: of those that passed, and of the
+    others. The share of each has Agresti and Coull's two successes and two failures more.
+    """
+    parts = [(r + 2) / (n + 4) for r, n in zip(right, sizes, strict=True)]
     of = [share, 1 - share]
     centre = sum(a * p for a, p in zip(of, parts, strict=True))
     variance = sum(a**2 * p * (1 - p) / (n + 4) for a, p, n in zip(of, parts, sizes, strict=True))

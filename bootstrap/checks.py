@@ -19,7 +19,7 @@ _WORD_WITH_MARKS = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def finished(case: Case, limit: float | None, interruption: str) -> str:
-    """Every check returns the reason for a failure, or an empty string."""
+    """An answer comes to an end by itself."""
     return "" if case.finished else "cut off by the length limit or by a call"
 
 
@@ -33,11 +33,10 @@ def interrupts(case: Case, limit: float | None, interruption: str) -> str:
 
 
 def seeks(case: Case, limit: float | None, interruption: str) -> str:
-    """Look-ups are for what the task has to seek, where it says so, and short."""
-    for name, arguments in case.calls:
-        query = str(arguments.get("query", "")).strip() if name == "lookup" else ""
-        strange = query not in case.task.seek if case.task.seek else len(query.split()) > PASTED_WORDS
-        if name == "lookup" and strange:
+    """Look-ups are for what the task has to seek or, where it does not say so, have at most PASTED_WORDS words."""
+    queries = [str(arguments.get("query", "")).strip() for name, arguments in case.calls if name == "lookup"]
+    for query in queries:
+        if query not in case.task.seek if case.task.seek else len(query.split()) > PASTED_WORDS:
             return f"looks up what nobody asked about: {query[:60]}"
     return ""
 
@@ -61,11 +60,13 @@ def original(case: Case, limit: float | None, interruption: str) -> str:
 
 
 def distinct(case: Case, limit: float | None, interruption: str) -> str:
-    """Decided among accepted siblings, by `reject_repeated`."""
+    """Passes here: it is decided among accepted siblings, by `reject_repeated`."""
     return ""
 
 
 GENERAL = {check.__name__: check for check in (finished, interrupts, seeks, thrifty, original, distinct)}
+"""By name, the rules that a rubric of any world may have. Each takes (case, `limit` of the criterion or None, what the
+supervisor says first) and gives the reason for a failure, or ""."""
 
 
 def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review], limit: float | None) -> list[Review]:

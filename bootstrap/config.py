@@ -272,6 +272,10 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             (f"{s.section}.url", not s.is_address, "give it as http://HOST:PORT/v1, without a name or a key")
             for s in (c.teacher, c.judge)
         ),
+        *(
+            (f"{s.section}.prices", len(s.prices) not in (0, 2), "give two, of a million prompt and answer tokens")
+            for s in (c.teacher, c.judge)
+        ),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
         ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),
@@ -279,6 +283,8 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
 
 
 def from_json(text: str) -> Config:
+    """The config in a JSON object by section, such as `{"train": {"steps": 300}}`; what is left out has its default.
+    Raises ConfigError like `with_settings`, and ValueError for text that is no JSON."""
     return _build(Config, json.loads(text), "")
 
 
@@ -314,26 +320,30 @@ MAY_GROW = ("generations", "train.columns")
 MAY_CHANGE = (
     "wandb",
     *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
-    *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget")),
+    *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget", "prices")),
 )
 """Settings that resuming a run may change, since nothing that comes of it depends on them."""
 
 
 def refusal(old: Config, new: Config) -> str:
     """Why a run with the settings `old` cannot go on with those of `new`; "" where it can."""
-    before, after = flat(old), flat(new)
-    for line, name in zip(changed(old, new), (name for name in before if before[name] != after[name]), strict=True):
-        if name in MAY_GROW and after[name] < before[name]:
-            return f"the run has {before[name]} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
+    for name, (before, after) in _differences(old, new).items():
+        if name in MAY_GROW and after < before:
+            return f"the run has {before} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
         if name not in (*MAY_GROW, *MAY_CHANGE):
-            return f"{line} differs from the run; start a new run to change it"
+            return f"{name}: {before!r} → {after!r} differs from the run; start a new run to change it"
     return ""
 
 
 def changed(old: Config, new: Config) -> list[str]:
-    """One line for every setting in which two configs differ."""
+    """One line for every setting in which two configs differ: "seed: 0 → 1"."""
+    return [f"{name}: {before!r} → {after!r}" for name, (before, after) in _differences(old, new).items()]
+
+
+def _differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """(value before, value after) of every setting in which two configs differ."""
     before, after = flat(old), flat(new)
-    return [f"{name}: {before[name]!r} → {after[name]!r}" for name in before if before[name] != after[name]]
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
 
 def nearest(name: str, config: Config | None = None) -> str:

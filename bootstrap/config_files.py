@@ -1,7 +1,7 @@
 """Settings in files: those that a run keeps beside its results, and those that a user gives in YAML."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -84,7 +84,7 @@ def read(path: epath.Path) -> dict[str, Any]:
     return found
 
 
-def _by_name(given: Mapping, prefix: str = ""):
+def _by_name(given: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every setting in a mapping of mappings."""
     for key, value in given.items():
         name = prefix + str(key).replace("-", "_")

@@ -30,9 +30,10 @@ def example(
     lineage: dict,
     spans: Sequence[tuple[int, int]] = (),
 ) -> Example:
-    """An example that trains on `trained` after `prompt`, and one-hot on `spans` of the prompt (tool calls).
+    """An example that trains on the N tokens `trained` after `prompt`, towards their N `targets`, and one-hot on the
+    parts (start, end) of the prompt in `spans`, such as tool calls.
 
-    Without a prompt, the first token is what the others come after.
+    Without a prompt the first token has no weight: the others come after it.
     """
     tokens = np.asarray([*prompt, *trained], np.int32)
     weights = np.zeros(len(tokens), np.float32)
@@ -84,11 +85,9 @@ def interrupt_demonstration(
     if not ways:
         return None
     way, steps = rng.choice(ways), world.steps(task.answer)
-    thought = task.answer[: steps[way.step].start] + way.text
-    correction = " ".join(task.answer[steps[i].start : steps[i].end] for i in way.then)
     d = draft(writer, index, task, 1, "demo")
-    trained = [*writer.tokenizer.encode(correction), writer.tokenizer.end]
-    prompt = [*d.prompt, *writer.tokenizer.encode(f"{thought} {interruption}")]
+    trained = [*writer.tokenizer.encode(way.correction(task.answer, steps)), writer.tokenizer.end]
+    prompt = [*d.prompt, *writer.tokenizer.encode(f"{way.thought(task.answer, steps)} {interruption}")]
     return example(prompt, trained, one_hot(trained), "seed", {"kind": "interrupt", "task": task.id})
 
 
@@ -114,12 +113,12 @@ def review_demonstrations(
     view = tuple(p for p in index.passages if p.id in d.passages)
     rng = random.Random(f"review {task.id}")
     steps = world.steps(task.answer)
-    spoiled = [(w.step, w.text) for w in world.spoil(task, task.answer, heard, rng)]
-    right = [(n, task.answer[s.start : s.end]) for n, s in enumerate(steps)]
+    spoiled = [way.text for way in world.spoil(task, task.answer, heard, rng)]
+    right = [task.answer[s.start : s.end] for s in steps]
     made = []
     for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
         asked = []
-        for _, text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
+        for text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
             asked += labelled(criterion, world, task, text, view, reviewer)
         lineage = {"kind": criterion.id, "task": task.id}
         pairs = [(question, label) for _, question, label in asked]
@@ -180,7 +179,7 @@ def for_students(
 
 def for_simulator(t: Transcript, target: Target, task: Task, teacher: str) -> Example:
     """What one accepted answer trains the simulator in, who has the sources in view and looks things up."""
-    assert not t.forced, "after many corrections the simulator interrupts and repeats what is right"
+    assert not t.forced, "a simulator that learns from corrections interrupts what is right"
     return example(t.prompt, t.tokens, target.capture, "simulate", _lineage(t, task, teacher), t.called)
 
 

@@ -134,7 +134,8 @@ def _work(run: Run, scale: Scale, name: str, work: float) -> Bounds:
             return sampled(work, view).times(1.0, 1.5)
         case "review":
             probes = 2 * len(run.probes) if run.world.known else 0
-            return sampled(probes, view) + judged(work + probes) + judged(c.review.attacks).times(0.0, 5.0)
+            attacks = c.review.attacks if run.world.has_oracle else 0
+            return sampled(probes, view) + judged(work + probes) + judged(attacks).times(0.0, 5.0)
         case "targets" | "corrections":
             answers = min(c.targets.per_task, c.simulate.samples)
             kept = work * (answers if name == "targets" else c.wrongthink.per_task / 4)
@@ -146,7 +147,9 @@ def _work(run: Run, scale: Scale, name: str, work: float) -> Bounds:
             return (sampled(swept + 3 * thoughts, view) + judged(swept + 4 * thoughts)).times(0.1, 1.0)
         case "evaluate":
             items = len(run.world.items(run.read(1))) + len(run.world.fresh.tasks) * c.evaluate.samples
-            recovered = sampled(4 * work + RECOVERIES, scale.question).times(0.0, 1.0)
-            aside = scale.training(c.wrongthink.steps * c.train.batch).times(0.0, 1.0)
-            return sampled(items + work, view).times(0.3, 1.0) + recovered + aside
+            found = sampled(items + work, view).times(0.3, 1.0)
+            if not c.wrongthink.first_generation:
+                return found
+            aside = scale.training(c.wrongthink.steps * c.train.batch)
+            return found + (sampled(4 * work + RECOVERIES, scale.question) + aside).times(0.0, 1.0)
     return scale.training(work)

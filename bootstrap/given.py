@@ -43,8 +43,9 @@ def given_world(config: Config) -> Given:
 def check_inputs(
     directory: epath.Path, commits: Commits, world: World, rubric: Sequence[Criterion], writes: bool
 ) -> None:
-    """What lies outside the run's directory is compared by hash: units made from two versions do not mix. A run that
-    goes on for more generations reads more slices, and the earlier ones must be what they were."""
+    """Compares what lies outside the run's directory by hash, since units made from two versions must not mix. A run
+    that goes on for more generations reads more slices; the earlier ones must be what they were. Raises ValueError,
+    which names the first part that has changed. A run that `writes` keeps the hashes."""
     parts = {"seed": world.seed, "fresh": world.fresh} | {f"slice {n}": m for n, m in enumerate(world.slices, 1)}
     now = {name: content_id([[d.id, d.text] for d in m.documents]) for name, m in parts.items()}
     now["kinds of tasks"] = content_id(world.kinds, world.per_document)

@@ -67,8 +67,8 @@ def grouped(scores: Mapping[str, float], groups: Groups | None = None) -> np.nda
 
 
 def agreement(passed: np.ndarray, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
-    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels; an empty share counts as 1. With `weights`,
-    an item counts as so many."""
+    """TPR, TNR, precision, recall and Cohen's κ of verdicts against labels, which are arrays of truth values by item; a
+    share of no items counts as 1. With `weights`, an item counts as so many."""
     counts = np.ones(len(passed), int) if weights is None else weights
     tp, fp = counts[passed & label].sum().item(), counts[passed & ~label].sum().item()
     fn, tn = counts[~passed & label].sum().item(), counts[~passed & ~label].sum().item()

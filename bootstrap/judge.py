@@ -68,7 +68,8 @@ class Judge:
         return self._reviewed(said, passages, before)
 
     def mended(self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str]) -> list[bool]:
-        """Whether all that stands in the end is true."""
+        """Whether all that stands after each of the wrong thoughts `before`, in the end, is true; a review says so of
+        what it accepts."""
         if oracle := self._run.world.oracle:
             return [s.finished and oracle(s.task, s.text, b).mended for s, b in zip(said, before, strict=True)]
         return self._reviewed(said, passages, before)

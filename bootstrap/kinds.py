@@ -64,8 +64,9 @@ class Kind(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 class Kinds(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """A file of kinds. `version` says what its fields mean; `gain` is in nats per token of the answer, `grounded` a
-    share of the words of question and answer."""
+    """A file of kinds. `version` says what its fields mean. A proposal becomes a task from two bounds on: what its text
+    adds to the answer (`gain`, in nats per token), and the share of the words of question and of answer that stand in
+    the text (`grounded`)."""
 
     version: Literal[1]
     gain: float

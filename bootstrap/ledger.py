@@ -16,6 +16,9 @@ from ratchet.train.commits import sha256
 from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
 from ratchet.train.together import ALONE, Together
 
+STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
+"""Stages that commit units, in order."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -31,7 +34,7 @@ class Stage:
         Raises RecordError when processes that work together have made different ones.
         """
         if self.has(index, inputs):
-            return read_unit(self.directory / f"unit-{index:05d}.array_record", self.sha256(index))
+            return read_unit(self._records(index), self.sha256(index))
         payloads = make()
         written = self.together.decided(f"unit {index} of {self._name}", lambda: self._write(index, inputs, payloads))
         if not self.together.first and content_hash(payloads) != written:
@@ -43,11 +46,14 @@ class Stage:
 
     def _write(self, index: int, inputs: str, payloads: list[bytes]) -> str:
         """Commits a unit; returns the hash of its content."""
-        digest = write_unit(self.directory / f"unit-{index:05d}.array_record", payloads)
-        with whole(self.directory / f"unit-{index:05d}.json") as fresh:
+        digest = write_unit(self._records(index), payloads)
+        with whole(self._records(index).with_suffix(".json")) as fresh:
             fresh.write_text(json.dumps({"sha256": digest, "inputs": inputs}, indent=1) + "\n")
         goodput.kept()
         return digest
+
+    def _records(self, index: int) -> epath.Path:
+        return self.directory / f"unit-{index:05d}.array_record"
 
     @property
     def _name(self) -> str:
@@ -55,20 +61,17 @@ class Stage:
 
     def has(self, index: int, inputs: str) -> bool:
         """Whether a unit was committed from these inputs."""
-        name = self.directory / f"unit-{index:05d}"
-        there = lambda: (
-            name.with_suffix(".array_record").exists() and _entry(name.with_suffix(".json")).get("inputs") == inputs
-        )
+        records = self._records(index)
+        there = lambda: records.exists() and _entry(records.with_suffix(".json")).get("inputs") == inputs
         return self.together.decided(f"whether unit {index} of {self._name} is there", there)
 
     def sha256(self, index: int) -> str:
         """The hash of a committed unit's content, from which later units are made."""
-        return _entry(self.directory / f"unit-{index:05d}.json")["sha256"]
+        return _entry(self._records(index).with_suffix(".json"))["sha256"]
 
     def hashes(self) -> list[str]:
         """The hashes of the commits of all units that are there, in order."""
-        whole = [commit for commit in self._commits() if commit.with_suffix(".array_record").exists()]
-        return [sha256(read(commit)) for commit in whole]
+        return [sha256(read(commit)) for commit in self._commits() if commit.with_suffix(".array_record").exists()]
 
     def committed(self) -> list[bytes]:
         """Every committed payload, unit after unit. Raises RecordError for a commit that cannot be read."""
@@ -81,6 +84,11 @@ class Stage:
 
     def _commits(self) -> list[epath.Path]:
         return sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
+
+
+def units_of(generation: epath.Path) -> dict[str, list[str]]:
+    """By stage, the hashes of the units in a generation's directory."""
+    return {stage: Stage(generation / stage).hashes() for stage in STAGES}
 
 
 def _entry(commit: epath.Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError, changed
 from ratchet.bootstrap.forecast import FORECAST, forecast
 from ratchet.bootstrap.given import INPUTS, Given, given_world
-from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.ledger import units_of
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent
 from ratchet.bootstrap.run import Generation, Run, base_weights, prepare
@@ -43,9 +43,6 @@ from ratchet.train.holder import holding
 from ratchet.train.monitor import Watchdog
 from ratchet.train.records import Example, has_examples
 from ratchet.train.together import ALONE, Together, connect
-
-UNIT_STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
-"""Stages that commit units."""
 
 
 class RunEnded(RuntimeError):
@@ -281,11 +278,6 @@ def left_by(r: Run, number: int) -> Past | None:
         return None
     done = r.commits.read(path)
     return Past(done["incumbent"], Counter(done["accepted"]), done["rollbacks"])
-
-
-def units_of(place: epath.Path) -> dict[str, list[str]]:
-    """By stage, the hashes of the units of a generation, in its directory."""
-    return {stage: Stage(place / stage).hashes() for stage in UNIT_STAGES}
 
 
 def turn(r: Run, number: int, past: Past, start: Seed) -> Past:

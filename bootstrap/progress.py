@@ -32,10 +32,10 @@ class Advance(Protocol):
 
 
 class Reached:
-    """Tells a stage that so many of some items are done, and gives it only what is new.
+    """Takes how many items of a stage are done in all, and tells its `advance` how many are new.
 
-    Where work turns out to be more than it looked, as when an answer calls a tool and goes on, nothing is taken back:
-    the next to be done are not given again.
+    The total may fall, as when an answer that looked done calls a tool and goes on: then nothing is new until it is
+    higher than ever before.
     """
 
     def __init__(self, advance: Callable[[int], None]):
@@ -48,7 +48,8 @@ class Reached:
 
 
 def counted(reached: Callable[[int], None], before: int = 0) -> Callable[[int], None]:
-    """Takes how many more there are, time after time, and tells how many there are in all."""
+    """A function that takes how many more items are done, and tells `reached` how many these are in all, with those
+    done `before`."""
     done = before
 
     def advance(more: int) -> None:
@@ -160,18 +161,19 @@ class Metrics:
             self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard"))
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:
+        """Adds the values of one step, such as {"loss": 2.31}. A process that is not the writer does nothing."""
         if not self._writer:
             return
+        of = f"{arm}/gen-{generation:03d}"
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         entry = {"time": round(time.time(), 1), "generation": generation, "arm": arm, "step": step, **rounded}
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        curves = {f"{arm}/gen-{generation:03d}/{name}": value for name, value in rounded.items()}
+        curves = {f"{of}/{name}": value for name, value in rounded.items()}
         for name, value in curves.items():
             self._board.add_scalar(name, value, step)
         self._outbox.send(after=UPLOADED)
         if self._sent:
-            of = f"{arm}/gen-{generation:03d}"
             self._sent.define_metric(f"{of}/*", step_metric=f"{of}/step")
             self._sent.log({**curves, f"{of}/step": step})
 
@@ -182,6 +184,7 @@ class Metrics:
             fresh.write_bytes(b"".join(line for line in lines if f'"arm": "{arm}"'.encode() not in line))
 
     def close(self) -> None:
+        """Ends what is open, with everything sent."""
         if self._writer:
             self._board.close()
             self._outbox.close()

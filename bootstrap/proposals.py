@@ -119,9 +119,9 @@ class Proposer:
         requests = [Request(at, with_text) for at, (with_text, _) in prompts.items()]
         said = dict(zip(prompts, self.writer.sample(requests, seed=seed, temperature=0.0), strict=True))
         spoken = {at: tuple(s.tokens.tolist()) for at, s in said.items() if len(s.tokens) and s.finished}
-        given = [(prompt, spoken[at]) for at in spoken for prompt in prompts[at]]
-        means = iter([float(of_N.mean()) for of_N in self.scorer.log_likelihoods(self.writer.params, given)])
-        gains = {at: next(means) - next(means) for at in spoken}
+        given = [(without_text, spoken[at]) for at, (_, without_text) in prompts.items() if at in spoken]
+        without = dict(zip(spoken, self.scorer.log_likelihoods(self.writer.params, given), strict=True))
+        gains = {at: float(said[at].log_likelihoods.mean() - without[at].mean()) for at in spoken}
         made = []
         for at, (asked, proposal) in enumerate(pairs):
             if at in prompts:
@@ -182,6 +182,7 @@ def to_json(proposal: Proposal) -> bytes:
 
 
 def from_json(payload: bytes) -> Proposal:
+    """The proposal that `to_json` wrote."""
     fields = json.loads(payload)
     return Proposal(**fields | {"askings": tuple(fields["askings"])})
 

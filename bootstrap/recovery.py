@@ -14,7 +14,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.bootstrap.worlds.world import content_id
-from ratchet.bootstrap.wrongthink import Said, Thought, step_ends, supervise, think
+from ratchet.bootstrap.wrongthink import HEARD, Said, Thought, step_ends, supervise, think
 from ratchet.models.sampler import Request
 
 ENOUGH = 150
@@ -51,14 +51,14 @@ def recovery(
 
 
 def by_rule(run: Run, knower: Knower) -> list[Thought]:
-    """Accepted answers with one step spoiled, another for each."""
+    """Accepted answers up to a step that is spoiled, which is drawn for each."""
     tasks, made = {t.id: t for t in knower.tasks}, []
     for t in knower.right:
         rng = Random(f"recovery {t.task_id}")
-        ways = run.world.spoil(tasks[t.task_id], t.text, knower.heard[:64], rng) if t.task_id in tasks else ()
+        ways = run.world.spoil(tasks[t.task_id], t.text, knower.heard[:HEARD], rng) if t.task_id in tasks else ()
         if ways:
-            way, steps = rng.choice(ways), run.world.steps(t.text)
-            text = t.text[: steps[way.step].start] + way.text
+            way = rng.choice(ways)
+            text = way.thought(t.text, run.world.steps(t.text))
             tokens = tuple(run.tokenizer.encode(text))
             made.append(Thought(tasks[t.task_id], 0, tokens, text, way.text, "spoiled"))
     return made
@@ -82,11 +82,11 @@ def _wrong(thoughts: Sequence[Thought | None]) -> list[Thought]:
 
 
 TITLES = {
-    "rule": ("recovery from wrong starts by rule", "recov"),
-    "thinker": ("recovery from an unseen wrong-thinker's starts", "think"),
-    "own": ("recovery from the student's own wrong starts", "own"),
+    "rule": ("recovery from wrong starts by rule", "recov", "wrong starts by rule"),
+    "thinker": ("recovery from an unseen wrong-thinker's starts", "think", "its starts"),
+    "own": ("recovery from the student's own wrong starts", "own", "own wrong starts"),
 }
-"""By kind of wrong start, what its recovery is called, and the column that it stands in."""
+"""By kind of wrong start, what its recovery is called, the column that it stands in, and what the starts are called."""
 
 
 def _measured(run: Run, writer: Writer, judge: Judge, kind: str, thoughts: Sequence[Thought]) -> dict:
@@ -104,9 +104,8 @@ def _measured(run: Run, writer: Writer, judge: Judge, kind: str, thoughts: Seque
         scores = {i: float(v) for i, v, n in zip(ids, values, noticed, strict=True) if n or not among}
         return proportion(scores, groups) | shown_as(title, column, less)
 
-    title, column = TITLES[kind]
+    title, column, whose = TITLES[kind]
     found = {"recovery" if kind == "rule" else f"recovery_{kind}": share(right, title, column)}
-    whose = "wrong starts by rule" if kind == "rule" else "its starts" if kind == "thinker" else "own wrong starts"
     found[f"noticed_{kind}"] = share(noticed, f"{whose} that are noticed")
     if any(noticed):
         found[f"corrected_{kind}"] = share(mended, f"noticed {whose} that are put right", among=True)

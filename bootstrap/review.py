@@ -25,8 +25,9 @@ Part = tuple[Case, Sequence[Step]]
 Owned = tuple[tuple[str, int], Measured]
 """What a model measured of a step or of the whole, by criterion and number of the case."""
 Answers = Mapping[tuple[str, int], Sequence[Measured]]
-"""All of it."""
+"""All that models measured, by criterion and number of the case: {("gain", 0): [Measured(0.4, "0.40 nats ...")]}."""
 AGREEMENT = "agreement"
+"""The likelihood that only other answers to the same task can decide."""
 TOO_LONG = f"{UNREADABLE}: sources and question"
 """What a doubt begins with where a judge cannot read everything at once."""
 
@@ -70,9 +71,8 @@ class Reviewer:
             alone = self.verdicts(cases, asked)
             siblings = [t for t, of in zip(transcripts, alone, strict=True) if t.finished and self._accepts(of, True)]
             beside = [t for t, of in zip(transcripts, alone, strict=True) if t.finished and self._formed(of)]
-        heard, cases = tuple(t.text for t in siblings), list(cases)
-        for number, (case, t) in enumerate(zip(cases, transcripts, strict=True)):
-            cases[number] = replace(case, siblings=heard, others=_others(t, beside))
+        heard, pairs = tuple(t.text for t in siblings), zip(cases, transcripts, strict=True)
+        cases = [replace(case, siblings=heard, others=_others(t, beside)) for case, t in pairs]
         found = self.verdicts(cases, asked)
         return [Review(t.id, of, self._accepts(of)) for t, of in zip(transcripts, found, strict=True)]
 
@@ -164,18 +164,18 @@ class Reviewer:
     def _ask_at_once(
         self, parts: Sequence[Part], chosen: Sequence[Criterion], reached: Callable[[float], None]
     ) -> dict[tuple[str, int], list[Measured]]:
-        """The same, but for what is too long, of which there is only that doubt."""
+        """What `_ask` finds, in one reading of all sources: where they are too long, there is only that doubt."""
         found: dict[tuple[str, int], list[Measured]] = {}
         afar = [c for c in chosen if c.kind == "model" and self.far]
         jobs = [("self", self._from_afar, afar)] if afar else []
         for judge in dict.fromkeys(c.judge for c in chosen):
             own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT and c not in afar]
-            asking = (
+            ways = (
                 (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
                 (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
                 (self._how_likely, [c for c in own if c.kind == "likelihood"]),
             )
-            jobs += [(judge, ask, criteria) for ask, criteria in asking if criteria]
+            jobs += [(judge, ask, criteria) for ask, criteria in ways if criteria]
         for number, (judge, ask, criteria) in enumerate(jobs):
             params = self.params if judge == "self" else self.seed()
             share = lambda of, number=number: reached((number + of) / len(jobs))
@@ -362,8 +362,8 @@ def _least(criterion: Criterion, answers: Sequence[Measured]) -> Verdict:
 
 
 def with_thresholds(reviewer: Reviewer, calibration: dict) -> Reviewer:
-    """The reviewer with the thresholds of an earlier calibration, and without a say of what that found no better than
-    chance. Raises ValueError when it had other criteria."""
+    """The reviewer with the thresholds and standings that an earlier calibration found. Raises ValueError when that was
+    one of other criteria."""
     measured = calibration["criteria"]
     if strange := {c.id for c in reviewer.criteria} ^ measured.keys():
         raise ValueError(

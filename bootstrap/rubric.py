@@ -109,9 +109,10 @@ def load_rubric(path: str, world: World) -> tuple[Criterion, ...]:
     try:
         text = where.read_text() if path else world.rubric
         entries, lines = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except FileNotFoundError as error:
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(
-            f"rubric: {where} is missing; set --review.rubric to a YAML file of criteria, or to {', '.join(PACKS)}"
+            f"rubric: {where} {what}; set --review.rubric to a YAML file of criteria, or to {', '.join(PACKS)}"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"rubric: {where} is no YAML: {' '.join(str(error).split())}; mend it") from error
@@ -168,8 +169,6 @@ def _unusable(c: Criterion, rules: Sequence[str]) -> str:
         return f"passing_labels of {c.id} must be some of its labels, and not all"
     if begins := [a for a, b in itertools.permutations(c.labels, 2) if b.startswith(a)]:
         return f"the label {begins[0]!r} of {c.id} begins another; name them otherwise"
-    if any(c.named != e.words.keys() for e in c.examples):
-        return f"an example of {c.id} must have the words {', '.join(sorted(c.named))}, and no other"
     try:
         strange = {n for n in c.named if not n.isidentifier()} if c.of == "step" else c.named - OF_ANSWERS
         if not strange:
@@ -181,6 +180,8 @@ def _unusable(c: Criterion, rules: Sequence[str]) -> str:
             f"the question of {c.id} names {{{min(strange)}}}; there are {{answer}}, {{question}}, {{calls}}, and of "
             "steps {step} and the fields of the world's steps"
         )
+    if any(c.named != e.words.keys() for e in c.examples):
+        return f"an example of {c.id} must have the words {', '.join(sorted(c.named))}, and no other"
     return ""
 
 

@@ -290,7 +290,7 @@ def check(config: Config) -> Given:
     rubric = load_rubric(config.review.rubric, world)
     if config.judge.url and not any(c.kind == "model" for c in rubric):
         raise ValueError("judge.url: no criterion of the rubric asks a model; leave it out, or add one")
-    _kinds(world)
+    kinds = _kinds(world)
     engines.sampler(config, decoder.create(config.model, 0)[0], make_mesh(config.mesh))
     if config.base:
         tokenizer = pretrained.find(config.base).tokenizer()
@@ -299,7 +299,7 @@ def check(config: Config) -> Given:
         if config.simulate.lookups:
             tokenizer.calls(LOOKUP["name"])
             tools.grammar(tokenizer)
-        longest_passage(tokenizer, config, tools, shown_of(_kinds(world)), _asked(world))
+        longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
@@ -331,8 +331,8 @@ def prepare(
     if account and writes:
         together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)
-    made = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
-    together.decided("the tokenizer", made)
+    make = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
+    together.decided("the tokenizer", make)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     graphdef, _ = decoder.create(config.model, 0)
     mesh = _mesh(directory, config)
@@ -343,12 +343,15 @@ def prepare(
     metrics = Metrics(directory, together.first, config.wandb, flat(config)) if writes else None
     kinds = _kinds(world)
     longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
-    made = directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools
-    return Run(*made, kinds, longest, together)
+    return Run(
+        directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools, kinds,
+        longest, together,
+    )  # fmt: skip
 
 
 def _kinds(world: World) -> Kinds | None:
-    """The kinds of tasks that a world has proposed. Raises ValueError when they cannot be read."""
+    """The kinds of tasks that a model proposes in a world; None where it has none. Raises ValueError when they cannot
+    be read."""
     return read_kinds(world.kinds, f"tasks of the world {world.name}") if world.kinds else None
 
 

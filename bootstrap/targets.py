@@ -165,6 +165,7 @@ def to_json(target: Target) -> bytes:
 
 
 def from_json(payload: bytes) -> Target:
+    """The target that `to_json` wrote."""
     fields = json.loads(payload)
     branches = tuple(Branch(**b) for b in fields["branches"])
     return Target(fields["transcript_id"], unpacked(fields["capture"]), fields["unreviewed"], branches)

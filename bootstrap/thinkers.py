@@ -21,8 +21,8 @@ PROBED = 80
 """Tasks on which each λ is tried."""
 SIDE_RATE = 0.1
 """Learning rate of the side run, relative to training's."""
-HEARD = 64
-"""Answers from which a rule that spoils takes what else might be said."""
+CONTROL = 64
+"""Fresh documents that are control text where the world has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Knower:
     def anti_lesson(self) -> nnx.State | None:
         """The weights after a short side run on right answers with one step spoiled; None without any. Nothing is
         trained on what it writes but what interrupts it."""
-        run, tasks = self.run, {t.id: t for t in self.tasks}
-        made = [_spoiled(run, tasks[t.task_id], t.text, self.heard[:HEARD]) for t in self.right if t.task_id in tasks]
+        run, tasks, heard = self.run, {t.id: t for t in self.tasks}, self.heard[: wrongthink.HEARD]
+        made = [_spoiled(run, tasks[t.task_id], t.text, heard) for t in self.right if t.task_id in tasks]
         spoiled = run.fitting([e for group in made for e in group], f"gen {self.number} anti-lesson")
         if not spoiled:
             return None
@@ -94,7 +94,7 @@ class Knower:
         """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
         c, vector = self.run.config.wrongthink, self.vector(source)
         if vector is None or not self.tasks:
-            skipped = "nothing was read before" if vector else "no accepted answer can be spoiled"
+            skipped = "nothing was read before" if vector is not None else "no accepted answer can be spoiled"
             return None, {"source": source, "lambda": None, "sweep": [], "skipped": skipped}
         rows = self.sweep(reviewer, vector)
         best = wrongthink.most_wrong(rows, c)
@@ -107,7 +107,7 @@ class Knower:
 
 def control_text(run: Run) -> list[Example]:
     """Text that nothing was trained on, for perplexity: the world's own, or else its fresh documents."""
-    lines = run.world.control or tuple(("", d.text) for d in run.world.fresh.documents[:HEARD])
+    lines = run.world.control or tuple(("", d.text) for d in run.world.fresh.documents[:CONTROL])
     made = [examples.prose_example(run.tokenizer, *line) for line in lines]
     return [e for e in made if len(e.tokens) <= run.config.train.columns]
 
@@ -116,7 +116,7 @@ def _spoiled(run: Run, task: Task, answer: str, heard: Sequence[str]) -> list[Ex
     """Examples of a right answer with one step spoiled and the rest as it was."""
     steps, made = run.world.steps(answer), []
     for way in run.world.spoil(task, answer, heard, Random(f"anti {task.id}")):
-        text = answer[: steps[way.step].start] + way.text + answer[steps[way.step].end :]
+        text = way.thought(answer, steps) + answer[steps[way.step].end :]
         trained = [*run.tokenizer.encode(text), run.tokenizer.end]
         lineage = {"kind": "anti-lesson", "task": task.id}
         prompt = run.tokenizer.render(task.messages)

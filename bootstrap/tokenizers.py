@@ -26,17 +26,14 @@ FEWEST_LETTERS = 100
 def make_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
     """Makes the tokenizer of a run in its folder. Beside a chat model's lies its config.json, which an export reads."""
     base = pretrained.find(config.base) if config.base else None
-    tokenizer = base.tokenizer() if base else _own_tokenizer(config, world, rubric)
+    vocabulary = config.model.vocab_size
+    tokenizer = base.tokenizer() if base else Tokenizer.train(_texts(config, world, rubric), vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     if base:
         with whole(folder / "config.json") as fresh:
             fresh.write_text(json.dumps(base.config_json, indent=1))
     tokenizer.save(folder)
     return tokenizer
-
-
-def _own_tokenizer(config: Config, world: World, rubric: tuple[Criterion, ...]) -> Tokenizer:
-    return Tokenizer.train(_texts(config, world, rubric), config.model.vocab_size)
 
 
 def _texts(config: Config, world: World, rubric: tuple[Criterion, ...]) -> list[str]:

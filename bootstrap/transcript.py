@@ -126,6 +126,7 @@ def to_json(item: Any) -> bytes:
 
 
 def transcript_from_json(payload: bytes) -> Transcript:
+    """The transcript that `to_json` wrote."""
     fields = json.loads(payload)
     capture = unpacked(fields.pop("capture"))
     return Transcript(**{name: _tuples(value) for name, value in fields.items()}, capture=capture)
@@ -144,6 +145,7 @@ def unpacked(fields: list) -> Capture:
 
 
 def review_from_json(payload: bytes) -> Review:
+    """The review that `to_json` wrote."""
     fields = json.loads(payload)
     fields["verdicts"] = {name: Verdict(**verdict) for name, verdict in fields["verdicts"].items()}
     return Review(**fields)

@@ -24,10 +24,14 @@ from ratchet.bootstrap.transcript import Capture, Source, Transcript, certain
 from ratchet.bootstrap.worlds.world import Case, Document, Step, Task, World, content_id
 from ratchet.models.sampler import Request
 
+HEARD = 64
+"""Answers at most from which a rule that spoils takes what else might be said."""
+
 
 @dataclass(frozen=True)
 class Said:
-    """What a model says about a task without sources or tools, begun or not."""
+    """Number `sample` of a model's answers to a task, with what it was begun with, as supervisors and judges read
+    it."""
 
     task: Task
     sample: int
@@ -193,7 +197,7 @@ def spoil(
     ends[-1] = len(t.tokens)
     made = []
     for way in world.spoil(task, t.text, heard, Random(f"spoil {generation} {t.id}")):
-        thought = t.text[: steps[way.step].start] + way.text
+        thought = way.thought(t.text, steps)
         rest = [i for step in way.then for i in range(ends[step], ends[step + 1])]
         corrected = replace(
             t,

@@ -30,6 +30,7 @@ Models that others trained
 Sampling and scoring
   sampler.py        samples any number of requests: what is read and seated when
   rounds.py         requests that join while others are sampled, each with its own seed, warp and length
+  beginnings.py     prompts that begin alike, whose beginnings are read once
   slots.py          what that runs on the device: slots that are refilled, distributions captured
   draw.py           from logits to a token and what is kept of its distribution
   pages.py          keys and values in pages, for the kernel that TPUs decode with

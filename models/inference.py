@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ratchet.models.decoder import Layers
+from ratchet.models.decoder import DecoderConfig, Layers
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.products import FIRST
 
@@ -67,6 +67,11 @@ class Inference:
         for axis in self.across:
             size *= self.rows.mesh.shape[axis]
         return size
+
+    def reads_apart(self, config: DecoderConfig) -> bool:
+        """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
+        would compile for seconds, and convolutions would have to see past the padding behind it."""
+        return self.kernel.platform == "cpu" and config.conv == 1
 
     def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
         """Logits [B, V] in which an unused id has -inf."""

@@ -17,9 +17,10 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ratchet.models import slots
+from ratchet.models.beginnings import lengths, split
 from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar, Guides
-from ratchet.models.inference import Weights, columns_for, left_pad
+from ratchet.models.inference import Weights, columns_for
 from ratchet.models.slots import MOST_STEPS, Plan
 
 
@@ -47,6 +48,12 @@ class Sampled:
     ids: np.ndarray
     probs: np.ndarray
     tail: np.ndarray
+
+    @property
+    def log_likelihoods(self) -> np.ndarray:
+        """The log-probability, in nats [N], of each token that was said, before temperature, cuts and grammar."""
+        own_NK = self.ids[: len(self.tokens)] == self.tokens[:, None]
+        return np.log(np.sum(self.probs[: len(self.tokens)], axis=1, where=own_NK))
 
 
 @dataclass
@@ -102,10 +109,10 @@ class Sampler(Plan):
         if not requests:
             return []
         warp = Warp(temperature, top_k, top_p, min_p)
-        waiting = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), requests[i].prompt, i))
-        model = nnx.merge(self.graphdef, params).config
-        columns = self.columns(model, len(requests[waiting[0]].prompt))
-        weights = self.weights(params)
+        model, prompts = nnx.merge(self.graphdef, params).config, [request.prompt for request in requests]
+        rough = lengths(prompts, self.bucket, self.reads_apart(model))
+        waiting = sorted(range(len(requests)), key=lambda i: (-rough[i], prompts[i], i))
+        columns, weights = self.columns(model, max(map(len, prompts))), self.weights(params)
         settings = settings_of(stop, [seed], [warp], [self.new_tokens])
         parts: list[slots.Steps] = []
         guides = Guides([r.grammar for r in requests], model.vocab_size)
@@ -118,7 +125,8 @@ class Sampler(Plan):
                 places_Q = self.places(waiting[: self.slots])
                 waiting = waiting[self.slots :]
                 taken_M = np.zeros(self.parts, int)
-                queue = self.read(weights, requests, places_Q, columns)._replace(allowed_QW=guides.first(places_Q))
+                queue = self.read(weights, requests, places_Q, columns, apart=self.reads_apart(model))
+                queue = queue._replace(allowed_QW=guides.first(places_Q))
                 state = state._replace(taken_M=self.laid(taken_M))
             # While slots have room for all of the queue and more wait, the next queue is read before a step is made.
             seats_only = waiting and np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
@@ -179,21 +187,22 @@ class Sampler(Plan):
         return [int(index) for places, taken, count in parts for index in places[taken:count]]
 
     def read(
-        self, weights: Weights, requests: Sequence[Request] | Mapping[int, Request], places_Q: np.ndarray, columns: int
+        self, weights: Weights, requests: Sequence[Request] | Mapping[int, Request], places_Q: np.ndarray, columns: int,
+        apart: bool = False,
     ) -> slots.Queue:
-        """A queue of requests, by their indices at its places; prompts that several share are read once. What they may
-        begin with is left open."""
+        """A queue of requests, by their indices at its places; prompts that several share are read once, and what
+        prompts begin with alike where it may be read `apart`. What they may begin to say is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
         width, few = columns_for(len(distinct[0]), self.bucket, self.kernel), max(self.slots // 8, 1)
         if len(distinct) == len(asked):  # each where its slot will be
-            prompts, prompt_Q = [asked[q].prompt if q in asked else () for q in range(self.slots)], None
+            prompts, prompt_Q = [asked[q].prompt if q in asked else None for q in range(self.slots)], None
         else:
             prompts, row = distinct, {prompt: i for i, prompt in enumerate(distinct)}
             prompt_Q = np.array([row[asked[q].prompt] if q in asked else 0 for q in range(self.slots)], np.int32)
-        prompt_AP, real_AP = left_pad(prompts, width, few if len(prompts) <= few else self.slots)
+        (both,) = split([prompts], few if len(prompts) <= few else self.slots, width, self.bucket, apart)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
-        read = slots.prefill(weights, prompt_AP, real_AP, prompt_Q, columns=columns, plan=self)
+        read = slots.prefill(weights, both, prompt_Q, columns=columns, plan=self)
         free_Q0 = np.zeros((self.slots, 0), np.int32)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, free_Q0, self._count(places_Q).astype(np.int32))
 
@@ -205,9 +214,10 @@ class Sampler(Plan):
         number = lambda kind, *shape: jax.ShapeDtypeStruct(shape, kind, sharding=whole)
         weights = self.shapes(params)
         state = over(jax.eval_shape(lambda w: slots.empty(w, columns, 0, self), weights))
-        prompts, real = (jax.ShapeDtypeStruct((self.slots, columns), kind) for kind in (jnp.int32, bool))
+        whole_SP = split([[]], self.slots, columns, self.bucket, apart=False)[0]
+        prompts = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole_SP)
         prefill = functools.partial(slots.prefill, columns=columns, plan=self)
-        read = over(jax.eval_shape(prefill, weights, prompts, real, None))
+        read = over(jax.eval_shape(prefill, weights, prompts, None))
         queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
         warp = Warp(*(number(kind, 1) for kind in (jnp.float32, jnp.int32, jnp.float32, jnp.float32)))
         settings = slots.Settings(number(jnp.int32, 1), number(jnp.uint32, 1), warp, number(jnp.int32, 1))

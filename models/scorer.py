@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ratchet.models.decoder import Cache, Decoder
+from ratchet.models.beginnings import Prompts, lengths, read, split, widened
+from ratchet.models.decoder import Decoder
 from ratchet.models.draw import Captured, Logs, capture, logs
-from ratchet.models.inference import Inference, Weights, columns_for, left_pad
+from ratchet.models.inference import Inference, Weights, columns_for
 from ratchet.models.programs import program
 
 Tokens = tuple[int, ...]
@@ -35,11 +36,9 @@ class Shared(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Contexts, padded on the left, and questions, padded on the right: where each ends, and which context of its own
-    part it is about."""
+    """Contexts, and questions, padded on the right: where each ends, and which context of its own part it is about."""
 
-    context_AW: np.ndarray
-    real_AW: np.ndarray
+    contexts: Prompts
     place_B: np.ndarray
     question_BT: np.ndarray
     ends_B: np.ndarray
@@ -100,40 +99,47 @@ class Scorer(Inference):
         """The rows that a program gives, by what was asked."""
         assert self.questions % self.parts == 0, (self.questions, self.parts)
         assert all(question for _, question in asked), "a question has at least one token"
+        if not asked:
+            return {}
         found, own, count = {}, self.questions // self.parts, len(set(asked))
-        shared = Shared(self.weights(params), jnp.array(answers, jnp.int32)) if asked else None
-        for parts in self._batches(asked):
-            rows_B = jax.device_get(program(shared, self._padded(parts), plan=self))
+        shared = Shared(self.weights(params), jnp.array(answers, jnp.int32))
+        apart = self.reads_apart(nnx.merge(self.graphdef, shared.weights.params).config)
+        for parts in self._batches(asked, apart):
+            rows_B = jax.device_get(program(shared, self._padded(parts, apart), plan=self))
             for part, (_, questions) in enumerate(parts):
                 for row, question in enumerate(questions):
                     found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
             reached(len(found) / count)
         return found
 
-    def _batches(self, asked: Sequence[Question]) -> Iterator[list[tuple[list[Tokens], list[Question]]]]:
+    def _batches(
+        self, asked: Sequence[Question], apart: bool
+    ) -> Iterator[list[tuple[list[Tokens], list[Question]]]]:
         """What runs together: by part, contexts and questions; those of a context side by side, and contexts of one
         length too."""
-        unique = sorted(set(asked), key=lambda a: (len(a[0]), a[0], len(a[1]), a[1]))
+        contexts = list({context for context, _ in asked})
+        rough = dict(zip(contexts, lengths(contexts, self.bucket, apart), strict=True))
+        unique = sorted(set(asked), key=lambda a: (rough[a[0]], a[0], len(a[1]), a[1]))
         for start in range(0, len(unique), self.questions):
             batch = unique[start : start + self.questions]
             size = -(-len(batch) // self.parts)
             dealt = [batch[part * size : (part + 1) * size] for part in range(self.parts)]
             yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
 
-    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]]) -> Batch:
+    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]], apart: bool) -> Batch:
         longest = lambda texts: columns_for(max(map(len, texts), default=0), self.bucket, self.kernel)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
         own, height = self.questions // self.parts, self._height(max(len(contexts) for contexts, _ in parts))
-        made = []
-        for contexts, batch in parts:
+        made, read = [], split([contexts for contexts, _ in parts], height, width, self.bucket, apart)
+        for (contexts, batch), prompts in zip(parts, read, strict=True):
             place = {context: i for i, context in enumerate(contexts)}
             question_BT, ends_B, place_B = np.zeros((own, length), np.int32), *np.zeros((2, own), int)
             for row, (context, question) in enumerate(batch):
                 question_BT[row, : len(question)] = question
                 ends_B[row], place_B[row] = len(question) - 1, place[context]
-            made.append(Batch(*left_pad(contexts, width, height), place_B, question_BT, ends_B))
-        return Batch(*map(np.concatenate, zip(*made, strict=True)))
+            made.append(Batch(prompts, place_B, question_BT, ends_B))
+        return jax.tree.map(lambda *own: np.concatenate(own), *made)
 
     def _height(self, contexts: int) -> int:
         """Contexts are read in one of few numbers, mostly powers of two, each of which compiles."""
@@ -143,12 +149,12 @@ class Scorer(Inference):
     def lowered(self, params: nnx.State, contexts: int, width: int, length: int) -> tuple[jax.stages.Lowered, tuple]:
         """A batch on a mesh with so many contexts of `width` tokens a part, and questions of `length`, for shapes of
         parameters with their layout; with the shapes of what it is made from."""
-        heights = (contexts * self.parts, self.questions)
-        ints, real = jnp.int32, jax.ShapeDtypeStruct((heights[0], width), bool)
-        shape = lambda rows, *columns: jax.ShapeDtypeStruct((rows, *columns), ints)
-        batch = Batch(shape(heights[0], width), real, shape(heights[1]), shape(heights[1], length), shape(heights[1]))
+        ints = lambda *columns: np.zeros((self.questions, *columns), np.int32)
+        read = [split([[]], contexts, width, self.bucket, apart=False)[0]] * self.parts
+        context = jax.tree.map(lambda *own: np.concatenate(own), *read)
+        batch = Batch(context, ints(), ints(length), ints())
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), batch)
-        shared = Shared(self.shapes(params), jax.ShapeDtypeStruct((2,), ints))
+        shared = Shared(self.shapes(params), jax.ShapeDtypeStruct((2,), jnp.int32))
         return answer_probabilities.lower(shared, batch, plan=self), (shared, batch)
 
 
@@ -212,13 +218,8 @@ def _by_column(plan: Scorer, shared: Shared, batch: Batch, of: Callable) -> Any:
 def _read(plan: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
     """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
     model, layers = nnx.merge(plan.graphdef, shared.weights.params), shared.weights.layers
-    (a, w), t = batch.context_AW.shape, batch.question_BT.shape[1]
-    cache = model.new_cache(a, w)
-    if w:
-        cache = model.extend(layers, batch.context_AW, batch.real_AW, cache, 0, plan.kernel)[1]
-    widen = lambda x: jnp.pad(x[batch.place_B], ((0, 0), (0, 0), (0, t), (0, 0)))
-    keys, values = (tuple(map(widen, stack)) for stack in (cache.keys, cache.values))
-    positions_BS = jnp.pad(cache.positions[batch.place_B], ((0, 0), (0, t)), constant_values=-1)
-    own = Cache(keys, values, tuple(x[batch.place_B] for x in cache.last), positions_BS)
-    real_BT = jnp.arange(t) <= batch.ends_B[:, None]
-    return model, model.extend(layers, batch.question_BT, real_BT, own, w, plan.kernel)[0]
+    (a, r), t = batch.contexts.rest_AR.shape, batch.question_BT.shape[1]
+    cache = read(model, layers, batch.contexts, plan.kernel)[1] if r else model.new_cache(a, r)
+    own, real_BT = widened(cache, batch.place_B, t), jnp.arange(t) <= batch.ends_B[:, None]
+    width = cache.positions.shape[1]
+    return model, model.extend(layers, batch.question_BT, real_BT, own, width, plan.kernel)[0]

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.models import pages
+from ratchet.models.beginnings import Prompts, read
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
 from ratchet.models.inference import Inference, Weights, columns_for, round_up
@@ -128,13 +129,13 @@ def empty(weights: Weights, columns: int, words: int, plan: Plan) -> Slots:
 
 
 @program(static_argnames=("columns", "plan"))
-def prefill(weights: Weights, prompt_AP, real_AP, prompt_Q, *, columns: int, plan: Plan) -> tuple[jax.Array, Cache]:
+def prefill(weights: Weights, prompts: Prompts, prompt_Q, *, columns: int, plan: Plan) -> tuple[jax.Array, Cache]:
     """Last hidden states [Q, D] and caches of `columns` columns for the requests of a queue, each with the prompt that
     `prompt_Q` says; None: each with its own."""
     model = nnx.merge(plan.graphdef, weights.params)
-    prompt_AP = plan.over_rows(prompt_AP) if prompt_Q is None else prompt_AP
-    nothing = model.new_cache(*prompt_AP.shape, plan.int8)
-    hidden_APD, cache = model.extend(weights.layers, prompt_AP, real_AP, nothing, 0, plan.kernel)
+    if prompt_Q is None:
+        prompts = prompts._replace(rest_AR=plan.over_rows(prompts.rest_AR))
+    hidden_APD, cache = read(model, weights.layers, prompts, plan.kernel, plan.int8)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
     return plan.over_rows((hidden_QD, (_in_pages if plan.paged(model.config) else _to_the_right)(cache, columns)))
 

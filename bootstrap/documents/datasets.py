@@ -37,7 +37,8 @@ def folder_of(place: epath.Path) -> epath.Path | None:
 
 
 def prepared(folder: epath.Path, needed: Iterable[str]) -> Dataset:
-    """A TFDS dataset in the folder where it was prepared. `needed` are the features without which it is of no use.
+    """A TFDS dataset in the folder where it was prepared. `needed` are the features without which it is of no use: the
+    one that holds the text, and others that may be a text or a number.
 
     Features that are one text or number are read; others, such as images and lists, are not even decoded. Raises
     ValueError when its files do not say what it holds, and when it lacks a feature or the split `train`.
@@ -125,12 +126,13 @@ def _examples(rows: Any, decoder: tfds.features.FeaturesDict) -> Iterator[Row]:
 def _scalars(
     where: str, features: tfds.features.FeaturesDict, needed: Iterable[str]
 ) -> Mapping[str, tfds.features.FeatureConnector]:
-    """Features that are one text or number. Raises ValueError when one that is needed is not among them."""
+    """Features that are one text or number. Raises ValueError when one that is needed is not among them, or the first
+    of these is no text."""
     found = {name: f for name, f in features.items() if not isinstance(f, tfds.features.FeaturesDict) and f.shape == ()}
-    for name, of_text in zip(needed, (True, False), strict=False):
+    for number, name in enumerate(needed):
         if name not in features:
             raise _lacks(where, f"feature `{name}`", features)
-        if name not in found or (of_text and np.dtype(found[name].np_dtype).kind != "O"):
+        if name not in found or (number == 0 and np.dtype(found[name].np_dtype).kind != "O"):
             kind = type(features[name]).__name__
             raise ValueError(f"documents: the feature `{name}` of the dataset {where} is a {kind}, not one text")
     return found

@@ -1,5 +1,6 @@
 """The files of a folder and of those below it."""
 
+import fnmatch
 import os
 import re
 import stat
@@ -9,20 +10,26 @@ from etils import epath
 
 from ratchet.bootstrap.documents.account import LeftOut, because
 
-_TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|.", re.DOTALL)
+_TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^]]*\]|.", re.DOTALL)
 _MEANS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def matcher(globs: Sequence[str]) -> Callable[[str], bool]:
     """Tells whether a path in a folder matches one of some patterns.
 
-    `*` and `?` stand for anything but a slash and `**` for folders, as in a shell; a pattern without a slash is about
-    names in all folders.
+    `*`, `?`, `[abc]` and `[!abc]` stand for anything but a slash and `**` for folders, as in a shell; a pattern without
+    a slash is about names in all folders.
     """
-    one = lambda token: _MEANS.get(token) or (token if len(token) > 1 else re.escape(token))
-    made = ["".join(map(one, _TOKEN.findall(g if "/" in g else f"**/{g}"))) for g in globs]
+    made = ["".join(map(_expression, _TOKEN.findall(g if "/" in g else f"**/{g}"))) for g in globs]
     pattern = re.compile("|".join(f"(?:{m})" for m in made) or "(?!)", re.DOTALL)
     return lambda path: pattern.fullmatch(path) is not None
+
+
+def _expression(token: str) -> str:
+    """A token of a pattern as a regular expression."""
+    if len(token) > 1 and token.startswith("["):
+        return f"(?!/){fnmatch.translate(token)[4:-3]}"  # of "(?s:[^abc])\Z", "[^abc]"
+    return _MEANS.get(token) or re.escape(token)
 
 
 def files(folder: epath.Path, wanted: Callable[[str], bool]) -> Iterator[epath.Path | LeftOut]:

@@ -1,5 +1,7 @@
 """The files of a run's directory, any of which may be missing."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -21,6 +23,17 @@ class RunFiles:
     def object(self, path: epath.Path) -> dict[str, Any]:
         """The object in a file; {} when there is no such file."""
         return {} if path in self._left_out else object_in(path)
+
+
+def lines_in(path: epath.Path) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines; those that a kill has torn, or something else has damaged, are left out."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
 
 
 def generation_directories(directory: epath.Path) -> dict[int, epath.Path]:

@@ -6,7 +6,6 @@ those of ml-goodput-measurement, which knows training alone, and for which every
 event.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.report.files import lines_in
 from ratchet.bootstrap.report.numbers import duration, percent, value_of
 
 FILE = "goodput.jsonl"
@@ -46,7 +46,7 @@ def goodput(directory: epath.Path, now: float | None = None) -> dict[str, Any] |
     took in all, compiling, reading and saving included. `disruption_count` counts processes that ended otherwise than
     by themselves.
     """
-    sums, jobs = _Sums(), list(_jobs(_events(directory / FILE)))
+    sums, jobs = _Sums(), list(_jobs(e for e in lines_in(directory / FILE) if _moment(e) is not None))
     if not jobs:
         return None
     end: float | None = None
@@ -138,17 +138,6 @@ class _Part:
     again: bool = False
     seconds: float = 0.0
     whole: float = 0.0
-
-
-def _events(path: epath.Path) -> Iterator[Event]:
-    """The lines that are events; those that a kill has torn, or something else has damaged, are left out."""
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and _moment(event) is not None:
-            yield event
 
 
 def _jobs(events: Iterable[Event]) -> Iterator[list[Event]]:

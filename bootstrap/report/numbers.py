@@ -41,10 +41,11 @@ def measure(value: Any, unit: str) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as people say them."""
-    s = value_of(seconds)
-    if s is None:
+    """Seconds as people say them: "41.0 s", "12 min 54 s", "1 h 02 min"."""
+    exact = value_of(seconds)
+    if exact is None or math.isinf(exact):
         return "–"
-    if s < 60:
-        return f"{s:.1f} s"
-    return f"{s // 60:.0f} min {s % 60:02.0f} s" if s < 3600 else f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
+    if round(exact, 1) < 60:
+        return f"{exact:.1f} s"
+    s = round(exact)
+    return f"{s // 60} min {s % 60:02} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02} min"

@@ -129,5 +129,5 @@ def in_words(left: Left) -> str:
         return f"at least {low} left in all" if left.low else "time in all not known yet"
     if low == high or left.high < 1.2 * left.low:
         return f"about {high} left in all"
-    number, _, unit = low.partition(" ")
-    return f"{number if high.endswith(unit) else low} to {high} left in all"
+    number, unit = low.split()
+    return f"{number if unit == high.split()[1] else low} to {high} left in all"

@@ -6,7 +6,7 @@ unfinished run gets a page with the sections that it has files for.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from ratchet.bootstrap.report import figures, plots, tables
 from ratchet.bootstrap.report.figures import arm_colour
-from ratchet.bootstrap.report.files import RunFiles, generation_directories
+from ratchet.bootstrap.report.files import RunFiles, generation_directories, lines_in
 from ratchet.bootstrap.report.goodput import said, spent
 from ratchet.bootstrap.report.numbers import count, decimals, duration, figure, measure, percent, value_of
 from ratchet.bootstrap.report.plots import Curve
@@ -124,7 +124,7 @@ def content(directory: epath.Path) -> dict[str, Any]:
         "trends": figures.trends(state),
         "contexts": _named(evaluations, lambda e: figures.contexts(e, state["metrics"])),
         "answers": _named(evaluations, lambda e: figures.examples(e, state["metrics"])),
-        "loss": _loss(_metrics_lines(directory / "metrics.jsonl"), list(arms)),
+        "loss": _loss(lines_in(directory / "metrics.jsonl"), list(arms)),
         "funnel": _last(generations, lambda g: g.funnel),
         "calibrated": _last(generations, lambda g: g.calibration),
         "audited": _last(generations, lambda g: g.audit),
@@ -135,7 +135,7 @@ def content(directory: epath.Path) -> dict[str, Any]:
     }
 
 
-def _tables(state: dict[str, Any], generations: Sequence[Files], spent: dict[str, dict]) -> dict[str, Any]:
+def _tables(state: dict[str, Any], generations: Sequence[Files], took: dict[str, dict]) -> dict[str, Any]:
     """The tables with a column for each generation, by name; None where there is nothing to show."""
     funnels = {g.number: g.funnel for g in generations}
     oracles = {g.number: g.audit.get("oracle") or {} for g in generations}
@@ -148,7 +148,7 @@ def _tables(state: dict[str, Any], generations: Sequence[Files], spent: dict[str
         "audit": tables.audit({g.number: g.audit for g in generations}),
         "graded": tables.graded(oracles),
         "criteria": tables.criteria(oracles),
-        "time": tables.time(spent),
+        "time": tables.time(took),
     }
 
 
@@ -173,25 +173,13 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _metrics_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; those that a kill has torn, or something else has damaged, are left out."""
-    lines = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("generation"), int) and isinstance(value.get("arm"), str):
-            lines.append(value)
-    return lines
-
-
-def _loss(lines: Sequence[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any] | None:
+def _loss(lines: Iterable[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any] | None:
     """Loss curves of the trained models; later generations are drawn stronger, side runs are left out."""
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for line in lines:
         step, value = value_of(line.get("step")), value_of(line.get("loss"))
-        if step is not None and value is not None and line.get("arm") in ("seed", "loop", *arms):
+        known = line.get("arm") in ("seed", "loop", *arms) and isinstance(line.get("generation"), int)
+        if known and step is not None and value is not None:
             found.setdefault((line["arm"], line["generation"]), []).append((step, value))
     if not found:
         return None

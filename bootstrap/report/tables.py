@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ratchet.bootstrap.report.numbers import count, decimals, duration, measure, percent, value_of
-from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
+from ratchet.bootstrap.report.status import FIXED, UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
 
 EXPLAINED = {
     "made": "transcripts that the simulator wrote",
@@ -81,8 +81,7 @@ def generations(state: Record) -> Across | None:
     if not rows:
         return None
     shown = list(zip(*(cells(row, metrics) for row in rows), strict=True))[1:]
-    keys = ["simulated", "accepted", "coverage", "review.precision", "review.recall"]
-    keys += ["review.junk", "review.attacked", *metrics, ""]
+    keys = [*(key if part is None else f"{key}.{part}" for _, key, part, _ in FIXED[1:]), *metrics, ""]
     meanings = EXPLAINED | {m["column"]: _with_unit(m) for m in metrics.values()}
     guards = {m["column"] for m in metrics.values() if m["guard"]}
     found = [

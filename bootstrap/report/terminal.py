@@ -33,14 +33,10 @@ class Fitted:
                 count = len(shown)
                 while count > 1 and _width([left, *shown[:count]]) > console.width:
                     count -= 1
-                columns = [left, *shown[:count]]
-                yield _table(*_split(list(zip(*columns, strict=True))))
+                heads, *rows = zip(left, *shown[:count], strict=True)
+                yield _table(heads, rows)
                 shown = shown[count:]
         yield from (Text(line, style="dim") for line in self.caption)
-
-
-def _split(lines: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    return lines[0], lines[1:]
 
 
 def _width(columns: Sequence[Sequence[str]]) -> int:

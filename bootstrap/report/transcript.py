@@ -176,7 +176,8 @@ def _trained(found: Found) -> list[Text]:
         return [_line("nothing", "dim")]
     keys = ("dataset", "origin", "trained tokens", "teacher")
     counted = Counter(tuple(e[key] for key in keys) for e in found["trained"])
+    examples = lambda n: "example" if n == 1 else "examples"
     return [
-        _line(f"{dataset}: {n} {origin} example{'s' * (n > 1)} of {tokens} trained tokens, targets by {teacher}")
+        _line(f"{dataset}: {n} {origin} {examples(n)} of {tokens} trained tokens, targets by {teacher}")
         for (dataset, origin, tokens, teacher), n in counted.items()
     ]

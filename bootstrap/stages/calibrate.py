@@ -75,16 +75,16 @@ def _mistakes(
     run = g.run
     reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
     made = []
-    for criterion in reviewer.criteria:
+    for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
         for probe, review in zip(probes, reviews, strict=True):
             label = probe.labels.get(criterion.id)
-            asks = criterion.kind == "model" and not criterion.labels
-            if not asks or label is None or review.verdicts[criterion.id].passed == label:
+            if label is None or review.verdicts[criterion.id].passed == label:
                 continue
             view = tuple(passages[p] for p in probe.transcript.passages)
+            lineage = {"kind": criterion.id, "task": probe.task.id, "generation": g.number}
             asked = examples.labelled(criterion, run.world, probe.task, probe.transcript.text, view, reviewer)
-            for context, question, right in asked:
-                lineage = {"kind": criterion.id, "task": probe.task.id, "generation": g.number}
-                pair = [(question, right)]
-                made.append(examples.verdict_example(run.tokenizer, context, pair, "review", lineage))
+            made += [
+                examples.verdict_example(run.tokenizer, context, [(question, right)], "review", lineage)
+                for context, question, right in asked
+            ]
     return made

@@ -70,27 +70,32 @@ def _faults(
     value = sum(scores.values()) / len(scores)
     if value < floor:
         yield f"{name} is {value:.3f}, below its floor {floor}"
-    margin = 0.0 if name == PRIMARY else config.margin
-    falls, unclear = {}, {}
     # Where no earlier generation was measured by enough, a floor takes the place of a comparison.
     counts = [_can_tell(_scores(e, name), groups, config) for e in every]
-    measured = floor > 0 and counts[0] and not any(counts[1:])
+    by_floor = floor > 0 and counts[0] and not any(counts[1:])
+    changes = {}
     for number, earlier in promoted.items():
-        if why := _scores(earlier, name) and _unusable(earlier, name):
+        before = _scores(earlier, name)
+        if before and (why := _unusable(earlier, name)):
             yield f"{name} of generation {number} {why}"
             return
-        change = paired(scores, _scores(earlier, name), groups)
-        shared = {item: scores[item] for item in scores.keys() & _scores(earlier, name).keys()}
-        if not _can_tell(shared, groups, config) or len(shared) < SHARED * len(_scores(earlier, name)):
-            if _can_tell(_scores(earlier, name), groups, config):
-                yield f"{name} shares too few items with generation {number} to be compared"
-                return
-            continue
-        measured = True
-        if change["high"] < 0 and change["difference"] < -margin:
-            falls[number] = change
-        elif change["low"] < -config.resolution:
-            unclear[number] = change
+        shared = {item: scores[item] for item in scores.keys() & before.keys()}
+        if _can_tell(shared, groups, config) and len(shared) >= SHARED * len(before):
+            changes[number] = paired(scores, before, groups)
+        elif _can_tell(before, groups, config):
+            yield f"{name} shares too few items with generation {number} to be compared"
+            return
+    if not changes and not by_floor:
+        yield f"{name} shares too few items with the generations promoted so far to be compared"
+    yield from _falls(name, changes, config)
+
+
+def _falls(name: str, changes: Mapping[int, Mapping[str, float]], config: EvaluateConfig) -> Iterator[str]:
+    """The largest fall of a figure since an earlier generation, or else the largest that cannot be excluded. `changes`
+    are comparisons with them by their number."""
+    margin = 0.0 if name == PRIMARY else config.margin
+    falls = {n: c for n, c in changes.items() if c["high"] < 0 and c["difference"] < -margin}
+    unclear = {n: c for n, c in changes.items() if c["low"] < -config.resolution}
     if falls:
         number = min(falls, key=lambda n: falls[n]["difference"])
         beyond = f", beyond the margin {margin}" if margin else ""
@@ -102,8 +107,6 @@ def _faults(
             f"{name} may have fallen by {-c['low']:.3f} since generation {number}: {c['n']} items about {c['groups']} "
             "different things are too few to tell"
         )
-    elif not measured:
-        yield f"{name} shares too few items with the generations promoted so far to be compared"
 
 
 def _can_tell(scores: Mapping[str, float], groups: Groups, config: EvaluateConfig) -> bool:

@@ -5,16 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.arms import train_arm
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.ledger import units_of
 from ratchet.bootstrap.run import Generation, Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train import goodput
+from ratchet.train.commits import sha256
 from ratchet.train.records import Example, has_examples, metadata_of, read_examples, write_examples
 
 POOLS = (
@@ -40,26 +43,15 @@ def dataset(
 
     `taught` are transcripts with the targets of those that were kept; `mistakes` teach the reviewer. Examples longer
     than a row of training are left out: `record.json` counts them as `left_out` and says how long the `longest` is.
-    Raises ValueError when all are.
+    It also says which `units` the dataset was made from; one that was made from others than are there is not believed.
+    Raises ValueError when all examples are left out, AlteredError when what is made comes out otherwise than before.
     """
     run, place = g.run, dataset_of(g.run, g.number)
-    there = lambda: has_examples(place)
+    units = run.decided("what the dataset is made from", lambda: sha256(json.dumps(units_of(g.directory)).encode()))
+    there = lambda: has_examples(place) and _header(place).get("units") == units
     files = metadata_of(place)
     if not (run.decided("whether the dataset is there", there) and all(run.commits.has(file) for file in files)):
-        copies, names = run.config.train.renamed, run.world.names
-        made = [copy for e in mistakes for copy in examples.renamed(names, run.tokenizer, e, copies)]
-        by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
-        chosen = [(by_id[one.transcript_id], one) for _, found in taught for one in found]
-        heard = tuple(sorted({t.text for t, _ in chosen if not t.forced}))
-        interruption = run.config.wrongthink.interruption
-        again = lambda *thought: spoiled_again(run.world, run.tokenizer, heard, interruption, *thought)
-        for t, one in chosen:
-            given = t, one, g.read[t.task_id], f"gen-{g.incumbent:03d}"
-            made += examples.for_students(run.tokenizer, *given, again)
-            if not t.forced:
-                if run.config.targets.kind == "students":
-                    given = t, one.sampled(t), *given[2:]
-                made += examples.renamed(names, run.tokenizer, examples.for_simulator(*given), copies)
+        made = _examples(g, taught, mistakes)
         header = {
             "vocab_size": run.config.model.vocab_size,
             "tokenizer": run.tokenizer.hash,
@@ -67,6 +59,7 @@ def dataset(
             "K": run.config.simulate.keep,
             "unwarped": True,
             "targets": run.config.targets.kind,
+            "units": units,
         }
         fit = run.fitting(made, f"gen {g.number} dataset")
         longest = max((len(e.tokens) for e in made), default=0)
@@ -82,7 +75,29 @@ def dataset(
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 
-def dataset_of(run: Run, number: int):
+def _examples(
+    g: Generation, taught: Sequence[tuple[Sequence[Transcript], Sequence[Target]]], mistakes: Sequence[Example]
+) -> list[Example]:
+    """What is taught, as `dataset` has it: students get each transcript in several wordings, simulators each answer in
+    copies with names exchanged, and reviewers their mistakes in such copies."""
+    run, teacher = g.run, f"gen-{g.incumbent:03d}"
+    renamed = lambda e: examples.renamed(run.world.names, run.tokenizer, e, run.config.train.renamed)
+    made = [copy for e in mistakes for copy in renamed(e)]
+    by_id = {t.id: t for transcripts, _ in taught for t in transcripts}
+    chosen = [(by_id[one.transcript_id], one) for _, found in taught for one in found]
+    heard = tuple(sorted({t.text for t, _ in chosen if not t.forced}))
+    interruption = run.config.wrongthink.interruption
+    again = lambda *thought: spoiled_again(run.world, run.tokenizer, heard, interruption, *thought)
+    for t, target in chosen:
+        task = g.read[t.task_id]
+        made += examples.for_students(run.tokenizer, t, target, task, teacher, again)
+        if not t.forced:
+            own = target.sampled(t) if run.config.targets.kind == "students" else target
+            made += renamed(examples.for_simulator(t, own, task, teacher))
+    return made
+
+
+def dataset_of(run: Run, number: int) -> epath.Path:
     """Where a generation's dataset lies."""
     return run.generation(number) / "dataset" / "1.0.0"
 
@@ -90,9 +105,14 @@ def dataset_of(run: Run, number: int):
 def lacking(run: Run, number: int) -> Mapping[str, int]:
     """How many examples a generation's dataset lacks since they are longer than a row, as `left_out`, and the tokens of
     the `longest`; {} where it lacks none."""
-    path = dataset_of(run, number) / "record.json"
-    header = json.loads(path.read_text()) if path.exists() else {}
+    header = _header(dataset_of(run, number))
     return {name: header[name] for name in ("left_out", "longest") if name in header}
+
+
+def _header(dataset: epath.Path) -> dict:
+    """What a dataset says of itself; {} where there is none."""
+    path = dataset / "record.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 @goodput.activity("data_loading")

@@ -69,22 +69,29 @@ def checked(answer: Any) -> tuple[str, bool]:
 
 def _tokens(answer: Mapping[str, Any]) -> int:
     """Tokens that an answer says it took; 0 where it says nothing."""
-    return int((answer.get("usage") or {}).get("total_tokens") or 0)
+    return _used(answer, "total_tokens")
+
+
+def _used(answer: Mapping[str, Any], kind: str) -> int:
+    return int((answer.get("usage") or {}).get(kind) or 0)
 
 
 @dataclass
 class Counts:
-    """What was asked. `again` counts repeated attempts by their reason; tokens are those of new answers."""
+    """What was asked. `again` counts repeated attempts by their reason; tokens, and what they cost by the prices that
+    were given, are those of new answers."""
 
     answered: int = 0
     kept: int = 0
     unaskable: int = 0
     tokens: int = 0
+    cost: float = 0.0
     again: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         again = ", ".join(f"{reason} {count}" for reason, count in sorted(self.again.items()))
         parts = [f"{self.answered:,} answers", f"{self.kept:,} more had been kept", f"{self.tokens:,} tokens"]
+        parts += [f"which cost {self.cost:.4g}"] if self.cost else []
         parts += [f"{self.unaskable:,} questions were refused"] if self.unaskable else []
         return ", ".join([*parts, f"asked again: {again}"] if again else parts)
 
@@ -180,7 +187,7 @@ class Client:
         found: list[Any] = [None] * len(bodies)
         failed: list[Exception] = []
         self._over.clear()
-        _ = self._server, self._pace, self._spent  # made by one thread
+        _ = self._server, self._pace, self._spent  # made here, before there are threads
 
         def ask(of: list[int]) -> None:
             try:
@@ -221,8 +228,14 @@ class Client:
         with self._lock:
             self.counts.answered += 1
             self.counts.tokens += _tokens(answer)
+            self.counts.cost += self._cost(answer)
             self._spent["tokens"] += _tokens(answer)
         return read(answer)
+
+    def _cost(self, answer: Mapping[str, Any]) -> float:
+        """What an answer cost, in the currency of the prices."""
+        kinds = ("prompt_tokens", "completion_tokens")
+        return sum(_used(answer, kind) * price / 1e6 for kind, price in zip(kinds, self.config.prices, strict=False))
 
     def _persistently(self, body: Body, read: Callable[[Any], Any]) -> dict[str, Any]:
         """Asks until there is an answer or too many attempts have failed."""

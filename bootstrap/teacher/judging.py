@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ratchet.bootstrap.config import Config
-from ratchet.bootstrap.progress import Progress
+from ratchet.bootstrap.progress import Progress, counted
 from ratchet.bootstrap.teacher.client import Client, Failed, checked
 from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.models.wording import ANSWERS, asking
@@ -53,13 +53,7 @@ class FarJudge:
     ) -> list[tuple[float, float]]:
         """P(pass) and P(fail) of each question, 0 and 0 where the server refuses it. `reached` is called with the share
         that is answered. Raises what `Client.answers` raises."""
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            reached(done / len(posed))
-
+        advance = counted(lambda done: reached(done / len(posed)))
         ask = lambda: self.client.answers([self._body(one) for one in posed], advance, self._read)
         said = self.together.decided("what the judge answers", ask)
         return [self._verdict(one, likely or {}) for one, likely in zip(posed, said, strict=True)]

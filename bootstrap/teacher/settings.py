@@ -20,6 +20,9 @@ class ServerConfig:
     """Questions under way at a time, at most; fewer while the server is busy."""
     budget: int = bounded(0, "at least 0")
     """Tokens, prompts included, after which nothing more is asked, but for what is under way; 0: no bound."""
+    prices: tuple[float, ...] = bounded((), "at least 0")
+    """What a million tokens of prompts cost and what a million of answers, such as (0.15, 0.6); empty: nobody counts
+    it."""
 
     @property
     def is_address(self) -> bool:

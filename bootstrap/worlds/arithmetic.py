@@ -60,11 +60,14 @@ class ArithmeticConfig:
 
 
 def create(config: ArithmeticConfig, seed: int, generations: int) -> World:
-    """Makes the world. Raises ValueError when a setting is out of its bound or the sums would be too large."""
+    """Makes the world. Raises ValueError when a setting is out of its bound, the sums would be too large or the pages
+    too many."""
     check(config, "arithmetic.")
     largest = config.columns + (1 if config.fixed else generations)
     if largest >= len(SIZES) - 1:
         raise ValueError(f"arithmetic: sums of {largest} columns are too large; lower --generations")
+    if config.pages > len(COLOURS) * len(TREES):
+        raise ValueError(f"arithmetic: there are no names for {config.pages} pages; lower --arithmetic.pages")
     sizes = [config.columns + (1 if config.fixed else g) for g in range(1, generations + 1)]
     of_seed = list(range(1, config.columns + 1))
     fresh = list(range(config.columns + 1, config.columns + 4))
@@ -98,7 +101,7 @@ def _material(sizes: Sequence[int], count: int, config: ArithmeticConfig, salt: 
     for size in sizes:
         pages = []
         for number in rng.sample(range(len(COLOURS) * len(TREES)), config.pages):
-            p, name = draw(size, OF_PAGES, rng), f"{COLOURS[number // 8]} {TREES[number % 8]}"
+            p, name = draw(size, OF_PAGES, rng), f"{COLOURS[number // len(TREES)]} {TREES[number % len(TREES)]}"
             text = f"{name}. how {written(p)} are added: {answer(p)}"
             meta = {"name": name, "source": "arithmetic world", "license": "CC0-1.0"}
             pages.append(Document(content_id(text), text, meta))

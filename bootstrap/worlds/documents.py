@@ -26,7 +26,7 @@ class Question(NamedTuple):
 
 
 class Source(Protocol):
-    """What was read."""
+    """What was read from a user's path: documents, and labelled questions about them."""
 
     documents: Sequence[Document]
     questions: Sequence[Question]
@@ -172,7 +172,7 @@ def _material(documents: Sequence[Document], question: str) -> Material:
 
 
 def _task(document: Document, question: str) -> Task:
-    return _asked(question.format(title=title_of(document)), document.id)
+    return _asked(question.replace("{title}", title_of(document)), document.id)
 
 
 def _asked(question: str, document: str) -> Task:

@@ -102,6 +102,14 @@ class Spoiled(NamedTuple):
     text: str
     then: tuple[int, ...]
 
+    def thought(self, answer: str, steps: Sequence[Step]) -> str:
+        """The answer, of these steps, up to the spoiled one, and what that says instead."""
+        return answer[: steps[self.step].start] + self.text
+
+    def correction(self, answer: str, steps: Sequence[Step]) -> str:
+        """What a correction says of the answer, after an interruption."""
+        return " ".join(answer[steps[n].start : steps[n].end] for n in self.then)
+
 
 class Grade(NamedTuple):
     """An answer against the truth.
@@ -307,7 +315,7 @@ class World:
     prose: tuple[tuple[str, str], ...] = ()
     """Plain text for a model from scratch: (beginning, continuation that is trained on)."""
     control: tuple[tuple[str, str], ...] = ()
-    """Plain text that nothing is trained on, to see whether a model still speaks; "" takes the text of `fresh`."""
+    """Plain text that nothing is trained on, to see whether a model still speaks; empty: the text of `fresh`."""
     checks: Mapping[str, Check] = field(default_factory=dict)
     """Criteria by rule beside the general ones, by the id that the rubric gives them."""
     steps: Callable[[str], Sequence[Step]] = sentences
@@ -330,3 +338,8 @@ class World:
     answers that a teacher is shown."""
     per_document: int = 3
     """How many proposed tasks of a document are kept at most."""
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether there is an oracle, for those who may not call it."""
+        return self.oracle is not None

@@ -78,7 +78,7 @@ def test_the_teacher_is_spoken_to_in_the_folders_own_template(folder, ran):
         asked = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         assert list(t.student_prompt) == list(asked)
         text = theirs.decode(t.prompt)
-        assert all(run.passages(1)[0].text not in theirs.decode(t.student_prompt) for _ in (1,))
+        assert not any(p.text in theirs.decode(t.student_prompt) for p in run.passages(1))
         assert any(p.text in text for p in run.passages(1)) and '"name": "lookup"' in text
     assert len(written) == 4 and max(max(t.prompt) for t in written) < len(theirs)
     padding = tuple(range(len(theirs), config.model.vocab_size))

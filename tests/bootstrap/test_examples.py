@@ -226,7 +226,7 @@ def test_a_wrong_thought_has_weight_0_and_students_alone_learn_to_interrupt_it(w
         assert trained(e) == list(t.tokens) and e.origin == "correction" and e.lineage["kind"] == "inverted"
         start = len(e.tokens) - len(t.tokens)
         assert e.tokens[start - len(t.forced) : start].tolist() == list(t.forced), "a model's own words stay"
-    with pytest.raises(AssertionError, match="repeats what is right"):
+    with pytest.raises(AssertionError, match="interrupts what is right"):
         examples.for_simulator(t, target_of(t), task, "gen-001")
 
 

@@ -47,6 +47,16 @@ def test_more_steps_take_longer_and_other_stages_do_not(little_run, foretold):
     assert many["gen-001", "train"] == pytest.approx(few["gen-001", "train"].times(10, 10))
 
 
+def test_what_a_run_does_not_do_takes_no_time(little_run, foretold):
+    """Without wrong-thinkers there are no wrong starts to evaluate, and without an oracle no attacks to count."""
+    config, world = little_run.config, replace(little_run.world, oracle=None)
+    calm = replace(config, wrongthink=replace(config.wrongthink, first_generation=0))
+    runs = (little_run, replace(little_run, config=calm), replace(little_run, world=world))
+    whole, without_thinkers, without_oracle = (foretold(Pace(0.0, 1e-4, 1e-2), run) for run in runs)
+    assert without_thinkers["gen-001", "evaluate"].high < whole["gen-001", "evaluate"].high
+    assert without_oracle["gen-001", "review"].high < whole["gen-001", "review"].high
+
+
 def test_a_world_without_tasks_has_no_forecast(little_run, foretold):
     bare = replace(little_run.world, slices=tuple(part._replace(tasks=()) for part in little_run.world.slices))
     assert foretold(Pace(1.0, 1.0, 1.0), replace(little_run, world=bare)) == {}

@@ -61,7 +61,7 @@ def test_the_seed_model_answers_what_only_a_model_can(run, deeds):
     own = without_oracle(run, "sure")
     right, wrong = (little.answer(deeds, run.tasks(1)[1], w) for w in ((), (1,)))
     assert Judge(own)(said(own, (right, True), (wrong, True)), own.passages(1)) == [True, False]
-    optional = replace(own, rubric=(*own.rubric[:0], own.rubric[0].model_copy(update={"standing": "advisory"})))
+    optional = replace(own, rubric=(own.rubric[0].model_copy(update={"standing": "advisory"}),))
     assert Judge(optional)(said(own, (wrong, True)), own.passages(1)) == [True]
 
 

@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+import wandb
 from etils import epath
 from tensorboardX.event_file_writer import EventFileWriter
 
@@ -35,6 +36,16 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_steps_of_one_arm_can_be_taken_out(tmp_path):
+    metrics = Metrics(epath.Path(tmp_path))
+    for arm in ("loop", "imitation", "loop"):
+        metrics.log(1, arm, 0, {"loss": 1.0})
+    metrics.forget("imitation")
+    metrics.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["arm"] for line in lines] == ["loop", "loop"]
+
+
 def test_a_project_of_weights_and_biases_gets_the_same_figures_and_no_file_its_key(tmp_path, monkeypatch):
     """Offline it writes what it would send."""
     key = "0123456789" * 4
@@ -44,6 +55,7 @@ def test_a_project_of_weights_and_biases_gets_the_same_figures_and_no_file_its_k
     metrics.log(1, "loop", 20, {"loss": 1.23456789})
     metrics.log(1, "seed", 3, {"loss": 7.5})
     metrics.close()
+    wandb.teardown()  # as the process's end does, this waits for what is still being written
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     (sent,) = (file.read_bytes() for file in tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
     for part in (b"ratchets", b"train.steps", b"77321", b"loop/gen-001/loss", b"1.23457", b"seed/gen-001/step"):

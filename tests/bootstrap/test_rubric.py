@@ -76,6 +76,11 @@ def test_what_stands_for_advisory_decides_nothing(world):
             3,
             "example of a must have the words answer",
         ),
+        (
+            "- {id: a, kind: model, question: '{answer}}', examples: [{words: {answer: x}, passes: true}]}",
+            3,
+            "question of a cannot be filled in",
+        ),
         (" []", 2, "criteria: "),
         (" just text", 2, "criteria: "),
         (" 3", 2, "criteria: "),
@@ -116,9 +121,11 @@ def test_what_is_no_rubric_at_all_is_named(tmp_path, world, text, named):
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_missing_rubric_is_named(tmp_path, world):
+def test_a_rubric_that_cannot_be_read_is_named(tmp_path, world):
     with pytest.raises(ValueError, match="nowhere.yaml is missing; set --review.rubric"):
         load_rubric(str(tmp_path / "nowhere.yaml"), world)
+    with pytest.raises(ValueError, match=r"cannot be read \(Is a directory\); set --review.rubric"):
+        load_rubric(str(tmp_path), world)
     with pytest.raises(ValueError, match="rubric: of the world lamps is no YAML"):
         load_rubric("", replace(world, rubric="- ["))
 

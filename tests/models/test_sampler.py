@@ -120,11 +120,19 @@ def test_a_prompt_of_many_requests_is_read_once_and_they_say_what_each_says_alon
     asked = [Request(1000 * i + n, r.prompt) for i, r in enumerate(requests(3, shortest=5)) for n in range(8)]
     read = []
     prefill = slots.prefill
-    monkeypatch.setattr(slots, "prefill", lambda *a, **k: read.append(a[2]) or prefill(*a, **k))
+    monkeypatch.setattr(slots, "prefill", lambda *a, **k: read.append(a[1].real_AR) or prefill(*a, **k))
     together = sampler(small, slots=8)(small[1], asked, seed=1, temperature=1.0, stop=STOP)
     assert sum(real.any(axis=1).sum() for real in read) <= 3 + 2  # a queue may end inside a prompt's requests
     alone = [sampler(small, slots=8)(small[1], [r], seed=1, temperature=1.0, stop=STOP)[0] for r in asked]
     assert said(together) == said(alone)
+
+
+def test_what_was_said_has_the_log_probabilities_that_a_scorer_gives_it(small):
+    asked = requests(5)
+    found = sampler(small, keep=2)(small[1], asked, seed=0, temperature=2.0, stop=())
+    given = [(r.prompt, tuple(s.tokens.tolist())) for r, s in zip(asked, found, strict=True)]
+    expected = Scorer(small[0], questions=8).log_likelihoods(small[1], given)
+    np.testing.assert_allclose([s.log_likelihoods for s in found], expected, atol=1e-5)
 
 
 def test_free_slots_take_the_next_request_inside_a_dispatch(small):

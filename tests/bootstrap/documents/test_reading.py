@@ -64,6 +64,8 @@ def test_an_id_has_no_suffix_unless_files_differ_by_nothing_else(tmp_path):
         (("deep/**",), "deep/b.md deep/er/c.md deep/er/d.txt"),
         (("?.md", "*.log"), "a.md deep/b.md deep/er/c.md notes.log"),
         (("[a-b].md",), "a.md deep/b.md"),
+        (("[!a-b].md",), "deep/er/c.md"),
+        (("deep[!x]b.md", "[z-a].md", "[]a].md", "x[+"), "a.md"),
     ],
 )
 def test_globs_say_which_files_of_a_folder_are_read(tmp_path, globs, wanted):

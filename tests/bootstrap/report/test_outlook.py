@@ -81,3 +81,4 @@ def test_what_is_only_forecast_is_said_with_its_bounds():
     assert in_words(Left(300.0, 1200.0)) == "5 to 20 min left in all"
     assert in_words(Left(40.0, 1200.0)) == "40 s to 20 min left in all"
     assert in_words(Left(1200.0, 9000.0)) == "20 min to 2.5 h left in all"
+    assert in_words(Left(40.0, 400_000.0)) == "40 s to 5 days left in all"

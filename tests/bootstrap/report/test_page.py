@@ -322,5 +322,7 @@ def in_browser(run: epath.Path, profile) -> Tags:
 
 
 def test_durations_and_shares():
-    assert [duration(s) for s in (None, 0.25, 75, 3720)] == ["–", "0.2 s", "1 min 15 s", "1 h 02 min"]
+    assert [duration(s) for s in (None, 1e999, 0.25, 75, 3720)] == ["–", "–", "0.2 s", "1 min 15 s", "1 h 02 min"]
+    rounded_up = {59.94: "59.9 s", 59.97: "1 min 00 s", 119.6: "2 min 00 s", 3599.7: "1 h 00 min"}
+    assert {s: duration(s) for s in rounded_up} == rounded_up
     assert [share(1, 4), share(9, 4), share(None, 4), share(1, 0)] == ["25.0%", "100.0%", "0.0%", "0.0%"]

@@ -221,7 +221,7 @@ def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, 
 
 
 def test_junk_that_passes_stops_it_too(answering, passages, probes):
-    with pytest.raises(ReviewerBelowFloor, match="at every threshold"):
+    with pytest.raises(ReviewerBelowFloor, match="1.00 of the junk probes passed at the strictest thresholds"):
         calibrate(answering([Criterion(id="finished", kind="rule", question="?")]), probes, passages, LAX)
 
 

@@ -11,6 +11,7 @@ import pytest
 from support import arrays, assert_same_bits, changed, little_config, random_examples, transcript
 
 from ratchet.bootstrap.config import ControlsConfig, TrainConfig, WrongthinkConfig
+from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.stages import train as stage
 from ratchet.bootstrap.stages.train import (
     TooFewAccepted,
@@ -25,6 +26,7 @@ from ratchet.bootstrap.stages.train import (
 )
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Capture
+from ratchet.train.commits import AlteredError
 from ratchet.train.records import RecordError, read_examples
 
 POOLS = ("students", "simulators", "own", "demonstrations", "old students", "old simulators", "spoiled")
@@ -146,7 +148,7 @@ def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkey
     monkeypatch.setattr(stage, "spoiled_again", seen)
     made = dataset(g, taught(g), mistakes)
     by_origin = Counter(e.origin for e in made)
-    assert by_origin == {"student": 2, "simulate": 3, "correction": 2, "review": 1 if not g.run.world.names else 3}
+    assert by_origin == {"student": 2, "simulate": 3, "correction": 2, "review": 3}
     ids = {e.lineage["transcript"] for e in made if e.origin != "review"}
     assert ids == {answers[0].id, corrected[0].id}, "what was not kept teaches nothing"
     assert heard == [(answers[0].text,)], "spoiled again with what accepted answers say"
@@ -155,10 +157,21 @@ def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkey
     monkeypatch.setattr(stage, "write_examples", None)
     assert sorted(e.id for e in dataset(g, [], [])) == sorted(e.id for e in made), "it is written once"
     info = json.loads((g.directory / "dataset" / "1.0.0" / "dataset_info.json").read_text())
-    assert info
+    assert sum(map(int, info["splits"][0]["shardLengths"])) == len(made)
     place = g.directory / "dataset" / "1.0.0"
     with pytest.raises(RecordError):
         read_examples(place, tokenizer="another")
+
+
+def test_a_dataset_that_was_made_from_other_units_is_not_believed(turn, taught):
+    g = turn(1, train__renamed=0)
+    Stage(g.directory / "targets").unit(0, "inputs", lambda: [b"as it was"])
+    made = dataset(g, taught(g), [])
+    assert [e.id for e in dataset(g, [], [])] == [e.id for e in made]
+    commit = g.directory / "targets" / "unit-00000.json"
+    commit.write_text(commit.read_text().replace("inputs", "others"))
+    with pytest.raises(AlteredError, match="record.json: made again, it is not what was committed"):
+        dataset(g, taught(g), [])
 
 
 def test_students_may_learn_the_teachers_distribution_and_the_simulator_what_was_sampled(turn, taught):

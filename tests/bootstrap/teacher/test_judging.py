@@ -104,7 +104,8 @@ def test_it_answers_the_model_criteria_alone_whatever_judge_they_name(tmp_path, 
     with Faulty(lambda body: (asked.append(message(body)), "x")[1], likely=by_word).serving() as address:
         own = reviewer(judge(address, tmp_path, 20), *criteria, by_rule)
         found = own.verdicts([case("It dropped pebbles."), case("It dropped coins.")])
-        own._ask([(case("It dropped rocks."), ())], reached=shares.append)
+        rocks = transcript(TASK, "It dropped rocks.", (CROW,))
+        own.review([rocks], {TASK.id: TASK}, {CROW.id: CROW}, reached=shares.append)
     assert [of["says"].score for of in found] == pytest.approx([1.0, 0.25])
     assert [of["seeds"].passed for of in found] == [True, False] and found[0]["of"].score == pytest.approx(0.5)
     assert found[0]["grounded"].score == 1.0 and len(asked) == 3 * 3 and shares[-1] == 1.0

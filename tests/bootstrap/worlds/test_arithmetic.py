@@ -187,5 +187,7 @@ def test_the_tool_adds_and_bad_settings_are_one_line():
     assert arithmetic.CALCULATE.run({"upper": 7, "lower": 8}) == "15"
     with pytest.raises(ValueError, match="sums of 12 columns are too large; lower --generations"):
         create(SMALL, 0, 10)
+    with pytest.raises(ValueError, match="there are no names for 65 pages; lower --arithmetic.pages"):
+        create(replace(SMALL, pages=65), 0, 1)
     with pytest.raises(ValueError, match="config: arithmetic.slice is 0; it must be at least 1"):
         create(replace(SMALL, slice=0), 0, 1)

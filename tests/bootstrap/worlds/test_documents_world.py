@@ -40,6 +40,8 @@ def test_too_few_documents_are_one_clear_line():
 def test_documents_get_one_question_each_or_else_what_a_model_proposes():
     asked = world()
     assert [t.question for t in asked.slices[0].tasks] == [f"What does {i} say?" for i in ids(asked.slices[0])]
+    braced = world(question="Does {title} say {yes} or {?")
+    assert braced.slices[0].tasks[0].question == f"Does {ids(asked.slices[0])[0]} say {{yes}} or {{?"
     proposed = world(question="", per_document=2)
     assert proposed.kinds == KINDS.read_text() and proposed.per_document == 2
     assert not any(part.tasks for part in (proposed.fresh, *proposed.slices))
