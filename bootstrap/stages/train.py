@@ -43,12 +43,13 @@ def dataset(
 
     `taught` are transcripts with the targets of those that were kept; `mistakes` teach the reviewer. Examples longer
     than a row of training are left out: `record.json` counts them as `left_out` and says how long the `longest` is.
-    It also says which `units` the dataset was made from; one that was made from others than are there is not believed.
-    Raises ValueError when all examples are left out, AlteredError when what is made comes out otherwise than before.
+    Of the `units` of each stage that the dataset was made from it holds a hash. Raises ValueError when other units are
+    there, and when all examples are left out.
     """
     run, place = g.run, dataset_of(g.run, g.number)
-    units = run.decided("what the dataset is made from", lambda: sha256(json.dumps(units_of(g.directory)).encode()))
-    there = lambda: has_examples(place) and _header(place).get("units") == units
+    hashed = lambda: {stage: sha256(json.dumps(of).encode()) for stage, of in units_of(g.directory).items()}
+    units = run.decided("what the dataset is made from", hashed)
+    there = lambda: has_examples(place)
     files = metadata_of(place)
     if not (run.decided("whether the dataset is there", there) and all(run.commits.has(file) for file in files)):
         made = _examples(g, taught, mistakes)
@@ -72,6 +73,12 @@ def dataset(
             header |= {"left_out": len(made) - len(fit), "longest": longest}
         run.decided("the dataset", lambda: write_examples(place, fit, header=header))
         run.commits.adopt(place, files)
+    of = run.decided("which units the dataset is of", lambda: _header(place)["units"])
+    if other := [stage for stage in units if units[stage] != of[stage]]:
+        raise ValueError(
+            f"{g.directory / other[0]}: made again, its units are not those that generation {g.number} was trained on; "
+            "put those back, or start a new run"
+        )
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 

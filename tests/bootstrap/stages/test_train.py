@@ -26,7 +26,6 @@ from ratchet.bootstrap.stages.train import (
 )
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Capture
-from ratchet.train.commits import AlteredError
 from ratchet.train.records import RecordError, read_examples
 
 POOLS = ("students", "simulators", "own", "demonstrations", "old students", "old simulators", "spoiled")
@@ -170,7 +169,7 @@ def test_a_dataset_that_was_made_from_other_units_is_not_believed(turn, taught):
     assert [e.id for e in dataset(g, [], [])] == [e.id for e in made]
     commit = g.directory / "targets" / "unit-00000.json"
     commit.write_text(commit.read_text().replace("inputs", "others"))
-    with pytest.raises(AlteredError, match="record.json: made again, it is not what was committed"):
+    with pytest.raises(ValueError, match="targets: made again, its units are not those that generation 1 was trained"):
         dataset(g, taught(g), [])
 
 
