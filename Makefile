@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run documents test test-long chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving bench-teachers clean
+.PHONY: run documents test test-long chaos chaos-bucket attack lint bench bench-gpu bench-peers bench-serving bench-squad bench-teachers clean
 
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
@@ -64,6 +64,13 @@ bench-peers: .venv/tested .venv-peers/installed
 bench-serving: .venv/tested
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[eval,serve]' trl==1.16.0
 	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 $(BIN)/python tests/benchmarks/serving_peers.py
+
+# What SmolLM2 knows of passages of SQuAD after training on them, on its own reviewed answers and on others, and what its
+# review is worth. SQUAD is the folder of squad200.jsonl. An hour; a run that was cut goes on.
+SQUAD ?= squad200
+bench-squad: .venv/tested
+	$(BIN)/python tests/benchmarks/squad.py $(SQUAD)
+	$(BIN)/python tests/benchmarks/reviewing.py $(SQUAD)/squad200.jsonl 60
 
 # A teacher and a judge by address: our server and that of transformers, with SmolLM2. Ten minutes.
 bench-teachers: .venv/tested

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bm25s.stopwords import STOPWORDS_EN
+from bm25s.stopwords import STOPWORDS_EN_PLUS
 
 from ratchet.bootstrap.retrieval import UNSPACED
 from ratchet.bootstrap.transcript import UNREADABLE
@@ -46,9 +46,10 @@ def _words_of(part: str) -> list[str]:
 
 
 def grounded(text: str, passages: Sequence[Document]) -> Measured:
-    """The share of the different words of a text, English stop words apart, that stand in a passage."""
+    """The share of the different words of a text that stand in a passage, without English stop words and what questions
+    are asked with, such as "what", "did" and "should"."""
     said = set(words(text))
-    content = said - set(STOPWORDS_EN) or said
+    content = said - set(STOPWORDS_EN_PLUS) or said
     if not content:
         return Measured(0.0, f"{UNREADABLE}: it has no words")
     strange = content - {word for p in passages for word in words(p.text)}

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,15 +60,23 @@ def main(file: str, count: int = COUNT) -> None:
 def prepared(place: Path, file: str, count: int) -> Run:
     """A run before its first stage whose documents are the passages, and whose probes are the questions."""
     rows = [json.loads(line) for line in Path(file).read_text().splitlines()]
-    texts = [{"id": f"passage {n}", "text": row["context"]} for n, row in enumerate(rows)]
+    own = documents_in(place, rows)
+    config = runs.with_base(changed(RECIPES["documents"].config, **own, review__probes=count))
+    return runs.prepare(start(place / "run", config), config, Silent())
+
+
+def documents_in(place: Path, rows: Sequence[Mapping]) -> dict[str, str]:
+    """Settings of a run that reads passages and knows their questions, both of which are written into a folder."""
+    texts = [{"id": f"passage {n}", "text": text_of(row)} for n, row in enumerate(rows)]
     asked = [{**q, "document": f"passage {n}"} for n, row in enumerate(rows) for q in row["questions"]]
     for name, lines in (("texts", texts), ("questions", asked)):
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    config = runs.with_base(changed(
-        RECIPES["documents"].config, documents__path=str(place / "texts.jsonl"),
-        documents__questions=str(place / "questions.jsonl"), review__probes=count,
-    ))  # fmt: skip
-    return runs.prepare(start(place / "run", config), config, Silent())
+    return {"documents__path": str(place / "texts.jsonl"), "documents__questions": str(place / "questions.jsonl")}
+
+
+def text_of(row: Mapping, text: str = "") -> str:
+    """A passage, or another text about it, under the title of the article that it is from."""
+    return f"{row['title']}\n{text or row['context']}"
 
 
 def measured(run: Run) -> dict:

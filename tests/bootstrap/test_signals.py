@@ -215,3 +215,9 @@ def test_a_step_of_a_share_is_measured_by_itself(reviewer):
     assert not found["grounded"].passed and found["grounded"].reason == "in no passage: coin, found"
     assert judge.first_faults([case(text)]) == [(1, "grounded: in no passage: coin, found")]
     assert judge.verdicts([replace(case(text), steps=(Step(0, 29),))])[0]["grounded"].score == 1.0
+
+
+def test_what_a_question_is_asked_with_need_not_stand_in_a_source():
+    view = [Document("a", "The miller sent the widow home.")]
+    assert grounded("What did the miller say to the widow?", view).score == pytest.approx(2 / 3)
+    assert grounded("What should he do?", view).score == 0.0, "a text of nothing else is compared by all its words"
