@@ -67,7 +67,7 @@ def lengths(prompts: Sequence[Tokens], step: int, apart: bool) -> list[int]:
 
 
 def read(
-    model: Decoder, layers: Layers, prompts: Prompts, kernel: Kernel, int8: bool = False
+    model: Decoder, layers: Layers | None, prompts: Prompts, kernel: Kernel, int8: bool = False
 ) -> tuple[jax.Array, Cache]:
     """Hidden states [A, R, D] of what follows the beginnings, and caches of all S columns."""
     (e, length), (a, r) = prompts.begun_EL.shape, prompts.rest_AR.shape

@@ -218,7 +218,8 @@ def _by_column(plan: Scorer, shared: Shared, batch: Batch, of: Callable) -> Any:
 
 def _read(plan: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
     """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
-    model, layers = nnx.merge(plan.graphdef, shared.weights.params), shared.weights.layers
+    model = nnx.merge(plan.graphdef, shared.weights.params)
+    layers = plan.layers(model, shared.weights)
     (a, r), t = batch.contexts.rest_AR.shape, batch.question_BT.shape[1]
     cache = read(model, layers, batch.contexts, plan.kernel)[1] if r else model.new_cache(a, r)
     own, real_BT = widened(cache, batch.place_B, t), jnp.arange(t) <= batch.ends_B[:, None]
