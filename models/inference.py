@@ -21,6 +21,9 @@ from ratchet.models.decoder import Decoder, DecoderConfig, Layers
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.products import FIRST
 
+SHALLOW = 8
+"""A program over more layers than these compiles for seconds on a CPU too."""
+
 
 class Weights(NamedTuple):
     """What a call reads: parameters, but each layer on its own."""
@@ -67,6 +70,11 @@ class Inference:
         """M, into how many parts the mesh splits rows."""
         return math.prod(self.rows.mesh.shape[axis] for axis in self.across)
 
+    @property
+    def few(self) -> bool:
+        """Whether few widths of prompts are read, since each compiles for seconds: on accelerators."""
+        return self.kernel.platform != "cpu"
+
     def reads_apart(self, config: DecoderConfig) -> bool:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
         would compile for seconds, and convolutions would have to see past the padding behind it."""
@@ -75,7 +83,7 @@ class Inference:
     def layers(self, model: Decoder, weights: Weights) -> Layers | None:
         """The layers for a program that reads many tokens at once. None stands for a loop over the model's own: on a
         CPU a deep model is read as fast in one, and compiles in a third of the time."""
-        return None if self.kernel.platform == "cpu" and model.config.layers > 8 else weights.layers
+        return None if self.kernel.platform == "cpu" and model.config.layers > SHALLOW else weights.layers
 
     def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
         """Logits [B, V] in which an unused id has -inf."""
@@ -159,10 +167,10 @@ class Inference:
         return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
 
 
-def columns_for(length: int, bucket: int, kernel: Kernel) -> int:
-    """Columns that hold so many tokens: whole buckets; on accelerators, where each width compiles for seconds, a power
-    of two or one and a half of one, from 64 on."""
-    if kernel.platform != "cpu":
+def columns_for(length: int, bucket: int, few: bool) -> int:
+    """Columns that hold so many tokens: whole buckets; where each width compiles for seconds, a `few` widths, powers of
+    two and one and a half of them, from 64 on."""
+    if few:
         bucket = math.lcm(bucket, max(64, 1 << max(length - 1, 0).bit_length() >> 2))
     return round_up(length, bucket)
 

@@ -165,7 +165,7 @@ class Sampler(Plan):
             took.append((read - began, time.monotonic() - read, steps))
         (reading, saying, steps), first = took[1], sum(took[0][:2])
         rows = max(self.slots // 8, 1)
-        tokens = rows * columns_for(len(prompt), self.bucket, self.kernel)
+        tokens = rows * columns_for(len(prompt), self.bucket, self.few)
         return Pace(max(first - reading - saying, 0.0), reading / tokens, saying / max(steps, 1))
 
     def places(self, indices: Sequence[int]) -> np.ndarray:
@@ -192,7 +192,7 @@ class Sampler(Plan):
         `apart` reads once what prompts begin with alike. What answers may begin with is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
-        width, few = columns_for(len(distinct[0]), self.bucket, self.kernel), max(self.slots // 8, 1)
+        width, few = columns_for(len(distinct[0]), self.bucket, self.few), max(self.slots // 8, 1)
         if len(distinct) == len(asked):  # each where its slot will be
             prompts, prompt_Q = [asked[q].prompt if q in asked else None for q in range(self.slots)], None
         else:

@@ -25,7 +25,7 @@ from ratchet.models import pages
 from ratchet.models.beginnings import Prompts, read
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
-from ratchet.models.inference import Inference, Weights, columns_for, round_up
+from ratchet.models.inference import SHALLOW, Inference, Weights, columns_for, round_up
 from ratchet.models.programs import program
 
 LEAST_STEPS, MOST_STEPS = 16, 64
@@ -60,9 +60,10 @@ class Plan(Inference):
         return columns + round_up(self.new_tokens, pages.PAGE if self.paged(model) else 1)
 
     def columns(self, model: DecoderConfig, longest: int) -> int:
-        """P, the columns for prompts of so many tokens: whole buckets, and whole pages where there are pages."""
+        """P, the columns for prompts of so many tokens: whole buckets, and whole pages where there are pages. A
+        step compiles for each number: of a deep model they are few on CPUs too."""
         bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
-        return columns_for(longest, bucket, self.kernel)
+        return columns_for(longest, bucket, self.few or model.layers > SHALLOW)
 
 
 class Queue(NamedTuple):
