@@ -28,7 +28,7 @@ class Judge:
     @cached_property
     def _reviewer(self) -> Reviewer:
         run = self._run
-        reviewer = run.reviewer(run.weights(0))
+        reviewer = run.reviewer(run.seed_weights)
         if run.world.known and not run.world.oracle:
             made = calibration_of_seed(run)
             criteria = made["criteria"]
@@ -74,7 +74,7 @@ def calibration_of_seed(run: Run) -> dict:
     out of reach, thresholds are the strictest tried, and "below_floor" says why."""
 
     def make() -> dict:
-        params = run.weights(0)
+        params = run.seed_weights
         probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
         passages = {p.id: p for p in run.seed_index.passages}
         try:

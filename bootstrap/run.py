@@ -34,6 +34,7 @@ from ratchet.models import decoder, pretrained
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
+from ratchet.train import memory
 from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
@@ -210,7 +211,9 @@ class Run:
         return self.together.decided(what, decide)
 
     def timed(self, place: epath.Path, stage: str) -> contextlib.AbstractContextManager:
-        """Adds the seconds that a stage takes to those that are written down in a generation's directory."""
+        """Adds the seconds that a stage takes to those that are written down in a generation's directory. What was
+        freed before it is given back: it needs other sizes."""
+        memory.give_back()
         return timed(place, stage) if self.together.first else contextlib.nullcontext()
 
     def keep_weights(self, place: epath.Path, params: nnx.State) -> None:
@@ -219,7 +222,7 @@ class Run:
 
     @cached_property
     def seed_weights(self) -> nnx.State:
-        """The weights of generation 0, which a criterion may name as its judge."""
+        """The weights of generation 0, from which students start and by which a run is judged."""
         return self.weights(0)
 
     def fresh_weights(self) -> nnx.State:

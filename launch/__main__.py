@@ -1,28 +1,13 @@
 """Where the process begins: what counts only before the first thread starts and before JAX looks for devices."""
 
-import ctypes
 import importlib.util
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ratchet.train import memory
 from ratchet.train.stopping import AGAIN, heeded
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next allocation, in one arena.
-
-    XLA's CPU backend allocates its temporaries anew in every step, which glibc would take from the system and give back
-    each time: a third of a small model's training step went into page faults. Elsewhere this does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    arena_max, mmap_max, top_pad, trim_threshold = -8, -4, -2, -1  # malloc.h
-    for parameter, value in ((arena_max, 1), (mmap_max, 0), (top_pad, 1 << 28), (trim_threshold, (1 << 31) - 1)):
-        mallopt(parameter, value)
 
 
 def look_for_no_tpu() -> None:
@@ -57,7 +42,7 @@ def _say(line: str) -> None:
 
 def entry() -> None:
     """The `ratchet` script: prepares the process, runs a command and ends the process with its exit status."""
-    keep_freed_memory()
+    memory.keep_freed()
     with heeded(_say, patient=False):
         look_for_no_tpu()
         if status := join_others(sys.argv[1:]):

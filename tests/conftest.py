@@ -8,10 +8,10 @@ import signal
 
 from processes import share_compiled
 
-from ratchet.launch.__main__ import keep_freed_memory
+from ratchet.train import memory
 from ratchet.train.together import be_patient
 
-keep_freed_memory()
+memory.keep_freed()
 be_patient()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it puts into the background
 

@@ -12,6 +12,7 @@ lora.py         low-rank adapters, trained in place of the weights
 sharding.py     the mesh and every partition rule
 checkpoint.py   Orbax: train state with its data position, and a generation's weights
 flops.py        what a step costs, by formula and as traced, and what devices can do
+memory.py       what is done with memory that is freed
 goodput.py      where the time of a run goes, an event a line
 monitor.py      what is said of a step, watchdog, signals to save, profile
 together.py     processes that run one program in step

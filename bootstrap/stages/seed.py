@@ -59,11 +59,11 @@ def train_seed_model(run: Run, skills: Callable[[], Skills]) -> nnx.State:
     the corpus. Without demonstrations the weights of `base` are the seed model."""
     place, c = run.generation(0), run.config
     if run.has_weights(place):
-        return run.weights(0)
+        return run.seed_weights
     made = skills()
     params = base_weights(c, run.mesh) if c.base else run.fresh_weights()
     pools = [(made[skill], share) for skill, share in asdict(c.train.seed_mixture).items() if made[skill] and share]
     if pools:
         params = train_arm(run, 0, "seed", params, pools, c.train.seed_steps)
     run.keep_weights(place, params)
-    return params
+    return run.seed_weights

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
+from ratchet.launch.__main__ import look_for_no_tpu
+from ratchet.train import memory
 
-keep_freed_memory()
+memory.keep_freed()
 look_for_no_tpu()
 
 import jax  # noqa: E402

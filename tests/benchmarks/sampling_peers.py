@@ -64,9 +64,10 @@ def write_model(folder: Path) -> None:
 
 
 def ours(folder: Path, size: int) -> Say:
-    from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
+    from ratchet.launch.__main__ import look_for_no_tpu
+    from ratchet.train import memory
 
-    keep_freed_memory()
+    memory.keep_freed()
     look_for_no_tpu()
     import jax
     from etils import epath
@@ -178,9 +179,10 @@ def run(name: str, folder: str, size: int) -> float:
 
 
 def main() -> None:
-    from ratchet.launch.__main__ import keep_freed_memory, look_for_no_tpu
+    from ratchet.launch.__main__ import look_for_no_tpu
+    from ratchet.train import memory
 
-    keep_freed_memory()
+    memory.keep_freed()
     look_for_no_tpu()
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model")

@@ -3,10 +3,8 @@
 import io
 import json
 import os
-import platform
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -268,28 +266,3 @@ def test_the_report_is_rebuilt(capsys, tiny_run):
     code, out, _ = ratchet(capsys, "report", tiny_run)
     assert code == 0 and Path(out.strip()).read_text().startswith("<!")
     assert json.loads(ratchet(capsys, "report", tiny_run, "--json")[1]) == {"page": out.strip()}
-
-
-FREED = """
-import ctypes, resource
-from ratchet.launch.__main__ import keep_freed_memory
-if {keep}:
-    keep_freed_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    room = libc.malloc(64 << 20)  # above 32 MiB, glibc never learns by itself to keep it
-    ctypes.memset(room, 1, 64 << 20)
-    libc.free(room)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone gives memory back each time")
-def test_memory_that_was_freed_is_used_again():
-    faults = [
-        int(subprocess.run([sys.executable, "-c", FREED.format(keep=keep)], capture_output=True, text=True).stdout)
-        for keep in (False, True)
-    ]
-    assert faults[1] < faults[0] / 5, faults

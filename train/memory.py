@@ -1,0 +1,31 @@
+"""What the C library does with memory that is freed: on CPUs, XLA takes all that it computes with from there."""
+
+import ctypes
+import functools
+import platform
+
+_ARENA_MAX, _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -8, -4, -2, -1  # malloc.h
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def keep_freed() -> None:
+    """Has glibc keep what is freed for the next allocation, in one arena; elsewhere this does nothing.
+
+    XLA's CPU backend allocates its temporaries anew in every step, which glibc would take from the system and give back
+    each time: a third of a small model's training step went into page faults.
+    """
+    if libc := _glibc():
+        large = (1 << 31) - 1
+        for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TOP_PAD, 1 << 28), (_TRIM_THRESHOLD, large)):
+            libc.mallopt(parameter, value)
+
+
+def give_back() -> None:
+    """Gives what is freed back to the system, as between two stages that compute with arrays of other sizes; where
+    there is no glibc this does nothing."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
