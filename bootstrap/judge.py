@@ -29,8 +29,7 @@ class Judge:
     def _reviewer(self) -> Reviewer:
         run = self._run
         reviewer = run.reviewer(run.seed_weights)
-        if run.world.known and not run.world.oracle:
-            made = calibration_of_seed(run)
+        if made := calibration_of_seed(run):
             criteria = made["criteria"]
             if all(c["standing"] == "advisory" for c in criteria.values()):
                 criteria = {c.id: criteria[c.id] | {"standing": c.standing} for c in run.rubric}
@@ -70,8 +69,11 @@ class Judge:
 
 
 def calibration_of_seed(run: Run) -> dict:
-    """What the seed model's own answers to the held-out worked tasks call for, measured once a run. Where the target is
-    out of reach, thresholds are the strictest tried, and "below_floor" says why."""
+    """What the seed model's own answers to the held-out worked tasks call for, measured once a run; {} where an oracle
+    judges, or nobody knows right answers. Where the target is out of reach, thresholds are the strictest tried, and
+    "below_floor" says why."""
+    if run.world.oracle or not run.world.known:
+        return {}
 
     def make() -> dict:
         params = run.seed_weights

@@ -110,7 +110,7 @@ def fit(
         trained, frozen = params, None
         if run.rank:
             trained = lora.create(params, run.rank, run.batches.seed)
-            frozen = place(params, state_sharding(run.mesh, params))
+            frozen = jax.device_put(params, state_sharding(run.mesh, params))
         state = _restore(run, _initial(run, tx, trained), checkpoints)
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = saved = int(state.step)

@@ -33,8 +33,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         return labelled_probes(run, g.writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
 
     def make() -> dict:
-        if known and not teach and not run.world.oracle and g.incumbent == 0:  # the judge is this model
-            return calibration_of_seed(run)
+        if not teach and g.incumbent == 0 and (made := calibration_of_seed(run)):  # the judge is this reviewer
+            return made
         try:
             return calibrate(reviewer, probes(), passages, run.config.review)[1] if known else waved_through()
         except ReviewerBelowFloor as below:

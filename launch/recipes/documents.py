@@ -47,7 +47,7 @@ RECIPE = Recipe(
             lora=16,
             batch=4,
             columns=1024,
-            engine=EngineConfig(save_minutes=2.0, micro_batches=4),
+            engine=EngineConfig(save_minutes=2.0, micro_batches=4, remat="full"),
             optimizer=OptimizerConfig("adamw", 3e-4),
         ),
         evaluate=EvaluateConfig(samples=1, resolution=0.5),
