@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ratchet.bootstrap.rollouts.settings import RolloutsConfig
 from ratchet.bootstrap.teacher.settings import JudgeConfig, TeacherConfig, is_address
 from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig
 from ratchet.models import bounds
@@ -229,6 +230,7 @@ class Config:
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     wrongthink: WrongthinkConfig = field(default_factory=WrongthinkConfig)
@@ -273,20 +275,20 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
         (
             "simulate.calls",
-            bool(c.teacher.url) and c.simulate.calls > 0,
-            "a teacher by address has all passages in view and calls nothing; set it to 0",
+            bool(c.teacher.url or c.rollouts.url) and c.simulate.calls > 0,
+            "who writes at an address has all passages in view and calls nothing; set it to 0",
         ),
+        ("rollouts.url", bool(c.rollouts.url) and not c.base, "servers hold a model that others know; give its --base"),
         *(
             (f"simulate.{name}", there and c.simulate.calls < 1, "nothing may be called; set simulate.calls above 0")
             for name, there in (("tools", bool({*c.simulate.tools} - {"lookup"})), ("mcp", bool(c.simulate.mcp)))
         ),
         *(
-            (
-                f"{s.section}.url",
-                bool(s.url) and not is_address(s.url),
-                "give it as http://HOST:PORT/v1, without a name or a key",
-            )
-            for s in (c.teacher, c.judge)
+            (name, bool(url) and not is_address(url), "give it as http://HOST:PORT/v1, without a name or a key")
+            for name, url in (
+                ("teacher.url", c.teacher.url), ("judge.url", c.judge.url),
+                *(("rollouts.url", url) for url in c.rollouts.url),
+            )  # fmt: skip
         ),
         *(
             (f"{s.section}.prices", len(s.prices) not in (0, 2), "give two, of a million prompt and answer tokens")
@@ -337,6 +339,7 @@ MAY_CHANGE = (
     "wandb",
     *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
     *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget", "prices")),
+    *(f"rollouts.{name}" for name in ("url", "concurrency", "directory")),
 )
 """Settings that resuming a run may change, since nothing that comes of it depends on them."""
 

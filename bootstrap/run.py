@@ -20,13 +20,15 @@ from ratchet.bootstrap.progress import Metrics, Progress, timed
 from ratchet.bootstrap.proposals import from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.rollouts.replicas import find_server
+from ratchet.bootstrap.rollouts.writing import Rollouts, open_rollouts
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer, longest_passage
-from ratchet.bootstrap.teacher.afar import Afar, meet_teacher
+from ratchet.bootstrap.teacher.afar import Afar, Scribe, meet_teacher
 from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.judging import FarJudge, meet_judge
 from ratchet.bootstrap.teacher.probing import find_model
-from ratchet.bootstrap.tokenizers import make_tokenizer
+from ratchet.bootstrap.tokenizers import TOKENIZER, keep_tokenizer
 from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
 from ratchet.bootstrap.tools import Toolbox, caller
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
@@ -36,13 +38,10 @@ from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
 from ratchet.train.commits import Commits
-from ratchet.train.files import whole
 from ratchet.train.records import Example
 from ratchet.train.sharding import laid_out, make_mesh, place, state_sharding
 from ratchet.train.together import ALONE, Together
 from ratchet.train.trainer import mean_loss
-
-TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -252,13 +251,16 @@ class Generation:
         return self.run.writer(self.params)
 
     @cached_property
-    def afar(self) -> Afar | None:
-        """The teacher by address, where it writes this generation."""
-        c = self.run.config
-        if not c.teacher.url or self.number > c.teacher.generations:
+    def afar(self) -> Afar | Rollouts | None:
+        """Who writes this generation elsewhere: a teacher by address, or else servers with the incumbent's weights."""
+        r, c = self.run, self.run.config
+        scribe = Scribe(self.writer, r.scorer, c.targets.kind != "one_hot")
+        if c.teacher.url and self.number <= c.teacher.generations:
+            return Afar(r.teacher, scribe, r.together)
+        if not c.rollouts.url:
             return None
-        rescored = c.targets.kind != "one_hot"
-        return Afar(self.run.teacher, self.writer, self.run.scorer, rescored, self.run.together)
+        documents, say = r.material(1).documents, r.progress.line
+        return open_rollouts(r.directory, c, self.incumbent, scribe, documents, say, r.together)
 
     @cached_property
     def index(self) -> Index:
@@ -285,8 +287,8 @@ class Generation:
 
 def check(config: Config) -> Given:
     """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
-    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher or
-    judge by address that is not there."""
+    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher, judge
+    or servers by address that are not there."""
     given = given_world(config)
     world = given.world
     rubric = load_rubric(config.review.rubric, world)
@@ -309,6 +311,8 @@ def check(config: Config) -> Given:
     for asked in (config.teacher, config.judge):
         if asked.url:
             find_model(Client(asked, asked.model, epath.Path()))
+    if config.rollouts.url:
+        find_server(config.rollouts)
     return given
 
 
@@ -333,7 +337,7 @@ def prepare(
     if account and writes:
         together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)
-    make = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
+    make = lambda: keep_tokenizer(directory, config, world, rubric, writes)
     together.decided("the tokenizer", make)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     if config.simulate.calls and tools.described:
@@ -371,21 +375,6 @@ def _asked(world: World) -> Iterator[Task]:
     """Tasks that are the same however many generations there are."""
     for part in (world.seed, world.probes, world.fresh, world.slices[0]):
         yield from part.tasks
-
-
-def _make_tokenizer(
-    directory: epath.Path, commits: Commits, config: Config, world: World, rubric: tuple[Criterion, ...], writes: bool
-) -> None:
-    """Makes the tokenizer in the run's directory, whose files are committed, where one of them is missing."""
-    folder = directory / TOKENIZER
-    files = commits.within(folder)
-    if files and all(file.exists() for file in files):
-        return
-    if not writes:
-        raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
-    with whole(folder) as fresh:
-        make_tokenizer(fresh, config, world, rubric)
-        commits.adopt(folder, fresh.iterdir())
 
 
 def with_base(config: Config) -> Config:

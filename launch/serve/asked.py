@@ -66,6 +66,7 @@ class Sampling(_Body):
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = None
     stop: str | list[str] = []
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     return_token_ids: bool = False
@@ -175,6 +176,12 @@ class Detokenize(_Body):
 
     model: str | None = None
     tokens: list[Id]
+
+
+class NewWeights(_Body):
+    """Where other weights of the served model lie, as SGLang's clients say it."""
+
+    model_path: str
 
 
 Body = TypeVar("Body", bound=_Body)

@@ -1,6 +1,7 @@
 """What is served: a generation of a run, or a model that others trained."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,11 @@ _NO_CHAT = "{{ raise_exception('it has no chat template, so it completes text an
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A model with what it reads and writes by. `context` tokens are the most that a prompt and its answer take."""
+    """A model with what it reads and writes by. `context` tokens are the most that a prompt and its answer take.
+
+    `other` reads other weights of it from a folder, and raises FolderError for those of another model; None: it takes
+    no others.
+    """
 
     name: str
     tokenizer: Any
@@ -33,6 +38,7 @@ class Served:
     scorer: Scorer
     weights: Weights
     context: int
+    other: Callable[[epath.Path], Weights] | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -78,13 +84,21 @@ def of_base(named: str, slots: int, context: int) -> Served:
     mesh = make_mesh(MeshConfig())
     rows = slots_sharding(mesh) if mesh.size > 1 else None
     graphdef, _ = decoder.shapes(config)
-    weights = base.weights(lambda params: state_sharding(mesh, params))
+    laid_out = lambda params: state_sharding(mesh, params)
+    weights = base.weights(laid_out)
     unused = tuple(sorted({*range(config.vocab_size)} - tokenizer.ids))
     scorer = Scorer(graphdef, questions=slots, rows=rows)
     slots = _slots(slots, scorer.parts)
     sampler = Sampler(graphdef, slots=slots, new_tokens=1, keep=_kept(config), rows=rows, unused=unused)
     name, context = epath.Path(named).absolute().name, _context(context, config)
-    return Served(name, tokenizer, sampler, scorer, scorer.weights(weights), context)
+
+    def other(folder: epath.Path) -> Weights:
+        found = pretrained.Folder(folder)
+        if replace(found.config, max_length=config.max_length) != config:
+            raise FolderError(f"{folder}: it is a decoder of another shape than {name}; give weights of that one")
+        return scorer.weights(found.weights(laid_out))
+
+    return Served(name, tokenizer, sampler, scorer, scorer.weights(weights), context, other)
 
 
 def _kept(model: DecoderConfig) -> int:

@@ -1,0 +1,148 @@
+"""Questions shared out among servers that hold the same weights."""
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from etils import epath
+
+from ratchet.bootstrap.rollouts.handover import Handover, NotReady
+from ratchet.bootstrap.rollouts.settings import Replica, RolloutsConfig
+from ratchet.bootstrap.teacher.client import Body, Client, Failed, ServerRefused, ServerStopped
+from ratchet.bootstrap.worlds.world import content_id
+from ratchet.train.buckets import read
+from ratchet.train.files import write_json
+
+AT_A_TIME = 64
+"""Questions that a server answers between two looks at its weights."""
+Said = tuple[list[int], bool]
+"""Tokens, and whether the turn ended by itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replicas:
+    """Servers, the weights that each must have, and where what they answered by them is kept. `say` is told in a line
+    of a server that is left out."""
+
+    clients: Sequence[Client]
+    handover: Handover
+    kept: epath.Path
+    say: Callable[[str], None]
+
+    def answers(self, bodies: Sequence[Body], advance: Callable[[int], None]) -> list[Said]:
+        """What the servers say to prompts, in order; nothing to one that they refuse. `advance(n)` is called when n
+        more are there.
+
+        Each takes the next questions as it is done with the last. Its answers count once it was seen to have the
+        weights before and after them; else others are asked, and it is left out until this is called again. Raises
+        ServerStopped when none is left.
+        """
+        names = [content_id(body) for body in bodies]
+        work = _Work({name: self._found(name) for name in dict.fromkeys(names)}, dict(zip(names, bodies, strict=True)))
+        advance(sum(work.found[name] is not None for name in names))
+        able = list(self.clients)
+        pool = ThreadPoolExecutor(max(len(able), 1))
+        try:
+            while work.left and able:
+                doing = [pool.submit(self._work, client, work, advance) for client in able]
+                able = [client for client, one in zip(able, doing, strict=True) if one.result()]
+        finally:
+            work.over.set()
+            for client in self.clients:
+                client.stop()
+            pool.shutdown(cancel_futures=True)
+        if work.left:
+            raise ServerStopped(
+                "rollouts: no server is left that answers by the run's weights; what was answered is kept; see to "
+                "them, then `ratchet resume` goes on"
+            )
+        return [work.found[name] for name in names]
+
+    def _work(self, client: Client, work: "_Work", advance: Callable[[int], None]) -> bool:
+        """Has one server answer until nothing is left; returns whether it may be asked again."""
+        some: list[str] = []
+        try:
+            named = self.handover.give(client) if work.left else client
+            while (some := work.take()) and not work.over.is_set():
+                asked = [{"model": named.model, **work.bodies[name]} for name in some]
+                said = named.answers(asked, lambda done: None, _said)
+                if why := self.handover.strange(named):
+                    raise NotReady(why)
+                for name, one in zip(some, said, strict=True):
+                    self._keep(work, name, one, client.config.url)
+                work.done(len(some), advance)
+        except (NotReady, ServerStopped, ServerRefused) as error:
+            work.give_back(some)
+            if not work.over.is_set():
+                self.say(f"rollouts: {client.config.url} is left out for now: {error}")
+            return False
+        work.give_back(some)
+        return True
+
+    def _found(self, name: str) -> Said | None:
+        path = self.kept / f"{name}.json"
+        return tuple(json.loads(read(path))["answer"]) if path.exists() else None
+
+    def _keep(self, work: "_Work", name: str, said: Said | None, by: str) -> None:
+        if said is not None:
+            write_json(self.kept / f"{name}.json", {"question": work.bodies[name], "answer": said, "by": by})
+        work.found[name] = ([], False) if said is None else said
+
+
+@dataclass(eq=False)
+class _Work:
+    """Questions by name, what is found of each so far, and which are left."""
+
+    found: dict[str, Said | None]
+    bodies: Mapping[str, Body]
+    left: deque[str] = field(init=False)
+    over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self):
+        self.left = deque(name for name, said in self.found.items() if said is None)
+
+    def take(self) -> list[str]:
+        """The next questions, for one server."""
+        with self._lock:
+            return [self.left.popleft() for _ in range(min(AT_A_TIME, len(self.left)))]
+
+    def give_back(self, names: Sequence[str]) -> None:
+        """Questions that are still to be answered come first again."""
+        with self._lock:
+            self.left.extendleft(reversed([name for name in names if self.found[name] is None]))
+
+    def done(self, count: int, advance: Callable[[int], None]) -> None:
+        with self._lock:
+            advance(count)
+
+
+def servers(config: RolloutsConfig) -> list[Client]:
+    """A client of each server; none of them keeps answers, or knows its model's name yet."""
+    asked = [Replica(url, concurrency=config.concurrency) for url in config.url]
+    return [Client(one, "", None, "completions") for one in asked]
+
+
+def find_server(config: RolloutsConfig) -> None:
+    """Raises ServerRefused unless one of the servers, at least, is there."""
+    said = []
+    for client in servers(config):
+        try:
+            client.ask("models")
+            return
+        except Failed as failed:
+            said.append(f"{client.config.url}: {failed}")
+    raise ServerRefused(f"rollouts: no server answers ({'; '.join(said)}); start them, or see to --rollouts.url")
+
+
+def _said(answer: Any) -> Said:
+    """The tokens of a completion. Raises Failed for what is no answer."""
+    try:
+        first = answer["choices"][0]
+        return [int(token) for token in first["token_ids"]], first["finish_reason"] == "stop"
+    except (LookupError, TypeError, ValueError):
+        raise Failed("no token ids") from None
