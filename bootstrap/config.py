@@ -273,22 +273,22 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             f"the world {c.world} reads none; leave it out, or set --world documents",
         ),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
-        (
-            "simulate.calls",
-            bool(c.teacher.url or c.rollouts.url) and c.simulate.calls > 0,
-            "who writes at an address has all passages in view and calls nothing; set it to 0",
-        ),
-        ("rollouts.url", bool(c.rollouts.url) and not c.base, "servers hold a model that others know; give its --base"),
-        *(
-            (f"simulate.{name}", there and c.simulate.calls < 1, "nothing may be called; set simulate.calls above 0")
-            for name, there in (("tools", bool({*c.simulate.tools} - {"lookup"})), ("mcp", bool(c.simulate.mcp)))
-        ),
         *(
             (name, bool(url) and not is_address(url), "give it as http://HOST:PORT/v1, without a name or a key")
             for name, url in (
                 ("teacher.url", c.teacher.url), ("judge.url", c.judge.url),
                 *(("rollouts.url", url) for url in c.rollouts.url),
             )  # fmt: skip
+        ),
+        ("rollouts.url", bool(c.rollouts.url) and not c.base, "servers hold a model that others know; give its --base"),
+        (
+            "simulate.calls",
+            bool(c.teacher.url or c.rollouts.url) and c.simulate.calls > 0,
+            "who writes at an address has all passages in view and calls nothing; set it to 0",
+        ),
+        *(
+            (f"simulate.{name}", there and c.simulate.calls < 1, "nothing may be called; set simulate.calls above 0")
+            for name, there in (("tools", bool({*c.simulate.tools} - {"lookup"})), ("mcp", bool(c.simulate.mcp)))
         ),
         *(
             (f"{s.section}.prices", len(s.prices) not in (0, 2), "give two, of a million prompt and answer tokens")

@@ -42,8 +42,10 @@ class Replicas:
         ServerStopped when none is left.
         """
         names = [content_id(body) for body in bodies]
-        work = _Work({name: self._found(name) for name in dict.fromkeys(names)}, dict(zip(names, bodies, strict=True)))
-        advance(sum(work.found[name] is not None for name in names))
+        place = self.kept / content_id(names)
+        known = dict.fromkeys(names) | _read(place)
+        work = _Work(known, dict(zip(names, bodies, strict=True)), place)
+        advance(sum(said is not None for said in known.values()))
         able = list(self.clients)
         pool = ThreadPoolExecutor(max(len(able), 1))
         try:
@@ -72,9 +74,7 @@ class Replicas:
                 said = named.answers(asked, lambda done: None, _said)
                 if why := self.handover.strange(named):
                     raise NotReady(why)
-                for name, one in zip(some, said, strict=True):
-                    self._keep(work, name, one, client.config.url)
-                work.done(len(some), advance)
+                work.keep(dict(zip(some, said, strict=True)), client.config.url, advance)
         except (NotReady, ServerStopped, ServerRefused) as error:
             work.give_back(some)
             if not work.over.is_set():
@@ -83,22 +83,14 @@ class Replicas:
         work.give_back(some)
         return True
 
-    def _found(self, name: str) -> Said | None:
-        path = self.kept / f"{name}.json"
-        return tuple(json.loads(read(path))["answer"]) if path.exists() else None
-
-    def _keep(self, work: "_Work", name: str, said: Said | None, by: str) -> None:
-        if said is not None:
-            write_json(self.kept / f"{name}.json", {"question": work.bodies[name], "answer": said, "by": by})
-        work.found[name] = ([], False) if said is None else said
-
 
 @dataclass(eq=False)
 class _Work:
-    """Questions by name, what is found of each so far, and which are left."""
+    """Questions by name, what is found of each so far, which are left, and the place where answers are kept."""
 
     found: dict[str, Said | None]
     bodies: Mapping[str, Body]
+    place: epath.Path
     left: deque[str] = field(init=False)
     over: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,9 +108,19 @@ class _Work:
         with self._lock:
             self.left.extendleft(reversed([name for name in names if self.found[name] is None]))
 
-    def done(self, count: int, advance: Callable[[int], None]) -> None:
+    def keep(self, said: Mapping[str, Said | None], by: str, advance: Callable[[int], None]) -> None:
+        """Answers of one server, which are good; None to what it refuses."""
+        made = {name: one or ([], False) for name, one in said.items()}
+        write_json(self.place / f"{content_id(list(made))}.json", {"by": by, "answers": made})
         with self._lock:
-            advance(count)
+            self.found |= made
+            advance(len(made))
+
+
+def _read(place: epath.Path) -> dict[str, Said]:
+    """What is kept at a place, by name."""
+    files = sorted(place.glob("*.json")) if place.exists() else []
+    return {name: tuple(said) for file in files for name, said in json.loads(read(file))["answers"].items()}
 
 
 def servers(config: RolloutsConfig) -> list[Client]:

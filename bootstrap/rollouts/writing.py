@@ -17,6 +17,7 @@ from ratchet.bootstrap.teacher.afar import Scribe, sampling_of
 from ratchet.bootstrap.teacher.client import Counts
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document
+from ratchet.train.buckets import in_bucket
 from ratchet.train.together import Together
 
 TEXTS, LONGEST = 4, 128
@@ -65,7 +66,8 @@ def open_rollouts(
     """Servers with the weights of generation `number`, which are those that the scribe's model writes with; its
     documents' texts tell these from others. Raises what `hand_over` raises."""
     place = directory / "rollouts"
-    seen = f"{config.rollouts.directory.rstrip('/') or directory.absolute()}/rollouts"
+    here = directory if in_bucket(directory) else directory.absolute()
+    seen = f"{config.rollouts.directory.rstrip('/') or here}/rollouts"
     texts = [tuple(scribe.writer.tokenizer.encode(d.text)[:LONGEST]) for d in documents[:TEXTS]]
     scorer = replace(scribe.scorer, unused=())  # as servers do, of every row
     own = (scorer, [text for text in texts if len(text) > 1])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from etils import epath
 from support import awaken, changed, little_config, start
@@ -18,6 +19,7 @@ from templates import write_folder
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.rollouts import replicas
+from ratchet.bootstrap.rollouts.handover import hand_over
 from ratchet.bootstrap.rollouts.replicas import find_server
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
@@ -28,6 +30,8 @@ from ratchet.models import decoder, huggingface
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
 from ratchet.train import sharding
+from ratchet.train.buckets import download
+from ratchet.train.together import ALONE
 
 MODEL = DecoderConfig(
     vocab_size=704, width=32, layers=1, heads=2, kv_heads=2, mlp_width=64, max_length=512, conv=1,
@@ -109,6 +113,11 @@ def speaker(folder):
     return served.of_base(str(folder), 4, 0)
 
 
+def kept(run):
+    """What was answered by the servers and kept, file by file."""
+    return [json.loads(f.read_text()) for f in (run.directory / "rollouts" / "answers").glob("*/*/*.json")]
+
+
 def load(root, place):
     body = json.dumps({"model_path": str(place)}).encode()
     return urllib.request.urlopen(urllib.request.Request(f"{root}/update_weights_from_disk", body)).read()
@@ -145,8 +154,7 @@ def test_one_that_keeps_its_old_weights_is_left_out_and_the_others_write_all(run
     lines = [line for line in run.progress.lines if "left out" in line]
     assert any(bad.url in line and "it answers by the weights of an earlier generation" in line for line in lines)
     assert any(plain in line for line in lines) and not any(good.url in line for line in lines)
-    by = {json.loads(f.read_text())["by"] for f in (run.directory / "rollouts" / "answers").glob("*/*.json")}
-    assert by == {good.url}
+    assert {file["by"] for file in kept(run)} == {good.url}
 
 
 def test_one_that_was_never_told_of_weights_says_how_to_start_it(run, speaker):
@@ -201,11 +209,11 @@ def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with
         with pytest.raises(ServerStopped, match="no server is left"):
             g.afar.finish(drafts, g.passages, generation=1, seed=g.seed("simulate"), advance=advance)
         assert 4 <= sum(said) < len(drafts)
-    kept = len(list((run.directory / "rollouts" / "answers").glob("*/*.json")))
+    there = sum(len(file["answers"]) for file in kept(run))
     with taking(speaker, run) as anew:
         g = generation(run, new, 1, (anew.url,))
         made = g.afar.finish(drafts, g.passages, generation=1, seed=g.seed("simulate"))
-        assert sum(c.counts.answered for c in g.afar.replicas.clients) == len(drafts) - kept
+        assert sum(c.counts.answered for c in g.afar.replicas.clients) == len(drafts) - there
     assert [t.tokens for t in made] == own
 
 
@@ -261,3 +269,16 @@ def test_a_run_begins_when_one_server_at_least_is_there(run, speaker):
         find_server(changed(run.config, rollouts__url=("http://127.0.0.1:9/v1", one.url)).rollouts)
     with pytest.raises(ServerRefused, match="no server answers .*see to --rollouts.url"):
         find_server(changed(run.config, rollouts__url=("http://127.0.0.1:9/v1",)).rollouts)
+
+
+def test_weights_lie_in_a_bucket_as_on_a_disk_and_those_before_them_no_longer(run, s3):
+    place, text = s3.bucket / "runs" / "x" / "rollouts", (run.scorer, [(5, 6, 7, 8)])
+    first, second = (
+        hand_over(place, "/seen", n, weights(n + 1), run.config.model, text, ALONE) for n in range(2)
+    )
+    assert first.folder == f"/seen/gen-000-{first.weights[:8]}" and set(second.known) == {first.weights, second.weights}
+    (name,) = [path.name for path in place.glob("gen-*")]
+    download(place / name, copy := run.directory / "copy")
+    found = huggingface.load(copy, run.config.model, lambda params: sharding.state_sharding(run.mesh, params))
+    jax.tree.map(np.testing.assert_array_equal, found, weights(2))
+    assert name == f"gen-001-{second.weights[:8]}"
