@@ -68,13 +68,15 @@ TAKING = {
 
 @dataclass(frozen=True)
 class Handover:
-    """The weights of a generation, which servers are to write with: their fingerprint, and where the servers see them.
+    """The weights of a generation, which servers are to write with: their fingerprint, where the servers see them, and
+    how many tokens a prompt and its answer may take.
 
     `known` are the run's own log-probabilities of the texts, by the fingerprint of the weights.
     """
 
     weights: str
     folder: str
+    longest: int
     texts: tuple[Tokens, ...]
     known: Mapping[str, Sequence[Sequence[float]]]
 
@@ -114,9 +116,12 @@ class Handover:
         """The client with the name of the server's model, the first that it lists, and its owner's name."""
         try:
             first = client.ask("models")["data"][0]
-            return replace(client, model=first["id"]), str(first.get("owned_by"))
-        except (LookupError, TypeError, AttributeError):
+            named, owner, room = first["id"], str(first.get("owned_by")), int(first.get("max_model_len") or 0)
+        except (LookupError, TypeError, ValueError, AttributeError):
             raise Failed("it lists no models") from None
+        if 0 < room < self.longest:
+            raise NotReady(f"it reads {room} tokens, and a prompt with its answer may take {self.longest}")
+        return replace(client, model=named), owner
 
     def _told_to_take(self, client: Client, owner: str) -> None:
         if owner not in TAKING:
@@ -149,8 +154,9 @@ def hand_over(
             huggingface.save(epath.Path(folder), model, params, DTYPE)
         found = [of.own[:-1].tolist() for of in scorer.logs(params, texts, 1)]
         together.decided("that the servers' weights are there", lambda: write_json(logs, found))
-    known = lambda: {file.stem: json.loads(read(file)) for file in (place / "logs").glob("*.json")}
-    return Handover(weights, f"{seen}/{name}", tuple(texts), together.decided("what weights are known", known))
+    read_all = lambda: {file.stem: json.loads(read(file)) for file in (place / "logs").glob("*.json")}
+    known = together.decided("what weights are known", read_all)
+    return Handover(weights, f"{seen}/{name}", model.max_length, tuple(texts), known)
 
 
 def _filled_in(body: Body, folder: str) -> Body:

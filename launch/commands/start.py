@@ -28,6 +28,7 @@ from ratchet.launch.options import (
     UserError,
     asks_for_help,
     first_word,
+    lacks_base,
     located,
     parse,
     parse_run,
@@ -86,6 +87,8 @@ class Resume:
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
+    if reason := lacks_base(config):
+        raise UserError(f"run: {reason}")
     directory, together = located(asked.out or f"runs/{config.recipe}"), _joined(asked.join, config)
     begun = together.decided("whether there is a run", lambda: config_files.begun(directory))
     if begun and not asked.join:

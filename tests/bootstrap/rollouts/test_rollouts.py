@@ -164,6 +164,13 @@ def test_one_that_was_never_told_of_weights_says_how_to_start_it(run, speaker):
     assert line.endswith("it takes no weights by /update_weights_from_disk; start it with --weights-from")
 
 
+def test_one_that_reads_too_little_is_left_out(run, folder):
+    with taking(served.of_base(str(folder), 4, 100), run) as short, pytest.raises(ServerStopped):
+        written(run, weights(1), url=(short.url,))
+    (line,) = [line for line in run.progress.lines if "left out" in line]
+    assert line.endswith("it reads 100 tokens, and a prompt with its answer may take 512")
+
+
 def test_what_one_said_that_lost_its_weights_meanwhile_is_asked_of_another(run, speaker, folder, monkeypatch):
     monkeypatch.setattr(replicas, "AT_A_TIME", 2)
     new, own, reset = weights(2), written(run, weights(2), place="own"), threading.Event()
