@@ -161,6 +161,25 @@ def test_a_training_set_that_is_deleted_is_made_again(run, capsys):
     assert {p.name: p.read_bytes() for p in place.iterdir()} == before
 
 
+def test_a_run_that_would_train_on_what_was_rejected_ends_in_a_line_and_with_1(run, capsys, monkeypatch):
+    """The weights of the last generation are made again, from a dataset with one example more."""
+    shutil.rmtree(run / "gen-002" / "model")
+    shutil.rmtree(run / "gen-002" / "dataset")
+    real = loop.dataset
+
+    def spoiled(g, taught, mistakes):
+        made = real(g, taught, mistakes)
+        return [*made, replace(made[0], lineage=made[0].lineage | {"transcript": "nobody's"})]
+
+    monkeypatch.setattr(loop, "dataset", spoiled)
+    code, said = ratchet(capsys, "resume", run)
+    assert code == 1 and said.count("\n") == 1
+    assert "generation 2: of the tokens to be trained on, the audit found " in said and "audit.json" in said
+    assert not (run / "gen-002" / "model").exists()
+    code, said = ratchet(capsys, "resume", run)
+    assert code == 2 and "has ended: generation 2: of the tokens to be trained on" in said
+
+
 def test_who_looks_at_a_run_without_tokenizer_is_sent_to_resume(run, capsys):
     (run / "tokenizer" / "model.spm").unlink()
     code, said = ratchet(capsys, "show", run, "0")

@@ -126,7 +126,10 @@ def test_the_recipes_without_weights_are_those_that_the_next_test_knows():
 
 @pytest.mark.parametrize(
     ("command", "recipe"),
-    [*((command, "pod-0.6b") for command in ("run", *submit.PLATFORMS)), *(("slurm", recipe) for recipe in WITHOUT[1:])],
+    [
+        *((command, "pod-0.6b") for command in ("run", *submit.PLATFORMS)),
+        *(("slurm", recipe) for recipe in WITHOUT[1:]),
+    ],
 )
 def test_a_recipe_about_documents_is_refused_without_a_model_before_anything_is_read(
     tmp_path, monkeypatch, capsys, command, recipe
