@@ -12,7 +12,7 @@ from flax import nnx
 
 from ratchet.bootstrap import engines
 from ratchet.bootstrap.config import Config, flat
-from ratchet.bootstrap.given import Given, check_inputs, given_world
+from ratchet.bootstrap.given import Given, base_config, base_model, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
@@ -32,7 +32,7 @@ from ratchet.bootstrap.tokenizers import TOKENIZER, keep_tokenizer
 from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
 from ratchet.bootstrap.tools import Toolbox, caller
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
-from ratchet.models import decoder, pretrained
+from ratchet.models import decoder
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
@@ -297,7 +297,7 @@ def check(config: Config) -> Given:
     kinds = _kinds(world)
     engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:
-        tokenizer = pretrained.find(config.base).tokenizer()
+        tokenizer = base_model(config.base).tokenizer()
         tokenizer.check()
         tools = toolbox(config.simulate, world.tools)
         if config.simulate.calls and tools.described:
@@ -382,10 +382,10 @@ def with_base(config: Config) -> Config:
     for one that cannot be read."""
     if not config.base:
         return config
-    model = pretrained.find(config.base).config
+    model = base_config(config.base)
     return replace(config, model=replace(model, max_length=config.model.max_length))
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
     """The weights of the model that `base` names, over the mesh."""
-    return pretrained.find(config.base).weights(lambda params: state_sharding(mesh, params))
+    return base_model(config.base).weights(lambda params: state_sharding(mesh, params))

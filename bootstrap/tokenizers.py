@@ -8,10 +8,10 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.given import base_model
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
-from ratchet.models import pretrained
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
@@ -44,7 +44,7 @@ def keep_tokenizer(
 
 def make_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
     """Makes the tokenizer of a run in its folder. Beside a chat model's lies its config.json, which an export reads."""
-    base = pretrained.find(config.base) if config.base else None
+    base = base_model(config.base) if config.base else None
     vocabulary = config.model.vocab_size
     tokenizer = base.tokenizer() if base else Tokenizer.train(_texts(config, world, rubric), vocabulary)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.given import base_model
 from ratchet.launch import api
 from ratchet.launch.serve.asked import MOST_LIKELY
 from ratchet.models import decoder, pretrained
@@ -17,6 +18,7 @@ from ratchet.models.inference import Weights
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.settings import NoTemplate
+from ratchet.train.buckets import in_bucket
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 LONGEST = 4096
@@ -75,7 +77,7 @@ def of_run(model: api.Model, slots: int, context: int) -> Served:
 def of_base(named: str, slots: int, context: int) -> Served:
     """A model that others trained, named after its folder or file, over all devices. Raises FolderError for one that
     cannot be read."""
-    base = pretrained.find(named)
+    base = base_model(named)
     config = base.config
     try:
         tokenizer = base.tokenizer()
@@ -90,7 +92,8 @@ def of_base(named: str, slots: int, context: int) -> Served:
     scorer = Scorer(graphdef, questions=slots, rows=rows)
     slots = _slots(slots, scorer.parts)
     sampler = Sampler(graphdef, slots=slots, new_tokens=1, keep=_kept(config), rows=rows, unused=unused)
-    name, context = epath.Path(named).absolute().name, _context(context, config)
+    place = epath.Path(named)
+    name, context = (place if in_bucket(place) else place.absolute()).name, _context(context, config)
 
     def other(folder: epath.Path) -> Weights:
         found = pretrained.Folder(folder)
