@@ -2,7 +2,8 @@
 
 A judge stays the same for a whole run: the review is that of the seed model, so that both sides of a comparison are
 judged alike. Its thresholds are calibrated on the seed model's own answers where the world knows right ones, and are
-the rubric's elsewhere. Evaluation alone asks it.
+the rubric's elsewhere; where no criterion is better than chance, all keep their say, since a judge of nothing would
+pass everything. Evaluation alone asks it.
 """
 
 from collections.abc import Sequence
@@ -29,27 +30,13 @@ class Judge:
         run = self._run
         reviewer = run.reviewer(run.weights(0))
         if run.world.known and not run.world.oracle:
-            made = run.commits.once(run.generation(0) / "calibration.json", self._calibration)
-            reviewer = with_thresholds(reviewer, made)
+            made = calibration_of_seed(run)
+            criteria = made["criteria"]
+            if all(c["standing"] == "advisory" for c in criteria.values()):
+                criteria = {c.id: criteria[c.id] | {"standing": c.standing} for c in run.rubric}
+            reviewer = with_thresholds(reviewer, made | {"criteria": criteria})
         alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
         return replace(reviewer, criteria=alone)
-
-    def _calibration(self) -> dict:
-        """What the seed model's answers to the held-out worked tasks call for. Where these cannot reach the target, it
-        is the strictest thresholds tried; where no criterion is better than chance, all keep their say, since a judge
-        of nothing would pass everything."""
-        run = self._run
-        params = run.weights(0)
-        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
-        passages = {p.id: p for p in run.seed_index.passages}
-        try:
-            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
-        except ReviewerBelowFloor as below:
-            criteria = below.measured["criteria"]
-            if all(c["standing"] == "advisory" for c in criteria.values()):
-                for c in run.rubric:
-                    criteria[c.id]["standing"] = c.standing
-            return below.measured
 
     @property
     def supervisor(self) -> Reviewer:
@@ -80,3 +67,19 @@ class Judge:
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
         required = [c.id for c in self._reviewer.criteria if c.required]
         return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]
+
+
+def calibration_of_seed(run: Run) -> dict:
+    """What the seed model's own answers to the held-out worked tasks call for, measured once a run. Where the target is
+    out of reach, thresholds are the strictest tried, and "below_floor" says why."""
+
+    def make() -> dict:
+        params = run.weights(0)
+        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
+        passages = {p.id: p for p in run.seed_index.passages}
+        try:
+            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
+        except ReviewerBelowFloor as below:
+            return below.measured | {"below_floor": str(below)}
+
+    return run.commits.once(run.generation(0) / "calibration.json", make)

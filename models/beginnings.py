@@ -34,13 +34,13 @@ class Prompts(NamedTuple):
 def split(parts: Sequence[Sequence[Tokens | None]], rows: int, width: int, step: int, apart: bool) -> list[Prompts]:
     """The prompts of each part of a mesh in so many rows of `width` columns; None leaves a row empty.
 
-    Where they may be read `apart` and it is worth it, beginnings are, whose length is a multiple of `step`. All parts
-    get the same shapes.
+    Where they may be read `apart` and it is worth it, beginnings are, whose length is a multiple of twice `step`.
+    All parts get the same shapes.
     """
     given = [[prompt for prompt in own if prompt is not None] for own in parts]
     shortest = min((len(prompt) for own in given for prompt in own), default=0) if apart else 0
     least, length, count = WORTH * rows * width, 0, 1
-    for tried in range(round_up(LEAST, step), shortest, step):
+    for tried in range(round_up(LEAST, 2 * step), shortest, 2 * step):
         distinct = max(len({tuple(prompt[:tried]) for prompt in own}) for own in given)
         beginnings = 1 << max(distinct - 1, 0).bit_length()  # in few numbers, since each compiles
         columns = beginnings * tried + rows * (width - tried)
@@ -67,7 +67,7 @@ def lengths(prompts: Sequence[Tokens], step: int, apart: bool) -> list[int]:
 
 
 def read(
-    model: Decoder, layers: Layers, prompts: Prompts, kernel: Kernel, int8: bool = False
+    model: Decoder, layers: Layers | None, prompts: Prompts, kernel: Kernel, int8: bool = False
 ) -> tuple[jax.Array, Cache]:
     """Hidden states [A, R, D] of what follows the beginnings, and caches of all S columns."""
     (e, length), (a, r) = prompts.begun_EL.shape, prompts.rest_AR.shape

@@ -206,10 +206,11 @@ class Decoder(nnx.Module):
         return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
 
     def extend(
-        self, layers: Layers, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
+        self, layers: Layers | None, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
         kernel: Kernel = PLAIN,
     ) -> tuple[jax.Array, Cache]:
-        """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache.
+        """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache. Without
+        `layers`, a loop goes over those of the model, and copies each.
 
         `real_BT` is False at padding; a token's position is the number of real tokens before it in its row. All rows
         write the same columns. Rows padded on the right can only be read, not extended again.
@@ -218,9 +219,8 @@ class Decoder(nnx.Module):
         kept_BT = jnp.where(real_BT, positions_BT, -1)
         positions_BS = jax.lax.dynamic_update_slice(cache.positions, kept_BT, (0, column))
 
-        def attend(layer, q, k, v, sliding, window):
-            keys = _written(cache.keys[layer], k.swapaxes(1, 2), column)
-            values = _written(cache.values[layer], v.swapaxes(1, 2), column)
+        def attend(kept, q, k, v, sliding, window):
+            keys, values = (_written(old, new.swapaxes(1, 2), column) for old, new in zip(kept, (k, v), strict=True))
             scores = self.config.scores
             mixed = attend_cache(
                 q, keys, values, positions_BT, positions_BS, sliding, window, scores, kernel, column
@@ -241,36 +241,46 @@ class Decoder(nnx.Module):
         next_BS = (jnp.arange(cache.positions.shape[1]) == before_B1) & real_B1
         positions_BS = jnp.where(next_BS, before_B1, cache.positions)
 
-        def attend(layer, q, k, v, sliding, window):
-            keys = pages.written(cache.keys[layer], k, v, positions_B1[:, 0], kernel)
+        def attend(kept, q, k, v, sliding, window):
+            keys = pages.written(kept[0], k, v, positions_B1[:, 0], kernel)
             return pages.attend(q, keys, positions_B1[:, 0], bool(sliding), self.config.scores, kernel), keys, None
 
         return self._extended(layers, tokens_B1, cache, positions_B1, positions_BS, attend)
 
     def _extended(
-        self, layers: Layers, tokens_BT: jax.Array, cache: Cache, positions_BT: jax.Array, positions_BS: jax.Array,
-        attend: Callable,
+        self, layers: Layers | None, tokens_BT: jax.Array, cache: Cache, positions_BT: jax.Array,
+        positions_BS: jax.Array, attend: Callable,
     ) -> tuple[jax.Array, Cache]:
-        """All layers over new tokens; `attend(layer, q, k, v, sliding, window)` gives what attention finds, and the
-        layer's keys and values with the new ones among them."""
-        family, slides = self.config.family, any(self.config.family.sliding)
-        x_BTD = self._embed(tokens_BT)
-        keys, values, last = [], [], []
-        for layer, weights in enumerate(layers):
-            last_BCD, last_mlp_BCD = jnp.split(cache.last[layer], 2, axis=-1)
-            sliding = family.sliding[layer] if slides else None
+        """All layers over new tokens; `attend(kept, q, k, v, sliding, window)` gives what attention finds, and a
+        layer's (keys, values) that are kept with the new ones among them."""
+        family, dtype = self.config.family, self.embedding[...].dtype
+
+        def one(x_BTD, xs):
+            weights, sliding, kept, last_BC2D = xs
+            weights = {name: weight.astype(dtype) for name, weight in weights.items()}
+            last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
             frequencies_E, window = frequencies_and_window(family, self.config.head_size, sliding)
             normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
             y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
             q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
-            mixed, own_keys, own_values = attend(layer, q, k, v, sliding, window)
-            keys.append(own_keys)
-            values.append(own_values)
+            mixed, keys, values = attend(kept, q, k, v, sliding, window)
             x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
-            last.append(histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
+            return x_BTD, (keys, values, histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
+
+        x_BTD, sliding = self._embed(tokens_BT), family.sliding if any(family.sliding) else (None,) * self.config.layers
+        caches = list(zip(sliding, zip(cache.keys, cache.values, strict=True), cache.last, strict=True))
+        if layers is None:
+            together = jax.tree.map(lambda *own: jnp.stack(own), *caches)
+            x_BTD, made = jax.lax.scan(one, x_BTD, (self._stacked(), *together))
+            made = [jax.tree.map(lambda x_L, at=at: x_L[at], made) for at in range(self.config.layers)]
+        else:
+            made = []
+            for weights, of_layer in zip(layers, caches, strict=True):
+                x_BTD, own = one(x_BTD, (weights, *of_layer))
+                made.append(own)
         x_BTD = _norm(x_BTD, self.final_norm[...], family)
-        return x_BTD, Cache(tuple(keys), tuple(values), tuple(last), positions_BS)
+        return x_BTD, Cache(*zip(*made, strict=True), positions_BS)
 
     def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
         """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""

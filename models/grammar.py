@@ -103,12 +103,13 @@ class Guides:
         self.words = -(-vocab_size // 32) if self._known else 0
         """W; 0 when no request has a grammar."""
 
-    def first(self, places_Q: np.ndarray) -> np.ndarray:
-        """What is allowed at the beginning [Q, W] of the requests at these places of the queue (-1: no request)."""
+    def first(self, places_Q: np.ndarray) -> np.ndarray | None:
+        """What is allowed at the beginning [Q, W] of the requests at these places of the queue (-1: no request); None
+        when no request has a grammar."""
         for index in places_Q.tolist():
             if index >= 0 and (grammar := self._grammars[index]):
                 self._said[index] = grammar.start.deep_copy()
-        return self._allowed(places_Q)
+        return self._allowed(places_Q) if self.words else None
 
     def after(self, said_B: np.ndarray, token_B: np.ndarray, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """After a step, in which slots said a token of some requests and are now at those of `index_B`: which still

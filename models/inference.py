@@ -17,9 +17,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ratchet.models.decoder import DecoderConfig, Layers
+from ratchet.models.decoder import Decoder, DecoderConfig, Layers
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.products import FIRST
+
+SHALLOW = 8
+"""A program over more layers than these compiles for seconds on a CPU too."""
 
 
 class Weights(NamedTuple):
@@ -67,10 +70,20 @@ class Inference:
         """M, into how many parts the mesh splits rows."""
         return math.prod(self.rows.mesh.shape[axis] for axis in self.across)
 
+    @property
+    def few(self) -> bool:
+        """Whether few widths of prompts are read, since each compiles for seconds: on accelerators."""
+        return self.kernel.platform != "cpu"
+
     def reads_apart(self, config: DecoderConfig) -> bool:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
         would compile for seconds, and convolutions would have to see past the padding behind it."""
         return self.kernel.platform == "cpu" and config.conv == 1
+
+    def layers(self, model: Decoder, weights: Weights) -> Layers | None:
+        """The layers for a program that reads many tokens at once. None stands for a loop over the model's own: on a
+        CPU a deep model is read as fast in one, and compiles in a third of the time."""
+        return None if self.kernel.platform == "cpu" and model.config.layers > SHALLOW else weights.layers
 
     def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
         """Logits [B, V] in which an unused id has -inf."""
@@ -85,7 +98,10 @@ class Inference:
         if isinstance(params, Weights):
             return params
         weights = _cast(params, self.graphdef, self.dtype, self.kernel.joins)
-        return weights if self.rows is None else jax.device_put(weights, self._layout(params, weights))
+        if self.rows is None:  # what programs give would else be laid out over a mesh of one, and they compile anew
+            (device,) = jax.tree.leaves(params)[0].devices()
+            return jax.device_put(weights, device)
+        return jax.device_put(weights, self._layout(params, weights))
 
     def shapes(self, params: nnx.State) -> Weights:
         """The shapes of what `weights` gives, with their layout over the mesh, for shapes of parameters with theirs."""
@@ -96,13 +112,15 @@ class Inference:
 
     def place(self, x: jax.Array) -> NamedSharding:
         """Where an array of rows lies, of any shape [A, ...], or of caches, whose heads are split too: [A, G, S, E] and
-        [A, N, PAGE, 2G, E]. A number lies everywhere."""
-        mesh, (rows, heads) = self.rows.mesh, self.rows.spec
-        if x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
-            return NamedSharding(mesh, PartitionSpec(rows, heads))
-        if x.ndim == 5:
-            return NamedSharding(mesh, PartitionSpec(rows, None, None, heads))
-        return NamedSharding(mesh, PartitionSpec(rows) if x.ndim else PartitionSpec())
+        [A, N, PAGE, 2G, E]. A number lies everywhere. Axes of the mesh that split nothing are left out, as in what XLA
+        gives back: a program is compiled anew for a layout that is only named otherwise."""
+        mesh, (_, heads) = self.rows.mesh, self.rows.spec
+        spec = [tuple(axis for axis in mesh.axis_names if axis in self.across and mesh.shape[axis] > 1) or None]
+        if mesh.shape[heads] > 1 and x.ndim == 4 and x.shape[1] % mesh.shape[heads] == 0:
+            spec += [heads]
+        elif mesh.shape[heads] > 1 and x.ndim == 5:
+            spec += [None, None, heads]
+        return NamedSharding(mesh, PartitionSpec(*spec) if x.ndim and any(spec) else PartitionSpec())
 
     def over_rows(self, tree):
         """A tree of arrays of rows with each where it belongs, inside jit."""
@@ -149,10 +167,10 @@ class Inference:
         return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
 
 
-def columns_for(length: int, bucket: int, kernel: Kernel) -> int:
-    """Columns that hold so many tokens: whole buckets; on accelerators, where each width compiles for seconds, a power
-    of two or one and a half of one, from 64 on."""
-    if kernel.platform != "cpu":
+def columns_for(length: int, bucket: int, few: bool) -> int:
+    """Columns that hold so many tokens: whole buckets; where each width compiles for seconds, a `few` widths, powers of
+    two and one and a half of them, from 64 on."""
+    if few:
         bucket = math.lcm(bucket, max(64, 1 << max(length - 1, 0).bit_length() >> 2))
     return round_up(length, bucket)
 

@@ -149,7 +149,7 @@ class Round:
         requests = {number: asked.request for number, asked in self._asked.items()}
         queue = self._plan.read(self._weights, requests, self._places_Q, self._columns)
         self._queue = queue._replace(allowed_QW=self._guides.first(self._places_Q))
-        self._state = self._state._replace(taken_M=self._plan.laid(self._taken_M))
+        self._state = slots.anew(self._state)
 
 
 def _size(tokens: int) -> int:

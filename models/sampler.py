@@ -129,7 +129,7 @@ class Sampler(Plan):
                 taken_M = np.zeros(self.parts, int)
                 queue = self.read(weights, requests, places_Q, columns, apart=self.reads_apart(model))
                 queue = queue._replace(allowed_QW=guides.first(places_Q))
-                state = state._replace(taken_M=self.laid(taken_M))
+                state = slots.anew(state)
             # While slots have room for all of the queue and more wait, the next queue is read before a step is made.
             seats_only = waiting and np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
             most = 0 if seats_only else 1 if guides.words else MOST_STEPS
@@ -158,20 +158,15 @@ class Sampler(Plan):
             began = time.monotonic()
             queue = jax.block_until_ready(self.read(weights, requests, places_Q, columns))
             read = time.monotonic()
-            state = slots.empty(weights, columns, 0, self)._replace(taken_M=self.laid(np.zeros(self.parts, int)))
+            state = slots.empty(weights, columns, 0, self)
             few, more = jnp.int32(PACED), jnp.bool_(False)
             _, progress, _ = slots.dispatch(weights, state, queue, settings, few, more, cuts=False, plan=self)
             steps = int(jax.device_get(progress.steps))
             took.append((read - began, time.monotonic() - read, steps))
         (reading, saying, steps), first = took[1], sum(took[0][:2])
         rows = max(self.slots // 8, 1)
-        tokens = rows * columns_for(len(prompt), self.bucket, self.kernel)
+        tokens = rows * columns_for(len(prompt), self.bucket, self.few)
         return Pace(max(first - reading - saying, 0.0), reading / tokens, saying / max(steps, 1))
-
-    def laid(self, numbers: np.ndarray) -> jax.Array:
-        """Numbers of rows or parts where those of `Slots` lie, so that a dispatch is compiled once."""
-        numbers = numbers.astype(np.int32)
-        return jax.device_put(numbers, None if self.rows is None else self.place(numbers))
 
     def places(self, indices: Sequence[int]) -> np.ndarray:
         """The request at each place of a queue, dealt out to its parts in turn; -1: none."""
@@ -197,7 +192,7 @@ class Sampler(Plan):
         `apart` reads once what prompts begin with alike. What answers may begin with is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
-        width, few = columns_for(len(distinct[0]), self.bucket, self.kernel), max(self.slots // 8, 1)
+        width, few = columns_for(len(distinct[0]), self.bucket, self.few), max(self.slots // 8, 1)
         if len(distinct) == len(asked):  # each where its slot will be
             prompts, prompt_Q = [asked[q].prompt if q in asked else None for q in range(self.slots)], None
         else:
@@ -206,8 +201,7 @@ class Sampler(Plan):
         (both,) = split([prompts], few if len(prompts) <= few else self.slots, width, self.bucket, apart)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
         read = slots.prefill(weights, both, prompt_Q, columns=columns, plan=self)
-        free_Q0 = np.zeros((self.slots, 0), np.int32)
-        return slots.Queue(*read, places_Q.astype(np.int32), id_Q, free_Q0, self._count(places_Q).astype(np.int32))
+        return slots.Queue(*read, places_Q.astype(np.int32), id_Q, None, self._count(places_Q).astype(np.int32))
 
     def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, list, slots.Cache]:
         """A dispatch with prompts of `columns` tokens on a mesh, for shapes of parameters with their layout; with the

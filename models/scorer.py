@@ -116,10 +116,11 @@ class Scorer(Inference):
         self, asked: Sequence[Question], apart: bool
     ) -> Iterator[list[tuple[list[Tokens], list[Question]]]]:
         """What runs together: by part, contexts and questions; those of a context side by side, and contexts of one
-        length too."""
+        length too. Questions are sorted by doubling lengths before that, since all take as much as the longest."""
         contexts = list({context for context, _ in asked})
         rough = dict(zip(contexts, lengths(contexts, self.bucket, apart), strict=True))
-        unique = sorted(set(asked), key=lambda a: (rough[a[0]], a[0], len(a[1]), a[1]))
+        doubling = lambda length: max(2 * self.bucket, 1 << (length - 1).bit_length())
+        unique = sorted(set(asked), key=lambda a: (doubling(len(a[1])), rough[a[0]], a[0], len(a[1]), a[1]))
         for start in range(0, len(unique), self.questions):
             batch = unique[start : start + self.questions]
             size = -(-len(batch) // self.parts)
@@ -128,7 +129,7 @@ class Scorer(Inference):
 
     def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]], apart: bool) -> Batch:
         """What `_batches` gives, as arrays."""
-        longest = lambda texts: columns_for(max(map(len, texts), default=0), self.bucket, self.kernel)
+        longest = lambda texts: columns_for(max(map(len, texts), default=0), self.bucket, self.few)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
         own, height = self.questions // self.parts, self._height(max(len(contexts) for contexts, _ in parts))
@@ -218,7 +219,8 @@ def _by_column(plan: Scorer, shared: Shared, batch: Batch, of: Callable) -> Any:
 
 def _read(plan: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
     """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
-    model, layers = nnx.merge(plan.graphdef, shared.weights.params), shared.weights.layers
+    model = nnx.merge(plan.graphdef, shared.weights.params)
+    layers = plan.layers(model, shared.weights)
     (a, r), t = batch.contexts.rest_AR.shape, batch.question_BT.shape[1]
     cache = read(model, layers, batch.contexts, plan.kernel)[1] if r else model.new_cache(a, r)
     own, real_BT = widened(cache, batch.place_B, t), jnp.arange(t) <= batch.ends_B[:, None]

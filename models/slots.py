@@ -2,7 +2,7 @@
 
 Shapes: B slots, Q queued requests (as many), R requests, A distinct prompts, P prompt columns, N new tokens, C steps of
 a dispatch, G requests that were given up, K kept ids, M parts of the mesh that slots and queue are split into, D width,
-V vocabulary, W words of 32 bits, an id a bit (0: no request has a grammar).
+V vocabulary, W words of 32 bits, an id a bit (None where no request has a grammar).
 
 A slot's cache has P columns for its prompt, padded on the left, and a ring of N for what it says. All slots write the
 same column of the ring in a step, whenever each began: keys are rotated by position before they are kept, so where
@@ -25,7 +25,7 @@ from ratchet.models import pages
 from ratchet.models.beginnings import Prompts, read
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
-from ratchet.models.inference import Inference, Weights, columns_for, round_up
+from ratchet.models.inference import SHALLOW, Inference, Weights, columns_for, round_up
 from ratchet.models.programs import program
 
 LEAST_STEPS, MOST_STEPS = 16, 64
@@ -60,9 +60,10 @@ class Plan(Inference):
         return columns + round_up(self.new_tokens, pages.PAGE if self.paged(model) else 1)
 
     def columns(self, model: DecoderConfig, longest: int) -> int:
-        """P, the columns for prompts of so many tokens: whole buckets, and whole pages where there are pages."""
+        """P, the columns for prompts of so many tokens: whole buckets, and whole pages where there are pages. A
+        step compiles for each number: of a deep model they are few on CPUs too."""
         bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
-        return columns_for(longest, bucket, self.kernel)
+        return columns_for(longest, bucket, self.few or model.layers > SHALLOW)
 
 
 class Queue(NamedTuple):
@@ -73,7 +74,7 @@ class Queue(NamedTuple):
     cache: Cache
     index_Q: jax.Array
     id_Q: jax.Array
-    allowed_QW: jax.Array
+    allowed_QW: jax.Array | None
     count_M: jax.Array
 
 
@@ -86,7 +87,7 @@ class Slots(NamedTuple):
     index_B: jax.Array
     id_B: jax.Array
     said_B: jax.Array
-    allowed_BW: jax.Array
+    allowed_BW: jax.Array | None
     taken_M: jax.Array
     column: jax.Array
 
@@ -119,15 +120,23 @@ class Settings(NamedTuple):
     longest_R: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("columns", "words", "plan"))
+@functools.partial(jax.jit, static_argnames=("columns", "words", "plan"), keep_unused=True)
 def empty(weights: Weights, columns: int, words: int, plan: Plan) -> Slots:
-    """Free slots for prompts of so many columns, with so many words of allowed ids."""
+    """Free slots for prompts of so many columns, with so many words of allowed ids, on the device of the weights."""
     model, batch = nnx.merge(plan.graphdef, weights.params), plan.slots
     cache = model.new_cache(batch, plan.length(model.config, columns), plan.int8, plan.paged(model.config))
     nothing_B = jnp.zeros(batch, jnp.int32)
     hidden_BD, taken_M = jnp.zeros((batch, model.config.width), plan.dtype), jnp.zeros(plan.parts, jnp.int32)
-    requests = nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B, jnp.full((batch, words), -1, jnp.int32)
-    return plan.over_rows(Slots(hidden_BD, cache, *requests, taken_M, jnp.int32(0)))
+    requests = nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B
+    allowed_BW = jnp.full((batch, words), -1, jnp.int32) if words else None
+    return plan.over_rows(Slots(hidden_BD, cache, *requests, allowed_BW, taken_M, jnp.int32(0)))
+
+
+def anew(slots: Slots) -> Slots:
+    """The slots before a new queue, of which nothing has been taken. It lies where the old number lay: a dispatch would
+    be compiled anew for another layout."""
+    none_M = np.zeros(slots.taken_M.shape, slots.taken_M.dtype)
+    return slots._replace(taken_M=jax.device_put(none_M, slots.taken_M.sharding))
 
 
 @program(static_argnames=("columns", "plan"))
@@ -137,7 +146,7 @@ def prefill(weights: Weights, prompts: Prompts, prompt_Q, *, columns: int, plan:
     model = nnx.merge(plan.graphdef, weights.params)
     if prompt_Q is None:
         prompts = prompts._replace(rest_AR=plan.over_rows(prompts.rest_AR))
-    hidden_APD, cache = read(model, weights.layers, prompts, plan.kernel, plan.int8)
+    hidden_APD, cache = read(model, plan.layers(model, weights), prompts, plan.kernel, plan.int8)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
     return plan.over_rows((hidden_QD, (_in_pages if plan.paged(model.config) else _to_the_right)(cache, columns)))
 
@@ -205,7 +214,7 @@ def dispatch(
         return plan.over_parts(_seat, whole=Settings)(slots, queue), number, out
 
     steps_then_seats = lambda carry: seated(jax.lax.while_loop(goes_on_unseated, step, carry))
-    out = _no_steps(1 if slots.allowed_BW.shape[1] else MOST_STEPS, plan)
+    out = _no_steps(MOST_STEPS if slots.allowed_BW is None else 1, plan)
     slots, steps, out = jax.lax.while_loop(goes_on, steps_then_seats, seated((slots, 0, out)))
     progress = Progress(steps, slots.taken_M, _working(slots, plan), slots.index_B)
     return plan.over_rows(slots), *plan.everywhere((progress, out))
@@ -267,9 +276,9 @@ def _choose(
     return token_B, ends_B, Captured(nothing_B0.astype(jnp.int32), nothing_B0, jnp.ones(len(token_B)))
 
 
-def _bits(allowed_BW: jax.Array, size: int) -> jax.Array:
+def _bits(allowed_BW: jax.Array | None, size: int) -> jax.Array:
     """[B, V], whether an id is allowed; all are where nothing says otherwise."""
-    if not allowed_BW.shape[1]:
+    if allowed_BW is None:
         return jnp.array(True)
     return ((allowed_BW[:, :, None] >> jnp.arange(32)) & 1).astype(bool).reshape(len(allowed_BW), -1)[:, :size]
 
@@ -291,7 +300,7 @@ def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
         return slots._replace(
             hidden_BD=put(slots.hidden_BD, queue.hidden_QD), cache=jax.tree.map(put, slots.cache, read),
             index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
-            allowed_BW=put(slots.allowed_BW, queue.allowed_QW), said_B=slots.said_B.at[row].set(0),
+            allowed_BW=jax.tree.map(put, slots.allowed_BW, queue.allowed_QW), said_B=slots.said_B.at[row].set(0),
             taken_M=slots.taken_M + 1,
         )
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import signal
 
 from processes import share_compiled
 
@@ -12,6 +13,7 @@ from ratchet.train.together import be_patient
 
 keep_freed_memory()
 be_patient()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it puts into the background
 
 import jax  # noqa: E402
 

@@ -1,9 +1,11 @@
 """The review's calibration in a generation, and what the reviewer got wrong as training examples."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
+from ratchet.bootstrap.judge import calibration_of_seed
 from ratchet.bootstrap.probes import JUNK_OF, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Generation
@@ -22,18 +24,25 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     run = g.run
     reviewer = run.reviewer(g.params)
     known = run.world.known is not None
-    probes = labelled_probes(run, g.writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
     passages = {p.id: p for p in run.seed_index.passages} if known else g.passages
+    # Probes of their own are for measuring alone, and mistakes of a judge by address are not the model's.
+    teach = known and not run.world.probes.tasks and not reviewer.far
+
+    @functools.cache
+    def probes() -> list[Probe]:
+        return labelled_probes(run, g.writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
 
     def make() -> dict:
+        if known and not teach and not run.world.oracle and g.incumbent == 0:  # the judge is this model
+            return calibration_of_seed(run)
         try:
-            return calibrate(reviewer, probes, passages, run.config.review)[1] if known else waved_through()
+            return calibrate(reviewer, probes(), passages, run.config.review)[1] if known else waved_through()
         except ReviewerBelowFloor as below:
             return below.measured | {"below_floor": str(below)}
 
     def waved_through() -> dict:
-        reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
-        measured = measure(reviewer, probes, reviews)
+        reviews = reviewer.review([p.transcript for p in probes()], {p.task.id: p.task for p in probes()}, passages)
+        measured = measure(reviewer, probes(), reviews)
         passed = {"junk": measured["review"]["junk"]}
         if passed["junk"]:
             raise ReviewerBelowFloor(
@@ -55,9 +64,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         if c.id in required and not c.required:
             auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**measured["criteria"][c.id]["auc"])
             run.progress.line(f"gen {g.number} review: {c.id} is advisory, no better than chance ({auc})")
-    # Probes of their own are for measuring alone, and mistakes of a judge by address are not the model's.
-    teach = known and not run.world.probes.tasks and not reviewer.far
-    return calibrated, measured, _mistakes(g, calibrated, probes, passages) if teach else []
+    return calibrated, measured, _mistakes(g, calibrated, probes(), passages) if teach else []
 
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:

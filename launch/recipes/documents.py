@@ -45,7 +45,7 @@ RECIPE = Recipe(
             steps=10,
             growth=0.0,
             lora=16,
-            batch=8,
+            batch=4,
             columns=1024,
             engine=EngineConfig(save_minutes=2.0),
             optimizer=OptimizerConfig("adamw", 3e-4),

@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support import awaken
 
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
 
 
 @jax.jit(static_argnums=0)
@@ -42,6 +44,24 @@ def test_cached_extension_equals_the_packed_forward_whatever_the_left_padding(sm
         hidden, cache = extend(*small, token, np.ones((4, 1), bool), cache, width + step)
         for i, n in enumerate(lengths):
             np.testing.assert_allclose(hidden[i, 0], expected[i][n + step], atol=2e-5)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("family", [Family(), Family(sliding=(True, False, True), window=4, local_rope_base=100.0)])
+def test_a_loop_over_layers_extends_as_each_on_its_own(family, int8):
+    sizes = {"vocab_size": 64, "width": 32, "layers": 3, "heads": 4, "kv_heads": 2, "mlp_width": 64}
+    graphdef, params = decoder.create(DecoderConfig(**sizes, max_length=32, family=family), 0)
+    model = nnx.merge(graphdef, awaken(params))
+    rng = np.random.default_rng(0)
+    tokens, real = rng.integers(2, 64, (2, 2, 8)), np.ones((2, 8), bool)
+    real[1, :3] = False
+    found = []
+    for layers in (model.unstacked(), None):
+        cache = model.extend(layers, tokens[0], real, model.new_cache(2, 16, int8), 0)[1]
+        found.append(model.extend(layers, tokens[1], np.ones((2, 8), bool), cache, 8))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1 if int8 else 1e-5), *found)
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    assert jax.tree.structure(found[0]) == jax.tree.structure(found[1])
 
 
 def test_segments_of_a_row_do_not_see_each_other(small):

@@ -1,5 +1,6 @@
 """Padding, and two processes on this machine, each with its own devices, that say what one says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -7,9 +8,11 @@ import numpy as np
 import processes
 import pytest
 import speaker
+from flax import nnx
 
 from ratchet.models.inference import columns_for, left_pad, round_up
 from ratchet.models.kernels import Kernel
+from ratchet.models.slots import Plan
 from ratchet.train.sharding import make_mesh
 
 
@@ -36,13 +39,18 @@ def test_prompts_end_in_the_last_column_and_missing_rows_are_not_real():
     np.testing.assert_array_equal(real, [[False, True, True, True], [False] * 4, [False] * 4])
 
 
-def test_accelerators_have_few_widths(monkeypatch):
-    assert [columns_for(n, 32, Kernel()) for n in (0, 1, 33, 700)] == [0, 32, 64, 704]
+def test_accelerators_have_few_widths_and_deep_models_few_of_a_step(monkeypatch, small):
+    assert [columns_for(n, 32, few=False) for n in (0, 1, 33, 700)] == [0, 32, 64, 704]
+    plan = Plan(small[0], slots=4, new_tokens=8, keep=4)
+    shallow = nnx.merge(*small).config
+    deep = replace(shallow, layers=9)
+    assert not plan.few and [plan.columns(shallow, 300), plan.columns(deep, 300)] == [320, 384]
     monkeypatch.setattr(Kernel, "platform", "gpu")
-    widths = {n: columns_for(n, 32, Kernel()) for n in range(1025)}
+    assert plan.few and plan.columns(shallow, 300) == 384
+    widths = {n: columns_for(n, 32, few=True) for n in range(1025)}
     assert sorted(set(widths.values())) == [0, 64, 128, 192, 256, 384, 512, 768, 1024]
     assert all(width >= n for n, width in widths.items())
-    assert columns_for(100, 96, Kernel()) == 192, "whole buckets as well"
+    assert columns_for(100, 96, few=True) == 192, "whole buckets as well"
 
 
 def test_lengths_are_rounded_up_to_whole_steps():

@@ -1,10 +1,16 @@
+import math
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from support import full_logits, full_probs, requests
 
 from ratchet.launch.preflight.collectives import collectives
-from ratchet.models import slots
+from ratchet.models import decoder, slots
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.grammar import Grammar, Pieces
+from ratchet.models.inference import Inference
 from ratchet.models.sampler import Request, Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
@@ -220,6 +226,34 @@ def test_its_pace_is_timed_with_the_program_that_samples(small):
     before = slots.dispatch.jitted(make)._cache_size()
     make(small[1], [asked], seed=0, temperature=1.0, stop=STOP)
     assert slots.dispatch.jitted(make)._cache_size() == before
+
+
+def test_a_deep_model_is_read_in_a_loop_over_its_layers(monkeypatch):
+    sizes = {"vocab_size": 64, "width": 16, "layers": 9, "heads": 2, "kv_heads": 1, "mlp_width": 32}
+    deep = decoder.create(DecoderConfig(**sizes, max_length=96), 0)
+    asked = requests(6)
+    looped = sampler(deep)(deep[1], asked, seed=0, temperature=1.0, stop=STOP)
+    make, layers = sampler(deep, slots=2), []
+    monkeypatch.setattr(Inference, "layers", lambda *given: layers.append(given[2].layers) or given[2].layers)
+    each = make(deep[1], asked, seed=0, temperature=1.0, stop=STOP)
+    assert layers and said(each) == said(looped)
+
+
+@pytest.mark.parametrize(
+    ("axes", "guided"), [({}, False), ({"fsdp": 8}, False), ({"data": 8}, True), ({"data": 4, "tensor": 2}, False)]
+)
+def test_a_step_is_compiled_once_however_many_queues_are_read_over_a_mesh(axes, guided):
+    sizes = {"vocab_size": 300, "width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "mlp_width": 32}
+    graphdef, params = decoder.create(DecoderConfig(**sizes, max_length=40), 0)
+    mesh = make_mesh(MeshConfig(**axes), jax.devices()[: math.prod(axes.values())])
+    make = sampler((graphdef, params), slots=8, new_tokens=4, rows=slots_sharding(mesh) if axes else None)
+    params = jax.device_put(params, state_sharding(mesh, params))
+    digits = Pieces([b"", *(bytes([i]) for i in range(256))], [0], 0).spelled()
+    grammar = Grammar.of_json({"type": "integer"}, digits) if guided else None
+    before = slots.dispatch.jitted(make)._cache_size()
+    asked = [replace(request, grammar=grammar) for request in requests(20)]
+    make(params, asked, seed=0, temperature=1.0, stop=(0,))
+    assert slots.dispatch.jitted(make)._cache_size() == before + 1
 
 
 def test_the_sampler_compiles_once_a_bucket(small):

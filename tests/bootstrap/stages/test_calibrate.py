@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from support import saying, transcript
 
+from ratchet.bootstrap import judge
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
 from ratchet.bootstrap.config import ReviewConfig
+from ratchet.bootstrap.judge import calibration_of_seed
 from ratchet.bootstrap.probes import SAYS_NOTHING, junk_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion, load_rubric
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages import calibrate as stage
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.transcript import Review, Verdict
@@ -273,6 +276,21 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
     with pytest.raises(ReviewerBelowFloor) as again:
         calibration(g, [])
     assert str(again.value) == str(first.value) and again.value.measured["review"] == first.value.measured["review"]
+
+
+def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn, monkeypatch):
+    g = turn(1)
+    measuring = replace(g.run.world, oracle=None, probes=g.run.world.seed)
+    rubric = tuple(c for c in g.run.rubric if c.kind == "rule")
+    g = replace(g, run=replace(g.run, world=measuring, rubric=rubric))
+    monkeypatch.setattr(Run, "weights", lambda *_: g.params)
+    of_judge = calibration_of_seed(g.run)
+    monkeypatch.setattr(judge, "labelled_probes", None)
+    monkeypatch.setattr(stage, "labelled_probes", None)
+    assert calibration(g, [])[1:] == (of_judge, [])
+    assert json.loads((g.directory / "calibration.json").read_text()) == of_judge
+    with pytest.raises(TypeError):  # an incumbent that has learned has probes of its own
+        calibration(replace(g, number=2, incumbent=1), [])
 
 
 def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, monkeypatch):
