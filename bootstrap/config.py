@@ -216,9 +216,8 @@ class Config:
     world: str = "documents"
     """What there is to read: documents, lessons, arithmetic, or a function of yours, package.module:function."""
     base: str = ""
-    """A model to start from instead of random weights: a Hugging Face folder or a GGUF file, on a disk or in a bucket,
-    or smollm2. Its sizes take the place of `model`, but for `max_length`, and its tokenizer and chat template that of
-    SentencePiece."""
+    """A model to start from, not random weights: smollm2, a Hugging Face folder or a GGUF file, be it in a bucket. Its
+    sizes take the place of `model`, but for `max_length`, its tokenizer and chat template that of SentencePiece."""
     wandb: str = ""
     """A project of Weights & Biases to which the figures of training are sent as well ([wandb]); its key comes from the
     environment variable WANDB_API_KEY."""

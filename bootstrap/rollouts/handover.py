@@ -89,7 +89,9 @@ class Handover:
                 self._told_to_take(named, owner)
                 named, _ = self._met(client)
             why = self.strange(named)
-        except (Failed, Unaskable, ServerRefused, ServerStopped) as error:
+        except ServerStopped as stopped:
+            raise NotReady(stopped.reason) from None
+        except (Failed, Unaskable, ServerRefused) as error:
             raise NotReady(str(error)) from None
         if why:
             raise NotReady(why)

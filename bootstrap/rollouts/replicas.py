@@ -12,7 +12,7 @@ from etils import epath
 
 from ratchet.bootstrap.rollouts.handover import Handover, NotReady
 from ratchet.bootstrap.rollouts.settings import Replica, RolloutsConfig
-from ratchet.bootstrap.teacher.client import Body, Client, Failed, ServerRefused, ServerStopped
+from ratchet.bootstrap.teacher.client import Body, Client, Failed, ServerRefused, ServerStopped, Unaskable
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.train.buckets import read
 from ratchet.train.files import write_json
@@ -78,7 +78,8 @@ class Replicas:
         except (NotReady, ServerStopped, ServerRefused) as error:
             work.give_back(some)
             if not work.over.is_set():
-                self.say(f"rollouts: {client.config.url} is left out for now: {error}")
+                why = error.reason if isinstance(error, ServerStopped) else error
+                self.say(f"rollouts: {client.config.url} is left out for now: {why}")
             return False
         work.give_back(some)
         return True
@@ -136,8 +137,8 @@ def find_server(config: RolloutsConfig) -> None:
         try:
             client.ask("models")
             return
-        except Failed as failed:
-            said.append(f"{client.config.url}: {failed}")
+        except (Failed, Unaskable, ServerRefused) as error:
+            said.append(f"{client.config.url}: {error}")
     raise ServerRefused(f"rollouts: no server answers ({'; '.join(said)}); start them, or see to --rollouts.url")
 
 

@@ -35,7 +35,12 @@ Body = Mapping[str, Any]
 
 
 class ServerStopped(RuntimeError):
-    """A server does not go on; what it has answered is kept, and the run can be resumed."""
+    """A server does not go on; what it has answered is kept, and the run can be resumed. `reason` is the part of the
+    line that says why."""
+
+    def __init__(self, line: str, reason: str = ""):
+        super().__init__(line)
+        self.reason = reason or line
 
 
 class ServerRefused(ValueError):
@@ -262,9 +267,10 @@ class Client:
             if attempt + 1 < ATTEMPTS:
                 own = self.pause * 2**attempt * (0.5 + random.random())
                 self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
+        why = f"has failed {ATTEMPTS} times in a row ({reason})"
         raise ServerStopped(
-            f"{self.who}: {self.config.url} has failed {ATTEMPTS} times in a row ({reason}); what it answered is kept; "
-            "see to it, then `ratchet resume` goes on"
+            f"{self.who}: {self.config.url} {why}; what it answered is kept; see to it, then `ratchet resume` goes on",
+            f"it {why}",
         )
 
     def ask(self, path: str, body: Body | None = None) -> Any:

@@ -216,6 +216,8 @@ def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with
         with pytest.raises(ServerStopped, match="no server is left"):
             g.afar.finish(drafts, g.passages, generation=1, seed=g.seed("simulate"), advance=advance)
         assert 4 <= sum(said) < len(drafts)
+    lines = [line for line in run.progress.lines if "left out" in line]
+    assert len(lines) == 2 and all("it has failed 2 times in a row (no connection: " in line for line in lines)
     there = sum(len(file["answers"]) for file in kept(run))
     with taking(speaker, run) as anew:
         g = generation(run, new, 1, (anew.url,))
