@@ -57,6 +57,7 @@ def mistake(capsys, *words):
         (["serve", "nowhere", "--port", "0"], "holds no run"),
         (["serve", "--base", "nowhere", "--port", "0"], "no config.json; give the folder of a model"),
         (["serve", "--base", "nowhere", "--generation", "1"], "--generation is of a run, and --base has none"),
+        (["serve", "runs/x", "--weights-from", "w"], "--weights-from is for a model that is served with --base"),
         (["serve", "nowhere", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8000"),
         (["serve", "nowhere", "--port", "70000"], "give another --host or --port"),
         (["ui"], "ui: give DIR, the directory of a run"),
