@@ -133,12 +133,14 @@ def test_after_a_promotion_they_write_with_the_weights_that_were_promoted(run, s
         assert written(run, old, url=urls, place="run") == own[0]
         again = generation(run, new, 1, urls, "run")
         assert [t.tokens for unit in transcripts.simulate(again) for t in unit] == own[1] != own[0]
-        clients = again.afar.replicas.clients
+        clients = again.afar.clients
         assert all(c.counts.answered for c in clients), "one of them was asked nothing"
     place = run.directory / "rollouts"
     assert len(list((place / "answers").iterdir())) == 2 and len(list(place.glob("gen-*"))) == 1
     assert [line for line in run.progress.lines if "left out" in line] == []
-    t = transcripts.simulate(again)[0][0]
+    place.rmtree()
+    t = transcripts.simulate(generation(run, new, 1, ("http://127.0.0.1:9/v1",)))[0][0]
+    assert not place.exists(), "nobody is asked for what is committed, and given nothing"
     captured = run.scorer.distributions(new, [(t.prompt, t.tokens)], 4)[0]
     assert t.capture.ids_NK.tolist() == captured.ids.tolist()
     assert t.finished == (t.tokens[-1] == run.tokenizer.end)
@@ -148,7 +150,7 @@ def test_one_that_keeps_its_old_weights_is_left_out_and_the_others_write_all(run
     new, obstinate = weights(2), dataclasses.replace(speaker, other=lambda place: speaker.weights)
     own = written(run, new, place="own")
     with taking(speaker, run) as good, taking(obstinate, run) as bad, taking(speaker, run) as deaf:
-        generation(run, weights(1), 0, (good.url,)).afar  # noqa: B018  # generation 0 was handed over as well
+        generation(run, weights(1), 0, (good.url,)).afar.hand_over()  # as generation 1 was made
         plain = deaf.url.replace("/v1", "/elsewhere/v1")
         assert written(run, new, 1, url=(bad.url, good.url, plain)) == own
     lines = [line for line in run.progress.lines if "left out" in line]
@@ -174,8 +176,6 @@ def test_one_that_reads_too_little_is_left_out(run, folder):
 def test_what_one_said_that_lost_its_weights_meanwhile_is_asked_of_another(run, speaker, folder, monkeypatch):
     monkeypatch.setattr(replicas, "AT_A_TIME", 2)
     new, own, reset = weights(2), written(run, weights(2), place="own"), threading.Event()
-    g = generation(run, new, 1, ("http://127.0.0.1:9/v1",))
-    g.afar  # noqa: B018  # the weights are written
     old = run.directory / "rollouts" / "old"
     huggingface.save(old, MODEL, weights(1), "bfloat16")
     with taking(speaker, run) as good, taking(speaker, run) as lost:
@@ -222,7 +222,7 @@ def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with
     with taking(speaker, run) as anew:
         g = generation(run, new, 1, (anew.url,))
         made = g.afar.finish(drafts, g.passages, generation=1, seed=g.seed("simulate"))
-        assert sum(c.counts.answered for c in g.afar.replicas.clients) == len(drafts) - there
+        assert sum(c.counts.answered for c in g.afar.clients) == len(drafts) - there
     assert [t.tokens for t in made] == own
 
 
