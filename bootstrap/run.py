@@ -259,8 +259,8 @@ class Generation:
             return Afar(r.teacher, scribe, r.together)
         if not c.rollouts.url:
             return None
-        documents, say = r.material(1).documents, r.progress.line
-        return open_rollouts(r.directory, c, self.incumbent, scribe, documents, say, r.together)
+        texts = [d.text for d in r.material(1).documents] or [t.question for t in r.tasks(1)]
+        return open_rollouts(r.directory, c, self.incumbent, scribe, texts, r.progress.line, r.together)
 
     @cached_property
     def index(self) -> Index:

@@ -18,7 +18,7 @@ from ratchet.train.buckets import read
 from ratchet.train.files import write_json
 
 AT_A_TIME = 64
-"""Questions that a server answers between two looks at its weights."""
+"""Questions that a server answers between two looks at its weights, at most."""
 Said = tuple[list[int], bool]
 """Tokens, and whether the turn ended by itself."""
 
@@ -44,7 +44,7 @@ class Replicas:
         names = [content_id(body) for body in bodies]
         place = self.kept / content_id(names)
         known = dict.fromkeys(names) | _read(place)
-        work = _Work(known, dict(zip(names, bodies, strict=True)), place)
+        work = _Work(known, dict(zip(names, bodies, strict=True)), place, len(self.clients))
         advance(sum(said is not None for said in known.values()))
         able = list(self.clients)
         pool = ThreadPoolExecutor(max(len(able), 1))
@@ -87,22 +87,25 @@ class Replicas:
 
 @dataclass(eq=False)
 class _Work:
-    """Questions by name, what is found of each so far, which are left, and the place where answers are kept."""
+    """Questions by name for so many servers, what is found of each so far, which are left, and the place where answers
+    are kept."""
 
     found: dict[str, Said | None]
     bodies: Mapping[str, Body]
     place: epath.Path
+    servers: int
     left: deque[str] = field(init=False)
     over: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
         self.left = deque(name for name, said in self.found.items() if said is None)
+        self._most = min(AT_A_TIME, -(-len(self.left) // self.servers))
 
     def take(self) -> list[str]:
         """The next questions, for one server."""
         with self._lock:
-            return [self.left.popleft() for _ in range(min(AT_A_TIME, len(self.left)))]
+            return [self.left.popleft() for _ in range(min(self._most, len(self.left)))]
 
     def give_back(self, names: Sequence[str]) -> None:
         """Questions that are still to be answered come first again."""

@@ -71,16 +71,18 @@ class Rollouts:
 
 
 def open_rollouts(
-    directory: epath.Path, config: Config, number: int, scribe: Scribe, documents: Sequence[Document],
+    directory: epath.Path, config: Config, number: int, scribe: Scribe, texts: Sequence[str],
     say: Callable[[str], None], together: Together,
 ) -> Rollouts:  # fmt: skip
     """Servers for the weights of generation `number`, which are those that the scribe's model writes with. By the
-    texts of `documents` these are told from others."""
+    first of `texts`, which are a run's own for all its life, they are told from others."""
     place = directory / "rollouts"
     here = directory if in_bucket(directory) else directory.absolute()
     seen = f"{config.rollouts.directory.rstrip('/') or here}/rollouts"
-    texts = [tuple(scribe.writer.tokenizer.encode(d.text)[:LONGEST]) for d in documents[:TEXTS]]
-    scorer = replace(scribe.scorer, unused=())  # as servers do, of every row
-    own = (scorer, [text for text in texts if len(text) > 1])
+    encode = scribe.writer.tokenizer.encode
+    own = (
+        replace(scribe.scorer, unused=()),  # as servers do, of every row
+        [tuple(encode(text)[:LONGEST]) for text in texts[:TEXTS]],
+    )
     give = lambda: hand_over(place, seen, number, scribe.writer.params, config.model, own, together)
     return Rollouts(servers(config.rollouts), give, scribe, place / "answers", say, together)

@@ -74,8 +74,8 @@ class Resume:
     --generations and --train.columns may be raised, and what only watches or
     saves training may change: --train.engine.save-every, .save-minutes,
     .stall-minutes and .profile; of a teacher by address --teacher.url,
-    .concurrency and .budget, and the same of a judge; --wandb. Other
-    settings stay the run's own.
+    .concurrency and .budget, and the same of a judge; --rollouts.url,
+    .concurrency and .directory; --wandb. Other settings stay the run's own.
     """
 
     directory: Directory
