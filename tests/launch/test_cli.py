@@ -97,10 +97,10 @@ def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, wo
         (["--model.heads", "3"], "heads must divide width"),
         (["--mesh.data", "3"], "change --mesh"),
         (["--review.rubric", "no.yaml"], "no.yaml is missing; set --review.rubric"),
-        (["--world", "documents", "--documents.path", "nothing"], "set --documents.path"),
+        (["--world", "documents", "--documents.path", "nothing"], "the recipe tiny brings no weights"),
         (["--lessons.slice", "100000"], "lower --generations"),
         (["--base", "x", "--model.mlp-width", "72"], "--model.mlp-width is for a model from scratch"),
-        (["--teacher.url", "http://127.0.0.1:1/v1"], "simulate.calls is 1; a teacher by address"),
+        (["--teacher.url", "http://127.0.0.1:1/v1"], "simulate.calls is 1; who writes at an address"),
         (["--simulate.calls", "0", "--teacher.url", "http://127.0.0.1:1/v1"], "1/v1 does not answer"),
     ],
 )
