@@ -103,7 +103,8 @@ class Tally:
         """Counts items as `Advance` takes them."""
         self.done += count
         self.found += count * found
-        self.left = self.spent * (self.total - self.done) / self.made if left is None and self.made > 0 else left
+        rest = max(self.total - self.done, 0)
+        self.left = self.spent * rest / self.made if left is None and self.made > 0 else left
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from ratchet.models.kernels import Kernel
 
 LEAST = 128
 """Tokens of a beginning that is read apart. Each length of one compiles."""
-WORTH = 0.75
-"""Beginnings are read apart where that takes less than this share of the columns that are read otherwise."""
+WORTH, SAVED = 0.75, 1024
+"""Beginnings are read apart where that takes less than this share of the columns that are read otherwise, and so many
+less: each shape compiles."""
 Tokens = Sequence[int]
 
 
@@ -39,7 +40,7 @@ def split(parts: Sequence[Sequence[Tokens | None]], rows: int, width: int, step:
     """
     given = [[prompt for prompt in own if prompt is not None] for own in parts]
     shortest = min((len(prompt) for own in given for prompt in own), default=0) if apart else 0
-    least, length, count = WORTH * rows * width, 0, 1
+    least, length, count = min(WORTH * rows * width, rows * width - SAVED), 0, 1
     for tried in range(round_up(LEAST, 2 * step), shortest, 2 * step):
         distinct = max(len({tuple(prompt[:tried]) for prompt in own}) for own in given)
         beginnings = 1 << max(distinct - 1, 0).bit_length()  # in few numbers, since each compiles

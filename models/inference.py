@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ratchet.models.decoder import Decoder, DecoderConfig, Layers
+from ratchet.models.decoder import DecoderConfig, Layers
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.products import FIRST
 
@@ -79,11 +79,6 @@ class Inference:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
         would compile for seconds, and convolutions would have to see past the padding behind it."""
         return self.kernel.platform == "cpu" and config.conv == 1
-
-    def layers(self, model: Decoder, weights: Weights) -> Layers | None:
-        """The layers for a program that reads many tokens at once. None stands for a loop over the model's own: on a
-        CPU a deep model is read as fast in one, and compiles in a third of the time."""
-        return None if self.kernel.platform == "cpu" and model.config.layers > SHALLOW else weights.layers
 
     def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
         """Logits [B, V] in which an unused id has -inf."""

@@ -124,7 +124,7 @@ class Sampler(Plan):
             left = self.left(places_Q, taken_M)
             if waiting and (not left or starved):
                 waiting = left + waiting
-                places_Q = self.places(waiting[: self.slots])
+                queue, places_Q = None, self.places(waiting[: self.slots])  # its cache makes room for the next one's
                 waiting = waiting[self.slots :]
                 taken_M = np.zeros(self.parts, int)
                 queue = self.read(weights, requests, places_Q, columns, apart=self.reads_apart(model))

@@ -55,7 +55,7 @@ def evaluation(run: Run, number: int, params: nnx.State, knower: Knower | None, 
     judge, writer, form = Judge(run), run.writer(params), "document" if arm == "imitation" else "chat"
     read = run.read(max(number, 1))
     items, recovered = run.world.items(read), len(read) if arm == "loop" else 0  # about as many again for recovery
-    asked = len(items) + len(run.world.fresh.tasks) * run.config.evaluate.samples + len(read) + recovered
+    asked = len(items) + len(run.tasks(0)) * run.config.evaluate.samples + len(read) + recovered
     with run.progress.stage(f"gen {number} evaluate ({arm})", asked) as advance:
         answers = ask_items(writer, items, run.seed("evaluate"), advance)
         fresh = open_book(run, writer, judge, advance)

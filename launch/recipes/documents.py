@@ -38,7 +38,7 @@ RECIPE = Recipe(
             slots=16,
             revisit=2,
         ),
-        review=ReviewConfig(target_precision=0.8, minimum_recall=0.05, probes=24),
+        review=ReviewConfig(target_precision=0.8, minimum_recall=0.05, probes=16),
         targets=TargetsConfig(kind="students", per_task=2),
         wrongthink=WrongthinkConfig(first_generation=0),
         train=TrainConfig(
@@ -47,7 +47,7 @@ RECIPE = Recipe(
             lora=16,
             batch=4,
             columns=1024,
-            engine=EngineConfig(save_minutes=2.0),
+            engine=EngineConfig(save_minutes=2.0, micro_batches=4),
             optimizer=OptimizerConfig("adamw", 3e-4),
         ),
         evaluate=EvaluateConfig(samples=1, resolution=0.5),

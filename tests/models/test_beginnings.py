@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 from support import awaken
 
-from ratchet.models import decoder, slots
+from ratchet.models import beginnings, decoder, slots
 from ratchet.models.beginnings import LEAST, lengths, split
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import Inference
 from ratchet.models.sampler import Request, Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+
+
+@pytest.fixture(autouse=True)
+def anything_saved(monkeypatch):
+    """Beginnings are read apart however few columns that saves."""
+    monkeypatch.setattr(beginnings, "SAVED", 0)
 
 
 def prompts(seed: int, kinds: int, count: int, shared: int, longest: int = 40) -> list[tuple[int, ...]]:
@@ -44,6 +50,15 @@ def test_the_two_parts_of_prompts_are_the_prompts(seed):
     assert length % 32 == 0 and length + rest == width and rows == 8
     assert not length or (length >= LEAST and count * length + rows * rest < 0.75 * rows * width)
     assert split(parts, 8, width, 32, apart=False)[0].begun_EL.size == 0
+
+
+def test_a_beginning_that_saves_too_little_is_read_with_each_prompt(monkeypatch):
+    one_kind = [prompts(0, 1, 8, 200)]
+    ((of,), columns) = split(one_kind, 8, 256, 32, apart=True), 8 * 256
+    saved = columns - of.begun_EL.size - of.rest_AR.size
+    assert of.begun_EL.shape == (1, 192) and saved == 7 * 192
+    monkeypatch.setattr(beginnings, "SAVED", saved)
+    assert not split(one_kind, 8, 256, 32, apart=True)[0].begun_EL.size
 
 
 def test_prompts_that_begin_alike_are_sorted_together_where_that_helps():

@@ -10,7 +10,6 @@ from ratchet.launch.preflight.collectives import collectives
 from ratchet.models import decoder, slots
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.grammar import Grammar, Pieces
-from ratchet.models.inference import Inference
 from ratchet.models.sampler import Request, Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
@@ -226,17 +225,6 @@ def test_its_pace_is_timed_with_the_program_that_samples(small):
     before = slots.dispatch.jitted(make)._cache_size()
     make(small[1], [asked], seed=0, temperature=1.0, stop=STOP)
     assert slots.dispatch.jitted(make)._cache_size() == before
-
-
-def test_a_deep_model_is_read_in_a_loop_over_its_layers(monkeypatch):
-    sizes = {"vocab_size": 64, "width": 16, "layers": 9, "heads": 2, "kv_heads": 1, "mlp_width": 32}
-    deep = decoder.create(DecoderConfig(**sizes, max_length=96), 0)
-    asked = requests(6)
-    looped = sampler(deep)(deep[1], asked, seed=0, temperature=1.0, stop=STOP)
-    make, layers = sampler(deep, slots=2), []
-    monkeypatch.setattr(Inference, "layers", lambda *given: layers.append(given[2].layers) or given[2].layers)
-    each = make(deep[1], asked, seed=0, temperature=1.0, stop=STOP)
-    assert layers and said(each) == said(looped)
 
 
 @pytest.mark.parametrize(

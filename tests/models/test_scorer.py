@@ -3,9 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from support import full_probs, requests
+from support import awaken, full_probs, requests
 
 from ratchet.launch.preflight.collectives import collectives
+from ratchet.models import decoder
+from ratchet.models import scorer as models_scorer
+from ratchet.models.decoder import Decoder, DecoderConfig
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
@@ -29,6 +32,19 @@ def test_it_tells_after_each_batch_which_share_is_answered(small, asked):
     told = []
     Scorer(small[0], questions=8, bucket=16)(small[1], asked, (5, 9), told.append)
     assert told == [8 / 11, 1.0]
+
+
+def test_a_deep_model_is_read_in_a_loop_over_its_layers(asked, monkeypatch):
+    sizes = {"vocab_size": 64, "width": 16, "layers": 9, "heads": 2, "kv_heads": 1, "mlp_width": 32}
+    deep = decoder.create(DecoderConfig(**sizes, max_length=96), 0)
+    params, taken, extend = awaken(deep[1]), [], Decoder.extend
+    monkeypatch.setattr(Decoder, "extend", lambda self, of, *given: taken.append(of) or extend(self, of, *given))
+    looped = Scorer(deep[0], questions=8)(params, asked[:4], (5, 9))
+    assert taken and not any(taken)
+    monkeypatch.setattr(models_scorer, "SHALLOW", 9)
+    each = Scorer(deep[0], questions=8, bucket=16)(params, asked[:4], (5, 9))
+    assert all(taken[len(taken) // 2 :])
+    np.testing.assert_allclose(each, looped, atol=1e-6)
 
 
 def test_weights_are_cast(small, asked):

@@ -1,5 +1,6 @@
 """What a generation is worth: the figures of every world, and those of its own items."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -11,10 +12,11 @@ from support import saying
 from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.judge import Judge
+from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages import evaluate as stage
 from ratchet.bootstrap.stages.evaluate import GENERAL, PRIMARY, ask_items, closed_book, evaluation, open_book, prompt_of
 from ratchet.bootstrap.tools import LOOKUP
-from ratchet.bootstrap.worlds.world import Item, Metric
+from ratchet.bootstrap.worlds.world import Item, Material, Metric
 from ratchet.models.sampler import Sampled
 from ratchet.train.trainer import mean_loss
 
@@ -89,6 +91,21 @@ def test_who_calls_a_tool_or_is_cut_off_says_nothing(torn):
     (cut,) = ask_items(saying(torn, "so on", finished=False), [item], seed=0)
     assert heard == [("", False), ("so on", False)]
     assert called.text == '(call) {"query":" x"}' and cut.text == "so on"
+
+
+def test_progress_counts_what_is_asked_where_fresh_tasks_are_proposed(run, monkeypatch):
+    stages, counts, tasks = [], [], type(run).tasks
+
+    class Counting(Silent):
+        @contextlib.contextmanager
+        def stage(self, title, total):
+            stages.append((title, total))
+            yield lambda count: counts.append(count)
+
+    monkeypatch.setattr(type(run), "tasks", lambda self, number: tasks(self, 1) if number == 0 else tasks(self, number))
+    world = replace(run.world, fresh=Material(run.world.fresh.documents))
+    measured(replace(run, progress=Counting(), world=world))
+    assert stages == [("gen 1 evaluate (loop)", sum(counts))] and tasks(run, 1)
 
 
 def test_open_book_is_the_share_of_right_answers_to_fresh_tasks(run, torn, deeds):
