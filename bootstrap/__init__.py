@@ -34,6 +34,7 @@ Engines
   calibration.py  labelled answers to thresholds, and what each criterion is worth
   attack.py       wrong answers that try to pass a review
   teacher/        a teacher by address, which writes in place of the run's own models
+  rollouts/       servers of the run's own model, which write in its place with its weights
   targets.py      accepted transcripts to reviewed soft targets
   wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
   checks.py       the rules of every world

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ratchet.bootstrap.rollouts.settings import RolloutsConfig
 from ratchet.bootstrap.teacher.settings import JudgeConfig, TeacherConfig, is_address
 from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig
 from ratchet.models import bounds
@@ -215,8 +216,8 @@ class Config:
     world: str = "documents"
     """What there is to read: documents, lessons, arithmetic, or a function of yours, package.module:function."""
     base: str = ""
-    """A model to start from instead of random weights: a Hugging Face folder, a GGUF file, or smollm2. Its sizes take
-    the place of `model`, but for `max_length`, and its tokenizer and chat template that of SentencePiece."""
+    """A model to start from, not random weights: smollm2, a Hugging Face folder or a GGUF file, be it in a bucket. Its
+    sizes take the place of `model`, but for `max_length`, its tokenizer and chat template that of SentencePiece."""
     wandb: str = ""
     """A project of Weights & Biases to which the figures of training are sent as well ([wandb]); its key comes from the
     environment variable WANDB_API_KEY."""
@@ -229,6 +230,7 @@ class Config:
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     wrongthink: WrongthinkConfig = field(default_factory=WrongthinkConfig)
@@ -271,22 +273,22 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             f"the world {c.world} reads none; leave it out, or set --world documents",
         ),
         ("simulate.keep", c.simulate.keep > c.model.vocab_size, f"model.vocab_size is {c.model.vocab_size}; lower it"),
+        *(
+            (name, bool(url) and not is_address(url), "give it as http://HOST:PORT/v1, without a name or a key")
+            for name, url in (
+                ("teacher.url", c.teacher.url), ("judge.url", c.judge.url),
+                *(("rollouts.url", url) for url in c.rollouts.url),
+            )  # fmt: skip
+        ),
+        ("rollouts.url", bool(c.rollouts.url) and not c.base, "servers hold a model that others know; give its --base"),
         (
             "simulate.calls",
-            bool(c.teacher.url) and c.simulate.calls > 0,
-            "a teacher by address has all passages in view and calls nothing; set it to 0",
+            bool(c.teacher.url or c.rollouts.url) and c.simulate.calls > 0,
+            "who writes at an address has all passages in view and calls nothing; set it to 0",
         ),
         *(
             (f"simulate.{name}", there and c.simulate.calls < 1, "nothing may be called; set simulate.calls above 0")
             for name, there in (("tools", bool({*c.simulate.tools} - {"lookup"})), ("mcp", bool(c.simulate.mcp)))
-        ),
-        *(
-            (
-                f"{s.section}.url",
-                bool(s.url) and not is_address(s.url),
-                "give it as http://HOST:PORT/v1, without a name or a key",
-            )
-            for s in (c.teacher, c.judge)
         ),
         *(
             (f"{s.section}.prices", len(s.prices) not in (0, 2), "give two, of a million prompt and answer tokens")
@@ -337,6 +339,7 @@ MAY_CHANGE = (
     "wandb",
     *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
     *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget", "prices")),
+    *(f"rollouts.{name}" for name in ("url", "concurrency", "directory")),
 )
 """Settings that resuming a run may change, since nothing that comes of it depends on them."""
 

@@ -9,13 +9,20 @@ from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import slots_sharding
 
 
+def check_slots(config: Config, parts: int) -> None:
+    """Raises ValueError when the sampler's slots do not divide over so many parts of a mesh."""
+    if config.simulate.slots % parts:
+        raise ValueError(
+            f"simulate.slots: {config.simulate.slots} do not divide over {parts} devices; make it a multiple of {parts}"
+        )
+
+
 def sampler(
     config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh, unused: tuple[int, ...] = ()
 ) -> Sampler:
     """The sampler, its slots over the mesh. Raises ValueError when they do not fill it."""
-    c, engine, parts = config.simulate, config.train.engine, mesh.shape["data"] * mesh.shape["fsdp"]
-    if c.slots % parts:
-        raise ValueError(f"simulate.slots: {c.slots} do not divide over {parts} devices; make it a multiple of {parts}")
+    c, engine = config.simulate, config.train.engine
+    check_slots(config, mesh.shape["data"] * mesh.shape["fsdp"])
     return Sampler(
         graphdef,
         slots=c.slots,

@@ -1,5 +1,5 @@
-"""What a run is given: its world, an account of the documents that were read for it, and hashes of all that it reads
-from outside."""
+"""What a run is given: its world, an account of the documents that were read for it, the model that it begins with, and
+hashes of all that it reads from outside."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,13 @@ from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import World, content_id
+from ratchet.models import pretrained
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.gguf import SUFFIX
+from ratchet.models.pretrained import Pretrained
+from ratchet.train.buckets import in_bucket
 from ratchet.train.commits import Commits
+from ratchet.train.nearby import nearby
 
 INPUTS = "inputs.json"
 """Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
@@ -39,6 +45,20 @@ def given_world(config: Config) -> Given:
     settings = (config.documents, config.lessons, config.arithmetic)
     world = load(config.world, settings, config.seed, config.generations, reading)
     return Given(world, accounts[-1] if accounts else None)
+
+
+def base_model(named: str) -> Pretrained:
+    """The model that others trained at a path, on a disk or in a bucket, or the one that a package brings under a name.
+    Raises FolderError when there is none, StoreError when a bucket does not give it."""
+    return pretrained.find(named if named in pretrained.PACKAGES else str(nearby(named)))
+
+
+def base_config(named: str) -> DecoderConfig:
+    """The decoder that such a model is; of a folder in a bucket, its config.json alone is fetched. Raises as
+    `base_model` does."""
+    if in_bucket(named) and not named.endswith(SUFFIX):
+        return pretrained.Folder(nearby(f"{named.rstrip('/')}/config.json").parent).config
+    return base_model(named).config
 
 
 def check_inputs(

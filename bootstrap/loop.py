@@ -89,9 +89,10 @@ def run(
     What it reads is read first, unless it is `given`.
 
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
-    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, or too many roll-backs
-    came in a row; ServerRefused or ServerStopped where a server by address does not answer; before anything is written,
-    Busy when another process works on the run, and ConfigError when the directory holds a run of other settings.
+    Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, the audit finds what
+    must not be trained on, or too many roll-backs came in a row; ServerRefused or ServerStopped where a server by
+    address does not answer; before anything is written, Busy when another process works on the run, and ConfigError
+    when the directory holds a run of other settings.
     """
     with holding(directory, progress.line, together) as holder, _watched(config, together) as beat:
         began, _ = time.time(), jax.devices()
@@ -101,7 +102,7 @@ def run(
         try:
             with goodput.recording(directory, began, found_devices) if together.first else nullcontext():
                 _run(r, foretell)
-        except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks) as ended:
+        except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks, audit.AuditFailed) as ended:
             r.commits.write(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
         finally:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ratchet.bootstrap import engines
 from ratchet.bootstrap.config import Config, flat
-from ratchet.bootstrap.given import Given, check_inputs, given_world
+from ratchet.bootstrap.given import Given, base_config, base_model, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
@@ -20,30 +20,29 @@ from ratchet.bootstrap.progress import Metrics, Progress, timed
 from ratchet.bootstrap.proposals import from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.rollouts.replicas import find_server
+from ratchet.bootstrap.rollouts.writing import Rollouts, open_rollouts
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.simulate import Writer, longest_passage
-from ratchet.bootstrap.teacher.afar import Afar, meet_teacher
+from ratchet.bootstrap.teacher.afar import Afar, Scribe, meet_teacher
 from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.judging import FarJudge, meet_judge
 from ratchet.bootstrap.teacher.probing import find_model
-from ratchet.bootstrap.tokenizers import make_tokenizer
+from ratchet.bootstrap.tokenizers import TOKENIZER, keep_tokenizer
 from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
 from ratchet.bootstrap.tools import Toolbox, caller
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
-from ratchet.models import decoder, pretrained
+from ratchet.models import decoder
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train import memory
 from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
 from ratchet.train.commits import Commits
-from ratchet.train.files import whole
 from ratchet.train.records import Example
 from ratchet.train.sharding import laid_out, make_mesh, place, state_sharding
 from ratchet.train.together import ALONE, Together
 from ratchet.train.trainer import mean_loss
-
-TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -255,13 +254,16 @@ class Generation:
         return self.run.writer(self.params)
 
     @cached_property
-    def afar(self) -> Afar | None:
-        """The teacher by address, where it writes this generation."""
-        c = self.run.config
-        if not c.teacher.url or self.number > c.teacher.generations:
+    def afar(self) -> Afar | Rollouts | None:
+        """Who writes this generation elsewhere: a teacher by address, or else servers with the incumbent's weights."""
+        r, c = self.run, self.run.config
+        scribe = Scribe(self.writer, r.scorer, c.targets.kind != "one_hot")
+        if c.teacher.url and self.number <= c.teacher.generations:
+            return Afar(r.teacher, scribe, r.together)
+        if not c.rollouts.url:
             return None
-        rescored = c.targets.kind != "one_hot"
-        return Afar(self.run.teacher, self.writer, self.run.scorer, rescored, self.run.together)
+        texts = [d.text for d in r.material(1).documents] or [t.question for t in r.tasks(1)]
+        return open_rollouts(r.directory, c, self.incumbent, scribe, texts, r.progress.line, r.together)
 
     @cached_property
     def index(self) -> Index:
@@ -288,8 +290,8 @@ class Generation:
 
 def check(config: Config) -> Given:
     """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
-    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher or
-    judge by address that is not there."""
+    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher, judge
+    or servers by address that are not there."""
     given = given_world(config)
     world = given.world
     rubric = load_rubric(config.review.rubric, world)
@@ -298,7 +300,7 @@ def check(config: Config) -> Given:
     kinds = _kinds(world)
     engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:
-        tokenizer = pretrained.find(config.base).tokenizer()
+        tokenizer = base_model(config.base).tokenizer()
         tokenizer.check()
         tools = toolbox(config.simulate, world.tools)
         if config.simulate.calls and tools.described:
@@ -312,6 +314,8 @@ def check(config: Config) -> Given:
     for asked in (config.teacher, config.judge):
         if asked.url:
             find_model(Client(asked, asked.model, epath.Path()))
+    if config.rollouts.url:
+        find_server(config.rollouts)
     return given
 
 
@@ -336,7 +340,7 @@ def prepare(
     if account and writes:
         together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)
-    make = lambda: _make_tokenizer(directory, Commits(directory), config, world, rubric, writes)
+    make = lambda: keep_tokenizer(directory, config, world, rubric, writes)
     together.decided("the tokenizer", make)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     if config.simulate.calls and tools.described:
@@ -376,30 +380,15 @@ def _asked(world: World) -> Iterator[Task]:
         yield from part.tasks
 
 
-def _make_tokenizer(
-    directory: epath.Path, commits: Commits, config: Config, world: World, rubric: tuple[Criterion, ...], writes: bool
-) -> None:
-    """Makes the tokenizer in the run's directory, whose files are committed, where one of them is missing."""
-    folder = directory / TOKENIZER
-    files = commits.within(folder)
-    if files and all(file.exists() for file in files):
-        return
-    if not writes:
-        raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
-    with whole(folder) as fresh:
-        make_tokenizer(fresh, config, world, rubric)
-        commits.adopt(folder, fresh.iterdir())
-
-
 def with_base(config: Config) -> Config:
     """The settings with the model that `base` names, if there is one; only `model.max_length` stays. Raises FolderError
     for one that cannot be read."""
     if not config.base:
         return config
-    model = pretrained.find(config.base).config
+    model = base_config(config.base)
     return replace(config, model=replace(model, max_length=config.model.max_length))
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
     """The weights of the model that `base` names, over the mesh."""
-    return pretrained.find(config.base).weights(lambda params: state_sharding(mesh, params))
+    return base_model(config.base).weights(lambda params: state_sharding(mesh, params))

@@ -8,13 +8,16 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.given import base_model
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
-from ratchet.models import pretrained
 from ratchet.models.tokenizer import Tokenizer
+from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 
+TOKENIZER = "tokenizer"
+"""The folder of it in a run's directory."""
 PROSE_LINES = 1000
 """Lines of the world's prose that a tokenizer is trained on."""
 DOCUMENT_LETTERS = 1_000_000
@@ -23,9 +26,25 @@ FEWEST_LETTERS = 100
 """Letters of a document that are worth taking."""
 
 
+def keep_tokenizer(
+    directory: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...], writes: bool
+) -> None:
+    """Makes the tokenizer in the run's directory, and commits its files, where one of them is missing. Raises
+    ValueError there unless the run `writes`."""
+    folder, commits = directory / TOKENIZER, Commits(directory)
+    files = commits.within(folder)
+    if files and all(file.exists() for file in files):
+        return
+    if not writes:
+        raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
+    with whole(folder) as fresh:
+        make_tokenizer(fresh, config, world, rubric)
+        commits.adopt(folder, fresh.iterdir())
+
+
 def make_tokenizer(folder: epath.Path, config: Config, world: World, rubric: tuple[Criterion, ...]) -> Any:
     """Makes the tokenizer of a run in its folder. Beside a chat model's lies its config.json, which an export reads."""
-    base = pretrained.find(config.base) if config.base else None
+    base = base_model(config.base) if config.base else None
     vocabulary = config.model.vocab_size
     tokenizer = base.tokenizer() if base else Tokenizer.train(_texts(config, world, rubric), vocabulary)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,9 @@ from etils import epath
 from rich.table import Table
 from rich.text import Text
 
+from ratchet.bootstrap.given import base_model
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, huggingface, pretrained, settings
+from ratchet.models import architectures, huggingface, settings
 from ratchet.models.architectures import FolderError
 from ratchet.models.pretrained import Pretrained
 from ratchet.train.files import whole
@@ -31,7 +32,7 @@ class Export:
 
 def read(named: str, template: str = "") -> dict[str, Any]:
     """Reads a model's weights over all devices; returns what they are. Raises FolderError for what cannot be read."""
-    base, mesh = pretrained.find(named), make_mesh(MeshConfig(1, -1, 1))
+    base, mesh = base_model(named), make_mesh(MeshConfig(1, -1, 1))
     config, weights = base.config, base.weights(lambda params: state_sharding(mesh, params))
     sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
     return {

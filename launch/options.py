@@ -113,6 +113,14 @@ def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
     return asked
 
 
+def lacks_base(config: Config) -> str:
+    """Why a run with these settings would have no model to begin with, and what to do; "" where it has one. Documents
+    have no worked tasks, from which alone a model from scratch learns to answer."""
+    if config.base or config.world != "documents":
+        return ""
+    return f"the recipe {config.recipe} brings no weights, and a run about documents begins with some; give a --base"
+
+
 class _Origin(NamedTuple):
     """Where the settings of a run come from: a recipe, the settings of a file by dotted name, and options."""
 

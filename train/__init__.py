@@ -1,6 +1,7 @@
 """How a model learns.
 
 buckets.py      what an object store does otherwise than a disk
+nearby.py       copies on this machine's disk of what lies in a bucket
 files.py        files that appear whole or not at all, and unit files (ArrayRecord)
 commits.py      what a run has committed, and whether it still lies there
 codec.py        soft targets as bits

@@ -51,10 +51,9 @@ class MeshConfig:
     tensor: int = bounded(1, "at least 1")
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices, slices along data. Raises ValueError when the sizes do not make their number."""
-    devices = jax.devices() if devices is None else devices
-    count, slices = len(devices), len({getattr(d, "slice_index", None) for d in devices})
+def mesh_shape(config: MeshConfig, count: int, slices: int = 1) -> tuple[int, int, int]:
+    """Devices along each axis of `count` in all, in so many slices. Raises ValueError when the sizes do not make their
+    number."""
     data, fsdp, tensor = config.data, config.fsdp, config.tensor
     if fsdp == -1:
         data = slices if data == -1 else data
@@ -66,6 +65,14 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         raise ValueError(f"mesh: data × fsdp × tensor = {shape} does not make {count} devices; change --mesh.*")
     if slices > 1 and data % slices:
         raise ValueError(f"mesh: data is {data}, which {slices} slices do not divide; change --mesh.data")
+    return data, fsdp, tensor
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh over all devices, slices along data. Raises ValueError when the sizes do not make their number."""
+    devices = jax.devices() if devices is None else devices
+    slices = len({getattr(d, "slice_index", None) for d in devices})
+    data, fsdp, tensor = mesh_shape(config, len(devices), slices)
     types = (AxisType.Auto,) * 3
     if slices == 1:
         return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=types, devices=devices)

@@ -4,11 +4,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
 from ratchet.bootstrap.documents.account import LeftOut, because
 from ratchet.bootstrap.documents.tables import jsonl
 from ratchet.bootstrap.worlds import Question
+from ratchet.train.nearby import nearby
 
 
 def questions(path: str, ids: Mapping[str, str]) -> list[Question | LeftOut]:
@@ -17,7 +16,7 @@ def questions(path: str, ids: Mapping[str, str]) -> list[Question | LeftOut]:
     A document is named by its id or its source; `ids` has its id by either. Raises ValueError when the file cannot be
     read, and when no question is left.
     """
-    place, found = epath.Path(path), []
+    place, found = nearby(path), []
     try:
         with place.open("rb") as file:
             for number, row in jsonl(file, place.name):

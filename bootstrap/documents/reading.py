@@ -15,6 +15,7 @@ from ratchet.bootstrap.documents.folder import files, matcher, spelled
 from ratchet.bootstrap.documents.questions import questions
 from ratchet.bootstrap.worlds import DocumentsConfig, Question
 from ratchet.bootstrap.worlds.world import Document
+from ratchet.train.nearby import nearby
 
 KNOWN = (*texts.FORMATS, *tables.FORMATS)
 """Suffixes of the files that are read where no globs are given."""
@@ -39,7 +40,7 @@ def read(config: DocumentsConfig) -> Found:
     which names the source, where there is no text at all, for two documents of one id, for a library that is not
     installed, and with `config.strict` for whatever cannot be read.
     """
-    pieces = list(_pieces(epath.Path(config.path), config))
+    pieces = list(_pieces(nearby(config.path), config))
     left_out = [p for p in pieces if isinstance(p, LeftOut)]
     documents, ids = [], {}
     whole = [p for p in pieces if isinstance(p, Document)]

@@ -27,6 +27,16 @@ CLIMBING = 20
 LIKELIEST = 0.5
 """The share of a target from which on an id is read where rejected transcripts are sought."""
 Pair = tuple[Transcript, Review]
+NEVER = {
+    "rejected_tokens": "teach rejected transcripts",
+    "untaught_tokens": "ask labelled questions",
+    "unaccounted_tokens": "are not those of the accepted transcript that their example names",
+}
+"""Counts of an audit of which any but 0 ends a run, and what such tokens do. Raw ones do not: answers may quote."""
+
+
+class AuditFailed(RuntimeError):
+    """What would be trained on holds tokens that must not be; nothing was trained on it."""
 
 
 def audit_generation(
@@ -38,7 +48,10 @@ def audit_generation(
     reviewer: Reviewer,
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
-    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass."""
+    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass.
+
+    Raises AuditFailed when something is found that must never be trained on.
+    """
     run = g.run
     transcripts, reviews = {}, {}
     for n in range(1, g.number + 1):
@@ -57,7 +70,13 @@ def audit_generation(
         graded = [c.id for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
         result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
-    run.commits.write(g.directory / "audit.json", result)
+    path = g.directory / "audit.json"
+    run.commits.write(path, result)
+    if never := [f"{result[name]:,} that {does}" for name, does in NEVER.items() if result[name]]:
+        raise AuditFailed(
+            f"generation {g.number}: of the tokens to be trained on, the audit found {', '.join(never)}; nothing was "
+            f"trained on them, and {path} has the counts"
+        )
 
 
 def audit(

@@ -53,8 +53,8 @@ def simulate(g: Generation) -> list[list[Transcript]]:
             if stage.has(unit, inputs):
                 advance(len(tasks) * config.samples, found=True)
             made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
-    if g.afar and g.afar.client.counts != Counts():
-        run.progress.line(f"gen {g.number} teacher: {g.afar.client.counts}")
+    if g.afar and g.afar.summary:
+        run.progress.line(f"gen {g.number} {g.afar.summary}")
     return made
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.config import Config, SimulateConfig
 from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.simulate import Draft, Writer, transcript_of
-from ratchet.bootstrap.teacher.client import Client
+from ratchet.bootstrap.teacher.client import Client, Counts
 from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.bootstrap.transcript import Transcript, certain
 from ratchet.bootstrap.worlds.world import Document, content_id
@@ -26,48 +26,24 @@ from ratchet.train.together import ALONE, Together
 
 
 @dataclass(frozen=True)
-class Afar:
-    """A teacher by address, and the run's own model, with which what it says is read."""
+class Scribe:
+    """Writes down what a server said, in the run's own tokens and by its own model."""
 
-    client: Client
     writer: Writer
     scorer: Scorer
     rescored: bool
     """Whether targets need the distributions; else each token is certain."""
-    together: Together = ALONE
-    """Processes that are told alike: the first one asks."""
 
-    def finish(
-        self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
-        advance: Callable[[int], None] = lambda done: None,
-    ) -> list[Transcript]:  # fmt: skip
-        """Has the teacher answer every draft. Raises what `Client.answers` raises."""
-        bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
-        ask = lambda: list(self.client.answers(bodies, advance))
-        told = [answer or ("", False) for answer in self.together.decided("what the teacher answers", ask)]
-        most, encode = self.writer.config.new_tokens, self.writer.tokenizer.encode
-        said = [tuple(encode(text.strip())) for text, _ in told]
-        ended = [finished and len(tokens) < most for tokens, (_, finished) in zip(said, told, strict=True)]
-        end = self.writer.tokenizer.end
-        said = [(*tokens, end) if whole else tokens[:most] for tokens, whole in zip(said, ended, strict=True)]
-        sampled = self._captured(drafts, said, ended)
+    def transcripts(
+        self, drafts: Sequence[Draft], said: Sequence[Sequence[int]], ended: Sequence[bool], generation: int
+    ) -> list[Transcript]:
+        """The transcript of each draft after which these tokens were said; those of a turn that has `ended`, for which
+        there is room, are closed."""
+        most, end = self.writer.config.new_tokens, self.writer.tokenizer.end
+        closed = [whole and len(tokens) < most for tokens, whole in zip(said, ended, strict=True)]
+        tokens = [(*one, end) if whole else tuple(one[:most]) for one, whole in zip(said, closed, strict=True)]
+        sampled = self._captured(drafts, tokens, closed)
         return [transcript_of(self.writer, d, s, generation) for d, s in zip(drafts, sampled, strict=True)]
-
-    def _body(self, d: Draft, passages: Sequence[str], seed: int) -> dict[str, Any]:
-        """The chat that a draft asks for: its passages in the system's message, then the task's messages."""
-        c = self.writer.config
-        sources = numbered(passages)
-        first, *others = d.task.messages
-        own = [first["content"]] if first["role"] == "system" else []
-        system = "\n\n".join(text for text in (sources, *own) if text)
-        asked = others if own else d.task.messages
-        messages = [{"role": "system", "content": system}] if system else []
-        number = int(content_id(seed, d.task.id, d.sibling)[:8], 16) >> 1
-        more = {name: value for name, value in (("top_k", c.top_k), ("min_p", c.min_p)) if value}
-        return {
-            "model": self.client.model, "messages": [*messages, *map(dict, asked)], "max_tokens": c.new_tokens,
-            "temperature": c.temperature, "top_p": c.top_p, "seed": number, **more,
-        }  # fmt: skip
 
     def _captured(
         self, drafts: Sequence[Draft], said: Sequence[tuple[int, ...]], ended: Sequence[bool]
@@ -84,6 +60,52 @@ class Afar:
             Sampled(np.array(tokens[: len(tokens) - whole], np.int32), whole, end if whole else 0, *map(np.asarray, c))
             for tokens, whole, c in zip(said, ended, captured, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Afar:
+    """A teacher by address, and what writes down what it says."""
+
+    client: Client
+    scribe: Scribe
+    together: Together = ALONE
+    """Processes that are told alike: the first one asks."""
+
+    def finish(
+        self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Transcript]:  # fmt: skip
+        """Has the teacher answer every draft. Raises what `Client.answers` raises."""
+        bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
+        ask = lambda: list(self.client.answers(bodies, advance))
+        told = [answer or ("", False) for answer in self.together.decided("what the teacher answers", ask)]
+        encode = self.scribe.writer.tokenizer.encode
+        said, ended = [encode(text.strip()) for text, _ in told], [whole for _, whole in told]
+        return self.scribe.transcripts(drafts, said, ended, generation)
+
+    @property
+    def summary(self) -> str:
+        """What was asked and answered, in a line; "" where nothing was."""
+        return f"teacher: {self.client.counts}" if self.client.counts != Counts() else ""
+
+    def _body(self, d: Draft, passages: Sequence[str], seed: int) -> dict[str, Any]:
+        """The chat that a draft asks for: its passages in the system's message, then the task's messages."""
+        c = self.scribe.writer.config
+        sources = numbered(passages)
+        first, *others = d.task.messages
+        own = [first["content"]] if first["role"] == "system" else []
+        system = "\n\n".join(text for text in (sources, *own) if text)
+        asked = others if own else d.task.messages
+        messages = [{"role": "system", "content": system}] if system else []
+        sampling = sampling_of(d, c, seed)
+        return {"model": self.client.model, "messages": [*messages, *map(dict, asked)], **sampling}
+
+
+def sampling_of(d: Draft, c: SimulateConfig, seed: int) -> dict[str, Any]:
+    """How a server samples what follows a draft, in the words of OpenAI's web API and of what is usual beside it."""
+    number = int(content_id(seed, d.task.id, d.sibling)[:8], 16) >> 1
+    more = {name: value for name, value in (("top_k", c.top_k), ("min_p", c.min_p)) if value}
+    return {"max_tokens": c.new_tokens, "temperature": c.temperature, "top_p": c.top_p, "seed": number, **more}
 
 
 def meet_teacher(

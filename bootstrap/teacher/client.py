@@ -35,7 +35,12 @@ Body = Mapping[str, Any]
 
 
 class ServerStopped(RuntimeError):
-    """A server does not go on; what it has answered is kept, and the run can be resumed."""
+    """A server does not go on; what it has answered is kept, and the run can be resumed. `reason` is the part of the
+    line that says why."""
+
+    def __init__(self, line: str, reason: str = ""):
+        super().__init__(line)
+        self.reason = reason or line
 
 
 class ServerRefused(ValueError):
@@ -128,12 +133,14 @@ class Pace:
 
 @dataclass(frozen=True, eq=False)
 class Client:
-    """A server and where its answers are kept. `patience` is PATIENCE, and `pause` the first wait between attempts, in
-    seconds; both are shorter in tests alone."""
+    """A server and where its answers are kept; without a folder nobody keeps them. Questions go to `path` below its
+    address. `patience` is PATIENCE, and `pause` the first wait between attempts, in seconds; both are shorter in tests
+    alone."""
 
     config: ServerConfig
     model: str
-    folder: epath.Path
+    folder: epath.Path | None
+    path: str = "chat/completions"
     patience: float = PATIENCE
     pause: float = 1.0
     counts: Counts = field(default_factory=Counts)
@@ -169,13 +176,13 @@ class Client:
     @cached_property
     def _spent(self) -> Counter[str]:
         """Tokens of all answers that are kept, in this run's life."""
-        files = sorted(self.folder.glob("*.json")) if self.folder.exists() else []
+        files = sorted(self.folder.glob("*.json")) if self.folder and self.folder.exists() else []
         return Counter(tokens=sum(_tokens(json.loads(file.read_text())["answer"]) for file in files))
 
     def answers(
         self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
     ) -> list[Any]:
-        """What `read` makes of the server's answers to chats, in order; None for one that it cannot be asked. Equal
+        """What `read` makes of the server's answers to questions, in order; None for one that it cannot be asked. Equal
         ones are asked once; one of which `read` raises Failed is asked for again.
 
         `advance(n)` is called when n more are there. Raises ServerStopped when the server is dead or the budget spent,
@@ -213,8 +220,8 @@ class Client:
 
     def _answer(self, body: Body, read: Callable[[Any], Any]) -> Any:
         """What an answer says, from its file or the server."""
-        file = self.folder / f"{content_id(body)}.json"
-        if file.exists():
+        file = self.folder / f"{content_id(body)}.json" if self.folder else None
+        if file and file.exists():
             with self._lock:
                 self.counts.kept += 1
             return read(json.loads(file.read_text())["answer"])
@@ -224,7 +231,8 @@ class Client:
             with self._lock:
                 self.counts.unaskable += 1
             return None
-        write_json(file, {"question": body, "answer": answer})
+        if file:
+            write_json(file, {"question": body, "answer": answer})
         with self._lock:
             self.counts.answered += 1
             self.counts.tokens += _tokens(answer)
@@ -246,7 +254,7 @@ class Client:
                     raise ServerStopped("another question has ended it")
                 self._keep_to_budget()
                 try:
-                    answer = self.ask("chat/completions", body)
+                    answer = self.ask(self.path, body)
                     read(answer)
                     self._pace.answered()
                     return answer
@@ -259,19 +267,29 @@ class Client:
             if attempt + 1 < ATTEMPTS:
                 own = self.pause * 2**attempt * (0.5 + random.random())
                 self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
+        why = f"has failed {ATTEMPTS} times in a row ({reason})"
         raise ServerStopped(
-            f"{self.who}: {self.config.url} has failed {ATTEMPTS} times in a row ({reason}); what it answered is kept; "
-            "see to it, then `ratchet resume` goes on"
+            f"{self.who}: {self.config.url} {why}; what it answered is kept; see to it, then `ratchet resume` goes on",
+            f"it {why}",
         )
 
     def ask(self, path: str, body: Body | None = None) -> Any:
         """The JSON of one answer, asked for once. Raises Unaskable, ServerRefused or Failed."""
+        text = self.tell(path, body)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise Failed("malformed JSON") from None
+
+    def tell(self, path: str, body: Body | None = None) -> str:
+        """The text of one answer, asked for once, at a path below the server's address, or an address of its own.
+        Raises as `ask` does."""
         import openai
 
         try:
             if body is None:
-                return json.loads(self._server.get(path, cast_to=str))
-            return json.loads(self._server.post(path, cast_to=str, body=dict(body)))
+                return self._server.get(path, cast_to=str)
+            return self._server.post(path, cast_to=str, body=dict(body))
         except openai.APITimeoutError:
             raise Failed(f"silent for {self.patience:g} s") from None
         except openai.APIConnectionError as error:
@@ -279,8 +297,10 @@ class Client:
         except openai.APIStatusError as error:
             self._refuse(error.status_code, _message(error))
             raise Failed(str(error.status_code), _wait(error), error.status_code in _BUSY) from None
-        except (ValueError, RecursionError):
-            raise Failed("malformed JSON") from None
+
+    def stop(self) -> None:
+        """Has questions that wait to be asked again given up."""
+        self._over.set()
 
     def _refuse(self, status: int, message: str) -> None:
         """Raises what a status means that no second attempt changes."""

@@ -38,7 +38,7 @@ class DocumentsConfig:
 
     path: str = ""
     """A folder of files (.txt, .md, .html, .pdf, .docx, .jsonl, .csv, .parquet), one such file, a TFDS dataset by name
-    or folder, or a Hugging Face dataset saved to disk."""
+    or folder, or a Hugging Face dataset saved to disk; what lies in a bucket (gs://, s3://) is copied first."""
     globs: tuple[str, ...] = ()
     """Which files of the folder to read, such as "*.md" or "notes/**/*.txt"; none: all of a known kind."""
     text_key: str = "text"

@@ -20,6 +20,7 @@ from ratchet.launch.options import (
     Json,
     UserError,
     described,
+    lacks_base,
     located,
     needed_for,
     parse,
@@ -130,7 +131,10 @@ def compare(words: list[str]) -> int:
 def preflight(words: list[str]) -> int:
     asked = parse_run("preflight", Preflight, words)
     quiet()
-    found = preflights.preflight(asked, lambda text: print(text, file=sys.stderr, flush=True))
+    say = lambda text: print(text, file=sys.stderr, flush=True)
+    if reason := lacks_base(asked.config):
+        say(f"preflight: this is of a model of the recipe's own shape: {reason} when you run it")
+    found = preflights.preflight(asked, say)
     if asked.json:
         print_json(found)
     else:

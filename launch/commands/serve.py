@@ -4,6 +4,7 @@ import contextlib
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
@@ -40,6 +41,9 @@ class Serve:
     """Requests that are sampled, and texts that are scored, at a time."""
     context: int = 0
     """Tokens of a prompt and its answer together; 0: as many as the model has, up to 4096."""
+    weights_from: str = ""
+    """Takes other weights of --base from folders below this one, on a disk, by SGLang's /update_weights_from_disk;
+    empty: from nowhere. So a run gives its weights to servers that write for it (--rollouts.url)."""
 
 
 def serve(words: list[str]) -> int:
@@ -48,6 +52,8 @@ def serve(words: list[str]) -> int:
         raise UserError("serve: give DIR, the directory of a run, or --base MODEL, and not both")
     if asked.base and asked.generation is not None:
         raise UserError("serve: --generation is of a run, and --base has none")
+    if asked.weights_from and not asked.base:
+        raise UserError("serve: --weights-from is for a model that is served with --base")
     needed_for("serve", "serve", "starlette", "uvicorn")
     import uvicorn
 
@@ -56,18 +62,17 @@ def serve(words: list[str]) -> int:
     from ratchet.launch.serve.listening import LOOPBACK
 
     quiet()
-    with contextlib.closing(listening("serve", asked.host, asked.port)) as listener:
-        served = _served(asked)
+    with contextlib.closing(listening("serve", asked.host, asked.port)) as listener, Desk(_served(asked)) as desk:
         host = f"[{asked.host}]" if ":" in asked.host else asked.host
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
-        print(f"serving {served.name} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
-        with Desk(served) as desk:
-            names = LOOPBACK if asked.host in LOOPBACK else ("*",)
-            app, seconds = Server(served, desk).app(names), FOR_WHAT_IS_BEGUN
-            config = uvicorn.Config(
-                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=seconds
-            )
-            uvicorn.Server(config).run([listener])
+        print(f"serving {desk.served.name} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        names = LOOPBACK if asked.host in LOOPBACK else ("*",)
+        weights = Path(asked.weights_from) if asked.weights_from else None
+        app, seconds = Server(desk, weights).app(names), FOR_WHAT_IS_BEGUN
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=seconds
+        )
+        uvicorn.Server(config).run([listener])
     return 0
 
 

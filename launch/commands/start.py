@@ -28,6 +28,7 @@ from ratchet.launch.options import (
     UserError,
     asks_for_help,
     first_word,
+    lacks_base,
     located,
     parse,
     parse_run,
@@ -73,8 +74,8 @@ class Resume:
     --generations and --train.columns may be raised, and what only watches or
     saves training may change: --train.engine.save-every, .save-minutes,
     .stall-minutes and .profile; of a teacher by address --teacher.url,
-    .concurrency and .budget, and the same of a judge; --wandb. Other
-    settings stay the run's own.
+    .concurrency and .budget, and the same of a judge; --rollouts.url,
+    .concurrency and .directory; --wandb. Other settings stay the run's own.
     """
 
     directory: Directory
@@ -86,6 +87,8 @@ class Resume:
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
+    if reason := lacks_base(config):
+        raise UserError(f"run: {reason}")
     directory, together = located(asked.out or f"runs/{config.recipe}"), _joined(asked.join, config)
     begun = together.decided("whether there is a run", lambda: config_files.begun(directory))
     if begun and not asked.join:

@@ -1,13 +1,17 @@
-"""The routes of the server: OpenAI's, and those for tokens that vLLM has beside them, with and without /v1."""
+"""The routes of the server: OpenAI's, those for tokens that vLLM has beside them, with and without /v1, and the one by
+which SGLang takes other weights."""
 
+import asyncio
 import contextlib
 import functools
 import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,7 +23,16 @@ from starlette.routing import Route
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.launch.serve import answers, asked
 from ratchet.launch.serve.answers import Piece
-from ratchet.launch.serve.asked import Chat, Completion, Detokenize, Message, Refused, Sampling, Tokenize
+from ratchet.launch.serve.asked import (
+    Chat,
+    Completion,
+    Detokenize,
+    Message,
+    NewWeights,
+    Refused,
+    Sampling,
+    Tokenize,
+)
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.served import Served
 from ratchet.launch.serve.streams import Choice, after, merged, unless_gone, whole
@@ -46,11 +59,15 @@ class Form(NamedTuple):
 
 
 class Server:
-    """Answers requests about one served model."""
+    """Answers requests about the model of a desk. Other weights are taken from folders below `weights`; None: none."""
 
-    def __init__(self, served: Served, desk: Desk):
-        self._served, self._desk = served, desk
+    def __init__(self, desk: Desk, weights: Path | None = None):
+        self._desk, self._weights = desk, weights
         self._compiled = functools.lru_cache(GRAMMARS)(self._compile)
+
+    @property
+    def _served(self) -> Served:
+        return self._desk.served
 
     def app(self, hosts: Sequence[str] = ("*",)) -> Starlette:
         """The web application, which answers those alone who call it by one of these names: a page in a browser could
@@ -63,6 +80,8 @@ class Server:
         routes = [Route("/health", lambda request: Response(), methods=["GET"])]
         for methods, table in ((["POST"], posts), (["GET"], gets)):
             routes += [Route(f"{at}/{path}", to, methods=methods) for path, to in table.items() for at in ("", "/v1")]
+        if self._weights:
+            routes.append(Route("/update_weights_from_disk", self.update_weights, methods=["POST"]))
         handlers = {Refused: _refuse, HTTPException: _refuse_route, Exception: _fail}
         trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
         return Starlette(routes=routes, exception_handlers=handlers, middleware=[trusted])
@@ -161,6 +180,19 @@ class Server:
         self._check_ids(body.tokens, "tokens")
         return JSONResponse({"prompt": self._served.tokenizer.decode(body.tokens, special=True)})
 
+    async def update_weights(self, request: Request) -> Response:
+        """Takes other weights of the model once the answers under way have ended."""
+        named = asked.read(NewWeights, await _json(request)).model_path
+        place = Path(named).resolve()
+        if not place.is_relative_to(self._weights.resolve()):
+            raise Refused(f"model_path: {named} does not lie in {self._weights}", param="model_path", status=403)
+        try:
+            weights = await asyncio.to_thread(self._served.other, epath.Path(place))
+        except (FolderError, OSError) as error:
+            return JSONResponse({"success": False, "message": str(error)}, status_code=400)
+        await self._desk.change(weights)
+        return JSONResponse({"success": True, "message": f"these are the weights of {named}"})
+
     async def tokenizer_info(self, request: Request) -> Response:
         sizes = {"vocab_size": self._served.tokenizer.vocab_size, "model_max_length": self._served.context}
         return JSONResponse({**self._served.described, **sizes})
@@ -183,6 +215,9 @@ class Server:
         self._check_name(body.model)
         if body.best_of not in (None, body.n):
             raise Refused("best_of: this server has none; leave it out", param="best_of")
+        if other := [i for i in body.stop_token_ids if i not in self._served.ends]:
+            ends = " or ".join(map(str, self._served.ends))
+            raise Refused(f"stop_token_ids: {other[0]} ends nothing here; give {ends}", param="stop_token_ids")
         return body
 
     def _check_name(self, name: str) -> None:

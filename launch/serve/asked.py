@@ -25,6 +25,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields that this server knows at these values alone, at which they ask for nothing."""
 
 
+Id = Annotated[int, Field(ge=0)]
+
+
 class Refused(Exception):
     """A request that is not answered, as OpenAI's servers say so."""
 
@@ -66,6 +69,7 @@ class Sampling(_Body):
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = None
     stop: str | list[str] = []
+    stop_token_ids: list[Id] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     return_token_ids: bool = False
@@ -82,9 +86,6 @@ class Sampling(_Body):
         if not all(several) or len(several) > MOST_STOPS:
             raise ValueError(f"give at most {MOST_STOPS} stop strings, none of them empty")
         return stop
-
-
-Id = Annotated[int, Field(ge=0)]
 
 
 class Completion(Sampling):
@@ -175,6 +176,12 @@ class Detokenize(_Body):
 
     model: str | None = None
     tokens: list[Id]
+
+
+class NewWeights(_Body):
+    """Where other weights of the served model lie, as SGLang's clients say it."""
+
+    model_path: str
 
 
 Body = TypeVar("Body", bound=_Body)

@@ -2,6 +2,7 @@
 
 Texts to score wait for each other while a batch runs. Requests to go on join the `Round` that is under way as its slots
 free; one that does not fit it (a longer prompt, more tokens, a grammar) waits for the next, and none overtakes it.
+Other weights wait until the round has ended: no answer is begun by one model and ended by another.
 """
 
 import asyncio
@@ -9,12 +10,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratchet.launch.serve.asked import Refused
 from ratchet.launch.serve.served import Served
 from ratchet.models.draw import Logs
+from ratchet.models.inference import Weights
 from ratchet.models.rounds import Asked, Part, Round
 
 MOST_WAITING = 4096
@@ -23,9 +25,9 @@ MOST_WAITING = 4096
 
 @dataclass(eq=False)
 class _Work:
-    """A text to score or a request to go on with, and where what is found goes."""
+    """A text to score, a request to go on with or weights to take, and where what is found goes."""
 
-    of: tuple[int, ...] | Asked
+    of: tuple[int, ...] | Asked | Weights
     loop: asyncio.AbstractEventLoop
     found: asyncio.Queue = field(default_factory=asyncio.Queue)
     given_up: bool = False
@@ -41,10 +43,12 @@ class Desk:
     """Runs a served model in a thread of its own, from `with` on until its end."""
 
     def __init__(self, served: Served):
-        self._served = served
+        self.served = served
+        """The model, with the weights that it has now."""
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._texts: deque[_Work] = deque()
         self._requests: deque[_Work] = deque()
+        self._changes: deque[_Work] = deque()
         self._round: Round | None = None
         self._seated: dict[int, _Work] = {}
         self._open = True
@@ -75,7 +79,11 @@ class Desk:
         finally:
             work.given_up = True
 
-    def _put(self, of: tuple[int, ...] | Asked) -> _Work:
+    async def change(self, weights: Weights) -> None:
+        """Has every request that is seated from now on answered by other weights of the model."""
+        _or_raise(await self._put(weights).found.get())
+
+    def _put(self, of: tuple[int, ...] | Asked | Weights) -> _Work:
         if self._inbox.qsize() + len(self._texts) + len(self._requests) >= MOST_WAITING:
             raise Refused("the server has too much to do; try again later", code="overloaded", status=503)
         work = _Work(of, asyncio.get_running_loop())
@@ -88,7 +96,10 @@ class Desk:
             try:
                 if self._texts:
                     self._score()
-                self._seat()
+                if not self._changes:
+                    self._seat()
+                elif not self._seated:
+                    self._change()
                 if self._seated:
                     self._step()
             except Exception as error:  # whatever went wrong, its requests are told, and the next are answered
@@ -96,30 +107,38 @@ class Desk:
 
     def _take(self) -> None:
         """Takes what has come in; waits for something where there is nothing to do."""
-        idle = not (self._texts or self._requests or self._seated)
+        idle = not (self._texts or self._requests or self._changes or self._seated)
         while idle or not self._inbox.empty():
             work = self._inbox.get()
             idle = False
             if work is None:
                 self._open = False
             else:
-                (self._requests if isinstance(work.of, Asked) else self._texts).append(work)
+                kinds = {Asked: self._requests, Weights: self._changes}
+                kinds.get(type(work.of), self._texts).append(work)
 
     def _score(self) -> None:
-        scorer = self._served.scorer
+        scorer = self.served.scorer
         batch = [self._texts[n] for n in range(min(scorer.questions, len(self._texts)))]
-        found = scorer.logs(self._served.weights, [work.of for work in batch], self._served.sampler.keep)
+        found = scorer.logs(self.served.weights, [work.of for work in batch], self.served.sampler.keep)
         for work, one in zip(batch, found, strict=True):
             self._texts.popleft()
             work.tell(one)
+
+    def _change(self) -> None:
+        """Takes the weights that were given last; those before them, and the old ones, are let go of."""
+        self._round = None
+        self.served = replace(self.served, weights=self._changes[-1].of)
+        while self._changes:
+            self._changes.popleft().tell(None)
 
     def _seat(self) -> None:
         """Gives free slots to those that wait, in their order."""
         self._requests = deque(work for work in self._requests if not work.given_up)
         if self._requests and not self._seated:
-            first = [work.of for work in list(self._requests)[: self._served.sampler.slots]]
+            first = [work.of for work in list(self._requests)[: self.served.sampler.slots]]
             alike = [a for a in first if (a.request.grammar is None) == (first[0].request.grammar is None)]
-            self._round = Round(self._served.sampler, self._served.weights, self._served.ends, alike)
+            self._round = Round(self.served.sampler, self.served.weights, self.served.ends, alike)
         while self._requests and self._round.free and self._round.fits(self._requests[0].of):
             work = self._requests.popleft()
             self._seated[self._round.join(work.of)] = work
@@ -138,11 +157,11 @@ class Desk:
 
     def _fail(self, error: Exception) -> None:
         """Tells everyone who waits; the round that went wrong is thrown away."""
-        for work in (*self._seated.values(), *self._texts, *self._requests):
+        for work in (*self._seated.values(), *self._texts, *self._requests, *self._changes):
             work.tell(error)
         self._seated, self._round = {}, None
-        self._texts.clear()
-        self._requests.clear()
+        for waiting in (self._texts, self._requests, self._changes):
+            waiting.clear()
 
 
 def _or_raise(found: Any) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 
@@ -15,10 +16,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 @contextlib.contextmanager
-def answering(served: Served) -> Iterator[str]:
-    """Serves a model on a free port of this machine, which alone can reach it. Yields its address, without /v1."""
+def answering(served: Served, weights: Path | None = None) -> Iterator[str]:
+    """Serves a model on a free port of this machine, which alone can reach it. Other `weights` are taken from below
+    this folder. Yields its address, without /v1."""
     with Desk(served) as desk:
-        app = Server(served, desk).app(LOOPBACK)
+        app = Server(desk, weights).app(LOOPBACK)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, name="server")
         thread.start()

@@ -1,12 +1,14 @@
 """What is served: a generation of a run, or a model that others trained."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.given import base_model
 from ratchet.launch import api
 from ratchet.launch.serve.asked import MOST_LIKELY
 from ratchet.models import decoder, pretrained
@@ -16,6 +18,7 @@ from ratchet.models.inference import Weights
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.settings import NoTemplate
+from ratchet.train.buckets import in_bucket
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 LONGEST = 4096
@@ -25,7 +28,11 @@ _NO_CHAT = "{{ raise_exception('it has no chat template, so it completes text an
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A model with what it reads and writes by. `context` tokens are the most that a prompt and its answer take."""
+    """A model with what it reads and writes by. `context` tokens are the most that a prompt and its answer take.
+
+    `other` reads other weights of it from a folder, and raises FolderError for those of another model; None: it takes
+    no others.
+    """
 
     name: str
     tokenizer: Any
@@ -33,6 +40,7 @@ class Served:
     scorer: Scorer
     weights: Weights
     context: int
+    other: Callable[[epath.Path], Weights] | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -69,7 +77,7 @@ def of_run(model: api.Model, slots: int, context: int) -> Served:
 def of_base(named: str, slots: int, context: int) -> Served:
     """A model that others trained, named after its folder or file, over all devices. Raises FolderError for one that
     cannot be read."""
-    base = pretrained.find(named)
+    base = base_model(named)
     config = base.config
     try:
         tokenizer = base.tokenizer()
@@ -78,13 +86,22 @@ def of_base(named: str, slots: int, context: int) -> Served:
     mesh = make_mesh(MeshConfig())
     rows = slots_sharding(mesh) if mesh.size > 1 else None
     graphdef, _ = decoder.shapes(config)
-    weights = base.weights(lambda params: state_sharding(mesh, params))
+    laid_out = lambda params: state_sharding(mesh, params)
+    weights = base.weights(laid_out)
     unused = tuple(sorted({*range(config.vocab_size)} - tokenizer.ids))
     scorer = Scorer(graphdef, questions=slots, rows=rows)
     slots = _slots(slots, scorer.parts)
     sampler = Sampler(graphdef, slots=slots, new_tokens=1, keep=_kept(config), rows=rows, unused=unused)
-    name, context = epath.Path(named).absolute().name, _context(context, config)
-    return Served(name, tokenizer, sampler, scorer, scorer.weights(weights), context)
+    place = epath.Path(named)
+    name, context = (place if in_bucket(place) else place.absolute()).name, _context(context, config)
+
+    def other(folder: epath.Path) -> Weights:
+        found = pretrained.Folder(folder)
+        if replace(found.config, max_length=config.max_length) != config:
+            raise FolderError(f"{folder}: it is a decoder of another shape than {name}; give weights of that one")
+        return scorer.weights(found.weights(laid_out))
+
+    return Served(name, tokenizer, sampler, scorer, scorer.weights(weights), context, other)
 
 
 def _kept(model: DecoderConfig) -> int:

@@ -1,9 +1,9 @@
-"""GKE: a JobSet for slices of TPUs, and beside it servers of a model that writes the first generations."""
+"""GKE: a JobSet for slices of TPUs, and beside it servers that write with the run's weights."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import OnSlices, name_of, rendered
@@ -14,13 +14,15 @@ GRACE = 60
 """Seconds from SIGTERM to SIGKILL of a pod."""
 PORT = 8000
 """Where the servers of `rollouts` listen."""
+MOUNTED = "/bucket"
+"""Where the servers of `rollouts` see the bucket of the run."""
 _LONGEST = 63
 """Letters of a label of the domain name system."""
 
 
 @dataclass(frozen=True)
 class Gke(OnSlices):
-    """A JobSet on GKE, by `kubectl apply`, for slices of TPUs; optionally with servers that write transcripts."""
+    """A JobSet on GKE, by `kubectl apply`, for slices of TPUs; optionally with servers that write with its weights."""
 
     namespace: str = ""
     """Where in the cluster; default the one that kubectl has."""
@@ -33,11 +35,12 @@ class Gke(OnSlices):
     spot: bool = False
     """Take chips that may be taken back, at a lower price."""
     rollouts: Literal["none", "vllm", "sglang"] = "none"
-    """Servers beside the slices that write the first generations, as a teacher by address."""
+    """Servers beside the slices that write transcripts. They get the weights of each promotion through the bucket,
+    which they see by Cloud Storage FUSE; the service account has to read it."""
     replicas: int = 1
-    """So many of these servers, behind one address."""
+    """So many of these servers, each with an address of its own."""
     rollouts_model: str = ""
-    """What they serve, as the server's own --model takes it."""
+    """What they begin with, as the server's own --model takes it: the model of --base."""
     rollouts_image: str = ""
     """Their container; default the newest that their makers publish."""
     rollouts_accelerator: str = "nvidia-l4"
@@ -53,6 +56,8 @@ class Gke(OnSlices):
             )
         if (self.rollouts == "none") != (self.rollouts_model == ""):
             raise UserError("submit: --rollouts and --rollouts-model go together: a server, and the model it serves")
+        if self.rollouts != "none" and not self.out.startswith("gs://"):
+            raise UserError("submit: --rollouts: the servers see a bucket of gs:// alone; give such an --out")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Server:
 
     image: str
     command: list[str]
+    environment: dict[str, str]
     replicas: int
     accelerator: str
     gpus: int
@@ -68,12 +74,13 @@ class Server:
 
 
 def manifest(asked: Gke) -> str:
-    """The JobSet as YAML, with a Service where there are servers. Raises UserError for what GKE would refuse."""
+    """The JobSet as YAML. Raises UserError for what GKE would refuse."""
     slice, server = asked.slice, _server(asked)
     name = name_of(asked.name, asked.config, _longest_name(asked))
     directory, config = asked.directory(), asked.config
+    bucket, _, within = directory.partition("://")[2].partition("/")
     if server:
-        config = _taught_at(config, f"http://{name}-rollouts:{PORT}/v1")
+        config = _written_by(config, _addresses(name, asked.replicas), f"{MOUNTED}/{within}")
     return rendered(
         "jobset.yaml.jinja",
         name=name,
@@ -83,6 +90,8 @@ def manifest(asked: Gke) -> str:
         secret=asked.secret,
         spot=asked.spot,
         server=server,
+        bucket=bucket,
+        mounted=MOUNTED,
         topology=asked.topology,
         accelerator=slice.kind.label,
         shape=slice.shape,
@@ -111,9 +120,21 @@ def _longest_name(asked: Gke) -> int:
     return _LONGEST - max(map(len, suffixes))
 
 
-def _taught_at(config: Config, url: str) -> Config:
-    """The settings of a run whose teacher is at an address; it has all passages in view."""
-    return replace(config, teacher=replace(config.teacher, url=url), simulate=replace(config.simulate, calls=0))
+def _addresses(name: str, replicas: int) -> tuple[str, ...]:
+    """Where each server is found, by the names that JobSet gives to pods: set, replicated job, job, pod, and the set's
+    own service."""
+    return tuple(f"http://{name}-rollouts-{number}-0.{name}:{PORT}/v1" for number in range(replicas))
+
+
+def _written_by(config: Config, urls: tuple[str, ...], seen: str) -> Config:
+    """The settings of a run for which servers write, which see its directory so; they have all passages in view.
+    Raises UserError for a run whose model they could not hold."""
+    simulate = replace(config.simulate, calls=0)
+    try:
+        rollouts = replace(config.rollouts, url=urls, directory=seen)
+        return replace(config, rollouts=rollouts, simulate=simulate)
+    except ConfigError as error:
+        raise UserError(f"submit: --rollouts: {error}") from None
 
 
 def _server(asked: Gke) -> Server | None:
@@ -123,8 +144,10 @@ def _server(asked: Gke) -> Server | None:
         "vllm": ["vllm", "serve", model, *listening, "--tensor-parallel-size", gpus],
         "sglang": ["python3", "-m", "sglang.launch_server", "--model-path", model, *listening, "--tp-size", gpus],
     }
+    environments = {"vllm": {"VLLM_SERVER_DEV_MODE": "1"}, "sglang": {}}  # so that it takes weights
     images = {"vllm": "vllm/vllm-openai:latest", "sglang": "lmsysorg/sglang:latest"}
     if asked.rollouts == "none":
         return None
     image = asked.rollouts_image or images[asked.rollouts]
-    return Server(image, commands[asked.rollouts], asked.replicas, asked.rollouts_accelerator, asked.rollouts_gpus)
+    of, kind = asked.rollouts, asked.rollouts_accelerator
+    return Server(image, commands[of], environments[of], asked.replicas, kind, asked.rollouts_gpus)

@@ -124,7 +124,7 @@ def test_every_number_but_the_seed_has_a_bound_beside_it():
 
 def test_there_are_few_enough_settings_to_read():
     """Add one only when a default cannot do."""
-    assert len(list(fields_of(Config()))) <= 138
+    assert len(list(fields_of(Config()))) <= 141
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,8 @@ def test_what_is_just_within_bounds_is_fine(name, value):
         ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
         ("train.lora", 4, "random weights are not worth adapting; give --base"),
         ("wrongthink.interruption", " ", "the supervisor has to say something"),
+        ("rollouts.url", ["http://h:8000/v1"], "servers hold a model that others know; give its --base"),
+        ("rollouts.url", ["http://h:8000/v1", "h:8000"], "give it as http://HOST:PORT/v1"),
     ],
 )
 def test_settings_at_odds_name_what_to_do(name, value, said):

@@ -54,6 +54,10 @@ FOLLOWED = {
     "see to it, then `ratchet resume`": (
         "bootstrap/teacher/test_afar.py", "a_run_whose_teacher_died_goes_on_as_if_it_had_not",
     ),
+    "see to them, then `ratchet resume`": (
+        "bootstrap/rollouts/test_rollouts.py",
+        "one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was_said",
+    ),
     "….budget, then `ratchet resume` goes on": (
         "bootstrap/teacher/test_client.py", "nothing_is_asked_beyond_the_budget_of_a_runs_whole_life",
     ),
@@ -155,6 +159,25 @@ def test_a_training_set_that_is_deleted_is_made_again(run, capsys):
     place.rmtree()
     assert ratchet(capsys, "resume", run) == (0, "")
     assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+
+
+def test_a_run_that_would_train_on_what_was_rejected_ends_in_a_line_and_with_1(run, capsys, monkeypatch):
+    """The weights of the last generation are made again, from a dataset with one example more."""
+    shutil.rmtree(run / "gen-002" / "model")
+    shutil.rmtree(run / "gen-002" / "dataset")
+    real = loop.dataset
+
+    def spoiled(g, taught, mistakes):
+        made = real(g, taught, mistakes)
+        return [*made, replace(made[0], lineage=made[0].lineage | {"transcript": "nobody's"})]
+
+    monkeypatch.setattr(loop, "dataset", spoiled)
+    code, said = ratchet(capsys, "resume", run)
+    assert code == 1 and said.count("\n") == 1
+    assert "generation 2: of the tokens to be trained on, the audit found " in said and "audit.json" in said
+    assert not (run / "gen-002" / "model").exists()
+    code, said = ratchet(capsys, "resume", run)
+    assert code == 2 and "has ended: generation 2: of the tokens to be trained on" in said
 
 
 def test_who_looks_at_a_run_without_tokenizer_is_sent_to_resume(run, capsys):

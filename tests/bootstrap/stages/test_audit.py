@@ -12,7 +12,7 @@ from ratchet.bootstrap.copies import GRAM, Texts
 from ratchet.bootstrap.examples import example, for_simulator, for_students, imitation_examples, one_hot, renamed
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.ledger import Stage
-from ratchet.bootstrap.stages.audit import audit, audit_generation, untaught_tokens
+from ratchet.bootstrap.stages.audit import NEVER, AuditFailed, audit, audit_generation, untaught_tokens
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Review, Verdict, to_json
@@ -278,10 +278,28 @@ def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, p
         example(t.student_prompt, tokens, one_hot(tokens), "student", {"task": t.task_id})
         for t, tokens in ((bad, bad.tokens), (late, late.tokens), (late, raw))
     ]
-    audit_generation(g, trained, [], [], [], reviewer_of(g))
+    with pytest.raises(AuditFailed, match="^generation 2: of the tokens to be trained on, the audit found ") as failed:
+        audit_generation(g, trained, [], [], [], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
+    assert f"found {found['rejected_tokens']} that teach rejected transcripts, " in str(failed.value)
+    assert f" {found['unaccounted_tokens']} that are not those of the accepted" in str(failed.value)
     assert found["rejected_tokens"] >= 8 + len(late.tokens) and found["raw_tokens"] >= len(raw)
     assert np.isfinite(found["overlap"]["rejected"])
+
+
+@pytest.mark.parametrize("count", NEVER)
+def test_any_count_that_must_be_nothing_ends_a_run_and_raw_pieces_do_not(turn, pairs, monkeypatch, count):
+    g = turn(1, review__attacks=0)
+    committed(g, pairs)
+    counted = lambda name: {**dict.fromkeys(NEVER, 0), "raw_tokens": 5, "raw_pieces": 9, name: 3}
+    monkeypatch.setattr("ratchet.bootstrap.stages.audit.audit", lambda *_: counted(count))
+    monkeypatch.setattr("ratchet.bootstrap.stages.audit.untaught_tokens", lambda *_: 3 * (count == "untaught_tokens"))
+    with pytest.raises(AuditFailed, match=f"found 3 that {NEVER[count]}; nothing was trained") as failed:
+        audit_generation(g, [], pairs, [], [], reviewer_of(g))
+    assert "\n" not in str(failed.value)
+    monkeypatch.setattr("ratchet.bootstrap.stages.audit.audit", lambda *_: counted("raw_tokens"))
+    monkeypatch.setattr("ratchet.bootstrap.stages.audit.untaught_tokens", lambda *_: 0)
+    audit_generation(g, [], pairs, [], [], reviewer_of(g))
 
 
 def test_a_verdict_of_one_generation_must_not_pass_for_anothers(turn, pairs):
@@ -317,6 +335,7 @@ def test_a_generation_counts_what_asks_an_untaught_question(turn, pairs):
     asking = {e.id: len(e.ids) for e in trained if e.lineage["task"] == task.id}
     for untaught, expected in (((), 0), ((task.question,), sum(asking.values()))):
         own = replace(g, run=replace(g.run, world=replace(g.run.world, untaught=untaught)))
-        audit_generation(own, trained, pairs, [], [], reviewer_of(g))
+        with pytest.raises(AuditFailed) as failed:  # of which some are not accepted, either
+            audit_generation(own, trained, pairs, [], [], reviewer_of(g))
         found = json.loads((g.directory / "audit.json").read_text())["untaught_tokens"]
-        assert found == expected
+        assert found == expected and ("ask labelled questions" in str(failed.value)) == (expected > 0)

@@ -280,6 +280,8 @@ WRONG = [
     ({"logprobs": 21}, 400, "logprobs", None),
     ({"stop": ["a"] * 17}, 400, "stop", None),
     ({"stop": ""}, 400, "stop", None),
+    ({"stop_token_ids": [5]}, 400, "stop_token_ids", None),
+    ({"stop_token_ids": [-1]}, 400, "stop_token_ids", None),
     ({"presence_penalty": 0.5}, 400, "presence_penalty", "unsupported_parameter"),
     ({"temprature": 1}, 400, "temprature", "unknown_parameter"),
     ({"stream_options": {"usage": True}}, 400, "stream_options", "unknown_parameter"),

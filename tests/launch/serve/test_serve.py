@@ -1,6 +1,7 @@
 """What is served, and the command that serves it."""
 
 import asyncio
+import dataclasses
 import gc
 import importlib.util
 import json
@@ -25,7 +26,10 @@ from ratchet.launch import api, cli
 from ratchet.launch.serve import served
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.listening import answering
+from ratchet.models import huggingface
+from ratchet.models.architectures import read_config
 from ratchet.models.decoder import create
+from ratchet.models.draw import Warp
 from ratchet.models.rounds import Asked
 from ratchet.models.sampler import Request
 
@@ -101,6 +105,78 @@ def test_whoever_stops_listening_gives_the_request_up(folder):
     with Desk(model) as desk:
         third, second = asyncio.run(listen(desk))
     assert sum(len(part.tokens) for part in third) <= 4 and third[-1].ended and second[-1].ended
+
+
+def write_weights(place, folder, seed, **changes):
+    """Other weights of a folder's model, or those of another."""
+    model = dataclasses.replace(read_config(folder), **changes)
+    huggingface.save(epath.Path(place), model, awaken(create(model, 3)[1], seed), "float32")
+    return epath.Path(place)
+
+
+def test_other_weights_are_taken_from_the_folder_that_was_named_and_from_nowhere_else(folder, tmp_path):
+    model = of_folder(folder)
+    other = write_weights(tmp_path / "weights" / "other", folder, 9)
+    wider = write_weights(tmp_path / "weights" / "wider", folder, 9, mlp_width=96)
+    outside = write_weights(tmp_path / "outside", folder, 9)
+    echo = {"model": folder.name, "prompt": "what is it", "max_tokens": 1, "temperature": 0}
+    echo |= {"echo": True, "logprobs": 1}
+    said = lambda address: post(address, "v1/completions", echo)["choices"][0]["logprobs"]["token_logprobs"][1:]
+    take = lambda address, place: post(address, "update_weights_from_disk", {"model_path": str(place)})
+    with answering(model, tmp_path / "weights") as address:
+        before = said(address)
+        for place, status in ((wider, 400), (tmp_path / "weights" / "none", 400), (outside, 403),
+                              (tmp_path / "weights" / ".." / "outside", 403)):  # fmt: skip
+            with pytest.raises(urllib.error.HTTPError, match=str(status)) as refused:
+                take(address, place)
+            refused.value.close()
+        assert said(address) == before
+        assert take(address, other)["success"]
+        after = said(address)
+        assert take(address, folder_copy(folder, tmp_path / "weights" / "own"))["success"] and said(address) == before
+    with answering(of_folder(folder_copy(other, tmp_path / "as one", folder))) as address:
+        echo["model"] = "as one"
+        np.testing.assert_allclose(said(address), after, atol=1e-5)
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 0.1
+    with answering(model) as address, pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        take(address, other)
+    refused.value.close()
+
+
+def folder_copy(folder, place, beside=None):
+    """The files of a folder, after those of another, in a third."""
+    place.mkdir()
+    for file in (*(beside.iterdir() if beside else ()), *folder.iterdir()):
+        (epath.Path(place) / file.name).write_bytes(file.read_bytes())
+    return place
+
+
+def test_no_answer_is_begun_by_one_model_and_ended_by_another(folder, tmp_path):
+    """A request under way when other weights come ends by those that it began with, and the next has the new ones."""
+    model = of_folder(folder)
+    other = model.other(write_weights(tmp_path / "other", folder, 9))
+    long, short = Asked(Request(1, (5, 6)), 1, 60, Warp(0.0)), Asked(Request(2, (7, 8)), 2, 8, Warp(0.0))
+
+    async def tokens(desk, asked):
+        return [token async for part in desk.say(asked) for token in part.tokens.tolist()]
+
+    async def meanwhile(desk):
+        begun = desk.say(long)
+        first = await anext(begun)
+        change = asyncio.create_task(desk.change(other))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(tokens(desk, short))
+        return [*first.tokens.tolist(), *[t async for p in begun for t in p.tokens.tolist()]], await late, await change
+
+    async def alone(desk):
+        return await tokens(desk, long), await tokens(desk, short)
+
+    with Desk(model) as desk:
+        old = asyncio.run(alone(desk))
+        mixed = asyncio.run(meanwhile(desk))
+        new = asyncio.run(alone(desk))
+    assert old[0] != new[0] and old[1] != new[1]
+    assert mixed == (old[0], new[1], None)
 
 
 def test_what_goes_wrong_is_told_to_those_who_wait_and_the_next_are_answered(folder, monkeypatch):

@@ -1,5 +1,5 @@
 """What a cluster would say of a manifest: the JobSet CRD, closed to fields that it does not know; Kubernetes' own
-schemas of the Job and Service in it; and the rules of JobSet's webhook and of the CRD, which are in no schema."""
+schemas of the Job in it; and the rules of JobSet's webhook, of the CRD and of GKE's volumes, which are in no schema."""
 
 import copy
 import functools
@@ -14,6 +14,8 @@ import yaml
 
 KUBERNETES = "1.34"
 REASONS = {"BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"}
+ATTRIBUTES = {("gcsfuse.csi.storage.gke.io", name) for name in ("bucketName", "mountOptions")}
+"""What the drivers of volumes know, of what templates may give them."""
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 RULE = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 
@@ -26,9 +28,6 @@ def refusals(documents: list[dict[str, Any]]) -> list[str]:
     """Everything that is wrong with the documents of a manifest, a line each."""
     found = [f"{e.json_path}: {e.message[:200]}" for one in documents for e in _head().iter_errors(one)]
     for document in documents if not found else []:
-        if document["kind"] != "JobSet":
-            found += unlike_kubernetes(document)
-            continue
         found += [f"{e.json_path}: {e.message[:200]}" for e in _validator().iter_errors(document)]
         if not found:
             found += rules(document)
@@ -73,7 +72,7 @@ def _head() -> jsonschema.Draft202012Validator:
     texts = {"type": "object", "additionalProperties": text}
     fields = {"name": text, "namespace": text, "labels": texts, "annotations": texts}
     metadata = {"properties": fields, "additionalProperties": False, "required": ["name"]}
-    fields = {"apiVersion": text, "kind": {"enum": ["JobSet", "Service"]}, "metadata": metadata, "spec": {}}
+    fields = {"apiVersion": text, "kind": {"const": "JobSet"}, "metadata": metadata, "spec": {}}
     return jsonschema.Draft202012Validator(
         {"properties": fields, "additionalProperties": False, "required": list(fields)}
     )
@@ -121,6 +120,9 @@ def rules(jobset: dict[str, Any]) -> list[str]:
         found += ["too many pods"] * (of.get("parallelism", 1) * replicas > 2**31 - 1)
         found += [f"dependsOn: {d['name']} is not before" for d in job.get("dependsOn", []) if d["name"] not in seen]
         found += [f"{job['name']}: depends on itself" for d in job.get("dependsOn", []) if d["name"] == job["name"]]
+        volumes = [volume["csi"] for volume in of["template"]["spec"].get("volumes", []) if "csi" in volume]
+        attributes = {(one["driver"], name) for one in volumes for name in one["volumeAttributes"]}
+        found += [f"{driver}: no attribute {name}" for driver, name in attributes - ATTRIBUTES]
     policy, success = spec.get("failurePolicy", {}), spec.get("successPolicy", {})
     acts = policy.get("rules", [])
     called = [rule["name"] for rule in acts]

@@ -1,5 +1,7 @@
 """What is submitted to GKE is what Kubernetes and JobSet accept, and does what the exit codes say."""
 
+from dataclasses import replace
+
 import jobsets
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,8 @@ TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v6e:4x4", "v5p:2x2x1", "v4:4x4x8", "tpu7x
 
 
 def asked(config=TINY, **more):
+    if "rollouts" in more:
+        config = replace(config, base="/models/m")
     return Gke(config, "gke", **{"out": "gs://bucket/runs/x", "image": "registry/ratchet:1", **more})
 
 
@@ -156,19 +160,36 @@ def test_the_set_acts_on_exit_codes_and_disruptions_as_the_contract_says(pod, do
 
 
 def test_servers_write_for_a_run_that_waits_for_them_and_outlives_none():
-    made, service = documents(**SERVERS)
+    """Each has an address of its own, and sees in the bucket what the run writes there for it."""
+    (made,) = documents(**SERVERS, name="big")
     servers, job = made["spec"]["replicatedJobs"]
     assert (servers["name"], servers["replicas"]) == ("rollouts", 3)
     assert job["dependsOn"] == [{"name": "rollouts", "status": "Ready"}]
-    address = f"http://{service['metadata']['name']}:8000/v1"
-    assert f"--teacher.url={address}" in command_of(made) and service["spec"]["ports"] == [{"port": 8000}]
-    pod = servers["template"]["spec"]["template"]
-    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    name, *words = command_of(made)
+    words.remove("--join=auto")
+    config = parse_run("run", New, words[1:]).config
+    assert config.rollouts.url == tuple(f"http://big-rollouts-{n}-0.big:8000/v1" for n in range(3))
+    assert config.simulate.calls == 0 and not config.teacher.url
+    of = servers["template"]["spec"]
+    assert (of["completions"], of["completionMode"]) == (1, "Indexed"), "or JobSet gives its pod another name"
+    assert "network" not in made["spec"], "whose default gives pods names, below the set's own"
+    pod = of["template"]
     (server,) = pod["spec"]["containers"]
     assert server["command"][:3] == ["vllm", "serve", "org/model"] and server["ports"] == [{"containerPort": 8000}]
+    assert server["env"] == [{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}]
+    (mount,) = [m for m in server["volumeMounts"] if m["name"] == "bucket"]
+    (volume,) = [v["csi"] for v in pod["spec"]["volumes"] if v["name"] == "bucket"]
+    assert config.rollouts.directory == f"{mount['mountPath']}/runs/x"
+    assert volume["volumeAttributes"]["bucketName"] == "bucket" and volume["driver"] == "gcsfuse.csi.storage.gke.io"
+    assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
     assert made["spec"]["successPolicy"]["targetReplicatedJobs"] == ["slice"]
     other = documents(**(SERVERS | {"rollouts": "sglang"}))[0]["spec"]["replicatedJobs"][0]
-    assert "sglang.launch_server" in str(other)
+    assert "sglang.launch_server" in str(other) and "VLLM" not in str(other)
+
+
+def test_servers_hold_a_model_that_others_know():
+    with pytest.raises(UserError, match="--rollouts: .* give its --base"):
+        gke.manifest(Gke(TINY, "gke", out="gs://bucket/x", image="i", **SERVERS))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +205,7 @@ def test_servers_write_for_a_run_that_waits_for_them_and_outlives_none():
         ({"rollouts": "vllm"}, "--rollouts-model go together"),
         ({"rollouts_model": "m"}, "--rollouts-model go together"),
         (SERVERS | {"replicas": 0}, "--replicas 0"),
+        (SERVERS | {"out": "s3://bucket/x"}, "--rollouts: the servers see a bucket of gs:// alone"),
         ({"dollars_per_chip_hour": -1.0}, "at least 0"),
     ],
 )

@@ -10,7 +10,9 @@ from support import tiny_config
 
 from ratchet.bootstrap.worlds import DocumentsConfig
 from ratchet.launch import cli, preflight, submit
+from ratchet.launch.options import lacks_base
 from ratchet.launch.preflight import Preflight
+from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit.starting import LAST, is_worth_repeating
 from ratchet.models.decoder import DecoderConfig
 from ratchet.train.optimizer import OptimizerConfig
@@ -111,7 +113,74 @@ def test_mistakes_are_one_line(capsys, monkeypatch, words, says):
     monkeypatch.setenv("PATH", "/nowhere")
     assert cli.main(words) == 2
     err = capsys.readouterr().err
-    assert says in err and (len(err.splitlines()) == 1 or "give a recipe" in says)
+    lines = [line for line in err.splitlines() if "preflight was not asked" not in line]
+    assert says in err and (len(lines) == 1 or "give a recipe" in says)
+
+
+WITHOUT = ["pod-0.6b", "pod-1.7b", "pod-8b", "qwen3-0.6b", "qwen3-1.7b", "qwen3-8b"]
+
+
+def test_the_recipes_without_weights_are_those_that_the_next_test_knows():
+    assert sorted(name for name in RECIPES if lacks_base(RECIPES[name].config)) == WITHOUT
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe"),
+    [
+        *((command, "pod-0.6b") for command in ("run", *submit.PLATFORMS)),
+        *(("slurm", recipe) for recipe in WITHOUT[1:]),
+    ],
+)
+def test_a_recipe_about_documents_is_refused_without_a_model_before_anything_is_read(
+    tmp_path, monkeypatch, capsys, command, recipe
+):
+    """And with one it is not: what is missing then is the client, or the model itself."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    of = {"gke": GKE[2:], "xpk": ["--cluster", "c", *GKE[4:]], "tpu-vm": ["--zone", "z", *GKE[4:]]}.get(command, [])
+    to = ["--to", command] if command not in ("run", "gke") else []
+    words = ["run" if command == "run" else "submit", recipe, *to, *of, "--documents.path", "/nowhere"]
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        f"ratchet: {words[0]}: the recipe {recipe} brings no weights, and a run about documents begins with some; "
+        "give a --base\n"
+    )
+    if command != "run":
+        assert cli.main([*words, "--dry-run", "--base", "/models/m"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, monkeypatch, found):
+    monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
+    assert cli.main(["preflight", "pod-0.6b", "--step", "generation"]) == 0
+    assert "of a model of the recipe's own shape" in capsys.readouterr().err
+    assert cli.main(["preflight", "pod-0.6b", "--step", "generation", "--base", "/models/m"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_slurm_is_said_that_nothing_was_compiled_and_sizes_that_cannot_divide_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    pod = ["submit", "pod-0.6b", "--to", "slurm", "--base", "/models/m"]
+    for sizes, says in (
+        (["--gpus", "7"], "on 1 nodes of 7 GPUs: simulate.slots: 512 do not divide over 7 devices"),
+        (["--nodes", "2", "--mesh.tensor", "3"], "on 2 nodes of 8 GPUs: mesh: data × fsdp × tensor = (1, 5, 3)"),
+    ):
+        assert cli.main([*pod, *sizes]) == 2
+        assert capsys.readouterr().err.startswith(f"ratchet: submit: {says}")
+    assert cli.main(pod) == 2
+    said, refused = capsys.readouterr().err.splitlines()
+    assert said.startswith("submit: preflight was not asked whether the run fits: programs for GPUs are compiled where")
+    assert "sbatch is not on this machine" in refused
+
+
+def test_a_run_on_this_machine_is_said_to_show_by_itself_whether_it_fits(capsys, monkeypatch):
+    platform = submit.PLATFORMS["local"]._replace(submit=lambda asked: 0)
+    monkeypatch.setattr("ratchet.launch.commands.submit.PLATFORMS", {"local": platform})
+    assert cli.main(["submit", "tiny", "--to", "local"]) == 0
+    assert capsys.readouterr().err == (
+        "submit: preflight was not asked whether the run fits: the run begins on this machine and shows it at once\n"
+    )
 
 
 @pytest.mark.parametrize("to", submit.PLATFORMS)

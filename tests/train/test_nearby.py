@@ -1,0 +1,132 @@
+"""What lies in a bucket is read from a copy on this machine, which is made once."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import pytest
+from etils import epath
+from support import write_model
+
+from ratchet.bootstrap.documents.reading import read
+from ratchet.bootstrap.given import base_config, base_model
+from ratchet.bootstrap.worlds import DocumentsConfig
+from ratchet.train import nearby as nearby_module
+from ratchet.train.buckets import StoreError, upload
+from ratchet.train.nearby import nearby
+from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request, tmp_path, monkeypatch):
+    """A bucket, and a home of its own."""
+    store = request.getfixturevalue(request.param)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    nearby.cache_clear()
+    return store
+
+
+@pytest.fixture
+def place(store, request):
+    return store.bucket / request.node.name.replace("[", "-").rstrip("]")
+
+
+def copies():
+    return sorted(path.name for path in (Path.home() / ".cache" / "ratchet" / "buckets").iterdir() if path.is_dir())
+
+
+def content_of(name):
+    """Refuses the content of an object, and no listing."""
+    return lambda method, asked: 403 * (method == "GET" and name in asked and "prefix" not in asked)
+
+
+def again(path):
+    """As another process sees it."""
+    nearby.cache_clear()
+    return nearby(path)
+
+
+def test_a_folder_keeps_its_name_and_files_and_what_changed_is_copied_anew(store, place, tmp_path):
+    (tmp_path / "in" / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "in" / "a.txt").write_text("a")
+    (tmp_path / "in" / "deep" / "er" / "ü b.txt").write_text("ü" * 1000)
+    upload(epath.Path(tmp_path / "in"), place / "folder")
+    found = nearby(f"{place}/folder/")
+    assert found.name == "folder" and (found / "a.txt").read_text() == "a"
+    assert (found / "deep" / "er" / "ü b.txt").read_text() == "ü" * 1000
+    one = nearby(f"{place}/folder/a.txt")
+    assert one.name == "a.txt" and one.is_file() and one.read_text() == "a"
+    before = copies()
+    with store.refusing(content_of("a.txt")):
+        assert again(f"{place}/folder") == found, "nothing was copied again"
+    (place / "folder" / "a.txt").write_text("b")
+    assert (again(f"{place}/folder") / "a.txt").read_text() == "b" and (found / "a.txt").read_text() == "a"
+    assert len(copies()) == len(before) + 1
+
+
+def test_a_copy_that_broke_off_is_none(store, place, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.txt").write_text(name)
+    upload(epath.Path(tmp_path / "in"), place / "in")
+    with store.refusing(content_of("b.txt")), pytest.raises(StoreError, match="^[^\n]*$") as failed:
+        again(f"{place}/in")
+    assert str(failed.value).startswith(f"{place}/in: ") and [c.endswith(".part") for c in copies()] == [True]
+    assert sorted(path.name for path in again(f"{place}/in").iterdir()) == ["a.txt", "b.txt"]
+    assert [c.endswith(".part") for c in copies()] == [False]
+
+
+def test_processes_of_a_machine_that_want_it_at_once_copy_it_once(store, place, tmp_path, monkeypatch):
+    (tmp_path / "x.txt").write_text("x" * 100)
+    upload(epath.Path(tmp_path / "x.txt"), place / "x.txt")
+    fetch, made = nearby_module._fetch, []
+    monkeypatch.setattr(nearby_module, "_fetch", lambda *given: (made.append(1), time.sleep(0.2), fetch(*given)))
+    with ThreadPoolExecutor(4) as pool:  # each has a lock of its own on the file, as a process has
+        found = list(pool.map(lambda _: nearby.__wrapped__(f"{place}/x.txt"), range(4)))
+    assert len(set(found)) == len(made) == 1 and found[0].read_text() == "x" * 100
+
+
+def test_what_is_not_there_is_one_line(store, place):
+    with pytest.raises(StoreError, match="^[^\n]*/none: nothing lies there for you; see to the path, or to your cred"):
+        nearby(f"{place}/none")
+    with pytest.raises(StoreError, match="^[^\n]*/none/config.json: nothing lies there for you"):
+        base_config(f"{place}/none")
+
+
+def test_a_path_on_a_disk_is_as_it_is():
+    assert os.fspath(nearby("some/where")) == "some/where"
+
+
+def test_without_the_stores_library_it_is_one_line_that_names_the_extra(monkeypatch):
+    nearby.cache_clear()
+
+    def missing(path):
+        raise ImportError("Please install gcsfs to access Google Storage\nand more")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(StoreError, match="^gs://b/x: Please install gcsfs .*; `pip install 'ratchet.buckets.'`$"):
+        nearby("gs://b/x")
+
+
+def test_a_run_takes_its_model_and_its_documents_from_a_bucket(store, place, tmp_path):
+    (tmp_path / "model").mkdir()
+    upload(write_model(tmp_path / "model"), place / "model")
+    (tmp_path / "texts" / "b").mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text("The red lamp hums.")
+    (tmp_path / "texts" / "b" / "c.md").write_text("# Lamps\n\nThe blue one is still.")
+    upload(epath.Path(tmp_path / "texts"), place / "texts")
+    (tmp_path / "q.jsonl").write_text('{"question": "which hums?", "answer": "the red one", "document": "a"}\n')
+    upload(epath.Path(tmp_path / "q.jsonl"), place / "q.jsonl")
+    with store.refusing(content_of("model.safetensors")):
+        config = base_config(f"{place}/model/")
+    there, here = base_model(f"{place}/model"), base_model(str(tmp_path / "model"))
+    assert config == there.config == here.config and there.tokenizer().hash == here.tokenizer().hash
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    weights = [of.weights(lambda params: state_sharding(mesh, params)) for of in (there, here)]
+    assert weights[0]["embedding"][...].tolist() == weights[1]["embedding"][...].tolist()
+    found = read(DocumentsConfig(path=f"{place}/texts", questions=f"{place}/q.jsonl"))
+    alone = read(DocumentsConfig(path=str(tmp_path / "texts"), questions=str(tmp_path / "q.jsonl")))
+    assert found.documents == alone.documents and found.questions == alone.questions and len(found.documents) == 2
+    assert found.account.path == f"{place}/texts"
