@@ -112,27 +112,30 @@ def _others(e: Example, likely: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def copied(
-    examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = (), likely: float = LIKELY
+    examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = (), likely: float = LIKELY, gram: int = GRAM
 ) -> np.ndarray:
     """[examples]: how many weighted tokens of each example teach one of the texts, in ids with so large a share.
 
-    They lie in windows of GRAM tokens, at least one of them weighted, that are in a text, and in none that is allowed.
+    They lie in windows of `gram` tokens, at least one of them weighted, that are in a text, and in none that is
+    allowed.
     """
     read, ends = readings(examples, likely), _ends(examples)
-    return _by_example(_copies(read, texts, ends, allowed), ends)
+    return _by_example(_copies(read, texts, ends, allowed, gram), ends)
 
 
-def pieces(examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = ()) -> np.ndarray:
+def pieces(
+    examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = (), gram: int = GRAM
+) -> np.ndarray:
     """[examples]: how many weighted tokens of each example, themselves no copies, are pieces of a copy.
 
     They lie in windows of PIECE tokens in examples that hold little else, where those of all examples together make
-    GRAM tokens of a text in a row; of ordinary prose, some sentences are pieces by chance. Where texts are allowed,
+    `gram` tokens of a text in a row; of ordinary prose, some sentences are pieces by chance. Where texts are allowed,
     pieces are twice as long, since such texts hold most short ones.
     """
     read, ends = readings(examples), _ends(examples)
-    whole = np.append(_copies(read, texts, ends, allowed), False)  # the last stands for separators
+    whole = np.append(_copies(read, texts, ends, allowed, gram), False)  # the last stands for separators
     rest = read._replace(weights_R=np.where(whole[read.at_R], 0, read.weights_R))
-    return _by_example(_taught(rest, _pieces(rest, texts, ends, allowed), ends), ends)
+    return _by_example(_taught(rest, _pieces(rest, texts, ends, allowed, gram), ends), ends)
 
 
 def _ends(examples: Sequence[Example]) -> np.ndarray:
@@ -151,9 +154,9 @@ def _taught(read: Readings, inside_R: np.ndarray, ends: np.ndarray) -> np.ndarra
     return found
 
 
-def _copies(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts]) -> np.ndarray:
-    starts = _windows(read, texts, GRAM, allowed).starts
-    return _taught(read, _covered(starts, GRAM, len(read.tokens_R)), ends)
+def _copies(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts], gram: int) -> np.ndarray:
+    starts = _windows(read, texts, gram, allowed).starts
+    return _taught(read, _covered(starts, gram, len(read.tokens_R)), ends)
 
 
 def _windows(read: Readings, texts: Texts, length: int, allowed: Sequence[Texts]) -> Found:
@@ -180,7 +183,7 @@ def _windows(read: Readings, texts: Texts, length: int, allowed: Sequence[Texts]
     return Found(starts, hashes)
 
 
-def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts]) -> np.ndarray:
+def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Texts], gram: int) -> np.ndarray:
     """Which tokens [R] belong to copies that are spread over examples."""
     length = 2 * PIECE if allowed else PIECE
     found = _windows(read, texts, length, allowed)
@@ -195,7 +198,7 @@ def _pieces(read: Readings, texts: Texts, ends: np.ndarray, allowed: Sequence[Te
     edges = np.flatnonzero(np.diff(np.concatenate([[0], covered_T, [0]]).astype(np.int8)))
     long_T = np.zeros(len(texts.tokens_T), bool)
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        long_T[start:end] = end - start >= GRAM
+        long_T[start:end] = end - start >= gram
     return _covered(np.repeat(starts, counts)[long_T[place]], length, len(read.tokens_R))
 
 

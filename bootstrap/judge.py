@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from ratchet.bootstrap.calibration import ReviewerBelowFloor, calibrate
-from ratchet.bootstrap.probes import labelled_probes
+from ratchet.bootstrap.probes import calibration_of_seed
 from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import Document
@@ -29,7 +28,8 @@ class Judge:
     def _reviewer(self) -> Reviewer:
         run = self._run
         reviewer = run.reviewer(run.seed_weights)
-        if made := calibration_of_seed(run):
+        if run.world.known and not run.world.oracle:
+            made = calibration_of_seed(run)
             criteria = made["criteria"]
             if all(c["standing"] == "advisory" for c in criteria.values()):
                 criteria = {c.id: criteria[c.id] | {"standing": c.standing} for c in run.rubric}
@@ -66,22 +66,3 @@ class Judge:
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
         required = [c.id for c in self._reviewer.criteria if c.required]
         return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]
-
-
-def calibration_of_seed(run: Run) -> dict:
-    """What the seed model's own answers to the held-out worked tasks call for, measured once a run; {} where an oracle
-    judges, or nobody knows right answers. Where the target is out of reach, thresholds are the strictest tried, and
-    "below_floor" says why."""
-    if run.world.oracle or not run.world.known:
-        return {}
-
-    def make() -> dict:
-        params = run.seed_weights
-        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
-        passages = {p.id: p for p in run.seed_index.passages}
-        try:
-            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
-        except ReviewerBelowFloor as below:
-            return below.measured | {"below_floor": str(below)}
-
-    return run.commits.once(run.generation(0) / "calibration.json", make)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ratchet.bootstrap.calibration import Probe
+from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate
 from ratchet.bootstrap.review import AGREEMENT
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer, draft, finish
@@ -51,3 +51,19 @@ def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokeniz
             junk = replace(t, id=f"{t.id}-junk{number}", source="junk", text=text, tokens=tokens)
             made.append(Probe(junk, task, False, {}, junk=True))
     return made
+
+
+def calibration_of_seed(run: Run) -> dict:
+    """What the seed model's own answers to the held-out worked tasks call for, measured once a run. Where the target is
+    out of reach, thresholds are the strictest tried, and "below_floor" says why."""
+
+    def make() -> dict:
+        params = run.seed_weights
+        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
+        passages = {p.id: p for p in run.seed_index.passages}
+        try:
+            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
+        except ReviewerBelowFloor as below:
+            return below.measured | {"below_floor": str(below)}
+
+    return run.commits.once(run.generation(0) / "calibration.json", make)

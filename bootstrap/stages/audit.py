@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
-from ratchet.bootstrap.copies import Texts, copied, pieces
+from ratchet.bootstrap.copies import GRAM, Texts, copied, pieces
 from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.lineage import reviewed
@@ -32,7 +32,8 @@ NEVER = {
     "untaught_tokens": "ask labelled questions",
     "unaccounted_tokens": "are not those of the accepted transcript that their example names",
 }
-"""Counts of an audit of which any but 0 ends a run, and what such tokens do. Raw ones do not: answers may quote."""
+"""Counts of an audit of which any but 0 ends a run, and what such tokens do. Raw ones do not: the review lets answers
+quote as many words as its criterion `original` allows, and those are more tokens."""
 
 
 class AuditFailed(RuntimeError):
@@ -63,7 +64,9 @@ def audit_generation(
     said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
     once_each = list({(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}.values())
-    result = audit(once_each, documents, own, list(transcripts.values()), reviews, run.tokenizer.verdicts)
+    quoted = max((int(c.limit or 0) for c in run.rubric if c.id == "original"), default=0)
+    verdicts = run.tokenizer.verdicts
+    result = audit(once_each, documents, own, list(transcripts.values()), reviews, verdicts, max(GRAM, quoted))
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
@@ -86,12 +89,13 @@ def audit(
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
     verdicts: Sequence[int] = (),
+    gram: int = GRAM,
 ) -> dict:
     """Counts weighted tokens by origin, and those of four kinds that should not be there.
 
-    Raw ones teach a document, and some are pieces of one. Rejected ones teach what rejected transcripts alone say.
-    Those that are unaccounted for are neither the tokens of the accepted transcript that their example names nor
-    verdicts, which are the ids in `verdicts`.
+    Raw ones teach a document, `gram` tokens in a row or more, and some are pieces of one. Rejected ones teach what
+    rejected transcripts alone say. Those that are unaccounted for are neither the tokens of the accepted transcript
+    that their example names nor verdicts, which are the ids in `verdicts`.
 
     `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
     and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
@@ -100,7 +104,7 @@ def audit(
     origins: Counter[str] = Counter()
     for e in examples:
         origins[e.origin] += _count(e)
-    (raw_tokens, raw_pieces), total = _raw(examples, documents, own), origins.total()
+    (raw_tokens, raw_pieces), total = _raw(examples, documents, own, gram), origins.total()
     rejected_tokens = _rejected(examples, transcripts, reviews)
     accepted = {t.id: t for t in transcripts if reviews[t.id].accepted}
     return {
@@ -117,12 +121,13 @@ def _count(e: Example) -> int:
     return int((e.weights > 0).sum())
 
 
-def _raw(examples: Sequence[Example], documents: Texts, own: Texts) -> tuple[int, int]:
+def _raw(examples: Sequence[Example], documents: Texts, own: Texts, gram: int) -> tuple[int, int]:
     """How many weighted tokens teach a document, as all of those do that imitate one, and how many pieces of one."""
     shown = [e for e in examples if e.origin in ("seed", "prose")]
     made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
     imitated = sum(_count(e) for e in examples if e.origin == "imitation")
-    whole, parts = (of(made, documents).sum() + of(shown, documents, [own]).sum() for of in (copied, pieces))
+    found = lambda of: of(made, documents, gram=gram).sum() + of(shown, documents, [own], gram=gram).sum()
+    whole, parts = found(copied), found(pieces)
     return imitated + int(whole), int(parts)
 
 

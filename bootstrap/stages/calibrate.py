@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
-from ratchet.bootstrap.judge import calibration_of_seed
-from ratchet.bootstrap.probes import JUNK_OF, junk_probes, labelled_probes
+from ratchet.bootstrap.probes import JUNK_OF, calibration_of_seed, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.transcript import Transcript
@@ -33,8 +32,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         return labelled_probes(run, g.writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
 
     def make() -> dict:
-        if not teach and g.incumbent == 0 and (made := calibration_of_seed(run)):  # the judge is this reviewer
-            return made
+        if known and not teach and g.incumbent == 0:
+            return calibration_of_seed(run)
         try:
             return calibrate(reviewer, probes(), passages, run.config.review)[1] if known else waved_through()
         except ReviewerBelowFloor as below:

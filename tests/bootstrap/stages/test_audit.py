@@ -67,6 +67,14 @@ def test_a_raw_document_is_found_whatever_it_is_called(clean, tokenizer, world):
         assert found["raw_tokens"] == len(tokens) and found["overlap"]["raw"] == pytest.approx(len(tokens) / total)
 
 
+def test_a_quotation_as_long_as_the_rubric_allows_is_no_copy(clean, tokenizer, world):
+    made, documents, transcripts, reviews = clean
+    tokens = tokenizer.encode(world.slices[0].documents[0].text)[:12]
+    quoting = example(tokenizer.encode("so. "), tokens, one_hot(tokens), "student", {"task": "x"})
+    raw = lambda gram: audit([*made, quoting], documents, NOTHING, transcripts, reviews, gram=gram)["raw_tokens"]
+    assert [raw(8), raw(12), raw(13)] == [12, 12, 0]
+
+
 def test_the_worlds_own_prose_may_share_words_with_a_document(clean, tokenizer, world):
     made, documents, transcripts, reviews = clean
     tokens = tokenizer.encode(documents_of(world)[0].text)
@@ -269,6 +277,8 @@ def test_without_an_oracle_only_what_was_trained_on_is_audited(turn, pairs):
 
 def test_everything_that_was_ever_rejected_counts_and_all_documents_read(turn, pairs, deeds, tokenizer):
     first, g = turn(1, review__attacks=0), turn(2, review__attacks=0)
+    rubric = tuple(c for c in g.run.rubric if c.id != "original")
+    g = replace(g, run=replace(g.run, rubric=rubric))
     committed(first, [(t, replace(r, accepted=False)) for t, r in pairs])
     late = transcript(g.tasks[0], little.answer(deeds, g.tasks[0], (0, 1)), tokenizer=tokenizer)
     committed(g, [judged(late, False)])

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from support import saying, transcript
 
-from ratchet.bootstrap import judge
+from ratchet.bootstrap import probes as probing
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
 from ratchet.bootstrap.config import ReviewConfig
-from ratchet.bootstrap.judge import calibration_of_seed
-from ratchet.bootstrap.probes import SAYS_NOTHING, junk_probes
+from ratchet.bootstrap.probes import SAYS_NOTHING, calibration_of_seed, junk_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.run import Run
@@ -285,7 +284,7 @@ def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn
     g = replace(g, run=replace(g.run, world=measuring, rubric=rubric))
     monkeypatch.setattr(Run, "weights", lambda *_: g.params)
     of_judge = calibration_of_seed(g.run)
-    monkeypatch.setattr(judge, "labelled_probes", None)
+    monkeypatch.setattr(probing, "labelled_probes", None)
     monkeypatch.setattr(stage, "labelled_probes", None)
     assert calibration(g, [])[1:] == (of_judge, [])
     assert json.loads((g.directory / "calibration.json").read_text()) == of_judge
@@ -332,6 +331,6 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     for text, lamp in zip(asked, task.seek, strict=True):
         assert text.endswith(f"the {lamp} {deeds[lamp]}?")
     only_probes = replace(g.run.world, probes=g.run.world.seed)
-    measuring = replace(g, number=2, run=replace(g.run, world=only_probes))
+    measuring = replace(g, number=2, incumbent=1, run=replace(g.run, world=only_probes))
     _, measured, mistakes = calibration(measuring, [])
     assert mistakes == [] and measured["review"]["n"] == 2, "what is there to measure with teaches nothing"
