@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import tensorboardX
 from etils import epath
 
-from ratchet.train import goodput
+from ratchet.train import goodput, memory
 from ratchet.train.buckets import UPLOADED, Outbox
 from ratchet.train.files import numbers_in, whole
 from ratchet.train.holder import Holder
@@ -111,7 +111,7 @@ class Tally:
 class Noted:
     """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Whenever
     something was done, `beat` hears where that is. Work of a run that another process has taken over meanwhile raises
-    Busy."""
+    Busy. What was freed before a stage is given back to the system: the stage needs arrays of other sizes."""
 
     shown: Progress
     holder: Holder
@@ -123,6 +123,7 @@ class Noted:
         doing = {"title": title, "since": time.time(), "done": 0, "total": total, "left": None, "about": []}
         self.holder.doing = doing
         self.beat(f"at the beginning of {title}")
+        memory.give_back()
         with self.shown.stage(title, total) as show:
 
             def advance(

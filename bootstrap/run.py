@@ -36,7 +36,6 @@ from ratchet.models import decoder
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
-from ratchet.train import memory
 from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
 from ratchet.train.commits import Commits
 from ratchet.train.records import Example
@@ -210,9 +209,7 @@ class Run:
         return self.together.decided(what, decide)
 
     def timed(self, place: epath.Path, stage: str) -> contextlib.AbstractContextManager:
-        """Adds the seconds that a stage takes to those that are written down in a generation's directory. What was
-        freed before it is given back: it needs other sizes."""
-        memory.give_back()
+        """Adds the seconds that a stage takes to those that are written down in a generation's directory."""
         return timed(place, stage) if self.together.first else contextlib.nullcontext()
 
     def keep_weights(self, place: epath.Path, params: nnx.State) -> None:

@@ -35,7 +35,7 @@ RECIPE = Recipe(
             passages=1,
             calls=0,
             new_tokens=64,
-            slots=16,
+            slots=12,
             revisit=2,
         ),
         review=ReviewConfig(target_precision=0.8, minimum_recall=0.05, probes=16),
