@@ -1,14 +1,17 @@
 """A few tasks through simulate and review before anything trains: what a run would ask, answer and accept."""
 
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap.proposals import Proposal, Proposer, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft, finish
+from ratchet.bootstrap.teacher.afar import Afar, Scribe
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.bootstrap.worlds.world import Task
 
@@ -30,9 +33,16 @@ class Preview:
     tasks: tuple[Previewed, ...]
 
 
-def preview(run: Run, params: nnx.State, count: int) -> Preview:
-    """The first `count` tasks of the first slice, asked of a model with these weights, which reviews its answers at the
-    rubric's own thresholds. Nothing is written."""
+def preview(run: Run, params: nnx.State, count: int, number: int) -> Preview:
+    """The first `count` tasks of the first slice, asked of the model with these weights or, where it would write
+    generation `number`, of the teacher by address. The model, or the judge by address, reviews the answers at the
+    rubric's own thresholds. Nothing is written into the run's directory: what servers say is kept beside it meanwhile.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        return _preview(run, replace(run, directory=epath.Path(aside)), params, count, number)
+
+
+def _preview(run: Run, aside: Run, params: nnx.State, count: int, number: int) -> Preview:
     writer, index, material = run.writer(params), Index(run.passages(1)), run.material(1)
     tasks, refused = material.tasks[:count], ()
     if not tasks and run.kinds:
@@ -43,8 +53,14 @@ def preview(run: Run, params: nnx.State, count: int) -> Preview:
         refused = tuple(p for p in proposals if p.reason)
     samples = run.config.simulate.samples
     drafts = [draft(writer, index, t, n, "preview") for t in tasks for n in range(samples)]
-    written = finish(writer, index, drafts, generation=0, seed=run.seed("preview")) if drafts else []
-    reviews = run.reviewer(params).review(written, {t.id: t for t in tasks}, {p.id: p for p in index.passages})
+    passages, how = {p.id: p for p in index.passages}, {"generation": 0, "seed": run.seed("preview")}
+    if run.config.teacher.url and number <= run.config.teacher.generations:
+        scribe = Scribe(writer, run.scorer, run.config.targets.kind != "one_hot")
+        written = Afar(aside.teacher, scribe).finish(drafts, passages, **how) if drafts else []
+    else:
+        written = finish(writer, index, drafts, **how) if drafts else []
+    reviewer = replace(aside.reviewer(params), seed=lambda: run.seed_weights)
+    reviews = reviewer.review(written, {t.id: t for t in tasks}, passages)
     return Preview(refused, tuple(_of_tasks(tasks, written, reviews, samples)))
 
 

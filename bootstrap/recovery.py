@@ -45,9 +45,17 @@ def recovery(
     starts["own"] = own_starts(run, writer, judge, said, heard)
     found = {}
     for kind, thoughts in starts.items():
-        if thoughts:
+        if thoughts := _with_room(run, writer, thoughts):
             found |= _measured(run, writer, judge, kind, thoughts[:ENOUGH])
     return found | _false_alarms(run, writer, said, right)
+
+
+def _with_room(run: Run, writer: Writer, thoughts: Sequence[Thought]) -> list[Thought]:
+    """The starts after which there is room to go on; how many have none is said."""
+    fits = [t for t in thoughts if len(run.tokenizer.render(t.task.messages)) + len(t.tokens) <= writer.room]
+    if left := len(thoughts) - len(fits):
+        run.progress.line(f"recovery: {left} of {len(thoughts)} starts leave no room to go on, and are left out")
+    return fits
 
 
 def by_rule(run: Run, knower: Knower) -> list[Thought]:
@@ -122,7 +130,7 @@ def shown_as(title: str, column: str, less: bool) -> dict:
 
 def _go_on(run: Run, writer: Writer, thoughts: Sequence[Thought]) -> list[Said]:
     """What the student says after each start."""
-    prompts = [(*run.tokenizer.render(t.task.messages), *t.tokens)[: writer.room] for t in thoughts]
+    prompts = [(*run.tokenizer.render(t.task.messages), *t.tokens) for t in thoughts]
     requests = [Request(int(content_id(n, p)[:8], 16), tuple(p)) for n, p in enumerate(prompts)]
     sampled = writer.sample(requests, seed=run.seed("go on"))
     return [
@@ -147,6 +155,7 @@ def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequenc
         if len(ends) > 1:
             end = ends[Random(f"right start {s.task.id}").randrange(len(ends) - 1)]
             starts.append(Thought(s.task, 0, s.tokens[:end], run.tokenizer.decode(s.tokens[:end]), "", "answer"))
+    starts = _with_room(run, writer, starts)
     if not starts:
         return {}
     starts = starts[:: max(1, len(starts) // ENOUGH)][:ENOUGH]

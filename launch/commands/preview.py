@@ -36,14 +36,14 @@ def preview(words: list[str]) -> int:
     if named and (directory / config_files.KEPT).exists():
         asked = parse_run("preview", Preview, ["--config", str(directory / "config.yaml"), *_without(words, named)])
         model = api.load(named)
-        return _show(model.run, model.weights, asked)
+        return _show(model.run, model.weights, asked, model.number + 1)
     asked = parse_run("preview", Preview, words)
     config = _of_one_generation(asked.config)
     given = runs.check(config)
     with tempfile.TemporaryDirectory() as place:
         config_files.save(epath.Path(place), config)
         run = runs.prepare(epath.Path(place), config, Silent(), given=given)
-        return _show(run, runs.base_weights(config, run.mesh), asked)
+        return _show(run, runs.base_weights(config, run.mesh), asked, 1)
 
 
 def _without(words: list[str], word: str) -> list[str]:
@@ -61,8 +61,9 @@ def _of_one_generation(config: Config) -> Config:
         raise UserError(f"preview: {error}") from error
 
 
-def _show(run: Run, weights: nnx.State, asked: Preview) -> int:
-    found = previews.preview(run, weights, asked.tasks)
+def _show(run: Run, weights: nnx.State, asked: Preview, number: int) -> int:
+    """Shows what would be asked in generation `number`, which a model with these weights writes."""
+    found = previews.preview(run, weights, asked.tasks, number)
     print_json(_as_json(found)) if asked.json else _print(found, run, make_console())
     return 0
 

@@ -9,6 +9,7 @@ from support import saying, transcript
 from ratchet.bootstrap import recovery as recoveries
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.judge import Judge
+from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.recovery import by_rule, own_starts, recovery
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.bootstrap.worlds.world import Metric, sentences
@@ -89,6 +90,19 @@ def test_only_who_ends_right_after_a_wrong_start_has_recovered(g, torn, deeds, m
         assert "recovery" not in found and "recovery_thinker" not in found
     assert found["recovery_own"]["n"] == 1 and found["recovery_own"]["column"] == "own"
     assert not any(m["guard"] for m in found.values()) and {m["unit"] for m in found.values()} == {"%"}
+
+
+def test_starts_that_leave_no_room_are_left_out_and_said_and_none_is_cut(g, torn, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "ROUNDS", 0)
+    lines, (one, other) = [], g.tasks
+    monkeypatch.setattr(Silent, "line", lambda self, text: lines.append(text))
+    said = [said_of(g, t, little.answer(deeds, t, (0,))) for t in (one, other)]
+    texts = [one.question, other.question + " so" * 200]
+    asked = [replace(s, task=replace(s.task, messages=({"role": "user", "content": text},))) for s, text in
+             zip(said, texts, strict=True)]  # fmt: skip
+    found = figures(g, torn, None, asked, [False] * 2, told(deeds, one, 0))
+    assert found["recovery_own"]["n"] == 1
+    assert lines == ["recovery: 1 of 2 starts leave no room to go on, and are left out"]
 
 
 def test_of_those_that_were_noticed_it_is_measured_what_was_said_instead(g, torn, deeds, monkeypatch):

@@ -10,6 +10,7 @@ from faulty import Faulty
 from support import changed
 
 from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.previews import preview
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.teacher.client import ServerStopped
@@ -59,6 +60,18 @@ def test_it_sees_what_a_teacher_sees_and_its_words_are_in_the_runs_tokens(genera
         assert tokenizer.decode(t.tokens).strip() == t.text and t.finished == ended
         assert t.prompt == tuple(tokenizer.render(task.messages, passages=[g.passages[i].text for i in t.passages]))
     assert sum(t.finished for t in made) == sum(body["seed"] % 3 > 0 for body in asked) > 0
+
+
+def test_a_preview_shows_what_the_teacher_answers_and_leaves_the_runs_directory_as_it_is(generation, say):
+    with Faulty(say).serving() as address:
+        g = generation(address, judge__url=address)
+        shown = preview(g.run, g.params, 2, number=1).tasks
+        answers = [t.text for one in shown for t in one.transcripts]
+        own = preview(g.run, g.params, 2, number=2).tasks
+    assert len(answers) == 2 * 3 and set(answers) == {say({"messages": [{"content": t.question}], "seed": 1})[0]
+                                                      for t in g.tasks}  # fmt: skip
+    assert not {t.text for one in own for t in one.transcripts} & set(answers), "its own model writes generation 2"
+    assert not g.run.directory.exists()
 
 
 def test_targets_are_what_the_runs_own_model_gives_in_the_teachers_view(generation, say):
