@@ -4,7 +4,7 @@ A threshold drifts as a model changes, so it is measured anew in every generatio
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,17 +41,18 @@ class Probe:
 
 
 def calibrate(
-    reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document], config: ReviewConfig
-) -> tuple[Reviewer, dict]:
+    reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document], config: ReviewConfig,
+    reached: Callable[[float], None] = lambda share: None,
+) -> tuple[Reviewer, dict]:  # fmt: skip
     """Sets the thresholds of scored criteria to the most lenient ones at which the review reaches the target precision.
 
     First, what is no better than chance at telling right probes from wrong ones loses its say (`_by_their_worth`).
     Returns the calibrated reviewer and what was measured per criterion: threshold, standing, AUC, TPR, TNR, Cohen's κ,
-    precision, recall, junk. Raises ReviewerBelowFloor when no thresholds reach the target with enough recall, when junk
-    passes, and when no criterion has a say.
+    precision, recall, junk. `reached` hears which share is reviewed. Raises ReviewerBelowFloor when no thresholds reach
+    the target with enough recall, when junk passes, and when no criterion has a say.
     """
     tasks = {p.task.id: p.task for p in probes}
-    reviews = reviewer.review([p.transcript for p in probes], tasks, passages)
+    reviews = reviewer.review([p.transcript for p in probes], tasks, passages, reached=reached)
     reviewer = replace(reviewer, criteria=_by_their_worth(reviewer.criteria, probes, reviews))
     for share in LENIENT:
         criteria = [_threshold(c, share, probes, reviews) if reviewer.scores(c) else c for c in reviewer.criteria]

@@ -1,11 +1,12 @@
 """Probes of a reviewer: answers whose right verdicts are known, and junk that nobody may let pass."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate
-from ratchet.bootstrap.review import AGREEMENT
+from ratchet.bootstrap.progress import Reached
+from ratchet.bootstrap.review import AGREEMENT, Reviewer
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer, draft, finish
 from ratchet.bootstrap.transcript import Transcript
@@ -53,17 +54,27 @@ def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokeniz
     return made
 
 
+def calibrated(
+    run: Run, number: int, reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document]
+) -> dict:
+    """What `calibrate` measures with the probes of generation `number`, shown as it goes. Where the target is out of
+    reach, thresholds are the strictest tried, and "below_floor" says why."""
+    with run.progress.stage(f"gen {number} calibrate", len(probes)) as advance:
+        reached = Reached(advance)
+        counting = lambda share: reached(int(share * len(probes)))
+        try:
+            return calibrate(reviewer, probes, passages, run.config.review, counting)[1]
+        except ReviewerBelowFloor as below:
+            return below.measured | {"below_floor": str(below)}
+
+
 def calibration_of_seed(run: Run) -> dict:
-    """What the seed model's own answers to the held-out worked tasks call for, measured once a run. Where the target is
-    out of reach, thresholds are the strictest tried, and "below_floor" says why."""
+    """What the seed model's own answers to the held-out worked tasks call for, measured once a run, as `calibrated`
+    has it."""
 
     def make() -> dict:
         params = run.seed_weights
         probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
-        passages = {p.id: p for p in run.seed_index.passages}
-        try:
-            return calibrate(run.reviewer(params), probes, passages, run.config.review)[1]
-        except ReviewerBelowFloor as below:
-            return below.measured | {"below_floor": str(below)}
+        return calibrated(run, 0, run.reviewer(params), probes, {p.id: p for p in run.seed_index.passages})
 
     return run.commits.once(run.generation(0) / "calibration.json", make)

@@ -82,15 +82,17 @@ def parse(
     return parsed
 
 
-def located(place: str) -> epath.Path:
-    """A directory on a disk or in a bucket. Raises UserError when the library of the store is missing, StoreError when
-    the bucket is missing or cannot be looked into."""
+def located(place: str, may_be_file: bool = False) -> epath.Path:
+    """A directory on a disk or in a bucket. Raises UserError when the library of the store is missing, or a file lies
+    there that may not be one; StoreError when the bucket is missing or cannot be looked into."""
     path = epath.Path(place)
     try:
         reach(path)
     except ImportError as error:
         said = f"{place}: {str(error).splitlines()[0]}; `pip install 'ratchet[buckets]'`"
         raise UserError(f"{said}, or give a directory on a disk") from error
+    if not may_be_file and path.exists() and not path.is_dir():
+        raise UserError(f"{place} is a file; give a directory")
     return path
 
 

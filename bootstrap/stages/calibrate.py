@@ -4,8 +4,8 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
-from ratchet.bootstrap.probes import JUNK_OF, calibration_of_seed, junk_probes, labelled_probes
+from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, measure
+from ratchet.bootstrap.probes import JUNK_OF, calibrated, calibration_of_seed, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.transcript import Transcript
@@ -34,21 +34,18 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     def make() -> dict:
         if known and not teach and g.incumbent == 0:
             return calibration_of_seed(run)
-        try:
-            return calibrate(reviewer, probes(), passages, run.config.review)[1] if known else waved_through()
-        except ReviewerBelowFloor as below:
-            return below.measured | {"below_floor": str(below)}
+        return calibrated(run, g.number, reviewer, probes(), passages) if known else waved_through()
 
     def waved_through() -> dict:
         reviews = reviewer.review([p.transcript for p in probes()], {p.task.id: p.task for p in probes()}, passages)
         measured = measure(reviewer, probes(), reviews)
         passed = {"junk": measured["review"]["junk"]}
         if passed["junk"]:
-            raise ReviewerBelowFloor(
+            reason = (
                 f"review: {passed['junk']:.2f} of the junk probes passed; start a new run with more criteria in its "
-                "--review.rubric, or with higher thresholds",
-                measured | {"review": passed},
+                "--review.rubric, or with higher thresholds"
             )
+            return measured | {"review": passed, "below_floor": reason}
         kept = ("kind", "question", "tags", "threshold", "standing", "junk")
         return {"criteria": {n: {k: c[k] for k in kept} for n, c in measured["criteria"].items()}, "review": passed}
 
@@ -57,13 +54,13 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
         raise ReviewerBelowFloor(reason, measured)
     if not known:
         run.progress.line(f"gen {g.number} review: no labels, so nothing is calibrated; thresholds are the rubric's")
-    calibrated = with_thresholds(reviewer, measured)
-    required = {c.id for c in reviewer.criteria if c.required}
-    for c in calibrated.criteria:
+    reviewer, before = with_thresholds(reviewer, measured), reviewer
+    required = {c.id for c in before.criteria if c.required}
+    for c in reviewer.criteria:
         if c.id in required and not c.required:
             auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**measured["criteria"][c.id]["auc"])
             run.progress.line(f"gen {g.number} review: {c.id} is advisory, no better than chance ({auc})")
-    return calibrated, measured, _mistakes(g, calibrated, probes(), passages) if teach else []
+    return reviewer, measured, _mistakes(g, reviewer, probes(), passages) if teach else []
 
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:

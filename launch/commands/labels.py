@@ -71,6 +71,8 @@ def calibrate(words: list[str]) -> int:
     path = epath.Path(asked.labels)
     if not path.exists():
         raise UserError(f"calibrate: {path} is missing; make it with `ratchet label {asked.directory}`")
+    if path.is_dir():
+        raise UserError(f"calibrate: {path} is a directory; give the file that `ratchet label` wrote")
     answers, labels = _answers(run, number), certificate.read_labels(path)
     known, ids = [label for label in labels if label.transcript in answers], {c.id for c in reviewer.criteria}
     if strange := {label.criterion for label in known} - ids - {OVERALL}:

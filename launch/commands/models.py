@@ -52,7 +52,7 @@ class Chat:
 def import_model(words: list[str]) -> int:
     asked = parse("import", Import, words)
     quiet()
-    found = folders.read(str(located(asked.model)), asked.template)
+    found = folders.read(str(located(asked.model, may_be_file=True)), asked.template)
     if asked.json:
         print_json(found)
     else:

@@ -24,14 +24,14 @@ class Preview:
     """Asks a few tasks of a run that would begin so, or of one that there is, and shows every answer and verdict."""
 
     config: Settings
-    tasks: described(int, "how many tasks to show", metavar="N") = 8
+    tasks: described(int, "how many tasks to show, at least 1", metavar="N") = 8
     file: File = ""
     json: Json = False
 
 
 def preview(words: list[str]) -> int:
     named = first_word(Preview, words)
-    directory = located(named)
+    directory = located(named, may_be_file=True)
     quiet()
     if named and (directory / config_files.KEPT).exists():
         asked = parse_run("preview", Preview, ["--config", str(directory / "config.yaml"), *_without(words, named)])
@@ -63,6 +63,8 @@ def _of_one_generation(config: Config) -> Config:
 
 def _show(run: Run, weights: nnx.State, asked: Preview, number: int) -> int:
     """Shows what would be asked in generation `number`, which a model with these weights writes."""
+    if asked.tasks < 1:
+        raise UserError(f"preview: --tasks is {asked.tasks}; it must be at least 1")
     found = previews.preview(run, weights, asked.tasks, number)
     print_json(_as_json(found)) if asked.json else _print(found, run, make_console())
     return 0

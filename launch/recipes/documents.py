@@ -45,10 +45,10 @@ RECIPE = Recipe(
             steps=10,
             growth=0.0,
             lora=16,
-            batch=8,
+            batch=4,
             columns=1024,
             engine=EngineConfig(save_minutes=2.0, remat="full"),
-            optimizer=OptimizerConfig("adamw", 3e-4),
+            optimizer=OptimizerConfig("adamw", 1e-4),
         ),
         evaluate=EvaluateConfig(samples=1, resolution=0.5),
     ),
@@ -57,11 +57,9 @@ RECIPE = Recipe(
 
 def fitted(config: Config, lora: int) -> Config:
     """A recipe's settings with those that trained weights need: AdamW at a rate that keeps what they know (ten times as
-    high for adapters, of rank `lora`, and as this recipe has it for its few steps), and room for the prompts of a chat
-    template."""
+    high for adapters, of rank `lora`), and room for the prompts of a chat template."""
     own = RECIPE.config
-    adapting = own.train.optimizer.rate if config == own else 1e-4
-    optimizer = replace(config.train.optimizer, kind="adamw", rate=adapting if lora else 1e-5)
+    optimizer = replace(config.train.optimizer, kind="adamw", rate=1e-4 if lora else 1e-5)
     columns = max(config.train.columns, own.train.columns)
     model = replace(config.model, max_length=max(config.model.max_length, own.model.max_length))
     return replace(config, model=model, train=replace(config.train, optimizer=optimizer, columns=columns))

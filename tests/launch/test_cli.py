@@ -263,6 +263,25 @@ def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look
     assert ratchet(capsys, "status", tiny_run)[1].splitlines()[0] == "finished"
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["status", "FILE"], "FILE is a file; give a directory"),
+        (["watch", "FILE"], "FILE is a file; give a directory"),
+        (["run", "tiny", "--out", "FILE"], "FILE is a file; give a directory"),
+        (["export", "RUN", "--generation", "1", "--to", "FILE"], "export: FILE exists already; give another --to"),
+        (["calibrate", "RUN", "--labels", "FOLDER"], "FOLDER is a directory; give the file that `ratchet label` wrote"),
+        (["preview", "RUN", "--tasks", "0"], "preview: --tasks is 0; it must be at least 1"),
+    ],
+)
+def test_what_lies_where_another_kind_of_thing_should_is_one_line(capsys, tiny_run, tmp_path, words, line):
+    (tmp_path / "file").write_text("x")
+    places = {"FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path), "RUN": str(tiny_run)}
+    for name, place in places.items():
+        line = line.replace(name, place)
+    assert line in mistake(capsys, *(places.get(word, word) for word in words))
+
+
 def test_the_report_is_rebuilt(capsys, tiny_run):
     code, out, _ = ratchet(capsys, "report", tiny_run)
     assert code == 0 and Path(out.strip()).read_text().startswith("<!")

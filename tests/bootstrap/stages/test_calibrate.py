@@ -119,7 +119,7 @@ def of_scores(probes, name: str, scores, **fields) -> tuple:
 def calibrated(reviewer, probes, reviews, config=LAX):
     """Calibrates on reviews that were made before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reviewer, "review", lambda self, *_: reviews)
+        patch.setattr(Reviewer, "review", lambda self, *_, **__: reviews)
         return calibrate(reviewer, probes, {}, config)
 
 
@@ -248,7 +248,7 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
     first = g.run.probes[0]
     says = lambda *texts: monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, *texts))
     says(little.answer(deeds, first), "so.")
-    monkeypatch.setattr(stage, "calibrate", lambda by, probes, *_: given.extend(probes) or calibrate(by, probes, *_))
+    monkeypatch.setattr(probing, "calibrate", lambda by, probes, *_: given.extend(probes) or calibrate(by, probes, *_))
     calibration(g, [])
     own = [p for p in given if not p.junk]
     assert [(p.task, p.right) for p in own] == [
@@ -271,7 +271,7 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
     with pytest.raises(ReviewerBelowFloor) as first:
         calibration(g, [])
     assert json.loads((g.directory / "calibration.json").read_text())["below_floor"] == str(first.value)
-    monkeypatch.setattr(stage, "calibrate", None)
+    monkeypatch.setattr(stage, "calibrated", None)
     with pytest.raises(ReviewerBelowFloor) as again:
         calibration(g, [])
     assert str(again.value) == str(first.value) and again.value.measured["review"] == first.value.measured["review"]
