@@ -12,7 +12,7 @@ from etils import epath
 from runs import as_it_was
 from support import assert_same_bits, awaken, start, tiny_config
 
-from ratchet.bootstrap import given, ledger, lineage, loop
+from ratchet.bootstrap import given, ledger, lineage, loop, probes
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import with_settings
@@ -20,7 +20,7 @@ from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import status
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.stages import calibrate, evaluate, train
+from ratchet.bootstrap.stages import evaluate, train
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import TooFewAccepted
 from ratchet.bootstrap.worlds.world import Document, Material
@@ -239,12 +239,12 @@ def test_a_reviewer_below_its_floor_ends_the_run_with_its_figures_on_show(tiny_r
     blind = tiny_config(controls__random_share=0.0, review__minimum_recall=1.0)
     run, past, seed = beginning(tiny_run, tmp_path / "blind", blind)
     run.metrics.close()
-    measure = calibrate.calibrate
+    measure = probes.calibrate
 
-    def all_right(reviewer, probes, *rest):
-        return measure(reviewer, [dataclasses.replace(p, right=True) for p in probes], *rest)
+    def all_right(reviewer, given, *rest):
+        return measure(reviewer, [dataclasses.replace(p, right=True) for p in given], *rest)
 
-    monkeypatch.setattr(calibrate, "calibrate", all_right)
+    monkeypatch.setattr(probes, "calibrate", all_right)
     for _ in range(2):  # a resumed generation stops at the same place
         with pytest.raises(ReviewerBelowFloor, match=r"calibration\.json"):
             loop.turn(run, 1, past, seed)

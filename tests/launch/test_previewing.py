@@ -25,9 +25,9 @@ def shown(monkeypatch, capsys, as_json: bool) -> str:
     answer = transcript(TASK, "They are 42.", messages=CALLED)
     review = Review(answer.id, {"finished": Verdict(1.0, True)}, True)
     found = previews.Preview((), (previews.Previewed(TASK, (answer,), (review,)),))
-    monkeypatch.setattr(previews, "preview", lambda run, weights, count: found)
+    monkeypatch.setattr(previews, "preview", lambda run, weights, count, number: found)
     run = SimpleNamespace(rubric=[SimpleNamespace(id="finished", required=True)])
-    assert preview._show(run, None, SimpleNamespace(tasks=1, json=as_json)) == 0
+    assert preview._show(run, None, SimpleNamespace(tasks=1, json=as_json), 1) == 0
     return capsys.readouterr().out
 
 
