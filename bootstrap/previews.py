@@ -59,7 +59,8 @@ def _preview(run: Run, aside: Run, params: nnx.State, count: int, number: int) -
         written = Afar(aside.teacher, scribe).finish(drafts, passages, **how) if drafts else []
     else:
         written = finish(writer, index, drafts, **how) if drafts else []
-    reviewer = replace(aside.reviewer(params), seed=lambda: run.seed_weights)
+    seed = lambda: params if number == 1 else run.seed_weights
+    reviewer = replace(aside.reviewer(params), seed=seed)
     reviews = reviewer.review(written, {t.id: t for t in tasks}, passages)
     return Preview(refused, tuple(_of_tasks(tasks, written, reviews, samples)))
 

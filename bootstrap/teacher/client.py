@@ -166,7 +166,9 @@ class Client:
             raise ServerRefused(
                 f"{self.who}.url: it needs the library openai; `pip install 'ratchet[endpoint]'`"
             ) from error
-        key = os.environ.get(self.key, "none")
+        key = os.environ.get(self.key, "none").strip()
+        if not (key.isascii() and key.isprintable()):  # it would stand in the error of whoever puts it into a header
+            raise ServerRefused(f"{self.who}.url: {self.key} holds what no key can hold; set it again")
         return openai.OpenAI(base_url=self.config.url, api_key=key, timeout=self.patience, max_retries=0)
 
     @cached_property

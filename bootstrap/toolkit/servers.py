@@ -53,7 +53,7 @@ class Server(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     def without_secrets(self, text: str) -> str:
         """A text in which nothing stands that an environment variable holds which the server is given."""
-        for name, value in self.secrets().items():
+        for name, value in sorted(self.secrets().items(), key=lambda of: -len(of[1])):  # one may begin with another
             text = text.replace(value, f"({name})") if len(value) >= HIDDEN else text
         return text
 

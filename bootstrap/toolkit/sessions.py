@@ -77,7 +77,7 @@ def _listed(server: Server) -> list[dict[str, Any]]:
 
 def _described(server: Server, tool: Any) -> dict[str, Any]:
     """A tool as chat templates describe it, which takes no other arguments than those that it names."""
-    parameters = {"properties": {}, "additionalProperties": False, **tool.input_schema}
+    parameters = {"properties": {}, **tool.input_schema, "additionalProperties": False}
     parameters.pop("$schema", None)
     if why := refusal(parameters):
         shared = {name: parameters[name] for name in ("$defs", "definitions") if name in parameters}
@@ -209,7 +209,7 @@ async def _open(server: Server) -> AsyncIterator[Any]:
                     yield client
         except Exception as error:
             words.seek(0)
-            if last := " ".join(words.read()[-LONGEST_REASON:].split()):
+            if last := " ".join(server.without_secrets(words.read())[-LONGEST_REASON:].split()):
                 error.add_note(last)
             raise
         if starting.cancelled_caught:
@@ -228,7 +228,10 @@ async def _transport(server: Server, words: IO[str]) -> AsyncIterator[Any]:
         program, *more = server.command
         yield stdio_client(StdioServerParameters(command=program, args=more, env=secrets), errlog=words)
         return
-    headers = {"Authorization": f"Bearer {secrets[server.token]}"} if server.token else {}
+    token = secrets[server.token].strip() if server.token else ""
+    if not (token.isascii() and token.isprintable()):  # it would stand in the error of whoever makes a header of it
+        raise ValueError(f"{server.token} holds what no token can hold; set it again")
+    headers = {"Authorization": f"Bearer {token}"} if server.token else {}
     async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(STARTING, read=None)) as client:
         yield streamable_http_client(server.url, http_client=client)
 

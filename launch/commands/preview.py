@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ratchet.bootstrap import config_files, previews
 from ratchet.bootstrap import run as runs
-from ratchet.bootstrap.config import Config, ConfigError
+from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.transcript import called
 from ratchet.bootstrap.run import Run
@@ -34,16 +34,27 @@ def preview(words: list[str]) -> int:
     directory = located(named, may_be_file=True)
     quiet()
     if named and (directory / config_files.KEPT).exists():
-        asked = parse_run("preview", Preview, ["--config", str(directory / "config.yaml"), *_without(words, named)])
+        kept = ["--config", str(directory / "config.yaml")]
+        asked, own = (parse_run("preview", Preview, [*kept, *more]) for more in (_without(words, named), []))
+        own, given = flat(own.config), flat(asked.config)
+        if other := [name for name in own if own[name] != given[name]]:
+            raise UserError(f"preview: {named} has settings of its own; leave out --{other[0].replace('_', '-')}")
+        _check(asked)
         model = api.load(named)
         return _show(model.run, model.weights, asked, model.number + 1)
     asked = parse_run("preview", Preview, words)
+    _check(asked)
     config = _of_one_generation(asked.config)
     given = runs.check(config)
     with tempfile.TemporaryDirectory() as place:
         config_files.save(epath.Path(place), config)
         run = runs.prepare(epath.Path(place), config, Silent(), given=given)
         return _show(run, runs.base_weights(config, run.mesh), asked, 1)
+
+
+def _check(asked: Preview) -> None:
+    if asked.tasks < 1:
+        raise UserError(f"preview: --tasks is {asked.tasks}; it must be at least 1")
 
 
 def _without(words: list[str], word: str) -> list[str]:
@@ -63,8 +74,6 @@ def _of_one_generation(config: Config) -> Config:
 
 def _show(run: Run, weights: nnx.State, asked: Preview, number: int) -> int:
     """Shows what would be asked in generation `number`, which a model with these weights writes."""
-    if asked.tasks < 1:
-        raise UserError(f"preview: --tasks is {asked.tasks}; it must be at least 1")
     found = previews.preview(run, weights, asked.tasks, number)
     print_json(_as_json(found)) if asked.json else _print(found, run, make_console())
     return 0

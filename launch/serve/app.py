@@ -183,7 +183,10 @@ class Server:
     async def update_weights(self, request: Request) -> Response:
         """Takes other weights of the model once the answers under way have ended."""
         named = asked.read(NewWeights, await _json(request)).model_path
-        place = Path(named).resolve()
+        try:
+            place = Path(named).resolve()
+        except (ValueError, OSError) as error:
+            raise Refused(f"model_path: {error}", param="model_path") from error
         if not place.is_relative_to(self._weights.resolve()):
             raise Refused(f"model_path: {named} does not lie in {self._weights}", param="model_path", status=403)
         try:

@@ -272,6 +272,7 @@ def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look
         (["export", "RUN", "--generation", "1", "--to", "FILE"], "export: FILE exists already; give another --to"),
         (["calibrate", "RUN", "--labels", "FOLDER"], "FOLDER is a directory; give the file that `ratchet label` wrote"),
         (["preview", "RUN", "--tasks", "0"], "preview: --tasks is 0; it must be at least 1"),
+        (["preview", "RUN", "--simulate.samples", "9"], "has settings of its own; leave out --simulate.samples"),
     ],
 )
 def test_what_lies_where_another_kind_of_thing_should_is_one_line(capsys, tiny_run, tmp_path, words, line):

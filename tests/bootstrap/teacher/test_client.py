@@ -86,6 +86,20 @@ def test_a_dead_server_stops_with_one_line_and_the_rest_is_asked_later(tmp_path)
     assert len(server.paid) == 9 and set(server.paid.values()) == {1} and before.items() <= server.paid.items()
 
 
+@pytest.mark.parametrize(("held", "ends"), [("secret\n", "answers"), ("sec\nret", "what no key can hold"),
+                                            ("sécret", "what no key can hold")])  # fmt: skip
+def test_a_key_from_a_file_may_end_in_a_line_and_what_is_no_key_is_said_without_it(tmp_path, monkeypatch, held, ends):
+    monkeypatch.setenv(KEY, held)
+    with Faulty(say, key="secret").serving() as address:
+        made = client(address, tmp_path)
+        if ends == "answers":
+            assert texts(made.answers(bodies(1), lambda n: None)) == ["said 0"]
+        else:
+            with pytest.raises(ServerRefused, match=ends) as refused:
+                made.answers(bodies(1), lambda n: None)
+            assert "cret" not in str(refused.value)
+
+
 def test_a_key_that_expires_on_the_way_stops_at_once_and_is_written_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv(KEY, "secret-1")
     server = Faulty(say, key="secret-1")

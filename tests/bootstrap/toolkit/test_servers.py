@@ -35,6 +35,13 @@ def test_a_file_is_read(tmp_path):
     )  # fmt: skip
 
 
+def test_a_secret_that_another_one_begins_with_hides_none_of_it(tmp_path, monkeypatch):
+    file = written(tmp_path, WHOLE.replace("[NOTES_KEY]", "[SHORT, LONG]"))
+    monkeypatch.setenv("SHORT", "abcdef")
+    monkeypatch.setenv("LONG", "abcdefghi")
+    assert read_servers(file)[0].without_secrets("abcdefghi abcdef") == "(LONG) (SHORT)"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -125,7 +125,7 @@ def test_other_weights_are_taken_from_the_folder_that_was_named_and_from_nowhere
     take = lambda address, place: post(address, "update_weights_from_disk", {"model_path": str(place)})
     with answering(model, tmp_path / "weights") as address:
         before = said(address)
-        for place, status in ((wider, 400), (tmp_path / "weights" / "none", 400), (outside, 403),
+        for place, status in (("weights\0", 400), (wider, 400), (tmp_path / "weights" / "none", 400), (outside, 403),
                               (tmp_path / "weights" / ".." / "outside", 403)):  # fmt: skip
             with pytest.raises(urllib.error.HTTPError, match=str(status)) as refused:
                 take(address, place)
