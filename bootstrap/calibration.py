@@ -47,27 +47,42 @@ def calibrate(
     """Sets the thresholds of scored criteria to the most lenient ones at which the review reaches the target precision.
 
     First, what is no better than chance at telling right probes from wrong ones loses its say (`_by_their_worth`).
-    Returns the calibrated reviewer and what was measured per criterion: threshold, standing, AUC, TPR, TNR, Cohen's κ,
-    precision, recall, junk. `reached` hears which share is reviewed. Raises ReviewerBelowFloor when no thresholds reach
+    Where what is left does not reach the target, the likelihoods among these have their say again. Returns the
+    calibrated reviewer and what was measured per criterion: threshold, standing, AUC, TPR, TNR, Cohen's κ, precision,
+    recall, junk. `reached` hears which share is reviewed. Raises ReviewerBelowFloor when no thresholds reach
     the target with enough recall, when junk passes, and when no criterion has a say.
     """
     tasks = {p.task.id: p.task for p in probes}
     reviews = reviewer.review([p.transcript for p in probes], tasks, passages, reached=reached)
-    reviewer = replace(reviewer, criteria=_by_their_worth(reviewer.criteria, probes, reviews))
+    worthy = _by_their_worth(reviewer.criteria, probes, reviews)
+    kept = [c if c.kind == "likelihood" else w for c, w in zip(reviewer.criteria, worthy, strict=True)]
+    found = _most_lenient(replace(reviewer, criteria=worthy), probes, reviews, config)
+    if (reason := _below_floor(*found, config)) and tuple(kept) != worthy:
+        second = _most_lenient(replace(reviewer, criteria=tuple(kept)), probes, reviews, config)
+        if not _below_floor(*second, config):
+            return second
+    if reason:
+        raise ReviewerBelowFloor(f"review: {reason}", found[1])
+    return found
+
+
+def _most_lenient(
+    reviewer: Reviewer, probes: Sequence[Probe], reviews: Sequence[Review], config: ReviewConfig
+) -> tuple[Reviewer, dict]:
+    """The reviewer with the most lenient thresholds that reach the target precision and let no junk pass, or with the
+    strictest, and what was measured of it."""
     for share in LENIENT:
         criteria = [_threshold(c, share, probes, reviews) if reviewer.scores(c) else c for c in reviewer.criteria]
         tried = replace(reviewer, criteria=tuple(criteria))
         measured = measure(tried, probes, reviews)
-        overall = measured["review"]
-        if overall["precision"] >= config.target_precision and overall["junk"] == 0:
+        if measured["review"]["precision"] >= config.target_precision and measured["review"]["junk"] == 0:
             break
-    if reason := _below_floor(tried, overall, config):
-        raise ReviewerBelowFloor(f"review: {reason}", measured)
     return tried, measured
 
 
-def _below_floor(reviewer: Reviewer, overall: Mapping[str, float], config: ReviewConfig) -> str:
-    """Why a reviewer of which this was measured overall cannot be trusted, or ""."""
+def _below_floor(reviewer: Reviewer, measured: Mapping[str, dict], config: ReviewConfig) -> str:
+    """Why a reviewer of which this was `measured` cannot be trusted, or ""."""
+    overall = measured["review"]
     if not any(c.required for c in reviewer.criteria):
         return (
             "no required criterion is better than chance on the probes; look at calibration.json and add criteria to "

@@ -44,9 +44,10 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     A criterion `of` a step is decided for each step of an answer, and may interrupt it there; one of the form says how
     an answer is written, not whether it is true. An answer is accepted when all `required` criteria pass; one that
-    calibration finds no better than chance becomes advisory for that generation, unless it `always` decides; an
-    `advisory` one is measured and decides nothing, and so is one whose say is to be `earned`, until calibration finds
-    it better than chance. `limit` is a number that a check takes.
+    calibration finds no better than chance becomes advisory for that generation, unless it `always` decides or is a
+    likelihood without which the target precision is out of reach; an `advisory` one is measured and decides nothing,
+    and so is one whose say is to be `earned`, until calibration finds it better than chance. `limit` is a number that a
+    check takes.
 
     Sources that are too long for a judge are shown to it in parts: what `any` of them lets pass then passes, or only
     what `all` do.

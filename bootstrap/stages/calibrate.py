@@ -55,11 +55,13 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     if not known:
         run.progress.line(f"gen {g.number} review: no labels, so nothing is calibrated; thresholds are the rubric's")
     reviewer, before = with_thresholds(reviewer, measured), reviewer
-    required = {c.id for c in before.criteria if c.required}
+    usual = {c.id for c in before.criteria if c.standing == "required"}
     for c in reviewer.criteria:
-        if c.id in required and not c.required:
-            auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**measured["criteria"][c.id]["auc"])
-            run.progress.line(f"gen {g.number} review: {c.id} is advisory, no better than chance ({auc})")
+        worth = measured["criteria"][c.id].get("auc")
+        if c.id in usual and c.kind != "rule" and worth and worth["low"] <= 0.5:
+            auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**worth)
+            standing = "needed to reach the target, though" if c.required else "advisory,"
+            run.progress.line(f"gen {g.number} review: {c.id} is {standing} no better than chance ({auc})")
     return reviewer, measured, _mistakes(g, reviewer, probes(), passages) if teach else []
 
 

@@ -156,6 +156,23 @@ def test_a_review_in_which_nothing_has_a_say_stops(answering, probes):
     assert caught.value.measured["criteria"]["sure"]["standing"] == "advisory"
 
 
+def test_likelihoods_keep_their_say_where_the_target_is_out_of_reach_without_them(answering, probes):
+    """Of eight answers half are right. Two likelihoods reject two wrong ones each, and a right one each."""
+    said = {"gain": [0.9, 0.1, 0.8, 0.1, 0.7, 0.9, 0.05, 0.8], "likely": [0.9, 0.8, 0.8, 0.9, 0.05, 0.1, 0.7, 0.1]}
+    given, _ = of_scores(probes, "gain", said["gain"])
+    verdicts = lambda n: {name: Verdict(scores[n], True) for name, scores in said.items()}
+    reviews = [Review(p.transcript.id, verdicts(n), True) for n, p in enumerate(given)]
+    kept = [Criterion(id=name, kind="likelihood", question="?", threshold=0.5) for name in said]
+    strict = ReviewConfig(target_precision=0.97, minimum_recall=0.0)
+    found, measured = calibrated(answering(kept), given, reviews, strict)
+    assert all(c.required for c in found.criteria)
+    assert all(measured["criteria"][name]["auc"]["low"] <= 0.5 for name in said), "alone, neither decides"
+    assert measured["review"]["precision"] == 1.0 and measured["review"]["recall"] > 0.0
+    models = [c.model_copy(update={"kind": "model"}) for c in kept]
+    with pytest.raises(ReviewerBelowFloor, match="no required criterion is better than chance"):
+        calibrated(answering(models), given, reviews, strict)
+
+
 def test_nats_and_shares_get_thresholds_from_labels_too(answering, probes):
     """The most lenient one is below the least of the right ones: by half of a share, and by half in probability."""
     gain = Criterion(id="gain", kind="likelihood", question="?", standing="always")
