@@ -2,6 +2,7 @@
 
 settings.py  where a server is, and how much is asked of it
 client.py    its questions and answers: retried, counted, within a budget, and none paid for twice
+kept.py      where those answers are
 probing.py   what the server can do, found out before anything is spent
 afar.py      drafts to transcripts by a teacher
 judging.py   questions of the review to verdicts by a judge

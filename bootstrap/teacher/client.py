@@ -18,9 +18,9 @@ from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
-from ratchet.train.files import write_json
 
 ATTEMPTS = 6
 PATIENCE = 60.0
@@ -178,8 +178,7 @@ class Client:
     @cached_property
     def _spent(self) -> Counter[str]:
         """Tokens of all answers that are kept, in this run's life."""
-        files = sorted(self.folder.glob("*.json")) if self.folder and self.folder.exists() else []
-        return Counter(tokens=sum(_tokens(json.loads(file.read_text())["answer"]) for file in files))
+        return Counter(tokens=sum(map(_tokens, all_kept(self.folder))) if self.folder else 0)
 
     def answers(
         self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
@@ -188,7 +187,7 @@ class Client:
         ones are asked once; one of which `read` raises Failed is asked for again.
 
         `advance(n)` is called when n more are there. Raises ServerStopped when the server is dead or the budget spent,
-        ServerRefused when the key does not, or no longer, do.
+        ServerRefused when the key does not, or no longer, do, RecordError when a kept answer is damaged.
         """
         places: dict[str, list[int]] = {}
         for place, body in enumerate(bodies):
@@ -222,19 +221,20 @@ class Client:
 
     def _answer(self, body: Body, read: Callable[[Any], Any]) -> Any:
         """What an answer says, from its file or the server."""
-        file = self.folder / f"{content_id(body)}.json" if self.folder else None
+        file = place_of(self.folder, body) if self.folder else None
         if file and file.exists():
+            answer = kept(file)
             with self._lock:
                 self.counts.kept += 1
-            return read(json.loads(file.read_text())["answer"])
+            return read(answer)
         try:
             answer = self._persistently(body, read)
         except Unaskable:
             with self._lock:
                 self.counts.unaskable += 1
             return None
-        if file:
-            write_json(file, {"question": body, "answer": answer})
+        if self.folder:
+            keep(self.folder, body, answer)
         with self._lock:
             self.counts.answered += 1
             self.counts.tokens += _tokens(answer)
