@@ -18,6 +18,7 @@ from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.teacher.connection import Connection
 from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
@@ -25,6 +26,8 @@ from ratchet.bootstrap.worlds.world import content_id
 ATTEMPTS = 6
 PATIENCE = 60.0
 """Seconds that a server may be silent before a question is asked again."""
+LONGEST = 600.0
+"""Seconds that an answer may take in all, however often a part of it comes."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -134,14 +137,15 @@ class Pace:
 @dataclass(frozen=True, eq=False)
 class Client:
     """A server and where its answers are kept; without a folder nobody keeps them. Questions go to `path` below its
-    address. `patience` is PATIENCE, and `pause` the first wait between attempts, in seconds; both are shorter in tests
-    alone."""
+    address. `patience` is PATIENCE, `longest` LONGEST, and `pause` the first wait between attempts, in seconds; all
+    are shorter in tests alone."""
 
     config: ServerConfig
     model: str
     folder: epath.Path | None
     path: str = "chat/completions"
     patience: float = PATIENCE
+    longest: float = LONGEST
     pause: float = 1.0
     counts: Counts = field(default_factory=Counts)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -159,7 +163,7 @@ class Client:
         return f"RATCHET_{self.who.upper()}_KEY"
 
     @cached_property
-    def _server(self) -> Any:
+    def _server(self) -> Connection:
         try:
             import openai
         except ModuleNotFoundError as error:
@@ -169,7 +173,8 @@ class Client:
         key = os.environ.get(self.key, "none").strip()
         if not (key.isascii() and key.isprintable()):  # it would stand in the error of whoever puts it into a header
             raise ServerRefused(f"{self.who}.url: {self.key} holds what no key can hold; set it again")
-        return openai.OpenAI(base_url=self.config.url, api_key=key, timeout=self.patience, max_retries=0)
+        how = {"base_url": self.config.url, "timeout": self.patience, "max_retries": 0}
+        return Connection(lambda: openai.AsyncOpenAI(api_key=key, **how))
 
     @cached_property
     def _pace(self) -> Pace:
@@ -289,9 +294,9 @@ class Client:
         import openai
 
         try:
-            if body is None:
-                return self._server.get(path, cast_to=str)
-            return self._server.post(path, cast_to=str, body=dict(body))
+            return self._server.told(path, body, self.longest)
+        except TimeoutError:
+            raise Failed(f"not whole after {self.longest:g} s") from None
         except openai.APITimeoutError:
             raise Failed(f"silent for {self.patience:g} s") from None
         except openai.APIConnectionError as error:

@@ -22,8 +22,8 @@ def keep(folder: epath.Path, question: Any, answer: Any) -> None:
 
 
 def kept(file: epath.Path) -> Any:
-    """The answer in a file. Raises RecordError for one that is not what was kept: it may have been paid for, so that the
-    user says whether it is asked for again."""
+    """The answer in a file. Raises RecordError for one that is not what was kept: it may have been paid for, so that
+    the user says whether it is asked for again."""
     try:
         found = json.loads(read(file))
         question, answer = found["question"], found["answer"]
