@@ -349,7 +349,7 @@ def refusal(old: Config, new: Config) -> str:
     for name, (before, after) in _differences(old, new).items():
         if name in MAY_GROW and after < before:
             return f"the run has {before} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
-        if name not in (*MAY_GROW, *MAY_CHANGE):
+        if name not in (*MAY_GROW, *MAY_CHANGE) or (name == "judge.url" and not (before and after)):
             return f"{name}: {before!r} → {after!r} differs from the run; start a new run to change it"
     return ""
 

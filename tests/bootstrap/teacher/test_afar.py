@@ -11,6 +11,7 @@ from support import changed
 
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.previews import preview
+from ratchet.bootstrap.rubric import seated
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.teacher.client import ServerStopped
@@ -24,7 +25,8 @@ def generation(little_run, tmp_path):
     def make(address, place="run", number=1, **changes):
         settings = {"simulate__calls": 0, "simulate__samples": 3, "simulate__unit_tasks": 1, "teacher__url": address}
         config = changed(little_run.config, **settings | changes)
-        run = dataclasses.replace(little_run, directory=epath.Path(tmp_path) / place, config=config)
+        rubric = seated(little_run.rubric, bool(config.judge.url))
+        run = dataclasses.replace(little_run, directory=epath.Path(tmp_path) / place, config=config, rubric=rubric)
         params, read = run.fresh_weights(), {t.id: t for t in run.read(number)}
         return Generation(run, number, 0, params, params, run.tasks(number), read)
 
