@@ -178,7 +178,8 @@ class Run:
     @cached_property
     def teacher(self) -> Client:
         """The teacher by address, which is probed when it is first needed in a run's life."""
-        return meet_teacher(self.directory, self.config, self.progress, self.together)
+        calls = bool(self.config.simulate.calls and self.tools.described)
+        return meet_teacher(self.directory, self.config, self.progress, calls, self.together)
 
     @cached_property
     def judge(self) -> FarJudge | None:
@@ -257,7 +258,7 @@ class Generation:
         r, c = self.run, self.run.config
         scribe = Scribe(self.writer, r.scorer, c.targets.kind != "one_hot")
         if c.teacher.url and self.number <= c.teacher.generations:
-            return Afar(r.teacher, scribe, r.together)
+            return Afar(r.teacher, scribe, self.index, r.together)
         if not c.rollouts.url:
             return None
         texts = [d.text for d in r.material(1).documents] or [t.question for t in r.tasks(1)]

@@ -66,13 +66,14 @@ def checked(answer: Any) -> tuple[str, bool]:
     """What a chat's answer says, and whether it ended by itself. Raises Failed for what is no answer."""
     try:
         first = answer["choices"][0]
-        text, ended = first["message"]["content"] or "", first["finish_reason"] == "stop"
+        message, ended = first["message"], first["finish_reason"] == "stop"
+        text = (message.get("content") if message.get("tool_calls") else message["content"]) or ""
         _tokens(answer)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise Failed("malformed answer") from None
     if not isinstance(text, str):
         raise Failed("malformed answer")
-    return text, ended
+    return text.encode("utf-8", "replace").decode(), ended  # half a character is none
 
 
 def _tokens(answer: Mapping[str, Any]) -> int:

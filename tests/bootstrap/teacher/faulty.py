@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Faulty:
-    """What a server answers. `faults` says by the number of a chat, from 0 on, what goes wrong with it: a status,
-    "cut", "malformed", "empty", "stall", "drip" or "drop", which send a letter now and then, of the answer or of its
-    headers, until the client leaves, or "gone", after which the server answers no more.
+    """What a server answers: what it is to `say` is a text, with or without the reason to end, or a message that calls.
+    `faults` says by the number of a chat, from 0 on, what goes wrong with it: a status, "cut", "malformed", "empty",
+    "stall", "drip" or "drop", which send a letter now and then, of the answer or of its headers, until the client
+    leaves, or "gone", after which the server answers no more.
 
     `likely` gives the probability of each first token of a chat's answer, where they are asked for; None: they are
     never shown. `paid` counts the chats that were answered whole, by their content.
@@ -44,6 +45,8 @@ class Faulty:
         if isinstance(text, tuple):
             text, finish = text
         message = {"role": "assistant", "content": text}
+        if isinstance(text, dict):
+            message, finish = {"role": "assistant", "content": None, **text}, "tool_calls"
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         choice = {"index": 0, "message": message, "finish_reason": finish}
         likely = self.likely(body) if self.likely and body.get("logprobs") else None

@@ -188,7 +188,7 @@ def test_a_probe_finds_what_a_server_can_do_and_says_what_it_means(tmp_path):
     can = lambda body: json.dumps({"fit": "yes"}) if "response_format" in body else "one"
     with Faulty(can).serving() as address:
         found = probe(client(address, tmp_path), 500)
-    assert found == Probed("writer", 4096, 0, True, True, True, True)
+    assert found == Probed("writer", 4096, 0, True, True, True, True, False)
     line = "writer at URL: no log-probabilities, token ids, scoring of given text, answers kept to a schema"
     assert line in found.line("URL")
 
