@@ -144,6 +144,8 @@ class Afar:
 
     def _once(self, bodies: Mapping[int, Mapping[str, Any]], asked: Mapping[int, Asked]) -> list[Answered]:
         """What tools say to calls. It is kept, since what the teacher is asked next, and paid for, depends on it."""
+        if not asked:
+            return []
         folder = self.client.folder.parent / "tools"
         questions = {at: [content_id(bodies[at]), one.name, one.arguments] for at, one in asked.items()}
         files = {at: place_of(folder, question) for at, question in questions.items()}
