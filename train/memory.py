@@ -2,9 +2,17 @@
 
 import ctypes
 import functools
+import os
 import platform
+import time
+from pathlib import Path
 
 _ARENA_MAX, _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -8, -4, -2, -1  # malloc.h
+
+PLENTY = 4 << 30
+"""Bytes that a process may hold before it gives back what it has freed in the middle of its work."""
+NOW_AND_THEN = 10.0
+"""Seconds between two such times: what was given back has to be taken from the system again."""
 
 
 @functools.cache
@@ -29,3 +37,23 @@ def give_back() -> None:
     there is no glibc this does nothing."""
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+class GivingBack:
+    """Gives what is freed back to the system now and then, while a process holds plenty: in stages of large models,
+    arrays of many sizes leave more and more room between them."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        """Gives back if it is time for it and the process holds plenty."""
+        if time.monotonic() - self._last >= NOW_AND_THEN and held() > PLENTY:
+            give_back()
+            self._last = time.monotonic()
+
+
+def held() -> int:
+    """The bytes of memory that this process holds, 0 where the system does not say."""
+    said = Path("/proc/self/statm")
+    return int(said.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if said.exists() else 0

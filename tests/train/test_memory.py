@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def use(megabytes):
 
 
 def held():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+    return memory.held() >> 20
 
 """
 
@@ -60,7 +61,27 @@ print(before, kept, held())
     assert kept - before > 250 and after - before < 100
 
 
+def test_a_process_gives_back_now_and_then_while_it_holds_plenty(monkeypatch):
+    clock, holds, given = [0.0], [memory.PLENTY + 1], []
+    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(memory, "held", lambda: holds[0])
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(clock[0]))
+    spare = memory.GivingBack()
+    for second in range(25):
+        clock[0] = float(second)
+        spare()
+    assert given == [10.0, 20.0]
+    clock[0], holds[0] = 50.0, memory.PLENTY
+    spare()
+    assert given == [10.0, 20.0], "it holds little"
+
+
 def test_elsewhere_nothing_is_done(monkeypatch):
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     memory.keep_freed()
     memory.give_back()
+
+
+def test_what_a_process_holds_is_what_the_system_says():
+    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    assert abs(memory.held() - int(said["VmRSS"].split()[0]) * 1024) < 64 << 20
