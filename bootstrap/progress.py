@@ -111,8 +111,7 @@ class Tally:
 class Noted:
     """Shows work as `shown` does, and has the process that holds the run say in its record what it is. Whenever
     something was done, `beat` hears where that is. Work of a run that another process has taken over meanwhile raises
-    Busy. What was freed before a stage is given back to the system: the stage needs arrays of other sizes. While much
-    memory is held, so is what is freed in the stage, now and then."""
+    Busy. What was freed before a stage is given back to the system: the stage needs arrays of other sizes."""
 
     shown: Progress
     holder: Holder
@@ -125,7 +124,6 @@ class Noted:
         self.holder.doing = doing
         self.beat(f"at the beginning of {title}")
         memory.give_back()
-        spare = memory.GivingBack()
         with self.shown.stage(title, total) as show:
 
             def advance(
@@ -135,7 +133,6 @@ class Noted:
                 tally.add(count, found, left)
                 self.beat(f"in {title}, after {tally.done} of {total}")
                 doing.update(done=tally.done, left=tally.left, about=list(about))
-                spare()
                 show(count, about, found=found, left=left)
 
             yield advance

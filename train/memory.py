@@ -4,7 +4,9 @@ import ctypes
 import functools
 import os
 import platform
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _ARENA_MAX, _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -8, -4, -2, -1  # malloc.h
@@ -39,18 +41,18 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
-class GivingBack:
-    """Gives what is freed back to the system now and then, while a process holds plenty: in stages of large models,
+def give_back_now_and_then() -> None:
+    """Has a thread of its own give back what is freed, while the process holds plenty: in stages of large models,
     arrays of many sizes leave more and more room between them."""
+    if _glibc():
+        threading.Thread(target=_giving_back, args=(time.sleep,), name="give back", daemon=True).start()
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
 
-    def __call__(self) -> None:
-        """Gives back if it is time for it and the process holds plenty."""
-        if time.monotonic() - self._last >= NOW_AND_THEN and held() > PLENTY:
+def _giving_back(sleep: Callable[[float], None]) -> None:
+    while True:
+        sleep(NOW_AND_THEN)
+        if held() > PLENTY:
             give_back()
-            self._last = time.monotonic()
 
 
 def held() -> int:

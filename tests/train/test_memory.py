@@ -3,6 +3,8 @@
 import platform
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,24 +64,29 @@ print(before, kept, held())
 
 
 def test_a_process_gives_back_now_and_then_while_it_holds_plenty(monkeypatch):
-    clock, holds, given = [0.0], [memory.PLENTY + 1], []
-    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(memory, "held", lambda: holds[0])
-    monkeypatch.setattr(memory, "give_back", lambda: given.append(clock[0]))
-    spare = memory.GivingBack()
-    for second in range(25):
-        clock[0] = float(second)
-        spare()
-    assert given == [10.0, 20.0]
-    clock[0], holds[0] = 50.0, memory.PLENTY
-    spare()
-    assert given == [10.0, 20.0], "it holds little"
+    holds, given = iter([memory.PLENTY + 1, memory.PLENTY, 0, 2 * memory.PLENTY]), []
+    monkeypatch.setattr(memory, "held", lambda: next(holds))
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(len(slept)))
+    slept = []
+    with pytest.raises(StopIteration):  # there is nothing more that it holds
+        memory._giving_back(slept.append)
+    assert given == [1, 4] and {*slept} == {memory.NOW_AND_THEN}
+
+
+def test_a_thread_gives_back_and_keeps_no_process_from_ending(monkeypatch):
+    started = []
+    monkeypatch.setattr(memory, "_giving_back", lambda sleep: started.append(threading.current_thread()))
+    memory.give_back_now_and_then()
+    while not started:
+        time.sleep(0.01)
+    assert started[0].daemon
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     memory.keep_freed()
     memory.give_back()
+    memory.give_back_now_and_then()
 
 
 def test_what_a_process_holds_is_what_the_system_says():
