@@ -80,6 +80,11 @@ class Inference:
         would compile for seconds, and convolutions would have to see past the padding behind it."""
         return self.kernel.platform == "cpu" and config.conv == 1
 
+    def layers(self, weights: Weights, config: DecoderConfig) -> Layers | None:
+        """The layers as many tokens at once are read with them; None: by a loop over their stacks, in which a deep
+        model is read as fast on a CPU, and compiles in a third of the time."""
+        return weights.layers if self.few or config.layers <= SHALLOW else None
+
     def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
         """Logits [B, V] in which an unused id has -inf."""
         if not self.unused:

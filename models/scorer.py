@@ -20,7 +20,7 @@ from flax import nnx
 from ratchet.models.beginnings import Prompts, lengths, read, split, widened
 from ratchet.models.decoder import Decoder
 from ratchet.models.draw import Captured, Logs, capture, logs
-from ratchet.models.inference import SHALLOW, Inference, Weights, columns_for
+from ratchet.models.inference import Inference, Weights, columns_for
 from ratchet.models.programs import program
 
 Tokens = tuple[int, ...]
@@ -220,9 +220,7 @@ def _by_column(plan: Scorer, shared: Shared, batch: Batch, of: Callable) -> Any:
 def _read(plan: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
     """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
     model = nnx.merge(plan.graphdef, shared.weights.params)
-    # In a loop, a deep model is read as fast on a CPU, and compiles in a third of the time.
-    loops = not plan.few and model.config.layers > SHALLOW
-    layers = None if loops else shared.weights.layers
+    layers = plan.layers(shared.weights, model.config)
     (a, r), t = batch.contexts.rest_AR.shape, batch.question_BT.shape[1]
     cache = read(model, layers, batch.contexts, plan.kernel)[1] if r else model.new_cache(a, r)
     own, real_BT = widened(cache, batch.place_B, t), jnp.arange(t) <= batch.ends_B[:, None]

@@ -146,7 +146,8 @@ def prefill(weights: Weights, prompts: Prompts, prompt_Q, *, columns: int, plan:
     model = nnx.merge(plan.graphdef, weights.params)
     if prompt_Q is None:
         prompts = prompts._replace(rest_AR=plan.over_rows(prompts.rest_AR))
-    hidden_APD, cache = read(model, weights.layers, prompts, plan.kernel, plan.int8)
+    layers = plan.layers(weights, model.config)
+    hidden_APD, cache = read(model, layers, prompts, plan.kernel, plan.int8)
     hidden_QD, cache = jax.tree.map(lambda x: x if prompt_Q is None else x[prompt_Q], (hidden_APD[:, -1], cache))
     return plan.over_rows((hidden_QD, (_in_pages if plan.paged(model.config) else _to_the_right)(cache, columns)))
 

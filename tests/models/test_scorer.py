@@ -6,8 +6,7 @@ import pytest
 from support import awaken, full_probs, requests
 
 from ratchet.launch.preflight.collectives import collectives
-from ratchet.models import decoder
-from ratchet.models import scorer as models_scorer
+from ratchet.models import decoder, inference
 from ratchet.models.decoder import Decoder, DecoderConfig
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
@@ -34,17 +33,40 @@ def test_it_tells_after_each_batch_which_share_is_answered(small, asked):
     assert told == [8 / 11, 1.0]
 
 
-def test_a_deep_model_is_read_in_a_loop_over_its_layers(asked, monkeypatch):
+def in_a_loop_or_not(monkeypatch, run):
+    """What `run(graphdef, params, bucket)` gives for a deep model whose layers are looped over, and where they are not;
+    and of each the readings: (whether there was a loop, tokens)."""
     sizes = {"vocab_size": 64, "width": 16, "layers": 9, "heads": 2, "kv_heads": 1, "mlp_width": 32}
-    deep = decoder.create(DecoderConfig(**sizes, max_length=96), 0)
-    params, taken, extend = awaken(deep[1]), [], Decoder.extend
-    monkeypatch.setattr(Decoder, "extend", lambda self, of, *given: taken.append(of) or extend(self, of, *given))
-    looped = Scorer(deep[0], questions=8)(params, asked[:4], (5, 9))
-    assert taken and not any(taken)
-    monkeypatch.setattr(models_scorer, "SHALLOW", 9)
-    each = Scorer(deep[0], questions=8, bucket=16)(params, asked[:4], (5, 9))
-    assert all(taken[len(taken) // 2 :])
+    graphdef, params = decoder.create(DecoderConfig(**sizes, max_length=96), 0)
+    params, loops, extend = awaken(params), [], Decoder.extend
+    noted = lambda self, layers, tokens_BT, *given: (
+        loops.append((layers is None, tokens_BT.shape[1])) or extend(self, layers, tokens_BT, *given)
+    )
+    monkeypatch.setattr(Decoder, "extend", noted)
+    looped, until = run(graphdef, params, 32), len(loops)
+    monkeypatch.setattr(inference, "SHALLOW", 9)
+    return looped, run(graphdef, params, 16), loops[:until], loops[until:]
+
+
+def test_a_deep_model_is_read_in_a_loop_over_its_layers(asked, monkeypatch):
+    run = lambda graphdef, params, bucket: Scorer(graphdef, questions=8, bucket=bucket)(params, asked[:4], (5, 9))
+    looped, each, first, then = in_a_loop_or_not(monkeypatch, run)
+    assert {loop for loop, _ in first} == {True} and {loop for loop, _ in then} == {False}
     np.testing.assert_allclose(each, looped, atol=1e-6)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_deep_models_prompts_are_read_in_a_loop_and_its_steps_are_not(monkeypatch, int8):
+    def run(graphdef, params, bucket):
+        make = Sampler(graphdef, slots=4, new_tokens=6, keep=4, bucket=bucket, int8=int8)
+        return make(params, requests(6, longest=30), seed=1, temperature=1.0, stop=(1,))
+
+    looped, each, first, then = in_a_loop_or_not(monkeypatch, run)
+    assert {(loop, length > 1) for loop, length in first} == {(True, True), (False, False)}
+    assert {loop for loop, _ in then} == {False}
+    for a, b in zip(looped, each, strict=True):
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
 
 
 def test_weights_are_cast(small, asked):
