@@ -105,5 +105,5 @@ def test_a_run_whose_teacher_died_goes_on_as_if_it_had_not(generation, say, monk
 
 
 def test_later_generations_are_written_by_the_runs_own_models(generation):
-    assert generation("http://127.0.0.1:9/v1", number=2).afar is None
-    assert generation("", number=1).afar is None
+    assert generation("http://127.0.0.1:9/v1", number=2).teacher is None
+    assert generation("", number=1).teacher is None
