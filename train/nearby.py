@@ -37,7 +37,7 @@ def nearby(path: str) -> epath.Path:
     """A path on a disk as it is; of a file or a folder in a bucket a copy, under the same name.
 
     It is made once for all processes of a machine, in ~/.cache/ratchet/buckets, and again when an object has changed
-    since. Before one is made, those go that no process reads: earlier ones of the same path, and what was UNUSED.
+    since. Before one is made, those go that no process reads: earlier ones of the same path, and any that is UNUSED.
     Raises StoreError when there is nothing, when the bucket does not give it, and without the store's library.
     """
     if not in_bucket(path):
@@ -103,8 +103,8 @@ def _tidy(copies: Path, source: str) -> None:
             of, old = lock.read_text(), time.time() - lock.stat().st_mtime > UNUSED
             if of == source or old:
                 _remove(lock.with_suffix(""))
-                why = "which has changed" if of == source else f"unused for {UNUSED / 86400:.0f} days"
-                log.warning("%s: removed the copy of %s, %s", copies, of, why)
+                why = "that has changed" if of == source else f"it was not read for {UNUSED / 86400:.0f} days"
+                log.warning("%s: the copy of %s is gone, since %s", copies, of, why)
 
 
 def _remove(place: Path) -> None:
