@@ -43,6 +43,7 @@ def _say(line: str) -> None:
 def entry() -> None:
     """The `ratchet` script: prepares the process, runs a command and ends the process with its exit status."""
     memory.keep_freed()
+    memory.give_back_now_and_then()
     with heeded(_say, patient=False):
         look_for_no_tpu()
         if status := join_others(sys.argv[1:]):

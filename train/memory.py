@@ -2,9 +2,19 @@
 
 import ctypes
 import functools
+import os
 import platform
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 _ARENA_MAX, _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -8, -4, -2, -1  # malloc.h
+
+PLENTY = 4 << 30
+"""Bytes that a process may hold before it gives back what it has freed in the middle of its work."""
+NOW_AND_THEN = 10.0
+"""Seconds between two such times: what was given back has to be taken from the system again."""
 
 
 @functools.cache
@@ -29,3 +39,23 @@ def give_back() -> None:
     there is no glibc this does nothing."""
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def give_back_now_and_then() -> None:
+    """Has a thread of its own give back what is freed, while the process holds plenty: in stages of large models,
+    arrays of many sizes leave more and more room between them."""
+    if _glibc():
+        threading.Thread(target=_giving_back, args=(time.sleep,), name="give back", daemon=True).start()
+
+
+def _giving_back(sleep: Callable[[float], None]) -> None:
+    while True:
+        sleep(NOW_AND_THEN)
+        if held() > PLENTY:
+            give_back()
+
+
+def held() -> int:
+    """The bytes of memory that this process holds, 0 where the system does not say."""
+    said = Path("/proc/self/statm")
+    return int(said.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if said.exists() else 0

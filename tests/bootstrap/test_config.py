@@ -144,6 +144,9 @@ def test_there_are_few_enough_settings_to_read():
         ("mesh.data", 0, "at least 1, or -1"),
         ("mesh.tensor", -1, "at least 1"),
         ("model.heads", 0, "at least 1"),
+        ("train.steps", 10**20, "from -2147483647 to 2147483647"),
+        ("seed", 2**31, "from -2147483647 to 2147483647"),
+        ("seed", -(2**31), "from -2147483647 to 2147483647"),
     ],
 )
 def test_a_number_out_of_bounds_names_setting_value_and_bound(name, value, bound):

@@ -3,6 +3,9 @@
 import platform
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +27,7 @@ def use(megabytes):
 
 
 def held():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+    return memory.held() >> 20
 
 """
 
@@ -60,7 +63,32 @@ print(before, kept, held())
     assert kept - before > 250 and after - before < 100
 
 
+def test_a_process_gives_back_now_and_then_while_it_holds_plenty(monkeypatch):
+    holds, given = iter([memory.PLENTY + 1, memory.PLENTY, 0, 2 * memory.PLENTY]), []
+    monkeypatch.setattr(memory, "held", lambda: next(holds))
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(len(slept)))
+    slept = []
+    with pytest.raises(StopIteration):  # there is nothing more that it holds
+        memory._giving_back(slept.append)
+    assert given == [1, 4] and {*slept} == {memory.NOW_AND_THEN}
+
+
+def test_a_thread_gives_back_and_keeps_no_process_from_ending(monkeypatch):
+    started = []
+    monkeypatch.setattr(memory, "_giving_back", lambda sleep: started.append(threading.current_thread()))
+    memory.give_back_now_and_then()
+    while not started:
+        time.sleep(0.01)
+    assert started[0].daemon
+
+
 def test_elsewhere_nothing_is_done(monkeypatch):
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     memory.keep_freed()
     memory.give_back()
+    memory.give_back_now_and_then()
+
+
+def test_what_a_process_holds_is_what_the_system_says():
+    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    assert abs(memory.held() - int(said["VmRSS"].split()[0]) * 1024) < 64 << 20
