@@ -224,10 +224,15 @@ def _locked(directory: epath.Path, say: Callable[[str], None], named: bytes) -> 
             raise Busy(_refusal(directory, _record(directory)))
         if left := _record(directory):
             _wait_for_end(directory, left, free is True and _tells_of(handle, directory, left), say)
-        if free and in_bucket(directory):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, named, 0)
-        yield over
+        if not free or not in_bucket(directory):
+            yield over
+            return
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, named, 0)
+        try:
+            yield over
+        finally:  # what is left is of a process that was killed
+            epath.Path(_lock_of(directory)).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Turns at a run in a bucket: one process at a time, whatever its clock says, also where two begin at once."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -45,6 +46,7 @@ def test_a_process_of_this_machine_that_was_killed_is_known_to_be_gone(directory
     assert holder_of(directory) is None and patience.slept == []
     with holding(directory, said.append):
         assert patience.slept == [holder.SENT] and turns.newest(directory) == 2
+    assert not os.path.exists(holder._lock_of(directory))
     assert len(said) == 1 and f"process {pid} on {socket.gethostname()}" in said[0] and "and is gone" in said[0]
 
 
