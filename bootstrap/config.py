@@ -283,8 +283,8 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
         ("rollouts.url", bool(c.rollouts.url) and not c.base, "servers hold a model that others know; give its --base"),
         (
             "simulate.calls",
-            bool(c.teacher.url or c.rollouts.url) and c.simulate.calls > 0,
-            "who writes at an address has all passages in view and calls nothing; set it to 0",
+            bool(c.rollouts.url) and c.simulate.calls > 0,
+            "servers of the run's own model have all passages in view and call nothing; set it to 0",
         ),
         *(
             (f"simulate.{name}", there and c.simulate.calls < 1, "nothing may be called; set simulate.calls above 0")
@@ -349,7 +349,7 @@ def refusal(old: Config, new: Config) -> str:
     for name, (before, after) in _differences(old, new).items():
         if name in MAY_GROW and after < before:
             return f"the run has {before} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
-        if name not in (*MAY_GROW, *MAY_CHANGE):
+        if name not in (*MAY_GROW, *MAY_CHANGE) or (name == "judge.url" and not (before and after)):
             return f"{name}: {before!r} → {after!r} differs from the run; start a new run to change it"
     return ""
 

@@ -56,7 +56,7 @@ def _preview(run: Run, aside: Run, params: nnx.State, count: int, number: int) -
     passages, how = {p.id: p for p in index.passages}, {"generation": 0, "seed": run.seed("preview")}
     if run.config.teacher.url and number <= run.config.teacher.generations:
         scribe = Scribe(writer, run.scorer, run.config.targets.kind != "one_hot")
-        written = Afar(aside.teacher, scribe).finish(drafts, passages, **how) if drafts else []
+        written = Afar(aside.teacher, scribe, index).finish(drafts, passages, **how) if drafts else []
     else:
         written = finish(writer, index, drafts, **how) if drafts else []
     seed = lambda: params if number == 1 else run.seed_weights

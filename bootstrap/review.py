@@ -50,7 +50,7 @@ class Reviewer:
     seed: Callable[[], nnx.State]
     """Gives the weights of the judge `seed`."""
     far: FarJudge | None = None
-    """A judge by address, which answers all model criteria; None: the judges that they name."""
+    """The judge by address; None: no criterion names it."""
 
     def review(
         self,
@@ -166,10 +166,10 @@ class Reviewer:
     ) -> dict[tuple[str, int], list[Measured]]:
         """What `_ask` finds, in one reading of all sources: where they are too long, there is only that doubt."""
         found: dict[tuple[str, int], list[Measured]] = {}
-        afar = [c for c in chosen if c.kind == "model" and self.far]
+        afar = [c for c in chosen if c.judge == "address"]
         jobs = [("self", self._from_afar, afar)] if afar else []
-        for judge in dict.fromkeys(c.judge for c in chosen):
-            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT and c not in afar]
+        for judge in dict.fromkeys(c.judge for c in chosen if c not in afar):
+            own = [c for c in chosen if c.judge == judge and c.id != AGREEMENT]
             ways = (
                 (self._yes_or_no, [c for c in own if c.kind == "model" and not c.labels]),
                 (self._in_words, [c for c in own if c.kind == "model" and c.labels]),
@@ -215,7 +215,7 @@ class Reviewer:
     def _from_afar(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
-        """What the judge by address answers to the questions of model criteria, whatever judge they name."""
+        """What the judge by address answers to the questions of model criteria."""
         asked, owners = [], []
         for c, number, (texts, messages, question), prompt, about in self._prompts(parts, criteria):
             words, passing = (c.labels, c.passing_labels) if c.labels else (ANSWERS, ANSWERS[:1])

@@ -36,11 +36,11 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     """One yes/no question of the review, and how it is answered.
 
     A `rule` is decided by the text: a check of the world or of every world (`bootstrap.checks`), or a share of words
-    (`bootstrap.signals`). A `model` criterion is answered by P(yes) of a judge: `self`, the model that reviews, or
-    `seed`, that of generation 0, which does not drift. Its question names {step} and any fields of the world's steps,
-    or {answer}, {question} and {calls}. A `likelihood` criterion is a number that says how likely the answer is
-    (`bootstrap.signals`). What is measured, and not only decided, passes from `threshold` on: calibration sets it in
-    each generation where right verdicts are known, and without any it stays.
+    (`bootstrap.signals`). A `model` criterion is answered by P(yes) of a judge: `self`, the model that reviews, `seed`,
+    that of generation 0, which does not drift, or `address`, the server of `judge.url`. Its question names {step} and
+    any fields of the world's steps, or {answer}, {question} and {calls}. A `likelihood` criterion is a number that says
+    how likely the answer is (`bootstrap.signals`). What is measured, and not only decided, passes from `threshold` on:
+    calibration sets it in each generation where right verdicts are known, and without any it stays.
 
     A criterion `of` a step is decided for each step of an answer, and may interrupt it there; one of the form says how
     an answer is written, not whether it is true. An answer is accepted when all `required` criteria pass; one that
@@ -62,7 +62,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     of: Literal["form", "step", "answer"] = "answer"
     show: tuple[Literal["passages", "question"], ...] = ()
     sources: Literal["any", "all"] = "any"
-    judge: Literal["self", "seed"] = "self"
+    judge: Literal["self", "seed", "address"] = "self"
     standing: Literal["required", "always", "earned", "advisory"] = "required"
     threshold: float = pydantic.Field(default_factory=lambda given: USUAL_THRESHOLDS.get(given.get("id"), 0.5))
     limit: float | None = pydantic.Field(None, gt=0.0)
@@ -124,6 +124,20 @@ def load_rubric(path: str, world: World) -> tuple[Criterion, ...]:
         raise ValueError(f"rubric: {where}, line {line}: {mistake}") from None
 
 
+def seated(criteria: Sequence[Criterion], afar: bool) -> tuple[Criterion, ...]:
+    """Criteria with the judges that a run has. Where there is one at an address and none names it, it takes the place
+    of `self`. Raises ValueError for a judge at an address that is named and not there, or there and not asked."""
+    named = [c.id for c in criteria if c.judge == "address"]
+    if named and not afar:
+        raise ValueError(f"rubric: {named[0]} asks a judge by address; set --judge.url, or its judge to self or seed")
+    if afar and not named:
+        own = {"judge": "address"}
+        criteria = [c.model_copy(update=own) if (c.kind, c.judge) == ("model", "self") else c for c in criteria]
+    if afar and not any(c.judge == "address" for c in criteria):
+        raise ValueError("judge.url: no criterion of the rubric asks it; leave it out, or add one of kind model")
+    return tuple(criteria)
+
+
 class _Mistake(Exception):
     """What is wrong with a rubric; `place` is the path to it by keys and numbers."""
 
@@ -166,6 +180,8 @@ def _unusable(c: Criterion, rules: Sequence[str]) -> str:
         return "agreement is of a whole answer; leave out its `of`"
     if c.kind != "model" and (c.labels or c.examples):
         return f"{c.id} asks no judge; leave out its labels and examples"
+    if c.kind != "model" and c.judge == "address":
+        return f"{c.id} asks no judge by address; leave out its judge, or set it to self or seed"
     if (c.labels or c.passing_labels) and not set() < set(c.passing_labels) < set(c.labels):
         return f"passing_labels of {c.id} must be some of its labels, and not all"
     if begins := [a for a, b in itertools.permutations(c.labels, 2) if b.startswith(a)]:

@@ -22,7 +22,7 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rollouts.replicas import find_server
 from ratchet.bootstrap.rollouts.writing import Rollouts, open_rollouts
-from ratchet.bootstrap.rubric import Criterion, load_rubric
+from ratchet.bootstrap.rubric import Criterion, load_rubric, seated
 from ratchet.bootstrap.simulate import Writer, longest_passage
 from ratchet.bootstrap.teacher.afar import Afar, Scribe, meet_teacher
 from ratchet.bootstrap.teacher.client import Client
@@ -178,14 +178,16 @@ class Run:
     @cached_property
     def teacher(self) -> Client:
         """The teacher by address, which is probed when it is first needed in a run's life."""
-        return meet_teacher(self.directory, self.config, self.progress, self.together)
+        calls = bool(self.config.simulate.calls and self.tools.described)
+        return meet_teacher(self.directory, self.config, self.progress, calls, self.together)
 
     @cached_property
     def judge(self) -> FarJudge | None:
-        """The judge by address, probed like the teacher; None: the judges that the rubric names answer."""
+        """The judge by address, probed like the teacher; None: there is none."""
         if not self.config.judge.url:
             return None
-        return meet_judge(self.directory, self.config, self.progress, self.together)
+        asked = [c.id for c in self.rubric if c.judge == "address"]
+        return meet_judge(self.directory, self.config, self.progress, asked, self.together)
 
     def weights(self, number: int) -> nnx.State:
         """The weights of a trained generation."""
@@ -258,7 +260,7 @@ class Generation:
     def teacher(self) -> Afar | None:
         """The teacher by address, where it writes this generation's transcripts."""
         r, c = self.run, self.run.config.teacher
-        return Afar(r.teacher, self.scribe, r.together) if c.url and self.number <= c.generations else None
+        return Afar(r.teacher, self.scribe, self.index, r.together) if c.url and self.number <= c.generations else None
 
     @cached_property
     def rollouts(self) -> Rollouts | None:
@@ -300,9 +302,7 @@ def check(config: Config) -> Given:
     or servers by address that are not there."""
     given = given_world(config)
     world = given.world
-    rubric = load_rubric(config.review.rubric, world)
-    if config.judge.url and not any(c.kind == "model" for c in rubric):
-        raise ValueError("judge.url: no criterion of the rubric asks a model; leave it out, or add one")
+    seated(load_rubric(config.review.rubric, world), bool(config.judge.url))
     kinds = _kinds(world)
     engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:
@@ -342,6 +342,7 @@ def prepare(
     rubric = load_rubric(config.review.rubric, world)
     tools = open_toolbox(directory, config.simulate, world.tools, progress, writes, together)
     check_inputs(directory, commits, world, rubric, tools, writes)
+    rubric = seated(rubric, bool(config.judge.url))
     if account and writes:
         together.decided("an account of what was read", lambda: account.keep(directory))
         account.tell(progress)

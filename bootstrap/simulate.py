@@ -121,6 +121,14 @@ class Draft:
         return Request(number, self.prompt + self.forced + begun, grammar)
 
 
+class Made(NamedTuple):
+    """A call with which a draft goes on: what it says, and its ids whole."""
+
+    draft: Draft
+    called: Called
+    ids: tuple[int, ...]
+
+
 def shown_passages(index: Index, task: Task, sibling: int, config: SimulateConfig, salt: str) -> list[Document]:
     """A passage for each thing that the task seeks, or else those of its own documents; then the best for its question,
     in the sibling's own order.
@@ -214,7 +222,8 @@ def finish(
         room = len(opening)
         arguments = {at: waiting[at].request(turn, opening, grammar) for at in calls if fits(waiting[at], room)}
         called = _sampled(writer, seed, (tokenizer.end,), arguments)
-        after = _after_calls(writer, index, {at: (waiting[at], s) for at, s in called.items() if s.finished})
+        made = {at: _made(writer, waiting[at], s) for at, s in called.items() if s.finished}
+        after = after_calls(writer, index, made, lambda asked: writer.tools.answers([*asked.values()]))
         still = {at: d for at, d in after.items() if fits(d)}
         ended = {at: transcript_of(writer, waiting[at], s, generation) for at, s in said.items() if at not in still}
         finished, waiting = finished | ended, still
@@ -244,16 +253,23 @@ def _sampled(
     return dict(zip(requests, sampled, strict=True))
 
 
-def _after_calls(writer: Writer, index: Index, made: Mapping[int, tuple[Draft, Sampled]]) -> dict[int, Draft]:
-    """The drafts after the calls that the model has made: tools are asked for all of them at once."""
-    calls = {at: writer.caller.read(writer.tokenizer.decode(s.tokens)) for at, (_, s) in made.items()}
-    of_tools = [at for at, call in calls.items() if call.name != LOOKUP["name"]]
-    left = lambda at: writer.config.call_seconds - made[at][0].seconds
-    asked = [Asked(calls[at].name, json.loads(calls[at].arguments), left(at)) for at in of_tools]
-    answers = dict(zip(of_tools, writer.tools.answers(asked), strict=True))
-    found = {at: _looked_up(writer, index, made[at][0], calls[at]) for at in made if at not in answers}
+def _made(writer: Writer, d: Draft, s: Sampled) -> Made:
+    """The call that was sampled after its opening."""
+    ids = (*writer.caller.opening, *s.tokens.tolist(), *writer.tokenizer.call_end)
+    return Made(d, writer.caller.read(writer.tokenizer.decode(s.tokens)), ids)
+
+
+def after_calls(
+    writer: Writer, index: Index, made: Mapping[int, Made], ask: Callable[[Mapping[int, Asked]], Sequence[Answered]]
+) -> dict[int, Draft]:
+    """The drafts after the calls that were made: tools are asked for all of them at once, by `ask`, in order."""
+    of_tools = [at for at, (_, called, _) in made.items() if called.name != LOOKUP["name"]]
+    left = lambda at: writer.config.call_seconds - made[at].draft.seconds
+    asked = {at: Asked(made[at].called.name, json.loads(made[at].called.arguments), left(at)) for at in of_tools}
+    answers = dict(zip(of_tools, ask(asked), strict=True))
+    found = {at: _looked_up(writer, index, *made[at][:2]) for at in made if at not in answers}
     answers |= {at: Answered(passage.text if passage else "nothing found.", 0.0) for at, passage in found.items()}
-    return {at: _answered(writer, d, s, calls[at], answers[at], found.get(at)) for at, (d, s) in made.items()}
+    return {at: _answered(writer, one, answers[at], found.get(at)) for at, one in made.items()}
 
 
 def _looked_up(writer: Writer, index: Index, d: Draft, called: Called) -> Document | None:
@@ -261,13 +277,10 @@ def _looked_up(writer: Writer, index: Index, d: Draft, called: Called) -> Docume
     return lookup(index, d.task.question, query, d.passages, relevant=c.relevant, repeated=c.repeated)
 
 
-def _answered(
-    writer: Writer, d: Draft, s: Sampled, called: Called, answer: Answered, found: Document | None
-) -> Draft:
-    """The draft with the model's call and the tool's answer appended; neither is part of the final turn. A passage that
-    was found is in view from then on."""
-    tokenizer = writer.tokenizer
-    call = (*writer.caller.opening, *s.tokens.tolist(), *tokenizer.call_end)
+def _answered(writer: Writer, made: Made, answer: Answered, found: Document | None) -> Draft:
+    """The draft with the call and the tool's answer appended; neither is part of the final turn. A passage that was
+    found is in view from then on."""
+    d, called, call = made
     call_id = content_id(d.task.id, d.sibling, len(d.called), called.arguments)
     function = {"name": called.name, "arguments": called.arguments}
     messages = (
@@ -277,7 +290,7 @@ def _answered(
     return replace(
         d,
         passages=d.passages + ((found.id,) if found else ()),
-        prompt=(*d.prompt, *call, *tokenizer.answered(answer.text)),
+        prompt=(*d.prompt, *call, *writer.tokenizer.answered(answer.text)),
         called=(*d.called, (len(d.prompt), len(d.prompt) + len(call))),
         messages=(*d.messages, *messages),
         seconds=d.seconds + answer.seconds,

@@ -109,6 +109,18 @@ class Caller:
         fitting = (n for n in named if self._required(n) <= given <= self._known(n))
         return Called(named[0] if len(named) == 1 else next(fitting), arguments)
 
+    def write(self, name: str, arguments: Any) -> tuple[Called, tuple[int, ...]] | None:
+        """A call as the model itself would write it, and its ids whole; None where no grammar would let it."""
+        if name not in self._parameters:
+            return None
+        try:
+            called = Called(name, _printable(_compact(_in_order(arguments, self._parameters[name]))))
+        except RecursionError:
+            return None
+        ids = tuple(self._tokenizer.call(*called))
+        said = ids[len(self.opening) : len(ids) - len(self._tokenizer.call_end)]
+        return (called, ids) if self.grammar.allows(said) else None
+
     def _written(self, name: str) -> str:
         """What leads to the arguments of a tool, as it is decoded."""
         parts = self._calling.leads[name]
@@ -135,6 +147,22 @@ def _caller(tools: str, tokenizer: Any) -> Caller:
     return Caller(json.loads(tools), tokenizer)
 
 
+def _in_order(value: Any, schema: Any) -> Any:
+    """JSON whose objects have their fields in the order of a schema, as a grammar wants them."""
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, list):
+        return [_in_order(one, schema.get("items")) for one in value]
+    if not isinstance(value, dict):
+        return value
+    known = schema.get("properties", {})
+    names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
+    return {name: _in_order(value[name], known.get(name)) for name in names}
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def _printable(text: str) -> str:
     """A text that can be written as UTF-8."""
     return text.encode("utf-8", "replace").decode()
@@ -142,7 +170,7 @@ def _printable(text: str) -> str:
 
 def call_text(query: str) -> str:
     """The arguments of a lookup. The query begins with a space: its first word is then the token it is elsewhere."""
-    return json.dumps({"query": f" {query}"[:LONGEST_QUERY]}, separators=(",", ":"), ensure_ascii=False)
+    return _compact({"query": f" {query}"[:LONGEST_QUERY]})
 
 
 def lookup(

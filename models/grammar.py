@@ -77,6 +77,12 @@ class Grammar:
         return cls(start, spelled.vocab_size)
 
 
+    def allows(self, ids: Sequence[int]) -> bool:
+        """Whether a request may say all of this and then end."""
+        said = self.start.deep_copy()
+        return said.validate_tokens([*ids]) == len(ids) and said.consume_tokens([*ids]) and said.is_accepting()
+
+
 def refusal(schema: Mapping) -> str:
     """Why no grammar can keep to a schema, in a line, whatever the tokenizer is; "" where one can."""
     return _line(LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(_lark([((), schema)]))))

@@ -1,6 +1,5 @@
 """Questions shared out among servers that hold the same weights."""
 
-import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,8 @@ from etils import epath
 from ratchet.bootstrap.rollouts.handover import Handover, NotReady
 from ratchet.bootstrap.rollouts.settings import Replica, RolloutsConfig
 from ratchet.bootstrap.teacher.client import Body, Client, Failed, ServerRefused, ServerStopped, Unaskable
+from ratchet.bootstrap.teacher.kept import all_kept, keep
 from ratchet.bootstrap.worlds.world import content_id
-from ratchet.train.buckets import read
-from ratchet.train.files import write_json
 
 AT_A_TIME = 64
 """Questions that a server answers between two looks at its weights, at most."""
@@ -39,7 +37,7 @@ class Replicas:
 
         Each takes the next questions as it is done with the last. Its answers count once it was seen to have the
         weights before and after them; else others are asked, and it is left out until this is called again. Raises
-        ServerStopped when none is left.
+        ServerStopped when none is left, RecordError when a kept answer is damaged.
         """
         names = [content_id(body) for body in bodies]
         place = self.kept / content_id(names)
@@ -115,16 +113,15 @@ class _Work:
     def keep(self, said: Mapping[str, Said | None], by: str, advance: Callable[[int], None]) -> None:
         """Answers of one server, which are good; None to what it refuses."""
         made = {name: one or ([], False) for name, one in said.items()}
-        write_json(self.place / f"{content_id(list(made))}.json", {"by": by, "answers": made})
+        keep(self.place, list(made), {"by": by, "answers": made})
         with self._lock:
             self.found |= made
             advance(len(made))
 
 
 def _read(place: epath.Path) -> dict[str, Said]:
-    """What is kept at a place, by name."""
-    files = sorted(place.glob("*.json")) if place.exists() else []
-    return {name: tuple(said) for file in files for name, said in json.loads(read(file))["answers"].items()}
+    """What is kept at a place, by name. Raises RecordError where it is damaged."""
+    return {name: tuple(said) for one in all_kept(place) for name, said in one["answers"].items()}
 
 
 def servers(config: RolloutsConfig) -> list[Client]:

@@ -1,22 +1,27 @@
 """Drafts to transcripts by a teacher at an address.
 
-It sees what a teacher of the run would see: passages and the task's messages. What it says is put into the run's own
-tokens. Distributions are those of the run's own model for these tokens, in the teacher's view: another model's
-vocabulary is another one.
+It sees what a teacher of the run would see: passages and the task's messages. It may call what the run's own model may.
+What it says and calls is put into the run's own tokens. Distributions are those of the run's own model for these
+tokens, in the teacher's view: another model's vocabulary is another one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from ratchet.bootstrap.config import Config, SimulateConfig
-from ratchet.bootstrap.progress import Progress
-from ratchet.bootstrap.simulate import Draft, Writer, transcript_of
-from ratchet.bootstrap.teacher.client import Client, Counts
+from ratchet.bootstrap.progress import Progress, Reached, counted
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.simulate import Draft, Made, Writer, after_calls, transcript_of
+from ratchet.bootstrap.teacher.client import Client, Counts, ServerRefused
+from ratchet.bootstrap.teacher.kept import keep, kept, place_of
 from ratchet.bootstrap.teacher.probing import Probed, meet
+from ratchet.bootstrap.teacher.turns import offering, turned
+from ratchet.bootstrap.toolkit.source import Answered, Asked
 from ratchet.bootstrap.transcript import Transcript, certain
 from ratchet.bootstrap.worlds.world import Document, content_id
 from ratchet.models.sampler import Sampled
@@ -61,12 +66,22 @@ class Scribe:
         ]
 
 
+class _Told(NamedTuple):
+    """What a teacher says in a turn, whether the turn ended by itself, and the call that it makes: the tool's name, and
+    JSON."""
+
+    text: str = ""
+    ended: bool = False
+    call: Sequence[Any] | None = None
+
+
 @dataclass(frozen=True)
 class Afar:
-    """A teacher by address, and what writes down what it says."""
+    """A teacher by address, what writes down what it says, and where it may look passages up."""
 
     client: Client
     scribe: Scribe
+    index: Index
     together: Together = ALONE
     """Processes that are told alike: the first one asks."""
 
@@ -74,14 +89,29 @@ class Afar:
         self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Transcript]:  # fmt: skip
-        """Has the teacher answer every draft. Raises what `Client.answers` raises."""
-        bodies = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
-        ask = lambda: list(self.client.answers(bodies, advance))
-        told = [answer or ("", False) for answer in self.together.decided("what the teacher answers", ask)]
-        encode = self.scribe.writer.tokenizer.encode
-        said, ended = [encode(text.strip()) for text, _ in told], [whole for _, whole in told]
-        sampled = self.scribe.sampled([d.prompt for d in drafts], said, ended)
-        return [transcript_of(self.scribe.writer, d, s, generation) for d, s in zip(drafts, sampled, strict=True)]
+        """Has the teacher answer every draft, with the tools asked that it calls between turns. A call that the run's
+        own model could not have made ends its transcript unfinished. Raises what `Client.answers` raises."""
+        writer = self.scribe.writer
+        turns = writer.config.calls if writer.offered else 0
+        given = [self._body(d, [passages[i].text for i in d.passages], seed) for d in drafts]
+        waiting, last = dict(enumerate(drafts)), {}
+        reached = Reached(advance)
+        fits = lambda d: len(d.prompt) <= writer.room
+        for turn in range(turns + 1):
+            bodies = {at: self._turn(given[at], d, turn < turns) for at, d in waiting.items()}
+            told = dict(zip(bodies, self._told([*bodies.values()], counted(reached, len(last))), strict=True))
+            calls = {at: one.call for at, one in told.items() if one.call and turn < turns}
+            written = {at: writer.caller.write(*call) for at, call in calls.items()}
+            made = {at: Made(waiting[at], *of) for at, of in written.items() if of}
+            after = after_calls(writer, self.index, made, partial(self._once, bodies))
+            still = {at: d for at, d in after.items() if fits(d)}
+            last |= {at: (waiting[at], one) for at, one in told.items() if at not in still}
+            waiting = still
+            reached(len(last))
+        ends = [last[at] for at in range(len(drafts))]
+        said = [[writer.call] if one.call else writer.tokenizer.encode(one.text.strip()) for _, one in ends]
+        sampled = self.scribe.sampled([d.prompt for d, _ in ends], said, [one.ended for _, one in ends])
+        return [transcript_of(writer, d, s, generation) for (d, _), s in zip(ends, sampled, strict=True)]
 
     @property
     def summary(self) -> str:
@@ -100,6 +130,33 @@ class Afar:
         sampling = sampling_of(c, seed, d.task.id, d.sibling)
         return {"model": self.client.model, "messages": [*messages, *map(dict, asked)], **sampling}
 
+    def _turn(self, body: Mapping[str, Any], d: Draft, may_call: bool) -> dict[str, Any]:
+        """A draft's chat with the calls and answers so far, and the tools that may be called next."""
+        offered = self.scribe.writer.offered
+        if not offered:
+            return dict(body)
+        since = [{"content": "", **message} for message in d.messages[len(d.task.messages) :]]
+        return {**body, "messages": [*body["messages"], *since], **offering(offered, may_call)}
+
+    def _told(self, bodies: Sequence[Mapping[str, Any]], advance: Callable[[int], None]) -> list[_Told]:
+        ask = lambda: self.client.answers(bodies, advance, turned)
+        return [_Told(*answer or ()) for answer in self.together.decided("what the teacher answers", ask)]
+
+    def _once(self, bodies: Mapping[int, Mapping[str, Any]], asked: Mapping[int, Asked]) -> list[Answered]:
+        """What tools say to calls. It is kept, since what the teacher is asked next, and paid for, depends on it."""
+        if not asked:
+            return []
+        folder = self.client.folder.parent / "tools"
+        questions = {at: [content_id(bodies[at]), one.name, one.arguments] for at, one in asked.items()}
+        files = {at: place_of(folder, question) for at, question in questions.items()}
+        read = lambda: [kept(file) if file.exists() else None for file in files.values()]
+        known = dict(zip(asked, self.together.decided("what tools have answered", read), strict=True))
+        new = [at for at, answer in known.items() if answer is None]
+        found = dict(zip(new, self.scribe.writer.tools.answers([asked[at] for at in new]), strict=True))
+        write = lambda: [keep(folder, questions[at], list(answer)) for at, answer in found.items()]
+        self.together.decided("that tools' answers are kept", write)
+        return [found[at] if at in found else Answered(*answer) for at, answer in known.items()]
+
 
 def sampling_of(c: SimulateConfig, *seeds: Any) -> dict[str, Any]:
     """How a server samples an answer, in the words of OpenAI's web API and of what is usual beside it. The `seeds`
@@ -110,13 +167,19 @@ def sampling_of(c: SimulateConfig, *seeds: Any) -> dict[str, Any]:
 
 
 def meet_teacher(
-    directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE
+    directory: epath.Path, config: Config, progress: Progress, calls: bool, together: Together = ALONE
 ) -> Client:
-    """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused."""
+    """The teacher of a run, probed when the run begins; what it can do is said and kept. Raises ServerRefused, also for
+    one that calls no tools where it may."""
 
     def means(found: Probed) -> str:
         last = config.teacher.generations
         which = "generation 1" if last == 1 else f"generations 1 to {last}"
         return f"it writes {which}, and targets are what the run's own model gives in its view"
 
-    return meet(directory, config.teacher, config.model.max_length, progress, means, together)[0]
+    client, found = meet(directory, config.teacher, config.model.max_length, progress, means, together)
+    if calls and not found.tools:
+        raise ServerRefused(
+            f"teacher: {client.model} at {config.teacher.url} calls no tools; start a new run with --simulate.calls 0"
+        )
+    return client

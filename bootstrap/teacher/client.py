@@ -18,13 +18,16 @@ from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.teacher.connection import Connection
+from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
-from ratchet.train.files import write_json
 
 ATTEMPTS = 6
 PATIENCE = 60.0
 """Seconds that a server may be silent before a question is asked again."""
+LONGEST = 600.0
+"""Seconds that an answer may take in all, however often a part of it comes."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -63,13 +66,14 @@ def checked(answer: Any) -> tuple[str, bool]:
     """What a chat's answer says, and whether it ended by itself. Raises Failed for what is no answer."""
     try:
         first = answer["choices"][0]
-        text, ended = first["message"]["content"] or "", first["finish_reason"] == "stop"
+        message, ended = first["message"], first["finish_reason"] == "stop"
+        text = (message.get("content") if message.get("tool_calls") else message["content"]) or ""
         _tokens(answer)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise Failed("malformed answer") from None
     if not isinstance(text, str):
         raise Failed("malformed answer")
-    return text, ended
+    return text.encode("utf-8", "replace").decode(), ended  # half a character is none
 
 
 def _tokens(answer: Mapping[str, Any]) -> int:
@@ -134,14 +138,15 @@ class Pace:
 @dataclass(frozen=True, eq=False)
 class Client:
     """A server and where its answers are kept; without a folder nobody keeps them. Questions go to `path` below its
-    address. `patience` is PATIENCE, and `pause` the first wait between attempts, in seconds; both are shorter in tests
-    alone."""
+    address. `patience` is PATIENCE, `longest` LONGEST, and `pause` the first wait between attempts, in seconds; all
+    are shorter in tests alone."""
 
     config: ServerConfig
     model: str
     folder: epath.Path | None
     path: str = "chat/completions"
     patience: float = PATIENCE
+    longest: float = LONGEST
     pause: float = 1.0
     counts: Counts = field(default_factory=Counts)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -159,7 +164,7 @@ class Client:
         return f"RATCHET_{self.who.upper()}_KEY"
 
     @cached_property
-    def _server(self) -> Any:
+    def _server(self) -> Connection:
         try:
             import openai
         except ModuleNotFoundError as error:
@@ -169,7 +174,8 @@ class Client:
         key = os.environ.get(self.key, "none").strip()
         if not (key.isascii() and key.isprintable()):  # it would stand in the error of whoever puts it into a header
             raise ServerRefused(f"{self.who}.url: {self.key} holds what no key can hold; set it again")
-        return openai.OpenAI(base_url=self.config.url, api_key=key, timeout=self.patience, max_retries=0)
+        how = {"base_url": self.config.url, "timeout": self.patience, "max_retries": 0}
+        return Connection(lambda: openai.AsyncOpenAI(api_key=key, **how))
 
     @cached_property
     def _pace(self) -> Pace:
@@ -178,8 +184,7 @@ class Client:
     @cached_property
     def _spent(self) -> Counter[str]:
         """Tokens of all answers that are kept, in this run's life."""
-        files = sorted(self.folder.glob("*.json")) if self.folder and self.folder.exists() else []
-        return Counter(tokens=sum(_tokens(json.loads(file.read_text())["answer"]) for file in files))
+        return Counter(tokens=sum(map(_tokens, all_kept(self.folder))) if self.folder else 0)
 
     def answers(
         self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
@@ -188,7 +193,7 @@ class Client:
         ones are asked once; one of which `read` raises Failed is asked for again.
 
         `advance(n)` is called when n more are there. Raises ServerStopped when the server is dead or the budget spent,
-        ServerRefused when the key does not, or no longer, do.
+        ServerRefused when the key does not, or no longer, do, RecordError when a kept answer is damaged.
         """
         places: dict[str, list[int]] = {}
         for place, body in enumerate(bodies):
@@ -222,19 +227,20 @@ class Client:
 
     def _answer(self, body: Body, read: Callable[[Any], Any]) -> Any:
         """What an answer says, from its file or the server."""
-        file = self.folder / f"{content_id(body)}.json" if self.folder else None
+        file = place_of(self.folder, body) if self.folder else None
         if file and file.exists():
+            answer = kept(file)
             with self._lock:
                 self.counts.kept += 1
-            return read(json.loads(file.read_text())["answer"])
+            return read(answer)
         try:
             answer = self._persistently(body, read)
         except Unaskable:
             with self._lock:
                 self.counts.unaskable += 1
             return None
-        if file:
-            write_json(file, {"question": body, "answer": answer})
+        if self.folder:
+            keep(self.folder, body, answer)
         with self._lock:
             self.counts.answered += 1
             self.counts.tokens += _tokens(answer)
@@ -289,9 +295,9 @@ class Client:
         import openai
 
         try:
-            if body is None:
-                return self._server.get(path, cast_to=str)
-            return self._server.post(path, cast_to=str, body=dict(body))
+            return self._server.told(path, body, self.longest)
+        except TimeoutError:
+            raise Failed(f"not whole after {self.longest:g} s") from None
         except openai.APITimeoutError:
             raise Failed(f"silent for {self.patience:g} s") from None
         except openai.APIConnectionError as error:

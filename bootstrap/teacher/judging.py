@@ -99,15 +99,17 @@ def unmarked(text: str) -> str:
     return _MAY_MARK.sub(" ", text)
 
 
-def meet_judge(directory: epath.Path, config: Config, progress: Progress, together: Together = ALONE) -> FarJudge:
-    """The judge of a run, probed when the run begins; what it can do is said and kept, and whether it answers a plain
-    question by yes or no. Raises ServerRefused."""
+def meet_judge(
+    directory: epath.Path, config: Config, progress: Progress, asked: Sequence[str], together: Together = ALONE
+) -> FarJudge:
+    """The judge of a run, probed when the run begins; what it can do is said and kept, by which criteria it is `asked`,
+    and whether it answers a plain question by yes or no. Raises ServerRefused."""
     path = directory / config.judge.section / "probe.json"
     met = together.decided("whether the judge was asked", path.exists)
 
     def means(found: Probed) -> str:
         how = "the probability that it gives to each word" if found.likeliest else "the word that it says"
-        return f"it answers the review's model criteria, by {how}"
+        return f"of the review it answers {', '.join(asked)}, by {how}"
 
     client, found = meet(directory, config.judge, config.model.max_length, progress, means, together)
     judge = FarJudge(client, found.likeliest, together)

@@ -10,6 +10,7 @@ from etils import epath
 from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, Unaskable, checked
 from ratchet.bootstrap.teacher.settings import ServerConfig
+from ratchet.bootstrap.teacher.turns import offering, turned
 from ratchet.train.commits import Commits
 from ratchet.train.together import ALONE, Together
 
@@ -34,6 +35,7 @@ class Probed:
     scores_text: bool
     schemas: bool
     counts_tokens: bool
+    tools: bool
 
     def line(self, url: str) -> str:
         """All of it in a line."""
@@ -42,6 +44,7 @@ class Probed:
             "token ids" if self.token_ids else "no token ids",
             "scoring of given text" if self.scores_text else "no scoring of given text (echo)",
             "answers kept to a schema" if self.schemas else "no schemas",
+            "tools called" if self.tools else "no tools called",
             f"a context of {self.context:,} tokens" if self.context else "a context of unknown length",
             "tokens counted" if self.counts_tokens else "tokens not counted",
         ]
@@ -89,6 +92,7 @@ def probe(client: Client, longest: int) -> Probed:
         scores_text=_works(client, lambda: _scores(client)),
         schemas=_works(client, lambda: _keeps_to_a_schema(client, chat)),
         counts_tokens=bool((answer.get("usage") or {}).get("total_tokens")),
+        tools=_works(client, lambda: _calls_tools(client, chat)),
     )
     if 0 < found.context < longest:
         raise ServerRefused(
@@ -156,6 +160,24 @@ def _scores(client: Client) -> bool:
     answer = client.ask("completions", asked)
     logs = answer["choices"][0]["logprobs"]["token_logprobs"]
     return len(logs) == answer["usage"]["prompt_tokens"] + 1 and None not in logs[1:]
+
+
+def _calls_tools(client: Client, chat: dict[str, Any]) -> bool:
+    """Whether the model calls a tool when it is told to, and goes on from its answer."""
+    tool = {"name": "choose", "description": "Chooses what is fit.", "parameters": _SCHEMA}
+    asked = {**chat, "max_tokens": 64, "messages": [{"role": "user", "content": "Call the tool choose: yes is fit."}]}
+    answer = client.ask("chat/completions", asked | offering([tool], may_call=True))
+    _, _, call = turned(answer)
+    if not call or call[0] != "choose":
+        return False
+    made = {"id": "call-1", "type": "function", "function": {"name": "choose", "arguments": json.dumps(call[1])}}
+    since = [
+        {"role": "assistant", "content": "", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "call-1", "content": "chosen"},
+    ]
+    after = {"messages": [*asked["messages"], *since]}
+    turned(client.ask("chat/completions", asked | after | offering([tool], may_call=False)))
+    return True
 
 
 def _keeps_to_a_schema(client: Client, chat: dict[str, Any]) -> bool:

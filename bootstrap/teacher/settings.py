@@ -43,7 +43,7 @@ class TeacherConfig(ServerConfig):
 
 @dataclass(frozen=True)
 class JudgeConfig(ServerConfig):
-    """A server that answers the model criteria of the review, in all generations, in place of the judges that the
-    rubric names. Its key comes from the environment variable RATCHET_JUDGE_KEY."""
+    """A server that answers, in all generations, the model criteria whose judge is `address` or, where the rubric has
+    none, those whose judge is `self`. Its key comes from the environment variable RATCHET_JUDGE_KEY."""
 
     section = "judge"

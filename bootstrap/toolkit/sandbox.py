@@ -25,6 +25,8 @@ FUEL = 5 * 10**9
 """Instructions that a program may take, some seconds."""
 SECONDS = 60.0
 """The most that it may take on a slow machine."""
+MAKING = 600.0
+"""Seconds that the component may take to be made."""
 MEMORY = 256 << 20
 """Bytes that it may take, Python's own among them."""
 STACK = 2 << 20
@@ -59,7 +61,8 @@ class Sandbox:
     described = (PYTHON,)
 
     def ready(self, say: Callable[[str], None]) -> None:
-        """Makes the component where there is none yet, and says so. Raises ValueError when a library is missing."""
+        """Makes the component where there is none yet, and says so. Raises ValueError when a library is missing or
+        makes none."""
         try:
             there = self._file.exists()
         except metadata.PackageNotFoundError as error:
@@ -131,16 +134,22 @@ class Sandbox:
 
 
 def _made() -> bytes:
-    """CPython with the guest in it, as a component that imports nothing."""
+    """CPython with the guest in it, as a component that imports nothing. Raises ValueError when it cannot be made."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "guest.wit").write_text(_INTERFACE)
         (folder / "guest.py").write_text(_GUEST.read_text())
         words = ["-d", "guest.wit", "-w", "program", "componentize", "--stub-wasi", "-p", place, "guest", "-o", "made"]
         # Nothing of this machine shall get into it: no environment, and no packages of a virtual one.
-        done = subprocess.run(
-            [sys.executable, "-c", _MAKE, *words], cwd=place, env={"VIRTUAL_ENV": place}, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"componentize-py has failed: {' '.join(done.stderr.split())[-300:]}")
+        how = {"cwd": place, "env": {"VIRTUAL_ENV": place}, "capture_output": True, "text": True, "timeout": MAKING}
+        try:
+            done = subprocess.run([sys.executable, "-c", _MAKE, *words], **how)
+            why = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            why = f"it was not done after {MAKING:g} seconds"
+        if why:
+            raise ValueError(
+                f"simulate.tools: componentize-py makes no sandbox of python ({why}); leave python out, or install "
+                "another version of it"
+            )
         return (folder / "made").read_bytes()

@@ -16,7 +16,7 @@ from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.grammar import refusal
 
 STARTING = 60.0
-"""Seconds that a server may take to start and to say what it offers."""
+"""Seconds that a server may take to start, then to say what it offers, and to end its session."""
 FAILURES = 3
 """Times in a row that a server may be silent or gone; then it is not asked again in this turn."""
 PAGES = 100
@@ -52,7 +52,7 @@ class Sessions:
 
 def list_tools(path: str) -> dict[str, dict[str, Any]]:
     """What may be called of the servers in a YAML file. Raises ValueError for a server that does not start, for a tool
-    that it does not have, and for one whose arguments no grammar can be kept to."""
+    that it does not have, and for one whose arguments are no object or no grammar can be kept to."""
     try:
         import mcp  # noqa: F401
     except ModuleNotFoundError as error:
@@ -77,8 +77,13 @@ def _listed(server: Server) -> list[dict[str, Any]]:
 
 def _described(server: Server, tool: Any) -> dict[str, Any]:
     """A tool as chat templates describe it, which takes no other arguments than those that it names."""
-    parameters = {"properties": {}, **tool.input_schema, "additionalProperties": False}
+    parameters = {"type": "object", "properties": {}, **tool.input_schema, "additionalProperties": False}
     parameters.pop("$schema", None)
+    if parameters["type"] != "object":
+        raise ValueError(
+            f"simulate.mcp: {server.name}: what {tool.name} takes is no object (its type is {parameters['type']!r}); "
+            "leave it out of allow"
+        )
     if why := refusal(parameters):
         shared = {name: parameters[name] for name in ("$defs", "definitions") if name in parameters}
         fields = (name for name, schema in parameters["properties"].items() if refusal({**schema, **shared}))
@@ -92,14 +97,19 @@ def _described(server: Server, tool: Any) -> dict[str, Any]:
 
 
 async def _list(server: Server) -> list[Any]:
+    import anyio
+
     found, cursor = [], None
     async with _open(server) as client:
-        for _ in range(PAGES):
-            page = await client.list_tools(cursor=cursor)
-            found += page.tools
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        with anyio.move_on_after(STARTING) as listing:
+            for _ in range(PAGES):
+                page = await client.list_tools(cursor=cursor)
+                found += page.tools
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+        if listing.cancelled_caught:
+            raise TimeoutError(f"no list of its tools within {STARTING:g} seconds")
     return found
 
 
@@ -197,22 +207,26 @@ def _part(content: Any) -> str:
 @contextlib.asynccontextmanager
 async def _open(server: Server) -> AsyncIterator[Any]:
     """A session with a server. Raises TimeoutError when it has not begun in time, and whatever else it does not begin
-    for; what a command then says on standard error is added to that."""
+    for; what a command then says on standard error is added to that. Nobody waits for one that does not end."""
     import anyio
     from mcp import Client
 
+    begun = False
     with tempfile.TemporaryFile("w+") as words:
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + STARTING) as starting:
+            with anyio.CancelScope(deadline=anyio.current_time() + STARTING) as waiting:
                 async with _transport(server, words) as transport, Client(transport) as client:
-                    starting.deadline = math.inf
-                    yield client
+                    begun, waiting.deadline = True, math.inf
+                    try:
+                        yield client
+                    finally:
+                        waiting.deadline = anyio.current_time() + STARTING
         except Exception as error:
             words.seek(0)
             if last := " ".join(server.without_secrets(words.read())[-LONGEST_REASON:].split()):
                 error.add_note(last)
             raise
-        if starting.cancelled_caught:
+        if waiting.cancelled_caught and not begun:
             raise TimeoutError(f"nothing within {STARTING:g} seconds")
 
 

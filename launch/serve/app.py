@@ -296,7 +296,8 @@ class Server:
 
         if body.stream:
             told = self._events(body, form, head, choices, used)
-            first = await anext(told)  # what goes wrong before anything is said has a status of its own
+            # What goes wrong before anything is said has a status of its own.
+            first = await unless_gone(request, anext(told))
             return StreamingResponse(after(first, told), media_type="text/event-stream")
         pieces = await unless_gone(request, whole(choices))
         made = [form.choice(c.index, piece) for c, piece in zip(choices, pieces, strict=True)]

@@ -63,9 +63,13 @@ class Desk:
         self._thread.join()
 
     async def logs(self, text: tuple[int, ...]) -> Logs:
-        """The distributions after each token of a text, as `Scorer.logs` gives them."""
+        """The distributions after each token of a text, as `Scorer.logs` gives them. Whoever stops listening gives the
+        text up."""
         work = self._put(text)
-        return _or_raise(await work.found.get())
+        try:
+            return _or_raise(await work.found.get())
+        finally:
+            work.given_up = True
 
     async def say(self, asked: Asked) -> AsyncIterator[Part]:
         """What a request says, part by part. Whoever stops listening gives the request up."""
@@ -119,6 +123,9 @@ class Desk:
 
     def _score(self) -> None:
         scorer = self.served.scorer
+        self._texts = deque(work for work in self._texts if not work.given_up)
+        if not self._texts:
+            return
         batch = [self._texts[n] for n in range(min(scorer.questions, len(self._texts)))]
         found = scorer.logs(self.served.weights, [work.of for work in batch], self.served.sampler.keep)
         for work, one in zip(batch, found, strict=True):

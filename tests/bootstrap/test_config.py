@@ -54,11 +54,20 @@ def test_an_unknown_setting_names_the_nearest(name, near):
         ({"train.engine.save_every": 0, "train.engine.save_minutes": 1.0}, ""),
         ({"train.engine.stall_minutes": 1.0, "train.engine.profile": (1, 2)}, ""),
         ({"train.steps": 9}, "train.steps: 8 → 9 differs from the run; start a new run to change it"),
+        (
+            {"judge.url": "http://one/v1"},
+            "judge.url: '' → 'http://one/v1' differs from the run; start a new run to change it",
+        ),
         ({"train.columns": 200, "seed": 1}, "seed: 0 → 1 differs from the run; start a new run to change it"),
     ],
 )
 def test_a_run_goes_on_with_settings_on_which_nothing_that_was_made_depends(change, why):
     assert refusal(tiny_config(), with_settings(tiny_config(), change)) == why
+
+
+def test_a_judge_by_address_may_move_and_not_leave():
+    one, other = (tiny_config(judge__url=f"http://{name}/v1") for name in ("one", "other"))
+    assert refusal(one, other) == "" and "start a new run" in refusal(one, tiny_config())
 
 
 def test_of_settings_that_end_alike_the_closest_is_named():

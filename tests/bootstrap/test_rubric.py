@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ratchet.bootstrap.rubric import PACKS, load_rubric
+from ratchet.bootstrap.rubric import PACKS, Criterion, load_rubric, seated
 
 
 def written(criteria: str, head: str = "version: 1") -> str:
@@ -38,6 +38,19 @@ def test_what_stands_for_advisory_decides_nothing(world):
     assert [c.required for c in load_rubric("", replace(world, rubric=written(own)))] == [True, True, False, False]
 
 
+def test_a_judge_by_address_is_asked_by_who_names_it_or_else_takes_the_place_of_the_model_itself():
+    of = [("rule", "rule", "self"), ("own", "model", "self"), ("seeds", "model", "seed"), ("far", "model", "address")]
+    made = [Criterion(id=name, kind=kind, question="?", judge=judge) for name, kind, judge in of]
+    judges = lambda criteria: [c.judge for c in criteria]
+    assert judges(seated(made, True)) == ["self", "self", "seed", "address"]
+    assert judges(seated(made[:3], True)) == ["self", "address", "seed"]
+    assert judges(seated(made[:3], False)) == ["self", "self", "seed"]
+    with pytest.raises(ValueError, match="rubric: far asks a judge by address; set --judge.url, or its judge to self"):
+        seated(made, False)
+    with pytest.raises(ValueError, match="judge.url: no criterion of the rubric asks it; leave it out"):
+        seated([made[0], made[2]], True)
+
+
 @pytest.mark.parametrize(
     ("criteria", "line", "named"),
     [
@@ -48,6 +61,7 @@ def test_what_stands_for_advisory_decides_nothing(world):
         ("- {id: a, kind: judge, question: q}", 3, "criterion a: kind: "),
         ("- {id: a, kind: model, of: word, question: q}", 3, "criterion a: of: "),
         ("- {id: a, kind: model, question: q, judge: anyone}", 3, "criterion a: judge: "),
+        ("- {id: grounded, kind: rule, question: q, judge: address}", 3, "grounded asks no judge by address"),
         ("- {id: a, kind: model, question: q, standing: no}", 3, "criterion a: standing: "),
         ("- 3", 3, "criterion 1: "),
         ("- {id: a, kind: rule, question: q}", 3, "there is no rule a; there are finished, .*grounded"),

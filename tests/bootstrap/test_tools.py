@@ -163,8 +163,10 @@ def test_a_chat_model_calls_a_tool_by_its_name(tmp_path, kind, spaces):
         assert tuple(written[: len(caller.opening)]) == caller.opening and caller.opening[0] == tokenizer.calls(name)[0]
         rest = written[len(caller.opening) : len(written) - len(tokenizer.call_end)]
         assert allows(caller, rest) and caller.read(tokenizer.decode(rest)) == (name, arguments)
+        assert caller.write(name, json.loads(arguments)) == ((name, arguments), tuple(written))
     for name, arguments in (("erase", '{"a":1,"b":2}'), ("add", '{"query":" x"}'), ("lookup", '{"a":1,"b":2}')):
         assert not allows(caller, tokenizer.call(name, arguments)[len(caller.opening) : -len(tokenizer.call_end)])
+        assert caller.write(name, json.loads(arguments)) is None
 
 
 def test_one_tool_alone_is_called_without_a_choice(tmp_path):

@@ -98,8 +98,7 @@ def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, wo
         (["--world", "documents", "--documents.path", "nothing"], "the recipe tiny brings no weights"),
         (["--lessons.slice", "100000"], "lower --generations"),
         (["--base", "x", "--model.mlp-width", "72"], "--model.mlp-width is for a model from scratch"),
-        (["--teacher.url", "http://127.0.0.1:1/v1"], "simulate.calls is 1; who writes at an address"),
-        (["--simulate.calls", "0", "--teacher.url", "http://127.0.0.1:1/v1"], "1/v1 does not answer"),
+        (["--teacher.url", "http://127.0.0.1:1/v1"], "1/v1 does not answer"),
     ],
 )
 def test_a_value_that_does_not_fit_is_one_line(capsys, tmp_path, monkeypatch, words, named):

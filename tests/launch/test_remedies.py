@@ -54,6 +54,9 @@ FOLLOWED = {
     "see to it, then `ratchet resume`": (
         "bootstrap/teacher/test_afar.py", "a_run_whose_teacher_died_goes_on_as_if_it_had_not",
     ),
+    "`ratchet resume` asks for it again": (
+        "bootstrap/teacher/test_afar.py", "an_answer_that_is_damaged_is_asked_for_again_once_it_is_removed",
+    ),
     "see to them, then `ratchet resume`": (
         "bootstrap/rollouts/test_rollouts.py",
         "one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was_said",

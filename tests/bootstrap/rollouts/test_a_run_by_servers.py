@@ -69,7 +69,7 @@ def test_servers_write_both_generations_the_second_with_the_first_ones_weights_a
     kept = directory / "rollouts" / "answers"
     for generation in (1, 2):
         written = [transcript_from_json(p) for p in Stage(run.generation(generation) / "simulate").committed()]
-        files = [json.loads(file.read_text()) for file in (kept / by[generation - 1]).glob("*/*.json")]
+        files = [json.loads(file.read_text())["answer"] for file in (kept / by[generation - 1]).glob("*/*.json")]
         said = [tuple(tokens) for file in files for tokens, _ in file["answers"].values()]
         assert len(said) > len(written) > 0, "alternatives are theirs to continue"
         assert {t.tokens for t in written} <= {*said, *((*tokens, run.tokenizer.end) for tokens in said)}

@@ -121,7 +121,7 @@ def speaker(folder):
 
 def kept(run):
     """What was answered by the servers and kept, file by file."""
-    return [json.loads(f.read_text()) for f in (run.directory / "rollouts" / "answers").glob("*/*/*.json")]
+    return [json.loads(f.read_text())["answer"] for f in (run.directory / "rollouts" / "answers").glob("*/*/*.json")]
 
 
 def load(root, place):

@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Faulty:
-    """What a server answers. `faults` says by the number of a chat, from 0 on, what goes wrong with it: a status,
-    "cut", "malformed", "empty", "stall" or "gone", after which the server answers no more.
+    """What a server answers: what it is to `say` is a text, with or without the reason to end, or a message that calls.
+    `faults` says by the number of a chat, from 0 on, what goes wrong with it: a status, "cut", "malformed", "empty",
+    "stall", "drip" or "drop", which send a letter now and then, of the answer or of its headers, until the client
+    leaves, or "gone", after which the server answers no more.
 
     `likely` gives the probability of each first token of a chat's answer, where they are asked for; None: they are
     never shown. `paid` counts the chats that were answered whole, by their content.
@@ -43,6 +45,8 @@ class Faulty:
         if isinstance(text, tuple):
             text, finish = text
         message = {"role": "assistant", "content": text}
+        if isinstance(text, dict):
+            message, finish = {"role": "assistant", "content": None, **text}, "tool_calls"
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         choice = {"index": 0, "message": message, "finish_reason": finish}
         likely = self.likely(body) if self.likely and body.get("logprobs") else None
@@ -106,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "stall":
             f.released.wait()
             self.close_connection = True
+        elif fault in ("drip", "drop"):
+            self._drip(fault == "drip")
         elif fault == "malformed":
             self._send(200, whole[:-5])
         elif fault == "empty":
@@ -116,6 +122,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, whole)
             with f.lock:
                 f.paid[json.dumps(body, sort_keys=True)] += 1
+
+    def _drip(self, of_the_answer):
+        """Letters without an end, which comes when the client has left."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        self.wfile.write(b"Content-Length: 1000000\r\n\r\n" if of_the_answer else b"X-Slow: ")
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            while not self.faulty.released.wait(0.05):
+                self.wfile.write(b" ")
 
     def _send(self, status, text):
         with contextlib.suppress(ConnectionError):

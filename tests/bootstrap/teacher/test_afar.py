@@ -11,9 +11,11 @@ from support import changed
 
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.previews import preview
+from ratchet.bootstrap.rubric import seated
 from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.teacher.client import ServerStopped
+from ratchet.train.files import RecordError
 
 
 @pytest.fixture
@@ -23,7 +25,8 @@ def generation(little_run, tmp_path):
     def make(address, place="run", number=1, **changes):
         settings = {"simulate__calls": 0, "simulate__samples": 3, "simulate__unit_tasks": 1, "teacher__url": address}
         config = changed(little_run.config, **settings | changes)
-        run = dataclasses.replace(little_run, directory=epath.Path(tmp_path) / place, config=config)
+        rubric = seated(little_run.rubric, bool(config.judge.url))
+        run = dataclasses.replace(little_run, directory=epath.Path(tmp_path) / place, config=config, rubric=rubric)
         params, read = run.fresh_weights(), {t.id: t for t in run.read(number)}
         return Generation(run, number, 0, params, params, run.tasks(number), read)
 
@@ -102,6 +105,30 @@ def test_a_run_whose_teacher_died_goes_on_as_if_it_had_not(generation, say, monk
         transcripts.simulate(broken)
     assert set(server.paid.values()) == {1}, "nothing was paid for twice"
     assert Stage(broken.directory / "simulate").committed() == Stage(unbroken.directory / "simulate").committed()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:20], lambda text: "", lambda text: "[]", lambda text: "7", lambda text: "\x00" * len(text),
+     lambda text: text.replace('"stop"', '"step"')],
+)  # fmt: skip
+def test_an_answer_that_is_damaged_is_asked_for_again_once_it_is_removed(generation, say, damage):
+    server = Faulty(say)
+    with server.serving() as address:
+        whole = transcripts.simulate(generation(address))
+        paid = server.paid.total()
+        g = generation(address)
+        (g.directory / "simulate").rmtree()
+        file = next(f for f in sorted((g.run.directory / "teacher" / "answers").iterdir()) if '"stop"' in f.read_text())
+        file.write_text(damage(file.read_text()))
+        with pytest.raises(RecordError, match="remove it, and `ratchet resume` asks for it again") as told:
+            transcripts.simulate(generation(address))
+        assert str(file) in str(told.value) and "\n" not in str(told.value)
+        assert server.paid.total() == paid, "nothing was paid for before the user said so"
+        file.unlink()
+        again = transcripts.simulate(generation(address))
+    assert server.paid.total() == paid + 1
+    assert [t.id for unit in again for t in unit] == [t.id for unit in whole for t in unit]
 
 
 def test_later_generations_are_written_by_the_runs_own_models(generation):

@@ -35,12 +35,14 @@ def texts(answers):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [(429, "429"), (500, "500"), (503, "503"), ("cut", "no connection"), ("malformed", "malformed JSON"),
-     ("empty", "malformed answer"), ("stall", "silent for 3 s")],
+     ("empty", "malformed answer"), ("stall", "silent for 3 s"), ("drip", "not whole after 3 s"),
+     ("drop", "not whole after 3 s")],
 )  # fmt: skip
 def test_a_fault_that_passes_is_asked_over_and_counted(tmp_path, fault, reason):
     server, done = Faulty(say, {2: fault, 5: fault}), []
     with server.serving() as address:
         made = client(address, tmp_path, patience=3.0 if fault == "stall" else 60.0)
+        made = dataclasses.replace(made, longest=3.0 if fault in ("drip", "drop") else 60.0)
         found = made.answers(bodies(8), done.append)
     assert texts(found) == [f"said {n}" for n in range(8)] and sum(done) == 8
     assert set(server.paid.values()) == {1} and len(server.paid) == 8
@@ -186,7 +188,7 @@ def test_a_probe_finds_what_a_server_can_do_and_says_what_it_means(tmp_path):
     can = lambda body: json.dumps({"fit": "yes"}) if "response_format" in body else "one"
     with Faulty(can).serving() as address:
         found = probe(client(address, tmp_path), 500)
-    assert found == Probed("writer", 4096, 0, True, True, True, True)
+    assert found == Probed("writer", 4096, 0, True, True, True, True, False)
     line = "writer at URL: no log-probabilities, token ids, scoring of given text, answers kept to a schema"
     assert line in found.line("URL")
 

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from etils import epath
 from faulty import Faulty
@@ -16,7 +17,7 @@ from ratchet.bootstrap.config import ReviewConfig
 from ratchet.bootstrap.probes import junk_probes
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.rubric import Criterion
+from ratchet.bootstrap.rubric import Criterion, seated
 from ratchet.bootstrap.teacher.client import Client, ServerStopped
 from ratchet.bootstrap.teacher.judging import FarJudge, Posed, meet_judge, unmarked
 from ratchet.bootstrap.teacher.settings import JudgeConfig
@@ -36,13 +37,14 @@ def judge(address, place, likeliest=0, **settings) -> FarJudge:
 
 @pytest.fixture(scope="module")
 def reviewer(tokenizer):
-    """Makes a reviewer of which a judge by address answers in the place of every other."""
+    """Makes a reviewer of which a judge by address answers in the place of the model itself."""
 
     def no_seed():
         raise AssertionError("the seed model is asked")
 
     def make(far, *criteria: Criterion, room: int = 10_000) -> Reviewer:
-        return Reviewer(None, None, tokenizer, criteria, {}, sentences, "no,", room, no_seed, far)
+        asked = seated(criteria, True) if criteria else ()
+        return Reviewer(None, None, tokenizer, asked, {}, sentences, "no,", room, no_seed, far)
 
     return make
 
@@ -94,21 +96,31 @@ def test_without_log_probabilities_the_word_that_is_said_first_counts(tmp_path, 
         assert judge(address, tmp_path)([posed]) == [verdict]
 
 
-def test_it_answers_the_model_criteria_alone_whatever_judge_they_name(tmp_path, reviewer):
+def test_it_answers_the_model_criteria_that_name_it_and_no_other(tmp_path, reviewer):
     asked, shares = [], []
     labelled = SAYS.model_copy(update={"id": "of", "labels": LABELLED.words, "passing_labels": LABELLED.passing})
-    criteria = (SAYS, SAYS.model_copy(update={"id": "seeds", "judge": "seed", "show": ()}), labelled)
+    named = [c.model_copy(update={"judge": "address"}) for c in (SAYS, labelled)]
+    criteria = (*named, SAYS.model_copy(update={"id": "own"}), SAYS.model_copy(update={"id": "seeds", "judge": "seed"}))
     by_rule = Criterion(id="grounded", kind="rule", question="?")
+    here = []
+
+    def no(params, asked, verdicts, reached):
+        here.append(params)
+        reached(1.0)
+        return np.array([[0.1, 0.9]] * len(asked))
+
     likely = lambda body: {"Yes": 0.9} if "pebbles." in message(body) else {"No": 0.6, "Yes": 0.2}
     by_word = lambda body: {"supported": 0.5, "unrelated": 0.5} if LABELLED.words[1] in message(body) else likely(body)
     with Faulty(lambda body: (asked.append(message(body)), "x")[1], likely=by_word).serving() as address:
-        own = reviewer(judge(address, tmp_path, 20), *criteria, by_rule)
+        own = replace(reviewer(judge(address, tmp_path, 20), *criteria, by_rule), scorer=no, seed=lambda: "seed")
+        own = replace(own, params="own")
         found = own.verdicts([case("It dropped pebbles."), case("It dropped coins.")])
         rocks = transcript(TASK, "It dropped rocks.", (CROW,))
         own.review([rocks], {TASK.id: TASK}, {CROW.id: CROW}, reached=shares.append)
     assert [of["says"].score for of in found] == pytest.approx([1.0, 0.25])
-    assert [of["seeds"].passed for of in found] == [True, False] and found[0]["of"].score == pytest.approx(0.5)
-    assert found[0]["grounded"].score == 1.0 and len(asked) == 3 * 3 and shares[-1] == 1.0
+    assert [of[name].passed for of in found for name in ("own", "seeds")] == [False] * 4
+    assert found[0]["of"].score == pytest.approx(0.5) and here == ["own", "seed"] * 2
+    assert found[0]["grounded"].score == 1.0 and len(asked) == 3 * 2 and shares[-1] == 1.0
     (first,) = (text for text in asked if "pebbles." in text and "Conversation" in text and "one word" in text)
     assert f"Source 1:\n  {CROW.text}" in first and f"user: {TASK.question}" in first
 
@@ -201,12 +213,12 @@ def test_its_key_is_its_own_and_it_is_probed_once(tmp_path, little_run, monkeypa
     server = Faulty(lambda body: (said.append(body), "one")[1], key="secret", likely=lambda body: {"Yes": 0.9})
     with server.serving() as address:
         config = replace(little_run.config, judge=JudgeConfig(url=address))
-        first = meet_judge(epath.Path(tmp_path), config, progress)
+        first = meet_judge(epath.Path(tmp_path), config, progress, ["says", "told"])
         probed = len(said)
-        second = meet_judge(epath.Path(tmp_path), config, progress)
+        second = meet_judge(epath.Path(tmp_path), config, progress, ["says", "told"])
     assert first.likeliest == second.likeliest == 20 and first.client.model == "writer" and len(said) == probed
     assert lines[0].startswith(f"judge: writer at {address}: log-probabilities (20 at a time)") and len(lines) == 2
-    assert "it answers the review's model criteria, by the probability that it gives to each word" in lines[1]
+    assert "of the review it answers says, told, by the probability that it gives to each word" in lines[1]
     assert (tmp_path / "judge" / "probe.json").exists()
     assert not any("secret" in file.read_text() for file in tmp_path.rglob("*.json"))
 
@@ -218,7 +230,7 @@ def test_it_is_said_of_a_judge_that_answers_a_plain_question_by_no_word(tmp_path
     with Faulty(lambda body: "<think>", likely=likely).serving() as address:
         config = replace(little_run.config, judge=JudgeConfig(url=address))
         for _ in range(2):
-            meet_judge(epath.Path(tmp_path), config, progress)
+            meet_judge(epath.Path(tmp_path), config, progress, ["says"])
     assert len(lines) == 3 and "answers 'Is the sky blue?' by neither yes nor no; what it judges so is" in lines[2]
 
 

@@ -58,7 +58,7 @@ def test_the_settings_say_which_tools_there_are():
         ({"simulate.tools": ["python"], "simulate.calls": 0}, "nothing may be called; set simulate.calls above 0"),
         ({"simulate.mcp": "x.yaml", "simulate.calls": 0}, "simulate.mcp is x.yaml; nothing may be called"),
         ({"simulate.call_seconds": 0.0}, "simulate.call_seconds is 0.0; it must be above 0"),
-        ({"teacher.url": "http://127.0.0.1:1/v1"}, "simulate.calls is 1; who writes at an address has all passages"),
+        ({"rollouts.url": ["http://127.0.0.1:1/v1"], "base": "x"}, "simulate.calls is 1; servers of the run's own"),
     ],
 )
 def test_settings_at_odds_are_one_line(settings, said):

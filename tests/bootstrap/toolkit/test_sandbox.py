@@ -137,6 +137,20 @@ def test_a_component_that_is_torn_is_made_again(sandbox, tmp_path, monkeypatch):
     assert Sandbox()._component and made == [1], "and found the next time"
 
 
+@pytest.mark.parametrize(
+    ("program", "seconds", "why"),
+    [("import time; time.sleep(600)", 0.2, "it was not done after 0.2 seconds"), ("exit('no room')", 600.0, "no room"),
+     ("exit(3)", 600.0, "exit code 3")],
+)  # fmt: skip
+def test_a_component_that_is_not_made_is_one_line(tmp_path, monkeypatch, program, seconds, why):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sandboxes, "_MAKE", program)
+    monkeypatch.setattr(sandboxes, "MAKING", seconds)
+    with pytest.raises(ValueError, match=rf"simulate.tools: .*python \({why}\); leave python out") as told:
+        Sandbox().ready(lambda line: None)
+    assert "\n" not in str(told.value)
+
+
 def test_without_the_libraries_the_extra_is_named(monkeypatch):
     def missing(name):
         raise sandboxes.metadata.PackageNotFoundError(name)

@@ -8,7 +8,10 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
+import anyio
+import mcp
 import portpicker
 import pytest
 import yaml
@@ -173,6 +176,62 @@ def test_a_server_that_says_nothing_is_not_waited_for(offering, monkeypatch):
     monkeypatch.setattr(sessions, "STARTING", 0.5)
     with pytest.raises(ValueError, match="things does not start .nothing within 0.5 seconds.; see to its command"):
         list_tools(offering(name="things", command=[*COMMAND, "mute"], allow=["add"]))
+
+
+class Slow:
+    """A client of a server that offers a tool, but for what it never does."""
+
+    def __init__(self, never, takes=None):
+        self.never, self.takes = never, takes or {"type": "object"}
+
+    def __call__(self, transport):
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await self._if("end")
+
+    async def list_tools(self, cursor):
+        await self._if("list")
+        tool = SimpleNamespace(name="add", description="", input_schema=self.takes)
+        return SimpleNamespace(tools=[tool], next_cursor=None)
+
+    async def call_tool(self, name, arguments):
+        part = SimpleNamespace(type="text", text="3")
+        return SimpleNamespace(content=[part], structured_content=None, is_error=False)
+
+    async def _if(self, what):
+        if self.never == what:
+            await anyio.sleep_forever()
+
+
+def test_a_server_that_lists_nothing_is_not_waited_for(offering, monkeypatch):
+    monkeypatch.setattr(mcp, "Client", Slow("list"))
+    monkeypatch.setattr(sessions, "STARTING", 0.2)
+    with pytest.raises(ValueError, match="does not start .no list of its tools within 0.2 seconds.; see to its url"):
+        list_tools(offering(name="things", url="http://127.0.0.1:9/mcp", allow=["add"]))
+
+
+def test_a_server_that_does_not_end_is_not_waited_for_and_its_answers_stand(offering, monkeypatch):
+    monkeypatch.setattr(mcp, "Client", Slow("end"))
+    monkeypatch.setattr(sessions, "STARTING", 0.2)
+    source = opened(offering(name="things", url="http://127.0.0.1:9/mcp", allow=["add"]))
+    assert said(source, ("add", {}), ("add", {})) == ["3", "3"]
+
+
+@pytest.mark.parametrize("takes", [{"type": "string"}, {"type": ["object", "null"]}, {"type": "array", "items": {}}])
+def test_a_tool_that_takes_no_object_is_refused(offering, monkeypatch, takes):
+    monkeypatch.setattr(mcp, "Client", Slow("", takes))
+    with pytest.raises(ValueError, match="things: what add takes is no object .its type is .*; leave it out of allow"):
+        list_tools(offering(name="things", url="http://127.0.0.1:9/mcp", allow=["add"]))
+
+
+def test_a_tool_that_does_not_say_so_takes_an_object(offering, monkeypatch):
+    monkeypatch.setattr(mcp, "Client", Slow("", {"properties": {"a": {"type": "integer"}}}))
+    (tool,) = opened(offering(name="things", url="http://127.0.0.1:9/mcp", allow=["add"])).described
+    assert tool["parameters"]["type"] == "object"
 
 
 def test_two_servers_with_a_tool_of_the_same_name_are_refused(offering, address):

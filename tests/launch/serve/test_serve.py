@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 
@@ -196,6 +197,32 @@ def test_what_goes_wrong_is_told_to_those_who_wait_and_the_next_are_answered(fol
     with Desk(model) as desk:
         found = asyncio.run(ask(desk))
     assert found.own.shape == (3,) and np.all(np.isfinite(found.own))
+
+
+def test_a_text_whose_client_has_gone_is_not_scored(folder, monkeypatch):
+    model = of_folder(folder)
+    logs, scored, begun, going = type(model.scorer).logs, [], threading.Event(), threading.Event()
+
+    def watched(scorer, params, texts, keep):
+        scored.append(list(texts))
+        begun.set()
+        assert going.wait(FOR_EVER)
+        return logs(scorer, params, texts, keep)
+
+    async def ask(desk):
+        first = asyncio.create_task(desk.logs((5, 6, 7)))
+        await asyncio.to_thread(begun.wait, FOR_EVER)
+        others = [asyncio.create_task(desk.logs(text)) for text in ((8, 9), (10, 11))]
+        await asyncio.sleep(0)  # they are asked
+        others[0].cancel()
+        await asyncio.gather(others[0], return_exceptions=True)
+        going.set()
+        return await first, await others[1]
+
+    monkeypatch.setattr(type(model.scorer), "logs", watched)
+    with Desk(model) as desk:
+        asyncio.run(ask(desk))
+    assert scored == [[(5, 6, 7)], [(10, 11)]]
 
 
 @pytest.mark.parametrize(

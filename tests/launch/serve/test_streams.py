@@ -8,7 +8,7 @@ import pytest
 
 from ratchet.launch.serve.answers import Piece
 from ratchet.launch.serve.asked import Refused
-from ratchet.launch.serve.streams import Choice, after, merged, whole
+from ratchet.launch.serve.streams import Choice, after, merged, unless_gone, whole
 
 
 async def endless(number, ended):
@@ -55,3 +55,23 @@ def test_what_is_refused_after_the_first_event_is_the_last_event():
     first, last = asyncio.run(told())
     assert first == "data: {}\n\n"
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "overloaded"
+
+
+def test_what_is_begun_for_a_client_that_has_gone_is_given_up():
+    """Also the first event of a stream, before which nobody else looks."""
+
+    class Gone:
+        async def is_disconnected(self):
+            return True
+
+    async def silent():
+        try:
+            await asyncio.Event().wait()
+            yield "never"
+        finally:
+            ended.append(1)
+
+    ended = []
+    with pytest.raises(Refused, match="the client has gone"):
+        asyncio.run(unless_gone(Gone(), anext(silent())))
+    assert ended == [1]
