@@ -33,8 +33,8 @@ chaos: .venv/tested
 
 # The same in buckets on this machine, of Google's kind and of Amazon's.
 chaos-bucket: .venv/tested
-	$(BIN)/python tests/chaos_bucket.py $(CHAOS) 0 gs
-	$(BIN)/python tests/chaos_bucket.py $(CHAOS) 0 s3
+	$(BIN)/python tests/chaos.py $(CHAOS) --bucket gs
+	$(BIN)/python tests/chaos.py $(CHAOS) --bucket s3
 
 # Wrong answers are made to pass the reviews of finished runs: three minutes a run.
 RUNS ?= runs/lessons

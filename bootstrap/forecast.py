@@ -1,7 +1,8 @@
 """How long a run takes, before anything of it is done: how fast this machine samples, times how much there is to do.
 
 The bounds are wide where it is not known beforehand how much that is: how long answers get, how many pass, how many
-alternatives they have. What was measured takes the place of what was forecast, stage after stage (`report.outlook`).
+alternatives they have. What servers take part in has no forecast, since their pace is not this machine's. What was
+measured takes the place of what was forecast, stage after stage (`report.outlook`).
 """
 
 import time
@@ -81,7 +82,8 @@ class Scale:
 
 
 def forecast(run: Run, params: nnx.State, planned: Sequence[Mapping]) -> dict[str, dict[str, Bounds]]:
-    """By place and name of each planned stage, the seconds that it takes; {} where there is nothing to try.
+    """By place and name of each planned stage that no servers take part in, the seconds that it takes; {} where there
+    is nothing to try.
 
     `params` are any weights of the run's shape. Where tasks are still to be proposed, documents stand in for them.
     """
@@ -90,13 +92,28 @@ def forecast(run: Run, params: nnx.State, planned: Sequence[Mapping]) -> dict[st
     if not tasks:
         return {}
     scale, found = _scale(run, params, tasks), {}
-    for stage in (one for one in planned if one["stage"] in COMPILED):
+    for stage in planned:
         place, name = stage["place"], stage["stage"]
+        if name not in COMPILED or by_servers(run, place, name):
+            continue
         compiled = scale.compiling(name)
         if any(name in of for of in found.values()):
             compiled = compiled.times(*AGAIN)
         found.setdefault(place, {})[name] = _work(run, scale, name, stage["work"]) + compiled
     return found
+
+
+def by_servers(run: Run, place: str, stage: str) -> bool:
+    """Whether servers take part in a stage: a teacher or a judge by address, or those that have the run's weights."""
+    c = run.config
+    opened = {"targets", "corrections"} if c.targets.kind == "reviewed" else set()
+    taught = {run.generation(number).name for number in range(1, c.teacher.generations + 1)}
+    written = {"simulate", "wrongthink", *opened, *({"review"} if run.world.known else ())}
+    return bool(
+        (c.teacher.url and stage == "simulate" and place in taught)
+        or (c.judge.url and stage in {"review", "wrongthink", "evaluate", *opened})
+        or (c.rollouts.url and stage in written)
+    )
 
 
 def _scale(run: Run, params: nnx.State, tasks: Sequence[Task]) -> Scale:

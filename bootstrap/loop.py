@@ -14,7 +14,7 @@ from flax import nnx
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError, changed
-from ratchet.bootstrap.forecast import FORECAST, forecast
+from ratchet.bootstrap.forecast import FORECAST, by_servers, forecast
 from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import units_of
 from ratchet.bootstrap.lineage import accepted_answers
@@ -171,6 +171,9 @@ def _foretell(r: Run, stages: Sequence[dict]) -> None:
     r.progress.line("timing this machine for some seconds, to say how long the run takes")
     params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
     found = forecast(r, params, stages)
+    aside = dict.fromkeys(one["stage"] for one in stages if by_servers(r, one["place"], one["stage"]))
+    if found and aside:
+        r.progress.line(f"not foretold, since servers take part whose pace is not known here: {', '.join(aside)}")
     r.decided("how long the run takes", lambda: write_json(r.directory / FORECAST, found))
 
 
@@ -313,6 +316,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         corrected = [Reviewed(*u) for u in corrections(g, reviewer, [*chosen, *accepted_answers(r, range(1, number))])]
     with r.timed(g.directory, "corrections"):
         more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
+    summary.asked(g)
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
     newest = dataset(g, taught, mistakes)
     targets = [one for unit in [*found, *more] for one in unit]

@@ -253,16 +253,25 @@ class Generation:
         return self.run.writer(self.params)
 
     @cached_property
-    def afar(self) -> Afar | Rollouts | None:
-        """Who writes this generation elsewhere: a teacher by address, or else servers with the incumbent's weights."""
-        r, c = self.run, self.run.config
-        scribe = Scribe(self.writer, r.scorer, c.targets.kind != "one_hot")
-        if c.teacher.url and self.number <= c.teacher.generations:
-            return Afar(r.teacher, scribe, self.index, r.together)
-        if not c.rollouts.url:
-            return None
+    def scribe(self) -> Scribe:
+        return Scribe(self.writer, self.run.scorer, self.run.config.targets.kind != "one_hot")
+
+    @cached_property
+    def teacher(self) -> Afar | None:
+        """The teacher by address, where it writes this generation's transcripts."""
+        r, c = self.run, self.run.config.teacher
+        return Afar(r.teacher, self.scribe, self.index, r.together) if c.url and self.number <= c.generations else None
+
+    @cached_property
+    def rollouts(self) -> Rollouts | None:
+        """Servers with the incumbent's weights, where there are some."""
+        r = self.run
         texts = [d.text for d in r.material(1).documents] or [t.question for t in r.tasks(1)]
-        return open_rollouts(r.directory, c, self.incumbent, scribe, texts, r.progress.line, r.together)
+        return open_rollouts(r.directory, r.config, self.incumbent, self.scribe, texts, r.progress.line, r.together)
+
+    def author(self, captured: bool = True) -> Writer:
+        """The incumbent as it writes, by servers where there are some: see `Rollouts.writer`."""
+        return self.rollouts.writer(captured) if self.rollouts else self.writer
 
     @cached_property
     def index(self) -> Index:
@@ -308,9 +317,8 @@ def check(config: Config) -> Given:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
-    for asked in (config.teacher, config.judge):
-        if asked.url:
-            find_model(Client(asked, asked.model, epath.Path()))
+    for asked in (one for one in (config.teacher, config.judge) if one.url):
+        find_model(Client(asked, asked.model, epath.Path()))
     if config.rollouts.url:
         find_server(config.rollouts)
     return given

@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from flax import nnx
 
@@ -21,7 +21,7 @@ from ratchet.bootstrap.tools import LOOKUP, Called, Caller, Toolbox, caller, loo
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
 from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id
 from ratchet.models.grammar import Grammar
-from ratchet.models.sampler import Request, Sampled, Sampler
+from ratchet.models.sampler import Request, Sampled
 
 LONGEST_QUESTIONS = 8
 """Questions with the most letters of which one is taken to have the most tokens."""
@@ -41,11 +41,23 @@ class Shown(NamedTuple):
         return tokenizer.render(whole, passages=[*self.texts, *passages], **more)
 
 
+class Sampling(Protocol):
+    """What goes on from prompts, as `models.sampler.Sampler` does, and keeps so many ids of each distribution."""
+
+    @property
+    def keep(self) -> int: ...
+
+    def __call__(
+        self, params: nnx.State, requests: Sequence[Request], *, seed: int, temperature: float, stop: tuple[int, ...],
+        **more: Any,
+    ) -> list[Sampled]: ...  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Writer:
     """A model that writes: the sampler, the weights it samples with, and what it may read and call."""
 
-    sampler: Sampler
+    sampler: Sampling
     params: nnx.State
     tokenizer: Any
     config: SimulateConfig

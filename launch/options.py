@@ -76,7 +76,7 @@ def parse(
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        raise UserError(f"{command}: {_plain(said.getvalue())}") from None
+        raise UserError(f"{command}: {_plain(said.getvalue()).removeprefix(f'{command}: ')}") from None
     if left:
         raise UserError(f"{command}: {left[0]!r} is one word too many; see `ratchet {command} --help`")
     return parsed
@@ -249,10 +249,11 @@ def _unnegated(name: str) -> str:
 
 
 def _plain(box: str) -> str:
-    """What tyro says in a box, up to its first rule, as one line; of what is missing, the first."""
+    """What tyro says in a box, up to its first rule, as one line; of what is missing, the first, and of what settings
+    refuse, their own words."""
     lines = [line.strip("│ ") for line in Text.from_ansi(box).plain.splitlines()[1:]]
     rule = lambda line: not line.strip("─-╰╯")
     said = " ".join(itertools.takewhile(lambda line: not rule(line), itertools.dropwhile(rule, lines)))
     if missing := re.fullmatch(r"Missing from [^:]*: ((?:--\S+ )?\S+) (.*?) ?\(required\).*", said):
         return f"give {missing[1]}, {missing[2][0].lower()}{missing[2][1:].rstrip('.')}"
-    return said
+    return re.sub(r"^Error parsing \w+: ", "", said)

@@ -1,12 +1,15 @@
 """Kills runs of three worlds at random moments, goes on with them, and compares them with runs that nothing stopped.
 
-python tests/chaos.py [KILLS [SEED]], twenty minutes for 40 kills on two cores
+python tests/chaos.py [KILLS [SEED]] [--bucket gs|s3], twenty minutes for 40 kills on two cores
 
 Every run is the command in a process of its own, or in two that run together. Every kill is a SIGKILL or a SIGTERM, of
 one process or of both, at a random moment after the run began to write. Two processes are compared with one that has as
 many devices. A run that ends before its world's kills are spent is followed by another. Prints the place of each kill,
 how long what was left of the processes took to end, and how many files differ; the exit status is 1 when any does that
 counts.
+
+With a bucket, of Google's kind or of Amazon's, the runs that are killed are in one on this machine, which now and then
+refuses, and a process works alone: of those that worked together, only silence would tell that all are gone.
 """
 
 import argparse
@@ -18,16 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import fsspec
 import portpicker
+import stores
+from etils import epath
 from runs import LEFT_OUT, contents, different
 from support import write_model
 
+from ratchet.train.buckets import in_bucket
 from ratchet.train.stopping import AGAIN
 
 SUMS = "--arithmetic.columns 1 --arithmetic.worked 12 --arithmetic.slice 6 --arithmetic.pages 1 --arithmetic.asked 2"
@@ -40,6 +47,8 @@ WORLDS = {
 """How the recipe `tiny` is changed: the embedded worlds, and one of documents that a folder's model reads."""
 PROCESSES = {"lessons": 1, "arithmetic": 2, "mute": 1, "lessons together": 2}
 """How many processes work on a run, by the world and perhaps more words."""
+BUCKETS = {"gs": stores.google, "s3": stores.amazon}
+"""Stores on this machine by the kind of their buckets."""
 DEVICES = 2
 ENDS = {0, -signal.SIGKILL, -signal.SIGABRT, AGAIN, 128 + signal.SIGTERM}
 """How a process may end that was killed, or whose peer was. JAX aborts what waits for a peer that is gone."""
@@ -49,9 +58,11 @@ class Command(NamedTuple):
     """`ratchet run` of one world and place, or `ratchet resume` once there is something to go on with, in so many
     processes, which have two devices together."""
 
-    place: Path
+    place: epath.Path
     settings: Sequence[str]
     processes: int
+    said: Path
+    """The file of this machine that its errors go to."""
 
     def start(self) -> list[subprocess.Popen]:
         begun, port = (self.place / "config.json").exists(), portpicker.pick_unused_port()
@@ -68,18 +79,23 @@ class Command(NamedTuple):
                 for more in joined
             ]
 
-    @property
-    def said(self) -> Path:
-        return self.place.with_suffix(".err")
-
-    def newest(self) -> tuple[int, str]:
+    def newest(self) -> tuple[str, str]:
         """When something was last written in the run, and what it was; not who works on it, or TensorBoard's files."""
-        newest = (0, "nothing")
-        for file in self.place.rglob("*"):
+        there = self._in_a_bucket() if in_bucket(self.place) else self._on_a_disk()
+        passed_by = {"tensorboard", "lock", "working.json", "working"}
+        own = ((when, name) for when, name in there if not passed_by & {*name.split("/")})
+        return max(own, default=("", "nothing"))
+
+    def _on_a_disk(self) -> Iterator[tuple[str, str]]:
+        for file in Path(self.place).rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # it may be renamed meanwhile
-                if file.is_file() and not {"tensorboard", "lock", "working.json"} & {*file.parts}:
-                    newest = max(newest, (file.stat().st_mtime_ns, str(file.relative_to(self.place))))
-        return newest
+                if file.is_file():
+                    yield f"{file.stat().st_mtime_ns:020d}", str(file.relative_to(self.place))
+
+    def _in_a_bucket(self) -> Iterator[tuple[str, str]]:
+        store, place = fsspec.core.url_to_fs(str(self.place))
+        for name, found in store.find(place, detail=True).items():
+            yield str(found.get("updated") or found["LastModified"]), name.removeprefix(f"{place}/")
 
     def lives(self, seconds: float | None, number: int = signal.SIGKILL, struck: Sequence[int] = ()) -> bool:
         """Goes on until so many seconds after it first writes something, when a signal of this number strikes some of
@@ -98,16 +114,20 @@ class Command(NamedTuple):
         return not any(codes)
 
 
-def chaos(world: str, settings: Sequence[str], kills: int, rng: random.Random, out: Path) -> list[str]:
-    """Spends the kills on runs of one world; returns what differs from a run that nothing stopped."""
-    whole, number, runs, strange = out / f"{world}-whole".replace(" ", "-"), 0, 0, []
-    began = time.monotonic()
-    processes = PROCESSES[world]
-    Command(whole, settings, 1).lives(None)
+def chaos(
+    world: str, settings: Sequence[str], kills: int, rng: random.Random, out: Path, bucket: epath.Path | None
+) -> list[str]:
+    """Spends the kills on runs of one world, in a bucket if there is one; returns what differs from a run on a disk
+    that nothing stopped."""
+    name, number, runs, strange = world.replace(" ", "-"), 0, 0, []
+    processes = 1 if bucket else PROCESSES[world]
+    of = lambda place, count: Command(place, settings, count, out / f"{place.name}.err")
+    began, whole = time.monotonic(), epath.Path(out) / f"{name}-whole"
+    of(whole, 1).lives(None)
     took = time.monotonic() - began
     print(f"{world}: {len(contents(whole))} things that count, made in {took:.0f} s", flush=True)
     while number < kills:
-        command = Command(out / f"{world}-{runs}".replace(" ", "-"), settings, processes)
+        command = of((bucket or epath.Path(out)) / f"{name}-{runs}", processes)
         while number < kills:
             after, which = rng.uniform(0.0, took / 3), rng.choice([signal.SIGKILL, signal.SIGTERM])
             struck = rng.choice([range(processes), [rng.randrange(processes)]])
@@ -122,22 +142,35 @@ def chaos(world: str, settings: Sequence[str], kills: int, rng: random.Random, o
         else:
             command.lives(None)
         found, runs = different(whole, command.place), runs + 1
-        strange += [f"{command.place.name}/{name}" for name in found]
+        strange += [f"{command.place.name}/{thing}" for thing in found]
         print(f"{world}: {command.place.name} has ended, {len(found)} things differ", flush=True)
     return strange
 
 
-def main(kills: int, seed: int) -> int:
+@contextlib.contextmanager
+def refusing_bucket(kind: str | None) -> Iterator[epath.Path | None]:
+    """A bucket of a kind, which now and then refuses; None where no kind is asked for."""
+    if kind is None:
+        yield None
+        return
+    with BUCKETS[kind]() as store:
+        store.refuse = stores.now_and_then(500)
+        yield store.bucket
+
+
+def main(kills: int, seed: int, bucket: str | None) -> int:
     out, rng, began = Path(tempfile.mkdtemp(prefix="chaos-")), random.Random(seed), time.monotonic()
     print(f"{out}; these do not count:")
     for name, why in LEFT_OUT.items():
         print(f"  {name}: {why}")
     (out / "base").mkdir()
     base, strange = write_model(out / "base"), []
-    for number, world in enumerate(PROCESSES):
-        own = kills // len(PROCESSES) + (number < kills % len(PROCESSES))
-        settings = WORLDS[world.split()[0]].format(base=base).split()
-        strange += chaos(world, settings, own, rng, out)
+    worlds = list(WORLDS if bucket else PROCESSES)
+    with refusing_bucket(bucket) as place:
+        for number, world in enumerate(worlds):
+            own = kills // len(worlds) + (number < kills % len(worlds))
+            settings = WORLDS[world.split()[0]].format(base=base).split()
+            strange += chaos(world, settings, own, rng, out, place)
     minutes = (time.monotonic() - began) / 60
     print(f"{kills} kills in {minutes:.1f} minutes, {len(strange)} things differ", *strange, sep="\n  ")
     return 1 if strange else 0
@@ -147,4 +180,5 @@ if __name__ == "__main__":
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("kills", type=int, nargs="?", default=40)
     asked.add_argument("seed", type=int, nargs="?", default=0)
+    asked.add_argument("--bucket", choices=list(BUCKETS))
     sys.exit(main(**vars(asked.parse_args())))

@@ -21,7 +21,8 @@ from etils import epath
 
 from ratchet.train import buckets, checkpoint, files
 
-BUCKET = "ratchet-tests"
+BUCKET = f"ratchet-tests-{os.getpid()}"
+"""No other process's: who works in a bucket leaves a lock on the machine's disk, which the next who does finds."""
 
 
 @dataclass

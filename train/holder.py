@@ -5,7 +5,9 @@ record beside the lock says who it is and what it does, and is written anew ever
 may keep such locks within a host: there the record alone tells whether a process on another host is alive. It is alive
 when the record changes; what its clock says does not count.
 
-A bucket has no locks, so there processes take turns (see `ratchet.train.turns`), and the record is that of the turn.
+A bucket has no locks, so there processes take turns (see `ratchet.train.turns`), and the record is that of the turn. A
+process that works there alone also holds a lock on its machine's disk, in which it has written who it is: whoever gets
+that lock and finds there who left the record knows at once that this process is gone. Elsewhere only silence tells.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,16 +26,19 @@ from pydantic import BaseModel
 
 from ratchet.train import turns
 from ratchet.train.buckets import StoreError, in_bucket, read
+from ratchet.train.commits import sha256
 from ratchet.train.files import whole
 from ratchet.train.together import ALONE, Together
 
 LOCK, RECORD = "lock", "working.json"
-"""The files of a run's directory in which it is held."""
+"""The files of a run's directory on a disk in which it is held."""
 BEAT = 5.0
 """Seconds between two writings of the record."""
 SILENCE = 90.0
 """Seconds without a new record after which a process on another host counts as dead: file systems of a network may show
 a new file a minute late."""
+SENT = 5.0
+"""Seconds after the end of a process within which a bucket has what it sent last."""
 WATCH = 15.0
 """Seconds for which a record whose time is not of the last SILENCE seconds is watched, to say whether it changes."""
 ATTEMPTS = 10
@@ -101,6 +107,11 @@ class Holder:
         if began:
             self._wake.set()  # else the next beat is early enough
 
+    @property
+    def named(self) -> bytes:
+        """Who it is, as a lock on its machine's disk has it."""
+        return _named(self._who)
+
     def claim(self, over: int) -> None:
         """Writes the first record. In a bucket this takes the turn after the one that is `over`, and raises Busy where
         another process was faster."""
@@ -166,8 +177,9 @@ def holding(
 ) -> Iterator[Holder]:
     """Holds a run's directory, which it makes first. Raises Busy when another process does.
 
-    Where a process on another host left a record, it waits up to SILENCE seconds for a newer one, and has `say` tell
-    so. Of processes that run together, the first one holds the directory for all.
+    Where a record was left and no lock tells that its process is gone, it waits up to SILENCE seconds for a newer one,
+    and has `say` tell so. Of processes that run together, the first one holds the directory for all; that it is gone
+    tells no lock in a bucket, where the others may write as well.
     """
     holder = Holder(directory)
     with contextlib.ExitStack() as held:
@@ -175,7 +187,8 @@ def holding(
         def hold() -> None:
             if not in_bucket(directory):
                 directory.mkdir(parents=True, exist_ok=True)
-            holder.claim(held.enter_context(_locked(directory, say)))
+            over = held.enter_context(_locked(directory, say, holder.named if together.count == 1 else b""))
+            holder.claim(over)
             held.enter_context(holder)
 
         together.decided("whether the run is free", hold)
@@ -189,10 +202,11 @@ def holder_of(directory: epath.Path) -> dict[str, Any] | None:
     the sampler so far, the slots that worked in them, and all slots, None before it is there.
     """
     record = _record(directory)
-    if record and record["host"] == socket.gethostname():
+    if record:
         with _opened(directory, os.O_RDONLY) as handle:
             free = _lock(handle, fcntl.LOCK_SH, 1)
-        if free is not None:
+            told = free is not None and _tells_of(handle, directory, record)
+        if told:
             return None if free else record
     if record and not 0 <= time.time() - record["heard"] < SILENCE:
         return _watched(directory, record, WATCH)
@@ -200,30 +214,61 @@ def holder_of(directory: epath.Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _locked(directory: epath.Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Holds the lock of a directory, where there are locks, once who was there is dead or done. Gives the number of the
-    turn that is over in a bucket, 0 on a disk."""
+def _locked(directory: epath.Path, say: Callable[[str], None], named: bytes) -> Iterator[int]:
+    """Holds the lock of a directory, where there is one, once who was there is dead or done. The lock of a bucket is
+    told who holds it. Gives the number of the turn that is over in a bucket, 0 on a disk."""
     over = turns.newest(directory) if in_bucket(directory) else 0
     with _opened(directory, os.O_RDWR | os.O_CREAT) as handle:
         free = _lock(handle, fcntl.LOCK_EX, ATTEMPTS)
         if free is False:
             raise Busy(_refusal(directory, _record(directory)))
-        _wait_for_silence(directory, free is True, say)
-        yield over
+        if left := _record(directory):
+            _wait_for_end(directory, left, free is True and _tells_of(handle, directory, left), say)
+        if not free or not in_bucket(directory):
+            yield over
+            return
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, named, 0)
+        try:
+            yield over
+        finally:  # what is left is of a process that was killed
+            epath.Path(_lock_of(directory)).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _opened(directory: epath.Path, mode: int) -> Iterator[int | None]:
-    """The lock of a directory as an open file; None in an object store, and where there is none to read."""
-    path = os.fspath(directory / LOCK)
-    if in_bucket(path) or (mode == os.O_RDONLY and not os.path.exists(path)):
-        yield None
-        return
-    handle = os.open(path, mode, 0o666)
+    """The lock of a directory as an open file; None where there is none to read, and where that of a bucket cannot be
+    had."""
+    path, handle = _lock_of(directory), None
+    if mode & os.O_CREAT or os.path.exists(path):
+        try:
+            handle = os.open(path, mode, 0o666)
+        except OSError:
+            if not in_bucket(directory):
+                raise
     try:
         yield handle
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_of(directory: epath.Path) -> str:
+    """The path of a directory's lock; that of a bucket lies on this machine's disk."""
+    path = os.fspath(directory / LOCK)
+    if not in_bucket(directory):
+        return path
+    return f"{tempfile.gettempdir()}/ratchet-{os.getuid()}-{sha256(path.encode())[:16]}.lock"
+
+
+def _tells_of(handle: int, directory: epath.Path, record: dict[str, Any]) -> bool:
+    """Whether the process that left a record holds this lock as long as it lives."""
+    here = record["host"] == socket.gethostname()
+    return here and (not in_bucket(directory) or os.pread(handle, 4096, 0) == _named(record))
+
+
+def _named(record: dict[str, Any]) -> bytes:
+    return json.dumps([record["host"], record["pid"], record["since"]]).encode()
 
 
 def _lock(handle: int | None, kind: int, attempts: int) -> bool | None:
@@ -241,12 +286,18 @@ def _lock(handle: int | None, kind: int, attempts: int) -> bool | None:
     return None if handle is None else False
 
 
-def _wait_for_silence(directory: epath.Path, locked: bool, say: Callable[[str], None]) -> None:
-    """Returns when the process that left a record is dead, and raises Busy when it is not."""
-    left = _record(directory)
-    if not left or (locked and left["host"] == socket.gethostname()):
+def _wait_for_end(directory: epath.Path, left: dict[str, Any], gone: bool, say: Callable[[str], None]) -> None:
+    """Returns when the process that left a record is dead, which is known where it is `gone`, and else raises Busy."""
+    if gone and not in_bucket(directory):
         return
-    say(f"{directory}: {_who(left)} worked on it; waiting up to {SILENCE:.0f} seconds to see whether it still does")
+    if gone:
+        say(f"{directory}: {_who(left)} worked on it and is gone; waiting {SENT:.0f} seconds for what it sent last")
+        time.sleep(SENT)
+        return
+    say(
+        f"{directory}: {_who(left)} worked on it, and only silence tells from here that it is gone; waiting up to "
+        f"{SILENCE:.0f} seconds for a sign of life"
+    )
     if now := _watched(directory, left, SILENCE):
         raise Busy(_refusal(directory, now))
 

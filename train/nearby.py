@@ -1,10 +1,17 @@
-"""Copies on this machine's disk of what lies in a bucket: what reads models and documents knows no buckets."""
+"""Copies on this machine's disk of what lies in a bucket: what reads models and documents knows no buckets.
+
+Beside every copy lies a lock, which says of what it is a copy. A process that reads a copy holds the lock with others
+until it ends, and one that makes or removes it holds it alone. So a copy is never removed from under a reader, whatever
+becomes of the bucket meanwhile.
+"""
 
 import contextlib
 import fcntl
 import functools
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,8 +22,14 @@ from etils import epath
 from ratchet.train.buckets import StoreError, answering, in_bucket
 from ratchet.train.commits import sha256
 
+log = logging.getLogger(__name__)
+
+UNUSED = 7 * 24 * 3600.0
+"""Seconds since a process last began to read a copy, after which it is removed when another is made."""
 _VERSION = ("ETag", "etag", "md5Hash", "mtime", "LastModified")
 """What stores call that which changes with an object's content."""
+_READING: list[int] = []
+"""The locks of the copies that this process reads, as open files; they are closed when it ends."""
 
 
 @functools.cache
@@ -24,7 +37,8 @@ def nearby(path: str) -> epath.Path:
     """A path on a disk as it is; of a file or a folder in a bucket a copy, under the same name.
 
     It is made once for all processes of a machine, in ~/.cache/ratchet/buckets, and again when an object has changed
-    since. Raises StoreError when there is nothing, when the bucket does not give it, and without the store's library.
+    since. Before one is made, those go that no process reads: earlier ones of the same path, and any that is UNUSED.
+    Raises StoreError when there is nothing, when the bucket does not give it, and without the store's library.
     """
     if not in_bucket(path):
         return epath.Path(path)
@@ -39,10 +53,14 @@ def nearby(path: str) -> epath.Path:
         raise StoreError(f"{path}: nothing lies there for you; see to the path, or to your credentials")
     versions = [(name, *map(str, info.values())) for name, (_, info) in sorted(objects.items())]
     place = Path.home() / ".cache" / "ratchet" / "buckets" / sha256(repr((whole, versions)).encode())[:32]
-    with _alone(place):
-        if not place.exists():
-            _fetch(store, objects, place.with_suffix(".part"), PurePosixPath(root).name, path)
-            place.with_suffix(".part").rename(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    while not _is_read(place):
+        with _alone(place):
+            if not place.exists():
+                _lock(place).write_text(whole)
+                _tidy(place.parent, whole)
+                _fetch(store, objects, _part(place), PurePosixPath(root).name, path)
+                _part(place).rename(place)
     return epath.Path(place / PurePosixPath(root).name)
 
 
@@ -67,10 +85,68 @@ def _fetch(store: Any, objects: Mapping[str, tuple[str, Mapping[str, Any]]], pla
             raise StoreError(f"{path}: {there} did not come whole; try again")
 
 
+def _is_read(place: Path) -> bool:
+    """Whether a copy is there; if so, none may remove it as long as this process lives."""
+    handle = _locked(place, fcntl.LOCK_SH)
+    if not place.exists():
+        os.close(handle)
+        return False
+    os.utime(handle)
+    _READING.append(handle)
+    return True
+
+
+def _tidy(copies: Path, source: str) -> None:
+    """Removes copies that no process uses: those of a source that has changed, and those that were unused for long."""
+    for lock in sorted(copies.glob("*.lock")):
+        with contextlib.suppress(BlockingIOError), _alone(lock.with_suffix(""), fcntl.LOCK_NB):
+            of, old = lock.read_text(), time.time() - lock.stat().st_mtime > UNUSED
+            if of == source or old:
+                _remove(lock.with_suffix(""))
+                why = "that has changed" if of == source else f"it was not read for {UNUSED / 86400:.0f} days"
+                log.warning("%s: the copy of %s is gone, since %s", copies, of, why)
+
+
+def _remove(place: Path) -> None:
+    """Removes a copy that this process holds alone, so that what is left is no copy wherever it is killed."""
+    shutil.rmtree(_part(place), ignore_errors=True)
+    if place.exists():
+        place.rename(_part(place))
+        shutil.rmtree(_part(place))
+    _lock(place).unlink()
+
+
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Holds off other processes of this machine that want the same copy."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _alone(place: Path, how: int = 0) -> Iterator[None]:
+    """Holds a copy alone, as soon as no other process does. Raises what `_locked` raises."""
+    handle = _locked(place, fcntl.LOCK_EX | how)
+    try:
         yield
+    finally:
+        os.close(handle)
+
+
+def _locked(place: Path, how: int) -> int:
+    """The lock of a copy, taken in a way of flock's: an open file, which holds it until it is closed. Raises
+    BlockingIOError where it is not free and that way does not wait."""
+    while True:
+        handle = os.open(_lock(place), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, how)
+            if os.path.samestat(os.fstat(handle), os.stat(_lock(place))):  # else it was removed meanwhile
+                return handle
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _lock(place: Path) -> Path:
+    return place.with_suffix(".lock")
+
+
+def _part(place: Path) -> Path:
+    """Where a copy is not whole."""
+    return place.with_suffix(".part")

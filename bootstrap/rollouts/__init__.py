@@ -3,5 +3,5 @@
 settings.py   where they are, and how much is asked of each
 handover.py   a generation's weights as safetensors, how a server is told to take them, and whether it has
 replicas.py   questions shared out among the servers that have them
-writing.py    drafts to transcripts
+writing.py    a sampler that they stand behind, and what goes to them
 """

@@ -8,8 +8,9 @@ from ratchet.models.bounds import bounded
 
 @dataclass(frozen=True)
 class RolloutsConfig:
-    """Servers of vLLM, SGLang or `ratchet serve --weights-from` that hold the model of `base` and write all generations
-    which no teacher writes. Each gets the weights of the last promotion, and is asked only while it answers by them.
+    """Servers of vLLM, SGLang or `ratchet serve --weights-from` that hold the model of `base` and write what the
+    promoted weights write: transcripts where no teacher does, alternatives of their tokens, corrections, and answers to
+    probes. Each gets the weights of the last promotion, and is asked only while it answers by them.
     Their key, if they want one, comes from the environment variable RATCHET_ROLLOUTS_KEY."""
 
     url: tuple[str, ...] = ()

@@ -29,7 +29,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
 
     @functools.cache
     def probes() -> list[Probe]:
-        return labelled_probes(run, g.writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
+        writer = g.author(captured=False)
+        return labelled_probes(run, writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
 
     def make() -> dict:
         if known and not teach and g.incumbent == 0:

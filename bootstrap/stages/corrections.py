@@ -111,7 +111,7 @@ def _tried(
     left, done = list(thoughts), []
     for attempt in range(ATTEMPTS if thoughts else 0):
         seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
-        written = wrongthink.interrupt(g.writer, g.index, left, interruption, generation=g.number, seed=seed)
+        written = wrongthink.interrupt(g.author(), g.index, left, interruption, generation=g.number, seed=seed)
         written = [replace(t, id=content_id(t.id, attempt)) for t in written]
         reviews = reviewer.review(written, g.read, g.passages, answers)
         done += zip(written, reviews, strict=True)

@@ -25,6 +25,12 @@ def plan(g: Generation) -> None:
     g.run.commits.once(g.directory / "plan.json", lambda: {"units": counts})
 
 
+def asked(g: Generation) -> None:
+    """Says what servers with the incumbent's weights were asked, where there are some."""
+    if g.rollouts and g.rollouts.summary:
+        g.run.progress.line(f"gen {g.number} {g.rollouts.summary}")
+
+
 def funnel(
     g: Generation,
     pairs: Sequence[Pair],

@@ -43,18 +43,18 @@ def simulate(g: Generation) -> list[list[Transcript]]:
                 salt = f"{run.config.seed} {g.number}"
                 drafts = [draft(g.writer, g.index, t, n, salt) for t in tasks for n in range(config.samples)]
                 how = {"generation": g.number, "seed": g.seed("simulate"), "advance": advance}
-                if g.afar:
-                    written = g.afar.finish(drafts, g.passages, **how)
+                if g.teacher:
+                    written = g.teacher.finish(drafts, g.passages, **how)
                 else:
-                    written = finish(g.writer, g.index, drafts, **how)
+                    written = finish(g.author(), g.index, drafts, **how)
                 return [to_json(t) for t in written]
 
             inputs = g.inputs("simulate", unit, *(t.id for t in tasks))
             if stage.has(unit, inputs):
                 advance(len(tasks) * config.samples, found=True)
             made.append([transcript_from_json(p) for p in stage.unit(unit, inputs, make)])
-    if g.afar and g.afar.summary:
-        run.progress.line(f"gen {g.number} {g.afar.summary}")
+    if g.teacher and g.teacher.summary:
+        run.progress.line(f"gen {g.number} {g.teacher.summary}")
     return made
 
 
@@ -127,7 +127,8 @@ def target(
                 judged = functools.partial(half, 1)
                 beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, siblings.heard, judged)
                 seed, sampled = g.seed(of[0], unit), functools.partial(half, 0)
-                found = make_targets(g.writer, reviewer.scorer, beside, accepted, run.config.targets, seed, sampled)
+                writer = g.author(captured=False)
+                found = make_targets(writer, reviewer.scorer, beside, accepted, run.config.targets, seed, sampled)
                 return [targets.to_json(t) for t in found]
 
             inputs = g.inputs(of[0], unit, before.sha256(unit))

@@ -39,23 +39,22 @@ class Scribe:
     rescored: bool
     """Whether targets need the distributions; else each token is certain."""
 
-    def transcripts(
-        self, drafts: Sequence[Draft], said: Sequence[Sequence[int]], ended: Sequence[bool], generation: int
-    ) -> list[Transcript]:
-        """The transcript of each draft after which these tokens were said; those of a turn that has `ended`, for which
-        there is room, are closed."""
+    def sampled(
+        self, prompts: Sequence[Sequence[int]], said: Sequence[Sequence[int]], ended: Sequence[bool]
+    ) -> list[Sampled]:
+        """What was said after each prompt as the run's own sampler would give it; a turn that has `ended`, for which
+        there is room, is closed."""
         most, end = self.writer.config.new_tokens, self.writer.tokenizer.end
         closed = [whole and len(tokens) < most for tokens, whole in zip(said, ended, strict=True)]
         tokens = [(*one, end) if whole else tuple(one[:most]) for one, whole in zip(said, closed, strict=True)]
-        sampled = self._captured(drafts, tokens, closed)
-        return [transcript_of(self.writer, d, s, generation) for d, s in zip(drafts, sampled, strict=True)]
+        return self._captured(prompts, tokens, closed)
 
     def _captured(
-        self, drafts: Sequence[Draft], said: Sequence[tuple[int, ...]], ended: Sequence[bool]
+        self, prompts: Sequence[Sequence[int]], said: Sequence[tuple[int, ...]], ended: Sequence[bool]
     ) -> list[Sampled]:
         """What was said with the distributions that targets are made from."""
         if self.rescored:
-            given = [(d.prompt, tokens) for d, tokens in zip(drafts, said, strict=True) if tokens]
+            given = [(prompt, tokens) for prompt, tokens in zip(prompts, said, strict=True) if tokens]
             found = iter(self.scorer.distributions(self.writer.params, given, self.writer.sampler.keep))
             captured = [next(found) if tokens else certain(()) for tokens in said]
         else:
@@ -111,7 +110,8 @@ class Afar:
             reached(len(last))
         ends = [last[at] for at in range(len(drafts))]
         said = [[writer.call] if one.call else writer.tokenizer.encode(one.text.strip()) for _, one in ends]
-        return self.scribe.transcripts([d for d, _ in ends], said, [one.ended for _, one in ends], generation)
+        sampled = self.scribe.sampled([d.prompt for d, _ in ends], said, [one.ended for _, one in ends])
+        return [transcript_of(writer, d, s, generation) for (d, _), s in zip(ends, sampled, strict=True)]
 
     @property
     def summary(self) -> str:
@@ -127,7 +127,7 @@ class Afar:
         system = "\n\n".join(text for text in (sources, *own) if text)
         asked = others if own else d.task.messages
         messages = [{"role": "system", "content": system}] if system else []
-        sampling = sampling_of(d, c, seed)
+        sampling = sampling_of(c, seed, d.task.id, d.sibling)
         return {"model": self.client.model, "messages": [*messages, *map(dict, asked)], **sampling}
 
     def _turn(self, body: Mapping[str, Any], d: Draft, may_call: bool) -> dict[str, Any]:
@@ -158,9 +158,10 @@ class Afar:
         return [found[at] if at in found else Answered(*answer) for at, answer in known.items()]
 
 
-def sampling_of(d: Draft, c: SimulateConfig, seed: int) -> dict[str, Any]:
-    """How a server samples what follows a draft, in the words of OpenAI's web API and of what is usual beside it."""
-    number = int(content_id(seed, d.task.id, d.sibling)[:8], 16) >> 1
+def sampling_of(c: SimulateConfig, *seeds: Any) -> dict[str, Any]:
+    """How a server samples an answer, in the words of OpenAI's web API and of what is usual beside it. The `seeds`
+    together are those of no other answer."""
+    number = int(content_id(*seeds)[:8], 16) >> 1
     more = {name: value for name, value in (("top_k", c.top_k), ("min_p", c.min_p)) if value}
     return {"max_tokens": c.new_tokens, "temperature": c.temperature, "top_p": c.top_p, "seed": number, **more}
 

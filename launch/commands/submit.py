@@ -10,6 +10,8 @@ from ratchet.launch.submit import PLATFORMS
 from ratchet.launch.submit.asked import OnSlices
 from ratchet.launch.submit.local import Local
 from ratchet.launch.submit.slurm import Slurm
+from ratchet.models.pretrained import PACKAGES
+from ratchet.train.buckets import in_bucket
 from ratchet.train.sharding import mesh_shape
 
 
@@ -22,29 +24,52 @@ def submit(words: list[str]) -> int:
     asked = parse_run("submit", platform.kind, words)
     if reason := lacks_base(asked.config):
         raise UserError(f"submit: {reason}")
+    if asked.config.world == "documents" and not asked.config.documents.path:
+        raise UserError(f"submit: say what to read, as in `ratchet submit {asked.config.recipe} FOLDER --to {to}`")
     manifest = platform.manifest(asked)  # before anything slow: what it refuses is known at once
+    if isinstance(asked, Slurm):
+        _check_that_it_divides(asked)
+    if isinstance(asked, OnSlices):
+        _tell_where_it_reads(asked)
     if asked.dry_run:
         print(manifest, end="")
         return 0
     quiet()
     if not isinstance(asked, OnSlices):
-        _check_that_it_divides(asked)
+        _tell_that_nothing_was_compiled(asked)
     elif not asked.force:
         _check_that_it_fits(asked)
     return platform.submit(asked)
 
 
-def _check_that_it_divides(asked: Slurm | Local) -> None:
-    """Says why preflight is not asked about a machine that has no TPUs, and looks at what is known without a compiler:
-    whether the mesh and the sampler's slots divide over a cluster's devices. Raises UserError where they do not."""
+def _check_that_it_divides(asked: Slurm) -> None:
+    """Looks at what is known without a compiler. Raises UserError where the mesh and the sampler's slots do not divide
+    over a cluster's devices."""
+    try:
+        data, fsdp, _ = mesh_shape(asked.config.mesh, asked.nodes * asked.gpus)
+        check_slots(asked.config, data * fsdp)
+    except ValueError as error:
+        raise UserError(f"submit: on {asked.nodes} nodes of {asked.gpus} GPUs: {error}") from None
+
+
+def _tell_where_it_reads(asked: OnSlices) -> None:
+    """Says what the run will look for in its container, since a folder of this machine is not there."""
+    config, documents = asked.config, asked.config.documents
+    given = {"base": config.base, "documents.path": documents.path, "documents.questions": documents.questions}
+    inside = [
+        f"--{option} {value}" for option, value in given.items()
+        if value and not in_bucket(value) and value not in PACKAGES
+    ]  # fmt: skip
+    if inside:
+        said = f"submit: {', '.join(inside)}: looked for in the container; what lies in gs:// or s3:// is fetched"
+        print(said, file=sys.stderr, flush=True)
+
+
+def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
+    """Says why preflight is not asked about a machine that has no TPUs."""
     where = "the run begins on this machine and shows it at once"
     if isinstance(asked, Slurm):
         where = "programs for GPUs are compiled where there are some, and the job shows it when it begins"
-        try:
-            data, fsdp, _ = mesh_shape(asked.config.mesh, asked.nodes * asked.gpus)
-            check_slots(asked.config, data * fsdp)
-        except ValueError as error:
-            raise UserError(f"submit: on {asked.nodes} nodes of {asked.gpus} GPUs: {error}") from None
     print(f"submit: preflight was not asked whether the run fits: {where}", file=sys.stderr, flush=True)
 
 

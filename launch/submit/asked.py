@@ -1,4 +1,4 @@
-"""What a submission is asked, what every target has in common of it, and what may be a name."""
+"""What a submission is asked, and what several targets have in common of it."""
 
 import functools
 import math
@@ -11,7 +11,6 @@ from typing import Any, Literal
 import jinja2
 import yaml
 
-from ratchet.bootstrap.config import Config
 from ratchet.launch.options import File, Settings, UserError
 from ratchet.launch.submit.slices import Slice, slice_of
 
@@ -37,13 +36,40 @@ class Submission:
         if self.restarts < 0:
             raise UserError(f"submit: --restarts is {self.restarts}; it must be at least 0")
 
+    @property
+    def directory(self) -> str:
+        """The run's directory."""
+        return (self.out or f"runs/{self.config.recipe}").rstrip("/")
+
 
 @dataclass(frozen=True)
-class OnSlices(Submission):
-    """A run on slices of TPUs in the cloud."""
+class Job(Submission):
+    """A run that a platform knows by a name."""
 
     name: str = ""
     """Name of the job; default the recipe's."""
+
+    def named(self, longest: int) -> str:
+        """The name: the given one, or the recipe's with what no name may hold left out.
+
+        Raises UserError for a name that is no label of the domain name system (RFC 1035: lower-case letters, digits and
+        dashes, a letter first and no dash last), or has more than `longest` letters, to which suffixes are added.
+        """
+        usual = re.sub(r"[^a-z0-9]+", "-", self.config.recipe.lower()).strip("-")
+        name = self.name or usual[:longest].rstrip("-")
+        if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+            raise UserError(f"submit: --name {name!r}: take a-z, 0-9 and -, a letter first, no dash last")
+        if len(name) > longest:
+            raise UserError(
+                f"submit: --name {name!r} has {len(name)} letters; with what is added it may have {longest}"
+            )
+        return name
+
+
+@dataclass(frozen=True)
+class OnSlices(Job):
+    """A run on slices of TPUs in the cloud."""
+
     topology: str = "v5e:4x4"
     """Chips of a slice, as of `ratchet preflight`: v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x1, tpu7x:2x2x1."""
     slices: int = 1
@@ -67,31 +93,19 @@ class OnSlices(Submission):
         """What --topology names. Raises UserError for what there is not."""
         return slice_of(self.topology)
 
-    def directory(self) -> str:
-        """The run's directory. Raises UserError unless it is in an object store: these machines share no disk."""
-        if not re.match(r"(gs|s3)://[^/]", self.out):
-            raise UserError(f"submit: --to {self.to}: give --out in a bucket that all machines see, gs://BUCKET/runs/NAME")
-        return self.out.rstrip("/")
+    @property
+    def needed(self) -> dict[str, str]:
+        """By option, what has to be given, in words. These machines share no disk."""
+        return {
+            "out": "gs://BUCKET/runs/NAME (a bucket that all machines see)",
+            "image": "IMAGE (the container that launch/Containerfile builds)",
+        }
 
-    def container(self) -> str:
-        """The container image. Raises UserError where none is given."""
-        if not self.image:
-            raise UserError(f"submit: --to {self.to}: give --image, the container that launch/Containerfile builds")
-        return self.image
-
-
-def name_of(given: str, config: Config, longest: int) -> str:
-    """The name of a job: the given one, or the recipe's with what no name may hold left out.
-
-    Raises UserError for a name that is no label of the domain name system (RFC 1035: lower-case letters, digits and
-    dashes, a letter first and no dash last), or has more than `longest` letters, to which suffixes are added.
-    """
-    name = given or re.sub(r"[^a-z0-9]+", "-", config.recipe.lower()).strip("-")[:longest].rstrip("-")
-    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
-        raise UserError(f"submit: --name {name!r}: take a-z, 0-9 and -, a letter first, no dash last")
-    if len(name) > longest:
-        raise UserError(f"submit: --name {name!r} has {len(name)} letters; with what is added it may have {longest}")
-    return name
+    def check(self) -> None:
+        """Raises UserError, which names all that is needed and missing."""
+        there = lambda option: getattr(self, option) if option != "out" else re.match(r"(gs|s3)://[^/]", self.out)
+        if missing := [f"--{option} {what}" for option, what in self.needed.items() if not there(option)]:
+            raise UserError(f"submit: --to {self.to}: give {', '.join(missing)}")
 
 
 @functools.cache

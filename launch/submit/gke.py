@@ -6,7 +6,7 @@ from typing import Literal
 from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
-from ratchet.launch.submit.asked import OnSlices, name_of, rendered
+from ratchet.launch.submit.asked import OnSlices, rendered
 from ratchet.launch.submit.clients import hand_over
 from ratchet.launch.submit.slices import CHIPS_OF_A_HOST
 
@@ -75,9 +75,9 @@ class Server:
 
 def manifest(asked: Gke) -> str:
     """The JobSet as YAML. Raises UserError for what GKE would refuse."""
+    asked.check()
     slice, server = asked.slice, _server(asked)
-    name = name_of(asked.name, asked.config, _longest_name(asked))
-    directory, config = asked.directory(), asked.config
+    name, directory, config = asked.named(_longest_name(asked)), asked.directory, asked.config
     bucket, _, within = directory.partition("://")[2].partition("/")
     if server:
         config = _written_by(config, _addresses(name, asked.replicas), f"{MOUNTED}/{within}")
@@ -101,7 +101,7 @@ def manifest(asked: Gke) -> str:
         restarts=asked.restarts,
         last=starting.LAST,
         grace=GRACE,
-        image=asked.container(),
+        image=asked.image,
         command=["ratchet", *starting.words(config, directory, "auto")],
         cache=f"{directory}/xla",
     )

@@ -48,9 +48,11 @@ class Patience:
 
 
 def manifest(asked: Local) -> str:
-    """The commands as lines for a shell, with PORT for the one that will be free."""
+    """The commands as lines for a shell."""
+    about = f"# {asked.processes} processes at once, PORT being one that is free; `ratchet submit` also watches them."
     environment = [f"{name}={value}" for name, value in _environment(asked).items()]
-    return "".join(f"{shlex.join([*environment, *words])}\n" for words in _commands(asked, "PORT"))
+    lines = [about, *(shlex.join([*environment, *words]) for words in _commands(asked, "PORT"))]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def submit(asked: Local) -> int:
@@ -167,9 +169,8 @@ def _started(commands: Sequence[Sequence[str]], environment: Mapping[str, str], 
 
 def _commands(asked: Local, port: int | str) -> list[list[str]]:
     """The command of each process."""
-    directory = asked.out or f"runs/{asked.config.recipe}"
     joins = [f"127.0.0.1:{port}/{asked.processes}/{number}" for number in range(asked.processes)]
-    words = [starting.words(asked.config, directory, join) for join in joins]
+    words = [starting.words(asked.config, asked.directory, join) for join in joins]
     return [[sys.executable, "-m", "ratchet.launch", *of_one] for of_one in words]
 
 

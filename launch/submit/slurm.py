@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
-from ratchet.launch.submit.asked import Submission, name_of, rendered
+from ratchet.launch.submit.asked import Job, rendered
 from ratchet.launch.submit.clients import hand_over
 from ratchet.train import stopping
 
@@ -16,11 +16,9 @@ NOTICE = 180
 
 
 @dataclass(frozen=True)
-class Slurm(Submission):
+class Slurm(Job):
     """A batch job of Slurm, a process for each GPU. The machines see this installation and the run's directory."""
 
-    name: str = ""
-    """Name of the job; default the recipe's."""
     nodes: int = 1
     """Machines."""
     gpus: int = 8
@@ -43,10 +41,9 @@ class Slurm(Submission):
 
 def manifest(asked: Slurm) -> str:
     """The file for sbatch."""
-    directory = asked.out or f"runs/{asked.config.recipe}"
     return rendered(
         "slurm.sbatch.jinja",
-        name=name_of(asked.name, asked.config, _LONGEST),
+        name=asked.named(_LONGEST),
         nodes=asked.nodes,
         gpus=asked.gpus,
         time=asked.time,
@@ -56,7 +53,7 @@ def manifest(asked: Slurm) -> str:
         again=stopping.AGAIN,
         restarts=asked.restarts,
         # The module of this interpreter: a job does not know what the shell here has activated.
-        command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, directory, "auto")],
+        command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, asked.directory, "auto")],
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
-from ratchet.launch.submit.asked import OnSlices, name_of, rendered
+from ratchet.launch.submit.asked import OnSlices, rendered
 from ratchet.launch.submit.clients import hand_over, needed
 from ratchet.train import stopping
 
@@ -36,15 +36,18 @@ class TpuVm(OnSlices):
     keep: bool = False
     """Leave the machines when the run has ended."""
 
+    @property
+    def needed(self) -> dict[str, str]:
+        return {"zone": "ZONE (such as us-west4-a)"} | super().needed
+
 
 def manifest(asked: TpuVm) -> str:
     """The script. Raises UserError for what Cloud TPU would refuse."""
-    if not asked.zone:
-        raise UserError("submit: --to tpu-vm: give --zone, such as us-west4-a")
+    asked.check()
     runtime = asked.runtime or asked.slice.kind.runtime
     if not runtime:
         raise UserError(f"submit: --to tpu-vm: no software is known for {asked.topology}; give --runtime")
-    directory, name = asked.directory(), name_of(asked.name, asked.config, _LONGEST)
+    directory, name = asked.directory, asked.named(_LONGEST)
     where = [f"--zone={asked.zone}", *([f"--project={asked.project}"] if asked.project else [])]
     created = [f"--accelerator-type={asked.slice.accelerator}", f"--runtime-version={runtime}"]
     created += [f"--node-id={name}"] if asked.slices == 1 else [f"--node-count={asked.slices}", f"--node-prefix={name}"]
@@ -70,7 +73,7 @@ def _start(asked: TpuVm, directory: str) -> str:
     """What every worker is told: to begin, unless it is at work already."""
     cache, process = f"JAX_COMPILATION_CACHE_DIR={directory}/xla", starting.words(asked.config, directory, "auto")
     container = ["docker", "run", "--name=ratchet", "--rm", "--privileged", "--network=host", "--ulimit=memlock=-1"]
-    container += ["--shm-size=16g", "--stop-timeout=60", f"--env={cache}", asked.container(), "ratchet"]
+    container += ["--shm-size=16g", "--stop-timeout=60", f"--env={cache}", asked.image, "ratchet"]
     rules = {
         "Restart": "on-failure",
         "RestartSec": 10,
@@ -83,8 +86,8 @@ def _start(asked: TpuVm, directory: str) -> str:
     # In what systemd is given to start, a dollar is doubled to stand for itself.
     started = ["/usr/bin/env", *(word.replace("$", "$$") for word in [*container, *process])]
     begin = shlex.join(["sudo", "systemd-run", "--unit=ratchet", *properties, *started])
-    steps = [["sudo", "docker", "pull", "--quiet", asked.container()]]
-    registry = asked.container().partition("/")[0]
+    steps = [["sudo", "docker", "pull", "--quiet", asked.image]]
+    registry = asked.image.partition("/")[0]
     if registry.endswith(("gcr.io", "pkg.dev")):  # which the machine's own account may read
         steps.insert(0, ["sudo", "gcloud", "auth", "configure-docker", registry, "--quiet"])
     prepare = " && ".join(map(shlex.join, steps))

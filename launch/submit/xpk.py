@@ -3,9 +3,8 @@
 import shlex
 from dataclasses import dataclass
 
-from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
-from ratchet.launch.submit.asked import OnSlices, name_of
+from ratchet.launch.submit.asked import OnSlices
 from ratchet.launch.submit.clients import hand_over
 from ratchet.launch.submit.gke import GRACE
 
@@ -26,19 +25,22 @@ class Xpk(OnSlices):
     priority: str = "medium"
     """xpk's: very-low, low, medium, high or very-high."""
 
+    @property
+    def needed(self) -> dict[str, str]:
+        return {"cluster": "NAME (of a cluster that xpk made)"} | super().needed
+
 
 def words(asked: Xpk) -> list[str]:
     """The command. Raises UserError for what xpk would refuse."""
-    if not asked.cluster:
-        raise UserError("submit: --to xpk: give --cluster, the name of a cluster that xpk made")
-    name, directory = name_of(asked.name, asked.config, _LONGEST), asked.directory()
+    asked.check()
+    name, directory = asked.named(_LONGEST), asked.directory
     process = ["ratchet", *starting.words(asked.config, directory, "auto")]
     options = {
         "cluster": asked.cluster,
         "workload": name,
         "tpu-type": asked.slice.accelerator,
         "num-slices": asked.slices,
-        "docker-image": asked.container(),
+        "docker-image": asked.image,
         "max-restarts": asked.restarts,
         "termination-grace-period-seconds": GRACE,
         "priority": asked.priority,

@@ -34,6 +34,7 @@ def soon():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(holder, "BEAT", 0.1)
         patch.setattr(holder, "SILENCE", 0.3)
+        patch.setattr(holder, "SENT", 0.0)
         yield
 
 

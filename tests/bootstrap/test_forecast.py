@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from etils import epath
@@ -55,6 +56,37 @@ def test_what_a_run_does_not_do_takes_no_time(little_run, foretold):
     whole, without_thinkers, without_oracle = (foretold(Pace(0.0, 1e-4, 1e-2), run) for run in runs)
     assert without_thinkers["gen-001", "evaluate"].high < whole["gen-001", "evaluate"].high
     assert without_oracle["gen-001", "review"].high < whole["gen-001", "review"].high
+
+
+@pytest.mark.parametrize(
+    ("asked", "stages"),
+    [
+        ({"teacher": {"generations": 1}}, {("gen-001", "simulate")}),
+        ({"judge": {}}, {"review", "targets", "wrongthink", "corrections", "evaluate"}),
+        ({"rollouts": {}}, {"simulate", "review", "targets", "wrongthink", "corrections"}),
+        ({"rollouts": {}, "targets": {"kind": "one_hot"}}, {"simulate", "review", "wrongthink"}),
+    ],
+)
+def test_what_servers_take_part_in_is_left_out(little_run, foretold, asked, stages):
+    config, pace = little_run.config, Pace(2.0, 1e-4, 1e-2)
+    for section, settings in asked.items():
+        parts = vars(getattr(config, section)) | settings
+        if section != "targets":
+            parts |= {"url": "http://127.0.0.1:9/v1"}
+        config = SimpleNamespace(**vars(config) | {section: SimpleNamespace(**parts)})
+    whole, left = foretold(pace), foretold(pace, replace(little_run, config=config))
+    gone = {one for one in whole if one not in left}
+    assert gone == {one for one in whole if one in stages or one[1] in stages} != set()
+
+
+def test_what_is_not_foretold_is_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(loop, "forecast", lambda *_: {"gen-001": {}})
+    monkeypatch.setattr(loop, "by_servers", lambda run, place, stage: stage in ("simulate", "targets"))
+    settings = {"config": SimpleNamespace(base=""), "fresh_weights": lambda: None, "decided": lambda *_: None}
+    run = SimpleNamespace(progress=SimpleNamespace(line=said.append), **settings)
+    loop._foretell(run, [{"place": "gen-001", "stage": name} for name in ("simulate", "review", "targets", "simulate")])
+    assert said[1:] == ["not foretold, since servers take part whose pace is not known here: simulate, targets"]
 
 
 def test_a_world_without_tasks_has_no_forecast(little_run, foretold):

@@ -1,6 +1,10 @@
 """What lies in a bucket is read from a copy on this machine, which is made once."""
 
+import contextlib
+import fcntl
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,8 +37,8 @@ def place(store, request):
     return store.bucket / request.node.name.replace("[", "-").rstrip("]")
 
 
-def copies():
-    return sorted(path.name for path in (Path.home() / ".cache" / "ratchet" / "buckets").iterdir() if path.is_dir())
+def copies(kind=Path.is_dir):
+    return sorted(path.name for path in (Path.home() / ".cache" / "ratchet" / "buckets").iterdir() if kind(path))
 
 
 def content_of(name):
@@ -43,9 +47,26 @@ def content_of(name):
 
 
 def again(path):
-    """As another process sees it."""
+    """As another process sees it, when all before it have ended."""
     nearby.cache_clear()
+    while nearby_module._READING:
+        os.close(nearby_module._READING.pop())
     return nearby(path)
+
+
+def said(caplog):
+    """The lines about copies; the stores of tests log as well."""
+    return [record.getMessage() for record in caplog.records if record.name == nearby_module.__name__]
+
+
+@contextlib.contextmanager
+def reader(path):
+    """Another process, which reads a path's copy until the block ends; gives the copy."""
+    code = "import sys; from ratchet.train.nearby import nearby; print(nearby(sys.argv[1]), flush=True); input()"
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, path], **piped) as process:
+        yield Path(process.stdout.readline().strip())
+        process.kill()
 
 
 def test_a_folder_keeps_its_name_and_files_and_what_changed_is_copied_anew(store, place, tmp_path):
@@ -62,8 +83,51 @@ def test_a_folder_keeps_its_name_and_files_and_what_changed_is_copied_anew(store
     with store.refusing(content_of("a.txt")):
         assert again(f"{place}/folder") == found, "nothing was copied again"
     (place / "folder" / "a.txt").write_text("b")
-    assert (again(f"{place}/folder") / "a.txt").read_text() == "b" and (found / "a.txt").read_text() == "a"
-    assert len(copies()) == len(before) + 1
+    assert (again(f"{place}/folder") / "a.txt").read_text() == "b" and not found.exists()
+    assert len(copies()) == len(before), "the new copy takes the old one's place"
+
+
+def test_a_copy_that_another_process_reads_stays_until_that_has_ended(store, place, caplog):
+    (place / "x.txt").write_text("first")
+    with reader(f"{place}/x.txt") as read:
+        (place / "x.txt").write_text("second")
+        assert again(f"{place}/x.txt").read_text() == "second"
+        assert read.read_text() == "first" and len(copies()) == 2 and not said(caplog)
+    (place / "x.txt").write_text("third!")
+    assert again(f"{place}/x.txt").read_text() == "third!"
+    assert len(copies()) == len(copies(Path.is_file)) == 1 and len(said(caplog)) == 2
+    assert said(caplog)[0].endswith(f"the copy of {place}/x.txt is gone, since that has changed")
+
+
+def test_a_copy_that_was_long_unused_goes_when_another_is_made(store, place, caplog):
+    for name in "abc":
+        (place / name).write_text(name)
+    old, fresh = again(f"{place}/a"), again(f"{place}/b")
+    ago = time.time() - nearby_module.UNUSED
+    os.utime(nearby_module._lock(old.parent), (ago - 1, ago - 1))
+    os.utime(nearby_module._lock(fresh.parent), (ago + 999, ago + 999))
+    assert again(f"{place}/b") == fresh and old.exists(), "nothing was made"
+    made = again(f"{place}/c")
+    assert made.exists() and fresh.exists() and not old.parent.exists()
+    (line,) = said(caplog)
+    assert line.endswith(f"the copy of {place}/a is gone, since it was not read for 7 days")
+    assert again(f"{place}/a").read_text() == "a"
+
+
+def test_a_lock_that_goes_while_it_is_waited_for_is_taken_anew(tmp_path, monkeypatch):
+    """Else a reader would hold what lies there no more, and its copy were removed from under it."""
+    place, flock, calls = tmp_path / "copy", fcntl.flock, []
+
+    def slow(handle, how):
+        calls.append(handle)
+        if len(calls) == 1:
+            nearby_module._lock(place).unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(nearby_module.fcntl, "flock", slow)
+    with nearby_module._alone(place), pytest.raises(BlockingIOError), nearby_module._alone(place, fcntl.LOCK_NB):
+        pytest.fail("two held it")
+    assert len(calls) == 3
 
 
 def test_a_copy_that_broke_off_is_none(store, place, tmp_path):

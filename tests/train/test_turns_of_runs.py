@@ -1,8 +1,14 @@
 """Turns at a run in a bucket: one process at a time, whatever its clock says, also where two begin at once."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from etils import epath
@@ -24,8 +30,63 @@ def begun(directory, number: int, **record) -> dict:
     return record
 
 
+def killed(directory):
+    """A process that died without a word while it worked on a run; returns its number."""
+    code = (
+        "import os, signal, sys; from etils import epath; from ratchet.train.holder import holding\n"
+        "with holding(epath.Path(sys.argv[1])):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, directory]) as process:
+        assert process.wait() == -signal.SIGKILL
+    return process.pid
+
+
+def test_a_process_of_this_machine_that_was_killed_is_known_to_be_gone(directory, patience):
+    pid, said = killed(directory), []
+    assert holder_of(directory) is None and patience.slept == []
+    with holding(directory, said.append):
+        assert patience.slept == [holder.SENT] and turns.newest(directory) == 2
+    assert not os.path.exists(holder._lock_of(directory))
+    assert len(said) == 1 and f"process {pid} on {socket.gethostname()}" in said[0] and "and is gone" in said[0]
+
+
+def test_where_another_held_it_since_only_silence_tells_that_a_process_of_this_machine_is_gone(directory, patience):
+    """Its lock says nothing of it: the process may live where a machine of the same name has a lock of its own."""
+    killed(directory)
+    begun(directory, 2, host=socket.gethostname())
+    assert holder_of(directory)["pid"] == 7
+    with holding(directory):
+        assert sum(patience.slept) == holder.SILENCE
+
+
+def test_of_processes_that_ran_together_only_silence_tells_that_all_are_gone(directory, patience):
+    several = SimpleNamespace(count=2, decided=lambda what, decide: decide())
+    with holding(directory, together=several):
+        left = json.loads(turns.place(directory, 1).read_text())
+    begun(directory, 1, **left)
+    with holding(directory):
+        assert sum(patience.slept) == holder.SILENCE
+
+
+def test_where_the_machine_has_no_place_for_a_lock_only_silence_tells(directory, patience, monkeypatch):
+    monkeypatch.setattr(holder, "_lock_of", lambda _: "/nowhere/lock")
+    left = begun(directory, 1, host=socket.gethostname())
+    assert holder_of(directory) == left
+    with holding(directory):
+        assert sum(patience.slept) == holder.SILENCE
+
+
+def test_a_second_process_of_this_machine_is_refused_at_once(directory, monkeypatch):
+    monkeypatch.setattr(holder, "_watched", lambda *_: pytest.fail("it waited"))
+    with holding(directory) as mine:
+        assert holder_of(directory)["pid"] == mine._who["pid"]
+        with pytest.raises(Busy, match="works on this run; stop it or let it end"), holding(directory):
+            pytest.fail("two held it")
+
+
 def test_the_second_is_refused_while_the_first_beats_and_goes_on_when_it_has_ended(directory, monkeypatch):
     monkeypatch.setattr(holder, "BEAT", 0.05)
+    monkeypatch.setattr(holder, "_lock", lambda *_: None)  # as on another machine
     with holding(directory) as mine:
         assert holder_of(directory)["pid"] == mine._who["pid"]
         with pytest.raises(Busy, match="works on this run; stop it or let it end"), holding(directory):

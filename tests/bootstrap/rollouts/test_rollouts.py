@@ -17,18 +17,24 @@ from support import awaken, changed, little_config, start
 from templates import write_folder
 
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.probes import labelled_probes
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.rollouts import replicas
 from ratchet.bootstrap.rollouts.handover import hand_over
 from ratchet.bootstrap.rollouts.replicas import find_server
 from ratchet.bootstrap.run import Generation
+from ratchet.bootstrap.simulate import finish
 from ratchet.bootstrap.stages import transcripts
+from ratchet.bootstrap.targets import make_targets
 from ratchet.bootstrap.teacher.client import Client, ServerRefused, ServerStopped
+from ratchet.bootstrap.transcript import Review
 from ratchet.launch.serve import served
 from ratchet.launch.serve.listening import answering
 from ratchet.models import decoder, huggingface
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
+from ratchet.models.sampler import Request
 from ratchet.train import sharding
 from ratchet.train.buckets import download
 from ratchet.train.together import ALONE
@@ -133,7 +139,7 @@ def test_after_a_promotion_they_write_with_the_weights_that_were_promoted(run, s
         assert written(run, old, url=urls, place="run") == own[0]
         again = generation(run, new, 1, urls, "run")
         assert [t.tokens for unit in transcripts.simulate(again) for t in unit] == own[1] != own[0]
-        clients = again.afar.clients
+        clients = again.rollouts.clients
         assert all(c.counts.answered for c in clients), "one of them was asked nothing"
     place = run.directory / "rollouts"
     assert len(list((place / "answers").iterdir())) == 2 and len(list(place.glob("gen-*"))) == 1
@@ -150,7 +156,7 @@ def test_one_that_keeps_its_old_weights_is_left_out_and_the_others_write_all(run
     new, obstinate = weights(2), dataclasses.replace(speaker, other=lambda place: speaker.weights)
     own = written(run, new, place="own")
     with taking(speaker, run) as good, taking(obstinate, run) as bad, taking(speaker, run) as deaf:
-        generation(run, weights(1), 0, (good.url,)).afar.hand_over()  # as generation 1 was made
+        generation(run, weights(1), 0, (good.url,)).rollouts.hand_over()  # as generation 1 was made
         plain = deaf.url.replace("/v1", "/elsewhere/v1")
         assert written(run, new, 1, url=(bad.url, good.url, plain)) == own
     lines = [line for line in run.progress.lines if "left out" in line]
@@ -214,16 +220,74 @@ def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with
                 other.close()
 
         with pytest.raises(ServerStopped, match="no server is left"):
-            g.afar.finish(drafts, g.passages, generation=1, seed=g.seed("simulate"), advance=advance)
+            finish(g.author(), g.index, drafts, generation=1, seed=g.seed("simulate"), advance=advance)
         assert 4 <= sum(said) < len(drafts)
     lines = [line for line in run.progress.lines if "left out" in line]
     assert len(lines) == 2 and all("it has failed 2 times in a row (no connection: " in line for line in lines)
     there = sum(len(file["answers"]) for file in kept(run))
     with taking(speaker, run) as anew:
         g = generation(run, new, 1, (anew.url,))
-        made = g.afar.finish(drafts, g.passages, generation=1, seed=g.seed("simulate"))
-        assert sum(c.counts.answered for c in g.afar.clients) == len(drafts) - there
+        made = finish(g.author(), g.index, drafts, generation=1, seed=g.seed("simulate"))
+        assert sum(c.counts.answered for c in g.rollouts.clients) == len(drafts) - there
     assert [t.tokens for t in made] == own
+
+
+def test_corrections_alternatives_and_answers_to_probes_are_theirs_too(run, speaker):
+    """Greedy, they are what the run itself would write by the same weights."""
+    new = weights(2)
+    with taking(speaker, run) as one:
+        g = generation(run, new, 1, (one.url,))
+        client, end = g.rollouts.clients[0], run.tokenizer.end
+        thoughts = [
+            wrongthink.Thought(t, 0, tuple(run.tokenizer.encode("the lamp")), "the lamp", "it does not", "incumbent")
+            for t in g.tasks
+        ]
+        how = {"generation": 1, "seed": 5}
+        corrected, own = (
+            wrongthink.interrupt(writer, g.index, thoughts, "no,", **how) for writer in (g.author(), g.writer)
+        )
+        assert client.counts.answered == len(thoughts) and [t.tokens for t in corrected] == [t.tokens for t in own]
+        for by_servers, by_itself in zip(corrected, own, strict=True):
+            np.testing.assert_allclose(by_servers.capture.probs_NK, by_itself.capture.probs_NK, atol=1e-3)
+        passing = lambda drafts: [Review(t.id, {}, True) for t in drafts]
+        given = passing, own, changed(run.config, targets__open_mass=0.0, targets__smallest_branch=0.01).targets
+        found, expected = (
+            make_targets(writer, run.scorer, *given, seed=5) for writer in (g.author(captured=False), g.writer)
+        )
+        assert [one.branches for one in found] == [one.branches for one in expected] != []
+        opened = {(one.transcript_id, b.position, b.token) for one in found for b in one.branches if b.token != end}
+        assert client.counts.answered == len(thoughts) + len(opened) > len(thoughts)
+        before = client.counts.answered
+        probes = [labelled_probes(run, writer, 1, 5) for writer in (g.author(captured=False), g.writer)]
+        assert [p.transcript.tokens for p in probes[0]] == [p.transcript.tokens for p in probes[1]]
+        assert client.counts.answered == before + sum(not p.junk for p in probes[0]) > before
+
+
+def test_what_servers_cannot_do_the_runs_own_sampler_does(run, speaker):
+    """What other weights write, what keeps to a grammar, is longer than they read, or ends otherwise."""
+    new, asked, end = weights(2), [], run.tokenizer.end
+
+    def own(params, requests, **more):
+        asked.append([r.id for r in requests])
+        return run.sampler(params, [dataclasses.replace(r, grammar=None) for r in requests], **more)
+
+    own.keep = run.sampler.keep
+    with taking(speaker, run) as one:
+        g = generation(run, new, 1, (one.url,))
+        g.__dict__["writer"] = dataclasses.replace(g.writer, sampler=own)
+        writer = g.author()
+        prompts = [tuple(run.tokenizer.render(t.messages)) for t in g.tasks[:2]]
+        long = prompts[0] + prompts[0][-1:] * (writer.room + 1 - len(prompts[0]))
+        requests = [Request(1, prompts[0]), Request(2, long), Request(3, prompts[1]), Request(4, prompts[0], object())]
+        said = writer.sample(requests, seed=5)
+        assert asked == [[2, 4]] and g.rollouts.clients[0].counts.answered == 2
+        expected = run.writer(new).sample([dataclasses.replace(r, grammar=None) for r in requests], seed=5)
+        assert [s.tokens.tolist() for s in said] == [s.tokens.tolist() for s in expected]
+        assert [s.ids.shape for s in said] == [s.ids.shape for s in expected]
+        how = {"seed": 5, "temperature": 0.0}
+        writer.sampler(weights(1), requests[:1], stop=(end,), **how)
+        writer.sampler(new, requests[:1], stop=(end, 5), **how)
+        assert asked[1:] == [[1], [1]] and g.rollouts.clients[0].counts.answered == 2
 
 
 class _AsVllm(BaseHTTPRequestHandler):

@@ -132,5 +132,5 @@ def test_an_answer_that_is_damaged_is_asked_for_again_once_it_is_removed(generat
 
 
 def test_later_generations_are_written_by_the_runs_own_models(generation):
-    assert generation("http://127.0.0.1:9/v1", number=2).afar is None
-    assert generation("", number=1).afar is None
+    assert generation("http://127.0.0.1:9/v1", number=2).teacher is None
+    assert generation("", number=1).teacher is None

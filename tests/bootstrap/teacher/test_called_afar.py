@@ -87,7 +87,7 @@ def test_calls_and_answers_stand_as_those_of_the_runs_own_model(generation):
         g = generation(address)
         made = written(g)
         drafts = [simulate.draft(g.writer, g.index, t, 0, "again") for t in g.tasks]
-        g.afar.finish(drafts, g.passages, generation=1, seed=0, advance=done.append)
+        g.teacher.finish(drafts, g.passages, generation=1, seed=0, advance=done.append)
     own = by_its_own_model(g, '{"expression":"6*8"}', '{"query":"the lamp"}')
     form = lambda t: (t.prompt, t.called, t.messages, t.calls, t.passages, t.tokens, t.text, t.finished, t.id)
     assert [form(t) for t in made] == [form(transcript_from_json(to_json(t))) for t in own] and len(made) == 2

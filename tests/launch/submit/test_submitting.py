@@ -99,6 +99,11 @@ def test_what_does_not_fit_is_not_submitted(kubectl, capsys, monkeypatch, found)
         (["submit", "tiny"], "submit: say where to run it; give --to gke, xpk, tpu-vm, slurm or local"),
         (["submit", "tiny", "--to", "moon"], "there is no platform 'moon'; give --to gke"),
         (["submit", "--to", "gke"], "submit: give a recipe"),
+        (["submit", "tiny", "--to", "gke"], "--to gke: give --out gs://BUCKET/runs/NAME (a bucket that all machines"),
+        (["submit", "tiny", "--to", "xpk", "--out", "/x"], "NAME (of a cluster that xpk made), --out gs://BUCK"),
+        (["submit", "tiny", "--to", "xpk", *GKE[4:6], "--dry-run"], "give --cluster NAME (of a cluster that xpk"),
+        ([*GKE, "--rollouts", "vllm"], "ratchet: submit: --rollouts and --rollouts-model go together"),
+        (["submit", "documents", "--to", "local"], "as in `ratchet submit documents FOLDER --to local`"),
         ([*GKE, "--zone", "z"], "unknown setting --zone"),
         ([*GKE, "--queu", "q"], "unknown setting --queu; the nearest is --queue"),
         (["submit", "tiny", "--to", "local", "--processes", "0"], "--processes 0, --devices 1; both must be at least"),
@@ -151,6 +156,15 @@ def test_a_recipe_about_documents_is_refused_without_a_model_before_anything_is_
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_read_in_the_container_is_named_and_what_lies_in_a_bucket_is_not(capsys):
+    words = ["submit", "documents", "docs", "--documents.questions", "gs://b/q.jsonl", *GKE[2:], "--dry-run"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().err == (
+        "submit: --documents.path docs: looked for in the container; what lies in gs:// or s3:// is fetched\n"
+    )
+    assert cli.main([*GKE, "--dry-run"]) == 0 and not capsys.readouterr().err
+
+
 def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, monkeypatch, found):
     monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
     assert cli.main(["preflight", "pod-0.6b", "--step", "generation"]) == 0
@@ -161,10 +175,11 @@ def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, 
 
 def test_slurm_is_said_that_nothing_was_compiled_and_sizes_that_cannot_divide_are_refused(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    pod = ["submit", "pod-0.6b", "--to", "slurm", "--base", "/models/m"]
+    pod = ["submit", "pod-0.6b", "/documents", "--to", "slurm", "--base", "/models/m"]
     for sizes, says in (
         (["--gpus", "7"], "on 1 nodes of 7 GPUs: simulate.slots: 512 do not divide over 7 devices"),
         (["--nodes", "2", "--mesh.tensor", "3"], "on 2 nodes of 8 GPUs: mesh: data × fsdp × tensor = (1, 5, 3)"),
+        (["--gpus", "7", "--dry-run"], "on 1 nodes of 7 GPUs: simulate.slots: 512 do not divide over 7 devices"),
     ):
         assert cli.main([*pod, *sizes]) == 2
         assert capsys.readouterr().err.startswith(f"ratchet: submit: {says}")

@@ -47,6 +47,11 @@ def drawn(tab) -> None:
     })""")
 
 
+def shown(tab) -> None:
+    """Waits until a frame of the page was drawn, before which a browser gives the focus to what asks for it."""
+    tab.run("new Promise((found) => requestAnimationFrame(() => requestAnimationFrame(found)))")
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
 def test_nothing_overflows_everything_is_readable_and_no_policy_is_broken(tab, pages, width, dark):
@@ -73,6 +78,7 @@ def test_everything_is_reached_and_done_by_keyboard(tab, pages, run):
     (run / "labels.jsonl").unlink(missing_ok=True)
     tab.open(f"{pages.address}{LIST}?words=lantern+flickers", 390)
     focused = "document.activeElement.name || document.activeElement.textContent.trim()"
+    shown(tab)
     assert tab.run(focused) == "words", "one can type at once"
 
     def to(wanted: str) -> None:
@@ -87,6 +93,7 @@ def test_everything_is_reached_and_done_by_keyboard(tab, pages, run):
     def enter() -> None:
         tab.press("Enter", 13, "\r")
         tab.wait("Page.loadEventFired")
+        shown(tab)
 
     to("aaaa0001")
     enter()
