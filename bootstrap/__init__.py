@@ -9,7 +9,8 @@ Stages
   stages/         one file each; none knows another
 
 The run, and what its stages share
-  run.py          what stays the same while a run goes on, and a turn of it
+  run.py          what stays the same while a run goes on, and how it is prepared
+  generation.py   a turn of the loop: who writes and reviews in it, and what is read
   given.py        what a run reads: its world, documents, and hashes of both
   engines.py      what a run samples and scores with, by its settings
   arms.py         the training of an arm

@@ -15,11 +15,12 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError, changed
 from ratchet.bootstrap.forecast import FORECAST, by_servers, forecast
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import units_of
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent
-from ratchet.bootstrap.run import Generation, Run, base_weights, prepare
+from ratchet.bootstrap.run import Run, base_weights, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -341,12 +342,17 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     meter = r.sampler.meter
     r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     rollbacks = 0 if promoted else past.rollbacks + 1
-    left = Past(number if promoted else past.incumbent, accepted, rollbacks)
+    return _ended(g, Past(number if promoted else past.incumbent, accepted, rollbacks))
+
+
+def _ended(g: Generation, left: Past) -> Past:
+    """What a generation left, committed as its end. Raises ValueError when its units are not those of the first end."""
+    r = g.run
     units = r.decided("the units", lambda: units_of(g.directory))
     done = r.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
     if other := [stage for stage in units if units[stage] != done["units"][stage]]:
         raise ValueError(
-            f"{g.directory / other[0]}: made again, its units are not those that generation {number} was trained on; "
+            f"{g.directory / other[0]}: made again, its units are not those that generation {g.number} was trained on; "
             "put those back, or start a new run"
         )
     return left

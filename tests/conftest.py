@@ -30,6 +30,7 @@ from filelock import FileLock  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from ratchet.bootstrap import run  # noqa: E402
+from ratchet.bootstrap.generation import Generation  # noqa: E402
 from ratchet.models import decoder  # noqa: E402
 from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.train import sharding  # noqa: E402
@@ -116,12 +117,12 @@ def torn(little_run):
 def turn(little_run, torn, tmp_path):
     """Makes a generation that the torn writer writes, in a directory of its own, with some settings changed."""
 
-    def make(number: int = 1, **changes) -> run.Generation:
+    def make(number: int = 1, **changes) -> Generation:
         config = support.changed(little_run.config, **{"controls__random_share": 0.0} | changes)
         world = little.create(generations=config.generations)
         own = dataclasses.replace(little_run, directory=epath.Path(tmp_path), config=config, world=world)
         read = {t.id: t for t in own.read(number)}
-        return run.Generation(own, number, 0, torn.params, own.fresh_weights(), own.tasks(number), read)
+        return Generation(own, number, 0, torn.params, own.fresh_weights(), own.tasks(number), read)
 
     return make
 

@@ -13,10 +13,10 @@ import numpy as np
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
 from ratchet.bootstrap.copies import GRAM, Texts, copied, pieces
 from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.bootstrap.worlds.world import Task, World, words

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, measure
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.probes import JUNK_OF, calibrated, calibration_of_seed, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example

@@ -6,8 +6,8 @@ from dataclasses import replace
 from flax import nnx
 
 from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.world import Task, content_id

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.bootstrap.config import EvaluateConfig
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import Groups, effective_groups, paired
-from ratchet.bootstrap.run import Generation
 
 PRIMARY = "open_book"
 """The figure that a generation is kept for."""

@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import proportion
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
 

@@ -11,8 +11,9 @@ from flax import nnx
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.arms import train_arm
 from ratchet.bootstrap.config import Config
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.ledger import units_of
-from ratchet.bootstrap.run import Generation, Run
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.wrongthink import spoiled_again

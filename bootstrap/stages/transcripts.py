@@ -10,9 +10,9 @@ import numpy as np
 
 from ratchet.bootstrap import targets
 from ratchet.bootstrap.checks import reject_repeated
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.targets import Target, make_targets
 from ratchet.bootstrap.teacher.client import Counts

@@ -43,10 +43,11 @@ from ratchet.bootstrap import run as runs  # noqa: E402
 from ratchet.bootstrap.arms import train_arm  # noqa: E402
 from ratchet.bootstrap.calibration import ReviewerBelowFloor  # noqa: E402
 from ratchet.bootstrap.examples import for_students, imitation_examples  # noqa: E402
+from ratchet.bootstrap.generation import Generation  # noqa: E402
 from ratchet.bootstrap.progress import Silent  # noqa: E402
 from ratchet.bootstrap.proposals import from_json  # noqa: E402
 from ratchet.bootstrap.review import Reviewer, with_thresholds  # noqa: E402
-from ratchet.bootstrap.run import Generation, Run  # noqa: E402
+from ratchet.bootstrap.run import Run  # noqa: E402
 from ratchet.bootstrap.signals import words  # noqa: E402
 from ratchet.bootstrap.simulate import draft, finish  # noqa: E402
 from ratchet.bootstrap.stages import propose, transcripts  # noqa: E402

@@ -27,9 +27,9 @@ from support import changed  # noqa: E402
 
 from ratchet.bootstrap import config_files  # noqa: E402
 from ratchet.bootstrap import run as runs  # noqa: E402
+from ratchet.bootstrap.generation import Generation  # noqa: E402
 from ratchet.bootstrap.progress import Silent  # noqa: E402
 from ratchet.bootstrap.review import Reviewer  # noqa: E402
-from ratchet.bootstrap.run import Generation  # noqa: E402
 from ratchet.bootstrap.stages import transcripts  # noqa: E402
 from ratchet.bootstrap.transcript import Transcript  # noqa: E402
 from ratchet.launch.recipes import RECIPES  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 from support import transcript, write_model
 
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.progress import Silent
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages.train import mixture
 from ratchet.bootstrap.worlds.world import Task
 

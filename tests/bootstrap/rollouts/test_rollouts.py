@@ -18,12 +18,12 @@ from templates import write_folder
 
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap import wrongthink
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.probes import labelled_probes
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.rollouts import replicas
 from ratchet.bootstrap.rollouts.handover import hand_over
 from ratchet.bootstrap.rollouts.replicas import find_server
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import finish
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.targets import make_targets

@@ -9,10 +9,10 @@ from etils import epath
 from faulty import Faulty
 from support import changed
 
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.previews import preview
 from ratchet.bootstrap.rubric import seated
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.teacher.client import ServerStopped
 from ratchet.train.files import RecordError

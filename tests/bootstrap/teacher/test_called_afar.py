@@ -12,8 +12,8 @@ from support import changed, saying
 
 from ratchet.bootstrap import simulate
 from ratchet.bootstrap.config import Config, with_settings
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.report.transcript import called
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.teacher.client import ServerRefused, ServerStopped
 from ratchet.bootstrap.toolkit.offered import toolbox

@@ -13,10 +13,10 @@ from support import changed, prepared, saying
 
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, ConfigError, with_settings
+from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.given import INPUTS
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.transcript import called
-from ratchet.bootstrap.run import Generation
 from ratchet.bootstrap.simulate import Draft, finish
 from ratchet.bootstrap.stages import transcripts
 from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
