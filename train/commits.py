@@ -54,6 +54,13 @@ class Commits:
             f"whether {name} is there", lambda: name in self._known().files and path.exists()
         )
 
+    def holds(self, path: epath.Path, entry: str) -> bool:
+        """Whether the committed JSON at `path` has an entry when the first process comes here: others may come later,
+        when that one has added it. Raises AlteredError as `read` does."""
+        return self._together.decided(
+            f"whether {self._name(path)} holds {entry}", lambda: entry in self.read(path)
+        )
+
     def within(self, place: epath.Path) -> list[epath.Path]:
         """The paths that are committed in a directory, whether they are there or not."""
         name = self._name(place)

@@ -99,9 +99,9 @@ def token_of(g: Generation, pairs: Sequence[Pair], found: Sequence[Target]) -> N
     transcripts = {t.id: t for t, _ in pairs}
     rejected = [(b.probability, one, b.position) for one in found for b in one.branches if not b.passed]
     rejected = [r for r in rejected if r[1].transcript_id in transcripts]
-    shown = g.run.commits.read(g.directory / "samples.json")
-    if not rejected or "token" in shown:
+    if not rejected or g.run.commits.holds(g.directory / "samples.json", "token"):
         return
+    shown = g.run.commits.read(g.directory / "samples.json")
     _, one, position = max(rejected, key=lambda r: (r[0], r[1].transcript_id, r[2]))
     t, piece = transcripts[one.transcript_id], g.run.tokenizer.piece
     rows = lambda c: [
@@ -124,11 +124,9 @@ def token_of(g: Generation, pairs: Sequence[Pair], found: Sequence[Target]) -> N
 def correction_samples(g: Generation, corrected: Sequence[Pair]) -> None:
     """Counts of corrections by source and a few of each, with what was wrong, added to wrongthink.json."""
     path = g.directory / "wrongthink.json"
-    if not g.run.commits.has(path):
+    if not g.run.commits.has(path) or g.run.commits.holds(path, "corrections"):
         return
     measured = g.run.commits.read(path)
-    if "corrections" in measured:
-        return
     counts, shown = {}, []
     for source in g.run.config.wrongthink.sources:
         mine = [(t, r) for t, r in corrected if t.source == source]
@@ -152,11 +150,9 @@ def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], param
     which must never make them likelier."""
     path = g.directory / "wrongthink.json"
     thoughts = {t.forced: t for t, r in corrected if r.accepted}.values()
-    if not g.run.commits.has(path) or not thoughts:
+    if not thoughts or not g.run.commits.has(path) or g.run.commits.holds(path, "likelihood"):
         return
     measured = g.run.commits.read(path)
-    if "likelihood" in measured:
-        return
     made = [
         examples.example(t.student_prompt, t.forced, examples.one_hot(t.forced), "seed", {"kind": "wrong"})
         for t in list(thoughts)[:256]

@@ -13,6 +13,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages import summary
 from ratchet.bootstrap.targets import Branch, Target
 from ratchet.bootstrap.transcript import Capture, Review, Verdict
+from ratchet.train.together import Together
 
 
 def read(g, name):
@@ -195,3 +196,32 @@ def test_the_likelihood_of_wrong_thoughts_is_measured_before_and_after(turn, cor
     assert len(seen[0]) == len(thoughts) == 4
     summary.likelihood_of_wrong_thoughts(g, corrected, g.params)
     assert read(g, "wrongthink.json")["likelihood"] == found
+
+
+class Board:
+    """What a coordination service holds. Who asks for what was never said there is out of step."""
+
+    def __init__(self):
+        self.said = {}
+
+    def key_value_set(self, key, text):
+        self.said[key] = text
+
+    def blocking_key_value_get(self, key, milliseconds):
+        return self.said.pop(key)
+
+
+def test_a_process_that_comes_after_the_first_has_added_something_stays_in_step(turn, pairs, corrected):
+    g, board = turn(1), Board()
+    t, review = pairs[0]
+    rejected = (Branch(0, 1, 0.5, False, "", "why"),)
+    said = [Target(t.id, t.capture, 0.0, rejected)]
+    summary.samples(g, [(t, review)])
+    g.run.commits.write(g.directory / "wrongthink.json", {"lambda": 0.5})
+    for number in range(2):
+        own = replace(g, run=replace(g.run, together=Together(number, 2, client=board)))
+        summary.token_of(own, [(t, review)], said)
+        summary.correction_samples(own, corrected)
+        summary.likelihood_of_wrong_thoughts(own, corrected, g.base)
+        assert bool(board.said) == (number == 0), "each takes all that the first one said"
+    assert "token" in read(g, "samples.json") and {"corrections", "likelihood"} <= read(g, "wrongthink.json").keys()
