@@ -37,4 +37,5 @@ def check(config: Any, prefix: str = "") -> None:
         elif text and not all(map(BOUNDS[text], numbers)):
             raise ValueError(f"config: {name} is {value}; it must be {text}")
         elif any(isinstance(number, int) and abs(number) > LARGEST for number in numbers):
-            raise ValueError(f"config: {name} is {value}; it must be from -{LARGEST} to {LARGEST}")
+            within = f"{text}, and at most {LARGEST}" if text else f"from -{LARGEST} to {LARGEST}"
+            raise ValueError(f"config: {name} is {value}; it must be {within}")

@@ -153,7 +153,7 @@ def test_there_are_few_enough_settings_to_read():
         ("mesh.data", 0, "at least 1, or -1"),
         ("mesh.tensor", -1, "at least 1"),
         ("model.heads", 0, "at least 1"),
-        ("train.steps", 10**20, "from -2147483647 to 2147483647"),
+        ("train.steps", 10**20, "at least 1, and at most 2147483647"),
         ("seed", 2**31, "from -2147483647 to 2147483647"),
         ("seed", -(2**31), "from -2147483647 to 2147483647"),
     ],
