@@ -49,8 +49,8 @@ def calibrate(
     First, what is no better than chance at telling right probes from wrong ones loses its say (`_by_their_worth`).
     Where what is left does not reach the target, the likelihoods among these have their say again. Returns the
     calibrated reviewer and what was measured per criterion: threshold, standing, AUC, TPR, TNR, Cohen's κ, precision,
-    recall, junk. `reached` hears which share is reviewed. Raises ReviewerBelowFloor when no thresholds reach
-    the target with enough recall, when junk passes, and when no criterion has a say.
+    recall, junk. `reached` hears which share is reviewed. Raises ReviewerBelowFloor when no thresholds reach the target
+    with enough recall, when junk passes, and when no criterion has a say.
     """
     tasks = {p.task.id: p.task for p in probes}
     reviews = reviewer.review([p.transcript for p in probes], tasks, passages, reached=reached)

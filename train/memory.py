@@ -6,7 +6,6 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 _ARENA_MAX, _MMAP_MAX, _TOP_PAD, _TRIM_THRESHOLD = -8, -4, -2, -1  # malloc.h
@@ -45,12 +44,12 @@ def give_back_now_and_then() -> None:
     """Has a thread of its own give back what is freed, while the process holds plenty: in stages of large models,
     arrays of many sizes leave more and more room between them."""
     if _glibc():
-        threading.Thread(target=_giving_back, args=(time.sleep,), name="give back", daemon=True).start()
+        threading.Thread(target=_giving_back, name="give back", daemon=True).start()
 
 
-def _giving_back(sleep: Callable[[float], None]) -> None:
+def _giving_back() -> None:
     while True:
-        sleep(NOW_AND_THEN)
+        time.sleep(NOW_AND_THEN)
         if held() > PLENTY:
             give_back()
 

@@ -1,10 +1,10 @@
 """What is done with memory that is freed, in processes of their own: it is said once for all of a process."""
 
 import platform
+import queue
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -68,18 +68,17 @@ def test_a_process_gives_back_now_and_then_while_it_holds_plenty(monkeypatch):
     monkeypatch.setattr(memory, "held", lambda: next(holds))
     monkeypatch.setattr(memory, "give_back", lambda: given.append(len(slept)))
     slept = []
+    monkeypatch.setattr(memory.time, "sleep", slept.append)
     with pytest.raises(StopIteration):  # there is nothing more that it holds
-        memory._giving_back(slept.append)
+        memory._giving_back()
     assert given == [1, 4] and {*slept} == {memory.NOW_AND_THEN}
 
 
 def test_a_thread_gives_back_and_keeps_no_process_from_ending(monkeypatch):
-    started = []
-    monkeypatch.setattr(memory, "_giving_back", lambda sleep: started.append(threading.current_thread()))
+    started = queue.SimpleQueue()
+    monkeypatch.setattr(memory, "_giving_back", lambda: started.put(threading.current_thread()))
     memory.give_back_now_and_then()
-    while not started:
-        time.sleep(0.01)
-    assert started[0].daemon
+    assert started.get(timeout=3600).daemon
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
