@@ -48,6 +48,7 @@ Engines
 Settings, data and files
   config.py       every setting, frozen
   config_files.py settings in files: a run's own, and those a user gives
+  config_changes.py  how settings differ, and which a resumed run may change
   transcript.py   the data that flows: transcripts, reviews, verdicts, captures
   documents/      a folder, a file or a dataset becomes documents
   intervals.py    shares with intervals, paired differences, agreement

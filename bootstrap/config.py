@@ -333,38 +333,6 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return _build(Config, fields, "")
 
 
-MAY_GROW = ("generations", "train.columns")
-"""Settings that resuming a run may raise: what was made before stays as it is."""
-MAY_CHANGE = (
-    "wandb",
-    *(f"train.engine.{name}" for name in ("save_every", "save_minutes", "stall_minutes", "profile")),
-    *(f"{section}.{name}" for section in ("teacher", "judge") for name in ("url", "concurrency", "budget", "prices")),
-    *(f"rollouts.{name}" for name in ("url", "concurrency", "directory")),
-)
-"""Settings that resuming a run may change, since nothing that comes of it depends on them."""
-
-
-def refusal(old: Config, new: Config) -> str:
-    """Why a run with the settings `old` cannot go on with those of `new`; "" where it can."""
-    for name, (before, after) in _differences(old, new).items():
-        if name in MAY_GROW and after < before:
-            return f"the run has {before} {name.rpartition('.')[2]}; --{name} can be more, not fewer"
-        if name not in (*MAY_GROW, *MAY_CHANGE) or (name == "judge.url" and not (before and after)):
-            return f"{name}: {before!r} → {after!r} differs from the run; start a new run to change it"
-    return ""
-
-
-def changed(old: Config, new: Config) -> list[str]:
-    """One line for every setting in which two configs differ: "seed: 0 → 1"."""
-    return [f"{name}: {before!r} → {after!r}" for name, (before, after) in _differences(old, new).items()]
-
-
-def _differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """(value before, value after) of every setting in which two configs differ."""
-    before, after = flat(old), flat(new)
-    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-
-
 def nearest(name: str, config: Config | None = None) -> str:
     """The known dotted setting closest to an unknown one: of those whose last word is the same, if there are any."""
     known = list(flat(config or Config()))

@@ -13,7 +13,8 @@ from flax import nnx
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
-from ratchet.bootstrap.config import Config, ConfigError, changed
+from ratchet.bootstrap.config import Config, ConfigError
+from ratchet.bootstrap.config_changes import changed
 from ratchet.bootstrap.forecast import FORECAST, by_servers, forecast
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.given import INPUTS, Given, given_world

@@ -16,7 +16,8 @@ from etils import epath
 from rich.table import Table
 
 from ratchet.bootstrap import config_files, loop
-from ratchet.bootstrap.config import Config, ConfigError, changed, flat, nearest, with_settings
+from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
+from ratchet.bootstrap.config_changes import changed
 from ratchet.bootstrap.progress import Progress
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole

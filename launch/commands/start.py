@@ -9,8 +9,7 @@ import jax
 import tyro
 from etils import epath
 
-from ratchet.bootstrap import config as configs
-from ratchet.bootstrap import config_files, loop
+from ratchet.bootstrap import config_changes, config_files, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.given import Given
@@ -114,7 +113,7 @@ def resume(words: list[str]) -> int:
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     given = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved))
     asked = given.config
-    if reason := configs.refusal(saved, asked):
+    if reason := config_changes.refusal(saved, asked):
         raise UserError(f"resume: {directory}: {reason}")
     together = _joined(given.join, asked)
     _refuse_ended(directory)

@@ -38,7 +38,7 @@ from reviewing import documents_in, text_of  # noqa: E402
 from support import changed  # noqa: E402
 
 from ratchet.bootstrap import config as configs  # noqa: E402
-from ratchet.bootstrap import config_files  # noqa: E402
+from ratchet.bootstrap import config_changes, config_files  # noqa: E402
 from ratchet.bootstrap import run as runs  # noqa: E402
 from ratchet.bootstrap.arms import train_arm  # noqa: E402
 from ratchet.bootstrap.calibration import ReviewerBelowFloor  # noqa: E402
@@ -135,7 +135,7 @@ def prepared(place: Path, rows: Sequence[dict], count: int, tell: Silent, **chan
     ))  # fmt: skip
     if not config_files.begun(epath.Path(place)):
         config_files.save(epath.Path(place), config)
-    for other in configs.changed(config_files.saved(epath.Path(place)), config):
+    for other in config_changes.changed(config_files.saved(epath.Path(place)), config):
         raise SystemExit(f"{place}: it was begun with other settings ({other}); remove it")
     return runs.prepare(epath.Path(place), config, tell)
 

@@ -4,7 +4,8 @@ import json
 import pytest
 from support import tiny_config
 
-from ratchet.bootstrap.config import Config, ConfigError, changed, flat, from_json, nearest, refusal, with_settings
+from ratchet.bootstrap.config import Config, ConfigError, flat, from_json, nearest, with_settings
+from ratchet.bootstrap.config_changes import changed, refusal
 from ratchet.launch.recipes import RECIPES
 from ratchet.models.bounds import BOUNDS
 
@@ -65,9 +66,12 @@ def test_a_run_goes_on_with_settings_on_which_nothing_that_was_made_depends(chan
     assert refusal(tiny_config(), with_settings(tiny_config(), change)) == why
 
 
-def test_a_judge_by_address_may_move_and_not_leave():
-    one, other = (tiny_config(judge__url=f"http://{name}/v1") for name in ("one", "other"))
-    assert refusal(one, other) == "" and "start a new run" in refusal(one, tiny_config())
+@pytest.mark.parametrize("server", ["teacher", "judge"])
+def test_a_server_may_move_and_neither_leave_nor_join(server):
+    one, other = (tiny_config(**{f"{server}__url": f"http://{name}/v1"}) for name in ("one", "other"))
+    assert refusal(one, other) == ""
+    for before, after in ((one, tiny_config()), (tiny_config(), one)):
+        assert "start a new run" in refusal(before, after)
 
 
 def test_of_settings_that_end_alike_the_closest_is_named():

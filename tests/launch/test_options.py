@@ -10,7 +10,8 @@ from etils import epath
 from support import LLAMA, start, tiny_config, write_model
 
 from ratchet.bootstrap import config_files
-from ratchet.bootstrap.config import changed, flat
+from ratchet.bootstrap.config import flat
+from ratchet.bootstrap.config_changes import changed
 from ratchet.launch import cli
 from ratchet.launch.commands import start as starting
 from ratchet.launch.options import parse_run

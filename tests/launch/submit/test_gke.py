@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet.bootstrap import config as configs
+from ratchet.bootstrap import config_changes
 from ratchet.launch import cli
 from ratchet.launch.commands.start import New
 from ratchet.launch.options import UserError, parse_run
@@ -116,7 +116,7 @@ def test_a_pod_begins_the_run_that_was_asked_for(monkeypatch, capsys):
     wanted = parse_run("run", New, ["tiny", *options]).config
     begun = parse_run("run", New, rest[1:])
     assert (name, rest[0], begun.out) == ("ratchet", "run", "gs://b/x")
-    assert configs.changed(begun.config, wanted) == [] and begun.config.seed == -3
+    assert config_changes.changed(begun.config, wanted) == [] and begun.config.seed == -3
 
 
 def test_slices_are_placed_and_sized_by_their_topology():
