@@ -25,9 +25,9 @@ MOST_WAITING = 4096
 
 @dataclass(eq=False)
 class Turn:
-    """An answer, which may take several requests: all are answered by the `weights` of this number, or refused."""
+    """An answer, which may take several requests: all are answered by one `version` of the weights, or refused."""
 
-    weights: int | None = None
+    version: int | None = None
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ class Desk:
         self._changes: deque[_Work] = deque()
         self._round: Round | None = None
         self._seated: dict[int, _Work] = {}
-        self._weights = 0
+        self._version = 0
         self._open = True
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
@@ -145,7 +145,7 @@ class Desk:
     def _change(self) -> None:
         """Takes the weights that were given last; those before them, and the old ones, are let go of."""
         self._round = None
-        self.served, self._weights = replace(self.served, weights=self._changes[-1].of), self._weights + 1
+        self.served, self._version = replace(self.served, weights=self._changes[-1].of), self._version + 1
         while self._changes:
             self._changes.popleft().tell(None)
 
@@ -158,12 +158,12 @@ class Desk:
             self._round = Round(self.served.sampler, self.served.weights, self.served.ends, alike)
         while self._requests and self._round.free and self._round.fits(self._requests[0].of):
             work = self._requests.popleft()
-            work.turn.weights = self._weights
+            work.turn.version = self._version
             self._seated[self._round.join(work.of)] = work
 
     def _too_late(self, work: _Work) -> bool:
         """Whether other weights began what a request goes on with, of which it is then told."""
-        late = work.turn.weights not in (None, self._weights)
+        late = work.turn.version not in (None, self._version)
         if late:
             work.tell(Refused("the model's weights were changed within this answer; ask again", status=503))
         return late
