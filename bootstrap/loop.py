@@ -216,7 +216,7 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
 
 
 def extend(directory: epath.Path, config: Config) -> Given:
-    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config.refusal`). Returns
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config_changes.refusal`). Returns
     what it reads.
 
     With more generations, what was trained for the last one alone is removed, since there will be another last one.

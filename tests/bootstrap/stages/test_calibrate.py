@@ -309,6 +309,29 @@ def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn
         calibration(replace(g, number=2, incumbent=1), [])
 
 
+@pytest.mark.parametrize(
+    ("standing", "said"), [("required", "needed to reach the target, though"), ("advisory", "advisory,")]
+)
+def test_a_run_says_what_calibration_found_no_better_than_chance(turn, monkeypatch, standing, said):
+    g, lines = turn(1), []
+    needed = tuple(c.model_copy(update={"standing": "required"}) for c in g.run.rubric)
+    monkeypatch.setattr(type(g.run.progress), "line", lambda self, text: lines.append(text))
+    g = replace(g, run=replace(g.run, rubric=needed))
+    monkeypatch.setattr(stage, "labelled_probes", lambda *_: [])
+
+    def calibrated(run, number, reviewer, *_):
+        auc = lambda c: {"value": 0.61, "low": 0.5, "high": 0.72} if c.kind == "model" else None
+        found = {c.id: {"threshold": c.threshold, "standing": standing, "auc": auc(c)} for c in reviewer.criteria}
+        return {"criteria": found, "review": {}}
+
+    monkeypatch.setattr(stage, "calibrated", calibrated)
+    calibration(g, [])
+    models = [c.id for c in needed if c.kind == "model"]
+    assert [line for line in lines if "chance" in line] == [
+        f"gen 1 review: {name} is {said} no better than chance (AUC 0.61, 95 % from 0.50 to 0.72)" for name in models
+    ] and models
+
+
 def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, monkeypatch):
     g = turn(1)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, known=None)))
