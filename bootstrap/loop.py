@@ -44,10 +44,11 @@ from ratchet.train.files import write_json
 from ratchet.train.holder import holding
 from ratchet.train.monitor import Watchdog
 from ratchet.train.records import Example, has_examples
+from ratchet.train.stopping import Ends
 from ratchet.train.together import ALONE, Together, connect
 
 
-class RunEnded(RuntimeError):
+class RunEnded(Ends):
     """The run cannot go on; its message is the result."""
 
 
@@ -216,8 +217,8 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
 
 
 def extend(directory: epath.Path, config: Config) -> Given:
-    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config_changes.refusal`). Returns
-    what it reads.
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see
+    `config_changes.refusal`). Returns what it reads.
 
     With more generations, what was trained for the last one alone is removed, since there will be another last one.
     With longer rows, what is still in training begins anew, with the examples that had no room. Raises ValueError,

@@ -18,12 +18,12 @@ from rich.text import Text
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config, nearest, with_settings
+from ratchet.launch import HELP
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
 from ratchet.train.buckets import reach
 
-HELP = ("-h", "--help")
 Asked = TypeVar("Asked")
 _OPTION = re.compile(r"--\w|-[a-zA-Z]$")
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]

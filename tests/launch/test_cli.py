@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,6 +162,14 @@ def test_help_lists_every_command(capsys, words):
     assert code == 0
     assert all(f"ratchet {c}" in out for c in cli.COMMANDS)
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_what_is_asked_for_help_or_status_waits_for_no_model_to_be_imported():
+    heavy = "{'ratchet.bootstrap.loop', 'ratchet.models.sampler', 'bm25s', 'matplotlib', 'tensorboardX'}"
+    for words in (["--help"], ["--version"], ["status", "nowhere"], ["nonsense"]):
+        code = f"import sys; from ratchet.launch import cli; cli.main({words}); print(*{heavy} & {{*sys.modules}})"
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert said.splitlines()[-1] == "", words
 
 
 def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):
