@@ -128,7 +128,7 @@ def test_what_a_run_with_rows_too_short_advises_can_be_done(capsys, tmp_path, mo
     def end(*_):
         raise loop.RunEnded("there is room to train")
 
-    monkeypatch.setattr(loop, "_foretell", lambda *_: None)
+    monkeypatch.setattr(loop, "write_forecast", lambda *_: None)
     monkeypatch.setattr(seed, "train_arm", end)
     assert ratchet(capsys, *advised)[0::2] == (1, "ratchet: there is room to train\n")
 
