@@ -1,4 +1,4 @@
-"""What a student knows of real passages, closed book: python tests/benchmarks/squad.py FOLDER [PASSAGES].
+"""What a student knows of real passages, closed book: python tests/benchmarks/squad.py FOLDER [PASSAGES [SEEDS]].
 
 FOLDER holds squad200.jsonl: passages of SQuAD, one a line, with their `title`, `context` and `questions` (`question`,
 `answer`), and with `texts` that others published about them (arXiv 2506.10943). A generation of the recipe `documents`
@@ -11,8 +11,9 @@ arms are trained from SmolLM2, each on as many tokens, at one rate, by the loop'
 * swapped: the same, but each answer is given to a task about another passage.
 
 All questions of the passages that were read are asked without sources. None of them is trained on or calibrates the
-review: that goes by questions about other passages. A table is printed, and results/squad.json written, after each
-arm; the same command goes on with a run that was cut.
+review: that goes by questions about other passages. Each seed reads passages of its own and trains its own arms; the
+table, which is printed and written to results/squad.json after each seed, is of all questions of all seeds. The same
+command goes on with a run that was cut.
 
 The rate and the number of steps were chosen once, by `rates FOLDER`: by what passages that this run does not read bring
 when they themselves are trained on.
@@ -75,6 +76,8 @@ TASKS, BATCH, LONGEST = 6, 4, 256
 THEIRS = "implications_gpt41"
 PAIRS = (("reviewed", "unreviewed"), ("reviewed", "passages"), ("unreviewed", "passages"))
 """Arms whose difference is shown, beside that of each from the base."""
+COUNTED = ("steps", "tokens", "examples", "untaught_tokens", "minutes")
+"""What is told of an arm beside its scores, by seed."""
 DRAWN = 10_000
 """Times that passages are drawn anew for an interval of 95 %."""
 Pools = list[tuple[list[Example], int]]
@@ -89,7 +92,11 @@ class Telling(Silent):
     began: float
 
     def line(self, text: str) -> None:
-        print(f"{(time.monotonic() - self.began) / 60:5.1f}  {text}", flush=True)
+        print(f"{self.minutes:5.1f}  {text}", flush=True)
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self.began) / 60
 
 
 class Made(NamedTuple):
@@ -101,21 +108,33 @@ class Made(NamedTuple):
     about: dict
 
 
-def main(folder: str, count: int = PASSAGES) -> None:
-    began = time.monotonic()
-    rows = rows_of(folder)
-    run = prepared(Path("runs") / f"squad-{count}", rows, count, Telling(began))
-    made = one_generation(run, runs.base_weights(run.config, run.mesh))
-    read = read_by(run, rows)
-    items, found = items_of(read), {}
-    for name, pools in arms_of(made, read).items():
-        of = lambda name=name, pools=pools: arm(made, name, pools, items)
-        found[name] = run.commits.once(run.directory / "arms" / f"{name}.json", of)
-        told = {"passages": count, "questions": len(items), "generation": made.about, **table(found, items)}
-        RESULT.write_text(json.dumps(told | {"minutes": round((time.monotonic() - began) / 60, 1)}, indent=1) + "\n")
-        run.progress.line(f"{name:10} {line_of(told['arms'][name])}")
-    for pair, of in told["differences"].items():
-        print(f"{pair:22} {line_of(of)}")
+def main(folder: str, count: int = PASSAGES, seeds: int = 1) -> None:
+    tell, rows, items, generations = Telling(time.monotonic()), rows_of(folder), [], []
+    arms: dict[str, list[dict]] = {}
+    for seed in range(seeds):
+        run = prepared(Path("runs") / f"squad-{count}-{seed}", rows, count, tell, seed=seed)
+        made = one_generation(run, runs.base_weights(run.config, run.mesh))
+        read = read_by(run, rows)
+        own = items_of(read)
+        for name, pools in arms_of(made, read).items():
+            of = lambda name=name, pools=pools, made=made, own=own: arm(made, name, pools, own)
+            found = run.commits.once(run.directory / "arms" / f"{name}.json", of)
+            tell.line(f"seed {seed} {name:10} {line_of(table({name: found}, own)['arms'][name])}")
+            arms.setdefault(name, []).append(found)
+        items += [replace(item, id=f"{seed} {item.id}") for item in own]
+        generations.append(made.about)
+        told = table({name: together(by_seed) for name, by_seed in arms.items()}, items)
+        about = {"passages": count, "seeds": seed + 1, "questions": len(items), "generations": generations}
+        RESULT.write_text(json.dumps(about | told | {"minutes": round(tell.minutes, 1)}, indent=1) + "\n")
+    for compared in ("arms", "differences"):
+        for name, of in told[compared].items():
+            print(f"{name:22} {line_of(of)}")
+
+
+def together(by_seed: Sequence[dict]) -> dict:
+    """An arm of several seeds as one, whose items begin with their seed."""
+    scores = {f"{seed} {i}": of for seed, found in enumerate(by_seed) for i, of in found["scores"].items()}
+    return {name: [found[name] for found in by_seed] for name in COUNTED} | {"scores": scores}
 
 
 def rows_of(folder: str) -> list[dict]:

@@ -15,6 +15,7 @@ from ratchet.bootstrap.worlds.world import Task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import squad
+from squad import COUNTED
 
 ROWS = {
     f"passage {n}": {
@@ -100,7 +101,16 @@ def test_the_arms_that_were_measured_saw_as_many_tokens_and_none_of_the_question
     told = json.loads(squad.RESULT.read_text())
     arms = told["arms"]
     assert [*arms] == ["base", "passages", "unreviewed", "reviewed", "swapped", "GPT-4.1"]
-    assert all(0.97 <= a["tokens"] / squad.TOKENS <= 1.03 for name, a in arms.items() if name != "base")
-    assert all(a["untaught_tokens"] == 0 for a in arms.values())
-    audit = told["generation"]["audit"]
-    assert audit["untaught_tokens"] == audit["rejected_tokens"] == audit["unaccounted_tokens"] == 0
+    trained = [tokens for name, arm in arms.items() if name != "base" for tokens in arm["tokens"]]
+    assert len(trained) == 5 * told["seeds"] and all(0.97 <= tokens / squad.TOKENS <= 1.03 for tokens in trained)
+    assert all(arm["untaught_tokens"] == [0] * told["seeds"] for arm in arms.values())
+    for audit in (generation["audit"] for generation in told["generations"]):
+        assert audit["untaught_tokens"] == audit["rejected_tokens"] == audit["unaccounted_tokens"] == 0
+
+
+def test_the_same_question_of_two_seeds_is_two_items_of_one_passage():
+    items = squad.items_of(ROWS)
+    of = lambda seed: {"scores": {i.id: {"f1": float(seed)} for i in items}, **dict.fromkeys(COUNTED, seed)}
+    told = squad.together([of(0), of(1)])
+    assert len(told["scores"]) == 2 * len(items) and told["tokens"] == [0, 1]
+    assert sum(scores["f1"] for scores in told["scores"].values()) == len(items)

@@ -309,6 +309,29 @@ def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn
         calibration(replace(g, number=2, incumbent=1), [])
 
 
+@pytest.mark.parametrize(
+    ("standing", "said"), [("required", "needed to reach the target, though"), ("advisory", "advisory,")]
+)
+def test_a_run_says_what_calibration_found_no_better_than_chance(turn, monkeypatch, standing, said):
+    g, lines = turn(1), []
+    needed = tuple(c.model_copy(update={"standing": "required"}) for c in g.run.rubric)
+    monkeypatch.setattr(type(g.run.progress), "line", lambda self, text: lines.append(text))
+    g = replace(g, run=replace(g.run, rubric=needed))
+    monkeypatch.setattr(stage, "labelled_probes", lambda *_: [])
+
+    def calibrated(run, number, reviewer, *_):
+        auc = lambda c: {"value": 0.61, "low": 0.5, "high": 0.72} if c.kind == "model" else None
+        found = {c.id: {"threshold": c.threshold, "standing": standing, "auc": auc(c)} for c in reviewer.criteria}
+        return {"criteria": found, "review": {}}
+
+    monkeypatch.setattr(stage, "calibrated", calibrated)
+    calibration(g, [])
+    models = [c.id for c in needed if c.kind == "model"]
+    assert [line for line in lines if "chance" in line] == [
+        f"gen 1 review: {name} is {said} no better than chance (AUC 0.61, 95 % from 0.50 to 0.72)" for name in models
+    ] and models
+
+
 def test_where_nobody_knows_right_verdicts_the_rubrics_thresholds_stay(turn, monkeypatch):
     g = turn(1)
     g = replace(g, run=replace(g.run, world=replace(g.run.world, known=None)))
@@ -331,15 +354,19 @@ def test_where_nobody_knows_right_verdicts_junk_that_passes_stops_the_generation
 
 
 def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer, monkeypatch):
-    """A reviewer that says no to everything is wrong about every right step, and only there."""
+    """A reviewer that says no to everything is wrong about every right step, and only there. What the seed model judges
+    is no mistake of the model's own."""
     g = turn(1)
     task = g.run.probes[0]
     own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
     answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
-    probes = [Probe(t, task, n == 0, {"sure": n == 0}) for n, t in enumerate(answers)]
+    probes = [Probe(t, task, n == 0, dict.fromkeys(("sure", "firm"), n == 0)) for n, t in enumerate(answers)]
     monkeypatch.setattr(stage, "labelled_probes", lambda *_: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
-    monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never,)))
+    firm = never.model_copy(update={"id": "firm", "judge": "seed", "standing": "advisory"})
+    g = replace(g, run=replace(g.run, rubric=(*g.run.rubric, firm)))
+    monkeypatch.setattr(Run, "weights", lambda *_: g.params)
+    monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never, firm)))
     _, _, mistakes = calibration(g, [])
     yes, _ = tokenizer.verdicts
     asked = [tokenizer.decode(e.tokens[:-1]) for e in mistakes]
