@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Literal, NamedTuple
 
 import openai
@@ -186,6 +187,36 @@ def test_a_call_that_is_cut_off_ends_by_its_length(mistral):
         unnamed = cut(longest)
         assert (unnamed.finish_reason, unnamed.message.tool_calls) == ("length", None)
     assert mistral(seed=2, max_tokens=4, tool_choice="required").choices[0].finish_reason == "length"
+
+
+def test_calls_and_other_answers_at_once_are_what_each_is_alone(mistral):
+    """Of more clients than there are slots; those that call wait for a round of their own."""
+    told = {"role": "tool", "tool_call_id": "call00000", "content": "it leaks"}
+    calls = [{"id": "call00000", "type": "function", "function": {"name": "look", "arguments": '{"at":"the roof"}'}}]
+    answers = {"messages": [USER, {"role": "assistant", "tool_calls": calls}, told]}
+    asked = [{"seed": seed} | (answers if seed % 2 else {}) for seed in range(6)]
+
+    def said(more):
+        choice = mistral(**more).choices[0]
+        called = [call.function.to_dict() for call in choice.message.tool_calls or ()]
+        return choice.message.content, called, choice.finish_reason
+
+    alone = [said(more) for more in asked]
+    with ThreadPoolExecutor(6) as pool:
+        assert [*pool.map(said, asked)] == alone
+    assert {content for content, *_ in alone} == {None, ANSWER}
+
+
+def test_both_requests_of_an_answer_that_calls_are_of_one_turn(mistral, monkeypatch):
+    say, turns = Desk.say, []
+
+    def heard(desk, asked, turn=None):
+        turns.append(turn)
+        return say(desk, asked, turn)
+
+    monkeypatch.setattr(Desk, "say", heard)
+    check(mistral().choices[0].message.tool_calls[0])
+    assert len(turns) == 2 and turns[0] is turns[1] is not None
 
 
 def tool(name="look", **more):
