@@ -41,14 +41,12 @@ RUNS ?= runs/lessons
 attack: .venv/tested
 	$(BIN)/python tests/attack.py $(RUNS)
 
-# The engine's figures against their bounds, preflights of Qwen3's shapes, and a run that is killed each minute: three
-# quarters of an hour, into tests/benchmarks/results.
+# The engine's figures against their bounds, and preflights of Qwen3's shapes: half an hour, into tests/benchmarks/results.
 bench: .venv/tested
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/sampling.py
 	$(BIN)/python tests/benchmarks/preflights.py
 	$(BIN)/python tests/benchmarks/resuming.py
-	$(BIN)/python tests/benchmarks/killed.py
 	$(BIN)/python tests/benchmarks/reading.py
 	$(BIN)/python tests/benchmarks/browsing.py
 

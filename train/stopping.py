@@ -1,5 +1,5 @@
-"""How a process is asked to end: by SIGTERM, with which clusters announce that they take a machine back, by Ctrl-C, or
-by SIGHUP when its terminal goes.
+"""How a process ends with an exit status, and how it is asked to: by SIGTERM, with which clusters announce that they
+take a machine back, by Ctrl-C, or by SIGHUP when its terminal goes.
 
 Python calls its handlers between two of its own instructions, which may be minutes apart while a step runs or a program
 compiles. A thread that reads the numbers of signals from a pipe answers at once.
