@@ -3,16 +3,13 @@
 import contextlib
 import difflib
 import importlib.metadata
-import os
 import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-
 from ratchet.launch import HELP, commands
-from ratchet.launch.output import speak_plainly
+from ratchet.launch.output import end, say, speak_plainly
 from ratchet.train import stopping
 from ratchet.train.buckets import reason
 
@@ -80,7 +77,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a mistake of the user, 42 for a run that is
-    to be started again, 129, 130 or 143 when stopped by SIGHUP, Ctrl-C or SIGTERM."""
+    to be started again, 129, 130 or 143 when stopped by SIGHUP, Ctrl-C or, where that is not 42, SIGTERM."""
     speak_plainly()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = _command(words)
@@ -102,21 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
     except stopping.Ends as ended:
-        _say(str(ended))
+        say(str(ended))
         return ended.status
     except (ValueError, OSError) as error:
-        _say(str(error))
+        say(str(error))
         return 2
     except Exception as error:
         if not (said := reason(error)):
             raise
-        _say(f"{name}: the bucket failed ({said}); the same command may be given again")
+        say(f"{name}: the bucket failed ({said}); the same command may be given again")
         return 1
     except stopping.Stopped as stopped:
-        _say(str(stopped))
+        say(str(stopped))
         return stopped.status
     except KeyboardInterrupt:
-        _say("stopped")
+        say("stopped")
         return 130
 
 
@@ -127,26 +124,12 @@ def _function(name: str) -> Callable[[list[str]], int]:
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
     """Has a command end as it should when a signal asks it to: `run`, `resume` and `compare` after a step, others at
-    once. Those that talk to people take Ctrl-C themselves. A server ends by itself, once what it has begun is answered,
-    and `submit` passes signals on to what it has started."""
-    if name in ("serve", "submit", "ui"):
-        return contextlib.nullcontext()
+    once. Those that talk to people take Ctrl-C themselves."""
     talks = name in ("chat", "label", "watch")
     asking = [number for number in stopping.ASKING if not talks or number != signal.SIGINT]
-    return stopping.heeded(_say, patient=name in ("run", "resume", "compare"), end=_end, asking=asking)
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
-        print(f"ratchet: {line}", file=sys.stderr, flush=True)
-
-
-def _end(status: int) -> None:
-    """Ends the process whatever its other threads do, with the cursor shown that a bar may have hidden."""
-    with contextlib.suppress(OSError):
-        Console(file=sys.__stdout__).show_cursor()
-        sys.__stdout__.flush()
-    os._exit(status)
+    patient = name in ("run", "resume", "compare")
+    advice = "the same command may be given again" if patient else ""
+    return stopping.heeded(say, patient=patient, end=end, asking=asking, advice=advice)
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

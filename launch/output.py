@@ -1,9 +1,11 @@
 """What commands print on: a console for people, one JSON object for programs."""
 
 import codecs
+import contextlib
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +37,20 @@ def make_console(aside: bool = False) -> Console:
     standard output to JSON."""
     console = Console(stderr=aside)
     return console if console.is_terminal else Console(stderr=aside, width=max(console.width, 132))
+
+
+def say(line: str) -> None:
+    """Prints a line on standard error, if anybody hears it."""
+    with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
+        print(f"ratchet: {line}", file=sys.stderr, flush=True)
+
+
+def end(status: int) -> None:
+    """Ends the process whatever its other threads do, with the cursor shown that a bar may have hidden."""
+    with contextlib.suppress(OSError):
+        Console(file=sys.__stdout__).show_cursor()
+        sys.__stdout__.flush()
+    os._exit(status)
 
 
 def print_json(found: Mapping[str, Any]) -> None:

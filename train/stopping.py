@@ -43,12 +43,14 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def heeded(
-    say: Callable[[str], None], *, patient: bool, end: Callable[[int], None] = os._exit, asking: Sequence[int] = ASKING
-) -> Iterator[None]:
+    say: Callable[[str], None], *, patient: bool, end: Callable[[int], None] = os._exit,
+    asking: Sequence[int] = ASKING, advice: str = "",
+) -> Iterator[None]:  # fmt: skip
     """Within, a signal of `asking` gets one line at once, by `say`, and ends the work.
 
     Where `patient`, the first raises Stopped as soon as Python runs in the main thread, or makes a step that is
-    `deferred` the last one; the second calls `end` with the exit status. Otherwise the first does so.
+    `deferred` the last one; the second calls `end` with the exit status. Otherwise the first does so. What is said last
+    has the `advice` on how to go on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
@@ -56,14 +58,13 @@ def heeded(
 
     def stop(number: int, _) -> None:
         if patient:
-            raise Stopped(number)
+            raise Stopped(number, advice)
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     repeated: deque[int] = deque()
-    answers = threading.Thread(
-        target=_listen, args=(reader, say, patient, end, asking, repeated), daemon=True, name="signals"
-    )
+    asked = (reader, say, patient, end, asking, repeated, advice)
+    answers = threading.Thread(target=_listen, args=asked, daemon=True, name="signals")
     answers.start()
     before = _handled(asking, stop)
     woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -110,8 +111,8 @@ def _raised_again(repeated: deque[int]) -> Iterator[None]:
 
 def _listen(
     reader: int, say: Callable[[str], None], patient: bool, end: Callable[[int], None], asking: Sequence[int],
-    repeated: deque[int],
-) -> None:
+    repeated: deque[int], advice: str,
+) -> None:  # fmt: skip
     """Answers the signals whose numbers come through a pipe, a byte each, until it is closed; not those that were
     `repeated`."""
     while came := os.read(reader, 1):
@@ -121,11 +122,25 @@ def _listen(
             repeated.remove(came[0])
             continue
         if not patient:
-            say(str(Stopped(came[0])))
-            end(Stopped(came[0]).status)
+            stopped = Stopped(came[0], advice)
+            say(str(stopped))
+            end(stopped.status)
         else:
             say("stopping after this step; another signal ends at once")
             patient = False
+
+
+@contextlib.contextmanager
+def passed_on(to: Callable[[int], None]) -> Iterator[None]:
+    """Within, a signal of ASKING only calls `to` with its number, and nobody else hears of it."""
+    before = _handled(ASKING, lambda number, _: to(number))
+    woken = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

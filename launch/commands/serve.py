@@ -60,6 +60,7 @@ def serve(words: list[str]) -> int:
 
     from ratchet.launch.serve.app import Server
     from ratchet.launch.serve.desk import Desk
+    from ratchet.launch.serve.ending import answer
     from ratchet.launch.serve.listening import LOOPBACK
 
     quiet()
@@ -73,8 +74,7 @@ def serve(words: list[str]) -> int:
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=seconds
         )
-        uvicorn.Server(config).run([listener])
-    return 0
+        return answer(config, listener)
 
 
 def _served(asked: Serve) -> "Served":

@@ -32,13 +32,13 @@ from ratchet.launch.options import (
     parse,
     parse_run,
 )
-from ratchet.launch.output import make_console, quiet
+from ratchet.launch.output import end, make_console, quiet, say
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.buckets import causes, in_bucket
 from ratchet.train.buckets import reason as said_by_the_store
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
-from ratchet.train.stopping import Ends, Stopped
+from ratchet.train.stopping import Ends, Stopped, heeded
 from ratchet.train.together import ALONE, PeerGone, Together, current
 
 
@@ -143,8 +143,16 @@ def _go(
     """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
     report are made however it ends. Of several processes the first one does so."""
     quiet()
-    if not together.first:
-        return _follow(directory, config, together)
+    with heeded(say, patient=True, end=end, advice=f"`ratchet resume {directory}` goes on from what is committed"):
+        if not together.first:
+            return _follow(directory, config, together)
+        return _lead(directory, config, as_events, together, given)
+
+
+def _lead(
+    directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None
+) -> int:
+    """Runs to the end as the process that shows how it goes."""
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
         loop.run(directory, config, progress, foretell=True, together=together, given=given)

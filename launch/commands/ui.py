@@ -31,6 +31,7 @@ def ui(words: list[str]) -> int:
     needed_for("ui", "serve", "starlette", "uvicorn")
     import uvicorn
 
+    from ratchet.launch.serve.ending import answer
     from ratchet.launch.ui.app import Site
     from ratchet.launch.ui.following import following
 
@@ -44,5 +45,4 @@ def ui(words: list[str]) -> int:
         config = uvicorn.Config(
             Site(runs).app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
         )
-        uvicorn.Server(config).run([listener])
-    return 0
+        return answer(config, listener)

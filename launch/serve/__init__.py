@@ -9,5 +9,6 @@ answers.py   what is answered, as JSON
 streams.py   choices as they come, whole or in parts, until the client has gone
 app.py       the routes
 listening.py a server in a thread of its own
+ending.py    a server of a command, which a signal ends
 tasks.py     lm-eval's tasks, put to a served model
 """

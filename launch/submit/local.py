@@ -16,7 +16,7 @@ from pathlib import Path
 from ratchet.launch.options import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import Submission
-from ratchet.train.stopping import ASKING
+from ratchet.train.stopping import passed_on
 
 _LOOK = 0.05
 """Seconds between two looks at the processes."""
@@ -133,7 +133,7 @@ class _Group:
         for process in self.running():
             process.send_signal(number)
 
-    def pass_on(self, number: int, _) -> None:
+    def pass_on(self, number: int) -> None:
         """Handles a signal to this process."""
         self.asked = number
         self.send(number)
@@ -149,19 +149,19 @@ def _started(commands: Sequence[Sequence[str]], environment: Mapping[str, str], 
     Each leads a group of its own, so that a terminal's Ctrl-C reaches it once, through this process.
     """
     logs = [None, *(aside / f"{number}.log" for number in range(1, len(commands)))]
-    group, heard = _Group(logs), [n for n in ASKING if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, group.pass_on) for number in heard}
+    group = _Group(logs)
     try:
-        for words, log in zip(commands, logs, strict=True):
-            with log.open("wb") if log else contextlib.nullcontext() as out:
-                started = subprocess.Popen(words, env=os.environ | environment, stdout=out, stderr=out, process_group=0)
-            group.processes.append(started)
-        if group.asked:  # while they were starting
-            group.send(group.asked)
-        yield group
+        with passed_on(group.pass_on):
+            for words, log in zip(commands, logs, strict=True):
+                with log.open("wb") if log else contextlib.nullcontext() as out:
+                    started = subprocess.Popen(
+                        words, env=os.environ | environment, stdout=out, stderr=out, process_group=0
+                    )
+                group.processes.append(started)
+            if group.asked:  # while they were starting
+                group.send(group.asked)
+            yield group
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for process in group.running():
             process.kill()
             process.wait()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ratchet.train.stopping import Stopped, deferred, heeded
+from ratchet.train.stopping import AGAIN, Stopped, deferred, heeded, passed_on
 
 
 class Answers:
@@ -43,6 +43,25 @@ def test_a_second_signal_ends_the_process_with_the_status_of_a_signal():
         signal.raise_signal(signal.SIGINT)
         assert answers.wait()[1:] == ["stopped by SIGINT", 130]
         assert asked() == signal.SIGTERM
+
+
+def test_how_to_go_on_is_said_after_the_first_signal_and_after_the_second():
+    answers = Answers(3)
+    with heeded(answers, patient=True, end=answers, advice="go on so"), deferred():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert answers.wait()[1:] == ["stopped by SIGTERM; go on so", AGAIN]
+    with pytest.raises(Stopped, match="stopped by SIGHUP; go on so"), heeded(print, patient=True, advice="go on so"):
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_signal_that_is_passed_on_is_answered_by_nobody_else():
+    heard = []
+    with heeded(pytest.fail, patient=True, end=pytest.fail):
+        with passed_on(heard.append):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGTERM, signal.SIGINT]
 
 
 def test_the_first_signal_ends_what_has_nothing_to_finish():

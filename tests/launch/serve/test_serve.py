@@ -16,6 +16,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+import uvicorn
 from etils import epath
 from processes import FOR_EVER
 from serving import of_folder, write_folder
@@ -24,7 +25,7 @@ from support import awaken, start, tiny_config
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import api, cli
-from ratchet.launch.serve import served
+from ratchet.launch.serve import ending, served
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.listening import answering
 from ratchet.models import huggingface
@@ -279,4 +280,22 @@ def test_the_command_serves_on_loopback_until_ctrl_c(folder):
                 assert running.poll() is None
         assert listed["data"][0]["id"] == name
         running.send_signal(signal.SIGINT)
-        assert running.wait(FOR_EVER) == 130 and running.stderr.read() == "ratchet: stopped\n"
+        assert running.wait(FOR_EVER) == 130 and running.stderr.read() == "ratchet: stopped by SIGINT\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_one_line_and_what_is_begun_is_answered(capfd, number):
+    async def app(scope, receive, send):
+        signal.raise_signal(number)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answered"})
+
+    listener, heard = socket.create_server(("127.0.0.1", 0)), []
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    asking = threading.Thread(target=lambda: heard.append(urllib.request.urlopen(address).read()))
+    asking.start()
+    config = uvicorn.Config(app, log_config=None, lifespan="off")
+    assert ending.answer(config, listener) == 128 + number
+    asking.join()
+    assert heard == [b"answered"]
+    assert capfd.readouterr().err == f"ratchet: stopped by {number.name}\n"
