@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ratchet.train import memory
-from ratchet.train.stopping import AGAIN, heeded
+from ratchet.train.stopping import AGAIN, ASKING, heeded
 
 
 def look_for_no_tpu() -> None:
@@ -53,8 +54,11 @@ def entry() -> None:
 
 
 def end(status: int) -> None:
-    """Ends the process with a status, whatever other processes wait for."""
+    """Ends the process with a status, whatever other processes wait for and signals ask for: those end it at once."""
     from ratchet.train.together import current
+
+    for number in ASKING:
+        signal.signal(number, lambda *_: os._exit(status))
 
     try:
         sys.stdout.flush()

@@ -137,21 +137,17 @@ def _joined(where: str, config: Config) -> Together:
     return replace(current(), patience=60 * config.train.engine.stall_minutes) if where else ALONE
 
 
-def _go(
-    directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None = None
-) -> int:
+def _go(directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None = None) -> int:
     """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
     report are made however it ends. Of several processes the first one does so."""
     quiet()
-    with heeded(say, patient=True, end=end, advice=f"`ratchet resume {directory}` goes on from what is committed"):
+    with heeded(say, patient=True, end=end, advice=_to_go_on(directory)):
         if not together.first:
             return _follow(directory, config, together)
         return _lead(directory, config, as_events, together, given)
 
 
-def _lead(
-    directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None
-) -> int:
+def _lead(directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None) -> int:
     """Runs to the end as the process that shows how it goes."""
     progress = Events(directory) if as_events else Terminal(make_console(), directory)
     try:
@@ -195,7 +191,9 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
             "is committed"
         )
     if isinstance(error, Stopped):
-        return Stopped(error.number, f"`ratchet resume {directory}` goes on from what is committed")
+        return Stopped(
+            error.number, _to_go_on(directory) if _begun(directory) else "the same command may be given again"
+        )
     devices = [one for one in causes(error) if isinstance(one, jax.errors.JaxRuntimeError) or "Gloo" in str(one)]
     reason = " ".join(str(devices[-1]).split())[:200] if devices else ""
     if "RESOURCE_EXHAUSTED" in reason:
@@ -209,6 +207,10 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
             "they go on from what is committed"
         )
     return error
+
+
+def _to_go_on(directory: epath.Path) -> str:
+    return f"`ratchet resume {directory}` goes on from what is committed"
 
 
 def _begun(directory: epath.Path) -> bool:

@@ -260,6 +260,24 @@ def test_a_signal_in_any_stage_is_two_lines_that_say_how_to_go_on(capfd, tiny_ru
     ]
 
 
+def test_a_run_that_is_stopped_before_it_begins_is_told_to_begin_again(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "run", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["run", "tiny", "--out", str(tmp_path / "run")]) == 42
+    assert capfd.readouterr().err.splitlines()[1:] == [
+        "ratchet: stopped by SIGTERM; the same command may be given again"
+    ]
+
+
+def test_a_signal_that_comes_when_all_is_done_changes_no_exit_status():
+    code = """
+import atexit, signal
+from ratchet.launch.__main__ import end
+atexit.register(lambda: signal.raise_signal(signal.SIGTERM))
+end(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+
+
 def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look(capsys, tiny_run):
     with holding(tiny_run):
         before = (tiny_run / "report" / "index.html").exists()
