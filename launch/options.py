@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import re
+import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -19,6 +20,7 @@ from rich.text import Text
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config, nearest, with_settings
 from ratchet.launch import HELP
+from ratchet.launch.commands import COMMANDS
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
@@ -26,6 +28,19 @@ from ratchet.train.buckets import reach
 
 Asked = TypeVar("Asked")
 _OPTION = re.compile(r"--\w|-[a-zA-Z]$")
+_MISTAKES = {
+    r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2; give a whole number",
+    r"Error parsing (--\S+): could not convert string to float: (.*)": r"\1 is \2; give a number",
+    r"Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]": r"\1 is \2; give numbers",
+    r"Error parsing (--\S+): no type matching .*(?:INT|FLOAT) could be instantiated from \[(.*)\]\.":
+        r"\1 is \2; give a number",
+    r"invalid choice ('.*') for argument '(--\S+)'\. Expected one of \((.*)\)\.": r"\2 is \1; give one of \3",
+    r"Missing value for argument '(--\S+)'\..*": r"give \1 a value",
+    r"Error parsing \w+: (.*)": r"\1",
+}  # fmt: skip
+"""What tyro says of values, and how that is said here."""
+_EXAMPLES = {"preview": "documents tales", "submit": "tiny --to local"}
+"""By command, what it may be given, where `tiny` alone is not enough."""
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 
 
@@ -66,20 +81,38 @@ def parse(
     """
     if not asks_for_help(words):
         _refuse_unknown(kind, words)
-    said = io.StringIO()
+    said, shown = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
             parsed, left = tyro.cli(
                 kind, args=list(words), prog=f"ratchet {command} {recipe}".strip(), return_unknown_args=True,
                 **({"default": default} if default else {}),
             )  # fmt: skip
     except SystemExit as stopped:
         if not stopped.code:
+            print(_folded(shown.getvalue()), end="")
             raise
         raise UserError(f"{command}: {_plain(said.getvalue()).removeprefix(f'{command}: ')}") from None
     if left:
-        raise UserError(f"{command}: {left[0]!r} is one word too many; see `ratchet {command} --help`")
+        raise UserError(f"{command}: {_too_many(kind, words, left[0])}; see `ratchet {command} --help`")
     return parsed
+
+
+def _folded(text: str) -> str:
+    """Help with lines that are no wider than the terminal, in plain text."""
+    width, lines = shutil.get_terminal_size().columns, Text.from_ansi(text).plain.splitlines()
+    fold = lambda line: textwrap.fill(line, width, break_on_hyphens=False)
+    return "".join(f"{line if line[:1] in tuple('│╭╰') else fold(line)}\n" for line in lines)
+
+
+def _too_many(kind: type, words: Sequence[str], word: str) -> str:
+    """What is said of a word that nothing takes; where it was meant as the value of a switch, how that is set."""
+    before = [named for named, value in itertools.pairwise(words) if value == word]
+    before += [named for named, equals, value in (given.partition("=") for given in words) if equals and value == word]
+    switch = next((_unnegated(_name(b)) for b in before if _options(kind).get(_unnegated(_name(b))) == 0), "")
+    if not switch:
+        return f"{word!r} is one word too many"
+    return f"--{switch} takes no value; leave out {word!r}, and give --{_negated(switch)} to turn it off"
 
 
 def located(place: str, may_be_file: bool = False) -> epath.Path:
@@ -166,15 +199,19 @@ def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
 
 def _no_recipe(command: str, named: str, wants_help: bool) -> None:
     """Lists the recipes, the nearest first, as help or as a mistake."""
+    takes, example = COMMANDS[command][1], _EXAMPLES.get(command, "tiny")
     alike = lambda name: difflib.SequenceMatcher(None, named, name).ratio()
     lines = (f"  {name:<12}{RECIPES[name].summary}" for name in sorted(RECIPES, key=alike, reverse=True))
     listed = "\n".join(textwrap.fill(line, 80, subsequent_indent=" " * 14) for line in lines)
     if not wants_help:
-        said = f"there is no recipe {named!r}" if named else f"give a recipe, as in `ratchet {command} tiny`"
+        said = f"there is no recipe {named!r}" if named else f"give a recipe, as in `ratchet {command} {example}`"
+        if named and "|DIR" in takes:
+            said += ", and no run lies there"
         if named and epath.Path(named).exists():
             said += f" (`ratchet {command} documents {named}` reads what is there)"
         raise UserError(f"{command}: {said}; there are\n{listed}")
-    print(f"usage: ratchet {command} RECIPE [--config FILE] [--SETTING VALUE ...]\n\n{listed}\n")
+    print(textwrap.fill(f"usage: ratchet {command} {takes}", 80, subsequent_indent=" " * 8, break_on_hyphens=False))
+    print(f"\n{listed}\n")
     print(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it.")
     raise SystemExit(0)
 
@@ -231,11 +268,12 @@ def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
     for word in words:
         name = _name(word)
         if _OPTION.match(word) and name not in options and options.get(_unnegated(name)) != 0:
+            plain = _unnegated(re.sub(r"^no-(?=.*\.)", "", name))
             close = difflib.get_close_matches(name, [n for n in options if "." not in n], n=1)
             if not close and any("." in n for n in options):
-                close = [nearest(_unnegated(name).replace("-", "_")).replace("_", "-")]
-            if name != _unnegated(name) and close and options.get(close[0]) == 0:
-                close = [re.sub(r"([^.]+)$", r"no-\1", close[0])]
+                close = [nearest(plain.replace("-", "_")).replace("_", "-")]
+            if name != plain and close and options.get(close[0]) == 0:
+                close = [_negated(close[0])]
             there = f"the nearest is --{close[0]}" if close else f"this command has --{', --'.join(options)}"
             raise UserError(f"unknown setting {word}; {there}")
 
@@ -250,12 +288,18 @@ def _unnegated(name: str) -> str:
     return re.sub(r"(^|\.)no-(?=[^.]*$)", r"\1", name)
 
 
+def _negated(name: str) -> str:
+    """`controls.no-imitation` of `controls.imitation`."""
+    return re.sub(r"([^.]+)$", r"no-\1", name)
+
+
 def _plain(box: str) -> str:
-    """What tyro says in a box, up to its first rule, as one line; of what is missing, the first, and of what settings
-    refuse, their own words."""
+    """What tyro says in a box, up to its first rule, as one line in our words; of what is missing, the first, and of
+    what settings refuse, their own words."""
     lines = [line.strip("│ ") for line in Text.from_ansi(box).plain.splitlines()[1:]]
     rule = lambda line: not line.strip("─-╰╯")
     said = " ".join(itertools.takewhile(lambda line: not rule(line), itertools.dropwhile(rule, lines)))
     if missing := re.fullmatch(r"Missing from [^:]*: ((?:--\S+ )?\S+) (.*?) ?\(required\).*", said):
         return f"give {missing[1]}, {missing[2][0].lower()}{missing[2][1:].rstrip('.')}"
-    return re.sub(r"^Error parsing \w+: ", "", said)
+    meant = (re.sub(found, ours, said) for found, ours in _MISTAKES.items() if re.fullmatch(found, said))
+    return next(meant, said)

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import termios
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,28 @@ def say(line: str) -> None:
         print(f"ratchet: {line}", file=sys.stderr, flush=True)
 
 
-def end(status: int) -> None:
-    """Ends the process whatever its other threads do, with the cursor shown that a bar may have hidden."""
-    with contextlib.suppress(OSError):
-        Console(file=sys.__stdout__).show_cursor()
-        sys.__stdout__.flush()
-    os._exit(status)
+def ends_as_found() -> Callable[[int], None]:
+    """What ends the process whatever its other threads do, and leaves a terminal as it is now, with its cursor shown:
+    a bar may have hidden that, and who waits for one key reads without lines and echo."""
+    found = _terminal()
+
+    def end(status: int) -> None:
+        with contextlib.suppress(OSError):
+            Console(file=sys.__stdout__).show_cursor()
+            sys.__stdout__.flush()
+        if found and _terminal() != found:
+            termios.tcsetattr(0, termios.TCSANOW, found)
+        os._exit(status)
+
+    return end
+
+
+def _terminal() -> list[Any]:
+    """How the terminal on standard input is set; [] where there is none."""
+    try:
+        return termios.tcgetattr(0)
+    except termios.error:
+        return []
 
 
 def print_json(found: Mapping[str, Any]) -> None:

@@ -26,9 +26,9 @@ class Ends(RuntimeError):
     status = 1
 
 
-class Stopped(BaseException):
-    """The process was asked to end by a signal of this number. Like KeyboardInterrupt, it is no error that whoever
-    handles errors may take. `advice` says how to go on, if that is possible."""
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end by a signal of this number. It is no error that whoever handles errors may take, and
+    of what is none, asyncio lets only a KeyboardInterrupt through. `advice` says how to go on, if that is possible."""
 
     def __init__(self, number: int, advice: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}" + (f"; {advice}" if advice else ""))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import sys
 from dataclasses import dataclass
 
@@ -31,7 +30,14 @@ from ratchet.launch.preflight import Preflight
 
 SLOTS = 16
 """Texts that are scored, and answers that are sampled, at a time for lm-eval."""
-Directories = described(tyro.conf.Positional[tuple[str, ...]], "directories of finished runs", metavar="DIR")
+Directories = described(
+    tyro.conf.Positional[tuple[str, ...]], "directories of finished runs", metavar="DIR [DIR ...]",
+    help_behavior_hint="(required)",
+)  # fmt: skip
+Varied = described(
+    tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], "a setting and its value in each arm",
+    metavar="SETTING VALUE VALUE ...", help_behavior_hint="(required; may be given again)",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Compare:
-    """Trains arms that differ in a setting from one generation's data, for as many steps, and shows one table.
-
-    --vary SETTING VALUE VALUE ... says what differs, and may be given again.
-    """
+    """Trains arms that differ in a setting from one generation's data, for as many steps, and shows one table."""
 
     directories: Directories
+    vary: Varied = ()
     generation: int = 1
     """The generation whose data the arms share."""
     out: str = "runs/compare"
@@ -99,20 +103,14 @@ def _by_lm_eval(model: api.Model, asked: Evaluate) -> int:
 
 
 def compare(words: list[str]) -> int:
-    rest, varied = list(words), []
-    while "--vary" in rest:
-        at = rest.index("--vary")
-        values = list(itertools.takewhile(lambda w: not w.startswith("--"), rest[at + 1 :]))
-        varied.append(values)
-        rest = rest[:at] + rest[at + 1 + len(values) :]
-    asked = parse("compare", Compare, rest)
+    asked = parse("compare", Compare, words)
     if not asked.directories:
         raise UserError("compare: give DIR, the directory of a finished run, or several, before --vary")
-    if not all(varied) or not varied:
+    if not asked.vary or not all(asked.vary):
         raise UserError("compare: say what to vary, as in --vary targets.kind one_hot reviewed")
     directories, out = [located(d) for d in asked.directories], located(asked.out)
     saved = [config_files.saved(d) for d in directories]
-    arms = comparison.arms_of(varied, saved[0])
+    arms = comparison.arms_of(asked.vary, saved[0])
     quiet()
     for directory, config in zip(directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):

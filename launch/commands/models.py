@@ -83,7 +83,7 @@ def chat(words: list[str]) -> int:
         scope = "it remembers what was said" if remembers else "each line is a question of its own, as in training"
         print(f"generation {model.number} of {asked.directory}; {scope}; Ctrl-D ends", file=sys.stderr)
     said: list[dict] = []
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError):
         while True:
             if line := input("> " if at_terminal else "").strip():
                 said = _exchange(model, said if remembers else [], line, asked.temperature)

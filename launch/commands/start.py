@@ -32,7 +32,7 @@ from ratchet.launch.options import (
     parse,
     parse_run,
 )
-from ratchet.launch.output import end, make_console, quiet, say
+from ratchet.launch.output import ends_as_found, make_console, quiet, say
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.buckets import causes, in_bucket
 from ratchet.train.buckets import reason as said_by_the_store
@@ -141,7 +141,7 @@ def _go(directory: epath.Path, config: Config, as_events: bool, together: Togeth
     """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
     report are made however it ends. Of several processes the first one does so."""
     quiet()
-    with heeded(say, patient=True, end=end, advice=_to_go_on(directory)):
+    with heeded(say, patient=True, end=ends_as_found(), advice=_to_go_on(directory)):
         if not together.first:
             return _follow(directory, config, together)
         return _lead(directory, config, as_events, together, given)

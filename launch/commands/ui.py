@@ -11,7 +11,10 @@ from ratchet.launch.options import UserError, described, located, needed_for, pa
 from ratchet.launch.output import quiet
 
 HOST = "127.0.0.1"
-Directories = described(tyro.conf.Positional[tuple[str, ...]], "the directories of runs", metavar="DIR [DIR ...]")
+Directories = described(
+    tyro.conf.Positional[tuple[str, ...]], "the directories of runs", metavar="DIR [DIR ...]",
+    help_behavior_hint="(required)",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ OVER = ("finished", "ended")
 LONGEST = 3600.0
 """Seconds between two looks at most."""
 Directories = described(
-    tyro.conf.Positional[tuple[str, ...]], "the directories of runs, which may be yet to begin", metavar="DIR [DIR ...]"
-)
+    tyro.conf.Positional[tuple[str, ...]], "the directories of runs, which may be yet to begin",
+    metavar="DIR [DIR ...]", help_behavior_hint="(required)",
+)  # fmt: skip
 Lines = described(bool, "print one JSON object a line at every look, for programs")
 
 
@@ -53,10 +53,7 @@ def watch(words: list[str]) -> int:
             show = lambda found: live.update(_shown(found), refresh=True)
         else:
             show = lambda found: console.print(_shown(found))
-        try:
-            _follow(runs, asked.every, show)
-        except KeyboardInterrupt:  # which is how one stops watching
-            return 128 + signal.SIGINT
+        _follow(runs, asked.every, show)
     return 0
 
 

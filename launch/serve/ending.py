@@ -19,12 +19,12 @@ class _Server(uvicorn.Server):
 def answer(config: uvicorn.Config, listener: socket.socket) -> int:
     """Answers what comes to a listener until a signal asks it to end, and what it has begun by then; a second signal
     ends the process at once. Returns the exit status of a process that such a signal has ended."""
-    server, statuses = _Server(config), []
+    server, statuses, end = _Server(config), [], output.ends_as_found()
 
     def stop(number: int) -> None:
         output.say(str(stopped := Stopped(number)))
         if statuses:
-            output.end(stopped.status)
+            end(stopped.status)
         statuses.append(stopped.status)
         server.should_exit = True
 

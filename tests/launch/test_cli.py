@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ratchet.bootstrap.stages import seed
 from ratchet.launch import cli
 from ratchet.train.commits import Commits
 from ratchet.train.holder import holding
+from ratchet.train.stopping import ASKING
 
 
 def ratchet(capsys, *words):
@@ -266,6 +268,35 @@ def test_a_run_that_is_stopped_before_it_begins_is_told_to_begin_again(capfd, tm
     assert capfd.readouterr().err.splitlines()[1:] == [
         "ratchet: stopped by SIGTERM; the same command may be given again"
     ]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_answers_every_signal_itself(command):
+    """What others make of one, such as of Ctrl-C a KeyboardInterrupt, may be lost in a library."""
+    before = [signal.getsignal(number) for number in ASKING]
+    with cli._heeding_signals(command):
+        assert not set(before) & {signal.getsignal(number) for number in ASKING}
+    assert [signal.getsignal(number) for number in ASKING] == before
+
+
+def test_a_terminal_is_left_as_it_was_found():
+    """Whoever waits for single keys has it give no lines and no echo; bars hide its cursor."""
+    code = """
+import sys, tty
+from ratchet.launch.output import ends_as_found
+end = ends_as_found()
+tty.setraw(0)
+sys.stdout.write("\x1b[?25l")
+end(3)
+"""
+    own, others = os.openpty()
+    before = termios.tcgetattr(others)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=others, stdout=others) as ended:
+        assert ended.wait() == 3
+    assert termios.tcgetattr(others) == before
+    said = os.read(own, 1000)
+    assert said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")
+    os.close(own), os.close(others)
 
 
 def test_a_signal_that_comes_when_all_is_done_changes_no_exit_status():

@@ -53,10 +53,28 @@ def test_every_command_has_help_wherever_it_is_asked_for_and_does_nothing(capsys
     assert not begun and not list(somewhere.iterdir())
 
 
-@pytest.mark.parametrize("words", [["--version"], ["run", "tiny", "--version"], ["--version", "run"]])
+@pytest.mark.parametrize("words", [["--version"], ["version"], ["-V"], ["run", "tiny", "--version"]])
 def test_the_version_is_said_wherever_it_is_asked_for(capsys, somewhere, begun, words):
     assert ratchet(capsys, *words)[:2] == (0, f"ratchet {importlib.metadata.version('ratchet')}\n")
     assert not begun and not list(somewhere.iterdir())
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("command", ["compare", "serve", "watch", "resume"])
+def test_help_is_no_wider_than_the_terminal(capsys, monkeypatch, command, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = ratchet(capsys, command, "--help")[1].splitlines()
+    told = [line for line in lines if line[:1] not in tuple("│╭╰ -")]
+    assert len(told) > 3 and max(map(len, told)) <= width
+
+
+def test_help_of_compare_has_what_it_is_for(capsys):
+    assert "--vary SETTING VALUE VALUE ..." in ratchet(capsys, "compare", "--help")[1]
+
+
+def test_a_preview_without_its_recipe_is_told_of_one_that_it_can_show(capsys, somewhere):
+    assert "as in `ratchet preview documents tales`" in ratchet(capsys, "preview")[2]
+    assert "there is no recipe 'nowhere', and no run lies there" in ratchet(capsys, "preview", "nowhere")[2]
 
 
 def test_help_of_a_recipe_says_what_it_makes_of_every_setting(capsys):
@@ -136,6 +154,16 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
         (["export", "x", "--generation", "1"], "export: give --to"),
         (["compare", "--vary", "train.steps", "3"], "compare: give DIR"),
         (["compare", "x"], "compare: say what to vary"),
+        (["compare", "x", "--vary", "train.steps", "3", "--vary"], "compare: say what to vary"),
+        (["run", "tiny", "--train.steps", "three"], "run: --train.steps is 'three'; give a whole number"),
+        (["run", "tiny", "--train.optimizer.rate", "x"], "run: --train.optimizer.rate is 'x'; give a number"),
+        (["run", "tiny", "--wrongthink.lambdas", "a", "b"], "run: --wrongthink.lambdas is 'a', 'b'; give numbers"),
+        (["chat", "x", "--temperature", "hot"], "chat: --temperature is 'hot'; give a number"),
+        (["run", "tiny", "--targets.kind", "soft"], "run: --targets.kind is 'soft'; give one of 'one_hot', 'teacher',"),
+        (["run", "tiny", "--train.steps", "--seed", "3"], "run: give --train.steps a value"),
+        (["run", "tiny", "--controls.imitation", "no"], "takes no value; leave out 'no', and give --controls.no-imit"),
+        (["run", "tiny", "--controls.no-imitation=yes"], "--controls.imitation takes no value; leave out 'yes'"),
+        (["run", "tiny", "--no-controls.imitation"], "the nearest is --controls.no-imitation"),
         (["status", "x", "y"], "status: 'y' is one word too many"),
         (["status", "-j", "x"], "unknown setting -j; this command has --json"),
         (["chat", "x", "--generatoin", "1"], "the nearest is --generation"),

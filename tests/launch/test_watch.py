@@ -41,15 +41,6 @@ def test_it_waits_for_what_has_not_begun_and_ends_with_the_last_run(ratchet, tin
     assert looks[1]["time"] >= looks[0]["time"] and looks[1]["runs"][0]["directory"] == str(tmp_path / "later")
 
 
-def test_ctrl_c_ends_it_quietly(ratchet, tmp_path, monkeypatch):
-    def sleep(seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(watch.time, "sleep", sleep)
-    code, out, error = ratchet("watch", tmp_path / "none")
-    assert (code, error) == (130, "") and "holds no run yet" in out
-
-
 def test_it_changes_nothing(ratchet, tiny_run):
     files = lambda: {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in Path(tiny_run).rglob("*")}
     before = files()
