@@ -75,11 +75,9 @@ def _function(name: str) -> Callable[[list[str]], int]:
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
-    """Has a command end as it should when a signal asks it to: `run`, `resume` and `compare` after a step, others at
-    once."""
-    patient = name in ("run", "resume", "compare")
-    advice = "the same command may be given again" if patient else ""
-    return stopping.heeded(say, patient=patient, end=ends_as_found(), advice=advice)
+    """Has a signal end a command at once. What works on a run stays until its step is done, from when it begins."""
+    advice = "the same command may be given again" if name in ("run", "resume", "compare") else ""
+    return stopping.heeded(say, patient=False, end=ends_as_found(), advice=advice)
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

@@ -25,8 +25,9 @@ from ratchet.launch.options import (
     parse,
     parse_run,
 )
-from ratchet.launch.output import make_console, print_json, quiet
+from ratchet.launch.output import ends_as_found, make_console, print_json, quiet, say
 from ratchet.launch.preflight import Preflight
+from ratchet.train.stopping import heeded
 
 SLOTS = 16
 """Texts that are scored, and answers that are sampled, at a time for lm-eval."""
@@ -116,8 +117,10 @@ def compare(words: list[str]) -> int:
         if asked.generation not in range(1, config.generations + 1):
             raise UserError(f"compare: {directory} has generations 1 to {config.generations}; set --generation to one")
     progress, found = Terminal(make_console(aside=asked.json)), []
-    for directory, name in zip(directories, comparison.names_of(directories), strict=True):
-        found.append(comparison.compare(directory, asked.generation, arms, out / name, progress))
+    advice = "the same command goes on from what is committed"
+    with heeded(say, patient=True, end=ends_as_found(), advice=advice):
+        for directory, name in zip(directories, comparison.names_of(directories), strict=True):
+            found.append(comparison.compare(directory, asked.generation, arms, out / name, progress))
     arms = [dataclasses.replace(a, metrics=of_runs) for a, of_runs in zip(arms, zip(*found, strict=True), strict=True)]
     if asked.json:
         print_json({"arms": [dataclasses.asdict(a) for a in arms]})
@@ -129,10 +132,10 @@ def compare(words: list[str]) -> int:
 def preflight(words: list[str]) -> int:
     asked = parse_run("preflight", Preflight, words)
     quiet()
-    say = lambda text: print(text, file=sys.stderr, flush=True)
+    tell = lambda text: print(text, file=sys.stderr, flush=True)
     if reason := lacks_base(asked.config):
-        say(f"preflight: this is of a model of the recipe's own shape: {reason} when you run it")
-    found = preflights.preflight(asked, say)
+        tell(f"preflight: this is of a model of the recipe's own shape: {reason} when you run it")
+    found = preflights.preflight(asked, tell)
     if asked.json:
         print_json(found)
     else:

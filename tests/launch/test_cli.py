@@ -80,9 +80,9 @@ def test_a_mistake_is_one_line_that_says_what_to_do(capsys, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--train.steps", "many"], "--train.steps: invalid literal for int"),
-        (["--targets.kind", "soft"], "'soft' for argument '--targets.kind'. Expected one of ('one_hot', 'teacher'"),
-        (["--train.steps"], "Missing value for argument '--train.steps'"),
+        (["--train.steps", "many"], "run: --train.steps is 'many'; give a whole number"),
+        (["--targets.kind", "soft"], "--targets.kind is 'soft'; give one of 'one_hot', 'teacher'"),
+        (["--train.steps"], "run: give --train.steps a value"),
         (["--simulate.passages", "0"], "simulate.passages is 0; it must be at least 1"),
     ],
 )
