@@ -121,6 +121,17 @@ FIXED: tuple[tuple[str, str, str | None, Callable[[Any], str]], ...] = (
     ("fooled", "review", "attacked", count),
 )
 """The columns before the metrics: head, key of a row, part of it, and how it is shown."""
+EXPLAINED = {
+    "made": "transcripts that the simulator wrote",
+    "accepted": "of these, accepted by the review",
+    "cover": "sources read so far that have an accepted transcript, %",
+    "prec": "accepted transcripts that are right, %",
+    "recall": "right transcripts that are accepted, %",
+    "junk": "junk that is accepted, %",
+    "fooled": "wrong answers that tried to pass and did",
+    "promoted": "whether the generation was kept",
+}
+"""What the columns of the table of generations mean that are not metrics."""
 
 
 def _stages(files: RunFiles, number: int, path: epath.Path) -> list[dict[str, Any]]:

@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ratchet.bootstrap.report.numbers import count, decimals, duration, measure, percent, value_of
-from ratchet.bootstrap.report.status import FIXED, UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
+from ratchet.bootstrap.report.status import (
+    EXPLAINED,
+    FIXED,
+    UNIT_STAGES,
+    WHOLE_STAGES,
+    cells,
+    described,
+    header,
+    in_columns,
+)
 
-EXPLAINED = {
-    "made": "transcripts that the simulator wrote",
-    "accepted": "of these, accepted by the review",
-    "cover": "sources read so far that have an accepted transcript, %",
-    "prec": "accepted transcripts that are right, %",
-    "recall": "right transcripts that are accepted, %",
-    "junk": "junk that is accepted, %",
-    "fooled": "wrong answers that tried to pass and did",
-    "promoted": "whether the generation was kept",
-}
-"""What the columns of the table of generations mean that are not metrics."""
 STEPS = {
     "asked": "transcripts asked for",
     "made": "written",

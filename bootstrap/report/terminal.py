@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ratchet.bootstrap.report.numbers import percent
 from ratchet.bootstrap.report.outlook import Left, in_words, roughly
-from ratchet.bootstrap.report.status import UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
+from ratchet.bootstrap.report.status import EXPLAINED, UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,15 @@ def figures(status: Mapping[str, Any]) -> Fitted:
     metrics = in_columns(status["metrics"])
     rows = [cells(row, metrics) for row in status["generations"]]
     rows += [[arm, *cells(row, metrics)[1:]] for arm, row in status["baselines"].items()]
-    return Fitted(header(metrics), rows, _caption(metrics, status["baselines"]))
+    heads = header(metrics)
+    filled = [head for head, *column in zip(heads, *rows, strict=True) if set(column) - {"–"}]
+    fixed = [f"{head}: {EXPLAINED[head].removesuffix(', %')}" for head in filled if head in EXPLAINED]
+    return Fitted(heads, rows, ["rates in %", *fixed, *_caption(metrics, status["baselines"])])
 
 
 def _caption(metrics: Mapping[str, dict], baselines: Mapping[str, dict]) -> list[str]:
     """What the columns of metrics mean, and what an arm that was asked in another form than a chat gets in a chat."""
-    lines = ["rates in %", *(f"{m['column']}: {described(m)}" for m in metrics.values())]
+    lines = [f"{m['column']}: {described(m)}" for m in metrics.values()]
     for arm, row in baselines.items():
         if row["form"] not in (None, "chat"):
             chat = [f"{metrics[n]['column']} {percent(f.get('chat'))}" for n, f in row["forms"].items() if n in metrics]

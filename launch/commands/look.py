@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.report import terminal
@@ -51,7 +51,8 @@ def recipes(words: list[str]) -> int:
     if asked.json:
         print_json({"recipes": {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}})
         return 0
-    table = Table("recipe", "what it does", "takes", "should reach", box=None)
+    told = (Column(head, overflow="fold") for head in ("what it does", "takes", "should reach"))
+    table = Table(Column("recipe", min_width=max(map(len, RECIPES))), *told, box=None)
     for name, r in RECIPES.items():
         table.add_row(name, r.summary, r.takes, r.reaches)
     make_console().print(table)

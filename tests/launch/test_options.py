@@ -7,12 +7,14 @@ import json
 import pytest
 import yaml
 from etils import epath
+from rich.console import Console
 from support import LLAMA, start, tiny_config, write_model
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import flat
 from ratchet.bootstrap.config_changes import changed
 from ratchet.launch import cli
+from ratchet.launch.commands import look
 from ratchet.launch.commands import start as starting
 from ratchet.launch.options import parse_run
 from ratchet.launch.recipes import RECIPES
@@ -269,6 +271,21 @@ def test_trained_weights_get_settings_that_fit_them_unless_others_are_given(caps
     assert min(config.model.max_length, config.train.columns) >= 1024 and config.model.width == LLAMA.width
     assert ratchet(capsys, "run", "--config", "first/config.yaml", "--out", "second")[0] == 0
     assert begun[1][1] == config
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_recipes_are_whole_on_every_width(capsys, monkeypatch, width):
+    monkeypatch.setattr(look, "make_console", lambda: Console(width=width))
+    out = ratchet(capsys, "recipes")[1]
+    assert "…" not in out and max(map(len, out.splitlines())) <= width
+    assert {line.split()[0] for line in out.splitlines() if line[1:2].strip()} >= RECIPES.keys()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_settings_of_every_recipe_go_through_a_file(somewhere, recipe):
+    config = RECIPES[recipe].config
+    config_files.save(epath.Path(somewhere / "run"), config)
+    assert parse_run("run", starting.New, ["--config", "run/config.yaml"]).config == config
 
 
 def test_what_programs_read_is_one_object(capsys):
