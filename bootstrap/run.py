@@ -32,6 +32,7 @@ from ratchet.bootstrap.toolkit.offered import open_toolbox, toolbox
 from ratchet.bootstrap.tools import Toolbox, caller
 from ratchet.bootstrap.worlds.world import Document, Material, Task, World, content_id
 from ratchet.models import decoder
+from ratchet.models.architectures import FolderError
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
@@ -242,7 +243,10 @@ def check(config: Config) -> Given:
         tokenizer.check()
         tools = toolbox(config.simulate, world.tools)
         if config.simulate.calls and tools.described:
-            _ = caller(tools.described, tokenizer).grammar
+            try:
+                _ = caller(tools.described, tokenizer).grammar
+            except FolderError as error:
+                raise FolderError(f"{error}, or have none called by --simulate.calls 0") from error
         longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
     elif not world.seed.tasks:
         raise ValueError(

@@ -18,13 +18,15 @@ from ratchet.bootstrap.report.status import EXPLAINED, UNIT_STAGES, WHOLE_STAGES
 @dataclass(frozen=True)
 class Fitted:
     """Rows of cells under heads. Where they are too wide for the terminal, rows become columns, in as many tables below
-    each other as it takes. A caption explains the heads."""
+    each other as it takes. A caption explains the heads. Without rows, nothing is shown."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        if not self.rows:
+            return
         if _width(list(zip(self.heads, *self.rows, strict=True))) <= console.width:
             yield _table(self.heads, self.rows)
         else:

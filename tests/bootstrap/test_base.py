@@ -112,7 +112,7 @@ def test_a_template_that_calls_no_tools_is_one_line_that_names_the_remedy(tmp_pa
     place = made(epath.Path(tmp_path / "gemma"), "gemma")
     with pytest.raises(FolderError) as caught:
         runs.check(config_of(place))
-    assert "\n" not in str(caught.value) and "tool" in str(caught.value)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("none called by --simulate.calls 0")
     runs.check(config_of(place, simulate__calls=0))
 
 
