@@ -84,7 +84,7 @@ class Scale:
 
 def write_forecast(run: Run, stages: Sequence[Mapping]) -> None:
     """Writes down how long every stage is expected to take."""
-    run.progress.line("timing this machine for some seconds, to say how long the run takes")
+    run.progress.line("timing this machine, to say how long the run takes")
     params = base_weights(run.config, run.mesh) if run.config.base else run.fresh_weights()
     found = forecast(run, params, stages)
     aside = dict.fromkeys(one["stage"] for one in stages if by_servers(run, one["place"], one["stage"]))

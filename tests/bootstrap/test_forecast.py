@@ -107,7 +107,7 @@ def test_a_run_times_the_machine_before_it_begins_and_says_how_long_it_takes(tmp
     for _ in range(2):  # what was foretold stays
         with pytest.raises(RunEnded):
             loop.run(directory, tiny_config(), Silent(), foretell=True)
-    assert said == ["timing this machine for some seconds, to say how long the run takes"]
+    assert said == ["timing this machine, to say how long the run takes"]
     ahead = outlook(directory)
     stages = json.loads((directory / "plan.json").read_text())["stages"]
     assert len(ahead.stages) == len(stages) and all(s.expected for s in ahead.stages)
