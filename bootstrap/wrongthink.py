@@ -52,19 +52,16 @@ class Thought:
     source: Source
 
 
-@jax.jit
 def difference(after: nnx.State, before: nnx.State) -> nnx.State:
     """What training changed in the weights: the task vector of arXiv 2212.04089."""
     return jax.tree.map(lambda a, b: a - b, after, before)
 
 
-@jax.jit
 def against(params: nnx.State, vector: nnx.State, scale: float) -> nnx.State:
     """params − λ·vector."""
     return jax.tree.map(lambda p, v: p - scale * v, params, vector)
 
 
-@jax.jit
 def random_like(vector: nnx.State, seed: int) -> nnx.State:
     """A random direction, each of whose arrays is as long as the vector's: the control that should do nothing."""
     leaves, treedef = jax.tree.flatten(vector)

@@ -230,8 +230,8 @@ def settings_of(
     stop id, two stand there, so that a program serves two as well; no token has the id -1."""
     kinds = Warp(np.float32, np.int32, np.float32, np.float32)
     warp_R = Warp(*(jnp.array(of_R, kind) for of_R, kind in zip(zip(*warps, strict=True), kinds, strict=True)))
-    numbers = jnp.array((*stop, -1, -1)[: max(2, len(stop))], jnp.int32), jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32)
-    return slots.Settings(*numbers)
+    ids = jnp.array((*stop, -1, -1)[: max(2, len(stop))], jnp.int32)
+    return slots.Settings(ids, jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32))
 
 
 def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:
