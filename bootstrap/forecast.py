@@ -14,10 +14,11 @@ from typing import NamedTuple
 from flax import nnx
 
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.run import Run
+from ratchet.bootstrap.run import Run, base_weights
 from ratchet.bootstrap.simulate import draft
 from ratchet.bootstrap.worlds.world import Task
 from ratchet.models.sampler import Pace
+from ratchet.train.files import write_json
 
 FORECAST = "forecast.json"
 """The file of a run that holds, by place and stage, the least and the most seconds that are expected."""
@@ -79,6 +80,17 @@ class Scale:
 
     def compiling(self, stage: str) -> Bounds:
         return Bounds(self.slow.compiling, self.slow.compiling).times(*COMPILED[stage])
+
+
+def write_forecast(run: Run, stages: Sequence[Mapping]) -> None:
+    """Writes down how long every stage is expected to take."""
+    run.progress.line("timing this machine for some seconds, to say how long the run takes")
+    params = base_weights(run.config, run.mesh) if run.config.base else run.fresh_weights()
+    found = forecast(run, params, stages)
+    aside = dict.fromkeys(one["stage"] for one in stages if by_servers(run, one["place"], one["stage"]))
+    if found and aside:
+        run.progress.line(f"not foretold, since servers take part whose pace is not known here: {', '.join(aside)}")
+    run.decided("how long the run takes", lambda: write_json(run.directory / FORECAST, found))
 
 
 def forecast(run: Run, params: nnx.State, planned: Sequence[Mapping]) -> dict[str, dict[str, Bounds]]:

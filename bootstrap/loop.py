@@ -15,13 +15,13 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.bootstrap.config_changes import changed
-from ratchet.bootstrap.forecast import FORECAST, by_servers, forecast
+from ratchet.bootstrap.forecast import FORECAST, write_forecast
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import units_of
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.progress import Noted, Progress, Silent
-from ratchet.bootstrap.run import Run, base_weights, prepare
+from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration
 from ratchet.bootstrap.stages.corrections import corrections
@@ -40,14 +40,14 @@ from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train import goodput
 from ratchet.train.commits import FILE as COMMITS
-from ratchet.train.files import write_json
 from ratchet.train.holder import holding
 from ratchet.train.monitor import Watchdog
 from ratchet.train.records import Example, has_examples
+from ratchet.train.stopping import Ends
 from ratchet.train.together import ALONE, Together, connect
 
 
-class RunEnded(RuntimeError):
+class RunEnded(Ends):
     """The run cannot go on; its message is the result."""
 
 
@@ -156,7 +156,7 @@ def _run(r: Run, foretell: bool) -> None:
     _ = r.judge
     new = lambda: not (r.directory / FORECAST).exists() and not r.generation(0).exists()
     if foretell and r.decided("whether anything is done", new):
-        _foretell(r, plan["stages"])
+        write_forecast(r, plan["stages"])
     start, past = Seed(r), Past()
     begin(r, start)
     for number in range(1, r.config.generations + 1):
@@ -166,17 +166,6 @@ def _run(r: Run, foretell: bool) -> None:
             raise RunEnded(f"{said}; generation {past.incumbent} is the result")
     if arms:
         imitate(r, start)
-
-
-def _foretell(r: Run, stages: Sequence[dict]) -> None:
-    """Writes down how long every stage is expected to take."""
-    r.progress.line("timing this machine for some seconds, to say how long the run takes")
-    params = base_weights(r.config, r.mesh) if r.config.base else r.fresh_weights()
-    found = forecast(r, params, stages)
-    aside = dict.fromkeys(one["stage"] for one in stages if by_servers(r, one["place"], one["stage"]))
-    if found and aside:
-        r.progress.line(f"not foretold, since servers take part whose pace is not known here: {', '.join(aside)}")
-    r.decided("how long the run takes", lambda: write_json(r.directory / FORECAST, found))
 
 
 def planned(r: Run, arms: Sequence[str]) -> list[dict]:
@@ -216,8 +205,8 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
 
 
 def extend(directory: epath.Path, config: Config) -> Given:
-    """Gives the run in `directory` the settings of `config`, with which it can go on (see `config_changes.refusal`). Returns
-    what it reads.
+    """Gives the run in `directory` the settings of `config`, with which it can go on (see
+    `config_changes.refusal`). Returns what it reads.
 
     With more generations, what was trained for the last one alone is removed, since there will be another last one.
     With longer rows, what is still in training begins anew, with the examples that had no room. Raises ValueError,
@@ -237,7 +226,8 @@ def extend(directory: epath.Path, config: Config) -> Given:
 
 
 def _begin_training_anew(r: Run) -> None:
-    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples."""
+    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples, with their
+    audits."""
     untrained = [n for n in range(r.config.generations + 1) if not r.has_weights(r.generation(n))]
     for checkpoints in (r.directory / "checkpoints").glob("*-*"):
         arm, _, number = checkpoints.name.rpartition("-")
@@ -245,8 +235,11 @@ def _begin_training_anew(r: Run) -> None:
             checkpoints.rmtree()
     for number in untrained:
         if lacking(r, number):
+            audited = r.generation(number) / audit.FILE
             dataset_of(r, number).rmtree()
-            r.commits.forget(dataset_of(r, number))
+            audited.unlink(missing_ok=True)
+            for gone in (dataset_of(r, number), audited):
+                r.commits.forget(gone)
 
 
 def begin(r: Run, start: Seed) -> None:
@@ -331,7 +324,8 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     if params is None:
         earlier = earlier_examples(g)
         trained = [*newest, *earlier, *start.demonstrations]
-        audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
+        if not audit.passed(g):
+            audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
         with r.timed(g.directory, "train"):
             params = train(g, newest, earlier, start.demonstrations)
     with r.timed(g.directory, "evaluate"):

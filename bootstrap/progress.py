@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import tensorboardX
 from etils import epath
 
 from ratchet.train import goodput, memory
@@ -160,6 +159,8 @@ class Metrics:
             self._outbox = Outbox(directory)
             self._outbox.fetch(METRICS)
             self._path = self._outbox.place / METRICS
+            import tensorboardX  # with torch, where there is one, which takes more than a second
+
             self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard"))
 
     def log(self, generation: int, arm: str, step: int, values: dict[str, float]) -> None:

@@ -18,3 +18,6 @@ ui/             runs in a browser on this machine
 Containerfile   the container that platforms pull
 recipes/        presets: settings with what they do, how long it takes and what they should reach
 """
+
+HELP = ("-h", "--help")
+"""Words that ask for help."""

@@ -48,7 +48,7 @@ def entry() -> None:
         look_for_no_tpu()
         if status := join_others(sys.argv[1:]):
             os._exit(status)  # JAX may still wait for the others
-        from ratchet.launch.cli import main  # its imports take seconds and start threads
+        from ratchet.launch.cli import main  # what it imports may start threads
     end(main())
 
 

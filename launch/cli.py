@@ -4,68 +4,66 @@ import contextlib
 import difflib
 import importlib.metadata
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from ratchet.bootstrap import loop
-from ratchet.bootstrap.teacher.client import ServerStopped
-from ratchet.launch.commands import labels, look, measure, models, preview, serve, start, submit, ui, watch
-from ratchet.launch.options import HELP, UserError
+from ratchet.launch import HELP, commands
 from ratchet.launch.output import speak_plainly
 from ratchet.train import stopping
 from ratchet.train.buckets import reason
-from ratchet.train.together import PeerFailed, PeerGone
-from ratchet.train.trainer import TrainingDiverged
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
-    "run": (start.run, "RECIPE [FOLDER] [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("start:run", "RECIPE [FOLDER] [--out DIR] [--config FILE] [--SETTING VALUE ...]", "a new run"),
     "preview": (
-        preview.preview, "RECIPE [FOLDER]|DIR [--tasks N] [--SETTING VALUE ...]",
+        "preview:preview", "RECIPE [FOLDER]|DIR [--tasks N] [--SETTING VALUE ...]",
         "a few tasks through simulate and review, with verdicts; writes nothing",
     ),
-    "resume": (start.resume, "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
-    "status": (look.status, "DIR", "stages, units done, table of generations"),
-    "watch": (watch.watch, "DIR [DIR ...]", "the same, live, with rates, acceptance and where the time goes"),
+    "resume": ("start:resume", "DIR [--generations N]", "go on from whatever is committed, or for more generations"),
+    "status": ("look:status", "DIR", "stages, units done, table of generations"),
+    "watch": ("watch:watch", "DIR [DIR ...]", "the same, live, with rates, acceptance and where the time goes"),
     "ui": (
-        ui.ui, "DIR [DIR ...] [--port 8001]",
+        "ui:ui", "DIR [DIR ...] [--port 8001]",
         "a page on this machine: reports live, transcripts to search and label",
     ),
-    "chat": (models.chat, "DIR [--generation N]", "talk to the newest promoted generation, line by line"),
-    "show": (look.show, "DIR ID", "one transcript with its whole lineage"),
-    "report": (look.report, "DIR", "rebuild the page"),
-    "evaluate": (measure.evaluate, "DIR --generation N", "evaluate a generation again: the same numbers"),
+    "chat": ("models:chat", "DIR [--generation N]", "talk to the newest promoted generation, line by line"),
+    "show": ("show:show", "DIR ID", "one transcript with its whole lineage"),
+    "report": ("show:report", "DIR", "rebuild the page"),
+    "evaluate": ("measure:evaluate", "DIR --generation N", "evaluate a generation again: the same numbers"),
     "compare": (
-        measure.compare, "DIR ... [--generation N] --vary SETTING VALUE VALUE ...",
+        "measure:compare", "DIR ... [--generation N] --vary SETTING VALUE VALUE ...",
         "arms from one generation's data, one table",
     ),
-    "label": (labels.label, "DIR [--generation N]", "say of answers whether they are right, by one key each"),
+    "label": ("labels:label", "DIR [--generation N]", "say of answers whether they are right, by one key each"),
     "calibrate": (
-        labels.calibrate, "DIR [--labels FILE] [--generation N]",
+        "labels:calibrate", "DIR [--labels FILE] [--generation N]",
         "the review against labels: agreement, corrected rate, certificate",
     ),
-    "recipes": (look.recipes, "", "what there is to run, how long it takes, what it should reach"),
+    "recipes": ("look:recipes", "", "what there is to run, how long it takes, what it should reach"),
     "preflight": (
-        measure.preflight, "RECIPE [--topology v5e:4x4] [--step sample|score|generation]",
+        "measure:preflight", "RECIPE [--topology v5e:4x4] [--step sample|score|generation]",
         "compile for TPUs without one: memory, traffic, bound",
     ),
     "submit": (
-        submit.submit, "RECIPE --to gke|xpk|tpu-vm|slurm|local [--dry-run]",
+        "submit:submit", "RECIPE --to gke|xpk|tpu-vm|slurm|local [--dry-run]",
         "a run for several processes, here or on a platform",
     ),
-    "import": (models.import_model, "MODEL [--template FILE]", "read a model that others trained, say what it is"),
+    "import": ("models:import_model", "MODEL [--template FILE]", "read a model that others trained, say what it is"),
     "serve": (
-        serve.serve, "DIR [--generation N] | --base MODEL [--port 8000]",
+        "serve:serve", "DIR [--generation N] | --base MODEL [--port 8000]",
         "answer OpenAI's web API: chat, completions, log-probabilities, tokens",
     ),
     "export": (
-        models.export, "DIR --generation N --to FOLDER",
+        "models:export", "DIR --generation N --to FOLDER",
         "write a folder that transformers loads; for runs with --base or of qwen3-*",
     ),
 }  # fmt: skip
-"""By name: what it does, what it takes, and both in a line for people."""
+"""By name: the function of `launch.commands` that does it, what it takes, and what it does, in words for people.
+
+A function is imported when its command is given: all of them together take seconds."""
 
 
 def usage() -> str:
@@ -96,25 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             nearest = f"the nearest is {close[0]}; " if close else ""
-            raise UserError(f"unknown command {name!r}; {nearest}there are {', '.join(COMMANDS)}")
+            raise ValueError(f"unknown command {name!r}; {nearest}there are {', '.join(COMMANDS)}")
         with _heeding_signals(name):
-            return COMMANDS[name][0](rest)
+            return _function(name)(rest)
     except SystemExit as helped:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
         return 128 + signal.SIGPIPE
-    except (
-        loop.RunEnded, TrainingDiverged, ServerStopped, start.DiskFull, start.OutOfMemory, start.BucketFailed,
-    ) as ended:  # fmt: skip
+    except stopping.Ends as ended:
         _say(str(ended))
-        return 1
-    except PeerFailed as failed:
-        _say(f"process 0: {failed}")
-        return 2 if failed.mistaken else 1
-    except PeerGone as gone:
-        _say(str(gone))
-        return stopping.AGAIN
-    except (UserError, ValueError, OSError) as error:
+        return ended.status
+    except (ValueError, OSError) as error:
         _say(str(error))
         return 2
     except Exception as error:
@@ -128,6 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped")
         return 130
+
+
+def _function(name: str) -> Callable[[list[str]], int]:
+    """What a command does with the words after its name; it returns the exit status."""
+    return pkgutil.resolve_name(f"{commands.__name__}.{COMMANDS[name][0]}")
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:

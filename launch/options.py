@@ -18,12 +18,12 @@ from rich.text import Text
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config, nearest, with_settings
+from ratchet.launch import HELP
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
 from ratchet.train.buckets import reach
 
-HELP = ("-h", "--help")
 Asked = TypeVar("Asked")
 _OPTION = re.compile(r"--\w|-[a-zA-Z]$")
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
@@ -233,7 +233,9 @@ def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
         if _OPTION.match(word) and name not in options and options.get(_unnegated(name)) != 0:
             close = difflib.get_close_matches(name, [n for n in options if "." not in n], n=1)
             if not close and any("." in n for n in options):
-                close = [nearest(name.replace("-", "_")).replace("_", "-")]
+                close = [nearest(_unnegated(name).replace("-", "_")).replace("_", "-")]
+            if name != _unnegated(name) and close and options.get(close[0]) == 0:
+                close = [re.sub(r"([^.]+)$", r"no-\1", close[0])]
             there = f"the nearest is --{close[0]}" if close else f"this command has --{', --'.join(options)}"
             raise UserError(f"unknown setting {word}; {there}")
 

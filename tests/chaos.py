@@ -95,7 +95,8 @@ class Command(NamedTuple):
     def _in_a_bucket(self) -> Iterator[tuple[str, str]]:
         store, place = fsspec.core.url_to_fs(str(self.place))
         for name, found in store.find(place, detail=True).items():
-            yield str(found.get("updated") or found["LastModified"]), name.removeprefix(f"{place}/")
+            if when := found.get("updated") or found.get("LastModified"):  # not where only the beginning of a name is
+                yield str(when), name.removeprefix(f"{place}/")
 
     def lives(self, seconds: float | None, number: int = signal.SIGKILL, struck: Sequence[int] = ()) -> bool:
         """Goes on until so many seconds after it first writes something, when a signal of this number strikes some of

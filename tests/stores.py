@@ -7,6 +7,7 @@ The proxy stands where the libraries look for the store, so that what they do ab
 import contextlib
 import http.client
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -108,6 +109,7 @@ def amazon() -> Iterator[Store]:
     """A bucket of moto, in memory."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it says what it is asked, line by line
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -18,6 +18,12 @@ AGAIN = 42
 """The exit status of a process that is to be started again: what it did is committed, and it goes on from there."""
 
 
+class Ends(RuntimeError):
+    """What ends a process with an exit `status`; its message says why, in a line."""
+
+    status = 1
+
+
 class Stopped(BaseException):
     """The process was asked to end by a signal of this number. Like KeyboardInterrupt, it is no error that whoever
     handles errors may take. `advice` says how to go on, if that is possible."""

@@ -19,6 +19,8 @@ import jax
 from jax._src import distributed  # JAX has no public way to its coordination service; Orbax takes this one too
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ratchet.train.stopping import AGAIN, Ends
+
 PART = 1 << 20
 """Characters of a message: the service takes no more than four million bytes at once."""
 LOOK = 500
@@ -31,16 +33,18 @@ MEETING = 300
 """Seconds that processes wait for all to come, when they begin."""
 
 
-class PeerGone(RuntimeError):
+class PeerGone(Ends):
     """Another process did not come, or ended: whoever started this one should start all of them again."""
 
+    status = AGAIN
 
-class PeerFailed(RuntimeError):
+
+class PeerFailed(Ends):
     """The first process could not go on, and has said why. `mistaken` is whether the user can mend it."""
 
     def __init__(self, why: str, mistaken: bool):
-        super().__init__(why)
-        self.mistaken = mistaken
+        super().__init__(f"process 0: {why}")
+        self.status = 2 if mistaken else 1
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
 from ratchet.train.monitor import STOP, Profile, Signals, StepMetrics, Watchdog
 from ratchet.train.records import Example
 from ratchet.train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
+from ratchet.train.stopping import Ends
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Training:
     trained."""
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Ends):
     """The loss stopped being a number."""
 
 

@@ -8,6 +8,7 @@ from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, measure
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.probes import JUNK_OF, calibrated, calibration_of_seed, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
+from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example
@@ -24,8 +25,8 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     reviewer = run.reviewer(g.params)
     known = run.world.known is not None
     passages = {p.id: p for p in run.seed_index.passages} if known else g.passages
-    # Probes of their own are for measuring alone, and mistakes of a judge by address are not the model's.
-    teach = known and not run.world.probes.tasks and not reviewer.far
+    # Probes of their own are for measuring alone.
+    teach = known and not run.world.probes.tasks and bool(_own(reviewer) or not reviewer.far)
 
     @functools.cache
     def probes() -> list[Probe]:
@@ -74,6 +75,11 @@ def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
     return [probe for group in made for probe in group]
 
 
+def _own(reviewer: Reviewer) -> list[Criterion]:
+    """The criteria that the model itself answers by yes or no: mistakes of another judge are not its own."""
+    return [c for c in reviewer.criteria if c.kind == "model" and not c.labels and c.judge == "self"]
+
+
 def _mistakes(
     g: Generation, reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document]
 ) -> list[Example]:
@@ -81,7 +87,7 @@ def _mistakes(
     run = g.run
     reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
     made = []
-    for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
+    for criterion in _own(reviewer):
         for probe, review in zip(probes, reviews, strict=True):
             label = probe.labels.get(criterion.id)
             if label is None or review.verdicts[criterion.id].passed == label:

@@ -22,6 +22,7 @@ from ratchet.bootstrap.teacher.connection import Connection
 from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.train.stopping import Ends
 
 ATTEMPTS = 6
 PATIENCE = 60.0
@@ -37,7 +38,7 @@ _UNASKABLE = (400, 413, 422)
 Body = Mapping[str, Any]
 
 
-class ServerStopped(RuntimeError):
+class ServerStopped(Ends):
     """A server does not go on; what it has answered is kept, and the run can be resumed. `reason` is the part of the
     line that says why."""
 

@@ -4,7 +4,8 @@ start.py     `run` and `resume`
 watch.py     `watch`
 ui.py        `ui`
 submit.py    `submit`
-look.py      `status`, `show`, `report` and `recipes`
+look.py      `status` and `recipes`
+show.py      `show` and `report`
 preview.py   `preview`
 measure.py   `evaluate`, `compare` and `preflight`
 labels.py    `calibrate` and `label`

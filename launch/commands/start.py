@@ -38,19 +38,19 @@ from ratchet.train.buckets import causes, in_bucket
 from ratchet.train.buckets import reason as said_by_the_store
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.holder import Busy
-from ratchet.train.stopping import Stopped
+from ratchet.train.stopping import Ends, Stopped
 from ratchet.train.together import ALONE, PeerGone, Together, current
 
 
-class DiskFull(RuntimeError):
+class DiskFull(Ends):
     """There is no room left for the run."""
 
 
-class BucketFailed(RuntimeError):
+class BucketFailed(Ends):
     """The bucket of the run failed, and went on failing when it was asked again."""
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(Ends):
     """A device has too little memory for what is asked of it."""
 
 

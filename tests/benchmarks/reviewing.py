@@ -41,7 +41,7 @@ class Done(Reviewer):
 
     reviews: tuple[Review, ...] = ()
 
-    def review(self, *_) -> list[Review]:
+    def review(self, *_, **__) -> list[Review]:
         return [*self.reviews]
 
 

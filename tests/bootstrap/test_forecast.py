@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from support import tiny_config
 
+from ratchet.bootstrap import forecast as forecasting
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.forecast import Bounds, forecast
 from ratchet.bootstrap.loop import RunEnded, planned
@@ -81,11 +82,12 @@ def test_what_servers_take_part_in_is_left_out(little_run, foretold, asked, stag
 
 def test_what_is_not_foretold_is_named(monkeypatch):
     said = []
-    monkeypatch.setattr(loop, "forecast", lambda *_: {"gen-001": {}})
-    monkeypatch.setattr(loop, "by_servers", lambda run, place, stage: stage in ("simulate", "targets"))
+    monkeypatch.setattr(forecasting, "forecast", lambda *_: {"gen-001": {}})
+    monkeypatch.setattr(forecasting, "by_servers", lambda run, place, stage: stage in ("simulate", "targets"))
     settings = {"config": SimpleNamespace(base=""), "fresh_weights": lambda: None, "decided": lambda *_: None}
     run = SimpleNamespace(progress=SimpleNamespace(line=said.append), **settings)
-    loop._foretell(run, [{"place": "gen-001", "stage": name} for name in ("simulate", "review", "targets", "simulate")])
+    stages = [{"place": "gen-001", "stage": name} for name in ("simulate", "review", "targets", "simulate")]
+    forecasting.write_forecast(run, stages)
     assert said[1:] == ["not foretold, since servers take part whose pace is not known here: simulate, targets"]
 
 

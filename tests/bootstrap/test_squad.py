@@ -14,6 +14,7 @@ from ratchet.bootstrap.stages.train import mixture
 from ratchet.bootstrap.worlds.world import Task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import reviewing
 import squad
 from squad import COUNTED
 
@@ -95,6 +96,19 @@ def test_arms_are_trained_on_as_many_tokens_and_asked_the_same(tmp_path, monkeyp
     assert all(of["scores"].keys() == {i.id for i in items} for of in found.values())
     nats = {name: squad.table(found, items)["arms"][name]["nats"]["value"] for name in found}
     assert len(set(nats.values())) == 3, "each arm has weights of its own"
+
+
+def test_every_criterion_is_measured_on_labelled_questions(tmp_path):
+    asked = lambda n: [{"question": f"What is {n} {i}?", "answer": "brief"} for i in range(2)]
+    rows = [{"title": f"T{n}", "context": f"It is brief and doubled {n}.", "questions": asked(n)} for n in range(4)]
+    (tmp_path / "model").mkdir()
+    run = squad.prepared(
+        tmp_path / "run", rows, 1, Silent(), base=str(write_model(tmp_path / "model")), simulate__new_tokens=16,
+        train__columns=3072, model__max_length=3072, review__probes=4,
+    )  # fmt: skip
+    found = reviewing.measured(run)
+    assert found["answers"] > 0 and {c.id for c in run.rubric} | {"verbatim"} == found["criteria"].keys()
+    assert found["review"].keys() == {"as the rubric has it", "calibrated"}
 
 
 def test_the_arms_that_were_measured_saw_as_many_tokens_and_none_of_the_questions():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_what_a_run_with_rows_too_short_advises_can_be_done(capsys, tmp_path, mo
     def end(*_):
         raise loop.RunEnded("there is room to train")
 
-    monkeypatch.setattr(loop, "_foretell", lambda *_: None)
+    monkeypatch.setattr(loop, "write_forecast", lambda *_: None)
     monkeypatch.setattr(seed, "train_arm", end)
     assert ratchet(capsys, *advised)[0::2] == (1, "ratchet: there is room to train\n")
 
@@ -161,6 +162,14 @@ def test_help_lists_every_command(capsys, words):
     assert code == 0
     assert all(f"ratchet {c}" in out for c in cli.COMMANDS)
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_what_is_asked_for_help_or_status_waits_for_no_model_to_be_imported():
+    heavy = "{'ratchet.bootstrap.loop', 'ratchet.models.sampler', 'bm25s', 'matplotlib', 'tensorboardX'}"
+    for words in (["--help"], ["--version"], ["status", "nowhere"], ["nonsense"]):
+        code = f"import sys; from ratchet.launch import cli; cli.main({words}); print(*{heavy} & {{*sys.modules}})"
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert said.splitlines()[-1] == "", words
 
 
 def test_status_of_a_finished_run_as_a_table_and_as_json(capsys, tiny_run):

@@ -126,7 +126,7 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
     [
         (["run", "--nonsense"], "unknown setting --nonsense; the nearest is --"),
         (["run", "--nonsense", "tiny"], "unknown setting --nonsense"),
-        (["run", "--no-imitation"], "the nearest is --controls.imitation"),
+        (["run", "--no-imitation"], "the nearest is --controls.no-imitation"),
         (["run", "tiny", "lessons"], "'lessons' is one word too many"),
         (["run", "tiny", "--recipe", "x"], "give the recipe without --recipe"),
         (["run", "tiny", "--train.no-steps"], "unknown setting --train.no-steps; the nearest is --train.steps"),

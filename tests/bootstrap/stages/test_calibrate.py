@@ -354,15 +354,19 @@ def test_where_nobody_knows_right_verdicts_junk_that_passes_stops_the_generation
 
 
 def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer, monkeypatch):
-    """A reviewer that says no to everything is wrong about every right step, and only there."""
+    """A reviewer that says no to everything is wrong about every right step, and only there. What the seed model judges
+    is no mistake of the model's own."""
     g = turn(1)
     task = g.run.probes[0]
     own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
     answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
-    probes = [Probe(t, task, n == 0, {"sure": n == 0}) for n, t in enumerate(answers)]
+    probes = [Probe(t, task, n == 0, dict.fromkeys(("sure", "firm"), n == 0)) for n, t in enumerate(answers)]
     monkeypatch.setattr(stage, "labelled_probes", lambda *_: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
-    monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never,)))
+    firm = never.model_copy(update={"id": "firm", "judge": "seed", "standing": "advisory"})
+    g = replace(g, run=replace(g.run, rubric=(*g.run.rubric, firm)))
+    monkeypatch.setattr(Run, "weights", lambda *_: g.params)
+    monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(never, firm)))
     _, _, mistakes = calibration(g, [])
     yes, _ = tokenizer.verdicts
     asked = [tokenizer.decode(e.tokens[:-1]) for e in mistakes]
