@@ -89,7 +89,7 @@ def test_training_for_longer_in_another_order_is_the_same_program(rank):
     with compiling() as later:
         generation(1, 5)
         generation(3, 6)
-    assert {"jit(train_step)", "jit(loss_sums)"} <= set(first) and not later
+    assert "jit(train_step)" in first and not later
     assert len(shapes) > 1, "by themselves they would have other shapes"
 
 
