@@ -281,7 +281,7 @@ def _answered(writer: Writer, made: Made, answer: Answered, found: Document | No
     """The draft with the call and the tool's answer appended; neither is part of the final turn. A passage that was
     found is in view from then on."""
     d, called, call = made
-    call_id = content_id(d.task.id, d.sibling, len(d.called), called.arguments)
+    call_id = content_id(d.task.id, d.sibling, len(d.called), called.arguments)[:9]  # as Mistral's templates want
     function = {"name": called.name, "arguments": called.arguments}
     messages = (
         {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]},

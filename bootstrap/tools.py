@@ -109,6 +109,15 @@ class Caller:
         fitting = (n for n in named if self._required(n) <= given <= self._known(n))
         return Called(named[0] if len(named) == 1 else next(fitting), arguments)
 
+    def begun(self, text: str) -> Called | None:
+        """The call that a text after the opening begins, with its arguments as far as they have come; None while other
+        tools may be meant."""
+        text = text.lstrip()
+        named = [name for name in self._parameters if text.startswith(self._written(name))]
+        calls = [Called(name, text.removeprefix(self._written(name)).lstrip()) for name in named]
+        begun = [called for called in calls if called.arguments.startswith("{")]
+        return begun[0] if len(begun) == 1 else None
+
     def write(self, name: str, arguments: Any) -> tuple[Called, tuple[int, ...]] | None:
         """A call as the model itself would write it, and its ids whole; None where no grammar would let it."""
         if name not in self._parameters:

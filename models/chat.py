@@ -31,6 +31,8 @@ from ratchet.models.wording import ANSWERS, WORDING, asking, context, numbered
 _ARGUMENTS_WRITTEN = re.compile(rf'\{{\s*"{PROBE}"\s*:\s*"{PROBE}"\s*\}}')
 _TOOL = {"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}
 """A tool, which chooses the template for tools in folders that have one."""
+_MOST_KNOWN = 1024
+"""Tools of which it is kept how they are called."""
 _MARKUP = ("<", "[", "{")
 """What a tool call may begin with where it begins with no symbol: no ordinary answer begins so."""
 
@@ -80,10 +82,10 @@ class ChatTokenizer:
         identity = json.dumps([self._vocabulary.source, *spoken], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
-        self.left_out = self._vocabulary.left_out
+        self.left_out, self._symbols = self._vocabulary.left_out, frozenset(self._vocabulary.symbols.values())
         self.whole, self.spell = self._vocabulary.whole, self._vocabulary.spell
         self.described = {**of_folder.named, "chat_template": of_folder.default}
-        self._known_calls: dict[str, Calls] = {}
+        self._calls = functools.lru_cache(_MOST_KNOWN)(self._find_calls)
         self._known_turns: dict[Template, Turns | None] = {}
 
     @classmethod
@@ -222,15 +224,15 @@ class ChatTokenizer:
         opening = commonprefix([self.calls(name) for name in names])
         if not opening:
             raise FolderError(f"{self._where}: calls of {', '.join(names)} begin differently; use another model")
-        return Calling(opening, {name: self._lead(calls, len(opening)) for name, calls in written.items()})
+        return Calling(opening, {name: self.parts(calls.begin[len(opening) :]) for name, calls in written.items()})
 
-    def _lead(self, calls: Calls, known: int) -> Lead:
-        """What the tokens of a call after the first `known` ones spell, and the ids of symbols among them."""
-        symbols, parts = set(self._vocabulary.symbols.values()), []
-        for is_symbol, some in itertools.groupby(calls.begin[known:], lambda i: i in symbols):
-            ids = list(some)
-            parts += ids if is_symbol else [b"".join(map(self.spell, ids)).decode()]
-        return tuple(parts)
+    def parts(self, ids: Sequence[int]) -> Lead:
+        """What ids spell, and the symbols among them."""
+        found = []
+        for is_symbol, some in itertools.groupby(ids, self._symbols.__contains__):
+            together = list(some)
+            found += together if is_symbol else [b"".join(map(self.spell, together)).decode()]
+        return tuple(found)
 
     @property
     def call_end(self) -> tuple[int, ...]:
@@ -305,7 +307,7 @@ class ChatTokenizer:
         """The symbol that closes an assistant's turn, found in what the template writes after it."""
         after = self._turn[2]
         tokens = self._vocabulary.tokens(after, within=True)
-        symbol = next((token for token in tokens if token.id in self._vocabulary.symbols.values()), None)
+        symbol = next((token for token in tokens if token.id in self._symbols), None)
         if symbol is None or after[: symbol.start].strip():
             raise FolderError(
                 f"{self._where}: the chat template closes an assistant's turn by no special token of tokenizer.json; "
@@ -356,12 +358,6 @@ class ChatTokenizer:
                 self._known_turns[template] = None
         return self._known_turns[template]
 
-    def _calls(self, name: str) -> Calls:
-        """How calls of a tool are written; looked for once."""
-        if name not in self._known_calls:
-            self._known_calls[name] = self._find_calls(name)
-        return self._known_calls[name]
-
     def _find_calls(self, name: str) -> Calls:
         """Cuts a call that the template has written around its arguments."""
         refusal = f"{self._where}: the chat template cannot call tools"
@@ -373,7 +369,7 @@ class ChatTokenizer:
             raise FolderError(f"{refusal}: it writes no JSON of their arguments in an open turn; use a model that does")
         begun = whole[len(opened) : written.start()]
         begin = self._ids(begun.rstrip(" "), within=True)
-        symbol = begin[:1] and begin[0] in self._vocabulary.symbols.values()
+        symbol = begin[:1] and begin[0] in self._symbols
         if not symbol and not (begin and self.piece(begin[0]).strip().startswith(_MARKUP)):
             raise FolderError(f"{refusal}: a call begins as an ordinary answer may, with {begun[:20]!r}; use another")
         rest = self._ids(whole[written.end() :], within=True)

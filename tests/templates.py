@@ -78,7 +78,7 @@ MISTRAL = """{{- bos_token }}
 {{- '[AVAILABLE_TOOLS]' }}{{ tools | tojson }}{{ '[/AVAILABLE_TOOLS]' }}{% endif %}
 {{- '[INST]' + (system if loop.last else '') + m.content + '[/INST]' }}
 {%- elif m.tool_calls is defined %}{{ '[TOOL_CALLS][' }}{% for c in m.tool_calls %}
-{%- if c.id | length < 9 %}{{ raise_exception('ids have nine letters') }}{% endif %}
+{%- if c.id | length != 9 %}{{ raise_exception('ids have nine letters') }}{% endif %}
 {{- (c.function | tojson)[:-1] + ', "id": "' + c.id[-9:] + '"}' }}{% endfor %}{{ ']' + eos_token }}
 {%- elif m.role == 'tool' %}
 {{- '[TOOL_RESULTS]{"content": ' + m.content + ', "call_id": "' + m.tool_call_id[-9:] + '"}[/TOOL_RESULTS]' }}

@@ -17,6 +17,8 @@ from ratchet.train.together import ALONE, Together
 KNOWN = "One, two, three, four, five."
 """A text whose tokens are counted."""
 _MOST_LIKELY = (20, 5, 1)
+_CALL_ID = "call00000"
+"""Nine letters and digits, which are all that Mistral's templates take."""
 _SCHEMA = {
     "type": "object", "properties": {"fit": {"type": "string", "enum": ["yes", "no"]}}, "required": ["fit"],
     "additionalProperties": False,
@@ -170,10 +172,10 @@ def _calls_tools(client: Client, chat: dict[str, Any]) -> bool:
     _, _, call = turned(answer)
     if not call or call[0] != "choose":
         return False
-    made = {"id": "call-1", "type": "function", "function": {"name": "choose", "arguments": json.dumps(call[1])}}
+    made = {"id": _CALL_ID, "type": "function", "function": {"name": "choose", "arguments": json.dumps(call[1])}}
     since = [
         {"role": "assistant", "content": "", "tool_calls": [made]},
-        {"role": "tool", "tool_call_id": "call-1", "content": "chosen"},
+        {"role": "tool", "tool_call_id": _CALL_ID, "content": "chosen"},
     ]
     after = {"messages": [*asked["messages"], *since]}
     turned(client.ask("chat/completions", asked | after | offering([tool], may_call=False)))

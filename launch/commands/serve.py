@@ -26,8 +26,9 @@ Number = described(int | None, "generation to serve", metavar="N", help_behavior
 
 @dataclass(frozen=True)
 class Serve:
-    """Answers OpenAI's web API: chat and completions, streamed or whole, log-probabilities of given text (echo), token
-    ids as prompts; /tokenize, /detokenize and /tokenizer_info as vLLM has them. All with and without /v1."""
+    """Answers OpenAI's web API: chat, which calls tools where the model's chat template does, and completions, streamed
+    or whole, log-probabilities of given text (echo), token ids as prompts; /tokenize, /detokenize and /tokenizer_info
+    as vLLM has them. All with and without /v1."""
 
     directory: Directory = ""
     generation: Number = None

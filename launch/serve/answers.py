@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ratchet.launch.serve.desk import Desk
+from ratchet.launch.serve.desk import Desk, Turn
 from ratchet.launch.serve.served import Served
 from ratchet.launch.serve.words import Word, Words, spelled
 from ratchet.models.draw import Captured, Logs
@@ -17,24 +17,47 @@ LEAST = -9999.0
 """What OpenAI's servers write for the logarithm of a probability that is as good as none."""
 
 
+OPENED = "opened"
+"""Why a choice ends where the model calls a tool: the call is yet to come."""
+
+
+class Call(NamedTuple):
+    """More of a call: its arguments in JSON. Its id and the tool's name come at once, when they are known."""
+
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
+
+
 class Piece(NamedTuple):
-    """More of a choice: text that can be shown, tokens, and why it ends where it does."""
+    """More of a choice: text that can be shown, tokens, why it ends where it does, and what it has of a call."""
 
     text: str
     words: list[Word]
     finish: str | None = None
+    call: Call | None = None
+
+    def then(self, more: "Piece") -> "Piece":
+        """Both as one."""
+        calls = [call for call in (self.call, more.call) if call]
+        call = Call(*map("".join, zip(*calls, strict=True))) if calls else None
+        return Piece(self.text + more.text, self.words + more.words, more.finish, call)
 
 
 async def sampled(
-    served: Served, desk: Desk, asked: Asked, stops: Sequence[str], before: int = 0
-) -> AsyncIterator[Piece]:
-    """What a request says, piece by piece, up to its end, a stop string or its length. Offsets count from `before`."""
-    words = Words(served.tokenizer, stops)
-    async with contextlib.aclosing(desk.say(asked)) as parts:
+    served: Served, desk: Desk, asked: Asked, stops: Sequence[str], *, before: int = 0,
+    opening: int | str | None = None, turn: Turn | None = None,
+) -> AsyncIterator[Piece]:  # fmt: skip
+    """What a request says, piece by piece, up to its end, a stop string, the `opening` of a call, as `Words` has it, or
+    its length. Offsets count from `before`. Tokens that spell an opening are not told."""
+    words, told = Words(served.tokenizer, stops, opening=opening), []
+    async with contextlib.aclosing(desk.say(asked, turn)) as parts:
         async for part in parts:
-            told: list[Word] = []
             for token, likely in zip(part.tokens.tolist(), _likely(part.captured), strict=True):
                 offset = len(words.text) if token in served.ends else words.add(token)
+                if words.opened:
+                    told = [] if isinstance(opening, str) else told
+                    break
                 log = next(log for i, log in likely if i == token)
                 told.append(Word(token, before + offset, log, likely))
                 if words.stopped:
@@ -42,8 +65,10 @@ async def sampled(
             if part.ended:
                 words.end()
             by_itself = words.stopped or (part.ended and told and told[-1].id in served.ends)
-            finish = "stop" if by_itself else "length" if part.ended else None
-            yield Piece(words.fresh(finish is not None), told, finish)
+            finish = OPENED if words.opened else "stop" if by_itself else "length" if part.ended else None
+            if finish or not words.unsure:
+                yield Piece(words.fresh(finish is not None), told, finish)
+                told = []
             if finish:
                 return
 
@@ -97,14 +122,39 @@ def legacy(served: Served, words: Sequence[Word], count: int) -> dict[str, Any]:
 
 
 def listed(served: Served, words: Sequence[Word], count: int) -> dict[str, Any]:
-    """Log-probabilities as chats have them, with the bytes of each token."""
+    """Log-probabilities as chats have them, with the bytes of each token; those of calls are left out."""
 
     def one(token: int, log: float) -> dict[str, Any]:
         text = spelled(served.tokenizer, token)
         return {"token": text, "logprob": _number(log), "bytes": list(served.tokenizer.spell(token))}
 
-    told = [{**one(word.id, word.log), "top_logprobs": [one(*pair) for pair in word.likely[:count]]} for word in words]
+    said = [word for word in words if word.log is not None]
+    told = [{**one(word.id, word.log), "top_logprobs": [one(*pair) for pair in word.likely[:count]]} for word in said]
     return {"content": told, "refusal": None}
+
+
+def message(piece: Piece) -> dict[str, Any]:
+    """The message of a chat: what the assistant says, and the call that it makes."""
+    made = {"role": "assistant", "content": piece.text, "refusal": None}
+    if piece.call is None:
+        return made
+    calls = {"tool_calls": [_called(piece.call)]} if piece.call.name else {}
+    return {**made, "content": piece.text or None, **calls}
+
+
+def delta(piece: Piece, begins: bool) -> dict[str, Any]:
+    """What a piece adds to such a message."""
+    made: dict[str, Any] = {"role": "assistant"} if begins else {}
+    if piece.text or piece.call is None:
+        made["content"] = piece.text
+    if piece.call and piece.call.arguments:
+        made["tool_calls"] = [{"index": 0, **_called(piece.call)}]
+    return made
+
+
+def _called(call: Call) -> dict[str, Any]:
+    named = {"id": call.id, "type": "function"} if call.name else {}
+    return {**named, "function": {**({"name": call.name} if call.name else {}), "arguments": call.arguments}}
 
 
 def _with_own(word: Word, count: int) -> Iterator[tuple[int, float]]:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ratchet.bootstrap.worlds.world import content_id
-from ratchet.launch.serve import answers, asked
+from ratchet.launch.serve import answers, asked, calls
 from ratchet.launch.serve.answers import Piece
 from ratchet.launch.serve.asked import (
     Chat,
@@ -32,7 +32,9 @@ from ratchet.launch.serve.asked import (
     Refused,
     Sampling,
     Tokenize,
+    Tool,
 )
+from ratchet.launch.serve.calls import Offers
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.served import Served
 from ratchet.launch.serve.streams import Choice, after, merged, unless_gone, whole
@@ -63,7 +65,7 @@ class Server:
 
     def __init__(self, desk: Desk, weights: Path | None = None):
         self._desk, self._weights = desk, weights
-        self._compiled = functools.lru_cache(GRAMMARS)(self._compile)
+        self._compiled, self._offers = functools.lru_cache(GRAMMARS)(self._compile), Offers(desk.served)
 
     @property
     def _served(self) -> Served:
@@ -123,18 +125,27 @@ class Server:
         elif room:
             sample = self._asked(body, prompt, room, number)
             before = len(text) if body.echo else 0
-            async for piece in answers.sampled(self._served, self._desk, sample, body.stops, before):
+            async for piece in answers.sampled(self._served, self._desk, sample, body.stops, before=before):
                 yield piece
         elif not body.echo:
             yield Piece("", [], "length")
 
     async def chat(self, request: Request) -> Response:
         body = await self._read(Chat, request)
-        prompt = self._rendered(body.messages)
+        grammar, offer = self._grammar(body), self._offers.of(body)
+        prompt = self._rendered(body.messages, body.tools)
         longest = body.max_completion_tokens or body.max_tokens
         room = self._room(prompt, longest or self._served.context, longest is not None, "messages")
-        grammar = self._grammar(body)
-        choices = [Choice(n, self._chatted(body, self._asked(body, prompt, room, n, grammar))) for n in range(body.n)]
+
+        def chatted(number: int) -> AsyncIterator[Piece]:
+            def ask(said: tuple[int, ...], grammar: Grammar | None) -> Asked:
+                return self._asked(body, prompt + said, room - len(said), number, grammar)
+
+            if offer:
+                return calls.answered(self._served, self._desk, ask, offer, body.stops)
+            return answers.sampled(self._served, self._desk, ask((), grammar), body.stops)
+
+        choices = [Choice(n, _from_its_first_word(chatted(n))) for n in range(body.n)]
 
         def logs(piece: Piece) -> dict[str, Any] | None:
             return answers.listed(self._served, piece.words, body.top_logprobs) if body.logprobs else None
@@ -144,22 +155,13 @@ class Server:
             return {"index": index, **said, "logprobs": logs(piece), "finish_reason": piece.finish, **ids}
 
         def choice(index: int, piece: Piece) -> dict[str, Any]:
-            return made(index, piece, {"message": {"role": "assistant", "content": piece.text, "refusal": None}})
+            return made(index, piece, {"message": answers.message(piece)})
 
         def delta(index: int, piece: Piece, begins: bool) -> dict[str, Any]:
-            role = {"role": "assistant"} if begins else {}
-            return made(index, piece, {"delta": {**role, "content": piece.text}})
+            return made(index, piece, {"delta": answers.delta(piece, begins)})
 
         form = Form("chatcmpl", "chat.completion", "chat.completion.chunk", choice, delta)
         return await self._answer(request, body, form, choices, len(prompt), 0)
-
-    async def _chatted(self, body: Chat, sample: Asked) -> AsyncIterator[Piece]:
-        """A choice of a chat, without the space that tokenizers like to begin a word with."""
-        begun = False
-        async for piece in answers.sampled(self._served, self._desk, sample, body.stops):
-            text = piece.text if begun else piece.text.lstrip()
-            begun = begun or bool(text)
-            yield piece._replace(text=text)
 
     async def tokenize(self, request: Request) -> Response:
         body = asked.read(Tokenize, await _json(request))
@@ -169,7 +171,7 @@ class Server:
         if body.prompt is not None:
             tokens = self._served.tokenizer.whole(body.prompt, body.add_special_tokens)
         else:
-            tokens = self._rendered(body.messages)
+            tokens = self._rendered(body.messages, body.tools)
         names = [spelled(self._served.tokenizer, token) for token in tokens] if body.return_token_strs else None
         count = {"count": len(tokens), "max_model_len": self._served.context}
         return JSONResponse({**count, "tokens": list(tokens), "token_strs": names})
@@ -244,11 +246,12 @@ class Server:
             raise Refused("prompt: it has no tokens, and a model goes on from one at least", param="prompt")
         return tuple(ids), text
 
-    def _rendered(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """The ids of a conversation with an open turn. Raises Refused where the template refuses the messages."""
+        given, offered = [message.plain() for message in messages], [tool.plain() for tool in tools]
         try:
-            return tuple(self._served.tokenizer.render([message.plain() for message in messages]))
-        except FolderError as error:
+            return tuple(self._served.tokenizer.render(given, tools=offered))
+        except (FolderError, RecursionError) as error:
             raise Refused(f"messages: {error}", param="messages") from error
 
     def _room(self, prompt: Sequence[int], longest: int, insists: bool, param: str) -> int:
@@ -319,6 +322,15 @@ class Server:
         if usage:
             yield event({"choices": [], "usage": used(words)})
         yield "data: [DONE]\n\n"
+
+
+async def _from_its_first_word(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    """A choice of a chat, without the space that tokenizers like to begin a word with."""
+    begun = False
+    async for piece in pieces:
+        text = piece.text if begun else piece.text.lstrip()
+        begun = begun or bool(text)
+        yield piece._replace(text=text)
 
 
 async def _json(request: Request) -> Any:

@@ -15,14 +15,16 @@ MOST_LIKELY = 20
 """Likeliest tokens that an answer shows beside each of its own."""
 MOST_CHOICES = 128
 """Answers to one prompt."""
+MOST_TOOLS = 128
+"""Tools of a chat."""
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity")
 """Fields that change no answer."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,), "frequency_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},),
-    "suffix": ("",), "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False),
-    "functions": ([],), "modalities": (["text"],),
+    "suffix": ("",), "parallel_tool_calls": (True, False), "functions": ([],), "modalities": (["text"],),
 }  # fmt: skip
-"""Fields that this server knows at these values alone, at which they ask for nothing."""
+"""Fields that this server knows at these values alone, at which they ask for nothing: several calls at once may be
+allowed, and an answer makes one."""
 
 
 Id = Annotated[int, Field(ge=0)]
@@ -150,10 +152,55 @@ class ResponseFormat(_Body):
         return self.json_schema.schema_
 
 
+class Function(_Body):
+    """What a tool is to the model: a name, what it does, and the JSON schema of what it takes; without one, nothing."""
+
+    name: str
+    description: str | None = None
+    parameters: Any = None
+    strict: bool | None = None
+    """Known for its clients' sake: calls are always kept to the schema."""
+
+    @property
+    def schema_of(self) -> Any:
+        """The schema that the arguments of a call are kept to, which is of an object where it does not say."""
+        if self.parameters is None:
+            return {"type": "object", "properties": {}, "additionalProperties": False}
+        return {"type": "object", **self.parameters} if isinstance(self.parameters, dict) else self.parameters
+
+
+class Tool(_Body):
+    """A tool that an answer may call."""
+
+    type: Literal["function"]
+    function: Function
+
+    def plain(self) -> dict[str, Any]:
+        """The tool as chat templates have it."""
+        function = {"name": self.function.name, "description": self.function.description}
+        told = {name: text for name, text in function.items() if text is not None}
+        return {"type": self.type, "function": {**told, "parameters": self.function.schema_of}}
+
+
+class Chosen(_Body):
+    """The name of a tool."""
+
+    name: str
+
+
+class Named(_Body):
+    """The one tool that an answer must call."""
+
+    type: Literal["function"]
+    function: Chosen
+
+
 class Chat(Sampling):
-    """A conversation to answer."""
+    """A conversation to answer, and the tools that the answer may call, or must."""
 
     messages: list[Message] = Field(min_length=1)
+    tools: list[Tool] = Field([], max_length=MOST_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | Named = "auto"
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
@@ -162,11 +209,12 @@ class Chat(Sampling):
 
 
 class Tokenize(_Body):
-    """A text, or a conversation as its model would read it."""
+    """A text, or a conversation with its tools as its model would read it."""
 
     model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
+    tools: list[Tool] = Field([], max_length=MOST_TOOLS)
     add_special_tokens: bool = True
     return_token_strs: bool = False
 

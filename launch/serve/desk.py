@@ -24,11 +24,19 @@ MOST_WAITING = 4096
 
 
 @dataclass(eq=False)
+class Turn:
+    """An answer, which may take several requests: all are answered by one `version` of the weights, or refused."""
+
+    version: int | None = None
+
+
+@dataclass(eq=False)
 class _Work:
     """A text to score, a request to go on with or weights to take, and where what is found goes."""
 
     of: tuple[int, ...] | Asked | Weights
     loop: asyncio.AbstractEventLoop
+    turn: Turn
     found: asyncio.Queue = field(default_factory=asyncio.Queue)
     given_up: bool = False
 
@@ -51,6 +59,7 @@ class Desk:
         self._changes: deque[_Work] = deque()
         self._round: Round | None = None
         self._seated: dict[int, _Work] = {}
+        self._version = 0
         self._open = True
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
@@ -71,9 +80,10 @@ class Desk:
         finally:
             work.given_up = True
 
-    async def say(self, asked: Asked) -> AsyncIterator[Part]:
-        """What a request says, part by part. Whoever stops listening gives the request up."""
-        work = self._put(asked)
+    async def say(self, asked: Asked, turn: Turn | None = None) -> AsyncIterator[Part]:
+        """What a request says, part by part. Whoever stops listening gives the request up. Requests of one `turn` are
+        answered by the same weights; raises Refused where these are gone."""
+        work = self._put(asked, turn)
         try:
             while True:
                 part = _or_raise(await work.found.get())
@@ -87,10 +97,10 @@ class Desk:
         """Has every request that is seated from now on answered by other weights of the model."""
         _or_raise(await self._put(weights).found.get())
 
-    def _put(self, of: tuple[int, ...] | Asked | Weights) -> _Work:
+    def _put(self, of: tuple[int, ...] | Asked | Weights, turn: Turn | None = None) -> _Work:
         if self._inbox.qsize() + len(self._texts) + len(self._requests) >= MOST_WAITING:
             raise Refused("the server has too much to do; try again later", code="overloaded", status=503)
-        work = _Work(of, asyncio.get_running_loop())
+        work = _Work(of, asyncio.get_running_loop(), turn or Turn())
         self._inbox.put(work)
         return work
 
@@ -135,20 +145,28 @@ class Desk:
     def _change(self) -> None:
         """Takes the weights that were given last; those before them, and the old ones, are let go of."""
         self._round = None
-        self.served = replace(self.served, weights=self._changes[-1].of)
+        self.served, self._version = replace(self.served, weights=self._changes[-1].of), self._version + 1
         while self._changes:
             self._changes.popleft().tell(None)
 
     def _seat(self) -> None:
         """Gives free slots to those that wait, in their order."""
-        self._requests = deque(work for work in self._requests if not work.given_up)
+        self._requests = deque(work for work in self._requests if not (work.given_up or self._too_late(work)))
         if self._requests and not self._seated:
             first = [work.of for work in list(self._requests)[: self.served.sampler.slots]]
             alike = [a for a in first if (a.request.grammar is None) == (first[0].request.grammar is None)]
             self._round = Round(self.served.sampler, self.served.weights, self.served.ends, alike)
         while self._requests and self._round.free and self._round.fits(self._requests[0].of):
             work = self._requests.popleft()
+            work.turn.version = self._version
             self._seated[self._round.join(work.of)] = work
+
+    def _too_late(self, work: _Work) -> bool:
+        """Whether other weights began what a request goes on with, of which it is then told."""
+        late = work.turn.version not in (None, self._version)
+        if late:
+            work.tell(Refused("the model's weights were changed within this answer; ask again", status=503))
+        return late
 
     def _step(self) -> None:
         for number, work in list(self._seated.items()):

@@ -13,6 +13,7 @@ from ratchet.launch import api
 from ratchet.launch.serve.asked import MOST_LIKELY
 from ratchet.models import decoder, pretrained
 from ratchet.models.architectures import FolderError
+from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import Weights
 from ratchet.models.sampler import Sampler
@@ -53,6 +54,11 @@ class Served:
         """What other programs are told of the tokenizer: special tokens by name, and the chat template."""
         told = {"eos_token": self.tokenizer.piece(self.ends[0])} if self.ends else {}
         return {name: text for name, text in {**told, **self.tokenizer.described}.items() if text != _NO_CHAT}
+
+    @property
+    def can_call(self) -> bool:
+        """Whether the model calls tools that it is told of, as one from scratch is of none."""
+        return isinstance(self.tokenizer, ChatTokenizer) and self.tokenizer.can_call
 
     @cached_property
     def ends(self) -> tuple[int, ...]:

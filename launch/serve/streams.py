@@ -27,8 +27,7 @@ async def whole(choices: Sequence[Choice]) -> list[Piece]:
     found = {choice.index: Piece("", []) for choice in choices}
     async with contextlib.aclosing(merged(choices)) as pieces:
         async for index, piece in pieces:
-            text, words, _ = found[index]
-            found[index] = Piece(text + piece.text, words + piece.words, piece.finish)
+            found[index] = found[index].then(piece)
     return [found[choice.index] for choice in choices]
 
 

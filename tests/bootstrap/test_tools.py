@@ -74,6 +74,20 @@ def test_tools_are_described_as_chat_templates_take_them(toolbox):
         assert json.loads(json.dumps(described)) == described
 
 
+@pytest.mark.parametrize("kind", [kind for kind in TEMPLATES if kind not in TOOLLESS])
+def test_a_call_that_has_begun_is_known_by_its_tool_and_shows_what_it_has_of_its_arguments(kind, tmp_path):
+    """Of tools the name of one of which begins that of the other."""
+    tokenizer = ChatTokenizer.load(write_folder(tmp_path, kind))
+    of = Caller([{"name": name, "parameters": taking(a=INTEGER)} for name in ("look", "look-up")], tokenizer)
+    for name in ("look", "look-up"):
+        ids, arguments = tokenizer.call(name, '{"a":7}'), '{"a":7}'
+        text = tokenizer.decode(ids[len(of.opening) : -len(tokenizer.call_end)])
+        begun = [of.begun(text[:size]) for size in range(len(text) + 1)]
+        before = [called for called in begun if called is None]
+        assert begun == [*before, *((name, arguments[:size]) for size in range(1, len(arguments) + 1))]
+        assert of.read(text) == begun[-1]
+
+
 def test_two_tools_of_one_name_are_refused_in_a_line():
     for sources in ([Functions([ADD]), Functions([ADD])], [Functions([ADD._replace(name="lookup")])]):
         with pytest.raises(ValueError, match=r"two of them are called (add|lookup); leave one out") as caught:

@@ -63,6 +63,10 @@ def test_a_generation_answers_as_ratchet_chat_does(tmp_path):
     with answering(served.of_run(model, slots=2, context=0)) as address:
         made = post(address, "chat/completions", ask)
         info = json.loads(urllib.request.urlopen(f"{address}/tokenizer_info").read())
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            post(address, "chat/completions", ask | {"tools": [{"type": "function", "function": {"name": "look"}}]})
+        assert "mine-gen-000 calls none: it was trained from scratch" in refused.value.read().decode()
+        refused.value.close()
     assert made["choices"][0]["message"]["content"].strip() == model.answer(messages, temperature=0.8, seed=3)
     assert made["usage"]["prompt_tokens"] == len(model.prompt(messages))
     assert info["eos_token"] == "<|end|>" and "chat_template" not in info

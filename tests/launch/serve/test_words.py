@@ -17,13 +17,13 @@ class Bytes:
         return b"a" if token == 258 else f"<{token}>".encode() if token > 255 else bytes([token])
 
 
-def shown(text, stops, tokens=None):
-    """What is shown after each token, and at the end."""
-    words, parts = Words(Bytes(), stops), []
+def shown(text, stops, tokens=None, opening=None):
+    """What is shown after each token that leaves no doubt whether it opens a call, and at the end."""
+    words, parts = Words(Bytes(), stops, opening=opening), []
     for token in tokens or text.encode():
         words.add(token)
-        parts.append(words.fresh())
-        if words.stopped:
+        parts += [] if words.unsure else [words.fresh()]
+        if words.stopped or words.opened:
             break
     else:
         words.end()
@@ -53,6 +53,23 @@ def test_special_tokens_are_no_text_and_broken_letters_are_marked():
     assert [whole.add(token) for token in (97, 256, 0xE5, 0xAD, 0x97, 98)] == [0, 1, 6, 6, 6, 7]
     assert whole.text == "a<256>字b"
     assert spelled(Bytes(), 0xE5) == "bytes:\\xe5" and spelled(Bytes(), 98) == "b"
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n\n"])
+def test_a_symbol_opens_a_call_wherever_it_comes_and_space_before_it_is_not_shown(space):
+    for said in ("", "a", "a b"):
+        parts, words = shown("", ["x"], [*f"{said}{space}".encode(), 257, *b"xy"], opening=257)
+        assert "".join(parts) == said and words.opened and not words.stopped
+    assert "".join(shown(f"a{space}b{space}", [], opening=257)[0]) == f"a{space}b{space}"
+    parts, words = shown("", ["x"], [*b"ax", 257], opening=257)
+    assert "".join(parts) == "a" and words.stopped and not words.opened
+
+
+@given(st.text(alphabet="{an \n", max_size=8))
+def test_a_text_opens_a_call_at_the_beginning_alone(text):
+    parts, words = shown(text, [], opening="{a")
+    assert words.opened == text.lstrip().startswith("{a")
+    assert "".join(parts) == ("" if words.opened else text)
 
 
 @pytest.mark.parametrize("said", [97, 258, 98])
