@@ -226,8 +226,7 @@ def extend(directory: epath.Path, config: Config) -> Given:
 
 
 def _begin_training_anew(r: Run) -> None:
-    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples, with their
-    audits."""
+    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples."""
     untrained = [n for n in range(r.config.generations + 1) if not r.has_weights(r.generation(n))]
     for checkpoints in (r.directory / "checkpoints").glob("*-*"):
         arm, _, number = checkpoints.name.rpartition("-")
@@ -235,11 +234,8 @@ def _begin_training_anew(r: Run) -> None:
             checkpoints.rmtree()
     for number in untrained:
         if lacking(r, number):
-            audited = r.generation(number) / audit.FILE
             dataset_of(r, number).rmtree()
-            audited.unlink(missing_ok=True)
-            for gone in (dataset_of(r, number), audited):
-                r.commits.forget(gone)
+            r.commits.forget(dataset_of(r, number))
 
 
 def begin(r: Run, start: Seed) -> None:
@@ -324,8 +320,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     if params is None:
         earlier = earlier_examples(g)
         trained = [*newest, *earlier, *start.demonstrations]
-        if not audit.passed(g):
-            audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
+        audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
         with r.timed(g.directory, "train"):
             params = train(g, newest, earlier, start.demonstrations)
     with r.timed(g.directory, "evaluate"):

@@ -17,7 +17,7 @@ memory.py       what is done with memory that is freed
 goodput.py      where the time of a run goes, an event a line
 monitor.py      what is said of a step, watchdog, signals to save, profile
 together.py     processes that run one program in step
-stopping.py     how a process is asked to end
+stopping.py     how a process ends with a status, and how it is asked to
 holder.py       which process works on a run
 turns.py        the same in a bucket, where nothing can be locked
 trainer.py      the training loop

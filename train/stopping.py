@@ -1,5 +1,5 @@
-"""How a process is asked to end: by SIGTERM, with which clusters announce that they take a machine back, by Ctrl-C, or
-by SIGHUP when its terminal goes.
+"""How a process ends with an exit status, and how it is asked to: by SIGTERM, with which clusters announce that they
+take a machine back, by Ctrl-C, or by SIGHUP when its terminal goes.
 
 Python calls its handlers between two of its own instructions, which may be minutes apart while a step runs or a program
 compiles. A thread that reads the numbers of signals from a pipe answers at once.
@@ -8,7 +8,9 @@ compiles. A thread that reads the numbers of signals from a pipe answers at once
 import contextlib
 import os
 import signal
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -58,18 +60,22 @@ def heeded(
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    listener = threading.Thread(target=_listen, args=(reader, say, patient, end, asking), daemon=True, name="signals")
-    listener.start()
+    repeated: deque[int] = deque()
+    answers = threading.Thread(
+        target=_listen, args=(reader, say, patient, end, asking, repeated), daemon=True, name="signals"
+    )
+    answers.start()
     before = _handled(asking, stop)
     woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        yield
+        with _raised_again(repeated):
+            yield
     finally:
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(writer)
-        listener.join()
+        answers.join()
         os.close(reader)
 
 
@@ -79,12 +85,40 @@ def _handled(numbers: Sequence[int], handler: Callable[[int, Any], None]) -> dic
     return {number: signal.signal(number, handler) for number in numbers if number not in ignored}
 
 
+@contextlib.contextmanager
+def _raised_again(repeated: deque[int]) -> Iterator[None]:
+    """Within, a signal is sent once more when Python discards the Stopped that it raised, as it does with whatever is
+    raised in finalizers and in callbacks of the garbage collector. The number sent is added to `repeated`."""
+    main, others = threading.main_thread().ident, sys.unraisablehook
+
+    def again(number: int) -> None:
+        repeated.append(number)
+        signal.pthread_kill(main, number)
+
+    def discarded(found) -> None:
+        if isinstance(found.exc_value, Stopped):
+            threading.Timer(0.01, again, [found.exc_value.number]).start()  # when the callback has returned
+        else:
+            others(found)
+
+    sys.unraisablehook = discarded
+    try:
+        yield
+    finally:
+        sys.unraisablehook = others
+
+
 def _listen(
-    reader: int, say: Callable[[str], None], patient: bool, end: Callable[[int], None], asking: Sequence[int]
+    reader: int, say: Callable[[str], None], patient: bool, end: Callable[[int], None], asking: Sequence[int],
+    repeated: deque[int],
 ) -> None:
-    """Answers the signals whose numbers come through a pipe, a byte each, until it is closed."""
+    """Answers the signals whose numbers come through a pipe, a byte each, until it is closed; not those that were
+    `repeated`."""
     while came := os.read(reader, 1):
         if came[0] not in asking:
+            continue
+        if came[0] in repeated:
+            repeated.remove(came[0])
             continue
         if not patient:
             say(str(Stopped(came[0])))

@@ -22,8 +22,6 @@ from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.bootstrap.worlds.world import Task, World, words
 from ratchet.train.records import Example
 
-FILE = "audit.json"
-"""What an audit found, in the directory of its generation."""
 CLIMBING = 20
 """Changes by which each attack tries to please more criteria."""
 LIKELIEST = 0.5
@@ -50,8 +48,8 @@ def audit_generation(
     found: Sequence[Target],
     reviewer: Reviewer,
 ) -> None:
-    """Writes what the audit finds: all that will be trained on against all that was ever rejected; with an oracle also
-    the verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass.
+    """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
+    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass.
 
     Raises AuditFailed when something is found that must never be trained on.
     """
@@ -75,23 +73,13 @@ def audit_generation(
         graded = [c.id for c in reviewer.criteria if c.kind == "model"]
         result["oracle"] = _oracle_audit(g, pairs, graded) | {"corrections": _of_corrections(g, corrected)}
         result["oracle"]["attacked"] = _attacked(g, pairs, reviewer)
-    run.commits.write(g.directory / FILE, result)
-    passed(g)
-
-
-def passed(g: Generation) -> bool:
-    """Whether what this generation will be trained on was audited, be it before the run was stopped. Raises AuditFailed
-    when something was found that must never be trained on."""
-    path = g.directory / FILE
-    if not g.run.commits.has(path):
-        return False
-    found = g.run.commits.read(path)
-    if never := [f"{found[name]:,} that {does}" for name, does in NEVER.items() if found[name]]:
+    path = g.directory / "audit.json"
+    run.commits.write(path, result)
+    if never := [f"{result[name]:,} that {does}" for name, does in NEVER.items() if result[name]]:
         raise AuditFailed(
             f"generation {g.number}: of the tokens to be trained on, the audit found {', '.join(never)}; nothing was "
             f"trained on them, and {path} has the counts"
         )
-    return True
 
 
 def audit(

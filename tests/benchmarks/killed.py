@@ -1,6 +1,6 @@
 """How much of a run's time is useful when it is killed again and again, and what a kill costs.
 
-python tests/benchmarks/killed.py, a quarter of an hour on two cores
+python tests/benchmarks/killed.py, longer than an unkilled run by far, and not yet seen to its end
 
 The run is that of `ratchet run lessons` without its imitation arm, with a checkpoint every three seconds. Its process
 is killed, by SIGKILL, a minute after it began, and begun again at once, until it has ended. Shares are those that

@@ -9,7 +9,7 @@ import jax
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
-from runs import as_it_was, different
+from runs import as_it_was
 from support import assert_same_bits, awaken, start, tiny_config
 
 from ratchet.bootstrap import given, ledger, lineage, loop, probes
@@ -20,7 +20,7 @@ from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import status
 from ratchet.bootstrap.review import Reviewer
-from ratchet.bootstrap.stages import audit, evaluate, train
+from ratchet.bootstrap.stages import evaluate, train
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import TooFewAccepted
 from ratchet.bootstrap.worlds.world import Document, Material
@@ -310,28 +310,12 @@ def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_st
     for place in (lacking, *(directory / "checkpoints" / name for name in ("loop-002", "anti-002", "imitation-002"))):
         place.mkdir(parents=True)
     (lacking / "record.json").write_text(json.dumps({"left_out": 3, "longest": 200}))
-    audited = directory / "gen-002" / "audit.json"
-    Commits(directory).write(audited, {"raw_tokens": 0})
     loop.extend(directory, with_settings(tiny_config(), {"train.engine.save_every": 7}))
-    assert lacking.exists() and (directory / "checkpoints" / "loop-002").exists() and Commits(directory).has(audited)
+    assert lacking.exists() and (directory / "checkpoints" / "loop-002").exists()
     loop.extend(directory, tiny_config(train__columns=200))
     assert read(directory / "config.json")["train"]["columns"] == 200 and not lacking.exists()
     assert {p.name for p in (directory / "checkpoints").iterdir()} == {"seed-000", "loop-001"}
-    assert not Commits(directory).has(audited) and not audited.exists()
     assert (directory / "gen-001" / "dataset" / "1.0.0").exists()
-    assert Commits(directory).has(directory / "gen-001" / "audit.json")
-
-
-def test_what_was_audited_before_a_kill_is_not_audited_again_when_training_goes_on(tiny_run, tmp_path, monkeypatch):
-    directory = as_it_was(tiny_run, tmp_path / "run", 1)
-    for name in ("DONE.json", "evaluation.json", "decision.json"):
-        (directory / "gen-001" / name).unlink()
-    (directory / "gen-001" / "model").rmtree()
-    monkeypatch.setattr(audit, "audit_generation", None)
-    run = runs.prepare(directory, tiny_config(), Silent())
-    loop.turn(run, 1, Past(), Seed(run))
-    run.metrics.close()
-    assert not different(directory, as_it_was(tiny_run, tmp_path / "whole", 1))
 
 
 def test_a_run_whose_first_beginning_fails_can_be_begun_otherwise_in_the_same_place(tmp_path):

@@ -1,5 +1,6 @@
 """Signals are raised by the test itself, in the process of the test."""
 
+import gc
 import os
 import signal
 import threading
@@ -62,6 +63,25 @@ def test_it_is_answered_while_no_instruction_of_python_runs_in_the_main_thread()
             assert os.read(reader, 100) == b"stopped by SIGTERM"
         release.join()
     os.close(reader), os.close(writer)
+
+
+def test_a_stop_that_the_garbage_collector_discards_comes_again():
+    """What a callback of the collector raises is discarded, and JAX has such a callback, in which a signal may come."""
+    answers = Answers(1)
+
+    def collecting(phase: str, _) -> None:
+        gc.callbacks.remove(collecting)
+        signal.raise_signal(signal.SIGTERM)
+
+    def collect_and_wait() -> None:
+        gc.callbacks.append(collecting)
+        gc.collect()
+        threading.Event().wait(3600)
+
+    with pytest.raises(Stopped) as stopped, heeded(answers, patient=True, end=answers):
+        collect_and_wait()
+    assert stopped.value.number == signal.SIGTERM
+    assert answers.wait() == ["stopping after this step; another signal ends at once"]
 
 
 def test_a_terminal_that_goes_ends_nothing_under_nohup():
