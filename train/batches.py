@@ -27,7 +27,7 @@ class Batches:
     of the pool each epoch, drawn by the `seed`. A row has so many `columns` of tokens. Rows are as many as the fullest
     step of the run needs, rounded up to the `row_multiple`, so that shapes never change, and no row of the run has more
     segments than `segments`. With `few` shapes, most runs of an arm have the same ones: rows are rounded up further, by
-    an eighth at most, weighted positions by an eighth of the columns, and kept ids to a power of two.
+    a sixteenth at most, weighted positions by an eighth of the columns, and kept ids to a power of two.
 
     Raises ValueError when there are no examples, or one is longer than a row.
     """
@@ -49,7 +49,7 @@ class Batches:
         needed = np.max([self._needed(step) for step in range(steps)], axis=0)
         rows, self.predictions, self.segments = map(int, needed)
         if few:
-            row_multiple *= max(1, 1 << (rows // row_multiple).bit_length() >> 4)
+            row_multiple *= max(1, 1 << (rows // row_multiple).bit_length() >> 5)
             self.predictions = min(round_up(self.predictions, -(-columns // 8)), columns)
             self.keep = 1 << (self.keep - 1).bit_length()
         self.rows = round_up(rows, row_multiple)

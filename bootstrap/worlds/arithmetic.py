@@ -54,7 +54,7 @@ class ArithmeticConfig:
     pages: int = bounded(12, "at least 1")
     """Pages that show the method for each size."""
     asked: int = bounded(48, "at least 1")
-    """Sums of each size that an evaluation asks, and that are fresh."""
+    """Sums of each size that an evaluation asks, and that are fresh; of the newest size it asks eight times as many."""
     fixed: bool = False
     """Control: every generation reads sums as large as the first one does."""
 
@@ -256,8 +256,9 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
     made = []
     for size in [*read, read[-1] + 1]:
         rng = Random(f"items {seed} {size}")
-        measured = ("longer",) if size not in read else ("accuracy", "newest") if size == read[-1] else ("accuracy",)
-        for n in range(config.asked):
+        for n in range(config.asked * (8 if size == read[-1] else 1)):
+            kind = "accuracy" if size in read else "longer"
+            measured = ["newest"] * (size == read[-1]) + [kind] * (n < config.asked)
             p = draw(size, OF_TASKS, rng)
             task, name = _task(p), f"{SIZES[size]} {n}"
             score = lambda text, finished, task=task, measured=measured: dict.fromkeys(
@@ -265,7 +266,7 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
             )
             context = f"{SIZES[size]} columns"
             made.append(Item(name, name, score, task.messages, context=context, seen=size in read, reference=answer(p)))
-            if size in read:
+            if size in read and n < config.asked:
                 way, parts = rng.choice(spoil(task, answer(p), (), rng)), worked_out(p)
                 begun = " ".join([*parts[: way.step], way.text])
                 recovers = lambda text, finished, task=task, begun=begun: {
