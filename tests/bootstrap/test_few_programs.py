@@ -4,6 +4,7 @@ Counted is what JAX tells of its compiler, by the name of the function.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,8 +12,9 @@ import jax
 import pytest
 from support import little_config, random_examples, requests, start
 
-from ratchet.bootstrap import loop
+from ratchet.bootstrap import ahead, loop
 from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.run import prepare
 from ratchet.models import decoder, programs
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Sampler
@@ -91,6 +93,50 @@ def test_training_for_longer_in_another_order_is_the_same_program(rank):
         generation(3, 6)
     assert "jit(train_step)" in first and not later
     assert len(shapes) > 1, "by themselves they would have other shapes"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run of which nothing is made yet."""
+    config = little_config(generations=1, controls__imitation=False)
+    return prepare(start(tmp_path / "run", config), config, Silent())
+
+
+def test_what_comes_after_the_seed_is_compiled_ahead(begun):
+    ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
+    with compiling() as later:
+        loop.run(begun.directory, begun.config, Silent())
+    assert (begun.directory / "gen-001" / "DONE.json").exists()
+    assert not {"jit(dispatch)", "jit(prefill)", "jit(answer_probabilities)"} & set(later)
+
+
+def test_compiling_ahead_ends_with_the_training_beside_it_and_raises_what_went_wrong(begun, monkeypatch):
+    began, heard = threading.Event(), []
+
+    def rehearse(run, params, reached):
+        began.set()
+        try:
+            while True:
+                reached()
+        finally:
+            heard.append(run)
+
+    monkeypatch.setattr(ahead, "rehearse", rehearse)
+    with ahead.compiling(begun):
+        assert began.wait(3600)
+    assert heard == [begun]
+    monkeypatch.setattr(ahead, "rehearse", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), ahead.compiling(begun):
+        began.clear()
+
+
+def test_nothing_is_compiled_ahead_on_a_cpu_or_on_several_devices(begun, monkeypatch):
+    monkeypatch.setattr(ahead, "rehearse", lambda *_: pytest.fail("it ran"))
+    with ahead.compiling(replace(begun, mesh=make_mesh(MeshConfig(), jax.devices()[:2]))):
+        pass
+    monkeypatch.setattr(programs, "few", lambda device: False)
+    with ahead.compiling(begun):
+        pass
 
 
 @pytest.mark.long
