@@ -6,11 +6,10 @@ sum: "r=11. m=5. g=9. so r1 m5 g9."
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from ratchet.bootstrap.worlds.bounds import bounded, check
 from ratchet.bootstrap.worlds.world import (
@@ -276,10 +275,6 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
     return made
 
 
-def _calculate(arguments: Mapping[str, Any]) -> str:
-    return str(arguments["upper"] + arguments["lower"])
-
-
 CALCULATE = Tool(
     "calculate",
     "Adds two numbers.",
@@ -289,6 +284,6 @@ CALCULATE = Tool(
         "required": ["upper", "lower"],
         "additionalProperties": False,
     },
-    _calculate,
+    lambda arguments: str(arguments["upper"] + arguments["lower"]),
 )
 """What the teacher may call beside `lookup`; students are asked without tools."""
