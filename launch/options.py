@@ -41,6 +41,8 @@ _MISTAKES = {
 """What tyro says of values, and how that is said here."""
 _EXAMPLES = {"preview": "documents tales", "submit": "tiny --to local"}
 """By command, what it may be given, where `tiny` alone is not enough."""
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+"""Words that other programs take as the value of a switch."""
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 
 
@@ -107,12 +109,11 @@ def _folded(text: str) -> str:
 
 def _too_many(kind: type, words: Sequence[str], word: str) -> str:
     """What is said of a word that nothing takes; where it was meant as the value of a switch, how that is set."""
-    before = [named for named, value in itertools.pairwise(words) if value == word]
-    before += [named for named, equals, value in (given.partition("=") for given in words) if equals and value == word]
-    switch = next((_unnegated(_name(b)) for b in before if _options(kind).get(_unnegated(_name(b))) == 0), "")
-    if not switch:
+    options, spelled = _options(kind), [part for given in words for part in given.split("=", 1)]
+    before = [_unnegated(_name(named)) for named, value in itertools.pairwise(spelled) if value == word]
+    if word.lower() not in _TRUTHS or not (switches := [name for name in before if options.get(name) == 0]):
         return f"{word!r} is one word too many"
-    return f"--{switch} takes no value; leave out {word!r}, and give --{_negated(switch)} to turn it off"
+    return f"--{switches[0]} takes no value; leave out {word!r}, and give --{_negated(switches[0])} to turn it off"
 
 
 def located(place: str, may_be_file: bool = False) -> epath.Path:
