@@ -138,7 +138,7 @@ def _heeding_signals(name: str) -> contextlib.AbstractContextManager:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
-        print(f"ratchet: {line}", file=sys.stderr, flush=True)
+        print("ratchet:", *line.splitlines(), file=sys.stderr, flush=True)
 
 
 def _end(status: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from ratchet.models.added import LISTED, Added, additions
-from ratchet.models.architectures import FolderError
+from ratchet.models.architectures import FolderError, present
 from ratchet.models.template import asks_for_the_date
 
 _SETTINGS = "tokenizer_config.json"
@@ -77,10 +77,10 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
     default = templates["default"]
     with_tools = templates.get("tool_use", default)
     mapped = {} if LISTED in settings else _mapping(folder / _MAP)
-    named, markup = _named(folder, settings, mapped), default + with_tools
+    legacy, named, markup = _mapping(folder / _LEGACY), _named(folder, settings, mapped), default + with_tools
     is_written = lambda token: token in markup or any(n in markup for n, t in named.items() if t == token)
     try:
-        added = additions(mapped | settings, _mapping(folder / _LEGACY), named, is_written)
+        added = additions(mapped | settings, legacy, named, is_written)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise FolderError(f"{folder / _SETTINGS}: lists tokens that are none ({error}); fetch it again") from error
     return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added)
@@ -98,7 +98,7 @@ def _templates(folder: epath.Path, given: Any) -> dict[str, str]:
     """Chat templates by name. Files of their own take the place of what tokenizer_config.json holds."""
     alone, others = folder / _ALONE, folder / _OTHERS
     files = {path.stem: path for path in sorted(others.glob("*.jinja"))} if others.is_dir() else {}
-    files |= {"default": alone} if alone.exists() else {}
+    files |= {"default": alone} if present(alone) else {}
     if files:
         return {name: text_of(path) for name, path in files.items()}
     if isinstance(given, list):
@@ -132,10 +132,11 @@ def _class_of(settings: Mapping[str, Any]) -> str:
 
 def _mapping(path: epath.Path) -> dict[str, Any]:
     """A file's JSON object, {} where there is no file."""
-    if not path.exists():
+    if not present(path):
         return {}
+    text = text_of(path)
     try:
-        made = json.loads(text_of(path))
+        made = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{path}: cannot be read ({error}); fetch it again") from error
     if not isinstance(made, dict):

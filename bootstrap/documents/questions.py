@@ -14,8 +14,8 @@ from ratchet.train.nearby import nearby
 def questions(path: str, ids: Mapping[str, Set[str]]) -> list[Question | LeftOut]:
     """The questions of a file in order, and the lines that are none or are about no document that was read.
 
-    A document is named by its id or its source; `ids` has by each the ids of those that are called so. Raises ValueError when the file cannot be
-    read, and when no question is left.
+    A document is named by its id or its source; `ids` has by each the ids of those that are called so. Raises
+    ValueError when the file cannot be read, and when no question is left.
     """
     place, found = nearby(path), []
     try:

@@ -213,4 +213,16 @@ def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, name, co
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FolderError, match=f"{name}: ") as error:
         ChatTokenizer.load(place)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value).count("; fetch it again") <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"],
+)
+def test_a_link_to_nothing_is_named_and_no_other_file_takes_its_place(tmp_path, name):
+    place = folder(tmp_path, {})
+    (place / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("gone")
+    with pytest.raises(FolderError, match=f"{name}: is a link to gone, which is not there; fetch it again"):
+        ChatTokenizer.load(place)
