@@ -14,6 +14,7 @@ The run, and what its stages share
   given.py        what a run reads: its world, documents, and hashes of both
   engines.py      what a run samples and scores with, by its settings
   arms.py         the training of an arm
+  ahead.py        what compiles the programs of later stages while a seed model trains
   examples.py     what is trained on, with weights; words exchanged in sources and answer alike
   copies.py       where training would teach a text token for token
   lineage.py      from a transcript to everything about it

@@ -9,6 +9,7 @@ from flax import nnx
 
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.models import programs
 from ratchet.train import goodput
 from ratchet.train.batches import Batches
 from ratchet.train.checkpoint import Checkpoints
@@ -32,7 +33,8 @@ def train_arm(
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
     seed = run.seed("batches", arm, generation)
     with goodput.activity("data_loading"):
-        batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows)
+        few = programs.few(run.mesh.devices.flat[0])
+        batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows, few=few)
     optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
     data = content_id([e.id for examples, _ in pools for e in examples])
     position = {"arm": arm, "generation": generation, "steps": steps, "data": data}

@@ -34,7 +34,7 @@ COMPILED = {
 }  # fmt: skip
 """Time that the programs of a stage take to compile, relative to the sampler's."""
 AGAIN = (0.1, 1.0)
-"""The same of a stage that was there before: shapes may be new, and every training is a program of its own."""
+"""The same of a stage that was there before: shapes may be new, those of training above all."""
 BRANCHES, RECOVERIES = (0.1, 5.0), 500
 """Alternatives that are tried of an answer that may be kept, and at most as many answers after wrong starts as an
 evaluation asks for."""

@@ -11,7 +11,7 @@ import jax
 from etils import epath
 from flax import nnx
 
-from ratchet.bootstrap import config_files
+from ratchet.bootstrap import ahead, config_files
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.bootstrap.config_changes import changed
@@ -242,7 +242,7 @@ def begin(r: Run, start: Seed) -> None:
     """Generation 0: the seed model, and what it is worth."""
     place = r.generation(0)
     if not r.has_weights(place):
-        with r.timed(place, "train"):
+        with r.timed(place, "train"), ahead.compiling(r):
             _ = start.weights
     for number in (n for n in (0, 1) if propose.missing(r, n)):
         with r.timed(place, "propose"):

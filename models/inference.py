@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ratchet.models import programs
 from ratchet.models.decoder import DecoderConfig, Layers
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.products import FIRST
@@ -72,13 +73,13 @@ class Inference:
 
     @property
     def few(self) -> bool:
-        """Whether few widths of prompts are read, since each compiles for seconds: on accelerators."""
-        return self.kernel.platform != "cpu"
+        """Whether few widths of prompts are read: on accelerators (`models.programs`)."""
+        return programs.few(self.kernel.device)
 
     def reads_apart(self, config: DecoderConfig) -> bool:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
         would compile for seconds, and convolutions would have to see past the padding behind it."""
-        return self.kernel.platform == "cpu" and config.conv == 1
+        return not self.few and config.conv == 1
 
     def layers(self, weights: Weights, config: DecoderConfig) -> Layers | None:
         """The layers as many tokens at once are read with them; None: by a loop over their stacks, in which a deep

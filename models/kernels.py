@@ -75,7 +75,12 @@ class Kernel:
     @property
     def platform(self) -> str:
         """Where it runs: "cpu", "gpu" or "tpu"."""
-        return programs.platform(self.rows.mesh.devices.flat[0] if isinstance(self.rows, NamedSharding) else None)
+        return programs.platform(self.device)
+
+    @property
+    def device(self) -> jax.Device | None:
+        """A device of the mesh; None where no mesh is given."""
+        return self.rows.mesh.devices.flat[0] if isinstance(self.rows, NamedSharding) else None
 
     @property
     def joins(self) -> bool:

@@ -24,6 +24,12 @@ def platform(device: Any = None) -> str:
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
+def few(device: Any = None) -> bool:
+    """Whether arrays are padded to few shapes, since each program compiles for seconds: on accelerators. The device is
+    that of `platform`."""
+    return platform(device) != "cpu"
+
+
 class Program:
     """A jitted function of arrays and a keyword `plan`, the `Inference` that it runs; this says how it is compiled."""
 

@@ -20,7 +20,7 @@ from ratchet.models import slots
 from ratchet.models.beginnings import lengths, split
 from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar, Guides
-from ratchet.models.inference import Weights, columns_for
+from ratchet.models.inference import Weights
 from ratchet.models.slots import MOST_STEPS, Plan
 
 
@@ -165,7 +165,7 @@ class Sampler(Plan):
             took.append((read - began, time.monotonic() - read, steps))
         (reading, saying, steps), first = took[1], sum(took[0][:2])
         rows = max(self.slots // 8, 1)
-        tokens = rows * columns_for(len(prompt), self.bucket, self.few)
+        tokens = rows * self.width(len(prompt), columns)
         return Pace(max(first - reading - saying, 0.0), reading / tokens, saying / max(steps, 1))
 
     def places(self, indices: Sequence[int]) -> np.ndarray:
@@ -188,17 +188,17 @@ class Sampler(Plan):
         self, weights: Weights, requests: Sequence[Request] | Mapping[int, Request], places_Q: np.ndarray, columns: int,
         apart: bool = False,
     ) -> slots.Queue:
-        """A queue of the requests whose indices stand at its places. A prompt that several share is read once, and
+        """A queue of the requests whose indices stand at its places. Few prompts are read once each, in few rows, and
         `apart` reads once what prompts begin with alike. What answers may begin with is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
-        width, few = columns_for(len(distinct[0]), self.bucket, self.few), max(self.slots // 8, 1)
-        if len(distinct) == len(asked):  # each where its slot will be
+        width, few = self.width(len(distinct[0]), columns), max(self.slots // 8, 1)
+        if len(distinct) > few:  # each where its slot will be
             prompts, prompt_Q = [asked[q].prompt if q in asked else None for q in range(self.slots)], None
         else:
             prompts, row = distinct, {prompt: i for i, prompt in enumerate(distinct)}
             prompt_Q = np.array([row[asked[q].prompt] if q in asked else 0 for q in range(self.slots)], np.int32)
-        (both,) = split([prompts], few if len(prompts) <= few else self.slots, width, self.bucket, apart)
+        (both,) = split([prompts], self.slots if prompt_Q is None else few, width, self.bucket, apart)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
         read = slots.prefill(weights, both, prompt_Q, columns=columns, plan=self)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, None, self._count(places_Q).astype(np.int32))
@@ -217,7 +217,7 @@ class Sampler(Plan):
         read = over(jax.eval_shape(prefill, weights, prompts, None))
         queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
         warp = Warp(*(number(kind, 1) for kind in (jnp.float32, jnp.int32, jnp.float32, jnp.float32)))
-        settings = slots.Settings(number(jnp.int32, 1), number(jnp.uint32, 1), warp, number(jnp.int32, 1))
+        settings = slots.Settings(number(jnp.int32, 2), number(jnp.uint32, 1), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)
         lowered = slots.dispatch.lower(weights, state, queue, settings, *flags, cuts=False, plan=self)
         return lowered, weights.read, state.cache
@@ -226,11 +226,12 @@ class Sampler(Plan):
 def settings_of(
     stop: Sequence[int], seeds: Sequence[int], warps: Sequence[Warp], longest: Sequence[int]
 ) -> slots.Settings:
-    """Settings for requests: one of each for all of them, or one of each by a request's index."""
+    """Settings for requests: one of each for all of them, or one of each by a request's index. Where there is no or one
+    stop id, two stand there, so that a program serves two as well; no token has the id -1."""
     kinds = Warp(np.float32, np.int32, np.float32, np.float32)
     warp_R = Warp(*(jnp.array(of_R, kind) for of_R, kind in zip(zip(*warps, strict=True), kinds, strict=True)))
-    numbers = jnp.array(stop, jnp.int32), jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32)
-    return slots.Settings(*numbers)
+    ids = jnp.array((*stop, -1, -1)[: max(2, len(stop))], jnp.int32)
+    return slots.Settings(ids, jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32))
 
 
 def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:

@@ -65,6 +65,11 @@ class Plan(Inference):
         bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
         return columns_for(longest, bucket, self.few or model.layers > SHALLOW)
 
+    def width(self, longest: int, columns: int) -> int:
+        """Columns that prompts of so many tokens are read in, of those that slots have: on accelerators all, since
+        each pair of the two numbers would compile."""
+        return columns if self.few else round_up(longest, self.bucket)
+
 
 class Queue(NamedTuple):
     """Requests whose prompts have been read: the last hidden state [Q, D], the cache of P columns, which they are, and

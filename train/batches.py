@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
+from ratchet.models.inference import round_up
 from ratchet.train.records import Example
 
 Batch = dict[str, np.ndarray]
@@ -25,13 +26,14 @@ class Batches:
     `pools` are (examples, count) pairs: every step takes `count` examples from each pool, walking a fresh permutation
     of the pool each epoch, drawn by the `seed`. A row has so many `columns` of tokens. Rows are as many as the fullest
     step of the run needs, rounded up to the `row_multiple`, so that shapes never change, and no row of the run has more
-    segments than `segments`.
+    segments than `segments`. With `few` shapes, most runs of an arm have the same ones: rows are rounded up further, by
+    a sixteenth at most, weighted positions by an eighth of the columns, and kept ids to a power of two.
 
     Raises ValueError when there are no examples, or one is longer than a row.
     """
 
     def __init__(self, pools: Sequence[tuple[Sequence[Example], int]], *, seed: int, steps: int, columns: int,
-                 row_multiple: int = 1):
+                 row_multiple: int = 1, few: bool = False):
         self.pools = [(list(examples), count) for examples, count in pools if examples and count]
         self.seed, self.steps, self.columns = seed, steps, columns
         longest = max((len(e.tokens) for examples, _ in self.pools for e in examples), default=0)
@@ -44,8 +46,13 @@ class Batches:
         self.keep = max(e.ids.shape[1] for examples, _ in self.pools for e in examples)
         self.lengths = [np.array([len(e.tokens) for e in examples]) for examples, _ in self.pools]
         self.weighted = [np.array([len(e.ids) for e in examples]) for examples, _ in self.pools]
-        rows, self.predictions, segments = np.max([self._needed(step) for step in range(steps)], axis=0)
-        self.rows, self.segments = int(-(-rows // row_multiple) * row_multiple), int(segments)
+        needed = np.max([self._needed(step) for step in range(steps)], axis=0)
+        rows, self.predictions, self.segments = map(int, needed)
+        if few:
+            row_multiple *= max(1, 1 << (rows // row_multiple).bit_length() >> 5)
+            self.predictions = min(round_up(self.predictions, -(-columns // 8)), columns)
+            self.keep = 1 << (self.keep - 1).bit_length()
+        self.rows = round_up(rows, row_multiple)
 
     def __len__(self) -> int:
         return self.steps
@@ -64,7 +71,7 @@ class Batches:
             if row in place
         ]
         return pack(
-            [e for e, _ in mine], [row for _, row in mine], len(rows), self.columns, int(self.predictions), self.keep
+            [e for e, _ in mine], [row for _, row in mine], len(rows), self.columns, self.predictions, self.keep
         )
 
     def picks(self, step: int) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 Shapes: L layers, I inputs and O outputs of a matrix, R rank.
 """
 
-import functools
 import math
 
 import jax
@@ -34,18 +33,19 @@ def create(params: nnx.State, rank: int, seed: int) -> Adapters:
 
 def merged(params: nnx.State, adapters: Adapters, deterministic: bool = False) -> nnx.State:
     """The weights with what the adapters add to them. A `deterministic` sum is the same on a GPU each time."""
+    return jax.jit(_merge, compiler_options=compiler_options(deterministic))(params, adapters)
 
-    def add(adapters, path, leaf):
+
+def _merge(params: nnx.State, adapters: Adapters) -> nnx.State:
+    # Adapters are not closed over: the compiler would multiply them itself, for half a minute.
+    def add(path, leaf):
         name = next((str(key.key) for key in reversed(path) if getattr(key, "key", None) in ADAPTED), "")
         if f"{name}_into" not in adapters:
             return leaf
         change = jnp.einsum("lir,lro->lio", adapters[f"{name}_into"], adapters[f"{name}_out"])
         return leaf + change.reshape(leaf.shape).astype(leaf.dtype)
 
-    def merge(params, adapters):  # not closed over: the compiler would multiply such adapters itself, for half a minute
-        return jax.tree_util.tree_map_with_path(functools.partial(add, adapters), params)
-
-    return jax.jit(merge, compiler_options=compiler_options(deterministic))(params, adapters)
+    return jax.tree_util.tree_map_with_path(add, params)
 
 
 def _sizes(name: str, weight: jax.Array) -> tuple[int, int, int]:

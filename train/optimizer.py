@@ -1,6 +1,9 @@
 """AdamW, or Muon for matrices and a slower AdamW for the rest; warm-up, then a cosine or a stable rate and a decay, to
 a tenth of the peak; and an average of the last weights, when asked for."""
 
+import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -52,12 +55,22 @@ class Average(NamedTuple):
     mean: Any
 
 
-def create(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The update rule over `steps` steps. Muon: Jordan 2024, scaled to AdamW's update size as in arXiv 2502.16982."""
-    rate = schedule(config, steps)
+@functools.cache
+def create(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+    """The update rule, which is told the learning `rate` of each step: then runs of any length share a program. It is
+    the same object for the same settings, since a program is found again by it."""
+
+    def update(grads, state, params, *, rate, **_):
+        return _rule(config, rate).update(grads, state, params)
+
+    return optax.GradientTransformationExtraArgs(_rule(config, 0.0).init, update)
+
+
+def _rule(config: OptimizerConfig, rate: float | jax.Array) -> optax.GradientTransformation:
+    """The update at a rate. Muon: Jordan 2024, scaled to AdamW's update size as in arXiv 2502.16982."""
     if config.kind == "muon":
         rule = muon(
-            rate, adam_b2=0.98, adam_learning_rate=lambda step: rate(step) * config.vector_share,
+            rate, adam_b2=0.98, adam_learning_rate=rate * config.vector_share,
             weight_decay=config.weight_decay, consistent_rms=0.2,
             muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
         )
@@ -94,19 +107,18 @@ def final_weights(state: optax.OptState, params: Any) -> Any:
     return next((part.mean for part in parts if isinstance(part, Average)), params)
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def schedule(config: OptimizerConfig, steps: int) -> Callable[[int], float]:
     """The learning rate by step: 0 at first, the peak after the warm-up, a tenth of it after the last step."""
     warmup = max(1, min(round(config.warmup * steps), steps - 1))
     last = max(steps, warmup + 1)
-    if config.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, last, config.rate / 10)
-    decay = max(warmup, last - max(1, round(last / 5)))
-    parts = [
-        optax.linear_schedule(0.0, config.rate, warmup),
-        optax.constant_schedule(config.rate),
-        optax.linear_schedule(config.rate, config.rate / 10, last - decay),
-    ]
-    return optax.join_schedules(parts, [warmup, decay])
+    begin = warmup if config.schedule == "cosine" else max(warmup, last - max(1, round(last / 5)))
+
+    def rate(step: int) -> float:
+        done = min(max(step - begin, 0) / (last - begin), 1.0)
+        fallen = (1 - math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else done
+        return config.rate * min(step / warmup, 1.0) * (1 - 0.9 * fallen)
+
+    return rate
 
 
 def _matrix(path, _) -> MuonDimensionNumbers | None:

@@ -19,8 +19,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from ratchet.models import programs
 from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
+from ratchet.models.inference import columns_for
 from ratchet.models.kernels import Attention, Kernel
 from ratchet.models.programs import compiler_options
 from ratchet.train import flops, lora, stopping
@@ -104,7 +106,7 @@ def fit(
     running has ended; several processes agree on it in two more steps.
     """
     engine, batches, alone = run.engine, run.batches, jax.process_count() == 1
-    tx = optimizers.create(run.optimizer, batches.steps)
+    tx, rate = optimizers.create(run.optimizer), optimizers.schedule(run.optimizer, batches.steps)
     profile, watchdog = Profile(engine.profile, run.profile_directory), Watchdog(engine.stall_minutes, "train")
     with jax.set_mesh(run.mesh), stopping.deferred() as asked, watchdog, profile:
         signals = Signals(engine.save_minutes, clock, asked)
@@ -115,7 +117,7 @@ def fit(
         state = _restore(run, _initial(run, tx, trained), checkpoints)
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = saved = int(state.step)
-        report, running, signal = _Reporter(run, params, log, start, clock), deque(), 0
+        report, running, signal = _Reporter(run, params, log, rate, clock, start), deque(), 0
         own = own_rows(run.mesh, batches.rows)
         stream = batches.iterate(start, own)
 
@@ -132,8 +134,9 @@ def fit(
             if signal == STOP:
                 raise stopping.Stopped(asked() or SIGTERM)
             profile.before(step)
-            given = np.full(len(own), signals.now(), np.int32)
-            batch = place_batch(run.mesh, batches.rows, next(stream) | {"signal": given})
+            told = {"signal": np.int32(signals.now()), "rate": np.float32(rate(step))}
+            given = next(stream) | {name: np.full(len(own), number) for name, number in told.items()}
+            batch = place_batch(run.mesh, batches.rows, given)
             state, sums = train_step(state, batch, frozen)
             running.append((step, sums))
             while len(running) > report.ahead:
@@ -151,14 +154,26 @@ def fit(
     return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
 
-def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: EngineConfig, like: State,
+def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, engine: EngineConfig, like: State,
               segments: int = 0):
     """The jitted step (state, batch, frozen) -> (state, sums and gradient norm). `frozen` are the weights that trained
     adapters change, None where the weights themselves are trained. Rows have at most so many `segments`; 0 where that
-    is not known.
+    is not known. Every row of the batch says the `signal` and the `rate` beside what `Batches` gives.
 
-    It leaves the state laid out as `like`, a state or its shapes, so that the next step is the same program.
+    It leaves the state laid out as `like`, a state or its shapes, so that the next step is the same program; so is a
+    step of another run with batches of the same shapes.
     """
+    layout = jax.tree.map(lambda x: x.sharding, like)
+    options = compiler_options(engine.deterministic)
+    most = (1 << segments.bit_length()) - 1  # kernels round it up as well
+    step = _train_step(graphdef, tx, engine, most)
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None), compiler_options=options)
+
+
+@functools.lru_cache(maxsize=16)
+def _train_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, engine: EngineConfig,
+                segments: int) -> Callable:
+    """The function that `make_step` compiles; JAX knows a program by it."""
 
     def train_step(state: State, batch, frozen: nnx.State | None = None) -> tuple[State, dict[str, jax.Array]]:
         def objective(trained, batch) -> tuple[jax.Array, LossSums]:
@@ -166,21 +181,19 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformation, engine: 
             sums = loss_sums(graphdef, weights[0], batch, engine, weights[1], segments)
             return sums.loss, sums
 
-        signal = jnp.max(batch["signal"])
-        batch = {name: array for name, array in batch.items() if name != "signal"}
+        signal, rate = jnp.max(batch["signal"]), jnp.max(batch["rate"])
+        batch = {name: array for name, array in batch.items() if name not in ("signal", "rate")}
         grads, sums = _accumulated(jax.grad(objective, has_aux=True), state.params, batch, engine.micro_batches)
         # One division for all: over the mesh, packed rows and micro-batches a mean of means would weigh wrongly.
         grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
-        updates, opt_state = tx.update(grads, state.optimizer, state.params)
+        updates, opt_state = tx.update(grads, state.optimizer, state.params, rate=rate)
         params = optax.apply_updates(state.params, updates)
         metrics = sums._asdict() | {
             "gradient_norm": optax.tree.norm(grads), "tokens": jnp.sum(batch["segments"] > 0), "signal": signal,
         }
         return State(params, opt_state, state.step + 1), metrics
 
-    layout = jax.tree.map(lambda x: x.sharding, like)
-    options = compiler_options(engine.deterministic)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(layout, None), compiler_options=options)
+    return train_step
 
 
 def _accumulated(gradient: Callable, params: nnx.State, batch, parts: int) -> tuple[nnx.State, LossSums]:
@@ -226,10 +239,10 @@ class _Reporter:
     """Turns the sums of a step into metrics and hands them to `log`. `ahead` is how many steps may run before a step is
     reported: one or, of long steps, none."""
 
-    def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None], start: int,
-                 clock: Callable[[], float]):
-        self._run, self._log, self._start, self._clock, self._began = run, log, start, clock, clock()
-        self._rate = optimizers.schedule(run.optimizer, run.batches.steps)
+    def __init__(self, run: Training, params: nnx.State, log: Callable[[int, StepMetrics], None],
+                 rate: Callable[[int], float], clock: Callable[[], float], start: int):
+        self._run, self._log, self._rate, self._clock = run, log, rate, clock
+        self._start, self._began = start, clock()
         self._model = nnx.merge(run.graphdef, params).config
         self._devices = list(run.mesh.devices.flat)
         self._alone = jax.process_count() == 1
@@ -252,7 +265,7 @@ class _Reporter:
         used = flops.mfu(cost, seconds, self._devices)
         self._log(step, means | {
             "gradient_norm": host["gradient_norm"], "tokens": host["tokens"], "trained_tokens": host["weight"],
-            "rate": float(self._rate(step)), "tokens_per_second": host["tokens"] / seconds,
+            "rate": self._rate(step), "tokens_per_second": host["tokens"] / seconds,
             "seconds_left": seconds * (batches.steps - step - 1),
         } | ({} if used is None else {"mfu": used}))
         return int(host["signal"])
@@ -294,8 +307,8 @@ def mean_loss(
     graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32, deterministic: bool = False
 ) -> float:
     """Mean loss in nats per weighted token of examples, one a row; `deterministic` as in EngineConfig."""
-    columns = -(-max(len(e.tokens) for e in examples) // 32) * 32
-    predictions = -(-max(len(e.ids) for e in examples) // 16) * 16
+    columns = columns_for(max(len(e.tokens) for e in examples), 32, programs.few())
+    predictions = columns_for(max(len(e.ids) for e in examples), 16, programs.few())
     keep = max(e.ids.shape[1] for e in examples)
     total, weight, plain_sums = 0.0, 0.0, _plain_sums(deterministic)
     for start in range(0, len(examples), rows):

@@ -6,11 +6,10 @@ sum: "r=11. m=5. g=9. so r1 m5 g9."
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from ratchet.bootstrap.worlds.bounds import bounded, check
 from ratchet.bootstrap.worlds.world import (
@@ -54,7 +53,7 @@ class ArithmeticConfig:
     pages: int = bounded(12, "at least 1")
     """Pages that show the method for each size."""
     asked: int = bounded(48, "at least 1")
-    """Sums of each size that an evaluation asks, and that are fresh."""
+    """Sums of each size that an evaluation asks, and that are fresh; of the newest size it asks eight times as many."""
     fixed: bool = False
     """Control: every generation reads sums as large as the first one does."""
 
@@ -256,8 +255,9 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
     made = []
     for size in [*read, read[-1] + 1]:
         rng = Random(f"items {seed} {size}")
-        measured = ("longer",) if size not in read else ("accuracy", "newest") if size == read[-1] else ("accuracy",)
-        for n in range(config.asked):
+        for n in range(config.asked * (8 if size == read[-1] else 1)):
+            kind = "accuracy" if size in read else "longer"
+            measured = ["newest"] * (size == read[-1]) + [kind] * (n < config.asked)
             p = draw(size, OF_TASKS, rng)
             task, name = _task(p), f"{SIZES[size]} {n}"
             score = lambda text, finished, task=task, measured=measured: dict.fromkeys(
@@ -265,7 +265,7 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
             )
             context = f"{SIZES[size]} columns"
             made.append(Item(name, name, score, task.messages, context=context, seen=size in read, reference=answer(p)))
-            if size in read:
+            if size in read and n < config.asked:
                 way, parts = rng.choice(spoil(task, answer(p), (), rng)), worked_out(p)
                 begun = " ".join([*parts[: way.step], way.text])
                 recovers = lambda text, finished, task=task, begun=begun: {
@@ -273,10 +273,6 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
                 }
                 made.append(Item(f"{name} begun", name, recovers, task.messages, begun=begun, wrong=True))
     return made
-
-
-def _calculate(arguments: Mapping[str, Any]) -> str:
-    return str(arguments["upper"] + arguments["lower"])
 
 
 CALCULATE = Tool(
@@ -288,6 +284,6 @@ CALCULATE = Tool(
         "required": ["upper", "lower"],
         "additionalProperties": False,
     },
-    _calculate,
+    lambda arguments: str(arguments["upper"] + arguments["lower"]),
 )
 """What the teacher may call beside `lookup`; students are asked without tools."""

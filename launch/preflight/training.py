@@ -70,14 +70,14 @@ def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     """(state, batch, jitted step, the same without attention kernels, whose products do not show): shapes with their
     layout; nothing is allocated."""
     graphdef, params = decoder.shapes(config.model)
-    tx = optimizer.create(config.train.optimizer, config.train.steps)
+    tx = optimizer.create(config.train.optimizer)
     state = State(params, jax.eval_shape(tx.init, params), jax.ShapeDtypeStruct((), jnp.int32))
     state = laid_out(state, state_sharding(mesh, state))
     columns, keep = config.train.columns, config.simulate.keep
     shapes = dict.fromkeys(("tokens", "positions", "segments", "predict", "labels"), ((rows, columns), jnp.int32))
     shapes |= dict.fromkeys(("weights", "tail"), ((rows, columns), jnp.float32))
     shapes |= {"ids": ((rows, columns, keep), jnp.int32), "probs": ((rows, columns, keep), jnp.float32)}
-    shapes |= {"signal": ((rows,), jnp.int32)}
+    shapes |= {"signal": ((rows,), jnp.int32), "rate": ((rows,), jnp.float32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
     engine = replace(config.train.engine, deterministic=False)  # which is for GPUs
     return state, batch, *(make_step(graphdef, tx, e, state) for e in (engine, replace(engine, attention="plain")))

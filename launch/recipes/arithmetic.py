@@ -54,7 +54,7 @@ RECIPE = Recipe(
             seed_mixture=SeedMixture(simulate=28, interrupt=4, review=0, prose=8),
             seed_steps=800,
             steps=220,
-            growth=0.1,
+            growth=0.02,
             later_rate=0.2,
             student=0.5,
             batch=48,

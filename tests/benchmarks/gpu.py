@@ -27,27 +27,36 @@ Said = Iterator[tuple[str, str, float | str]]
 
 
 _RUN = """
-import atexit, sys
+import atexit, json, sys, time
 from ratchet.launch.__main__ import entry
 import jax
 spent = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: spent.append(seconds) if event.startswith("/jax/core/compile/backend") else None)
-atexit.register(lambda: print("compiled", len(spent), sum(spent)))
+    lambda event, seconds, **_: spent.append((time.time(), seconds)) if event.startswith("/jax/core/compile/backend")
+    else None)
+atexit.register(lambda: print("compiled", json.dumps(spent)))
 sys.argv[0] = "ratchet"
 entry()
 """
+"""Runs the command line, and says last when each program was compiled, in seconds since 1970, and how long it took."""
 
 
 _DIFFERENT = "import sys, runs; print(*runs.different(*sys.argv[1:]), sep=chr(10))"
 """Compares two runs as the tests do, in a process that leaves the card alone."""
 
 
-def _tiny(home: str, out: str, *more: str, share: float = 0.75) -> subprocess.Popen:
-    """`ratchet run tiny`, whose compiled programs lie at home."""
+def _start(recipe: str, home: str, out: str, *more: str, share: float = 0.75) -> subprocess.Popen:
+    """`ratchet run RECIPE`, whose compiled programs lie at home."""
     around = os.environ | {"HOME": home, "XLA_PYTHON_CLIENT_MEM_FRACTION": str(share)}
-    given = [sys.executable, "-c", _RUN, "run", "tiny", "--out", out, *more]
+    given = [sys.executable, "-c", _RUN, "run", recipe, "--out", out, *more]
     return subprocess.Popen(given, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _compiled(run: subprocess.Popen) -> list[tuple[float, float]]:
+    """When the programs of a run were compiled, and how long each took, once it has ended."""
+    said = run.communicate()[0]
+    assert not run.returncode, said[-1500:]
+    return json.loads(said.rpartition("compiled")[2].strip().splitlines()[0])
 
 
 def tiny() -> Iterator[tuple[str, float]]:
@@ -55,21 +64,33 @@ def tiny() -> Iterator[tuple[str, float]]:
     with tempfile.TemporaryDirectory() as place:
         for name in ("cold", "warm"):
             began = time.perf_counter()
-            run = _tiny(place, f"{place}/{name}")
-            said = run.communicate()[0]
+            spent = _compiled(_start("tiny", place, f"{place}/{name}"))
             yield f"{name}_seconds", time.perf_counter() - began
-            assert not run.returncode, said[-1500:]
-            *_, programs, compiling = said.split("compiled")[-1].split()
-            yield f"{name}_programs", float(programs)
-            yield f"{name}_compiling_seconds", float(compiling)
+            yield f"{name}_programs", len(spent)
+            yield f"{name}_compiling_seconds", sum(seconds for _, seconds in spent)
+
+
+def lessons() -> Iterator[tuple[str, float]]:
+    """Two generations with nothing compiled before: how much of the time goes into compiling, and how many programs are
+    compiled once the first generation has ended. On a CPU they are those of `tiny`."""
+    recipe = "tiny" if card().startswith("no GPU") else "lessons"
+    with tempfile.TemporaryDirectory() as place:
+        began, out = time.perf_counter(), f"{place}/run"
+        spent = _compiled(_start(recipe, place, out, "--generations", "2", "--controls.no-imitation"))
+        taken = time.perf_counter() - began
+        ended = (Path(out) / "gen-001" / "DONE.json").stat().st_mtime
+    yield "seconds", taken
+    yield "compiling_share", sum(seconds for _, seconds in spent) / taken
+    yield "programs", len(spent)
+    yield "programs_after_generation_1", sum(when > ended for when, _ in spent)
 
 
 def deterministic() -> Iterator[tuple[str, float]]:
     """Two runs, at once, each of which compiles for itself, and in how much of what counts they differ."""
     with tempfile.TemporaryDirectory() as place:
-        runs = [_tiny(f"{place}/home{n}", f"{place}/{n}", "--train.engine.deterministic", share=0.3) for n in (1, 2)]
-        said = [run.communicate()[0] for run in runs]
-        assert not any(run.returncode for run in runs), said[0][-1500:]
+        same = "--train.engine.deterministic"
+        for run in [_start("tiny", f"{place}/home{n}", f"{place}/{n}", same, share=0.3) for n in (1, 2)]:
+            _compiled(run)
         around = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
         told = subprocess.run(
             [sys.executable, "-c", _DIFFERENT, f"{place}/1", f"{place}/2"], env=around, capture_output=True, text=True
@@ -126,7 +147,7 @@ def everything(asked: list[str]) -> Said:
     chosen = lambda names: [name for name in names if not asked or name in asked]
     yield from outside(chosen(ENGINE))
     yield from outside(chosen(PEERS))
-    for part in (tiny, deterministic):
+    for part in (tiny, deterministic, lessons):
         if chosen([part.__name__]):
             yield from here(part)
 
@@ -164,7 +185,7 @@ def main(name: str, asked: list[str]) -> None:
         met = "" if bound is None else ("met" if (value <= bound if bound >= 0 else value >= -bound) else "MISSED")
         shown = f"{value:14.6g}" if isinstance(value, float | int) else value
         print(f"{part:18} {figure:34} {shown} {'' if bound is None else bound} {met}", flush=True)
-        left_out = [part for part in (*ENGINE, *PEERS, "tiny", "deterministic") if part not in found]
+        left_out = [part for part in (*ENGINE, *PEERS, "tiny", "deterministic", "lessons") if part not in found]
         path.write_text(json.dumps(made | {"left_out": left_out, "bounds": BOUNDS, "figures": found}, indent=1))
 
     for part, figure, value in everything(asked):
@@ -186,6 +207,7 @@ BOUNDS = {
     "deterministic_step": {"sums_that_differ": 0},
     "tiny": {"cold_seconds": 90, "warm_seconds": 25},
     "deterministic": {"files_that_differ": 0},
+    "lessons": {"compiling_share": 0.25, "programs_after_generation_1": 0},
     "beside": {"speed_to_compiled_torch_step": -1.0, "sampling_to_transformers": -3.0},
 }
 """What each figure must be at most, or at least where it is negative."""

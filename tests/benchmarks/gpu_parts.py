@@ -105,12 +105,13 @@ class Step:
     """A compiled training step of the engine, in place."""
 
     def __init__(self, s: SimpleNamespace, rows: int, columns: int, segments: int = 1, **engine):
-        config, tx = decoder(s, columns), optimizer.create(optimizer.OptimizerConfig("adamw", 3e-4), 100)
+        config, adamw = decoder(s, columns), optimizer.OptimizerConfig("adamw", 3e-4)
+        tx = optimizer.create(adamw, **knowing(optimizer.create, steps=100))
         self._mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         with jax.set_mesh(self._mesh):
             graphdef, params = decoders.create(config, SEED)
-            given = batch_of(s, rows, columns, segments) | {"signal": np.zeros(rows, np.int32)}
-            self._batch = place_batch(self._mesh, rows, given)
+            told = {"signal": np.zeros(rows, np.int32), "rate": np.full(rows, 3e-4, np.float32)}
+            self._batch = place_batch(self._mesh, rows, batch_of(s, rows, columns, segments) | told)
             state = State(params, tx.init(params), jnp.zeros((), jnp.int32))
             self._state = jax.device_put(state, state_sharding(self._mesh, state))
             known = knowing(make_step, like=self._state, segments=segments)

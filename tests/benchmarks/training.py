@@ -144,12 +144,13 @@ def example(rng: np.random.Generator, length: int, vocab: int, keep: int) -> Exa
 def train_step(config: DecoderConfig, keep: int, rows: int = 4, columns: int = 512):
     """A function that runs one step of the engine in place."""
     rng, engine = np.random.default_rng(0), EngineConfig()
-    mesh, tx = make_mesh(MeshConfig(), jax.devices()[:1]), optimizer.create(optimizer.OptimizerConfig(), 100)
+    mesh, tx = make_mesh(MeshConfig(), jax.devices()[:1]), optimizer.create(optimizer.OptimizerConfig())
     graphdef, params = decoder.create(config, 0)
     batch = trainer.pack([example(rng, columns, config.vocab_size, keep) for _ in range(rows)], range(rows), rows,
                          columns, columns - 1, keep)  # fmt: skip
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
+        told = {"signal": np.zeros(rows, np.int32), "rate": np.full(rows, 1e-3, np.float32)}
+        batch = place_batch(mesh, rows, batch | told)
         state = State(params, tx.init(params), jnp.zeros((), jnp.int32))
         held, step = [state], make_step(graphdef, tx, engine, state)
 

@@ -37,7 +37,7 @@ scorer(params, [((3,), (4,))], (5,))
 scorer.distributions(params, [((3,), (4,))], 1)
 """
 PROGRAMS = {
-    "train_step", "merge", "loss_sums", "prefill", "dispatch", "answer_probabilities", "token_distributions",
+    "train_step", "_merge", "loss_sums", "prefill", "dispatch", "answer_probabilities", "token_distributions",
 }
 """All that multiply matrices; the others copy, cast and count."""
 

@@ -70,7 +70,7 @@ def test_what_does_not_divide_stays_whole():
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_optimizer_state_lies_where_its_parameter_lies(kind):
     weights = params()
-    state = optimizer.create(OptimizerConfig(kind=kind), 10).init(weights)
+    state = optimizer.create(OptimizerConfig(kind=kind)).init(weights)
     placed = jax.device_put(state, state_sharding(make_mesh(MeshConfig(1, 4, 2)), state))
     for path, leaf in jax.tree_util.tree_leaves_with_path(placed):
         name = jax.tree_util.keystr(path)

@@ -48,13 +48,13 @@ def training(graphdef, source, *, kind="adamw", rate=1e-2, **engine):
 
 def one_step(mesh, engine=EngineConfig(), batch=None, config=CONFIG):
     graphdef, params = model(config)
-    tx = optax.sgd(0.1)
+    tx = optax.with_extra_args_support(optax.sgd(0.1))
     state = State(params, tx.init(params), jnp.zeros((), jnp.int32))
     state = place(state, state_sharding(mesh, state))
     batch = batches()[0] if batch is None else batch
     rows = len(batch["tokens"])
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, batch | {"signal": np.zeros(rows, np.int32)})
+        batch = place_batch(mesh, rows, batch | dict.fromkeys(("signal", "rate"), np.zeros(rows, np.int32)))
         state, sums = make_step(graphdef, tx, engine, state)(state, batch)
     return state.params, {name: float(value) for name, value in sums.items()}
 

@@ -1,5 +1,6 @@
 """The arithmetic world: its sums, its criteria of the columns, and the ways to make an answer wrong."""
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -178,9 +179,11 @@ def test_items_ask_held_out_sums_of_every_size_read_and_one_longer(world):
             assert i.score("no, " + " ".join(rest), True) == {"recovery": 1.0}
             assert i.score("", True) == {"recovery": 0.0}
         else:
-            expected = {"longer"} if not i.seen else {"accuracy", "newest"} if "four" in i.context else {"accuracy"}
-            assert i.score(i.reference, True) == dict.fromkeys(expected, 1.0)
-            assert i.score(i.reference, False) == dict.fromkeys(expected, 0.0)
+            measured = i.score(i.reference, True)
+            assert ("newest" in measured, "longer" in measured) == ("four" in i.context, not i.seen)
+            assert set(measured.values()) == {1.0} and i.score(i.reference, False) == dict.fromkeys(measured, 0.0)
+    asked = Counter(name for i in items if not i.wrong for name in i.score("", True))
+    assert asked == {"accuracy": 4 + 4, "newest": 8 * 4, "longer": 4}
 
 
 def test_the_tool_adds_and_bad_settings_are_one_line():

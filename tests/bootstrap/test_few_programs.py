@@ -1,0 +1,153 @@
+"""With the shapes of accelerators, what comes after a first time of its kind is compiled no more.
+
+Counted is what JAX tells of its compiler, by the name of the function.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import pytest
+from support import little_config, random_examples, requests, start
+
+from ratchet.bootstrap import ahead, loop
+from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.run import prepare
+from ratchet.models import decoder, programs
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.sampler import Sampler
+from ratchet.models.scorer import Scorer
+from ratchet.train.batches import Batches
+from ratchet.train.optimizer import OptimizerConfig
+from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.trainer import EngineConfig, Training, fit, mean_loss
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(autouse=True)
+def accelerators(monkeypatch):
+    """Shapes are chosen as on accelerators."""
+    monkeypatch.setattr(programs, "few", lambda device=None: True)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[list[str]]:
+    """Within, the list that it gives grows by the name of each function that is compiled, or read from a cache."""
+    names = []
+
+    def told(event: str, seconds: float, fun_name: str = "", **_) -> None:
+        if event == COMPILED:
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(told)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(told)
+
+
+def test_other_prompts_questions_and_stops_are_sampled_and_scored_by_the_same_programs(small):
+    sampler, scorer = Sampler(small[0], slots=16, new_tokens=6, keep=4), Scorer(small[0], questions=8)
+
+    def generation(seed: int, stop: tuple[int, ...]) -> None:
+        asked = requests(40, seed=seed, longest=60 - seed)
+        alike = [replace(r, prompt=asked[r.id % 2].prompt) for r in asked[: 9 + seed]]
+        for part in (asked, asked[: 5 + seed], alike):
+            sampler(small[1], part, seed=seed, temperature=1.0, stop=stop)
+        contexts = [r.prompt for r in requests(3, seed=seed, longest=60 - 2 * seed)]
+        asked = [(contexts[n % 3], r.prompt) for n, r in enumerate(requests(16, seed=seed, longest=40 - seed))]
+        scorer(small[1], asked, (5, 9))
+        scorer.log_likelihoods(small[1], asked)
+
+    with compiling() as first:
+        generation(0, (1,))
+    with compiling() as later:
+        generation(3, (1, 2))
+        generation(7, (2,))
+    assert {"jit(dispatch)", "jit(prefill)", "jit(answer_probabilities)"} <= set(first) and not later
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_training_for_longer_in_another_order_is_the_same_program(rank):
+    graphdef, params = decoder.create(DecoderConfig(64, 16, 1, 2, 2, 32, 48, conv=1), 0)
+    mesh, engine, examples = make_mesh(MeshConfig(), jax.devices()[:1]), EngineConfig(), random_examples(140, keep=3)
+    shapes = set()
+
+    def generation(seed: int, steps: int) -> None:
+        exact, batches = (
+            Batches([(examples, 100)], seed=seed, steps=steps, columns=48, few=few) for few in (False, True)
+        )
+        shapes.add((exact.rows, exact.predictions))
+        assert exact.rows <= batches.rows <= 1.0625 * exact.rows
+        run = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, engine, {}, rank=rank)
+        trained = fit(run, params, None, lambda step, values: None)
+        mean_loss(graphdef, trained, examples[seed : seed + 20])
+
+    with compiling() as first:
+        generation(0, 3)
+    with compiling() as later:
+        generation(1, 5)
+        generation(3, 6)
+    assert "jit(train_step)" in first and not later
+    assert len(shapes) > 1, "by themselves they would have other shapes"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run of which nothing is made yet."""
+    config = little_config(generations=1, controls__imitation=False)
+    return prepare(start(tmp_path / "run", config), config, Silent())
+
+
+def test_what_comes_after_the_seed_is_compiled_ahead(begun):
+    ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
+    with compiling() as later:
+        loop.run(begun.directory, begun.config, Silent())
+    assert (begun.directory / "gen-001" / "DONE.json").exists()
+    assert not {"jit(dispatch)", "jit(prefill)", "jit(answer_probabilities)"} & set(later)
+
+
+def test_compiling_ahead_ends_with_the_training_beside_it_and_raises_what_went_wrong(begun, monkeypatch):
+    began, heard = threading.Event(), []
+
+    def rehearse(run, params, reached):
+        began.set()
+        try:
+            while True:
+                reached()
+        finally:
+            heard.append(run)
+
+    monkeypatch.setattr(ahead, "rehearse", rehearse)
+    with ahead.compiling(begun):
+        assert began.wait(3600)
+    assert heard == [begun]
+    monkeypatch.setattr(ahead, "rehearse", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), ahead.compiling(begun):
+        began.clear()
+
+
+def test_nothing_is_compiled_ahead_on_a_cpu_or_on_several_devices(begun, monkeypatch):
+    monkeypatch.setattr(ahead, "rehearse", lambda *_: pytest.fail("it ran"))
+    with ahead.compiling(replace(begun, mesh=make_mesh(MeshConfig(), jax.devices()[:2]))):
+        pass
+    monkeypatch.setattr(programs, "few", lambda device: False)
+    with ahead.compiling(begun):
+        pass
+
+
+@pytest.mark.long
+def test_a_generation_after_those_with_all_stages_compiles_a_training_step_at_most(tmp_path):
+    """The first generation that makes corrections is the second; two more are made by a process that goes on. Rows of
+    a training as small as this one are filled by chance, so that its shapes may be new."""
+    changes = {"generations": 2, "controls__imitation": False}
+    directory = start(tmp_path / "run", little_config(**changes))
+    loop.run(directory, little_config(**changes), Silent())
+    longer = little_config(**changes | {"generations": 4})
+    given = loop.extend(directory, longer)
+    with compiling() as later:
+        loop.run(directory, longer, Silent(), given=given)
+    assert (directory / "gen-004" / "DONE.json").exists() and set(later) <= {"jit(train_step)"}
