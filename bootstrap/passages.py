@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
+from unicodedata import category
 
 from ratchet.bootstrap.worlds.world import UNSPACED, Document, sentences
 
@@ -11,7 +12,9 @@ LONGEST_WORD = 32
 REPEATED, LONGEST_REPEATED = 0.25, 0.5
 """The share of its words that a passage may repeat of the one before: of several sentences, and of a single one."""
 
-_PIECE = re.compile(rf"\s*(?:[{UNSPACED}]{{1,2}}[^\w\s{UNSPACED}]*|[^\s{UNSPACED}]+)")
+_MARKS = "".join(c for c in map(chr, range(0x0E00, 0xAAE0)) if category(c) in ("Mn", "Mc"))
+"""Vowels, tones and the like, which belong to the letter before."""
+_PIECE = re.compile(rf"\s*(?:[{UNSPACED}]{{1,2}}[{_MARKS}]*[^\w\s{UNSPACED}]*|[^\s{UNSPACED}]+)")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n|\Z")
 _ENDED = re.compile(r"[.!?．…。｡！？؟۔।॥།။។][^\w.!?]*\Z")
 _PASSAGE_ID = re.compile(r"#\d+$")
@@ -34,9 +37,9 @@ def passages_of(
 
     A passage ends with a sentence and begins with the last ones of the passage before, where they are short enough; a
     sentence that is too long is cut between words. Its meta has that of the document, and where in the document's text
-    it stands: `start` and `end`. Two letters of a script without spaces count as a word, and no passage has more
-    letters than so many words of LONGEST_WORD letters. Where a passage of a document does not fit, its passages are
-    half as long, and so on until all do or each is a word.
+    it stands: `start` and `end`. Two letters of a script without spaces count as a word, with the marks that belong to
+    them, and no passage has more letters than so many words of LONGEST_WORD letters. Where a passage of a document does
+    not fit, its passages are half as long, and so on until all do or each is a word.
 
     A shorter document is its own passage, unless its id is like a passage's: then it is passage 0 of itself, so that no
     two passages have one id.

@@ -20,7 +20,7 @@ from etils import epath
 from llguidance import LLTokenizer
 
 from ratchet.models import settings
-from ratchet.models.architectures import FolderError
+from ratchet.models.architectures import FolderError, present
 from ratchet.models.grammar import Calling, Lead
 from ratchet.models.settings import ChatSettings
 from ratchet.models.template import Rendered, Template
@@ -72,7 +72,7 @@ class ChatTokenizer:
     def __init__(self, source: str, of_folder: ChatSettings, where: str, now: datetime.datetime):
         self._settings, self._where, self._now = of_folder, where, now
         markup = of_folder.default + of_folder.with_tools
-        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json")
+        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json", of_folder.added)
         self._template = Template(of_folder.default, of_folder.named, where, now)
         self._with_tools, self._tools = self._template, ()
         if of_folder.with_tools != of_folder.default:
@@ -101,7 +101,7 @@ class ChatTokenizer:
         has not.
         """
         path = folder / "tokenizer.json"
-        if not path.exists():
+        if not present(path):
             raise FolderError(f"{folder}: no tokenizer.json; write it again with transformers' save_pretrained")
         found = settings.read(folder, template)
         made = cls(settings.text_of(path), found, str(folder), found.now or now or datetime.datetime.now())

@@ -7,6 +7,8 @@ that what a family is stands in `models.architectures` alone; `models.gguf_vocab
 import datetime
 import functools
 import importlib
+import os
+import stat
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
@@ -198,8 +200,10 @@ def read(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metadata, and the tensors by name, mapped into memory. Raises FolderError for what is no whole GGUF file."""
     library = _library(str(path))
     try:
-        with path.open("rb") as opened:
-            begun = opened.read(4)
+        begun = b""
+        if stat.S_ISREG(os.stat(path).st_mode):  # a pipe may say nothing for ever
+            with path.open("rb") as opened:
+                begun = opened.read(4)
     except OSError as error:
         raise FolderError(f"{path}: cannot be read ({error.strerror}); give a GGUF file") from error
     if begun != b"GGUF":

@@ -8,12 +8,14 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.models.architectures import FolderError
+from ratchet.models.added import LISTED, Added, additions
+from ratchet.models.architectures import FolderError, present
 from ratchet.models.template import asks_for_the_date
 
 _SETTINGS = "tokenizer_config.json"
 _ALONE, _OTHERS = "chat_template.jinja", "additional_chat_templates"
 _NOW = "chat_date.txt"
+_MAP, _LEGACY = "special_tokens_map.json", "added_tokens.json"
 _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _END_OF_TEXT = "<|endoftext|>"
 _OF_CLASS = {
@@ -33,7 +35,8 @@ class NoTemplate(FolderError):
 class ChatSettings:
     """`default` is the chat template, `with_tools` the one for messages that come with tools, the same in most folders.
     `named` holds special tokens by the name that templates call them, such as `bos_token`. `now` is the time that a
-    template is told, None in a folder that records none. `others` are settings that only transformers reads.
+    template is told, None in a folder that records none. `others` are settings that only transformers reads, and
+    `added` what they and other files add to the tokens of tokenizer.json.
     """
 
     default: str
@@ -41,6 +44,7 @@ class ChatSettings:
     named: Mapping[str, str]
     others: Mapping[str, Any]
     now: datetime.datetime | None = None
+    added: tuple[Added, ...] = ()
 
     @property
     def dated(self) -> bool:
@@ -72,7 +76,14 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
         raise FolderError(f"{folder}: several chat templates, of which none is named default; write it to {_ALONE}")
     default = templates["default"]
     with_tools = templates.get("tool_use", default)
-    return ChatSettings(default, with_tools, _named(folder, settings), settings, _now(folder / _NOW))
+    mapped = {} if LISTED in settings else _mapping(folder / _MAP)
+    legacy, named, markup = _mapping(folder / _LEGACY), _named(folder, settings, mapped), default + with_tools
+    is_written = lambda token: token in markup or any(n in markup for n, t in named.items() if t == token)
+    try:
+        added = additions(mapped | settings, legacy, named, is_written)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FolderError(f"{folder / _SETTINGS}: lists tokens that are none ({error}); fetch it again") from error
+    return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added)
 
 
 def text_of(path: epath.Path) -> str:
@@ -87,7 +98,7 @@ def _templates(folder: epath.Path, given: Any) -> dict[str, str]:
     """Chat templates by name. Files of their own take the place of what tokenizer_config.json holds."""
     alone, others = folder / _ALONE, folder / _OTHERS
     files = {path.stem: path for path in sorted(others.glob("*.jinja"))} if others.is_dir() else {}
-    files |= {"default": alone} if alone.exists() else {}
+    files |= {"default": alone} if present(alone) else {}
     if files:
         return {name: text_of(path) for name, path in files.items()}
     if isinstance(given, list):
@@ -101,19 +112,18 @@ def _templates(folder: epath.Path, given: Any) -> dict[str, str]:
     return made
 
 
-def _named(folder: epath.Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by name. special_tokens_map.json has the last word in folders that do not list added tokens."""
+def _named(folder: epath.Path, settings: Mapping[str, Any], mapped: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens by name. What special_tokens_map.json has `mapped` has the last word."""
     given = {**_OF_CLASS.get(_class_of(settings), {}), **settings}
     if isinstance(extra := settings.get("extra_special_tokens"), dict):
         given |= extra
-    if "added_tokens_decoder" not in settings:
-        given |= _mapping(folder / "special_tokens_map.json")
+    given |= mapped
     spelled = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
     for name in _STANDARD:
         if not isinstance(spelled.get(name), str | None):
             raise FolderError(f"{folder / _SETTINGS}: {name} is no text")
-    names = [name for name in spelled if name.endswith("_token") or name in (extra or ())]
-    return {name: spelled[name] for name in names if isinstance(spelled[name], str)}
+    names = (*_STANDARD, *(name for name in spelled if name.endswith("_token") or name in (extra or ())))
+    return {name: spelled[name] for name in names if isinstance(spelled.get(name), str)}
 
 
 def _class_of(settings: Mapping[str, Any]) -> str:
@@ -122,10 +132,11 @@ def _class_of(settings: Mapping[str, Any]) -> str:
 
 def _mapping(path: epath.Path) -> dict[str, Any]:
     """A file's JSON object, {} where there is no file."""
-    if not path.exists():
+    if not present(path):
         return {}
+    text = text_of(path)
     try:
-        made = json.loads(text_of(path))
+        made = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{path}: cannot be read ({error}); fetch it again") from error
     if not isinstance(made, dict):

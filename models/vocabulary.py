@@ -17,6 +17,7 @@ from llguidance import LLTokenizer
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
+from ratchet.models.added import Added, merged
 from ratchet.models.architectures import FolderError
 
 MARKS = "\ue000\ue001\ue002\ue003"
@@ -38,7 +39,8 @@ class Token(NamedTuple):
 
 
 class Vocabulary:
-    """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template. `symbols` holds ids by
+    """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template, and the files `beside`
+    this one add tokens. `symbols` holds ids by
     name, `ids` all that have a token, `left_out` the special ones, which no text shows, and `size` is one more than the
     largest id.
 
@@ -48,9 +50,11 @@ class Vocabulary:
     Raises FolderError, which begins with `where`, when it cannot be read.
     """
 
-    def __init__(self, source: str, markup: str, where: str):
+    def __init__(self, source: str, markup: str, where: str, beside: Sequence[Added] = ()):
         whole = _parsed(source, where)
-        self.source = json.dumps(whole) if _forgets_calls(whole) else source
+        changed = _forgets_calls(whole)
+        changed |= _takes(whole, beside, where)
+        self.source = json.dumps(whole) if changed else source
         added = [token for token in whole["added_tokens"] if token["content"].strip()]
         written = [token for token in added if token["special"] or token["content"] in markup]
         self.symbols = {token["content"]: token["id"] for token in written}
@@ -178,6 +182,17 @@ def _forgets_calls(whole: dict[str, Any]) -> bool:
         del model[name]
     whole.update(dict.fromkeys(shaping))
     return bool(sampling or shaping)
+
+
+def _takes(whole: dict[str, Any], beside: Sequence[Added], where: str) -> bool:
+    """Puts in what other files add; returns whether there was any."""
+    try:
+        added = merged(whole, beside)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise FolderError(f"{where}: cannot be read ({error}); fetch it again") from error
+    changed = added != whole["added_tokens"]
+    whole["added_tokens"] = added
+    return changed
 
 
 def _read(source: str, where: str) -> FastTokenizer:

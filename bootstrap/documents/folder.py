@@ -11,6 +11,7 @@ from etils import epath
 from ratchet.bootstrap.documents.account import LeftOut, because
 
 _TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^]]*\]|.", re.DOTALL)
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _MEANS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
@@ -47,13 +48,13 @@ def files(folder: epath.Path, wanted: Callable[[str], bool]) -> Iterator[epath.P
             if entries is None and not wanted(name):
                 left_out.append(LeftOut(name, path.suffix or "without a suffix", "other"))
                 continue
-            identity = _identity(path)
+            target = identity(path)
         except OSError as error:
             left_out.append(LeftOut(name, because(error)))
             continue
-        if identity in seen:
+        if target in seen:
             continue
-        seen.add(identity)
+        seen.add(target)
         if entries is None:
             found.append(path)
         for entry in entries or ():
@@ -63,8 +64,9 @@ def files(folder: epath.Path, wanted: Callable[[str], bool]) -> Iterator[epath.P
 
 
 def spelled(path: epath.Path) -> str:
-    """A path as text; bytes of it that are no UTF-8 are spelled `\\xe9`."""
-    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+    """A path as one line of text; bytes of it that are no UTF-8 are spelled `\\xe9`, and line breaks `\\n`."""
+    text = os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+    return _UNSEEN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def _entries(path: epath.Path) -> list[epath.Path] | None:
@@ -72,7 +74,7 @@ def _entries(path: epath.Path) -> list[epath.Path] | None:
     return sorted(path.iterdir(), reverse=True) if path.is_dir() else None
 
 
-def _identity(path: epath.Path) -> object:
+def identity(path: epath.Path) -> object:
     """What a path leads to, which is the same for all links to it; None if that is neither file nor folder."""
     where = os.fspath(path)
     if "://" in where:  # object stores have neither links nor pipes

@@ -1,23 +1,26 @@
 """Labelled questions about documents: a JSONL file with `question`, `answer` and `document` in every line."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from ratchet.bootstrap.documents.account import LeftOut, because
+from ratchet.bootstrap.documents.folder import identity
 from ratchet.bootstrap.documents.tables import jsonl
 from ratchet.bootstrap.worlds import Question
 from ratchet.train.nearby import nearby
 
 
-def questions(path: str, ids: Mapping[str, str]) -> list[Question | LeftOut]:
+def questions(path: str, ids: Mapping[str, Set[str]]) -> list[Question | LeftOut]:
     """The questions of a file in order, and the lines that are none or are about no document that was read.
 
-    A document is named by its id or its source; `ids` has its id by either. Raises ValueError when the file cannot be
-    read, and when no question is left.
+    A document is named by its id or its source; `ids` has by each the ids of those that are called so. Raises
+    ValueError when the file cannot be read, and when no question is left.
     """
     place, found = nearby(path), []
     try:
+        if identity(place) is None:  # a pipe or a device, which may have no end
+            raise ValueError(f"documents: {path} is no file; mend --documents.questions")
         with place.open("rb") as file:
             for number, row in jsonl(file, place.name):
                 found.append(row if isinstance(row, LeftOut) else _question(row, f"{place.name}:{number}", ids))
@@ -29,13 +32,16 @@ def questions(path: str, ids: Mapping[str, str]) -> list[Question | LeftOut]:
     return found
 
 
-def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, str]) -> Question | LeftOut:
+def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, Set[str]]) -> Question | LeftOut:
     for name in Question._fields:
         if not isinstance(value := row.get(name), str | int | float) or not str(value).strip():
             return LeftOut(source, f"has no text `{name}`")
     asked = Question(*(str(row[name]).strip() for name in Question._fields))
-    if (document := ids.get(asked.document)) is None:
+    if not (called := ids.get(asked.document)):
         near = difflib.get_close_matches(asked.document, ids, n=1, cutoff=0.0) if len(ids) < 10_000 else []
         nearest = f"; the nearest is {near[0]!r}" if near else ""
         return LeftOut(source, f"is about {asked.document!r}, which is no document that was read{nearest}")
-    return asked._replace(document=document)
+    if len(called) > 1:
+        either = " and ".join(map(repr, sorted(called)))
+        return LeftOut(source, f"is about {asked.document!r}, which the documents {either} are both called")
+    return asked._replace(document=min(called))

@@ -11,7 +11,7 @@ from ratchet.bootstrap.documents import datasets, tables, texts
 from ratchet.bootstrap.documents.account import Account, LeftOut, NoText, NotInstalled, because
 from ratchet.bootstrap.documents.duplicates import firsts
 from ratchet.bootstrap.documents.encodings import clean, decoded
-from ratchet.bootstrap.documents.folder import files, matcher, spelled
+from ratchet.bootstrap.documents.folder import files, identity, matcher, spelled
 from ratchet.bootstrap.documents.questions import questions
 from ratchet.bootstrap.worlds import DocumentsConfig, Question
 from ratchet.bootstrap.worlds.world import Document
@@ -42,7 +42,7 @@ def read(config: DocumentsConfig) -> Found:
     """
     pieces = list(_pieces(nearby(config.path), config))
     left_out = [p for p in pieces if isinstance(p, LeftOut)]
-    documents, ids = [], {}
+    documents, ids = [], dict[str, set[str]]()
     whole = [p for p in pieces if isinstance(p, Document)]
     for document, first in zip(whole, firsts(whole), strict=True):
         source = document.meta["source"]
@@ -50,7 +50,8 @@ def read(config: DocumentsConfig) -> Found:
             documents.append(document)
         else:
             left_out.append(LeftOut(source, f"says nearly the same as {first.meta['source']}", "repeated"))
-        ids |= {name: (first or document).id for name in (source, document.id) if name not in ids}
+        for name in (source, document.id):
+            ids.setdefault(name, set()).add((first or document).id)
     _refuse_two_of_one_id(documents, config)
     asked = questions(config.questions, ids) if config.questions and documents else []
     left_out += [q for q in asked if isinstance(q, LeftOut)]
@@ -91,6 +92,10 @@ def _pieces(place: epath.Path, config: DocumentsConfig) -> Iterator[Piece]:
     if place.is_dir():
         return _of_folder(place, config)
     if place.exists():
+        if identity(place) is None:  # a pipe or a device, which may have no end
+            raise ValueError(
+                f"documents: {config.path} is neither a file nor a folder; set --documents.path to one of them"
+            )
         return _of_file(place, place.name, place.stem, config)
     if (dataset := datasets.named(config.path, needed)) is not None:
         return _of_dataset(dataset, config)
@@ -153,17 +158,19 @@ def _of_row(
         if row.get(key) is None:
             yield LeftOut(source, f"has no {key!r} (it has {', '.join(map(str, row))}); see --documents.text-key")
             return
-    try:
-        said = {str(k): _as_text(v, source) for k, v in row.items()}
-    except NoText as error:
-        yield LeftOut(source, because(error))
-        return
+    asked, said = {config.text_key, config.id_key or "id"}, {}
+    for key, value in row.items():
+        try:
+            said[str(key)] = _as_text(value, source)
+        except NoText as error:
+            if key in asked:
+                yield LeftOut(source, because(error))
+                return
     text, name = said.get(config.text_key), said.get(config.id_key or "id")
     if text is None or not isinstance(row[config.text_key], str | bytes):
         yield LeftOut(source, f"has a {config.text_key!r} that is no text")
     elif text:
-        known = {config.text_key, config.id_key or "id"}
-        more = {f"column {k}" if k in RESERVED else k: v for k, v in said.items() if v is not None and k not in known}
+        more = {f"column {k}" if k in RESERVED else k: v for k, v in said.items() if v is not None and k not in asked}
         license = more.pop("column license", None) or license
         yield _document(name or id, text, source, license, config, more)
 

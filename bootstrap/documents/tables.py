@@ -17,11 +17,11 @@ SEPARATORS = ",;\t|"
 
 
 def jsonl(file: BinaryIO, source: str) -> Iterator[Row]:
-    """A JSON object a line; blank lines are none."""
+    """A JSON object a line; blank lines are none. Where files were put together, a byte order mark may begin any."""
     with opened(file, source) as text:
         for number, line in enumerate(text, 1):
-            if line.strip():
-                yield number, _object(line, f"{source}:{number}")
+            if said := line.lstrip("\ufeff").strip():
+                yield number, _object(said, f"{source}:{number}")
 
 
 def _object(line: str, source: str) -> Mapping[str, Any] | LeftOut:
@@ -36,7 +36,7 @@ def comma_separated(file: BinaryIO, source: str) -> Iterator[Row]:
     """Rows under a line of names, set apart by whichever of `,` `;` tab and `|` is most frequent in that line."""
     csv.field_size_limit(sys.maxsize)
     with opened(file, source) as text:
-        names = text.readline()
+        names = text.readline().lstrip("\ufeff")
         delimiter = max(SEPARATORS, key=names.count)
         header = next(csv.reader([names], delimiter=delimiter), [])
         for number, row in enumerate(csv.DictReader(text, header, delimiter=delimiter), 1):

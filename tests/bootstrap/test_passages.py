@@ -1,3 +1,5 @@
+from unicodedata import category
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,18 @@ def test_text_without_spaces_is_cut_into_passages_of_bounded_size_that_cover_it(
     made = passages_of([document], 60)
     assert len(made) > 1 and max(len(p.text) for p in made) <= 60 * LONGEST_WORD
     assert covered(document, made)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["แมวนอนบนหลังคาและกินปลาในแม่น้ำ", "ແມວນອນຢູ່ເທິງຫຼັງຄາ", "ឆ្មា\u200bដេក\u200bលើ\u200bដំបូល", "ကြောင်သည်အမိုး",
+     "か\u3099き\u3099"],
+)  # fmt: skip
+def test_no_passage_begins_with_a_mark_that_belongs_to_the_letter_before(text):
+    document = Document("d", text * 200)
+    made = passages_of([document], 20)
+    assert covered(document, made) and len(made) >= 20
+    assert not [p.text for p in made if category(p.text[0]) in ("Mn", "Mc")]
 
 
 def test_two_letters_of_a_script_without_spaces_count_as_a_word():

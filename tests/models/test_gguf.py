@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import gguf
@@ -215,6 +216,9 @@ def test_what_is_no_whole_file_is_one_line(llama, tmp_path, monkeypatch):
         with pytest.raises(FolderError, match=line) as caught:
             pretrained.find(str(place))
         assert str(place) in str(caught.value) and "\n" not in str(caught.value)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FolderError, match="pipe: is no GGUF file; give one"):
+        pretrained.find(str(tmp_path / "pipe"))
     with pytest.raises(FolderError, match="gone.gguf: cannot be read"):
         pretrained.find(str(tmp_path / "gone.gguf"))
     monkeypatch.setitem(sys.modules, "gguf", None)

@@ -25,6 +25,7 @@ def named(name):
 
 def folder(place, settings, **files):
     """A folder with these settings in place of its own, and files by name."""
+    place.mkdir(exist_ok=True)
     write_chat(place)
     own = json.loads((place / "tokenizer_config.json").read_text())
     (place / "tokenizer_config.json").write_text(json.dumps(own | settings))
@@ -89,6 +90,55 @@ def test_special_tokens_are_those_of_the_files_that_transformers_reads(tmp_path,
         assert theirs.decode(chat.tokens) == theirs.apply_chat_template(MESSAGES, tokenize=False)
 
 
+DONE = {"content": "<done>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+SPECIAL, END = DONE | {"special": True}, {"2": DONE | {"content": "<|im_end|>", "special": True}}
+FILES = {
+    "listed": ({"added_tokens_decoder": {"700": SPECIAL, "9": DONE | {"content": "<more>", "special": False}}}, {}),
+    "listed otherwise": ({"added_tokens_decoder": {"700": SPECIAL, "2": END["2"] | {"rstrip": True}}}, {}),
+    "end": ({"eos_token": "<done>"}, {}),
+    "pad before": ({"pad_token": "<pad>", "eos_token": "<done>"}, {}),
+    "own name": ({"done_token": "<done>"}, {}),
+    "named": ({"extra_special_tokens": {"done": "<done>"}}, {}),
+    "list": ({"extra_special_tokens": ["<more>", "<done>"]}, {}),
+    "list of old": ({"additional_special_tokens": [{"__type": "AddedToken"} | SPECIAL]}, {}),
+    "map": ({}, {"special_tokens_map_dot_json": json.dumps({"additional_special_tokens": ["<done>"]})}),
+    "beside": ({}, {"added_tokens_dot_json": json.dumps({"<done>": 700, "<|im_end|>": 2})}),
+    "beside and special": ({"eos_token": "<done>"}, {"added_tokens_dot_json": json.dumps({"<done>": 700})}),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_tokens_that_other_files_add_are_those_that_transformers_adds(tmp_path, kind):
+    settings, files = FILES[kind]
+    template = CHATML.replace("<|im_end|>", "<done>").replace("\n", "\n ") + "<|im_end|> "
+    place = folder(tmp_path, {"chat_template": template} | settings, **files)
+    want = by_transformers(place, MESSAGES)
+    plain = ChatTokenizer.load(folder(tmp_path / "plain", {"chat_template": template}))
+    assert len(want[0]) < len(plain.chat(MESSAGES).tokens) and sum(want[1]) > 0
+    ChatTokenizer.load(place).save(place / "again")
+    for where in (place, place / "again"):
+        assert by_us(where, MESSAGES) == want == by_transformers(where, MESSAGES)
+    assert ChatTokenizer.load(place / "again").hash == ChatTokenizer.load(place).hash != plain.hash
+
+
+def test_a_token_of_the_vocabulary_that_is_named_alone_is_a_symbol(tmp_path):
+    place = folder(tmp_path, {"eos_token": "<|im_end|>"})
+    whole = json.loads((place / "tokenizer.json").read_text())
+    whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] != "<|im_end|>"]
+    (place / "tokenizer.json").write_text(json.dumps(whole))
+    assert by_us(place, MESSAGES) == by_transformers(place, MESSAGES)
+    assert ChatTokenizer.load(place).end == whole["model"]["vocab"]["<|im_end|>"]
+
+
+def test_a_named_token_without_a_row_in_the_model_is_left_out_unless_the_template_writes_it(tmp_path):
+    plain = ChatTokenizer.load(folder(tmp_path / "plain", {}))
+    padded = ChatTokenizer.load(folder(tmp_path / "padded", {"pad_token": "<pad>"}), plain.vocab_size)
+    assert (padded.vocab_size, padded.hash != plain.hash) == (plain.vocab_size, True)
+    place = folder(tmp_path / "ended", {"eos_token": "<done>", "chat_template": CHATML + "{{ eos_token }}"})
+    with pytest.raises(FolderError, match=f"has the id {plain.vocab_size}, but the model's embedding has"):
+        ChatTokenizer.load(place, plain.vocab_size)
+
+
 def test_a_template_that_asks_for_the_date_is_told_todays_as_transformers_tells_it(tmp_path):
     place = folder(tmp_path, {"chat_template": DATED})
     before = datetime.date.today()
@@ -136,6 +186,12 @@ def test_the_day_is_nothing_to_a_template_that_does_not_ask_for_it(tmp_path):
         ({"bos_token": 7}, "bos_token is no text"),
         ({"eos_token": ["</s>"]}, "eos_token is no text"),
         ({"pad_token": {"content": 1}}, "pad_token is no text"),
+        ({"added_tokens_decoder": ["<a>"]}, "lists tokens that are none"),
+        ({"added_tokens_decoder": {"a": {"content": "<a>"}}}, "lists tokens that are none"),
+        ({"added_tokens_decoder": {"7": "<a>"}}, "lists tokens that are none"),
+        ({"added_tokens_decoder": {"7": {"content": 7}}}, "lists tokens that are none"),
+        ({"extra_special_tokens": [7]}, "lists tokens that are none"),
+        ({"additional_special_tokens": [{"text": "<a>"}]}, "lists tokens that are none"),
     ],
 )
 def test_a_setting_of_another_type_is_one_line_that_names_it(tmp_path, settings, wrong):
@@ -147,7 +203,7 @@ def test_a_setting_of_another_type_is_one_line_that_names_it(tmp_path, settings,
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *((f"{n}.json", c) for n in ("tokenizer_config", "special_tokens_map")
+        *((f"{n}.json", c) for n in ("tokenizer_config", "special_tokens_map", "added_tokens")
           for c in (b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000)),
         ("chat_template.jinja", b"\xff\xfe"), ("chat_date.txt", b"yesterday"),
     ],
@@ -157,4 +213,16 @@ def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, name, co
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FolderError, match=f"{name}: ") as error:
         ChatTokenizer.load(place)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value).count("; fetch it again") <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"],
+)
+def test_a_link_to_nothing_is_named_and_no_other_file_takes_its_place(tmp_path, name):
+    place = folder(tmp_path, {})
+    (place / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("gone")
+    with pytest.raises(FolderError, match=f"{name}: is a link to gone, which is not there; fetch it again"):
+        ChatTokenizer.load(place)

@@ -51,6 +51,14 @@ def test_a_line_that_is_no_question_is_listed_and_strict_stops(folder, other, re
         asked(folder, line(), other, strict=True)
 
 
+def test_a_question_about_what_two_documents_are_called_is_listed(folder):
+    (folder / "crow.txt.md").write_text("quite another tale, of bees and of bread")
+    found = asked(folder, line(), line(document="crow.txt"), line(document="crow.txt.md"))
+    assert [q.document for q in found.questions] == ["crow", "crow.txt"]
+    (one,) = found.account.of("unread")
+    assert one.reason == "is about 'crow.txt', which the documents 'crow' and 'crow.txt' are both called"
+
+
 def test_a_file_without_questions_is_one_clear_line(folder):
     for lines in ([], ["{}"], [line(document="no such one")]):
         with pytest.raises(ValueError, match="documents: there is no question in .*; mend --documents.questions"):

@@ -108,6 +108,15 @@ def test_what_is_no_regular_file_is_passed_by(tmp_path):
         assert ids(tmp_path) == ["a"]
 
 
+def test_a_path_to_a_pipe_or_a_device_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    write(tmp_path, "b.txt")
+    for place in (tmp_path / "a.txt", "/dev/zero"):
+        assert refused(place).startswith(f"documents: {place} is neither a file nor a folder; set --documents.path")
+        line = refused(tmp_path / "b.txt", questions=str(place))
+        assert line == f"documents: {place} is no file; mend --documents.questions"
+
+
 def test_what_cannot_be_opened_is_listed_with_the_reason_and_counted(tmp_path):
     write(tmp_path, "z.txt")
     for name, target in (("a.txt", "nowhere"), ("b.txt", "b.txt")):
@@ -130,6 +139,14 @@ def test_a_name_that_is_no_utf8_becomes_one_that_is(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("first")
     (document,) = found(tmp_path).documents
     assert (document.id, document.meta["source"]) == ("caf\\xe9", "caf\\xe9.txt")
+
+
+def test_a_name_of_several_lines_is_told_in_one(tmp_path):
+    for name, content in (("a\nb.txt", b"first"), ("c\u2028d.txt", b"")):
+        (tmp_path / name).write_bytes(content or b"\0" * 9)
+    reading = found(tmp_path)
+    assert [d.id for d in reading.documents] == ["a\\nb"]
+    assert [o.source for o in reading.account.of("unread")] == ["c\\u2028d.txt"]
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):

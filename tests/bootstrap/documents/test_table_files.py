@@ -116,6 +116,22 @@ def test_texts_in_a_table_may_be_long_and_have_lines(tmp_path):
     assert {d.id: d.text for d in read(DocumentsConfig(str(tmp_path))).documents} == {"a": long, "b": 'he said "no"'}
 
 
+def test_marks_of_files_that_were_put_together_are_no_part_of_rows_and_names(tmp_path):
+    one, mark = b'{"text": "one two", "id": "a"}\n', b"\xef\xbb\xbf"
+    (tmp_path / "a.jsonl").write_bytes(mark * 2 + one + mark + one.replace(b"o", b"0").replace(b'"a"', b'"b"') + mark)
+    (tmp_path / "b.csv").write_bytes(mark * 2 + b"id,text\nc," + mark + b"three\n")
+    found = read(DocumentsConfig(str(tmp_path)))
+    assert [(d.id, d.text) for d in found.documents] == [("a", "one two"), ("b", "0ne tw0"), ("c", "three")]
+    assert found.documents[2].meta.keys() == {"source", "license"} and not found.account.left_out
+
+
+def test_a_column_that_is_no_text_takes_none_away(tmp_path):
+    row = {"text": "a text", "id": "a", "raw": bytes(range(256)), "year": 7}
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    (found,) = read(DocumentsConfig(str(tmp_path))).documents
+    assert (found.text, found.meta) == ("a text", {"year": "7", "source": "a.parquet:1", "license": "unknown"})
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.csv", "a.jsonl"])
 def test_a_table_that_is_none_is_listed(tmp_path, name):
     (tmp_path / name).write_bytes(bytes(range(256)) * 8)
