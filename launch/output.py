@@ -43,7 +43,7 @@ def make_console(aside: bool = False) -> Console:
 def say(line: str) -> None:
     """Prints a line on standard error, if anybody hears it."""
     with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
-        print("ratchet:", *line.splitlines(), file=sys.stderr, flush=True)
+        print(f"ratchet: {line}", file=sys.stderr, flush=True)
 
 
 def ends_as_found() -> Callable[[int], None]:

@@ -67,7 +67,6 @@ def mistake(capsys, *words):
         (["export", "nowhere", "--generation", "1", "--to", "x"], "holds no run"),
         (["import"], "import: give MODEL, a Hugging Face folder, a GGUF file"),
         (["import", "nowhere"], "no config.json; give the folder of a model"),
-        (["import", "no\nwhere"], "no where: no config.json; give the folder of a model"),
         (["run", "tiny", "--outt", "x"], "the nearest is --out"),
         (["recipes", "--all"], "unknown setting --all; this command has --json"),
     ],
