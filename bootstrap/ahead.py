@@ -67,8 +67,8 @@ def compiling(run: Run) -> Iterator[None]:
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
-    """Answers what an evaluation asks, and answers and reviews the tasks of generation 1; `reached` is called after
-    every dispatch."""
+    """Answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a tool; `reached` is
+    called after every dispatch."""
     writer = replace(run.writer(params), sampler=replace(run.sampler, meter=Meter()))
     reviewer = replace(run.reviewer(params), seed=lambda: params)
     tasks, passages = run.tasks(1), run.passages(1)
@@ -78,6 +78,8 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     index = Index(passages)
     drafts = [draft(writer, index, t, 0, "ahead") for t in tasks]
     said = finish(writer, index, drafts, generation=1, seed=0, advance=reached)
+    if (calls := writer.caller) and drafts and len(drafts[-1].prompt) + len(calls.opening) <= writer.room:
+        writer.sample([drafts[-1].request(0, calls.opening, calls.grammar)], seed=0, advance=reached)
     worked = [Said(t, 0, tuple(run.tokenizer.encode(t.answer)), t.answer, True) for t in run.shown[:REVIEWED]]
     reviewer.verdicts(as_cases(reviewer, worked, run.seed_index.passages, ()))
     own = {"tasks": {t.id: t for t in tasks}, "passages": {p.id: p for p in passages}}
