@@ -1,5 +1,6 @@
 """Where the process begins: what counts only before the first thread starts and before JAX looks for devices."""
 
+import atexit
 import importlib.util
 import os
 import signal
@@ -54,12 +55,13 @@ def entry() -> None:
 
 
 def end(status: int) -> None:
-    """Ends the process with a status, whatever other processes wait for and signals ask for: those end it at once."""
+    """Ends the process with a status, whatever other processes wait for and signals ask for: those end it at once, or
+    in its last moments, when Python would no longer call what answers them, are ignored."""
     from ratchet.train.together import current
 
     for number in ASKING:
         signal.signal(number, lambda *_: os._exit(status))
-
+        atexit.register(signal.signal, number, signal.SIG_IGN)
     try:
         sys.stdout.flush()
     except OSError:  # who read it is gone, and Python would end with a status of its own

@@ -309,6 +309,20 @@ end(7)
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library there has no on_exit")
+def test_a_signal_that_comes_when_python_has_ended_changes_no_exit_status():
+    """The C library calls raise(status) when it ends the process, which sends the signal of that number."""
+    code = """
+import ctypes
+from ratchet.launch.__main__ import end
+library = ctypes.CDLL(None)
+library.on_exit(getattr(library, "raise"), None)
+end(15)
+"""
+    assert signal.SIGTERM == 15
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 15
+
+
 def test_a_run_at_work_is_refused_to_a_second_process_and_open_to_those_who_look(capsys, tiny_run):
     with holding(tiny_run):
         before = (tiny_run / "report" / "index.html").exists()
