@@ -29,7 +29,8 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch):
-    """Shapes are chosen as on accelerators."""
+    """Shapes are chosen as on accelerators, and nothing is compiled that other tests have left."""
+    jax.clear_caches()
     monkeypatch.setattr(programs, "few", lambda device=None: True)
 
 
