@@ -40,9 +40,8 @@ class Token(NamedTuple):
 
 class Vocabulary:
     """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template, and the files `beside`
-    this one add tokens. `symbols` holds ids by
-    name, `ids` all that have a token, `left_out` the special ones, which no text shows, and `size` is one more than the
-    largest id.
+    this one add tokens. `symbols` holds ids by name, `ids` all that have a token, `left_out` the special ones, which no
+    text shows, and `size` is one more than the largest id.
 
     What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
     dropout of merges. `source` is the text without it, else as it was given.
