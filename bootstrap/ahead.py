@@ -20,7 +20,7 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.targets import make_targets
-from ratchet.bootstrap.wrongthink import Said, as_cases
+from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
 from ratchet.models import programs
 from ratchet.models.sampler import Meter, Request
 
@@ -67,8 +67,8 @@ def compiling(run: Run) -> Iterator[None]:
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
-    """Answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a tool; `reached` is
-    called after every dispatch."""
+    """Answers what an evaluation asks, answers and reviews the tasks of generation 1, calls a tool, and inverts a
+    lesson; `reached` is called after every dispatch."""
     writer = replace(run.writer(params), sampler=replace(run.sampler, meter=Meter()))
     reviewer = replace(run.reviewer(params), seed=lambda: params)
     tasks, passages = run.tasks(1), run.passages(1)
@@ -86,3 +86,4 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     review = partial(reviewer.review, **own, siblings=said, reached=reached)
     review(said)
     make_targets(writer, run.scorer, review, said, run.config.targets, 0, reached)
+    against(params, random_like(difference(params, params), 0), 1.0)
