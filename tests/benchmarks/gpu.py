@@ -20,8 +20,8 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ENGINE = ("train", "loss", "attention", "decode_64", "decode_256", "decode_1", "shared", "train_small",
-          "deterministic_step", "peaks", "train_remat")  # fmt: skip
+ENGINE = ("train", "loss", "attention", "decode_64", "decode_256", "decode_1", "cache", "shared",
+          "train_small", "deterministic_step", "peaks", "train_remat")  # fmt: skip
 PEERS = ("train_torch", "sampling_torch")
 Said = Iterator[tuple[str, str, float | str]]
 
