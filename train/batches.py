@@ -49,7 +49,7 @@ class Batches:
         needed = np.max([self._needed(step) for step in range(steps)], axis=0)
         rows, self.predictions, self.segments = map(int, needed)
         if few:
-            row_multiple *= max(1, 1 << (rows // row_multiple).bit_length() >> 4)
+            row_multiple *= _few(rows // row_multiple)
             self.predictions = min(round_up(self.predictions, -(-columns // 8)), columns)
             self.keep = 1 << (self.keep - 1).bit_length()
         self.rows = round_up(rows, row_multiple)
@@ -108,6 +108,12 @@ class Batches:
         row_of = _first_fit([int(self.lengths[pool][index]) for pool, index in picked], self.columns)
         weighted = np.bincount(row_of, weights=[self.weighted[pool][index] for pool, index in picked])
         return max(row_of) + 1, int(weighted.max()), int(np.bincount(row_of).max())
+
+
+def _few(rows: int) -> int:
+    """The largest power of two to a multiple of which rows are rounded up by a sixteenth at most: 1 of 15 rows, 2 of 16
+    to 47, 4 of 48 to 111."""
+    return 1 << ((rows >> 4) + 1).bit_length() - 1
 
 
 def _first_fit(lengths: Sequence[int], columns: int) -> list[int]:

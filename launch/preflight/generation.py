@@ -18,8 +18,8 @@ def generation(
 ) -> dict[str, Any]:
     """What a step of training takes with a whole batch, an example a row, and sampling and scoring with all slots; and
     from their bounds the least that a generation takes, where all chips together cost so many `dollars` an hour. `say`
-    is told what is compiled next; of each program, `seconds` are the processor's, for compiling it
-    and reading what was made."""
+    is told what is compiled next. Of each program, `seconds` are the processor's, for compiling it and reading what was
+    made."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = round_up(-(-config.train.batch // parts), config.train.engine.micro_batches)
     slots = -(-config.simulate.slots // parts)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import random_examples
 
-from ratchet.train.batches import Batches
+from ratchet.models.inference import round_up
+from ratchet.train.batches import Batches, _few
 
 
 def batches(pools=((12, 3), (7, 2)), *, seed=0, steps=6, columns=40, keep=1, **more):
@@ -82,6 +83,11 @@ def test_shapes_never_change_over_a_run():
     source = batches(steps=9)
     shapes = [{name: array.shape for name, array in source[step].items()} for step in range(9)]
     assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_rows_of_few_shapes_are_a_sixteenth_more_at_most():
+    assert [_few(rows) for rows in (1, 15, 16, 47, 48, 111, 112)] == [1, 1, 2, 2, 4, 4, 8]
+    assert all(round_up(rows, _few(rows)) <= 1.0625 * rows for rows in range(1, 5000))
 
 
 def test_an_empty_pool_and_one_without_a_share_are_left_out():
