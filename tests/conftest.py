@@ -48,6 +48,11 @@ LONGEST = (
 """Files that take longest, longest first."""
 
 
+def pytest_configure(config):
+    """Signals are heeded as in a process of a terminal's, whoever started this one: nohup has SIGHUP ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(items):
     """The longest files come first, so that in the end no worker waits for another."""
     rank = {name: number for number, name in enumerate(LONGEST)}
