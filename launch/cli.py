@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from ratchet.launch import HELP, commands
 from ratchet.launch.commands import COMMANDS
-from ratchet.launch.output import ends_as_found, say, speak_plainly
+from ratchet.launch.lines import UserError, say
+from ratchet.launch.output import ends_as_found, speak_plainly
 from ratchet.train import stopping
 from ratchet.train.buckets import reason
 
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except stopping.Ends as ended:
         say(str(ended))
         return ended.status
+    except UserError as error:
+        say(str(error), *error.listed)
+        return 2
     except (ValueError, OSError) as error:
         say(str(error))
         return 2

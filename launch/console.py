@@ -15,6 +15,7 @@ from ratchet.bootstrap.progress import Advance, Tally
 from ratchet.bootstrap.report.numbers import duration
 from ratchet.bootstrap.report.outlook import Outlook, in_words, outlook
 from ratchet.bootstrap.report.terminal import figures
+from ratchet.launch.lines import one_line
 
 EVERY = 15.0
 """Seconds between plain lines of one stage."""
@@ -86,7 +87,7 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
     def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:
         """The table and where the page is, however the run ended; of an error the command tells."""

@@ -40,12 +40,6 @@ def make_console(aside: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=aside, width=max(console.width, 132))
 
 
-def say(line: str) -> None:
-    """Prints a line on standard error, if anybody hears it."""
-    with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
-        print(f"ratchet: {line}", file=sys.stderr, flush=True)
-
-
 def ends_as_found() -> Callable[[int], None]:
     """What ends the process whatever its other threads do, and leaves a terminal as it is now, with its cursor shown:
     a bar may have hidden that, and who waits for one key reads without lines and echo."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from etils import epath
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -18,8 +17,10 @@ from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Json, UserError, described, located, parse
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
+from ratchet.train.buckets import place_of
 from ratchet.train.files import object_in, write_json
 
 KEYS = "y right, n wrong, s skip, u back, q quit"
@@ -68,7 +69,7 @@ def calibrate(words: list[str]) -> int:
     reviewer = _reviewer(run, number)
     if not asked.labels:
         return _show_certificate(run, number, reviewer, asked.json)
-    path = epath.Path(asked.labels)
+    path = place_of(asked.labels)
     if not path.exists():
         raise UserError(f"calibrate: {path} is missing; make it with `ratchet label {asked.directory}`")
     if path.is_dir():
@@ -97,7 +98,7 @@ def label(words: list[str]) -> int:
     asked = parse("label", Labelled, words)
     quiet()
     run, number = _reviewed_generation(asked.directory, asked.generation)
-    path = epath.Path(asked.labels) if asked.labels else run.directory / "labels.jsonl"
+    path = place_of(asked.labels) if asked.labels else run.directory / "labels.jsonl"
     questions = {OVERALL: "Is this answer right?"} | {c.id: c.question for c in run.rubric}
     if asked.criterion not in questions:
         raise UserError(f"label: there is no criterion {asked.criterion}; there are {', '.join(questions)}")

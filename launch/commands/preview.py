@@ -15,7 +15,8 @@ from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.transcript import called
 from ratchet.bootstrap.run import Run
 from ratchet.launch import api
-from ratchet.launch.options import File, Json, Settings, UserError, described, first_word, located, parse_run
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import File, Json, Settings, described, first_word, located, parse_run
 from ratchet.launch.output import make_console, print_json, quiet
 
 

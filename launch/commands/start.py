@@ -18,13 +18,13 @@ from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
 from ratchet.launch.events import Events
+from ratchet.launch.lines import UserError, say
 from ratchet.launch.options import (
     AsEvents,
     Directory,
     File,
     Join,
     Settings,
-    UserError,
     asks_for_help,
     first_word,
     lacks_base,
@@ -32,7 +32,7 @@ from ratchet.launch.options import (
     parse,
     parse_run,
 )
-from ratchet.launch.output import ends_as_found, make_console, quiet, say
+from ratchet.launch.output import ends_as_found, make_console, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.buckets import causes, in_bucket
 from ratchet.train.buckets import reason as said_by_the_store
