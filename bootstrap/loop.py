@@ -40,6 +40,7 @@ from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train import goodput
 from ratchet.train.commits import FILE as COMMITS
+from ratchet.train.files import typed
 from ratchet.train.holder import holding
 from ratchet.train.monitor import Watchdog
 from ratchet.train.records import Example, has_examples
@@ -298,7 +299,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         summary.funnel(g, pairs, [], [], 0, accepted)
         raise RunEnded(
             f"generation {number}: no transcript passed the review ({len(pairs)} sampled, {len(pairs)} reviewed, 0 "
-            f"accepted); `ratchet report {r.directory}` shows the rejected ones and why"
+            f"accepted); `ratchet report {typed(r.directory)}` shows the rejected ones and why"
         )
     with r.timed(g.directory, "targets"):
         found = transcripts.target(g, reviewer, units, r.config.targets.per_task, ("targets", "review"))

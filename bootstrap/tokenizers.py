@@ -14,7 +14,7 @@ from ratchet.bootstrap.tools import call_text
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models.tokenizer import Tokenizer
 from ratchet.train.commits import Commits
-from ratchet.train.files import whole
+from ratchet.train.files import typed, whole
 
 TOKENIZER = "tokenizer"
 """The folder of it in a run's directory."""
@@ -36,7 +36,7 @@ def keep_tokenizer(
     if files and all(file.exists() for file in files):
         return
     if not writes:
-        raise ValueError(f"{folder}: files are missing; `ratchet resume {directory}` makes them again")
+        raise ValueError(f"{folder}: files are missing; `ratchet resume {typed(directory)}` makes them again")
     with whole(folder) as fresh:
         make_tokenizer(fresh, config, world, rubric)
         commits.adopt(folder, fresh.iterdir())

@@ -26,6 +26,7 @@ from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
 from ratchet.train.checkpoint import has_weights
+from ratchet.train.files import typed
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def load(directory: str | os.PathLike, generation: int | None = None, progress: 
     model = Model(prepared, newest(prepared) if generation is None else generation)
     weights = prepared.generation(model.number) / "model"
     if prepared.commits.knows(weights) and not has_weights(weights):
-        raise ValueError(f"{weights}: the weights are missing; `ratchet resume {place}` trains them again")
+        raise ValueError(f"{weights}: the weights are missing; `ratchet resume {typed(place)}` trains them again")
     if not prepared.commits.knows(weights):
-        raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")
+        raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {typed(place)}`")
     return model
 
 

@@ -26,6 +26,7 @@ from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
 from ratchet.train.buckets import place_of, reach
+from ratchet.train.files import typed
 
 Asked = TypeVar("Asked")
 _OPTION = re.compile(r"--\w|-[a-zA-Z]$")
@@ -206,7 +207,7 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
         if named and "|DIR" in takes:
             said += ", and no run lies there"
         if named and place_of(named).exists():
-            said += f" (`ratchet {command} documents {named}` reads what is there)"
+            said += f" (`ratchet {command} documents {typed(named)}` reads what is there)"
         raise UserError(f"{command}: {said}; there are", listed.splitlines())
     print(textwrap.fill(f"usage: ratchet {command} {takes}", 80, subsequent_indent=" " * 8, break_on_hyphens=False))
     print(f"\n{listed}\n")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ from ratchet.train.buckets import in_bucket, on_disk, read, upload
 
 class RecordError(ValueError):
     """A record, unit or dataset that cannot be trusted: one line with what, where and how to mend it."""
+
+
+def typed(path: epath.PathLike) -> str:
+    """A path as it is typed in a command: in quotes where a shell would part or change it."""
+    return shlex.quote(os.fspath(path))
 
 
 @contextlib.contextmanager

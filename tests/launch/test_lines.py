@@ -1,6 +1,8 @@
 """What users are told stays in its line, whatever the names in it hold."""
 
 import io
+import re
+import shlex
 
 import pytest
 from rich.console import Console
@@ -73,8 +75,19 @@ def test_what_is_listed_below_a_mistake_stays_below_it(capsys, tmp_path, monkeyp
     (tmp_path / "no\nwhere").mkdir()
     assert cli.main(["run", "no\nwhere"]) == 2
     first, *listed = capsys.readouterr().err.splitlines()
-    assert r"(`ratchet run documents no\nwhere` reads what is there); there are" in first
+    assert r"(`ratchet run documents 'no\nwhere'` reads what is there); there are" in first
     assert listed and all(line.startswith("  ") for line in listed)
+
+
+@pytest.mark.parametrize("name", ["my runs", "it's", "a$b;c", "plain-1.2"])
+def test_a_command_that_a_message_advises_is_typed_as_it_stands(capsys, tmp_path, name):
+    directory = start(tmp_path / name, tiny_config())
+    assert cli.main(["run", "tiny", "--out", str(directory)]) == 2
+    advised = re.search("`ratchet (.*?)` or give", capsys.readouterr().err)[1]
+    assert shlex.split(advised) == ["resume", str(directory)]
+    assert cli.main(["status", str(directory)]) == 0
+    advised = re.search("`ratchet (.*?)`", capsys.readouterr().out)[1]
+    assert shlex.split(advised) == ["resume", str(directory)]
 
 
 def test_a_process_that_cannot_join_says_so_in_one_line(capsys):
