@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import errno
 import importlib.metadata
+import os
 import pkgutil
 import signal
 import sys
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(str(error), *error.listed)
         return 2
     except (ValueError, OSError) as error:
-        say(str(error))
+        say(_refused_by_the_system(error) or str(error))
         return 2
     except Exception as error:
         if not (said := reason(error)):
@@ -76,6 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _function(name: str) -> Callable[[list[str]], int]:
     """What a command does with the words after its name; it returns the exit status."""
     return pkgutil.resolve_name(f"{commands.__name__}.{COMMANDS[name][0]}")
+
+
+def _refused_by_the_system(error: Exception) -> str:
+    """What is said of a file that may not be read or written; "" for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ""
+    return f"{error.filename}: {os.strerror(error.errno).lower()}; see to its permissions, or give another place"
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:

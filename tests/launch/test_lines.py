@@ -1,6 +1,8 @@
 """What users are told stays in its line, whatever the names in it hold."""
 
+import errno
 import io
+import os
 import re
 import shlex
 
@@ -88,6 +90,19 @@ def test_a_command_that_a_message_advises_is_typed_as_it_stands(capsys, tmp_path
     assert cli.main(["status", str(directory)]) == 0
     advised = re.search("`ratchet (.*?)`", capsys.readouterr().out)[1]
     assert shlex.split(advised) == ["resume", str(directory)]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_named_with_what_to_do(capsys, tmp_path, monkeypatch, number):
+    directory = start(tmp_path / "run", tiny_config())
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number), f"{directory}/lock")
+
+    monkeypatch.setattr("ratchet.train.holder.os.open", refused)
+    assert cli.main(["resume", str(directory)]) == 2
+    said = f"{directory}/lock: {os.strerror(number).lower()}; see to its permissions, or give another place"
+    assert said in capsys.readouterr().err
 
 
 def test_a_process_that_cannot_join_says_so_in_one_line(capsys):
