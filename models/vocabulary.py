@@ -63,7 +63,8 @@ class Vocabulary:
         self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
         letters = sorted(set("".join(self.symbols)))
         if len(letters) > len(_HIDDEN):
-            raise FolderError(f"{where}: names of special tokens have {len(letters):,} letters; use another model")
+            many = f"names of special tokens hold {len(letters):,} different letters"
+            raise FolderError(f"{where}: {many}, and at most {len(_HIDDEN):,} can be told from text; use another model")
         self._hidden = dict(zip(map(ord, letters), _HIDDEN, strict=False))
         self._letters = {half: letter for letter, half in self._hidden.items()}
         for token in written:
