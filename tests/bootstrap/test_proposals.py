@@ -165,7 +165,8 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     propose(run, 1, weights)
     stage, names = Stage(run.proposals(1)), [d.id for d in run.material(1).documents]
     tasks = run.tasks(1)
-    assert len(stage.committed()) == 2 * 2 and not missing(run, 1) and [t.question for t in tasks] == [f"who is the {name}?" for name in names]
+    assert len(stage.committed()) == 2 * 2 and not missing(run, 1)
+    assert [t.question for t in tasks] == [f"who is the {name}?" for name in names]
     assert run.read(1) == tasks and [t.document_ids for t in tasks] == [(name,) for name in names]
     first = stage.sha256(0)
     (run.proposals(1) / "unit-00001.json").unlink()
