@@ -138,8 +138,12 @@ def object_in(path: epath.Path) -> dict[str, Any]:
 
 def numbers_in(path: epath.Path) -> dict[str, float]:
     """The finite numbers in a JSON file of which nothing depends, by name; whatever else it holds is left out."""
-    number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return {name: value for name, value in object_in(path).items() if number(value)}
+    return {name: value for name, value in object_in(path).items() if is_number(value)}
+
+
+def is_number(value: Any) -> bool:
+    """Whether what was read of JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _absorb(digest: Any, part: bytes) -> None:

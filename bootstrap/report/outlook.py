@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ratchet.train.files import numbers_in, object_in
+from ratchet.train.files import is_number, numbers_in, object_in
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,17 @@ def outlook(directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any
     made = []
     for stage in planned:
         place, name = stage["place"], stage["stage"]
-        expected = forecast.get(place, {}).get(name)
-        seconds = took[place].get(name)
-        made.append(Stage(place, name, stage["work"], seconds, expected and tuple(expected), over[place]))
+        seconds, expected = took[place].get(name), _bounds(forecast.get(place), name)
+        made.append(Stage(place, name, stage["work"], seconds, expected, over[place]))
     return Outlook(tuple(made))
+
+
+def _bounds(of_place: Any, name: str) -> tuple[float, float] | None:
+    """What a forecast says of a stage; None where that is not two numbers: nothing depends on that file, and nobody
+    says when it is damaged."""
+    found = of_place.get(name) if isinstance(of_place, Mapping) else None
+    usable = isinstance(found, list) and len(found) == 2 and all(map(is_number, found))
+    return tuple(found) if usable else None
 
 
 def roughly(seconds: float) -> str:
