@@ -81,7 +81,6 @@ def quiet() -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    logging.getLogger("bm25s").setLevel(logging.ERROR)
     stores = ("aiobotocore", "botocore", "gcsfs", "google", "s3fs")
     for chatty in ("absl", "asyncio", "orbax", *stores):  # they log every error that they raise as well, a page each
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
