@@ -145,6 +145,7 @@ def test_a_run_that_has_ended_says_why(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [("{", "cannot be read"), ('{"sead": 1}', "unknown setting sead; nearest is seed"),
+     ('{"sead": 1}', "one that another revision of Ratchet began goes on with that revision"),
      ('{"seed": "x"}', "seed is 'x'"), ("[]", "config.json")],
 )  # fmt: skip
 def test_a_damaged_config_is_one_line(capsys, tmp_path, text, named):
