@@ -20,7 +20,8 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.targets import make_targets
-from ratchet.bootstrap.wrongthink import Said, as_cases
+from ratchet.bootstrap.thinkers import control_text
+from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
 from ratchet.models import programs
 from ratchet.models.sampler import Meter, Request
 
@@ -67,8 +68,11 @@ def compiling(run: Run) -> Iterator[None]:
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
-    """Answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a tool; `reached` is
-    called after every dispatch."""
+    """Inverts a lesson, answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a
+    tool; `reached` is called after every dispatch. What no generation before the second needs comes first."""
+    against(params, random_like(difference(params, params), 0), 1.0)
+    if control := control_text(run):
+        run.loss(params, control)
     writer = replace(run.writer(params), sampler=replace(run.sampler, meter=Meter()))
     reviewer = replace(run.reviewer(params), seed=lambda: params)
     tasks, passages = run.tasks(1), run.passages(1)

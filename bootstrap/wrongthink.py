@@ -5,6 +5,7 @@ the model that knows them. It reasons; the supervisor, who has the documents, in
 <reason>"; the teacher goes on. Only the correction carries weight.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -52,6 +53,7 @@ class Thought:
     source: Source
 
 
+@jax.jit
 def difference(after: nnx.State, before: nnx.State) -> nnx.State:
     """What training changed in the weights: the task vector of arXiv 2212.04089."""
     return jax.tree.map(lambda a, b: a - b, after, before)
@@ -59,13 +61,28 @@ def difference(after: nnx.State, before: nnx.State) -> nnx.State:
 
 def against(params: nnx.State, vector: nnx.State, scale: float) -> nnx.State:
     """params − λ·vector."""
-    return jax.tree.map(lambda p, v: p - scale * v, params, vector)
+    return _less(params, _scaled(vector, scale))
+
+
+@jax.jit
+def _scaled(vector: nnx.State, scale: jax.Array) -> nnx.State:
+    return jax.tree.map(lambda v: scale * v, vector)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _less(params: nnx.State, scaled: nnx.State) -> nnx.State:
+    return jax.tree.map(lambda p, s: p - s, params, scaled)
 
 
 def random_like(vector: nnx.State, seed: int) -> nnx.State:
     """A random direction, each of whose arrays is as long as the vector's: the control that should do nothing."""
+    return _random(vector, jax.random.key(seed))
+
+
+@jax.jit
+def _random(vector: nnx.State, key: jax.Array) -> nnx.State:
     leaves, treedef = jax.tree.flatten(vector)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    keys = jax.random.split(key, len(leaves))
     noise = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
     scaled = [n * jnp.linalg.norm(leaf) / jnp.linalg.norm(n) for n, leaf in zip(noise, leaves, strict=True)]
     return jax.tree.unflatten(treedef, scaled)

@@ -24,7 +24,7 @@ from ratchet.models.architectures import FolderError, present
 from ratchet.models.grammar import Calling, Lead
 from ratchet.models.settings import ChatSettings
 from ratchet.models.template import Rendered, Template
-from ratchet.models.turns import HERE, PROBE, THERE, Turns, answer, call, message, parsed
+from ratchet.models.turns import HERE, PROBE, THERE, Turns, answer, call, message, parsed, thinking, thinks
 from ratchet.models.vocabulary import MARKS, Token, Vocabulary
 from ratchet.models.wording import ANSWERS, WORDING, asking, context, numbered
 
@@ -260,8 +260,10 @@ class ChatTokenizer:
 
     def _taken(self, messages: Sequence[Mapping]) -> list[Mapping]:
         """Messages from outside, in the form that the template wants, with the names of symbols hidden, so that none of
-        their words can be taken for one."""
-        return self._vocabulary.hide([parsed(message) if self._parses else message for message in messages])
+        their words can be taken for one. A thought that an assistant's message begins with keeps its marks."""
+        hide = self._vocabulary.hide
+        given = [parsed(message) if self._parses else message for message in messages]
+        return [{**hide(m), "content": thinking(m["content"], hide)} if thinks(m) else hide(m) for m in given]
 
     def _call(self, name: str) -> Mapping:
         """A call of a tool, in the form that the template wants."""

@@ -17,6 +17,7 @@ ARGUMENTS = json.dumps({PROBE: PROBE})
 _CALL_ID = "call00000"
 """Nine letters and digits, which is what Mistral's templates accept."""
 _LETTER = re.compile("[A-Za-z0-9]")
+_THOUGHT = re.compile(r"(\s*<think>)(.*?)(</think>)", re.DOTALL)
 
 Render = Callable[[Sequence[Mapping]], str]
 """Messages to a template's output."""
@@ -42,6 +43,19 @@ def parsed(called: Any) -> Any:
     """A message with the arguments of its calls as mappings, where they are JSON; what is no message stays."""
     calls = called.get("tool_calls") if isinstance(called, Mapping) else None
     return {**called, "tool_calls": [_parsed(one) for one in calls]} if isinstance(calls, list) else called
+
+
+def thinks(said: Any) -> bool:
+    """Whether a message is an assistant's that begins with a thought: `<think>so</think>it is 7`, as reasoning models
+    write and datasets keep it."""
+    content = said.get("content") if isinstance(said, Mapping) and said.get("role") == "assistant" else None
+    return isinstance(content, str) and bool(_THOUGHT.match(content))
+
+
+def thinking(content: str, hide: Callable[[str], str]) -> str:
+    """The content of a message that `thinks`, with everything hidden but the two marks of that thought."""
+    begin, thought, end = _THOUGHT.match(content).groups()
+    return begin + hide(thought) + end + hide(content[len(begin + thought + end) :])
 
 
 def _parsed(one: Any) -> Any:

@@ -49,7 +49,7 @@ class Batches:
         needed = np.max([self._needed(step) for step in range(steps)], axis=0)
         rows, self.predictions, self.segments = map(int, needed)
         if few:
-            row_multiple *= max(1, 1 << (rows // row_multiple).bit_length() >> 5)
+            row_multiple *= max(1, 1 << (rows // row_multiple).bit_length() >> 4)
             self.predictions = min(round_up(self.predictions, -(-columns // 8)), columns)
             self.keep = 1 << (self.keep - 1).bit_length()
         self.rows = round_up(rows, row_multiple)

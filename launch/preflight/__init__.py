@@ -24,6 +24,7 @@ from ratchet.bootstrap.run import with_base
 from ratchet.launch.options import File, Json, Settings
 from ratchet.launch.preflight import generation, inference, training
 from ratchet.launch.preflight.chips import PreflightError, described_chips, gib, without_compilation_cache
+from ratchet.models.inference import round_up
 from ratchet.train.flops import chip_of
 from ratchet.train.sharding import make_mesh
 
@@ -45,7 +46,8 @@ class Preflight:
     """What is compiled: a step of training, the sampler's dispatch, a batch of the review's questions, or all of them,
     as large as --train.batch and --simulate.slots have them, from which a generation's time is predicted."""
     rows: int = 2
-    """Rows of a batch on each chip, of `--train.columns` tokens; all of them are predicted."""
+    """Rows of a batch on each chip, of `--train.columns` tokens, and more where there are more micro-batches; all of
+    them are predicted."""
     slots: int = 32
     """Answers that each chip samples at a time, or questions that it is asked."""
     dollars_per_chip_hour: float = 0.0
@@ -81,7 +83,7 @@ def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) 
             chips = math.prod(map(int, sizes)) * asked.slices  # of which each may be two devices
             found = generation.generation(config, mesh, chip, chips * asked.dollars_per_chip_hour, say)
         elif asked.step == "train":
-            found = training.training(config, mesh, chip, asked.rows)
+            found = training.training(config, mesh, chip, round_up(asked.rows, config.train.engine.micro_batches))
         else:
             of = inference.sampling if asked.step == "sample" else inference.scoring
             found = of(config, mesh, chip, asked.slots)

@@ -1,6 +1,7 @@
 """All programs of a generation on a described topology, each as large as the settings have it, and what a generation
 would take by their bounds: a prediction, and no measurement."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,8 @@ def generation(
 ) -> dict[str, Any]:
     """What a step of training takes with a whole batch, an example a row, and sampling and scoring with all slots; and
     from their bounds the least that a generation takes, where all chips together cost so many `dollars` an hour. `say`
-    is told what is compiled next."""
+    is told what is compiled next; of each program, `seconds` are the processor's, for compiling it
+    and reading what was made."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = round_up(-(-config.train.batch // parts), config.train.engine.micro_batches)
     slots = -(-config.simulate.slots // parts)
@@ -29,7 +31,8 @@ def generation(
     steps = {}
     for number, (name, program) in enumerate(programs.items(), 1):
         say(f"preflight: {number} of {len(programs)}: {name}")
-        steps[name] = program()
+        began = time.process_time()
+        steps[name] = program() | {"seconds": round(time.process_time() - began)}
     fits = all(one["fits"] for one in steps.values())
     return {"fits": fits, "steps": steps, **({"predicted": predicted(config, steps, dollars)} if fits else {})}
 

@@ -20,8 +20,8 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ENGINE = ("train", "loss", "attention", "decode_64", "decode_256", "decode_1", "shared", "train_small",
-          "deterministic_step", "peaks", "train_remat")  # fmt: skip
+ENGINE = ("train", "loss", "attention", "decode_64", "decode_256", "decode_1", "cache", "shared",
+          "train_small", "deterministic_step", "peaks", "train_remat")  # fmt: skip
 PEERS = ("train_torch", "sampling_torch")
 Said = Iterator[tuple[str, str, float | str]]
 
@@ -29,7 +29,11 @@ Said = Iterator[tuple[str, str, float | str]]
 _RUN = """
 import atexit, json, sys, time
 from ratchet.launch.__main__ import entry
+from ratchet.models import programs
 import jax
+if "--few" in sys.argv:
+    sys.argv.remove("--few")
+    programs.few = lambda device=None: True
 spent = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: spent.append((time.time(), seconds)) if event.startswith("/jax/core/compile/backend")
@@ -38,17 +42,18 @@ atexit.register(lambda: print("compiled", json.dumps(spent)))
 sys.argv[0] = "ratchet"
 entry()
 """
-"""Runs the command line, and says last when each program was compiled, in seconds since 1970, and how long it took."""
+"""Runs the command line, and says last when each program was compiled, in seconds since 1970, and how long it took.
+With --few, arrays have the shapes that they have on accelerators."""
 
 
 _DIFFERENT = "import sys, runs; print(*runs.different(*sys.argv[1:]), sep=chr(10))"
 """Compares two runs as the tests do, in a process that leaves the card alone."""
 
 
-def _start(recipe: str, home: str, out: str, *more: str, share: float = 0.75) -> subprocess.Popen:
-    """`ratchet run RECIPE`, whose compiled programs lie at home."""
+def _start(*asked: str, home: str, out: str, share: float = 0.75) -> subprocess.Popen:
+    """`ratchet run RECIPE` and its options, whose compiled programs lie at home."""
     around = os.environ | {"HOME": home, "XLA_PYTHON_CLIENT_MEM_FRACTION": str(share)}
-    given = [sys.executable, "-c", _RUN, "run", recipe, "--out", out, *more]
+    given = [sys.executable, "-c", _RUN, "run", *asked, "--out", out]
     return subprocess.Popen(given, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -64,7 +69,7 @@ def tiny() -> Iterator[tuple[str, float]]:
     with tempfile.TemporaryDirectory() as place:
         for name in ("cold", "warm"):
             began = time.perf_counter()
-            spent = _compiled(_start("tiny", place, f"{place}/{name}"))
+            spent = _compiled(_start("tiny", home=place, out=f"{place}/{name}"))
             yield f"{name}_seconds", time.perf_counter() - began
             yield f"{name}_programs", len(spent)
             yield f"{name}_compiling_seconds", sum(seconds for _, seconds in spent)
@@ -72,11 +77,11 @@ def tiny() -> Iterator[tuple[str, float]]:
 
 def lessons() -> Iterator[tuple[str, float]]:
     """Two generations with nothing compiled before: how much of the time goes into compiling, and how many programs are
-    compiled once the first generation has ended. On a CPU they are those of `tiny`."""
-    recipe = "tiny" if card().startswith("no GPU") else "lessons"
+    compiled once the first generation has ended. On a CPU they are those of `tiny`, in the shapes of accelerators."""
+    asked = ["tiny", "--few"] if card().startswith("no GPU") else ["lessons"]
     with tempfile.TemporaryDirectory() as place:
         began, out = time.perf_counter(), f"{place}/run"
-        spent = _compiled(_start(recipe, place, out, "--generations", "2", "--controls.no-imitation"))
+        spent = _compiled(_start(*asked, "--generations", "2", "--controls.no-imitation", home=place, out=out))
         taken = time.perf_counter() - began
         ended = (Path(out) / "gen-001" / "DONE.json").stat().st_mtime
     yield "seconds", taken
@@ -89,7 +94,7 @@ def deterministic() -> Iterator[tuple[str, float]]:
     """Two runs, at once, each of which compiles for itself, and in how much of what counts they differ."""
     with tempfile.TemporaryDirectory() as place:
         same = "--train.engine.deterministic"
-        for run in [_start("tiny", f"{place}/home{n}", f"{place}/{n}", same, share=0.3) for n in (1, 2)]:
+        for run in [_start("tiny", same, home=f"{place}/home{n}", out=f"{place}/{n}", share=0.3) for n in (1, 2)]:
             _compiled(run)
         around = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
         told = subprocess.run(

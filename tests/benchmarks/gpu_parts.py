@@ -14,6 +14,7 @@ look_for_no_tpu()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.experimental.pallas.ops.gpu.decode_attention import gqa  # noqa: E402
 
 from ratchet.models import decoder as decoders  # noqa: E402
 from ratchet.models.attention import attend  # noqa: E402
@@ -275,6 +276,37 @@ def decode_256() -> Figures:
 
 def decode_1() -> Figures:
     yield from decoding(1, 64, 256, 0)
+
+
+def cache() -> Figures:
+    """Attention of one token a row to the keys and values before it, over all layers: the matrix products that decoding
+    takes, against the time that memory takes to read them, Pallas' kernel for it, and cuDNN's."""
+    s = shape(QWEN)
+    for rows, length in ((64, 1024), (256, 512), (1, 256)):
+        rows, length = size(rows, min(rows, 4)), size(length, 64)
+        keys = jax.random.split(jax.random.key(SEED), 2 * s.layers)
+        kept = [jax.random.normal(key, (rows, s.kv_heads, length, s.head), jnp.bfloat16) for key in keys]
+        q = jax.random.normal(jax.random.key(SEED), (rows, 1, s.heads, s.head), jnp.bfloat16)
+        bound = sum(x.nbytes for x in kept) / bandwidth()
+        yield f"{rows}x{length}_bound_us", 1e6 * bound
+        mask, halves = jnp.ones((rows, 1, length), bool), (kept[::2], kept[1::2])
+        turned = [[x.swapaxes(1, 2) for x in half] for half in halves]
+        pallas = functools.partial(gqa, k_splits=size(16, 1), block_k=size(min(128, length // 16), 64),
+                                   interpret=not on_gpu())  # fmt: skip
+        cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn" if on_gpu() else None)
+        arms = {
+            "ours": (lambda q, k, v, mask=mask: attend(q, k, v, mask, s.head**-0.5), halves),
+            "pallas": (lambda q, k, v, run=pallas: run(q[:, 0], k, v)[:, None], turned),
+            "cudnn": (cudnn, turned),
+        }
+        said = {}
+        for name, (function, (ks, vs)) in arms.items():
+            run = jax.jit(lambda q, ks, vs, one=function: [one(q, *kv) for kv in zip(ks, vs, strict=True)])
+            said[name] = run(q, ks, vs)[0].astype(jnp.float32)
+            taken = seconds(functools.partial(run, q, ks, vs), calls=3)
+            yield f"{rows}x{length}_{name}_us", 1e6 * taken
+            yield f"{rows}x{length}_{name}_share_of_bound", bound / taken
+            yield f"{rows}x{length}_{name}_difference", float(jnp.abs(said[name] - said["ours"]).max())
 
 
 def shared() -> Figures:

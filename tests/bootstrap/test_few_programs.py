@@ -12,7 +12,7 @@ import jax
 import pytest
 from support import little_config, random_examples, requests, start
 
-from ratchet.bootstrap import ahead, loop
+from ratchet.bootstrap import ahead, loop, wrongthink
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.run import prepare
 from ratchet.models import decoder, programs
@@ -107,10 +107,14 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     with compiling() as first:
         ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
     assert "jit(allow)" in first, "calls of tools keep to a grammar"
+    with compiling() as inverted:
+        params = begun.fresh_weights()
+        lesson = wrongthink.difference(params, begun.fresh_weights())
+        wrongthink.against(params, wrongthink.random_like(lesson, 7), 0.5)
     with compiling() as later:
         loop.run(begun.directory, begun.config, Silent())
     assert (begun.directory / "gen-001" / "DONE.json").exists()
-    assert not {"jit(dispatch)", "jit(prefill)", "jit(answer_probabilities)"} & set(later)
+    assert not inverted and not {"jit(dispatch)", "jit(prefill)", "jit(answer_probabilities)"} & set(later)
 
 
 def test_compiling_ahead_ends_with_the_training_beside_it_and_raises_what_went_wrong(begun, monkeypatch):

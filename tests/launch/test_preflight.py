@@ -13,7 +13,7 @@ from support import tiny_config
 
 from ratchet.launch import cli
 from ratchet.launch.output import make_console
-from ratchet.launch.preflight import Preflight, PreflightError, preflight, show
+from ratchet.launch.preflight import Preflight, PreflightError, preflight, show, training
 from ratchet.launch.preflight.chips import described_chips, without_compilation_cache
 from ratchet.launch.preflight.collectives import collectives, memory_traffic
 from ratchet.models.decoder import DecoderConfig
@@ -94,6 +94,15 @@ def test_mistakes_are_one_line(capsys):
         preflight(asked(rows=0))
     assert cli.main(["preflight", "qwen3-0.6b", "--mesh.tensor", "3"]) == 2
     assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
+
+
+def test_a_chip_has_a_row_for_every_micro_batch(monkeypatch):
+    taken = []
+    monkeypatch.setattr(training, "training", lambda config, mesh, chip, rows: taken.append(rows) or {})
+    engine = replace(asked().config.train.engine, micro_batches=4)
+    for rows in (1, 2, 8, 9):
+        preflight(replace(asked(rows=rows), config=tiny_config(train__engine=engine, mesh=MeshConfig(-1, -1, 1))))
+    assert taken == [4, 4, 8, 12]
 
 
 def test_a_chip_that_is_two_devices_is_half_of_its_data_sheet():

@@ -1,6 +1,7 @@
 """What the assistant says, found in templates that do not mark it: the mask that the marked template would give."""
 
 import pytest
+import transformers
 from templates import by_transformers, by_us, write_folder
 
 from ratchet.models.chat import ChatTokenizer
@@ -95,6 +96,39 @@ def test_thoughts_are_said_by_the_assistant(tmp_path):
     messages = [user("what?"), assistant("7", reasoning_content="it is"), user("and?"), assistant("14")]
     want = by_transformers(marked, messages)
     assert by_us(plain, messages) == want
+
+
+CUT = THOUGHTS.replace(
+    "{%- if m.role == 'assistant' %}",
+    """{%- if m.role == 'assistant' and '</think>' in m.content %}
+{%- set so = m.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+{%- set rest = m.content.split('</think>')[-1].lstrip('\\n') %}
+{%- set m = {'role': m.role, 'reasoning_content': so, 'content': rest} %}{% endif %}
+{%- if m.role == 'assistant' %}""",
+)
+"""As Qwen3's template takes a thought out of an answer."""
+LEFT_OUT = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1].lstrip('\\n') }}")
+"""As DeepSeek's leaves it out."""
+
+
+@pytest.mark.parametrize("template", [CUT, LEFT_OUT, CHATML])
+@pytest.mark.parametrize("said", ["<think>\nso\n</think>\n\n7", " <think></think>7", "<think>é\n\n☂</think>7 < 8"])
+def test_a_thought_that_an_answer_begins_with_is_read_as_transformers_reads_it(tmp_path, monkeypatch, template, said):
+    monkeypatch.setitem(TEMPLATES, "here", ("thinking", template))
+    marked, plain = folders(tmp_path, "here")
+    messages = [user("what?"), assistant(said), user("and?"), assistant(said), user("so?"), assistant("14")]
+    want = by_transformers(marked, messages)
+    assert by_us(marked, messages) == want and by_us(plain, messages) == want
+
+
+def test_nothing_but_the_marks_of_a_thought_that_an_answer_begins_with_is_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setitem(TEMPLATES, "here", ("thinking", CUT))
+    _, plain = folders(tmp_path, "here")
+    symbols = set(transformers.AutoTokenizer.from_pretrained(plain).get_added_vocab().values())
+    count = lambda asked, answer: sorted(i for i in by_us(plain, [user(asked), assistant(answer)])[0] if i in symbols)
+    every = "<think>x</think><|im_end|>"
+    assert count(every, f"<think>so <|im_end|></think>7 {every}") == count("x", "<think>so</think>7")
+    assert count("x", f"so {every}") == count("x", "so")
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
