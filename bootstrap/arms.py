@@ -51,10 +51,10 @@ def train_arm(
             nonlocal reached
             if reached is None and step:  # an earlier process was here
                 advance(step, found=True)
-            told = step if reached is None else reached
+            before = step if reached is None else reached
             left = values.get("seconds_left")
-            reached = told if left is None else step + 1  # the first step compiles, so it counts with the second
-            advance(reached - told, describe(values), left=left)
+            reached = before if left is None else step + 1  # the first step compiles, so it counts with the second
+            advance(reached - before, describe(values), left=left)
             if run.metrics and (step % 20 == 0 or step == steps - 1):
                 run.metrics.log(generation, arm, step, values)
                 goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=arm)

@@ -78,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _said_by_the_system(error: OSError) -> str:
-    """Which file an error is about, what the system says of it and, where that is known, what to do."""
-    if not (error.filename and error.strerror):
-        return str(error)
-    said = f"{os.fspath(error.filename)}: {error.strerror}"
+    """Which file an error is about and, where these are known, what the system says of it and what to do."""
+    said = error.strerror or str(error)
+    if error.strerror and error.filename:
+        said = f"{os.fspath(error.filename)}: {said}"
     if error.errno in FULL:
         return f"{said}; free some space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

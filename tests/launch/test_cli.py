@@ -363,7 +363,8 @@ def test_what_lies_where_another_kind_of_thing_should_is_one_line(capsys, tiny_r
         (OSError(errno.EROFS, "Read-only file system", Path("runs/x")), "runs/x: Read-only file system; give this", 2),
         (OSError(errno.ENOSPC, "No space left on device", "page"), "page: No space left on device; free some", 1),
         (OSError(errno.ENOENT, "No such file or directory", "page"), "page: No such file or directory\n", 2),
-        (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error\n", 2),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space\n", 1),
+        (OSError("what it is about; what helps"), "what it is about; what helps\n", 2),
     ],
 )
 def test_what_the_system_refuses_is_one_line_that_names_the_file(capsys, monkeypatch, error, line, status):
