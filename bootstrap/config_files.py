@@ -53,7 +53,10 @@ def saved(directory: epath.Path) -> Config:
     try:
         return from_json(path.read_text())
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; put it back, or start a new run") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error}; put it back, or start a new run; one that another revision of Ratchet "
+            "began goes on with that revision"
+        ) from error
 
 
 def begun(directory: epath.Path) -> bool:

@@ -24,6 +24,7 @@ from ratchet.bootstrap.progress import Progress, Silent
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.launch.output import keep_compiled
 from ratchet.models.sampler import Request
 from ratchet.train.checkpoint import has_weights
 from ratchet.train.files import typed
@@ -72,11 +73,12 @@ class Model:
 
 def load(directory: str | os.PathLike, generation: int | None = None, progress: Progress | None = None) -> Model:
     """A generation of the run in a directory, which is only read; None is the newest that was promoted, or else the
-    seed model.
+    seed model. Compiled programs are kept for the next start, as by the commands.
 
     Raises ConfigError when the directory holds no run, AlteredError when a file of it is not what was committed,
     ValueError when the run has no such generation.
     """
+    keep_compiled()
     place = epath.Path(directory)
     prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)

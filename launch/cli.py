@@ -17,6 +17,9 @@ from ratchet.launch.output import ends_as_found, speak_plainly
 from ratchet.train import stopping
 from ratchet.train.buckets import reason
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk on which there is no room."""
+
 
 def usage() -> str:
     """Every command, what it takes and what it does, in 80 columns."""
@@ -59,9 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(str(error), *error.listed)
         return 2
-    except (ValueError, OSError) as error:
-        say(_refused_by_the_system(error) or str(error))
+    except ValueError as error:
+        say(str(error))
         return 2
+    except OSError as error:
+        say(_said_by_the_system(error))
+        return 1 if error.errno in FULL else 2
     except Exception as error:
         if not (said := reason(error)):
             raise
@@ -75,16 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _said_by_the_system(error: OSError) -> str:
+    """Which file an error is about and, where these are known, what the system says of it and what to do."""
+    said = error.strerror or str(error)
+    if error.strerror and error.filename:
+        said = f"{os.fspath(error.filename)}: {said}"
+    if error.errno in FULL:
+        return f"{said}; free some space"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{said}; give this user the right to read and write there, or name another place"
+    return said
+
+
 def _function(name: str) -> Callable[[list[str]], int]:
     """What a command does with the words after its name; it returns the exit status."""
     return pkgutil.resolve_name(f"{commands.__name__}.{COMMANDS[name][0]}")
-
-
-def _refused_by_the_system(error: Exception) -> str:
-    """What is said of a file that may not be read or written; "" for any other error."""
-    if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ""
-    return f"{error.filename}: {os.strerror(error.errno).lower()}; see to its permissions, or give another place"
 
 
 def _heeding_signals(name: str) -> contextlib.AbstractContextManager:

@@ -101,7 +101,8 @@ def test_a_place_that_may_not_be_written_is_named_with_what_to_do(capsys, tmp_pa
 
     monkeypatch.setattr("ratchet.train.holder.os.open", refused)
     assert cli.main(["resume", str(directory)]) == 2
-    said = f"{directory}/lock: {os.strerror(number).lower()}; see to its permissions, or give another place"
+    what = "give this user the right to read and write there, or name another place"
+    said = f"{directory}/lock: {os.strerror(number)}; {what}"
     assert said in capsys.readouterr().err
 
 
