@@ -26,7 +26,7 @@ FEWEST_LETTERS = 100
 """Letters of a document that are worth taking."""
 MOST_OF_ONE = 20_000
 """Letters of a document that are taken though it has more of them than all others together. They teach a vocabulary of
-2,048 almost as much as 150,000 do: 1.57 pieces a word of old stories instead of 1.45."""
+2,048 almost as much as 150,000 do: 1.57 pieces a word of old prose instead of 1.45."""
 
 
 def keep_tokenizer(
