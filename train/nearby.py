@@ -55,7 +55,8 @@ def nearby(path: str) -> epath.Path:
     place = Path.home() / ".cache" / "ratchet" / "buckets" / sha256(repr((whole, versions)).encode())[:32]
     place.parent.mkdir(parents=True, exist_ok=True)
     while not _is_read(place):
-        with _alone(place):
+        # Who waited to hold it alone might wait for as long as those live that read it meanwhile.
+        with contextlib.suppress(BlockingIOError), _alone(place, fcntl.LOCK_NB):
             if not place.exists():
                 _lock(place).write_text(whole)
                 _tidy(place.parent, whole)

@@ -152,6 +152,22 @@ def test_processes_of_a_machine_that_want_it_at_once_copy_it_once(store, place, 
     assert len(set(found)) == len(made) == 1 and found[0].read_text() == "x" * 100
 
 
+def test_who_finds_none_waits_for_none_that_reads_what_another_made_meanwhile(store, place, monkeypatch):
+    (place / "x.txt").write_text("x")
+    is_read, first = nearby_module._is_read, []
+
+    def made_just_after(copy):
+        if not first:
+            first.append(copy)
+            assert not is_read(copy)
+            again(f"{place}/x.txt")  # which holds it as a reader does
+            return False
+        return is_read(copy)
+
+    monkeypatch.setattr(nearby_module, "_is_read", made_just_after)
+    assert nearby.__wrapped__(f"{place}/x.txt").read_text() == "x"
+
+
 def test_what_is_not_there_is_one_line(store, place):
     with pytest.raises(StoreError, match="^[^\n]*/none: nothing lies there for you; see to the path, or to your cred"):
         nearby(f"{place}/none")
