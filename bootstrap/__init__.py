@@ -17,6 +17,7 @@ The run, and what its stages share
   ahead.py        what compiles the programs of later stages while a seed model trains
   examples.py     what is trained on, with weights; words exchanged in sources and answer alike
   copies.py       where training would teach a text token for token
+  provenance.py   whether an example is what it says that it is
   lineage.py      from a transcript to everything about it
   thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
   certificate.py  what labels of people say of a review, and of which judge and rubric it holds

@@ -41,7 +41,7 @@ def train_arm(
     name = f"{arm}-{generation:03d}"
     profile = str(run.directory / "profile" / name)
     training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
-    reached = 0
+    reached = None
     with contextlib.ExitStack() as entered:
         advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({arm})", steps))
         saved = run.directory / "checkpoints" / name
@@ -49,10 +49,12 @@ def train_arm(
 
         def log(step: int, values: dict[str, float]) -> None:
             nonlocal reached
-            if step > reached:  # an earlier process was here
-                advance(step - reached, found=True)
-            reached = step + 1
-            advance(1, describe(values), left=values["seconds_left"])
+            if reached is None and step:  # an earlier process was here
+                advance(step, found=True)
+            before = step if reached is None else reached
+            left = values.get("seconds_left")
+            reached = before if left is None else step + 1  # the first step compiles, so it counts with the second
+            advance(reached - before, describe(values), left=left)
             if run.metrics and (step % 20 == 0 or step == steps - 1):
                 run.metrics.log(generation, arm, step, values)
                 goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=arm)

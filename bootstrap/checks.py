@@ -50,13 +50,14 @@ def thrifty(case: Case, limit: float | None, interruption: str) -> str:
 
 
 def original(case: Case, limit: float | None, interruption: str) -> str:
-    """No passage is pasted into the answer."""
+    """No passage is pasted into the answer, and the answer is no passage, however short."""
     count = int(limit or PASTED_WORDS)
     answer = _runs(case.text, count)
     for passage in case.passages:
         if copied := answer & _runs(passage.text, count):
             return f"pasted: {' '.join(min(copied))}"
-    return ""
+    said = words(case.text)
+    return f"pasted: {' '.join(said)}" if any(said == words(passage.text) for passage in case.passages) else ""
 
 
 def distinct(case: Case, limit: float | None, interruption: str) -> str:

@@ -10,7 +10,7 @@ from etils import epath
 
 from ratchet.bootstrap.config import Config, ConfigError, from_json
 from ratchet.train.commits import Commits
-from ratchet.train.files import whole
+from ratchet.train.files import typed, whole
 
 KEPT, PASSED_BACK = "config.json", "config.yaml"
 """What a run reads, and the same for people, which `ratchet run --config` takes."""
@@ -47,12 +47,16 @@ def saved(directory: epath.Path) -> Config:
         raise ConfigError(f"{path} is missing, which the run was made with; put it back, or start a new run")
     if not path.exists():
         raise ConfigError(
-            f"{directory} holds no run: {path} is missing; start one with `ratchet run lessons --out {directory}`"
+            f"{directory} holds no run: {path} is missing; start one with "
+            f"`ratchet run lessons --out {typed(directory)}`"
         )
     try:
         return from_json(path.read_text())
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; put it back, or start a new run") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error}; put it back, or start a new run; one that another revision of Ratchet "
+            "began goes on with that revision"
+        ) from error
 
 
 def begun(directory: epath.Path) -> bool:

@@ -201,7 +201,7 @@ def renamed(names: Sequence[Sequence[str]], tokenizer: Any, e: Example, copies: 
     entities to the same end). With 0 copies or no names, the example as it is. `lineage["renamed"]` holds the ids that
     changed, as [(before, after), ...].
     """
-    kinds = _one_piece(tuple(map(tuple, names)), tokenizer)
+    kinds = name_ids(names, tokenizer)
     used = set(np.unique(np.concatenate([e.tokens, e.ids.ravel()])).tolist())
     made = []
     for copy in range(copies if kinds else 0):
@@ -245,9 +245,13 @@ def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     return table[ids]
 
 
+def name_ids(names: Sequence[Sequence[str]], tokenizer: Any) -> list[list[int]]:
+    """The ids of the words of each kind that are one piece."""
+    return _one_piece(tuple(map(tuple, names)), tokenizer)
+
+
 @functools.lru_cache(maxsize=8)
 def _one_piece(names: tuple[tuple[str, ...], ...], tokenizer: Any) -> list[list[int]]:
-    """The ids of the words of each kind that are one piece."""
     pieces = [[tokenizer.encode(word) for word in kind] for kind in names]
     return [list(dict.fromkeys(piece[0] for piece in kind if len(piece) == 1)) for kind in pieces]
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from flax import nnx
 
+from ratchet.bootstrap.probes import JUNK, JUNK_OF, siblings_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, base_weights
 from ratchet.bootstrap.simulate import draft
@@ -29,8 +30,8 @@ TIMINGS, ENOUGH = 3, 10.0
 BACKWARD = (1.6, 5.2)
 """A token that is trained on, relative to one that is read."""
 COMPILED = {
-    "train": (1.0, 4.0), "simulate": (0.3, 2.0), "review": (0.0, 2.0), "targets": (0.3, 6.0), "wrongthink": (0.3, 4.0),
-    "corrections": (0.0, 3.0), "evaluate": (1.0, 5.0), "propose": (0.3, 4.0),
+    "train": (1.0, 4.0), "propose": (0.3, 4.0), "simulate": (0.3, 2.0), "calibrate": (0.0, 2.0), "review": (0.0, 2.0),
+    "targets": (0.3, 6.0), "wrongthink": (0.3, 4.0), "corrections": (0.0, 3.0), "evaluate": (1.0, 5.0),
 }  # fmt: skip
 """Time that the programs of a stage take to compile, relative to the sampler's."""
 AGAIN = (0.1, 1.0)
@@ -120,10 +121,10 @@ def by_servers(run: Run, place: str, stage: str) -> bool:
     c = run.config
     opened = {"targets", "corrections"} if c.targets.kind == "reviewed" else set()
     taught = {run.generation(number).name for number in range(1, c.teacher.generations + 1)}
-    written = {"simulate", "wrongthink", *opened, *({"review"} if run.world.known else ())}
+    written = {"simulate", "wrongthink", *opened, *({"calibrate"} if run.world.known else ())}
     return bool(
         (c.teacher.url and stage == "simulate" and place in taught)
-        or (c.judge.url and stage in {"review", "wrongthink", "evaluate", *opened})
+        or (c.judge.url and stage in {"calibrate", "review", "wrongthink", "evaluate", *opened})
         or (c.rollouts.url and stage in written)
     )
 
@@ -161,10 +162,12 @@ def _work(run: Run, scale: Scale, name: str, work: float) -> Bounds:
             return (sampled(2 * proposed, view) + scale.reading(2 * proposed * view)).times(0.3, 1.5)
         case "simulate":
             return sampled(work, view).times(1.0, 1.5)
+        case "calibrate":
+            answers = work * siblings_of(run) if run.world.known else 0
+            return sampled(answers, view) + judged(answers + JUNK * max(answers / JUNK_OF, work))
         case "review":
-            probes = 2 * len(run.probes) if run.world.known else 0
             attacks = c.review.attacks if run.world.has_oracle else 0
-            return sampled(probes, view) + judged(work + probes) + judged(attacks).times(0.0, 5.0)
+            return judged(work) + judged(attacks).times(0.0, 5.0)
         case "targets" | "corrections":
             answers = min(c.targets.per_task, c.simulate.samples)
             kept = work * (answers if name == "targets" else c.wrongthink.per_task / 4)

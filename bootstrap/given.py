@@ -17,7 +17,7 @@ from ratchet.models import pretrained
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.gguf import SUFFIX
 from ratchet.models.pretrained import Pretrained
-from ratchet.train.buckets import in_bucket
+from ratchet.train.buckets import in_bucket, place_of
 from ratchet.train.commits import Commits
 from ratchet.train.nearby import nearby
 
@@ -56,7 +56,7 @@ def base_model(named: str) -> Pretrained:
 def base_config(named: str) -> DecoderConfig:
     """The decoder that such a model is; of a folder in a bucket, its config.json alone is fetched. Raises as
     `base_model` does."""
-    if in_bucket(named) and not named.endswith(SUFFIX):
+    if in_bucket(place_of(named)) and not named.endswith(SUFFIX):
         return pretrained.Folder(nearby(f"{named.rstrip('/')}/config.json").parent).config
     return base_model(named).config
 

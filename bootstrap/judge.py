@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from ratchet.bootstrap.probes import calibration_of_seed
+from ratchet.bootstrap.probes import calibration_of_seed, judged_by_seed
 from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import Document
@@ -28,7 +28,7 @@ class Judge:
     def _reviewer(self) -> Reviewer:
         run = self._run
         reviewer = run.reviewer(run.seed_weights)
-        if run.world.known and not run.world.oracle:
+        if judged_by_seed(run):
             made = calibration_of_seed(run)
             criteria = made["criteria"]
             if all(c["standing"] == "advisory" for c in criteria.values()):

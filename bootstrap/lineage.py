@@ -130,6 +130,12 @@ def reviewed(generation: epath.Path) -> tuple[dict[str, Transcript], dict[str, R
     return {t.id: t for t in transcripts}, {r.transcript_id: r for r in reviews}
 
 
+def taught(generation: epath.Path) -> dict[str, Target]:
+    """The targets of every transcript of a generation that something is trained on, by transcript id."""
+    stages = (Stage(generation / stage) for stage in ("targets", "corrections"))
+    return {t.transcript_id: t for stage in stages for t in map(targets.from_json, stage.committed())}
+
+
 def accepted_answers(run: Run, generations: Iterable[int]) -> list[Transcript]:
     """One accepted answer to every task of each of these generations."""
     found = []

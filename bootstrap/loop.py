@@ -20,10 +20,11 @@ from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.ledger import units_of
 from ratchet.bootstrap.lineage import accepted_answers
+from ratchet.bootstrap.probes import calibration_of_seed
 from ratchet.bootstrap.progress import Noted, Progress, Silent
 from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
-from ratchet.bootstrap.stages.calibrate import calibration
+from ratchet.bootstrap.stages.calibrate import calibration, probed
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import (
@@ -40,6 +41,7 @@ from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train import goodput
 from ratchet.train.commits import FILE as COMMITS
+from ratchet.train.files import typed
 from ratchet.train.holder import holding
 from ratchet.train.monitor import Watchdog
 from ratchet.train.records import Example, has_examples
@@ -190,14 +192,14 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
 
     train = lambda number: steps_of(c, number) * c.train.batch
     seeds = c.train.seed_steps * sum(asdict(c.train.seed_mixture).values()) if r.shown else 0
-    add("gen-000", train=seeds, propose=proposed(0) + proposed(1), evaluate=tasks_of(1))
+    add("gen-000", train=seeds, propose=proposed(0) + proposed(1), calibrate=probed(r, 0), evaluate=tasks_of(1))
     for number in range(1, last + 1):
         place, tasks = r.generation(number).name, tasks_of(number)
         read = sum(map(tasks_of, range(1, number + 1)))
         correcting = read if 0 < c.wrongthink.first_generation <= number else 0
         samples = tasks * c.simulate.samples
-        add(place, propose=proposed(number) if number > 1 else 0)
-        add(place, simulate=samples, review=samples, targets=tasks, wrongthink=correcting, corrections=correcting)
+        add(place, propose=proposed(number) if number > 1 else 0, simulate=samples, calibrate=probed(r, number))
+        add(place, review=samples, targets=tasks, wrongthink=correcting, corrections=correcting)
         add(place, train=train(number), evaluate=read)
     for arm in arms:
         add(arm, train=train(last), evaluate=sum(map(tasks_of, range(1, last + 1))))
@@ -249,6 +251,9 @@ def begin(r: Run, start: Seed) -> None:
             propose.propose(r, number, start.weights)
     if r.commits.has(place / "evaluation.json"):
         return
+    if probed(r, 0):
+        with r.timed(place, "calibrate"):
+            calibration_of_seed(r)
     with r.timed(place, "evaluate"):
         r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, start.weights, None))
 
@@ -288,8 +293,9 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     summary.plan(g)
     with r.timed(g.directory, "simulate"):
         written = transcripts.simulate(g)
-    with r.timed(g.directory, "review"):
+    with r.timed(g.directory, "calibrate"):
         reviewer, _, mistakes = calibration(g, [t for unit in written for t in unit])
+    with r.timed(g.directory, "review"):
         units = transcripts.review(g, reviewer, written)
     pairs = [pair for unit in units for pair in zip(*unit, strict=True)]
     summary.samples(g, pairs)
@@ -298,7 +304,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         summary.funnel(g, pairs, [], [], 0, accepted)
         raise RunEnded(
             f"generation {number}: no transcript passed the review ({len(pairs)} sampled, {len(pairs)} reviewed, 0 "
-            f"accepted); `ratchet report {r.directory}` shows the rejected ones and why"
+            f"accepted); `ratchet report {typed(r.directory)}` shows the rejected ones and why"
         )
     with r.timed(g.directory, "targets"):
         found = transcripts.target(g, reviewer, units, r.config.targets.per_task, ("targets", "review"))

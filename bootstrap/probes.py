@@ -12,18 +12,26 @@ from ratchet.bootstrap.simulate import Writer, draft, finish
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 
-SIBLINGS = 2
-"""Answers to each probe's task, where nothing is asked of how many of them agree."""
 SAYS_NOTHING = ("", " ", ":", ".", "yes", "Thought process:", "Let's solve this problem step by step.", "解", "解析：")
 """Answers that judges are known to let pass (arXiv 2507.08794)."""
-JUNK_OF = 8
-"""One answer in so many gives junk probes."""
+JUNK_OF, JUNK = 8, len(SAYS_NOTHING) + 2
+"""One answer in so many gives junk probes, and about how many."""
+
+
+def siblings_of(run: Run) -> int:
+    """How many answers to each task are probes: more than two only where a criterion asks how many of them agree."""
+    return run.config.simulate.samples if any(c.id == AGREEMENT for c in run.rubric) else 2
+
+
+def judged_by_seed(run: Run) -> bool:
+    """Whether a run's evaluations are judged by the seed model's review, calibrated on its own answers."""
+    return bool(run.world.known and not run.world.has_oracle)
 
 
 def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Probe]:
     """A writer's own answers to the held-out worked tasks, labelled by what the world knows, and junk; `number` is that
     of the generation."""
-    siblings = run.config.simulate.samples if any(c.id == AGREEMENT for c in run.rubric) else SIBLINGS
+    siblings = siblings_of(run)
     drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
     with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
         written = finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)

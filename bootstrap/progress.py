@@ -80,18 +80,24 @@ class Silent:
 @dataclass
 class Tally:
     """How far a stage is: items done, those of them that were found done, and the seconds to its end, where it is known
-    how long an item takes."""
+    how long an item takes. Seconds that stages within it took are `aside`: its own items took none of them."""
 
     total: int
     done: int = 0
     found: int = 0
     left: float | None = None
+    aside: float = 0.0
     began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def spent(self) -> float:
         """Seconds since the stage began."""
         return time.monotonic() - self.began
+
+    @property
+    def own(self) -> float:
+        """Those of them in which its own items were made."""
+        return self.spent - self.aside
 
     @property
     def made(self) -> int:
@@ -103,7 +109,26 @@ class Tally:
         self.done += count
         self.found += count * found
         rest = max(self.total - self.done, 0)
-        self.left = self.spent * rest / self.made if left is None and self.made > 0 else left
+        self.left = self.own * rest / self.made if left is None and self.made > 0 else left
+
+
+class Tallies:
+    """The tallies of the stages under way, the innermost last: a stage may train a model of its own."""
+
+    def __init__(self):
+        self._open: list[Tally] = []
+
+    @contextlib.contextmanager
+    def stage(self, total: int) -> Iterator[Tally]:
+        """A tally of a stage, whose time is no part of the pace of the stage around it."""
+        tally = Tally(total)
+        self._open.append(tally)
+        try:
+            yield tally
+        finally:
+            self._open.pop()
+            for around in self._open[-1:]:
+                around.aside += tally.spent
 
 
 @dataclass(frozen=True)
@@ -115,15 +140,16 @@ class Noted:
     shown: Progress
     holder: Holder
     beat: Callable[[str], None] = lambda at: None
+    tallies: Tallies = field(default_factory=Tallies)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
-        around, tally = self.holder.doing, Tally(total)  # a stage may train a model of its own
+        around = self.holder.doing
         doing = {"title": title, "since": time.time(), "done": 0, "total": total, "left": None, "about": []}
         self.holder.doing = doing
         self.beat(f"at the beginning of {title}")
         memory.give_back()
-        with self.shown.stage(title, total) as show:
+        with self.shown.stage(title, total) as show, self.tallies.stage(total) as tally:
 
             def advance(
                 count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None

@@ -1,5 +1,6 @@
 """BM25 over passages, for the teacher's context and the `lookup` tool."""
 
+import logging
 import re
 from array import array
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ import numpy as np
 from bm25s.tokenization import Tokenized
 
 from ratchet.bootstrap.worlds.world import UNSPACED, Document
+
+logging.getLogger("bm25s").setLevel(logging.ERROR)  # it logs every index that it builds, for whoever logs anything
 
 BATCH = 20_000
 """Passages whose words are held in memory together while an index is made."""

@@ -15,6 +15,7 @@ from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.signals import LIKELIHOODS, NATS, SHARES, USUAL_THRESHOLDS
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models.wording import ANSWERS
+from ratchet.train.buckets import place_of
 
 PACKS = {file.stem: file for file in sorted(epath.resource_path(rubrics).glob("*.yaml"))}
 """Rubrics that fit any world, by name."""
@@ -106,7 +107,7 @@ class Rubric(pydantic.BaseModel, frozen=True, extra="forbid"):
 def load_rubric(path: str, world: World) -> tuple[Criterion, ...]:
     """Reads criteria from a YAML file, from the pack of that name, or the world's own for "". Raises ValueError naming
     file, line, criterion and remedy."""
-    where = PACKS.get(path, epath.Path(path)) if path else f"of the world {world.name}"
+    where = (PACKS.get(path) or place_of(path)) if path else f"of the world {world.name}"
     try:
         text = where.read_text() if path else world.rubric
         entries, lines = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)

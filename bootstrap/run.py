@@ -38,6 +38,7 @@ from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
 from ratchet.train.commits import Commits
+from ratchet.train.files import typed
 from ratchet.train.records import Example
 from ratchet.train.sharding import laid_out, make_mesh, place, state_sharding
 from ratchet.train.together import ALONE, Together
@@ -169,7 +170,7 @@ class Run:
 
     def longer_rows(self, tokens: int) -> str:
         """What to do where examples of so many tokens are needed."""
-        return f"`ratchet resume {self.directory} --train.columns {tokens}` goes on with room for them"
+        return f"`ratchet resume {typed(self.directory)} --train.columns {tokens}` goes on with room for them"
 
     def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
         """The mean loss of examples, in nats per weighted token."""
@@ -273,7 +274,7 @@ def prepare(
     commits = Commits(directory, together)
     together.decided("what was committed", commits.check)
     if not writes and not any(directory.glob("gen-*")):
-        raise ValueError(f"{directory} has made nothing yet; see `ratchet status {directory}`")
+        raise ValueError(f"{directory} has made nothing yet; see `ratchet status {typed(directory)}`")
     world, account = given or given_world(config)
     rubric = load_rubric(config.review.rubric, world)
     tools = open_toolbox(directory, config.simulate, world.tools, progress, writes, together)

@@ -4,6 +4,7 @@ __main__.py     where the process begins
 cli.py          the command `ratchet`: its table of commands, and how it ends
 commands/       what each command does
 options.py      what a command is asked, in words
+lines.py        what is said to people a line at a time
 output.py       what commands print on
 api.py          a run's generations from Python: to talk to, to measure
 compare.py      arms that differ in a setting, from one generation's data, in one table

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ratchet.launch.lines import say
 from ratchet.train import memory
 from ratchet.train.stopping import AGAIN, ASKING, heeded
 
@@ -33,20 +34,16 @@ def join_others(words: Sequence[str]) -> int:
         if "--join" in parted[:-1]:
             together.join(parted[parted.index("--join") + 1])
     except (ValueError, together.PeerGone) as error:
-        _say(str(error))
+        say(str(error))
         return 2 if isinstance(error, ValueError) else AGAIN
     return 0
-
-
-def _say(line: str) -> None:
-    print(f"ratchet: {line}", file=sys.stderr, flush=True)
 
 
 def entry() -> None:
     """The `ratchet` script: prepares the process, runs a command and ends the process with its exit status."""
     memory.keep_freed()
     memory.give_back_now_and_then()
-    with heeded(_say, patient=False):
+    with heeded(say, patient=False):
         look_for_no_tpu()
         if status := join_others(sys.argv[1:]):
             os._exit(status)  # JAX may still wait for the others

@@ -24,8 +24,10 @@ from ratchet.bootstrap.progress import Progress, Silent
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.launch.output import keep_compiled
 from ratchet.models.sampler import Request
 from ratchet.train.checkpoint import has_weights
+from ratchet.train.files import typed
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,20 @@ class Model:
 
 def load(directory: str | os.PathLike, generation: int | None = None, progress: Progress | None = None) -> Model:
     """A generation of the run in a directory, which is only read; None is the newest that was promoted, or else the
-    seed model.
+    seed model. Compiled programs are kept for the next start, as by the commands.
 
     Raises ConfigError when the directory holds no run, AlteredError when a file of it is not what was committed,
     ValueError when the run has no such generation.
     """
+    keep_compiled()
     place = epath.Path(directory)
     prepared = run.prepare(place, config_files.saved(place), progress or Silent(), writes=False)
     model = Model(prepared, newest(prepared) if generation is None else generation)
     weights = prepared.generation(model.number) / "model"
     if prepared.commits.knows(weights) and not has_weights(weights):
-        raise ValueError(f"{weights}: the weights are missing; `ratchet resume {place}` trains them again")
+        raise ValueError(f"{weights}: the weights are missing; `ratchet resume {typed(place)}` trains them again")
     if not prepared.commits.knows(weights):
-        raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {place}`")
+        raise ValueError(f"{place} has no finished generation {model.number}; see `ratchet status {typed(place)}`")
     return model
 
 

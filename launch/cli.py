@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import errno
 import importlib.metadata
+import os
 import pkgutil
 import signal
 import sys
@@ -10,9 +12,13 @@ from collections.abc import Callable, Sequence
 
 from ratchet.launch import HELP, commands
 from ratchet.launch.commands import COMMANDS
-from ratchet.launch.output import ends_as_found, say, speak_plainly
+from ratchet.launch.lines import UserError, say
+from ratchet.launch.output import ends_as_found, speak_plainly
 from ratchet.train import stopping
 from ratchet.train.buckets import reason
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk on which there is no room."""
 
 
 def usage() -> str:
@@ -53,9 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except stopping.Ends as ended:
         say(str(ended))
         return ended.status
-    except (ValueError, OSError) as error:
+    except UserError as error:
+        say(str(error), *error.listed)
+        return 2
+    except ValueError as error:
         say(str(error))
         return 2
+    except OSError as error:
+        say(_said_by_the_system(error))
+        return 1 if error.errno in FULL else 2
     except Exception as error:
         if not (said := reason(error)):
             raise
@@ -67,6 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # of a terminal that gives single keys, Ctrl-C is one of them
         say("stopped by SIGINT")
         return 130
+
+
+def _said_by_the_system(error: OSError) -> str:
+    """Which file an error is about and, where these are known, what the system says of it and what to do."""
+    said = error.strerror or str(error)
+    if error.strerror and error.filename:
+        said = f"{os.fspath(error.filename)}: {said}"
+    if error.errno in FULL:
+        return f"{said}; free some space"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{said}; give this user the right to read and write there, or name another place"
+    return said
 
 
 def _function(name: str) -> Callable[[list[str]], int]:

@@ -11,10 +11,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from ratchet.bootstrap.progress import Advance, Tally
+from ratchet.bootstrap.progress import Advance, Tallies, Tally
 from ratchet.bootstrap.report.numbers import duration
 from ratchet.bootstrap.report.outlook import Outlook, in_words, outlook
 from ratchet.bootstrap.report.terminal import figures
+from ratchet.launch.lines import one_line
 
 EVERY = 15.0
 """Seconds between plain lines of one stage."""
@@ -40,7 +41,7 @@ class Shown:
         if run.current:
             own = (tally.spent, tally.left) if run.is_current(self.title) else (0.0, None)
             needed += [f"stage {run.number} of {len(run.stages)}", in_words(run.left(*own))]
-        rate = [pace(tally.made, tally.spent)] if tally.made > 0 and not self.about else []
+        rate = [pace(tally.made, tally.own)] if tally.made > 0 and not self.about else []
         return needed, [*self.about[1:], *rate]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -58,15 +59,14 @@ class Terminal:
 
     def __init__(self, console: Console, directory: epath.Path | None = None):
         self.console, self._directory = console, directory
-        self._stages: list[Shown] = []
+        self._stages, self._tallies = list[Shown](), Tallies()
         self._begun = False
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         """A line or two while the stage runs, then one that stays. `total` 0 means that it is not known."""
-        shown = Shown(title, Tally(total), outlook(self._directory) if self._directory else Outlook(()))
-        self._begin(shown.run)
-        self._stages.append(shown)
+        run = outlook(self._directory) if self._directory else Outlook(())
+        self._begin(run)
         last = time.monotonic()
 
         def advance(count: int, about: Sequence[str] = (), *, found: bool = False, left: float | None = None) -> None:
@@ -77,16 +77,19 @@ class Terminal:
                 last = time.monotonic()
                 self.line("  ".join(part for parts in shown.parts() for part in parts))
 
-        try:
-            with self._live():
-                yield advance
-        finally:
-            self._stages.pop()
+        with self._tallies.stage(total) as tally:
+            shown = Shown(title, tally, run)
+            self._stages.append(shown)
+            try:
+                with self._live():
+                    yield advance
+            finally:
+                self._stages.pop()
         self.line(f"{title}: {_done(shown.tally)}")
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
     def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:
         """The table and where the page is, however the run ended; of an error the command tells."""
@@ -149,5 +152,5 @@ def pace(items: int, seconds: float) -> str:
 def _done(tally: Tally) -> str:
     """What a stage came to: items, seconds and rate."""
     before = f", {tally.found:,} of them before" if tally.found else ""
-    rate = f", {pace(tally.made, tally.spent)}" if tally.made > 0 else ""
+    rate = f", {pace(tally.made, tally.own)}" if tally.made > 0 else ""
     return f"{f'{tally.done:,} ' if tally.done else ''}done{before} in {duration(tally.spent)}{rate}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.bootstrap.progress import Advance, Tally
+from ratchet.bootstrap.progress import Advance, Tallies
 from ratchet.bootstrap.report.outlook import outlook
 
 EVERY = 1.0
@@ -27,13 +27,12 @@ class Events:
     """
 
     def __init__(self, directory: epath.Path):
-        self._directory = directory
+        self._directory, self._tallies = directory, Tallies()
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         """Prints a "stage" as it begins, while it runs and once it has ended; of one that fails, no end."""
-        tally, run = Tally(total), outlook(self._directory)
-        last = time.monotonic()
+        run, last = outlook(self._directory), time.monotonic()
 
         def say(ended: bool, about: Sequence[str] = ()) -> None:
             own = (tally.spent, tally.left) if run.is_current(title) else (0.0, None)
@@ -50,9 +49,10 @@ class Events:
                 last = time.monotonic()
                 say(False, about)
 
-        say(False)
-        yield advance
-        say(True)
+        with self._tallies.stage(total) as tally:
+            say(False)
+            yield advance
+            say(True)
 
     def line(self, text: str) -> None:
         """Prints a "line"."""

@@ -14,6 +14,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.models import architectures, huggingface, settings
 from ratchet.models.architectures import FolderError
 from ratchet.models.pretrained import Pretrained
+from ratchet.train.buckets import place_of
 from ratchet.train.files import whole
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
@@ -46,7 +47,7 @@ def _chat(base: Pretrained, template: str) -> dict[str, Any]:
     with them is a warning: the weights are described all the same."""
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        own = base.tokenizer(settings.text_of(epath.Path(template)) if template else "")
+        own = base.tokenizer(settings.text_of(place_of(template)) if template else "")
         own.check()
         found = own.chat(said).said.any()
     except FolderError as error:
@@ -82,7 +83,7 @@ def write(run: Run, asked: Export) -> epath.Path:
 
     Raises FolderError when the directory exists, or for a decoder that transformers does not have.
     """
-    place = epath.Path(asked.to)
+    place = place_of(asked.to)
     if place.exists():
         raise FolderError(f"export: {place} exists already; give another --to")
     model = run.config.model

@@ -21,10 +21,12 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config, nearest, with_settings
 from ratchet.launch import HELP
 from ratchet.launch.commands import COMMANDS
+from ratchet.launch.lines import UserError
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
-from ratchet.train.buckets import reach
+from ratchet.train.buckets import place_of, reach
+from ratchet.train.files import typed
 
 Asked = TypeVar("Asked")
 _OPTION = re.compile(r"--\w|-[a-zA-Z]$")
@@ -61,10 +63,6 @@ File = described(str, "a YAML file of settings, such as a run's config.yaml; opt
 Join = described(
     str, "for one of several processes: HOST:PORT/COUNT/NUMBER, as 10.0.0.1:1234/4/0, or auto on TPUs, Slurm, JobSets"
 )
-
-
-class UserError(ValueError):
-    """Something the user can mend; shown as one line."""
 
 
 def needed_for(what: str, extra: str, *libraries: str) -> None:
@@ -119,7 +117,7 @@ def _too_many(kind: type, words: Sequence[str], word: str) -> str:
 def located(place: str, may_be_file: bool = False) -> epath.Path:
     """A directory on a disk or in a bucket. Raises UserError when the library of the store is missing, or a file lies
     there that may not be one; StoreError when the bucket is missing or cannot be looked into."""
-    path = epath.Path(place)
+    path = place_of(place)
     try:
         reach(path)
     except ImportError as error:
@@ -178,7 +176,7 @@ def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
     places, given = _loose(kind, words), {}
     own, rest = [words[n] for n in places], [word for n, word in enumerate(words) if n not in places]
     if path := value_of("--config", rest):
-        given = config_files.read(epath.Path(path))
+        given = config_files.read(place_of(path))
         written = str(given.pop("recipe", "" if own else "documents"))
         if written and own[:1] != [written]:
             if own and own[0] in RECIPES:
@@ -208,9 +206,9 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
         said = f"there is no recipe {named!r}" if named else f"give a recipe, as in `ratchet {command} {example}`"
         if named and "|DIR" in takes:
             said += ", and no run lies there"
-        if named and epath.Path(named).exists():
-            said += f" (`ratchet {command} documents {named}` reads what is there)"
-        raise UserError(f"{command}: {said}; there are\n{listed}")
+        if named and place_of(named).exists():
+            said += f" (`ratchet {command} documents {typed(named)}` reads what is there)"
+        raise UserError(f"{command}: {said}; there are", listed.splitlines())
     print(textwrap.fill(f"usage: ratchet {command} {takes}", 80, subsequent_indent=" " * 8, break_on_hyphens=False))
     print(f"\n{listed}\n")
     print(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it.")

@@ -40,12 +40,6 @@ def make_console(aside: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=aside, width=max(console.width, 132))
 
 
-def say(line: str) -> None:
-    """Prints a line on standard error, if anybody hears it."""
-    with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
-        print(f"ratchet: {line}", file=sys.stderr, flush=True)
-
-
 def ends_as_found() -> Callable[[int], None]:
     """What ends the process whatever its other threads do, and leaves a terminal as it is now, with its cursor shown:
     a bar may have hidden that, and who waits for one key reads without lines and echo."""
@@ -75,13 +69,17 @@ def print_json(found: Mapping[str, Any]) -> None:
     print(json.dumps(found, indent=1))
 
 
-def quiet() -> None:
-    """Compiled programs are kept for the next start, where JAX_COMPILATION_CACHE_DIR says or with the user's other
-    caches; what libraries say beside their errors is not for users."""
+def keep_compiled() -> None:
+    """Has JAX keep compiled programs for the next start, where JAX_COMPILATION_CACHE_DIR says or with the user's other
+    caches."""
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ratchet" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    logging.getLogger("bm25s").setLevel(logging.ERROR)
+
+
+def quiet() -> None:
+    """Prepares a command: compiled programs are kept, and what libraries say beside their errors is not for users."""
+    keep_compiled()
     stores = ("aiobotocore", "botocore", "gcsfs", "google", "s3fs")
     for chatty in ("absl", "asyncio", "orbax", *stores):  # they log every error that they raise as well, a page each
         logging.getLogger(chatty).setLevel(logging.CRITICAL)

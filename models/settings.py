@@ -14,6 +14,7 @@ from ratchet.models.template import asks_for_the_date
 
 _SETTINGS = "tokenizer_config.json"
 _ALONE, _OTHERS = "chat_template.jinja", "additional_chat_templates"
+_SPLIT = "split_special_tokens"
 _NOW = "chat_date.txt"
 _MAP, _LEGACY = "special_tokens_map.json", "added_tokens.json"
 _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -68,6 +69,9 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
     Raises FolderError for files that cannot be read, NoTemplate for a folder without a chat template.
     """
     settings = _mapping(folder / _SETTINGS)
+    if settings.get(_SPLIT):
+        what = f"{_SPLIT} has the special tokens of chat templates spelled letter by letter"
+        raise FolderError(f"{folder / _SETTINGS}: {what}; set it to false")
     own = settings.pop("chat_template", None)
     templates = {"default": template} if template else _templates(folder, own)
     if not templates:

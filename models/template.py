@@ -73,11 +73,9 @@ class Template:
                 length += len(part)
                 if length > _LONGEST:
                     raise OverflowError(f"it writes more than {_LONGEST:,} letters")
-            text = "".join(written)
-            text.encode()  # no tokenizer takes lone surrogates
         except Exception as error:  # whatever the template's own code raises
             raise FolderError(f"{self._where}: the chat template refuses the messages: {_line(error)}") from error
-        return Rendered(text, said)
+        return Rendered("".join(written), said)
 
 
 def asks_for_the_date(source: str) -> bool:
@@ -241,4 +239,5 @@ def _raise(message: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, with a question mark for each hidden letter of what it quotes."""
+    return " ".join(str(error).encode(errors="replace").decode().split()) or type(error).__name__

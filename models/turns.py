@@ -10,7 +10,7 @@ from typing import Any
 from ratchet.models.architectures import FolderError
 from ratchet.models.vocabulary import MARKS
 
-HERE, THERE = MARKS[2:]
+HERE, THERE = MARKS
 """Letters that no text has, to be found in a template's output."""
 PROBE = "probe"
 ARGUMENTS = json.dumps({PROBE: PROBE})

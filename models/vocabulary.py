@@ -2,9 +2,8 @@
 
 A *symbol* is a token that the tokenizer calls special, such as `<|im_end|>`, or that its chat template writes, such as
 `<tool_call>`. Symbols come from templates alone. Text that spells one stays text: before a template sees a text, `hide`
-shifts the letters of such names into a private plane of Unicode ("say <|im_end|>" keeps four letters and a space, the
-rest becomes U+F003C, U+F007C, ...), so that the names still found in what the template wrote are its own. `tokens`
-shifts the hidden letters back and encodes them as the text that they are.
+puts halves of letters (lone surrogates), which no text has, for the letters of such names, so that the names still
+found in what the template wrote are its own. `tokens` puts the letters back and encodes them as the text that they are.
 """
 
 import functools
@@ -20,10 +19,11 @@ from tokenizers import Tokenizer as FastTokenizer
 from ratchet.models.added import Added, merged
 from ratchet.models.architectures import FolderError
 
-MARKS = "\ue000\ue001\ue002\ue003"
-"""Letters that `hide` takes out of every text, so that they can mark places in one."""
-_SHIFT = 0xF0000
-_PRIVATE = re.compile(f"[{MARKS}\U000f0000-\U0010ffff]")
+MARKS = "\udffe\udfff"
+"""Halves of letters that stand for none, so that they can mark places in what a template writes."""
+_HIDDEN = range(0xDC00, 0xDFFE)
+"""Halves of letters that stand for the letters of symbols."""
+_HALF = re.compile("[\ud800-\udfff]")
 _ANCHOR = "\n"
 _SHAPING = ("truncation", "padding")
 _SAMPLING = ("dropout", "alpha", "nbest_size")
@@ -50,7 +50,7 @@ class Vocabulary:
     """
 
     def __init__(self, source: str, markup: str, where: str, beside: Sequence[Added] = ()):
-        whole = _parsed(source, where)
+        self._where, whole = where, _parsed(source, where)
         changed = _forgets_calls(whole)
         changed |= _takes(whole, beside, where)
         self.source = json.dumps(whole) if changed else source
@@ -61,6 +61,12 @@ class Vocabulary:
         longest_first = sorted(written, key=lambda token: len(token["content"]), reverse=True)
         self._name = re.compile("|".join(re.escape(token["content"]) for token in longest_first) or r"(?!)")
         self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
+        letters = sorted(set("".join(self.symbols)))
+        if len(letters) > len(_HIDDEN):
+            many = f"names of special tokens hold {len(letters):,} different letters"
+            raise FolderError(f"{where}: {many}, and at most {len(_HIDDEN):,} can be told from text; use another model")
+        self._hidden = dict(zip(map(ord, letters), _HIDDEN, strict=False))
+        self._letters = {half: letter for letter, half in self._hidden.items()}
         for token in written:
             token["special"] = True
         self._marked = json.dumps(whole)
@@ -78,9 +84,11 @@ class Vocabulary:
         )
 
     def hide(self, value: Any) -> Any:
-        """The same text, list or mapping with the names of symbols, wherever they stand, in private letters."""
+        """The same text, list or mapping with the names of symbols, wherever they stand, in halves of letters. Raises
+        FolderError for a text that has such halves."""
         if isinstance(value, str):
-            return self._name.sub(lambda m: _shifted(m.group(), _SHIFT), _PRIVATE.sub("\ufffd", value))
+            self._refuse_halves(value)
+            return self._name.sub(lambda m: m.group().translate(self._hidden), value)
         if isinstance(value, Mapping):
             return {self.hide(name): self.hide(part) for name, part in value.items()}
         return [self.hide(part) for part in value] if isinstance(value, Sequence) else value
@@ -90,16 +98,18 @@ class Vocabulary:
         put the space before it that some put before a first word.
 
         Where nothing is hidden the whole is encoded at once. Else every symbol is an id by itself, and what lies
-        between two of them is ordinary text.
+        between two of them is ordinary text. Raises FolderError for halves of letters that `hide` did not put there.
         """
-        if not within and not _PRIVATE.search(text):
+        if not within and not _HALF.search(text):
             whole = self._encoded(text, obeyed=True)
             return [Token(i, *place) for i, place in zip(whole.ids, whole.offsets, strict=True)]
         found, at = [], 0
         for symbol in [*self._symbol.finditer(text), None]:
             between = text[at : symbol.start() if symbol else None]
             spaced = self._spaces_after_symbols if at else not within
-            found += self._spelled(_PRIVATE.sub(lambda m: _shifted(m.group(), -_SHIFT), between), at, spaced)
+            shown = between.translate(self._letters)
+            self._refuse_halves(shown)
+            found += self._spelled(shown, at, spaced)
             if symbol:
                 found.append(Token(self.symbols[symbol.group().strip()], symbol.start(), symbol.end()))
                 at = symbol.end()
@@ -139,6 +149,10 @@ class Vocabulary:
     @functools.cached_property
     def _bytes(self) -> LLTokenizer:
         return LLTokenizer(self._marked, eos_token=0)
+
+    def _refuse_halves(self, text: str) -> None:
+        if half := _HALF.search(text):
+            raise FolderError(f"{self._where}: no token spells half a letter ({half.group()!a}); give whole letters")
 
     def _encoded(self, text: str, obeyed: bool = False) -> Encoding:
         """Text in which the names of symbols are `obeyed`, or are text like any other."""
@@ -204,7 +218,3 @@ def _read(source: str, where: str) -> FastTokenizer:
 def _with_its_space(token: Mapping[str, Any]) -> str:
     """A pattern of a symbol's name, with the space beside it that it takes up."""
     return (r"\s*" if token["lstrip"] else "") + re.escape(token["content"]) + (r"\s*" if token["rstrip"] else "")
-
-
-def _shifted(text: str, by: int) -> str:
-    return "".join(chr(ord(letter) + by) for letter in text)

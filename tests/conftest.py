@@ -18,8 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it i
 import jax  # noqa: E402
 
 share_compiled(8)
-for chatty in ("absl", "bm25s"):
-    logging.getLogger(chatty).setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 import little  # noqa: E402
 import pytest  # noqa: E402

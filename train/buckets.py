@@ -30,6 +30,10 @@ UPLOADED = 30.0
 """Seconds between two uploads of what grows, such as metrics."""
 
 
+STORES = ("gs", "s3")
+"""The stores in which a run, a model and documents may lie, as addresses begin with them."""
+
+
 class StoreError(OSError):
     """A bucket that is missing, refuses or does not answer: one line."""
 
@@ -37,6 +41,13 @@ class StoreError(OSError):
 def store_of(path: epath.PathLike) -> str:
     """The kind of store in which a path lies, such as "gs" or "s3"; "" on a disk."""
     return os.fspath(path).rpartition("://")[0]
+
+
+def place_of(named: str) -> epath.Path:
+    """The path of this name, on a disk or in a bucket. Raises StoreError for an address of any other kind."""
+    if (store := store_of(named)) and store not in STORES:
+        raise StoreError(f"{named} is no path; give one on a disk, or in a bucket ({':// or '.join(STORES)}://)")
+    return epath.Path(named)
 
 
 def in_bucket(path: epath.PathLike) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ratchet.train.buckets import read
-from ratchet.train.files import whole
+from ratchet.train.files import typed, whole
 from ratchet.train.together import ALONE, Together
 
 FILE = "commits.json"
@@ -105,7 +105,7 @@ class Commits:
         """The JSON that was committed at `path`. Raises AlteredError when something else lies there, or nothing."""
         content = self._content(path)
         if content is None and not path.exists():
-            raise AlteredError(f"{path}: the file is missing; `ratchet resume {self._directory}` makes it again")
+            raise AlteredError(f"{path}: the file is missing; `ratchet resume {typed(self._directory)}` makes it again")
         if content is None:
             raise AlteredError(self.line_about(self._name(path)))
         return json.loads(content)
@@ -131,8 +131,8 @@ class Commits:
     def check(self) -> None:
         """Raises AlteredError, which names the first of the altered files, when there are any."""
         if found := self.altered():
-            more = f"; {len(found) - 1} more are listed by `ratchet status {self._directory}`" if found[1:] else ""
-            raise AlteredError(self.line_about(found[0]) + more)
+            listed = f"; {len(found) - 1} more are listed by `ratchet status {typed(self._directory)}`"
+            raise AlteredError(self.line_about(found[0]) + (listed if found[1:] else ""))
 
     def line_about(self, name: str) -> str:
         """What is said about an altered file: which it is, and how to mend it."""
@@ -142,8 +142,8 @@ class Commits:
         if name == "config.json":
             return f"{path}: it is not what the run was made with; put it back, or start a new run"
         return (
-            f"{path}: it is not what was committed; put it back, or remove it, and `ratchet resume {self._directory}` "
-            "makes it again"
+            f"{path}: it is not what was committed; put it back, or remove it, and "
+            f"`ratchet resume {typed(self._directory)}` makes it again"
         )
 
     def forget(self, path: epath.Path) -> None:

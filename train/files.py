@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ from ratchet.train.buckets import in_bucket, on_disk, read, upload
 
 class RecordError(ValueError):
     """A record, unit or dataset that cannot be trusted: one line with what, where and how to mend it."""
+
+
+def typed(path: epath.PathLike) -> str:
+    """A path as it is typed in a command: in quotes where a shell would part or change it."""
+    return shlex.quote(os.fspath(path))
 
 
 @contextlib.contextmanager
@@ -132,8 +138,12 @@ def object_in(path: epath.Path) -> dict[str, Any]:
 
 def numbers_in(path: epath.Path) -> dict[str, float]:
     """The finite numbers in a JSON file of which nothing depends, by name; whatever else it holds is left out."""
-    number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return {name: value for name, value in object_in(path).items() if number(value)}
+    return {name: value for name, value in object_in(path).items() if is_number(value)}
+
+
+def is_number(value: Any) -> bool:
+    """Whether what was read of JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _absorb(digest: Any, part: bytes) -> None:

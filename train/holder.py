@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from ratchet.train import turns
 from ratchet.train.buckets import StoreError, in_bucket, read
 from ratchet.train.commits import sha256
-from ratchet.train.files import whole
+from ratchet.train.files import typed, whole
 from ratchet.train.together import ALONE, Together
 
 LOCK, RECORD = "lock", "working.json"
@@ -316,7 +316,8 @@ def _watched(directory: epath.Path, left: dict[str, Any], seconds: float) -> dic
 
 def _refusal(directory: epath.Path, record: dict[str, Any]) -> str:
     who = _who(record) if record else "another process"
-    return f"{directory}: {who} works on this run; stop it or let it end, then `ratchet resume {directory}` goes on"
+    advice = f"stop it or let it end, then `ratchet resume {typed(directory)}` goes on"
+    return f"{directory}: {who} works on this run; {advice}"
 
 
 def _who(record: dict[str, Any]) -> str:

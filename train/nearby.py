@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from etils import epath
 
-from ratchet.train.buckets import StoreError, answering, in_bucket
+from ratchet.train.buckets import StoreError, answering, in_bucket, place_of
 from ratchet.train.commits import sha256
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def nearby(path: str) -> epath.Path:
     since. Before one is made, those go that no process reads: earlier ones of the same path, and any that is UNUSED.
     Raises StoreError when there is nothing, when the bucket does not give it, and without the store's library.
     """
-    if not in_bucket(path):
-        return epath.Path(path)
+    if not in_bucket(there := place_of(path)):
+        return there
     whole = path.rstrip("/")
     try:
         store, root = fsspec.core.url_to_fs(whole)

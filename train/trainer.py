@@ -266,9 +266,13 @@ class _Reporter:
         self._log(step, means | {
             "gradient_norm": host["gradient_norm"], "tokens": host["tokens"], "trained_tokens": host["weight"],
             "rate": self._rate(step), "tokens_per_second": host["tokens"] / seconds,
-            "seconds_left": seconds * (batches.steps - step - 1),
-        } | ({} if used is None else {"mfu": used}))
+        } | ({} if used is None else {"mfu": used}) | self._left(step, seconds))
         return int(host["signal"])
+
+    def _left(self, step: int, seconds: float) -> StepMetrics:
+        """The seconds to the end, which the first of several steps tells nothing of."""
+        left = self._run.batches.steps - step - 1
+        return {"seconds_left": seconds * left} if step > self._start or not left else {}
 
     def _seconds(self, step: int) -> float:
         """Seconds of a step, on average since the first one, which compiles and is left out."""

@@ -33,16 +33,19 @@ def _expression(token: str) -> str:
     return _MEANS.get(token) or re.escape(token)
 
 
-def files(folder: epath.Path, wanted: Callable[[str], bool]) -> Iterator[epath.Path | LeftOut]:
+def files(folder: epath.Path, wanted: Callable[[str], bool], hidden: bool = False) -> Iterator[epath.Path | LeftOut]:
     """The files of a folder whose path in it is `wanted`, in order; then what could not be looked at, and the others.
 
     What several paths lead to is found once, under a path without links where there is one; what is neither file nor
-    folder is passed by.
+    folder is passed by, and unless they are asked for, so are `hidden` files and folders, whose names begin with a dot.
     """
     found, left_out, seen, plain, links = [], [], {None}, [folder], []
     while plain or links:
         path = (plain or links).pop()
         name = spelled(path.relative_to(folder))
+        if path.name.startswith(".") and path != folder and not hidden:
+            left_out.append(LeftOut(name, "hidden", "other"))
+            continue
         try:
             entries = _entries(path)
             if entries is None and not wanted(name):

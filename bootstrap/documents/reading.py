@@ -107,7 +107,7 @@ def _pieces(place: epath.Path, config: DocumentsConfig) -> Iterator[Piece]:
 def _of_folder(folder: epath.Path, config: DocumentsConfig) -> Iterator[Piece]:
     """A file's id is its path in the folder without the suffix, where only one file has that; else with it."""
     known = lambda name: name.lower().endswith(KNOWN)
-    found = list(files(folder, matcher(config.globs) if config.globs else known))
+    found = list(files(folder, matcher(config.globs) if config.globs else known, hidden=bool(config.globs)))
     paths = [f for f in found if not isinstance(f, LeftOut)]
     if not paths and not any(f.kind == "unread" for f in found):
         wanted = f"matches {' or '.join(config.globs)}" if config.globs else f"is one of {', '.join(KNOWN)}"
@@ -128,13 +128,14 @@ def _of_file(path: epath.Path, source: str, id: str, config: DocumentsConfig) ->
     """The text of a file, or its rows. Libraries pass on the errors of whatever they read with."""
     suffix = path.suffix.lower()
     try:
-        if suffix in tables.FORMATS:
+        if not path.stat().length:
+            yield LeftOut(source, "gives no text")
+        elif suffix in tables.FORMATS:
             with path.open("rb") as file:
                 for number, row in tables.FORMATS[suffix](file, source):
                     yield from _of_row(row, f"{source}:{number}", f"{id} {number}", config)
-            return
-        if content := path.read_bytes():
-            text, license = texts.FORMATS.get(suffix, texts.plain)(content, source)
+        else:
+            text, license = texts.FORMATS.get(suffix, texts.plain)(path.read_bytes(), source)
             yield _document(id, text, source, license, config)
     except NotInstalled:
         raise

@@ -1,8 +1,8 @@
 """How long the rest of a run takes: the stages that its plan names, against the time of those that are done.
 
 A stage takes as long for its work as the same stage did before, in other generations of this run on whatever machines
-it had. One that was never done takes what the run forecast when it began, between two bounds; without a forecast it
-counts as not measured.
+it had; the first time, which also compiles its programs, counts only until there is another. One that was never done
+takes what the run forecast when it began, between two bounds; without a forecast it counts as not measured.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ratchet.train.files import numbers_in, object_in
+from ratchet.train.files import is_number, numbers_in, object_in
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,10 @@ class Outlook:
     def left(self, spent: float = 0.0, ahead: float | None = None) -> Left:
         """How long it is to the end of the run. `spent` are the seconds of the current stage so far; `ahead` are those
         that it still takes, where it knows."""
-        took: dict[str, tuple[float, float]] = {}
-        for stage in self.stages:
-            known = spent + ahead if stage is self.current and ahead is not None else stage.seconds
-            if known is not None:
-                seconds, work = took.get(stage.name, (0.0, 0.0))
-                took[stage.name] = seconds + known, work + stage.work
+        took = self._took()
+        if self.current and ahead is not None:
+            seconds, work = took.get(self.current.name, (0.0, 0.0))
+            took[self.current.name] = seconds + spent + ahead, work + self.current.work
         low, high, missing = 0.0, 0.0, []
         for stage in self.stages[self.number - 1 :]:
             seconds, work = took.get(stage.name, (0.0, 0.0))
@@ -80,6 +78,15 @@ class Outlook:
                 continue
             low, high = low + least, high + most
         return Left(low, high, tuple(dict.fromkeys(missing)))
+
+    def _took(self) -> dict[str, tuple[float, float]]:
+        """By name, the seconds of stages that are done, and their work."""
+        done: dict[str, list[Stage]] = {}
+        for stage in self.stages:
+            if stage.seconds is not None:
+                done.setdefault(stage.name, []).append(stage)
+        later = {name: of[1:] or of for name, of in done.items()}
+        return {name: (sum(s.seconds for s in of), sum(s.work for s in of)) for name, of in later.items()}
 
     def announced(self) -> str:
         """What lies ahead, in a line, before the first stage that is not done."""
@@ -106,10 +113,17 @@ def outlook(directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any
     made = []
     for stage in planned:
         place, name = stage["place"], stage["stage"]
-        expected = forecast.get(place, {}).get(name)
-        seconds = took[place].get(name)
-        made.append(Stage(place, name, stage["work"], seconds, expected and tuple(expected), over[place]))
+        seconds, expected = took[place].get(name), _bounds(forecast.get(place), name)
+        made.append(Stage(place, name, stage["work"], seconds, expected, over[place]))
     return Outlook(tuple(made))
+
+
+def _bounds(of_place: Any, name: str) -> tuple[float, float] | None:
+    """What a forecast says of a stage; None where that is not two numbers: nothing depends on that file, and nobody
+    says when it is damaged."""
+    found = of_place.get(name) if isinstance(of_place, Mapping) else None
+    usable = isinstance(found, list) and len(found) == 2 and all(map(is_number, found))
+    return tuple(found) if usable else None
 
 
 def roughly(seconds: float) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from ratchet.bootstrap.report.numbers import percent
 from ratchet.bootstrap.report.outlook import Left, in_words, roughly
 from ratchet.bootstrap.report.status import EXPLAINED, UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
+from ratchet.train.files import typed
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def standing(status: Mapping[str, Any]) -> list[str]:
     if status["finished"]:
         return ["finished"]
     next_one = f"stage {ahead['stage']} of {ahead['of']}: {ahead['place']} {ahead['name']}" if ahead else "not begun"
-    return [next_one, f"no process is at work; resume with `ratchet resume {directory}`"]
+    return [next_one, f"no process is at work; resume with `ratchet resume {typed(directory)}`"]
 
 
 def _under_way(doing: Mapping[str, Any] | None, ahead: Mapping[str, Any] | None) -> list[str]:

@@ -15,7 +15,8 @@ from ratchet.bootstrap.copies import GRAM, Texts, copied, pieces
 from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import agreement, proportion
-from ratchet.bootstrap.lineage import reviewed
+from ratchet.bootstrap.lineage import reviewed, taught
+from ratchet.bootstrap.provenance import Sources
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript
@@ -30,7 +31,7 @@ Pair = tuple[Transcript, Review]
 NEVER = {
     "rejected_tokens": "teach rejected transcripts",
     "untaught_tokens": "ask labelled questions",
-    "unaccounted_tokens": "are not those of the accepted transcript that their example names",
+    "unaccounted_tokens": "are not what the accepted transcript that their example names teaches",
 }
 """Counts of an audit of which any but 0 ends a run, and what such tokens do. Raw ones do not: the review lets answers
 quote as many words as its criterion `original` allows, and those are more tokens."""
@@ -54,19 +55,22 @@ def audit_generation(
     Raises AuditFailed when something is found that must never be trained on.
     """
     run = g.run
-    transcripts, reviews = {}, {}
+    transcripts, reviews, aims = {}, {}, {}
     for n in range(1, g.number + 1):
         more, judged = reviewed(run.generation(n))
         assert not more.keys() & transcripts.keys(), "one generation's verdicts would pass for another's"
-        transcripts, reviews = transcripts | more, reviews | judged
+        transcripts, reviews, aims = transcripts | more, reviews | judged, aims | taught(run.generation(n))
     encode = run.tokenizer.encode
     documents = Texts(encode(d.text) for material in run.world.slices[: g.number] for d in material.documents)
     said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
-    once_each = list({(e.id, e.ids.tobytes(), e.probs.tobytes()): e for e in trained}.values())
+    content = lambda e: (e.id, e.weights.tobytes(), e.ids.tobytes(), e.probs.tobytes())
+    once_each = list({content(e): e for e in trained}.values())
     quoted = max((int(c.limit or 0) for c in run.rubric if c.id == "original"), default=0)
-    verdicts = run.tokenizer.verdicts
-    result = audit(once_each, documents, own, list(transcripts.values()), reviews, verdicts, max(GRAM, quoted))
+    result = audit(once_each, documents, own, list(transcripts.values()), reviews, max(GRAM, quoted))
+    accepted = {i: t for i, t in transcripts.items() if reviews[i].accepted}
+    sources = Sources(run.world, run.tokenizer, g.read, {t.id: t for t in run.shown}, accepted, aims)
+    result["unaccounted_tokens"] = unaccounted_tokens(once_each, sources)
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
     if run.world.oracle:
@@ -88,14 +92,12 @@ def audit(
     own: Texts,
     transcripts: Sequence[Transcript],
     reviews: Mapping[str, Review],
-    verdicts: Sequence[int] = (),
     gram: int = GRAM,
 ) -> dict:
-    """Counts weighted tokens by origin, and those of four kinds that should not be there.
+    """Counts weighted tokens by origin, and those of three kinds that should not be there.
 
     Raw ones teach a document, `gram` tokens in a row or more, and some are pieces of one. Rejected ones teach what
-    rejected transcripts alone say. Those that are unaccounted for are neither the tokens of the accepted transcript
-    that their example names nor verdicts, which are the ids in `verdicts`.
+    rejected transcripts alone say.
 
     `own` are the texts that the world itself gives to train on, its prose and its worked answers: what demonstrations
     and prose share with them is no document's. `transcripts` are all that were sampled, corrections included, each with
@@ -106,13 +108,11 @@ def audit(
         origins[e.origin] += _count(e)
     (raw_tokens, raw_pieces), total = _raw(examples, documents, own, gram), origins.total()
     rejected_tokens = _rejected(examples, transcripts, reviews)
-    accepted = {t.id: t for t in transcripts if reviews[t.id].accepted}
     return {
         "tokens_by_origin": dict(sorted(origins.items())),
         "raw_tokens": raw_tokens,
         "raw_pieces": raw_pieces,
         "rejected_tokens": rejected_tokens,
-        "unaccounted_tokens": sum(_count(e) for e in examples if not _accounted(e, accepted, verdicts)),
         "overlap": {"raw": raw_tokens / max(total, 1), "rejected": rejected_tokens / max(total, 1)},
     }
 
@@ -129,21 +129,6 @@ def _raw(examples: Sequence[Example], documents: Texts, own: Texts, gram: int) -
     found = lambda of: of(made, documents, gram=gram).sum() + of(shown, documents, [own], gram=gram).sum()
     whole, parts = found(copied), found(pieces)
     return imitated + int(whole), int(parts)
-
-
-def _accounted(e: Example, accepted: Mapping[str, Transcript], verdicts: Sequence[int]) -> bool:
-    """Whether an example trains on what it says that it does: the calls and the answer of an accepted transcript to its
-    task, or verdicts. The world's own demonstrations and prose are not asked."""
-    if e.origin in ("seed", "prose", "imitation"):
-        return True
-    said = as_named_first(e).tokens[e.weights > 0].tolist()
-    if e.origin == "review":
-        return set(said) <= set(verdicts)
-    t = accepted.get(e.lineage.get("transcript", ""))
-    if t is None or t.task_id != e.lineage.get("task"):
-        return False
-    calls = t.called if e.origin == "simulate" else ()
-    return said == [*(token for start, end in calls for token in t.prompt[start:end]), *t.tokens]
 
 
 def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], reviews: Mapping[str, Review]) -> int:
@@ -173,6 +158,11 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
         refused, passed = (Texts(sides.get((task, accepted), ())) for accepted in (False, True))
         total += int(copied(found, refused, [passed], LIKELIEST).sum())
     return total
+
+
+def unaccounted_tokens(examples: Iterable[Example], sources: Sources) -> int:
+    """Counts weighted tokens of examples that are not what they say that they are: see `bootstrap.provenance`."""
+    return sum(_count(e) for e in examples if not sources.explain(e))
 
 
 def untaught_tokens(

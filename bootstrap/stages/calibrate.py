@@ -6,12 +6,34 @@ from collections.abc import Mapping, Sequence
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, measure
 from ratchet.bootstrap.generation import Generation
-from ratchet.bootstrap.probes import JUNK_OF, calibrated, calibration_of_seed, junk_probes, labelled_probes
+from ratchet.bootstrap.probes import (
+    JUNK_OF,
+    calibrated,
+    calibration_of_seed,
+    judged_by_seed,
+    junk_probes,
+    labelled_probes,
+)
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example
+
+
+def teaches(run: Run) -> bool:
+    """Whether reviewers learn from what they get wrong of their probes. Probes of their own are for measuring alone."""
+    return bool(run.world.known and not run.world.probes.tasks and (_own(run.rubric) or not run.config.judge.url))
+
+
+def probed(run: Run, number: int) -> int:
+    """How many tasks or, where no right answers are known, transcripts of a generation give the probes that its review
+    is calibrated by, and in generation 0 the run's judge; 0 where nothing is calibrated anew."""
+    judged = judged_by_seed(run)
+    if number == 0 and not judged or number == 1 and judged and not teaches(run):
+        return 0
+    return len(run.probes) if run.world.known else JUNK_OF
 
 
 def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer, dict, list[Example]]:
@@ -25,8 +47,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     reviewer = run.reviewer(g.params)
     known = run.world.known is not None
     passages = {p.id: p for p in run.seed_index.passages} if known else g.passages
-    # Probes of their own are for measuring alone.
-    teach = known and not run.world.probes.tasks and bool(_own(reviewer) or not reviewer.far)
+    teach = teaches(run)
 
     @functools.cache
     def probes() -> list[Probe]:
@@ -75,9 +96,9 @@ def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
     return [probe for group in made for probe in group]
 
 
-def _own(reviewer: Reviewer) -> list[Criterion]:
+def _own(criteria: Sequence[Criterion]) -> list[Criterion]:
     """The criteria that the model itself answers by yes or no: mistakes of another judge are not its own."""
-    return [c for c in reviewer.criteria if c.kind == "model" and not c.labels and c.judge == "self"]
+    return [c for c in criteria if c.kind == "model" and not c.labels and c.judge == "self"]
 
 
 def _mistakes(
@@ -87,7 +108,7 @@ def _mistakes(
     run = g.run
     reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
     made = []
-    for criterion in _own(reviewer):
+    for criterion in _own(reviewer.criteria):
         for probe, review in zip(probes, reviews, strict=True):
             label = probe.labels.get(criterion.id)
             if label is None or review.verdicts[criterion.id].passed == label:

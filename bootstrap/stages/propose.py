@@ -15,10 +15,11 @@ class NoTasks(RuntimeError):
 
 
 def missing(run: Run, number: int) -> bool:
-    """Whether generation `number` reads documents about which tasks are still to be proposed; 0 stands for the fresh
-    ones."""
-    stage = run.stage(run.proposals(number))
-    return not all(stage.has(unit, inputs) for unit, (_, inputs) in enumerate(_units(run, number)))
+    """Whether generation `number` reads documents about which tasks are still to be proposed, or about which none was
+    kept: a run that was killed before it said so does not go on. 0 stands for the fresh ones."""
+    units, stage = _units(run, number), run.stage(run.proposals(number))
+    done = all(stage.has(unit, inputs) for unit, (_, inputs) in enumerate(units))
+    return not done or bool(units and not run.tasks(number))
 
 
 def _units(run: Run, number: int) -> list[tuple[Sequence[Document], str]]:

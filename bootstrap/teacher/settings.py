@@ -27,7 +27,12 @@ class ServerConfig:
 
 def is_address(url: str) -> bool:
     """Whether a text is the address of a web server, without a user's name or a key."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # half of an IPv6 address
+        return False
+    if not url.isprintable() or " " in url:
+        return False
     return bool(parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and not parts.query)
 
 

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import pydantic
 import yaml
-from etils import epath
 
 from ratchet.bootstrap.teacher.settings import is_address
+from ratchet.train.buckets import place_of
 
 Name = Annotated[str, pydantic.Field(pattern=r"^[\w.-]{1,64}$")]
 """A name of a server, of a tool, or of an environment variable."""
@@ -76,7 +76,7 @@ def read_servers(path: str) -> tuple[Server, ...]:
     """Reads servers from a YAML file. Raises ValueError, which names the file, the field and a remedy."""
     where = f"simulate.mcp: {path}"
     try:
-        entries = yaml.safe_load(epath.Path(path).read_text())
+        entries = yaml.safe_load(place_of(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{where} cannot be read ({error}); give a YAML file of MCP servers") from error
     except yaml.YAMLError as error:

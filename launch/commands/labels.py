@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from etils import epath
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -18,9 +17,11 @@ from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Json, UserError, described, located, parse
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
-from ratchet.train.files import object_in, write_json
+from ratchet.train.buckets import place_of
+from ratchet.train.files import object_in, typed, write_json
 
 KEYS = "y right, n wrong, s skip, u back, q quit"
 """What a person may say of an answer, by key."""
@@ -68,9 +69,9 @@ def calibrate(words: list[str]) -> int:
     reviewer = _reviewer(run, number)
     if not asked.labels:
         return _show_certificate(run, number, reviewer, asked.json)
-    path = epath.Path(asked.labels)
+    path = place_of(asked.labels)
     if not path.exists():
-        raise UserError(f"calibrate: {path} is missing; make it with `ratchet label {asked.directory}`")
+        raise UserError(f"calibrate: {path} is missing; make it with `ratchet label {typed(asked.directory)}`")
     if path.is_dir():
         raise UserError(f"calibrate: {path} is a directory; give the file that `ratchet label` wrote")
     answers, labels = _answers(run, number), certificate.read_labels(path)
@@ -97,7 +98,7 @@ def label(words: list[str]) -> int:
     asked = parse("label", Labelled, words)
     quiet()
     run, number = _reviewed_generation(asked.directory, asked.generation)
-    path = epath.Path(asked.labels) if asked.labels else run.directory / "labels.jsonl"
+    path = place_of(asked.labels) if asked.labels else run.directory / "labels.jsonl"
     questions = {OVERALL: "Is this answer right?"} | {c.id: c.question for c in run.rubric}
     if asked.criterion not in questions:
         raise UserError(f"label: there is no criterion {asked.criterion}; there are {', '.join(questions)}")
@@ -118,8 +119,8 @@ def label(words: list[str]) -> int:
             break
         at = max(0, at - 1) if key == "u" else at + (key in ("y", "n", "s"))
     console.print(
-        f"{added} labels added to {path}; `ratchet calibrate {asked.directory} --labels {path}` compares the review "
-        "with them",
+        f"{added} labels added to {path}; "
+        f"`ratchet calibrate {typed(asked.directory)} --labels {typed(path)}` compares the review with them",
         soft_wrap=True,
         highlight=False,
     )
@@ -132,7 +133,7 @@ def _reviewed_generation(directory: str, number: int | None) -> tuple[Run, int]:
     run = runs.prepare(place, config_files.saved(place), Terminal(make_console(aside=True)), writes=False)
     there = [n for n in range(1, run.config.generations + 1) if (run.generation(n) / "review").exists()]
     if not there:
-        raise UserError(f"{directory} has reviewed nothing yet; see `ratchet status {directory}`")
+        raise UserError(f"{directory} has reviewed nothing yet; see `ratchet status {typed(directory)}`")
     if number is not None and number not in there:
         raise UserError(f"{directory} has reviews of generations {', '.join(map(str, there))}; set --generation to one")
     return run, there[-1] if number is None else number
@@ -176,8 +177,8 @@ def _show_certificate(run: Run, number: int, reviewer: Reviewer, as_json: bool) 
     paths = [run.generation(n) / WRITTEN for n in numbers if (run.generation(n) / WRITTEN).exists()]
     if not paths:
         raise UserError(
-            f"calibrate: {run.directory} has no certificate; label some answers with `ratchet label {run.directory}` "
-            "and give --labels"
+            f"calibrate: {run.directory} has no certificate; label some answers with "
+            f"`ratchet label {typed(run.directory)}` and give --labels"
         )
     if not (made := object_in(paths[0])):
         raise UserError(f"calibrate: {paths[0]} is damaged; give --labels, from which it is made anew")

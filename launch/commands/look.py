@@ -9,6 +9,7 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.report import terminal
 from ratchet.bootstrap.report.goodput import said
 from ratchet.bootstrap.report.status import status as status_of
+from ratchet.launch.lines import one_line
 from ratchet.launch.options import Directory, Json, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.launch.recipes import RECIPES
@@ -40,7 +41,7 @@ def status(words: list[str]) -> int:
         return 0
     goodput = [said(found["goodput"])] if found["goodput"] else []
     for line in (*terminal.standing(found), *goodput):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(one_line(line), soft_wrap=True, highlight=False, markup=False)
     if found["stages"]:
         console.print(terminal.units(found), terminal.figures(found))
     return 0

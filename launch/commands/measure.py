@@ -13,11 +13,11 @@ from ratchet.launch import api
 from ratchet.launch import compare as comparison
 from ratchet.launch import preflight as preflights
 from ratchet.launch.console import Terminal
+from ratchet.launch.lines import UserError, say, tell
 from ratchet.launch.options import (
     Directory,
     Generation,
     Json,
-    UserError,
     described,
     lacks_base,
     located,
@@ -25,7 +25,7 @@ from ratchet.launch.options import (
     parse,
     parse_run,
 )
-from ratchet.launch.output import ends_as_found, make_console, print_json, quiet, say
+from ratchet.launch.output import ends_as_found, make_console, print_json, quiet
 from ratchet.launch.preflight import Preflight
 from ratchet.train.stopping import heeded
 
@@ -132,7 +132,6 @@ def compare(words: list[str]) -> int:
 def preflight(words: list[str]) -> int:
     asked = parse_run("preflight", Preflight, words)
     quiet()
-    tell = lambda text: print(text, file=sys.stderr, flush=True)
     if reason := lacks_base(asked.config):
         tell(f"preflight: this is of a model of the recipe's own shape: {reason} when you run it")
     found = preflights.preflight(asked, tell)

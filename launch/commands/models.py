@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from ratchet.launch import api, export_data, folders
+from ratchet.launch.lines import say, tell
 from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.models import architectures
@@ -81,7 +82,7 @@ def chat(words: list[str]) -> int:
     remembers, at_terminal = bool(model.run.config.base), sys.stdin.isatty()
     if at_terminal:
         scope = "it remembers what was said" if remembers else "each line is a question of its own, as in training"
-        print(f"generation {model.number} of {asked.directory}; {scope}; Ctrl-D ends", file=sys.stderr)
+        tell(f"generation {model.number} of {asked.directory}; {scope}; Ctrl-D ends")
     said: list[dict] = []
     with contextlib.suppress(EOFError):
         while True:
@@ -100,7 +101,7 @@ def _exchange(model: api.Model, said: list[dict], line: str, temperature: float 
     try:
         answer = model.answer(asked, temperature=temperature, seed=len(asked))
     except ValueError as error:  # a line that is too long, or that the template refuses: the next one may be answered
-        print(f"ratchet: {error}", file=sys.stderr)
+        say(str(error))
         return said
     print(answer, flush=True)
     return [*asked, {"role": "assistant", "content": answer}]

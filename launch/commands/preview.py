@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 from etils import epath
@@ -14,8 +15,10 @@ from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.transcript import called
 from ratchet.bootstrap.run import Run
+from ratchet.bootstrap.transcript import Verdict
 from ratchet.launch import api
-from ratchet.launch.options import File, Json, Settings, UserError, described, first_word, located, parse_run
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import File, Json, Settings, described, first_word, located, parse_run
 from ratchet.launch.output import make_console, print_json, quiet
 
 
@@ -108,8 +111,19 @@ def _print(found: previews.Preview, run: Run, console: Console) -> None:
             say(f"  {'accepted' if review.accepted else 'rejected'}: {t.text}")
             for line in called(t.messages):
                 say(f"      {line}")
-            for name, verdict in review.verdicts.items():
-                said = "pass" if verdict.passed else f"fail ({verdict.reason})"
-                say(f"      {name:<12}{verdict.score:6.2f}  {said}{'' if name in decides else ', advisory'}")
+            for line in _verdicts(review.verdicts, decides):
+                say(f"      {line}")
     reviews = [r for shown in found.tasks for r in shown.reviews]
     say(f"\n{len(found.tasks)} tasks; {sum(r.accepted for r in reviews)} of {len(reviews)} answers accepted")
+
+
+def _verdicts(verdicts: Mapping[str, Verdict], decides: Set[str]) -> list[str]:
+    """Lines about the verdicts of an answer: one names all of those that `decides` holds which pass for certain, and
+    each other has its own."""
+    certain = [name for name, v in verdicts.items() if v.passed and v.score == 1.0 and name in decides]
+    lines = [f"pass: {', '.join(certain)}"] if certain else []
+    for name, v in verdicts.items():
+        if name not in certain:
+            said = "pass" if v.passed else f"fail ({v.reason})"
+            lines.append(f"{name:<12}{v.score:6.2f}  {said}{'' if name in decides else ', advisory'}")
+    return lines

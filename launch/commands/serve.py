@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ratchet.launch import api
-from ratchet.launch.options import UserError, described, located, needed_for, parse
+from ratchet.launch.lines import UserError, tell
+from ratchet.launch.options import described, located, needed_for, parse
 from ratchet.launch.output import quiet
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def serve(words: list[str]) -> int:
     with contextlib.closing(listening("serve", asked.host, asked.port)) as listener, Desk(_served(asked)) as desk:
         host = f"[{asked.host}]" if ":" in asked.host else asked.host
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
-        print(f"serving {desk.served.name} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        tell(f"serving {desk.served.name} on {address}; Ctrl-C ends it")
         names = LOOPBACK if asked.host in LOOPBACK else ("*",)
         weights = Path(asked.weights_from) if asked.weights_from else None
         app, seconds = Server(desk, weights).app(names), FOR_WHAT_IS_BEGUN

@@ -8,7 +8,8 @@ from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.report import page, transcript
 from ratchet.launch.console import Terminal
-from ratchet.launch.options import Directory, Json, UserError, described, located, parse
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.train.commits import Commits
 

@@ -18,13 +18,13 @@ from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.launch.console import Terminal
 from ratchet.launch.events import Events
+from ratchet.launch.lines import UserError, say
 from ratchet.launch.options import (
     AsEvents,
     Directory,
     File,
     Join,
     Settings,
-    UserError,
     asks_for_help,
     first_word,
     lacks_base,
@@ -32,11 +32,12 @@ from ratchet.launch.options import (
     parse,
     parse_run,
 )
-from ratchet.launch.output import ends_as_found, make_console, quiet, say
+from ratchet.launch.output import ends_as_found, make_console, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.train.buckets import causes, in_bucket
 from ratchet.train.buckets import reason as said_by_the_store
 from ratchet.train.commits import AlteredError, Commits
+from ratchet.train.files import typed
 from ratchet.train.holder import Busy
 from ratchet.train.stopping import Ends, Stopped, heeded
 from ratchet.train.together import ALONE, PeerGone, Together, current
@@ -92,7 +93,7 @@ def run(words: list[str]) -> int:
     begun = together.decided("whether there is a run", lambda: config_files.begun(directory))
     if begun and not asked.join:
         raise UserError(
-            f"{directory} holds a run already; go on with `ratchet resume {directory}` or give another --out"
+            f"{directory} holds a run already; go on with `ratchet resume {typed(directory)}` or give another --out"
         )
     sizes, model = flat(usual.model), flat(config.model)
     own = [name for name in sizes if model[name] != sizes[name] and name != "max_length"]
@@ -182,13 +183,13 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
     """What ended a run, with what to do where the error itself does not know."""
     if _is_disk_full(error):
         return DiskFull(
-            f"{directory}: the disk is full or a quota is reached; free some space, then `ratchet resume {directory}` "
-            "goes on from what is committed"
+            f"{directory}: the disk is full or a quota is reached; free some space, then "
+            f"`ratchet resume {typed(directory)}` goes on from what is committed"
         )
     if in_bucket(directory) and (said := said_by_the_store(error)) and _begun(directory):
         return BucketFailed(
-            f"{directory}: the bucket failed ({said}); once it answers, `ratchet resume {directory}` goes on from what "
-            "is committed"
+            f"{directory}: the bucket failed ({said}); once it answers, `ratchet resume {typed(directory)}` goes on "
+            "from what is committed"
         )
     if isinstance(error, Stopped):
         return Stopped(
@@ -210,7 +211,7 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
 
 
 def _to_go_on(directory: epath.Path) -> str:
-    return f"`ratchet resume {directory}` goes on from what is committed"
+    return f"`ratchet resume {typed(directory)}` goes on from what is committed"
 
 
 def _begun(directory: epath.Path) -> bool:

@@ -1,10 +1,9 @@
 """`submit`: a run for several processes, here or on a platform."""
 
-import sys
-
 from ratchet.bootstrap.engines import check_slots
 from ratchet.launch import preflight
-from ratchet.launch.options import UserError, asks_for_help, lacks_base, parse_run, value_of
+from ratchet.launch.lines import UserError, tell
+from ratchet.launch.options import asks_for_help, lacks_base, parse_run, value_of
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.submit import PLATFORMS
 from ratchet.launch.submit.asked import OnSlices
@@ -62,7 +61,7 @@ def _tell_where_it_reads(asked: OnSlices) -> None:
     ]  # fmt: skip
     if inside:
         said = f"submit: {', '.join(inside)}: looked for in the container; what lies in gs:// or s3:// is fetched"
-        print(said, file=sys.stderr, flush=True)
+        tell(said)
 
 
 def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
@@ -70,7 +69,7 @@ def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
     where = "the run begins on this machine and shows it at once"
     if isinstance(asked, Slurm):
         where = "programs for GPUs are compiled where there are some, and the job shows it when it begins"
-    print(f"submit: preflight was not asked whether the run fits: {where}", file=sys.stderr, flush=True)
+    tell(f"submit: preflight was not asked whether the run fits: {where}")
 
 
 def _check_that_it_fits(asked: OnSlices) -> None:
@@ -78,7 +77,7 @@ def _check_that_it_fits(asked: OnSlices) -> None:
     question = preflight.Preflight(
         asked.config, asked.topology, asked.slices, "generation", dollars_per_chip_hour=asked.dollars_per_chip_hour
     )
-    found = preflight.preflight(question, lambda text: print(text, file=sys.stderr, flush=True))
+    found = preflight.preflight(question, tell)
     preflight.show(found, make_console(aside=True))
     if too_large := [step for step, one in found["steps"].items() if not one["fits"]]:
         raise UserError(

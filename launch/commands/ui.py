@@ -1,13 +1,13 @@
 """`ui`: runs in a browser on this machine."""
 
 import contextlib
-import sys
 from dataclasses import dataclass
 
 import tyro
 
 from ratchet.launch.commands.serve import listening
-from ratchet.launch.options import UserError, described, located, needed_for, parse
+from ratchet.launch.lines import UserError, tell
+from ratchet.launch.options import described, located, needed_for, parse
 from ratchet.launch.output import quiet
 
 HOST = "127.0.0.1"
@@ -43,7 +43,7 @@ def ui(words: list[str]) -> int:
     with contextlib.closing(listening("ui", HOST, asked.port)) as listener, following(places) as runs:
         port = listener.getsockname()[1]
         count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-        print(f"http://{HOST}:{port} shows {count}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        tell(f"http://{HOST}:{port} shows {count}; Ctrl-C ends it")
         # Without a `log_config`, which would close the handlers that libraries have set up.
         config = uvicorn.Config(
             Site(runs).app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1

@@ -13,7 +13,8 @@ from rich.rule import Rule
 
 from ratchet.bootstrap.report.live import Found, Watched
 from ratchet.bootstrap.report.screen import screen
-from ratchet.launch.options import UserError, described, located, parse
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import described, located, parse
 from ratchet.launch.output import make_console
 
 OVER = ("finished", "ended")

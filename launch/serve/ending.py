@@ -6,6 +6,7 @@ import socket
 import uvicorn
 
 from ratchet.launch import output
+from ratchet.launch.lines import say
 from ratchet.train.stopping import Stopped, passed_on
 
 
@@ -22,7 +23,7 @@ def answer(config: uvicorn.Config, listener: socket.socket) -> int:
     server, statuses, end = _Server(config), [], output.ends_as_found()
 
     def stop(number: int) -> None:
-        output.say(str(stopped := Stopped(number)))
+        say(str(stopped := Stopped(number)))
         if statuses:
             end(stopped.status)
         statuses.append(stopped.status)

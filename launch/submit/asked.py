@@ -11,7 +11,8 @@ from typing import Any, Literal
 import jinja2
 import yaml
 
-from ratchet.launch.options import File, Settings, UserError
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import File, Settings
 from ratchet.launch.submit.slices import Slice, slice_of
 
 Target = Literal["gke", "xpk", "tpu-vm", "slurm", "local"]

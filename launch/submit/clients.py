@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError
 
 FROM = {
     "kubectl": "install kubectl and `gcloud container clusters get-credentials CLUSTER`",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ratchet.bootstrap.config import Config, ConfigError
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import OnSlices, rendered
 from ratchet.launch.submit.clients import hand_over

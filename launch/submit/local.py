@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError, say
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import Submission
 from ratchet.train.stopping import passed_on
@@ -80,13 +80,13 @@ def supervise(
             return 128 + group.asked
         if code == 0:
             return 0
-        _say(f"process {failed} has ended with exit code {code}{': ' + said if said else ''}")
+        say(f"submit: process {failed} has ended with exit code {code}{': ' + said if said else ''}")
         if not starting.is_worth_repeating(code):
             return code
         if restart < restarts:
-            _say(f"all start again, {restart + 1} of {restarts}")
+            say(f"submit: all start again, {restart + 1} of {restarts}")
             time.sleep(patience.pause)
-    _say(f"--restarts {restarts} are used up")
+    say(f"submit: --restarts {restarts} are used up")
     return code
 
 
@@ -184,7 +184,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _say(line: str) -> None:
-    print(f"ratchet: submit: {line}", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError
 
 
 @dataclass(frozen=True)

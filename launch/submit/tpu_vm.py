@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import OnSlices, rendered
 from ratchet.launch.submit.clients import hand_over, needed

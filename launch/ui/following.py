@@ -14,7 +14,7 @@ from etils import epath
 
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.live import Watched
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError
 from ratchet.launch.ui.index import Index, cached
 from ratchet.launch.ui.sources import Sources
 

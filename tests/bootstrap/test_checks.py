@@ -83,6 +83,8 @@ def test_a_passage_is_not_pasted():
     assert failed("original", " ".join(words[1:]), passages=passage).startswith("pasted: two three")
     assert failed("original", "a one, two! three b", passages=passage, limit=3) == "pasted: one two three"
     assert failed("original", "a one two b", passages=passage, limit=3) == ""
+    assert failed("original", f"{' '.join(words)}.", passages=passage, limit=99) == f"pasted: {' '.join(words)}"
+    assert failed("original", f"so {' '.join(words)}", passages=passage, limit=99) == ""
 
 
 def accepted(t) -> Review:

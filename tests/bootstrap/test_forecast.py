@@ -12,9 +12,12 @@ from ratchet.bootstrap import forecast as forecasting
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.forecast import Bounds, forecast
 from ratchet.bootstrap.loop import RunEnded, planned
+from ratchet.bootstrap.probes import JUNK_OF
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.outlook import outlook
+from ratchet.bootstrap.worlds.world import Material
 from ratchet.models.sampler import Pace, Sampler
+from ratchet.train.files import write_json
 
 
 @pytest.fixture
@@ -63,9 +66,9 @@ def test_what_a_run_does_not_do_takes_no_time(little_run, foretold):
     ("asked", "stages"),
     [
         ({"teacher": {"generations": 1}}, {("gen-001", "simulate")}),
-        ({"judge": {}}, {"review", "targets", "wrongthink", "corrections", "evaluate"}),
-        ({"rollouts": {}}, {"simulate", "review", "targets", "wrongthink", "corrections"}),
-        ({"rollouts": {}, "targets": {"kind": "one_hot"}}, {"simulate", "review", "wrongthink"}),
+        ({"judge": {}}, {"calibrate", "review", "targets", "wrongthink", "corrections", "evaluate"}),
+        ({"rollouts": {}}, {"simulate", "calibrate", "targets", "wrongthink", "corrections"}),
+        ({"rollouts": {}, "targets": {"kind": "one_hot"}}, {"simulate", "calibrate", "wrongthink"}),
     ],
 )
 def test_what_servers_take_part_in_is_left_out(little_run, foretold, asked, stages):
@@ -78,6 +81,37 @@ def test_what_servers_take_part_in_is_left_out(little_run, foretold, asked, stag
     whole, left = foretold(pace), foretold(pace, replace(little_run, config=config))
     gone = {one for one in whole if one not in left}
     assert gone == {one for one in whole if one in stages or one[1] in stages} != set()
+
+
+def test_a_run_calibrates_its_judge_and_each_review_in_stages_of_their_own(turn, monkeypatch):
+    """What an evaluation takes says nothing of a calibration, and the other way round."""
+    run, now = turn().run, [0.0]
+    run = replace(run, world=replace(run.world, oracle=None))
+    pass_for = lambda seconds: lambda *_: now.__setitem__(0, now[0] + seconds) or {}
+    monkeypatch.setattr("ratchet.bootstrap.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(loop, "calibration_of_seed", pass_for(300.0))
+    monkeypatch.setattr(loop, "evaluation", pass_for(20.0))
+    run.keep_weights(run.generation(0), run.fresh_weights())
+    loop.begin(run, loop.Seed(run))
+    stages = planned(run, [])
+    work = lambda of: [s["work"] for s in stages if s["stage"] == of]
+    write_json(run.directory / "plan.json", {"stages": stages})
+    assert json.loads((run.generation(0) / "stages.json").read_text()) == {"calibrate": 300.0, "evaluate": 20.0}
+    assert work("calibrate") == [len(run.probes)] * 3, "probes are the same in each"
+    ahead = outlook(run.directory).left()
+    assert ahead.low == 2 * 300.0 + 20.0 * sum(work("evaluate")[1:]) / work("evaluate")[0]
+
+
+def test_a_review_is_calibrated_in_the_plan_where_it_is_in_the_run(little_run):
+    probed = lambda **members: [
+        (s["place"], s["work"])
+        for s in planned(replace(little_run, world=replace(little_run.world, **members)), [])
+        if s["stage"] == "calibrate"
+    ]
+    count, own = len(little_run.probes), Material((), little_run.world.seed.tasks)
+    assert probed() == [("gen-001", count), ("gen-002", count)], "an oracle judges"
+    assert probed(oracle=None, probes=own) == [("gen-000", count), ("gen-002", count)], "the judge's serve the first"
+    assert probed(oracle=None, known=None) == [("gen-001", JUNK_OF), ("gen-002", JUNK_OF)]
 
 
 def test_what_is_not_foretold_is_named(monkeypatch):

@@ -56,11 +56,11 @@ def test_every_file_is_there(tiny_run):
 def test_the_plan_says_what_the_run_will_make(tiny_run):
     plan = read(tiny_run / "plan.json")
     assert (plan["generations"], plan["arms"]) == (2, ["imitation"])
-    corrected = ["wrongthink", "corrections"]
+    reviewed, corrected = ["calibrate", "review", "targets"], ["wrongthink", "corrections"]
     assert [(s["place"], s["stage"]) for s in plan["stages"]] == [
         *(("gen-000", stage) for stage in ("train", "evaluate")),
-        *(("gen-001", stage) for stage in ("simulate", "review", "targets", "train", "evaluate")),
-        *(("gen-002", stage) for stage in ("simulate", "review", "targets", *corrected, "train", "evaluate")),
+        *(("gen-001", stage) for stage in ("simulate", *reviewed, "train", "evaluate")),
+        *(("gen-002", stage) for stage in ("simulate", *reviewed, *corrected, "train", "evaluate")),
         *(("imitation", stage) for stage in ("train", "evaluate")),
     ]
     assert all(s["work"] > 0 and s["stage"] in read(tiny_run / s["place"] / "stages.json") for s in plan["stages"])

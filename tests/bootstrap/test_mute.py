@@ -1,6 +1,7 @@
 """Worlds without truth, worked tasks or items, read by a model that speaks in a chat template of its own."""
 
 import json
+import shutil
 
 import pytest
 from support import write_model
@@ -65,6 +66,22 @@ def test_it_is_resumed_and_grows_like_any_other(mute_run, capsys):
     assert result["event"] == "result" and result["error"] is None and result["status"]["finished"]
     assert ratchet("resume", mute_run, "--generations", "1") == 2
     assert "--generations can be more, not fewer" in capsys.readouterr().err
+
+
+def test_the_files_of_its_tokenizer_are_committed_and_made_again(mute_run, tmp_path, capsys):
+    """They are the base model's, and of other kinds than those that a model from scratch has."""
+    run = shutil.copytree(mute_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (run / "tokenizer").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "config.json"} <= {path.name for path in before}
+    for path, content in before.items():
+        path.write_bytes(content[: len(content) // 2])
+        capsys.readouterr()
+        assert ratchet("resume", run) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"{path}: it is not what was committed" in said
+        path.unlink()
+    assert ratchet("resume", run) == 0
+    assert {path: path.read_bytes() for path in (run / "tokenizer").iterdir()} == before
 
 
 @pytest.mark.parametrize(

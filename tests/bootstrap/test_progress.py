@@ -6,7 +6,7 @@ import wandb
 from etils import epath
 from tensorboardX.event_file_writer import EventFileWriter
 
-from ratchet.bootstrap.progress import Metrics, Noted, Reached, Silent, Tally, counted, timed
+from ratchet.bootstrap.progress import Metrics, Noted, Reached, Silent, Tallies, Tally, counted, timed
 from ratchet.train import goodput
 from ratchet.train.holder import holder_of, holding
 
@@ -111,6 +111,24 @@ def test_time_left_comes_from_the_items_that_were_made_now(monkeypatch):
     assert (tally.done, tally.made, tally.left) == (70, 10, 60.0)
     tally.add(1, found=False, left=7.5)
     assert tally.left == 7.5
+
+
+def test_a_stage_within_a_stage_takes_nothing_of_its_pace(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ratchet.bootstrap.progress.time.monotonic", lambda: now[0])
+    tallies = Tallies()
+    with tallies.stage(10) as outer:
+        now[0] = 20.0
+        outer.add(4, found=False, left=None)
+        with tallies.stage(2) as inner:
+            now[0] = 50.0
+            with tallies.stage(1):
+                now[0] = 400.0
+            inner.add(1, found=False, left=None)
+            assert (inner.own, inner.left) == (30.0, 30.0)
+        now[0] = 405.0
+        outer.add(1, found=False, left=None)
+        assert (outer.spent, outer.own, outer.left) == (405.0, 25.0, 25.0)
 
 
 def test_what_was_told_is_never_told_again():

@@ -15,7 +15,7 @@ from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, tasks_of, to_json
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import draft
-from ratchet.bootstrap.stages.propose import NoTasks, propose
+from ratchet.bootstrap.stages.propose import NoTasks, missing, propose
 from ratchet.launch import cli
 
 TEXTS = {
@@ -165,7 +165,8 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     propose(run, 1, weights)
     stage, names = Stage(run.proposals(1)), [d.id for d in run.material(1).documents]
     tasks = run.tasks(1)
-    assert len(stage.committed()) == 2 * 2 and [t.question for t in tasks] == [f"who is the {name}?" for name in names]
+    assert len(stage.committed()) == 2 * 2 and not missing(run, 1)
+    assert [t.question for t in tasks] == [f"who is the {name}?" for name in names]
     assert run.read(1) == tasks and [t.document_ids for t in tasks] == [(name,) for name in names]
     first = stage.sha256(0)
     (run.proposals(1) / "unit-00001.json").unlink()
@@ -177,8 +178,11 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
 
 def test_a_generation_without_any_task_ends_with_what_to_do(run, weights, monkeypatch):
     monkeypatch.setattr(Proposer, "__call__", lambda self, *given: one_each(self, *given)[::2])
-    with pytest.raises(NoTasks, match="none of 2 proposed tasks .*unlikely.*--documents.tasks FILE.*--doc"):
-        propose(run, 1, weights)
+    for _ in range(2):  # also when it goes on after it was killed before it said so
+        assert missing(run, 1)
+        with pytest.raises(NoTasks, match="none of 2 proposed tasks .*unlikely.*--documents.tasks FILE.*--doc"):
+            propose(run, 1, weights)
+        monkeypatch.setattr(Proposer, "__call__", lambda *_: pytest.fail("what is committed is not proposed again"))
 
 
 def test_a_teacher_is_shown_worked_answers_before_its_task_and_a_student_is_not(run, weights):

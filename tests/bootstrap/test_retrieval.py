@@ -1,3 +1,5 @@
+import logging
+
 import bm25s
 import numpy as np
 import pytest
@@ -95,3 +97,9 @@ def test_the_passages_of_a_document_are_ranked_among_themselves():
     index = Index([*passages_of([Document("a", "red lamp kettle mill so so"), Document("b", "kettle")], 2)])
     assert [p.id for p in index.of("a", "mill kettle")] == ["a#1", "a#0", "a#2"]
     assert [p.id for p in index.of("a", "?")] == ["a#0", "a#1", "a#2"] and index.of("gone", "kettle") == []
+
+
+def test_an_index_is_built_without_a_word_to_whoever_logs_everything(caplog):
+    with caplog.at_level(logging.DEBUG):
+        assert Index([Document("d", "kettle in the mill")]).search("kettle", 1)
+    assert not caplog.records

@@ -1,5 +1,7 @@
 """The tokenizer that a run trains for itself: on which texts, and that it comes back from its folder."""
 
+import base64
+import random
 from dataclasses import replace
 
 import little
@@ -7,7 +9,7 @@ from etils import epath
 from support import little_config
 
 from ratchet.bootstrap.rubric import load_rubric
-from ratchet.bootstrap.tokenizers import FEWEST_LETTERS, PROSE_LINES, evenly, make_tokenizer
+from ratchet.bootstrap.tokenizers import FEWEST_LETTERS, MOST_OF_ONE, PROSE_LINES, evenly, make_tokenizer
 from ratchet.bootstrap.worlds.world import Document, Material
 from ratchet.models.tokenizer import load
 
@@ -62,7 +64,17 @@ def test_a_long_first_document_shuts_out_no_other(tmp_path, world):
     assert pieces_of(tokenizer, "guest") == 1, "nor the seed's words"
 
 
+def test_a_long_document_that_is_no_text_shuts_out_no_word_of_others(tmp_path, world):
+    noise = Document("0", base64.b64encode(random.Random(0).randbytes(300_000)).decode())
+    words = [f"{a}{b}{c}" for a in ("tru", "blo", "gri") for b in ("ster", "mund", "vack") for c in ("ing", "o", "el")]
+    others = [Document(f"d{n}", " ".join(words[n:] + words[:n])) for n in range(20)]
+    tokenizer = made(tmp_path / "a", replace(world, slices=(Material((noise, *others)),)))
+    assert pieces_of(tokenizer, " ".join(words)) < 2 * len(words)
+
+
 def test_texts_are_taken_evenly_from_their_beginning():
+    assert evenly(["a" * 90_000, "b" * 9000], 10**6) == ["a" * MOST_OF_ONE, "b" * 9000]
+    assert evenly(["a" * 90_000, "b" * 30_000], 10**6) == ["a" * 30_000, "b" * 30_000]
     assert evenly(["ab", "c" * 500, "", "d" * 900], 420) == ["ab", "c" * 209, "", "d" * 209]
     assert evenly(["ab", "cd"], 1000) == ["ab", "cd"] and evenly([], 10) == []
     crowd = [f"{n:04}" * 100 for n in range(1000)]

@@ -1,5 +1,6 @@
 """What users type and read: one line for every mistake, exit code 2."""
 
+import errno
 import io
 import json
 import os
@@ -144,6 +145,7 @@ def test_a_run_that_has_ended_says_why(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [("{", "cannot be read"), ('{"sead": 1}', "unknown setting sead; nearest is seed"),
+     ('{"sead": 1}', "one that another revision of Ratchet began goes on with that revision"),
      ('{"seed": "x"}', "seed is 'x'"), ("[]", "config.json")],
 )  # fmt: skip
 def test_a_damaged_config_is_one_line(capsys, tmp_path, text, named):
@@ -352,6 +354,27 @@ def test_what_lies_where_another_kind_of_thing_should_is_one_line(capsys, tiny_r
     for name, place in places.items():
         line = line.replace(name, place)
     assert line in mistake(capsys, *(places.get(word, word) for word in words))
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "status"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "runs/x/lock"), "runs/x/lock: Permission denied; give this", 2),
+        (OSError(errno.EROFS, "Read-only file system", Path("runs/x")), "runs/x: Read-only file system; give this", 2),
+        (OSError(errno.ENOSPC, "No space left on device", "page"), "page: No space left on device; free some", 1),
+        (OSError(errno.ENOENT, "No such file or directory", "page"), "page: No such file or directory\n", 2),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space\n", 1),
+        (OSError("what it is about; what helps"), "what it is about; what helps\n", 2),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_that_names_the_file(capsys, monkeypatch, error, line, status):
+    def refused(words):
+        raise error
+
+    monkeypatch.setattr(cli, "_function", lambda name: refused)
+    assert cli.main(["report", "runs/x"]) == status
+    said = capsys.readouterr().err
+    assert said.startswith(f"ratchet: {line}") and said.count("\n") == 1
 
 
 def test_the_report_is_rebuilt(capsys, tiny_run):

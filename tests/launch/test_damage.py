@@ -43,7 +43,10 @@ COMMITTED = (
 RECORDS = tuple(f"gen-#/{stage}/unit-#" for stage in ("simulate", "review", "targets", "wrongthink", "corrections"))
 """Units: a file of records and its commit."""
 SHARD = "gen-#/dataset/1.0.0/dataset-train.array_record-#-of-#"
-HOW_IT_WENT = ("config.yaml", "stages.json", "goodput.jsonl", "metrics.jsonl", "index.html", "lock", "working.json")
+HOW_IT_WENT = (
+    "config.yaml", "stages.json", "goodput.jsonl", "metrics.jsonl", "index.html", "lock", "working.json",
+    "forecast.json", "documents.json",
+)  # fmt: skip
 """Files from which nothing follows, and those of TensorBoard."""
 
 
@@ -241,7 +244,8 @@ def test_the_weights_of_another_generation_are_not_taken_for_its_own(run):
 def test_files_from_which_nothing_follows_are_done_without(run, undamaged, shown):
     places = [*run.glob("tensorboard/*"), *(p for p in run.rglob("*") if p.name in HOW_IT_WENT)]
     (run / "working.json").write_text('{"host": "x", "pid": 1, "since": 1.0, "heard": 1.0, "doing": null}')
-    before = {p: p.read_bytes() for p in (*places, run / "working.json")}
+    (run / "forecast.json").write_text('{"gen-000": {"train": [1.0, 2.0]}, "gen-001": {"train": [1.0, 2.0]}}')
+    before = {p: p.read_bytes() for p in (*places, run / "working.json", run / "forecast.json")}
     for damage in (*list(DAMAGES.values())[::3], lambda content: content.replace(b"1", b'"x"').replace(b"2", b"[2]")):
         for path, content in before.items():
             path.write_bytes(damage(content))

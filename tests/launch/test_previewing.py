@@ -20,13 +20,20 @@ CALLED = (
 )
 
 
+VERDICTS = {
+    "finished": Verdict(1.0, True), "likely": Verdict(-0.3, True), "seeks": Verdict(1.0, True),
+    "gain": Verdict(0.0, False, "too little"), "sure": Verdict(0.25, False, "doubts: all"),
+    "kind": Verdict(1.0, True),
+}  # fmt: skip
+
+
 def shown(monkeypatch, capsys, as_json: bool) -> str:
     """What is printed of a preview of one answer."""
     answer = transcript(TASK, "They are 42.", messages=CALLED)
-    review = Review(answer.id, {"finished": Verdict(1.0, True)}, True)
+    review = Review(answer.id, VERDICTS, True)
     found = previews.Preview((), (previews.Previewed(TASK, (answer,), (review,)),))
     monkeypatch.setattr(previews, "preview", lambda run, weights, count, number: found)
-    run = SimpleNamespace(rubric=[SimpleNamespace(id="finished", required=True)])
+    run = SimpleNamespace(rubric=[SimpleNamespace(id=name, required=name not in ("sure", "kind")) for name in VERDICTS])
     assert preview._show(run, None, SimpleNamespace(tasks=1, json=as_json), 1) == 0
     return capsys.readouterr().out
 
@@ -40,3 +47,13 @@ def test_people_see_what_was_called_and_what_came_back_on_a_line_each(monkeypatc
 def test_programs_get_the_messages_of_an_answer(monkeypatch, capsys):
     (task,) = json.loads(shown(monkeypatch, capsys, True))["tasks"]
     assert task["answers"][0]["messages"] == list(CALLED)
+
+
+def test_what_passes_for_certain_is_named_together_and_every_other_verdict_has_its_line(monkeypatch, capsys):
+    lines = [line.strip() for line in shown(monkeypatch, capsys, False).splitlines()]
+    at = lines.index("pass: finished, seeks")
+    assert lines[at + 1 : at + 5] == [
+        "likely       -0.30  pass", "gain          0.00  fail (too little)",
+        "sure          0.25  fail (doubts: all), advisory", "kind          1.00  pass, advisory",
+    ]  # fmt: skip
+    assert lines[at + 6 :] == ["1 tasks; 1 of 1 answers accepted"]

@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import pytest
 from etils import epath
 from support import awaken, start, tiny_config, write_model
@@ -56,6 +57,18 @@ def test_the_newest_promoted_generation_answers_and_any_other_when_asked(scratch
     assert words[1] != words[2]
     with pytest.raises(ValueError, match=f"has no finished generation 7; see `ratchet status {scratch}`"):
         api.load(scratch, 7)
+
+
+def test_what_is_compiled_for_python_is_kept_where_commands_keep_it(scratch, monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    try:
+        for place in (None, "elsewhere"):
+            jax.config.update("jax_compilation_cache_dir", place)
+            api.load(scratch)
+            assert jax.config.jax_compilation_cache_dir == (place or str(tmp_path / ".cache" / "ratchet" / "xla"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_generation_is_looked_at_without_other_weights_of_its_size(scratch, monkeypatch):

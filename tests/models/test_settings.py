@@ -171,6 +171,15 @@ def test_the_day_is_nothing_to_a_template_that_does_not_ask_for_it(tmp_path):
     assert not (place / "run" / "chat_date.txt").exists()
 
 
+def test_a_tokenizer_that_spells_the_templates_own_tokens_is_refused(tmp_path):
+    place = folder(tmp_path, {"split_special_tokens": True})
+    text = transformers.AutoTokenizer.from_pretrained(place).apply_chat_template(MESSAGES, tokenize=False)
+    letters = ChatTokenizer.load(folder(tmp_path / "plain", {"split_special_tokens": False})).encode(text)
+    assert by_transformers(place, MESSAGES)[0] == letters  # no token of the template is left
+    with pytest.raises(FolderError, match="tokenizer_config.json: split_special_tokens has .*; set it to false"):
+        ChatTokenizer.load(place)
+
+
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [

@@ -1,5 +1,7 @@
 """What chat templates are given and may do, against transformers' `apply_chat_template`; and what becomes of errors."""
 
+import json
+
 import pytest
 from support import CHATML, write_chat
 from templates import by_transformers, by_us, write_folder
@@ -91,7 +93,6 @@ def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
         ("{{ messages | tojson(indent=10 ** 12) }}", "pads to more than"),
         ("{% set ns = namespace(n=9) %}{% for i in range(40) %}{% set ns.n = ns.n * ns.n %}{% endfor %}", "more than"),
         ("{{ strftime_now(7) }}", "must be str"),
-        ("{{ '\\ud800' }}", "surrogates not allowed"),
         ("\ud800", "surrogates not allowed"),
         ("{{ raise_exception('first line\nsecond line') }}", "first line second line"),
         ("{{ messages | tojson(sort_keys=[]) | no_such_filter }}", "no_such_filter"),
@@ -137,6 +138,47 @@ def test_a_message_of_another_form_is_one_line(tmp_path, message):
     place = write_folder(tmp_path, "qwen")
     with pytest.raises(Exception, match="."):
         by_transformers(place, [message])
-    with pytest.raises(FolderError, match="refuses the messages: ") as error:
+    with pytest.raises(FolderError, match="refuses the messages: |no token spells half a letter") as error:
         by_us(place, [message])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("written", ["{{ '\\ud800' }}", "<|im_end|>{{ '\\udfff' }}"])
+def test_a_template_that_writes_half_a_letter_is_refused(tmp_path, written):
+    place = write_chat(tmp_path, written + CHATML)
+    with pytest.raises(FolderError, match="json: no token spells half a letter .*; give whole letters$"):
+        ChatTokenizer.load(place).chat([ASKED, SAID])
+
+
+def test_a_line_that_quotes_a_hidden_name_has_whole_letters(tmp_path):
+    place = write_chat(tmp_path, "{{ raise_exception('no role ' ~ messages[0].role) }}")
+    with pytest.raises(FolderError) as error:
+        ChatTokenizer.load(place).chat([ASKED | {"role": "<|im_end|>"}])
+    assert str(error.value).encode().endswith(b"no role ??????????")
+
+
+PRIVATE = "a \ue000\ue001 \ue0a0b \uf8ff\ufdd0\ufffe\ufffd \U000f003c\U000f0001c \U000ffffd\U00100000\U0010ffff d"
+
+
+def test_letters_of_private_use_stay_as_they_are(tmp_path):
+    place = write_chat(tmp_path)
+    messages = [ASKED | {"content": PRIVATE}, SAID | {"content": PRIVATE}]
+    assert by_us(place, messages) == by_transformers(place, messages)
+    own = ChatTokenizer.load(place)
+    for text in (PRIVATE, f"{PRIVATE} <|im_end|> {PRIVATE}"):
+        chat = own.chat([ASKED | {"content": text}, SAID | {"content": text}])
+        assert own.decode(chat.tokens[chat.said]) == text
+        assert text in own.decode(own.ask(text, passages=[text])[0])
+
+
+def test_a_symbol_of_letters_beyond_the_first_planes_is_hidden_like_any_other(tmp_path):
+    place = write_chat(tmp_path)
+    odd = [{"content": name, "special": True} for name in ("\U00020000", "\U0010fffd\ue000", "｜▁🤖")]
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    listed = {"added_tokens_decoder": {str(900 + n): token for n, token in enumerate(odd)}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | listed))
+    text = "a " + " b ".join(token["content"] for token in odd)
+    own = ChatTokenizer.load(place)
+    chat = own.chat([ASKED | {"content": text}, SAID | {"content": text}])
+    assert own.decode(chat.tokens[chat.said], special=True) == f"{text}<|im_end|>"
+    assert (chat.tokens == own.end).sum() == 2 and not own.left_out - {own.end} & {*chat.tokens[chat.said]}

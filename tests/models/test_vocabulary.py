@@ -50,6 +50,23 @@ def test_what_a_trainers_last_call_left_is_neither_obeyed_nor_written_again(plai
     assert whole["truncation"] is whole["padding"] is whole["model"].get("dropout") is None
 
 
+@pytest.mark.parametrize("count", [900, 1100])
+def test_names_of_symbols_of_very_many_letters_are_hidden_or_refused(plain, tmp_path, count):
+    added = json.loads((plain / "tokenizer.json").read_text())["added_tokens"]
+    letters = [chr(0x4E00 + n) for n in range(count)]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    odd = [{"id": 1000 + n, "content": letter, **flags} for n, letter in enumerate(letters)]
+    place = changed(plain, tmp_path, added_tokens=[*added, *odd])
+    if count > 1000:
+        with pytest.raises(FolderError, match=r"hold 1,1\d\d different letters, and at most 1,022 can"):
+            ChatTokenizer.load(place)
+        return
+    own = ChatTokenizer.load(place)
+    chat = own.chat([{"role": "user", "content": "".join(letters)}, MESSAGES[1]])
+    assert not {1000 + n for n in range(count)} & {*chat.tokens.tolist()}
+    assert "".join(letters) in own.decode(chat.tokens)
+
+
 def saved(tokenizer, place):
     tokenizer.save(epath.Path(place))
     return epath.Path(place)

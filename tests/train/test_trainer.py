@@ -261,6 +261,19 @@ def test_checkpoints_by_the_clock_are_temporary_and_those_by_the_step_stay(tmp_p
     assert saved == [3, 5, 7, 10]
 
 
+@pytest.mark.parametrize(("steps", "left"), [(4, [None, 20.0, 10.0, 0.0]), (1, [0.0])])
+def test_the_first_step_which_compiles_tells_nothing_of_the_time_left(steps, left):
+    graphdef, params = model()
+    now, found = [0.0], []
+
+    def log(step, values):
+        found.append(values.get("seconds_left"))
+        now[0] += 10.0
+
+    fit(training(graphdef, batches(steps=steps)), params, None, log, clock=lambda: now[0])
+    assert found == left
+
+
 @pytest.mark.parametrize(
     ("number", "seconds", "told", "saved"),
     [(signal.SIGTERM, 0.1, 3, 5), (signal.SIGINT, 60.0, 3, 4), (signal.SIGTERM, 60.0, 8, 9)],

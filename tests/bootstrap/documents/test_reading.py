@@ -74,6 +74,16 @@ def test_globs_say_which_files_of_a_folder_are_read(tmp_path, globs, wanted):
     assert sources == wanted.split()
 
 
+def test_hidden_files_and_folders_are_passed_by_unless_globs_ask_for_them(tmp_path):
+    folder = tmp_path / ".notes"
+    write(folder, "a.txt", ".b.txt", ".git/c.md", "deep/.d/e.txt")
+    found = read(DocumentsConfig(str(folder)))
+    assert [d.id for d in found.documents] == ["a"]
+    others = sorted((o.source, o.reason) for o in found.account.of("other"))
+    assert others == [(".b.txt", "hidden"), (".git", "hidden"), ("deep/.d", "hidden")]
+    assert ids(folder, globs=(".git/*.md", "deep/**/*.txt")) == [".git/c", "deep/.d/e"]
+
+
 def test_a_single_file_is_read_too(tmp_path):
     write(tmp_path, "a.txt", "b.log")
     assert ids(tmp_path / "a.txt") == ["a"] and ids(tmp_path / "b.log") == ["b"]

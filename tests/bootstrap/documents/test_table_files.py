@@ -74,7 +74,7 @@ def test_rows_without_a_name_are_named_by_file_and_number(tmp_path):
     (tmp_path / "b.csv").write_text("text,id\nthree,007\n")
     found = read(DocumentsConfig(str(tmp_path)))
     assert {d.id: d.text for d in found.documents} == {"deep/a 1": "one", "deep/a 3": "two", "007": "three"}
-    assert not found.account.left_out, "an empty text is like an empty file"
+    assert not found.account.left_out, "a table may have rows without a text"
 
 
 def test_columns_that_meta_has_for_itself_are_kept_under_another_name(tmp_path):

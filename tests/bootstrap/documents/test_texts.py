@@ -104,9 +104,12 @@ def test_a_file_without_text_is_listed_and_so_is_a_locked_one(tmp_path):
     (tmp_path / "page.html").write_text("<html><body><script>1</script></body></html>")
     docx.Document().save(tmp_path / "blank.docx")
     (tmp_path / "blank.txt").write_text(" \n")
-    (tmp_path / "empty.txt").write_text("")
+    for name in ("empty.txt", "empty.csv"):
+        (tmp_path / name).touch()
     found = dict(left_out(tmp_path))
     locked = found.pop("locked.pdf")
     assert locked == "cannot be read (it is locked by a password)"
-    assert found == dict.fromkeys(["blank.docx", "blank.txt", "page.html", "scan.pdf"], "gives no text")
+    assert found == dict.fromkeys(
+        ["blank.docx", "blank.txt", "empty.csv", "empty.txt", "page.html", "scan.pdf"], "gives no text"
+    )
     assert [d.id for d in read(DocumentsConfig(str(tmp_path))).documents] == ["owned", "zz"]

@@ -47,6 +47,13 @@ def test_what_was_forecast_counts_until_it_is_measured(seconds, spent, ahead, lo
     assert Outlook(tuple(made)).left(spent, ahead) == (low, high, ())
 
 
+def test_the_time_that_compiled_counts_until_there_is_another():
+    made = [Stage("gen", "train", *one) for one in ((10, 100.0), (30, 60.0), (15,), (5,))]
+    assert Outlook((made[0], *made[2:])).left() == (200.0, 200.0, ())
+    assert Outlook(tuple(made)).left() == (40.0, 40.0, ())
+    assert Outlook(tuple(made)).left(spent=10.0, ahead=35.0) == (35.0 + 5 * 105.0 / 45, 35.0 + 5 * 105.0 / 45, ())
+
+
 def test_the_current_stage_is_the_first_that_is_not_done():
     assert (stages().number, stages().current.name) == (1, "train")
     assert (stages(1.0, 1.0).number, stages(1.0, 1.0).current.work) == (3, 30)

@@ -170,6 +170,15 @@ def test_what_was_not_done_yet_takes_what_was_forecast(run):
     assert status(run)["outlook"]["seconds_left"] == [5 + 180.0, 15 + 180.0], "what was measured counts"
 
 
+@pytest.mark.parametrize(
+    "forecast", [[], {"gen-000": [1]}, {"gen-000": 5}, {"gen-000": {"train": 3}}, {"gen-000": {"train": ["a", "b"]}}]
+)
+def test_a_damaged_forecast_is_none(run, forecast):
+    planned(run, ("gen-000", "train", 100), ("gen-001", "review", 6))
+    put(run / "forecast.json", forecast)
+    assert status(run)["outlook"]["not_measured"] == ["review"]
+
+
 def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
     planned(run, ("gen-000", "train", 100), ("gen-001", "review", 6), ("gen-001", "train", 200))
     doing = {"title": "gen 1 review", "since": time.time(), "done": 2, "total": 6, "left": 12.5}

@@ -292,7 +292,15 @@ def test_a_signal_is_one_line_and_what_is_begun_is_answered(capfd, number):
 
     listener, heard = socket.create_server(("127.0.0.1", 0)), []
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    asking = threading.Thread(target=lambda: heard.append(urllib.request.urlopen(address).read()))
+
+    def ask() -> None:
+        try:
+            heard.append(urllib.request.urlopen(address).read())
+        finally:
+            if not heard:  # nothing else would end the server
+                os.kill(os.getpid(), number)
+
+    asking = threading.Thread(target=ask)
     asking.start()
     config = uvicorn.Config(app, log_config=None, lifespan="off")
     assert ending.answer(config, listener) == 128 + number

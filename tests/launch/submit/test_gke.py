@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ratchet.bootstrap import config_changes
 from ratchet.launch import cli
 from ratchet.launch.commands.start import New
-from ratchet.launch.options import UserError, parse_run
+from ratchet.launch.lines import UserError
+from ratchet.launch.options import parse_run
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import gke
 from ratchet.launch.submit.gke import Gke

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.launch.options import UserError
+from ratchet.launch.lines import UserError
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import slurm, tpu_vm, xpk
 from ratchet.launch.submit.slices import FLAT, slice_of

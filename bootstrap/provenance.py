@@ -1,0 +1,162 @@
+"""Whether an example is what it says that it is.
+
+Its question, its tokens, their weights and their targets have to be those of the accepted transcript that it names, or
+of a demonstration of the world. What was made in any other way is not accounted for, whatever it teaches.
+
+T is the number of tokens of an example, N that of weighted tokens, K the kept ids.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ratchet.bootstrap.examples import as_named_first, exchanged, name_ids, one_hot, prose_example
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.tools import LOOKUP, call_text
+from ratchet.bootstrap.transcript import Capture, Transcript
+from ratchet.bootstrap.worlds.world import Task, World
+from ratchet.train.records import Example
+
+ROUNDED = 1e-3
+"""What a probability may differ by after it was written down twice."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """All that examples may be made of."""
+
+    world: World
+    tokenizer: Any
+    tasks: Mapping[str, Task]
+    """Those that were read, by id."""
+    shown: Mapping[str, Task]
+    """The worked tasks that are demonstrated, by id."""
+    accepted: Mapping[str, Transcript]
+    targets: Mapping[str, Target]
+    """What accepted transcripts are trained towards, by the id of each."""
+
+    def explain(self, e: Example) -> bool:
+        """Whether an example is made of these: prose and demonstrations of the world, verdicts, or what the transcript
+        that it names teaches students and simulators. Weights are 0 or 1."""
+        if not np.isin(e.weights, (0, 1)).all() or not self._renamed(e):
+            return False
+        if e.origin in ("prose", "seed", "review"):
+            return _towards(e, _said(e)) and self._shown(e)
+        t = self.accepted.get(e.lineage.get("transcript", ""))
+        if t is None or t.id not in self.targets or t.task_id != e.lineage.get("task"):
+            return False
+        if e.origin == "simulate":
+            return not t.forced and self._simulates(e, t)
+        return e.origin in ("student", "correction") and self._answers(e, t)
+
+    def _renamed(self, e: Example) -> bool:
+        """Whether words that changed places are names of a kind. Students see no sources, in which they would change
+        as well."""
+        pairs = e.lineage.get("renamed", ())
+        alike = all(any({a, b} <= kind for kind in self._kinds) for a, b in pairs)
+        return alike and not (pairs and e.origin in ("student", "correction", "prose"))
+
+    def _shown(self, e: Example) -> bool:
+        """Whether an example says what a world shows, or is a verdict."""
+        if e.origin == "prose":
+            return e.id in self._prose
+        said = tuple(_said(as_named_first(e)).tolist())
+        if set(said) <= set(self.tokenizer.verdicts):
+            return True
+        return e.origin == "seed" and self._demonstrates(said, self.shown.get(e.lineage.get("task", "")))
+
+    def _demonstrates(self, said: tuple[int, ...], task: Task | None) -> bool:
+        """Whether that is the answer of a worked task, after a look-up or none, or a correction of it."""
+        if task is None:
+            return False
+        *corrections, answer = self._worked[task.id]
+        before = said[: -len(answer)]
+        if said in corrections or said == answer:
+            return True
+        calls = (self.tokenizer.call(LOOKUP["name"], call_text(sought)) for sought in task.seek)
+        return said[len(before) :] == answer and any(before == tuple(call) for call in calls)
+
+    def _simulates(self, e: Example, t: Transcript) -> bool:
+        """Whether an example says what a transcript said, calls included, with its sources in view."""
+        tokens, weights = np.array([*t.prompt, *t.tokens], np.int32), np.zeros(len(e.tokens), np.float32)
+        weights[len(t.prompt) :] = 1
+        for start, end in t.called:
+            weights[start:end] = 1
+        pairs, aim = e.lineage.get("renamed", ()), self.targets[t.id].capture
+        used = np.unique(np.concatenate([tokens, aim.ids_NK.ravel()]))
+        if len(np.unique(exchanged(used, pairs))) < len(used):
+            return False  # two names have become one
+        aim = aim._replace(ids_NK=exchanged(aim.ids_NK, pairs))
+        return (
+            np.array_equal(e.tokens, exchanged(tokens, pairs))
+            and np.array_equal(e.weights, weights)
+            and (_towards(e, _said(e)) or _towards(e, _said(e)[: -len(t.tokens)], aim))
+        )
+
+    def _answers(self, e: Example, t: Transcript) -> bool:
+        """Whether an example says what a transcript said to its task in one of its wordings, a correction after a wrong
+        thought: its own, or where a rule spoils, any."""
+        end = len(e.tokens) - len(t.tokens)
+        prompt, weighted = tuple(e.tokens[: max(end, 0)].tolist()), np.flatnonzero(e.weights).tolist()
+        if weighted != list(range(end, len(e.tokens))) or tuple(e.tokens[end:].tolist()) != t.tokens:
+            return False
+        thoughts = [prompt[len(asked) :] for asked in self._asked[t.task_id] if prompt[: len(asked)] == asked]
+        if e.origin == "student":
+            asks = not t.forced and () in thoughts
+        else:
+            asks = bool(t.forced) and any(o == t.forced or (o and t.source == "spoiled") for o in thoughts)
+        return asks and (_towards(e, _said(e)) or _towards(e, (), self.targets[t.id].capture))
+
+    @cached_property
+    def _kinds(self) -> list[set[int]]:
+        return [set(kind) for kind in name_ids(self.world.names, self.tokenizer)]
+
+    @cached_property
+    def _prose(self) -> set[str]:
+        return {prose_example(self.tokenizer, *line).id for line in self.world.prose}
+
+    @cached_property
+    def _asked(self) -> dict[str, list[tuple[int, ...]]]:
+        """The tasks of accepted transcripts in tokens, in each of their wordings."""
+        tasks = [self.tasks[i] for i in {t.task_id for t in self.accepted.values()}]
+        render = self.tokenizer.render
+        return {t.id: [tuple(render(messages)) for messages in (t.messages, *t.askings)] for t in tasks}
+
+    @cached_property
+    def _worked(self) -> dict[str, list[tuple[int, ...]]]:
+        """Of every worked task all corrections, and then its answer, in tokens."""
+        heard = tuple(t.answer for t in self.shown.values())
+        found = {}
+        for t in self.shown.values():
+            steps = self.world.steps(t.answer)
+            ways = self.world.spoil(t, t.answer, heard, random.Random(f"interrupt {t.id}"))
+            texts = [*(way.correction(t.answer, steps) for way in ways), t.answer]
+            found[t.id] = [(*self.tokenizer.encode(text), self.tokenizer.end) for text in texts]
+        return found
+
+
+def _said(e: Example) -> np.ndarray:
+    """The tokens [N] that are trained on."""
+    return e.tokens[e.weights > 0]
+
+
+def _towards(e: Example, certain: Sequence[int], then: Capture | None = None) -> bool:
+    """Whether the targets of an example put everything on some tokens, and then are these ones."""
+    aims = [one_hot(certain), *([then] if then else [])]
+    if sum(len(aim.ids_NK) for aim in aims) != len(e.ids):
+        return False
+    parts = np.split(np.arange(len(e.ids)), [len(aims[0].ids_NK)])
+    return all(_same(e.ids[part], e.probs[part], aim) for part, aim in zip(parts, aims, strict=False))
+
+
+def _same(ids_NK: np.ndarray, probs_NK: np.ndarray, aim: Capture) -> bool:
+    """Whether distributions give each kept id of others as much, and no other id anything."""
+    kept_NK = aim.probs_NK > 0
+    equal_NKK = (ids_NK[:, :, None] == aim.ids_NK[:, None]) & kept_NK[:, None]
+    given_NK = (probs_NK[:, :, None] * equal_NKK).sum(axis=1)
+    others_N = probs_NK.sum(axis=1) - given_NK.sum(axis=1)
+    return bool((abs(given_NK - aim.probs_NK * kept_NK) <= ROUNDED).all() and (others_N <= ROUNDED).all())

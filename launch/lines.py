@@ -1,0 +1,34 @@
+"""What is said to people a line at a time, whatever it names: a path or a setting may hold line breaks."""
+
+import contextlib
+import sys
+import unicodedata
+from collections.abc import Sequence
+
+_BREAKS = ("Cc", "Zl", "Zp")
+"""Kinds of letters that end a line or tell a terminal what to do."""
+
+
+class UserError(ValueError):
+    """Something the user can mend; shown as one line, with what there is `listed` below it."""
+
+    def __init__(self, line: str, listed: Sequence[str] = ()):
+        super().__init__(line)
+        self.listed = listed
+
+
+def one_line(text: str) -> str:
+    """The text with what would break it or steer a terminal spelled out, a line break as `\\n`."""
+    spelled = lambda letter: letter.encode("unicode_escape").decode()
+    return "".join(spelled(one) if unicodedata.category(one) in _BREAKS else one for one in text)
+
+
+def tell(*lines: str) -> None:
+    """Prints lines on standard error, if anybody hears them."""
+    with contextlib.suppress(OSError):  # a terminal that is gone hears nothing
+        print(*map(one_line, lines), sep="\n", file=sys.stderr, flush=True)
+
+
+def say(line: str, *below: str) -> None:
+    """Tells in a line what a command has come to, and what is listed below it."""
+    tell(f"ratchet: {line}", *below)

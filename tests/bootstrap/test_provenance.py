@@ -1,0 +1,187 @@
+"""Examples that are not what they say: nothing but what was accepted, and what a world shows, is accounted for."""
+
+from dataclasses import replace
+
+import little
+import numpy as np
+import pytest
+from support import transcript
+
+from ratchet.bootstrap.examples import example, exchanged, for_simulator, for_students, one_hot, renamed
+from ratchet.bootstrap.provenance import Sources
+from ratchet.bootstrap.stages import seed
+from ratchet.bootstrap.targets import Target
+from ratchet.bootstrap.transcript import Capture
+from ratchet.train.records import ORIGINS, Example
+
+
+@pytest.fixture(scope="module")
+def said(world, deeds, tokenizer):
+    """To the first task a right answer with a soft target and a wrong one, and a right one to the second; corrections
+    of a model's own wrong thought, and of a spoiled answer."""
+    first, other = world.slices[0].tasks
+    view = lambda task: [d for d in world.slices[0].documents if d.id in task.document_ids]
+    say = lambda task, text, **more: transcript(task, text, view(task), tokenizer=tokenizer, **more)
+    wrong, right = little.answer(deeds, first, (0,)), little.answer(deeds, first)
+    thought = f"{wrong.split('.')[0]}."
+    after = {"forced": tuple(tokenizer.encode(thought)), "forced_text": thought}
+    return {
+        "good": say(first, right),
+        "bad": say(first, little.answer(deeds, first, (1,))),
+        "other": say(other, little.answer(deeds, other)),
+        "mended": say(first, f"no, {right}", source="inverted", **after),
+        "spoiled": say(first, f"no, {right}", source="spoiled", **after),
+    }
+
+
+@pytest.fixture(scope="module")
+def soft(said):
+    """The target of the right answer: a third of the mass is on another id."""
+    tokens = np.array(said["good"].tokens)
+    mass = np.tile(np.float32([2 / 3, 1 / 3]), (len(tokens), 1))
+    return Capture(np.stack([tokens, tokens + 1], 1).astype(np.int32), mass, np.zeros(len(tokens), np.float32))
+
+
+@pytest.fixture(scope="module")
+def sources(world, tokenizer, said, soft):
+    accepted = {t.id: t for name, t in said.items() if name != "bad"}
+    targets = {i: Target(i, soft if i == said["good"].id else t.capture, 0.0) for i, t in accepted.items()}
+    tasks, shown = ({t.id: t for t in some} for some in (world.slices[0].tasks, world.seed.tasks))
+    return Sources(world, tokenizer, tasks, shown, accepted, targets)
+
+
+def taught(sources, tokenizer, t, task, again=lambda t, task, salt: t.forced) -> list[Example]:
+    """What a generation's dataset has of a transcript."""
+    aim = sources.targets[t.id]
+    students = for_students(tokenizer, t, aim, task, "gen-000", again)
+    return students if t.forced else [*students, for_simulator(t, aim, task, "gen-000")]
+
+
+@pytest.fixture(scope="module")
+def made(sources, said, world, tokenizer):
+    """The right answer as students and as a simulator learn it."""
+    return taught(sources, tokenizer, said["good"], world.slices[0].tasks[0])
+
+
+def made_of(e: Example, **other) -> Example:
+    """An example with some of its parts exchanged."""
+    fields = {name: getattr(e, name) for name in ("weights", "ids", "probs", "tail", "origin", "lineage")} | other
+    return Example.create(fields.pop("tokens", e.tokens), **fields)
+
+
+def says(e: Example, tokens, prompt=None, origin=None, **lineage) -> Example:
+    """An example with the lineage of another that says this, certainly."""
+    asked = e.tokens[: int(np.argmax(e.weights > 0))].tolist() if prompt is None else prompt
+    return example(asked, tokens, one_hot(tokens), origin or e.origin, e.lineage | lineage)
+
+
+def test_what_a_generation_makes_of_its_transcripts_is_accounted_for(sources, said, made, world, tokenizer):
+    first, other = world.slices[0].tasks
+    another = lambda t, task, salt: tuple(tokenizer.encode("the red hall lamp sleeps."))
+    more = [*taught(sources, tokenizer, said["other"], other), *taught(sources, tokenizer, said["mended"], first)]
+    more += taught(sources, tokenizer, said["spoiled"], first, another)
+    simulated = [copy for e in made if e.origin == "simulate" for copy in renamed(world.names, tokenizer, e, 20)]
+    assert {e.origin for e in (*made, *more)} == {"student", "simulate", "correction"} and len(simulated) == 20
+    assert all(map(sources.explain, (*made, *more, *simulated)))
+    certain = for_simulator(said["good"], sources.targets[said["good"].id].sampled(said["good"]), first, "gen-000")
+    assert sources.explain(certain), "its tokens were accepted, whatever the target"
+
+
+def test_what_a_world_shows_is_accounted_for_and_nothing_else_by_its_name(sources, said, little_run, made):
+    skills = seed.demonstrations(little_run, little_run.fresh_weights())
+    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})
+    shown = [e for part in skills.values() for e in part]
+    assert {e.origin for e in shown} == {"seed", "prose"} and any((np.diff(e.weights) < 0).any() for e in shown)
+    assert all(map(own.explain, shown))
+    worked = skills["simulate"][0]
+    bad = [*little_run.tokenizer.encode(said["bad"].text), little_run.tokenizer.end]
+    for e in (worked, skills["interrupt"][0], skills["prose"][0]):
+        assert not own.explain(says(e, bad)) and not own.explain(says(e, bad, task="another"))
+        assert not own.explain(made_of(e, weights=e.weights * 3))
+    assert not own.explain(says(worked, [*worked.tokens[worked.weights > 0].tolist(), *bad]))
+
+
+def test_reviews_train_on_verdicts_alone_and_towards_them(sources, tokenizer, said):
+    yes, no = tokenizer.verdicts
+    verdict = lambda tokens: example([3, 4], tokens, one_hot(tokens), "review", {})
+    assert sources.explain(verdict([yes])) and sources.explain(verdict([no]))
+    assert not sources.explain(verdict([yes, 7]))
+    count = len(said["bad"].tokens)
+    ids = np.stack([[yes] * count, said["bad"].tokens], 1).astype(np.int32)
+    aim = Capture(ids, np.tile(np.float32([0.01, 0.99]), (count, 1)), np.zeros(count, np.float32))
+    assert not sources.explain(example([3, 4], [yes] * count, aim, "review", {}))
+
+
+def test_what_an_example_says_is_what_the_transcript_said_that_it_names(sources, said, made):
+    good, bad, other = said["good"], said["bad"], said["other"]
+    hidden = [
+        says(made[0], bad.tokens),
+        says(made[0], bad.tokens, transcript=bad.id),
+        says(made[0], bad.tokens, transcript=""),
+        says(made[0], good.tokens, task=other.task_id),
+        says(made[0], good.tokens, transcript=other.id),
+        says(made[0], bad.tokens[-3:], [*good.student_prompt, *bad.tokens[:-3]]),
+        says(made[0], [*good.tokens, *good.tokens]),
+        *(says(made[0], bad.tokens, origin=origin) for origin in ORIGINS),
+        *(says(made[0], bad.tokens, origin=origin, task="", transcript="") for origin in ORIGINS),
+        says(made[0], good.tokens, origin="imitation"),
+    ]
+    assert sources.explain(says(made[0], good.tokens)) and not any(map(sources.explain, hidden))
+
+
+def test_an_answer_is_one_to_what_was_asked(sources, said, made):
+    good, other, simulated = said["good"], said["other"], made[-1]
+    assert simulated.origin == "simulate"
+    for prompt in (other.student_prompt, [*good.student_prompt, 7], good.student_prompt[1:], [7]):
+        assert not sources.explain(says(made[0], good.tokens, prompt))
+        assert not sources.explain(says(simulated, good.tokens, prompt))
+        assert not sources.explain(says(made[0], said["mended"].tokens, prompt, "correction"))
+
+
+def test_a_correction_comes_after_a_wrong_thought_and_an_answer_after_none(sources, said, world, tokenizer):
+    mended, own = said["mended"], taught(sources, tokenizer, said["mended"], world.slices[0].tasks[0])[0]
+    assert not sources.explain(says(own, mended.tokens, mended.student_prompt))
+    assert not sources.explain(says(own, mended.tokens, origin="student"))
+    assert not sources.explain(says(own, mended.tokens, [*mended.student_prompt, *mended.forced, 7]))
+    assert not sources.explain(says(own, [*mended.forced, *mended.tokens], mended.student_prompt))
+    spoiled = taught(sources, tokenizer, said["spoiled"], world.slices[0].tasks[0])[0]
+    assert not sources.explain(says(spoiled, mended.tokens, mended.student_prompt)), "nothing is interrupted"
+
+
+@pytest.mark.parametrize("share", [0.99, 0.5, 0.24, 0.01])
+def test_no_mass_is_on_what_the_target_does_not_have(sources, said, made, soft, share):
+    """Be it on a rejected answer to the same task, to another, or on a document."""
+    for e in made:
+        ids, probs = np.insert(e.ids, 0, said["bad"].tokens[: len(e.ids)], axis=1), np.insert(e.probs, 0, 0, axis=1)
+        assert sources.explain(made_of(e, ids=ids, probs=probs))
+        probs = np.concatenate([np.full((len(probs), 1), share), e.probs * (1 - share)], axis=1)
+        assert not sources.explain(made_of(e, ids=ids, probs=probs))
+        turned = np.tile(np.float32([1 / 3, 2 / 3]), (len(e.ids), 1))
+        assert not sources.explain(made_of(e, probs=turned)), "the other way round"
+        assert not sources.explain(made_of(e, probs=e.probs * (1 - share), tail=np.full(len(e.ids), share)))
+
+
+def test_weights_are_as_they_were_made(sources, made):
+    for e in made:
+        last = np.flatnonzero(e.weights)[-1]
+        assert not sources.explain(made_of(e, weights=e.weights * 1000))
+        assert not sources.explain(made_of(e, weights=np.where(np.arange(len(e.weights)) == last, 1e-6, e.weights)))
+
+
+def test_names_change_places_within_a_kind_in_sources_and_answer_alike(sources, said, made, world, tokenizer):
+    simulated, student = made[-1], made[0]
+    ids = {word: tokenizer.encode(f" {word}")[0] for word in (*little.COLOURS, *little.DEEDS)}
+
+    def swapped(e: Example, a: str, b: str, ways: int = 2, prompt: bool = True) -> Example:
+        pairs = [[ids[a], ids[b]], [ids[b], ids[a]]][:ways]
+        tokens = np.where(e.weights > 0, exchanged(e.tokens, pairs), e.tokens)
+        tokens = exchanged(e.tokens, pairs) if prompt else tokens
+        return made_of(e, tokens=tokens, ids=exchanged(e.ids, pairs), lineage=e.lineage | {"renamed": pairs})
+
+    used = [w for w in little.DEEDS if ids[w] in said["good"].tokens]
+    colour = next(w for w in little.COLOURS if ids[w] in said["good"].tokens)
+    assert sources.explain(swapped(simulated, *used))
+    assert not sources.explain(swapped(student, *used)), "a student sees no sources"
+    assert not sources.explain(swapped(simulated, *used, prompt=False)), "the sources say otherwise"
+    assert not sources.explain(swapped(simulated, *used, ways=1)), "two names have become one"
+    assert not sources.explain(swapped(simulated, used[0], colour)), "a deed is no colour"
