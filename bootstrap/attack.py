@@ -45,7 +45,10 @@ class Attack:
 
 @dataclass(frozen=True)
 class Attacker:
-    """Makes attacks on the review of one world; `grade` tells the truth."""
+    """Makes attacks on the review of one world; `grade` tells the truth.
+
+    Most are reviewed beside right answers. One in four answers is alone, as it is where all others to its task fail.
+    """
 
     world: World
     targets: Sequence[Attacked]
@@ -64,6 +67,8 @@ class Attacker:
             target = rng.choice(self.targets)
             before, text = self._interrupted(target, rng) if rng.random() < 0.25 else ("", target.answer)
             attack = Attack(self.case(target, text, before, heard), ())
+            if not before and rng.random() < 0.25:
+                attack = Attack(replace(attack.case, siblings=(text,), others=(), among=True), ())
             for _ in range(rng.choice((1, 1, 2, 3))):
                 attack = self.change(attack, rng)
             if attack.case.text and self.wrong(attack.case):
@@ -77,7 +82,8 @@ class Attacker:
         task, passages = attack.case.task, (p.text for p in attack.case.passages)
         source = rng.choice((*passages, other.answer, other.task.question, task.question))
         text = change(attack.case.text, self.world, rng, source)[:LONGEST]
-        case = replace(attack.case, text=text, steps=tuple(self.world.steps(text)))
+        siblings = (text,) if attack.case.among else attack.case.siblings
+        case = replace(attack.case, text=text, steps=tuple(self.world.steps(text)), siblings=siblings)
         return Attack(case, (*attack.made_by, name))
 
     def climb(self, attack: Attack, reviewer: Reviewer, steps: int, rng: random.Random) -> Attack:

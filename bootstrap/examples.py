@@ -111,14 +111,12 @@ def review_demonstrations(
     passages in view. Criteria that nothing grades get none: with made-up labels they would learn to say yes."""
     d = draft(writer, index, task, 2, "demo")
     view = tuple(p for p in index.passages if p.id in d.passages)
-    rng = random.Random(f"review {task.id}")
-    steps = world.steps(task.answer)
-    spoiled = [way.text for way in world.spoil(task, task.answer, heard, rng)]
-    right = [task.answer[s.start : s.end] for s in steps]
+    rng = judging_order(task)
+    steps = judged_steps(world, task, heard, rng)
     made = []
     for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
         asked = []
-        for text in rng.sample([*right, *spoiled], len(right) + len(spoiled)):
+        for text in rng.sample(steps, len(steps)):
             asked += labelled(criterion, world, task, text, view, reviewer)
         lineage = {"kind": criterion.id, "task": task.id}
         pairs = [(question, label) for _, question, label in asked]
@@ -135,19 +133,37 @@ def labelled(
 
     A step about what the task seeks is left out where no passage in view tells of it: nobody could judge it.
     """
-    steps: Sequence[Step] = world.steps(text)
-    case = Case(task, text, "", True, (), tuple(steps), view, (text,))
-    found = []
-    for step, grades in zip(steps, world.known(task, text, "").steps, strict=True):
-        said = text[step.start : step.end]
+    found, texts = [], [p.text for p in view]
+    for said, question, right in known_verdicts(criterion, world, task, text):
         about = [s for s in task.seek if s in said]
-        hidden = "passages" in criterion.show and about and not any(a in p.text for a in about for p in view)
-        if criterion.id not in grades or hidden:
+        if "passages" in criterion.show and about and not any(a in shown for a in about for shown in texts):
             continue
-        for question, _ in questions(criterion, case, [step]):
-            context, asked = reviewer.prompt(criterion, question, [p.text for p in view], task)
-            found.append((context, asked, grades[criterion.id]))
+        found.append((*reviewer.prompt(criterion, question, texts, task), right))
     return found
+
+
+def known_verdicts(criterion: Criterion, world: World, task: Task, text: str) -> list[tuple[str, str, bool]]:
+    """(step, question, right verdict) of a model criterion about each step of a text that `World.known` grades."""
+    steps: Sequence[Step] = world.steps(text)
+    case = Case(task, text, "", True, (), tuple(steps), (), (text,))
+    graded = zip(steps, world.known(task, text, "").steps, strict=True)
+    found = [(step, grades[criterion.id]) for step, grades in graded if criterion.id in grades]
+    return [
+        (text[step.start : step.end], question, right)
+        for step, right in found
+        for question, _ in questions(criterion, case, [step])
+    ]
+
+
+def judging_order(task: Task) -> random.Random:
+    """The random numbers by which steps of a worked answer are spoiled, and then mixed, for reviewers to judge."""
+    return random.Random(f"review {task.id}")
+
+
+def judged_steps(world: World, task: Task, heard: Sequence[str], rng: random.Random) -> list[str]:
+    """The steps of a worked answer, and spoiled ones, about which reviewers are asked."""
+    spoiled = [way.text for way in world.spoil(task, task.answer, heard, rng)]
+    return [*(task.answer[s.start : s.end] for s in world.steps(task.answer)), *spoiled]
 
 
 def prose_example(tokenizer: Any, beginning: str, continuation: str) -> Example:

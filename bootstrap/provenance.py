@@ -10,11 +10,22 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ratchet.bootstrap.examples import as_named_first, exchanged, name_ids, one_hot, prose_example
+from ratchet.bootstrap.examples import (
+    as_named_first,
+    exchanged,
+    judged_steps,
+    judging_order,
+    known_verdicts,
+    name_ids,
+    one_hot,
+    prose_example,
+)
+from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Transcript
@@ -35,6 +46,10 @@ class Sources:
     """Those that were read, by id."""
     shown: Mapping[str, Task]
     """The worked tasks that are demonstrated, by id."""
+    probes: Mapping[str, Task]
+    """The worked tasks that probe reviewers, by id."""
+    reviewer: Reviewer
+    """Whose model criteria verdicts are about."""
     accepted: Mapping[str, Transcript]
     targets: Mapping[str, Target]
     """What accepted transcripts are trained towards, by the id of each."""
@@ -61,13 +76,51 @@ class Sources:
         return alike and not (pairs and e.origin in ("student", "correction", "prose"))
 
     def _shown(self, e: Example) -> bool:
-        """Whether an example says what a world shows, or is a verdict."""
+        """Whether an example says what a world shows, or is a right verdict."""
         if e.origin == "prose":
             return e.id in self._prose
-        said = tuple(_said(as_named_first(e)).tolist())
+        first = as_named_first(e)
+        said = tuple(_said(first).tolist())
         if set(said) <= set(self.tokenizer.verdicts):
-            return True
+            return self._judges(first)
         return e.origin == "seed" and self._demonstrates(said, self.shown.get(e.lineage.get("task", "")))
+
+    def _judges(self, e: Example) -> bool:
+        """Whether verdicts, each at the end of a question, are the right ones. A demonstration is about steps of a
+        worked answer, right and spoiled, and a verdict that a reviewer got wrong about a probe's answer."""
+        name, place, told = e.lineage.get("task", ""), e.lineage.get("kind", ""), e.lineage.get("said")
+        task = (self.shown if e.origin == "seed" else self.probes).get(name)
+        at = np.flatnonzero(e.weights).tolist()
+        if task is None or not at or (told is None) != (e.origin == "seed"):
+            return False
+        known = self._verdicts(task, place, told)
+        tokens, answers = e.tokens.tolist(), dict(zip((True, False), self.tokenizer.verdicts, strict=True))
+        first = [q for q in known if tuple(tokens[: at[0]][-len(q) :]) == q]
+        asked = [max(first, key=len, default=()), *(tuple(tokens[a + 1 : b]) for a, b in pairwise(at))]
+        return all(q in known and tokens[n] == answers[known[q]] for q, n in zip(asked, at, strict=True))
+
+    def _verdicts(self, task: Task, criterion: str, said: str | None) -> dict[tuple[int, ...], bool]:
+        """The right verdict about each step of what was `said` to a worked task, or else of its worked answer and of
+        spoiled ones, by the question's tokens."""
+        key = (task.id, criterion, said)
+        if key not in self._known_verdicts:
+            texts = [said] if said is not None else judged_steps(self.world, task, self._heard, judging_order(task))
+            found = {}
+            for c in (c for c in self.reviewer.criteria if c.id == criterion and self.world.known):
+                for _, question, right in (v for text in texts for v in known_verdicts(c, self.world, task, text)):
+                    found[self.reviewer.prompt(c, question, (), task)[1]] = right
+            self._known_verdicts[key] = found
+        return self._known_verdicts[key]
+
+    @cached_property
+    def _known_verdicts(self) -> dict[tuple, dict[tuple[int, ...], bool]]:
+        """What `_verdicts` found before."""
+        return {}
+
+    @cached_property
+    def _heard(self) -> tuple[str, ...]:
+        """The worked answers, from which a rule that spoils takes what else might be said."""
+        return tuple(t.answer for t in self.shown.values())
 
     def _demonstrates(self, said: tuple[int, ...], task: Task | None) -> bool:
         """Whether that is the answer of a worked task, after a look-up or none, or a correction of it."""
@@ -129,11 +182,10 @@ class Sources:
     @cached_property
     def _worked(self) -> dict[str, list[tuple[int, ...]]]:
         """Of every worked task all corrections, and then its answer, in tokens."""
-        heard = tuple(t.answer for t in self.shown.values())
         found = {}
         for t in self.shown.values():
             steps = self.world.steps(t.answer)
-            ways = self.world.spoil(t, t.answer, heard, random.Random(f"interrupt {t.id}"))
+            ways = self.world.spoil(t, t.answer, self._heard, random.Random(f"interrupt {t.id}"))
             texts = [*(way.correction(t.answer, steps) for way in ways), t.answer]
             found[t.id] = [(*self.tokenizer.encode(text), self.tokenizer.end) for text in texts]
         return found

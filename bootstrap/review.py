@@ -71,8 +71,9 @@ class Reviewer:
             alone = self.verdicts(cases, asked)
             siblings = [t for t, of in zip(transcripts, alone, strict=True) if t.finished and self._accepts(of, True)]
             beside = [t for t, of in zip(transcripts, alone, strict=True) if t.finished and self._formed(of)]
-        heard, pairs = tuple(t.text for t in siblings), zip(cases, transcripts, strict=True)
-        cases = [replace(case, siblings=heard, others=_others(t, beside)) for case, t in pairs]
+        heard, ids = tuple(t.text for t in siblings), {t.id for t in siblings}
+        with_others = lambda case, t: replace(case, siblings=heard, others=_others(t, beside), among=t.id in ids)
+        cases = [with_others(case, t) for case, t in zip(cases, transcripts, strict=True)]
         found = self.verdicts(cases, asked)
         return [Review(t.id, of, self._accepts(of)) for t, of in zip(transcripts, found, strict=True)]
 

@@ -69,7 +69,8 @@ def audit_generation(
     quoted = max((int(c.limit or 0) for c in run.rubric if c.id == "original"), default=0)
     result = audit(once_each, documents, own, list(transcripts.values()), reviews, max(GRAM, quoted))
     accepted = {i: t for i, t in transcripts.items() if reviews[i].accepted}
-    sources = Sources(run.world, run.tokenizer, g.read, {t.id: t for t in run.shown}, accepted, aims)
+    shown, probes = ({t.id: t for t in some} for some in (run.shown, run.probes))
+    sources = Sources(run.world, run.tokenizer, g.read, shown, probes, reviewer, accepted, aims)
     result["unaccounted_tokens"] = unaccounted_tokens(once_each, sources)
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0

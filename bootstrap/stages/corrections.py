@@ -37,9 +37,7 @@ def corrections(
         for unit, tasks in enumerate(units):
 
             def make(tasks=tasks, unit=unit) -> list[bytes]:
-                own = {t.id for t in tasks}
-                answers = [t for t in right if t.task_id in own]
-                pairs = _unit(g, reviewer, thinker, [t for t in tasks if t.id in before], answers, unit)
+                pairs = _unit(g, reviewer, thinker, tasks, before, right, unit)
                 return [part for t, r in pairs for part in (to_json(t), to_json(r))]
 
             inputs = g.inputs("wrongthink", unit, fingerprint, *(t.id for t in tasks))
@@ -85,27 +83,30 @@ def _unit(
     g: Generation,
     reviewer: Reviewer,
     thinker: nnx.State | None,
-    asked: Sequence[Task],
-    answers: Sequence[Transcript],
+    tasks: Sequence[Task],
+    before: set[str],
+    right: Sequence[Transcript],
     unit: int,
 ) -> Pairs:
-    """One unit's corrections with their reviews, in an order in which no source comes first."""
-    run, heard = g.run, tuple(t.text for t in answers)
-    c, pairs = run.config.wrongthink, []
+    """The corrections of one unit's `tasks` with their reviews, in an order in which no source comes first. A model
+    thinks wrongly about those of `before`; all `right` answers vote on what is said."""
+    run, own, asked = g.run, {t.id for t in tasks}, [t for t in tasks if t.id in before]
+    answers = [t for t in right if t.task_id in own]
+    heard, c, pairs = tuple(t.text for t in answers), run.config.wrongthink, []
     if thinker is not None and asked:
         source = next(s for s in c.sources if s != "spoiled")
         begun, seed = {t.task_id: t.tokens for t in answers}, g.seed("think", unit)
         said = wrongthink.think(run.writer(thinker), run.world, asked, c.samples, seed=seed, right=begun)
         found = wrongthink.supervise(reviewer, said, list(g.passages.values()), heard, source)
-        pairs += _tried(g, reviewer, [thought for thought in found if thought], answers, unit)
+        pairs += _tried(g, reviewer, [thought for thought in found if thought], right, unit)
     if "spoiled" in c.sources:
         spoiled = _spoiled(g, answers, heard)
-        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, answers), strict=True)
+        pairs += zip(spoiled, reviewer.review(spoiled, g.read, g.passages, right), strict=True)
     return sorted(pairs, key=lambda pair: content_id(pair[0].task_id, pair[0].forced))
 
 
 def _tried(
-    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], answers: Sequence[Transcript], unit: int
+    g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], right: Sequence[Transcript], unit: int
 ) -> Pairs:
     """Corrections of wrong thoughts with their reviews; one that fails is tried again, or hard cases would be rare."""
     left, done = list(thoughts), []
@@ -113,7 +114,7 @@ def _tried(
         seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
         written = wrongthink.interrupt(g.author(), g.index, left, interruption, generation=g.number, seed=seed)
         written = [replace(t, id=content_id(t.id, attempt)) for t in written]
-        reviews = reviewer.review(written, g.read, g.passages, answers)
+        reviews = reviewer.review(written, g.read, g.passages, right)
         done += zip(written, reviews, strict=True)
         left = [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
         if not left:

@@ -149,8 +149,9 @@ class Case:
     """An answer under review, as text.
 
     `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together
-    and pass without each other; each has one vote. `others` are the well-formed answers to the same task beside this
-    one. `finished` is false for an answer cut off by the length limit or by a call.
+    and pass without each other; each has one vote, and `among` says whether this answer is one of them. `others` are
+    the well-formed answers to the same task beside this one. `finished` is false for an answer cut off by the length
+    limit or by a call.
     """
 
     task: Task
@@ -162,6 +163,7 @@ class Case:
     passages: tuple[Document, ...]
     siblings: tuple[str, ...]
     others: tuple[str, ...] = ()
+    among: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from support import transcript
 
-from ratchet.bootstrap.examples import example, exchanged, for_simulator, for_students, one_hot, renamed
+from ratchet.bootstrap.examples import (
+    example,
+    exchanged,
+    for_simulator,
+    for_students,
+    labelled,
+    one_hot,
+    renamed,
+    verdict_example,
+)
 from ratchet.bootstrap.provenance import Sources
 from ratchet.bootstrap.stages import seed
 from ratchet.bootstrap.targets import Target
@@ -43,11 +52,12 @@ def soft(said):
 
 
 @pytest.fixture(scope="module")
-def sources(world, tokenizer, said, soft):
+def sources(world, tokenizer, said, soft, little_run):
     accepted = {t.id: t for name, t in said.items() if name != "bad"}
     targets = {i: Target(i, soft if i == said["good"].id else t.capture, 0.0) for i, t in accepted.items()}
     tasks, shown = ({t.id: t for t in some} for some in (world.slices[0].tasks, world.seed.tasks))
-    return Sources(world, tokenizer, tasks, shown, accepted, targets)
+    reviewer = little_run.reviewer(little_run.fresh_weights())
+    return Sources(world, tokenizer, tasks, shown, shown, reviewer, accepted, targets)
 
 
 def taught(sources, tokenizer, t, task, again=lambda t, task, salt: t.forced) -> list[Example]:
@@ -101,15 +111,56 @@ def test_what_a_world_shows_is_accounted_for_and_nothing_else_by_its_name(source
     assert not own.explain(says(worked, [*worked.tokens[worked.weights > 0].tolist(), *bad]))
 
 
-def test_reviews_train_on_verdicts_alone_and_towards_them(sources, tokenizer, said):
+@pytest.fixture(scope="module")
+def judged(sources, world, deeds, little_run):
+    """(verdict, question, right verdict, example of it) about a probe's answer whose first step is wrong."""
+    sure = next(c for c in little_run.rubric if c.id == "sure")
+    task = world.seed.tasks[-1]
+    told = little.answer(deeds, task, (0,))
+    view = tuple(d for d in world.seed.documents if d.id in task.document_ids)
+    lineage = {"kind": "sure", "task": task.id, "generation": 1, "said": told}
+    asked = labelled(sure, world, task, told, view, sources.reviewer)
+    made = [verdict_example(sources.tokenizer, before, [(q, right)], "review", lineage) for before, q, right in asked]
+    assert [right for *_, right in asked] == [False, True]
+    return made
+
+
+def flipped(e: Example, verdicts, at: int = -1) -> Example:
+    """An example with one of its verdicts turned round."""
+    tokens, said = e.tokens.copy(), np.flatnonzero(e.weights)[at]
+    tokens[said] = verdicts[0] + verdicts[1] - tokens[said]
+    ids, probs, tail = one_hot(tokens[e.weights > 0].tolist())
+    return made_of(e, tokens=tokens, ids=ids, probs=probs, tail=tail)
+
+
+def test_right_verdicts_are_accounted_for_and_turned_round_ones_are_not(sources, judged, little_run):
+    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})
+    shown = seed.demonstrations(little_run, little_run.fresh_weights())["review"]
+    rows = [e for e in shown if e.weights.sum() > 1]
+    assert all(map(own.explain, (*judged, *shown))) and len(rows) > 4
+    assert any(e.lineage.get("renamed") for e in shown)
+    verdicts = sources.tokenizer.verdicts
+    for e in (*judged, *rows):
+        assert not any(own.explain(flipped(e, verdicts, at)) for at in range(int(e.weights.sum())))
+    first, second = judged
+    other = lambda e, **lineage: made_of(e, lineage=e.lineage | lineage)
+    assert not own.explain(other(first, said=None)) and not own.explain(other(rows[0], said="the red lamp hums."))
+    assert not own.explain(other(first, kind="grounded")) and not own.explain(other(first, task="another"))
+    assert not own.explain(other(first, said=second.lineage["said"].split(". ")[1]))
+    assert not own.explain(made_of(first, origin="seed")) and not own.explain(made_of(rows[0], origin="review"))
+
+
+def test_reviews_train_on_verdicts_alone_and_towards_them(sources, tokenizer, said, judged):
     yes, no = tokenizer.verdicts
-    verdict = lambda tokens: example([3, 4], tokens, one_hot(tokens), "review", {})
-    assert sources.explain(verdict([yes])) and sources.explain(verdict([no]))
-    assert not sources.explain(verdict([yes, 7]))
+    question, lineage = judged[0].tokens[:-1].tolist(), judged[0].lineage
+    verdict = lambda tokens, aim=None: example(question, tokens, aim or one_hot(tokens), "review", lineage)
+    assert sources.explain(verdict([no])) and not sources.explain(verdict([no, 7]))
+    assert not sources.explain(verdict([no], one_hot([yes])))
+    assert not sources.explain(example([], [no], one_hot([no]), "review", lineage))
     count = len(said["bad"].tokens)
-    ids = np.stack([[yes] * count, said["bad"].tokens], 1).astype(np.int32)
+    ids = np.stack([[no] * count, said["bad"].tokens], 1).astype(np.int32)
     aim = Capture(ids, np.tile(np.float32([0.01, 0.99]), (count, 1)), np.zeros(count, np.float32))
-    assert not sources.explain(example([3, 4], [yes] * count, aim, "review", {}))
+    assert not sources.explain(verdict([no] * count, aim))
 
 
 def test_what_an_example_says_is_what_the_transcript_said_that_it_names(sources, said, made):

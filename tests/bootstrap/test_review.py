@@ -119,7 +119,7 @@ def test_a_check_reads_the_whole_case(answering, task, passages, right):
     reviewer.review(made, {task.id: task}, passages)
     assert seen[2] == Case(
         task, right, "so.", True, (("lookup", {"query": "x"}),), little.steps(right), tuple(passages.values()),
-        (right,), (),
+        (right,), (), among=True,
     )  # fmt: skip
     assert (seen[3].finished, seen[3].passages, seen[3].steps) == (False, (), ())
     reviewer.review(made[:1], {task.id: task}, passages, siblings=[transcript(task, text) for text in "ab"])

@@ -125,11 +125,18 @@ def follows(case: Case) -> str:
 
 
 def agrees(case: Case) -> str:
-    """More than half of the siblings that claim the same outcomes judge them alike, those left standing too."""
+    """More than half of the siblings that claim the same outcomes judge them alike, those left standing too.
+
+    One of the siblings, and a correction beside siblings, need another one that judges as they do: no answer vouches
+    for itself.
+    """
     claims, votes = parse(case.text).claims, _votes(case.siblings)
+    vouched = case.among or (case.before and case.siblings)
     for claim in (*claims, *_whole(case).held.values()):
-        cast = votes.get(claim.outcome, Counter({claim.judgement: 1}))
-        if cast[claim.judgement] * 2 <= cast.total():
+        cast = votes.get(claim.outcome, Counter())
+        if vouched and cast[claim.judgement] <= case.among:
+            return f"no other sibling judges '{claim.outcome}' {claim.judgement}"
+        if cast and cast[claim.judgement] * 2 <= cast.total():
             return f"siblings do not judge '{claim.outcome}' {claim.judgement}"
     return "" if claims else "it claims nothing"
 
