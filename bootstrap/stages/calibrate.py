@@ -114,8 +114,9 @@ def _mistakes(
             if label is None or review.verdicts[criterion.id].passed == label:
                 continue
             view = tuple(passages[p] for p in probe.transcript.passages)
-            lineage = {"kind": criterion.id, "task": probe.task.id, "generation": g.number, "said": probe.transcript.text}
-            asked = examples.labelled(criterion, run.world, probe.task, probe.transcript.text, view, reviewer)
+            task, said = probe.task, probe.transcript.text
+            lineage = {"kind": criterion.id, "task": task.id, "generation": g.number, "said": said}
+            asked = examples.labelled(criterion, run.world, task, said, view, reviewer)
             made += [
                 examples.verdict_example(run.tokenizer, context, [(question, right)], "review", lineage)
                 for context, question, right in asked
