@@ -8,7 +8,7 @@ the run makes depends on it.
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,11 +18,12 @@ from flax import nnx
 
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.simulate import draft, finish
+from ratchet.bootstrap.simulate import Writer, draft, finish
 from ratchet.bootstrap.targets import make_targets
 from ratchet.bootstrap.thinkers import control_text
 from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
 from ratchet.models import programs
+from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Meter, Request
 
 SMALL = 1 / 32
@@ -68,8 +69,9 @@ def compiling(run: Run) -> Iterator[None]:
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
-    """Inverts a lesson, answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a
-    tool; `reached` is called after every dispatch. What no generation before the second needs comes first."""
+    """Inverts a lesson, answers what an evaluation asks, answers and reviews the tasks of generation 1, calls a tool,
+    and goes on from prompts as long as they may become; `reached` is called after every dispatch. What no generation
+    before the second needs comes first, and last what is needed by chance."""
     against(params, random_like(difference(params, params), 0), 1.0)
     if control := control_text(run):
         run.loss(params, control)
@@ -90,3 +92,27 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     review = partial(reviewer.review, **own, siblings=said, reached=reached)
     review(said)
     make_targets(writer, run.scorer, review, said, run.config.targets, 0, reached)
+    shown = [*asked, *(d.prompt for d in drafts)]
+    _every_width(writer, run.config.model, shown, [p.text for p in passages], reached)
+
+
+def _every_width(
+    writer: Writer, model: DecoderConfig, prompts: Sequence[Sequence[int]], passages: Sequence[str],
+    reached: Callable[..., None],
+) -> None:  # fmt: skip
+    """Goes on from prompts of every width, few and many, with a grammar and without: those of the prompts, and of what
+    becomes of one when a tool is called, a passage answers, and a branch or a correction begins with what is said then.
+
+    Which of these a generation needs is chance: whether a model calls tools, and how many do.
+    """
+    calls, said, sampler = writer.caller, writer.config.new_tokens, writer.sampler
+    shortest, longest = min(map(len, prompts), default=1), max(map(len, prompts), default=1)
+    if calls:
+        answer = max((len(writer.tokenizer.answered(text)) for text in passages), default=0)
+        longest = max(longest, min(longest + len(calls.opening) + said + answer, writer.room))
+    lengths = {sampler.columns(model, n): n for n in range(shortest, longest + said + 1)}  # the longest of each width
+    for length in lengths.values():
+        for grammar in (None, calls.grammar) if calls else (None,):
+            for count in (1, sampler.slots):  # few prompts are read by a program of their own
+                alike = [Request(n, (n % model.vocab_size,) * length, grammar) for n in range(count)]
+                writer.sample(alike, seed=0, advance=reached)

@@ -10,11 +10,15 @@ from dataclasses import replace
 
 import jax
 import pytest
+from flax import nnx
 from support import little_config, random_examples, requests, start
 
 from ratchet.bootstrap import ahead, loop, wrongthink
 from ratchet.bootstrap.progress import Silent
-from ratchet.bootstrap.run import prepare
+from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.run import Run, prepare
+from ratchet.bootstrap.simulate import draft, finish
+from ratchet.bootstrap.tools import call_text
 from ratchet.models import decoder, programs
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Sampler
@@ -104,6 +108,8 @@ def begun(tmp_path):
 
 
 def test_what_comes_after_the_seed_is_compiled_ahead(begun):
+    """A generation after the first compiles nothing but, at most, a training step, whose rows are as many as its
+    examples fill."""
     with compiling() as first:
         ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
     assert "jit(allow)" in first, "calls of tools keep to a grammar"
@@ -111,10 +117,35 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
         params = begun.fresh_weights()
         lesson = wrongthink.difference(params, begun.fresh_weights())
         wrongthink.against(params, wrongthink.random_like(lesson, 7), 0.5)
+    with compiling() as grown:
+        _after_a_call(begun, params)
     with compiling() as later:
         loop.run(begun.directory, begun.config, Silent())
     assert (begun.directory / "gen-001" / "DONE.json").exists()
-    assert not inverted and not {"jit(dispatch)", "jit(prefill)", "jit(answer_probabilities)"} & set(later)
+    sampled = {"jit(dispatch)", "jit(prefill)", "jit(empty)", "jit(allow)"}
+    assert not inverted and not grown and not {*sampled, "jit(answer_probabilities)"} & set(later)
+    longer = replace(begun.config, generations=2)
+    given = loop.extend(begun.directory, longer)
+    with compiling() as second:
+        loop.run(begun.directory, longer, Silent(), given=given)
+    assert (begun.directory / "gen-002" / "DONE.json").exists() and set(second) <= {"jit(train_step)"}
+
+
+def _after_a_call(run: Run, params: nnx.State) -> None:
+    """Answers go on, few and many, after a tool was called and has answered, and so do branches of the last word."""
+    writer, passages, answer = run.writer(params), run.passages(1), run.shown[0].answer
+    drafts, index = [], Index(passages)
+    for t in run.tasks(1):
+        d = draft(writer, index, t, 0, "test")
+        told = max((writer.tokenizer.answered(p.text) for p in passages), key=len)
+        drafts.append(replace(d, prompt=(*d.prompt, *writer.tokenizer.encode(call_text(t.seek[0])), *told)))
+    said = (*writer.tokenizer.encode(answer), *writer.tokenizer.encode(answer))[: writer.config.new_tokens - 1]
+    many = [replace(d, task=replace(d.task, id=f"{d.task.id} {n}"), forced=(n,)) for d in drafts for n in range(2, 9)]
+    for some in (drafts[:1], many):
+        for begun in ((), said):
+            asked = [replace(d, forced=(*d.forced, *begun)) for d in some]
+            finish(writer, index, asked, generation=1, seed=1)
+            writer.sample([d.request(0, writer.caller.opening, writer.caller.grammar) for d in some], seed=1)
 
 
 def test_compiling_ahead_ends_with_the_training_beside_it_and_raises_what_went_wrong(begun, monkeypatch):
