@@ -1,8 +1,8 @@
 """Compiling ahead: while a seed model trains on an accelerator, a thread has those programs compiled that come after
 it.
 
-The thread has untrained weights answer and review what the next stages ask, and throws away what they say. Nothing that
-the run makes depends on it.
+The thread has untrained weights answer and review what the next stages ask, and throws away what they say; on several
+devices it runs nothing. Nothing that the run makes depends on it.
 """
 
 import contextlib
@@ -18,13 +18,14 @@ from flax import nnx
 
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.simulate import Writer, draft, finish
+from ratchet.bootstrap.simulate import Draft, Writer, draft, finish
 from ratchet.bootstrap.targets import make_targets
 from ratchet.bootstrap.thinkers import control_text
 from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
-from ratchet.models import programs
-from ratchet.models.decoder import DecoderConfig
+from ratchet.models import decoder, programs
+from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
+from ratchet.train.sharding import laid_out, state_sharding
 
 SMALL = 1 / 32
 """The part of a device's memory that weights may take, so that a sampler has room beside training."""
@@ -40,18 +41,22 @@ class _Ended(Exception):
 def compiling(run: Run) -> Iterator[None]:
     """Within, a thread compiles what samples and scores. At the end, the program that it is at is waited for.
 
-    It does nothing where that would not pay or could go wrong: on CPUs, on several devices, whose programs have to run
-    in one order, from a model of others, and with weights that leave a sampler no room beside training. Raises what the
-    thread raised.
+    On several devices it compiles what samples, and runs nothing, since programs have to run in one order on all of
+    them. It does nothing where that would not pay or could go wrong: on CPUs, in one of several processes, from a model
+    of others, and with weights that leave a sampler no room beside training. Raises what the thread raised.
     """
     device = run.mesh.devices.flat[0]
-    if not programs.few(device) or run.mesh.size > 1 or run.config.base:
+    if not programs.few(device) or run.config.base or jax.process_count() > 1:
         yield
         return
-    params, memory = run.fresh_weights(), device.memory_stats() or {}
-    if sum(leaf.nbytes for leaf in jax.tree.leaves(params)) > SMALL * memory.get("bytes_limit", math.inf):
-        yield
-        return
+    if run.mesh.size > 1:
+        work = partial(compile_alone, run)
+    else:
+        params, memory = run.fresh_weights(), device.memory_stats() or {}
+        if sum(leaf.nbytes for leaf in jax.tree.leaves(params)) > SMALL * memory.get("bytes_limit", math.inf):
+            yield
+            return
+        work = partial(rehearse, run, params)
     ended = threading.Event()
 
     def reached(*_) -> None:
@@ -59,7 +64,7 @@ def compiling(run: Run) -> Iterator[None]:
             raise _Ended
 
     with ThreadPoolExecutor(1, "compiling") as pool:
-        rehearsed = pool.submit(rehearse, run, params, reached)
+        rehearsed = pool.submit(work, reached)
         try:
             yield
         finally:
@@ -78,9 +83,7 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     writer = replace(run.writer(params), sampler=replace(run.sampler, meter=Meter()))
     reviewer = replace(run.reviewer(params), seed=lambda: params)
     tasks, passages = run.tasks(1), run.passages(1)
-    encoded = lambda item: (*run.tokenizer.render(item.messages), *run.tokenizer.encode(item.begun))
-    asked = [encoded(item) for item in run.world.items(tasks) if item.form == "chat"]
-    writer.sample([Request(n, prompt) for n, prompt in enumerate(asked)], seed=0, advance=reached)
+    writer.sample([Request(n, prompt) for n, prompt in enumerate(_asked(run))], seed=0, advance=reached)
     index = Index(passages)
     drafts = [draft(writer, index, t, 0, "ahead") for t in tasks]
     said = finish(writer, index, drafts, generation=1, seed=0, advance=reached)
@@ -92,27 +95,45 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     review = partial(reviewer.review, **own, siblings=said, reached=reached)
     review(said)
     make_targets(writer, run.scorer, review, said, run.config.targets, 0, reached)
-    shown = [*asked, *(d.prompt for d in drafts)]
-    _every_width(writer, run.config.model, shown, [p.text for p in passages], reached)
+    for length, grammar in _widths(run, writer, drafts):
+        for count in (1, writer.sampler.slots):  # few prompts are read by a program of their own
+            alike = [Request(n, (n % run.config.model.vocab_size,) * length, grammar) for n in range(count)]
+            writer.sample(alike, seed=0, advance=reached)
 
 
-def _every_width(
-    writer: Writer, model: DecoderConfig, prompts: Sequence[Sequence[int]], passages: Sequence[str],
-    reached: Callable[..., None],
-) -> None:  # fmt: skip
-    """Goes on from prompts of every width, few and many, with a grammar and without: those of the prompts, and of what
-    becomes of one when a tool is called, a passage answers, and a branch or a correction begins with what is said then.
+def compile_alone(run: Run, reached: Callable[..., None]) -> None:
+    """Compiles what samples, and runs none of it: of the weights it needs the shapes alone. `reached` is called after
+    every width."""
+    _, shapes = decoder.shapes(run.config.model)
+    params = laid_out(shapes, state_sharding(run.mesh, shapes))
+    writer, index = run.writer(params), Index(run.passages(1))
+    weights = writer.sampler.shapes(params)
+    for length, grammar in _widths(run, writer, [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]):
+        columns = writer.sampler.columns(run.config.model, length)
+        writer.sampler.compile(weights, columns, Guides([grammar], run.config.model.vocab_size).words)
+        reached()
+
+
+def _asked(run: Run) -> list[tuple[int, ...]]:
+    """What an evaluation asks about the tasks of generation 1, in tokens."""
+    encoded = lambda item: (*run.tokenizer.render(item.messages), *run.tokenizer.encode(item.begun))
+    return [encoded(item) for item in run.world.items(run.tasks(1)) if item.form == "chat"]
+
+
+def _widths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Iterator[tuple[int, Grammar | None]]:
+    """The longest prompt of each width, without a grammar and with that of calls: the widths of what is asked, and of
+    what becomes of it when a tool is called, a passage answers, and a branch or a correction begins with what is said
+    then.
 
     Which of these a generation needs is chance: whether a model calls tools, and how many do.
     """
-    calls, said, sampler = writer.caller, writer.config.new_tokens, writer.sampler
-    shortest, longest = min(map(len, prompts), default=1), max(map(len, prompts), default=1)
-    if calls:
-        answer = max((len(writer.tokenizer.answered(text)) for text in passages), default=0)
+    prompts = [*_asked(run), *(d.prompt for d in drafts)]
+    calls, said, longest = writer.caller, writer.config.new_tokens, max(map(len, prompts), default=0)
+    if calls and prompts:
+        answer = max((len(writer.tokenizer.answered(p.text)) for p in run.passages(1)), default=0)
         longest = max(longest, min(longest + len(calls.opening) + said + answer, writer.room))
-    lengths = {sampler.columns(model, n): n for n in range(shortest, longest + said + 1)}  # the longest of each width
-    for length in lengths.values():
-        for grammar in (None, calls.grammar) if calls else (None,):
-            for count in (1, sampler.slots):  # few prompts are read by a program of their own
-                alike = [Request(n, (n % model.vocab_size,) * length, grammar) for n in range(count)]
-                writer.sample(alike, seed=0, advance=reached)
+    lengths = range(min(map(len, prompts)), longest + said + 1) if prompts else ()
+    for length in {writer.sampler.columns(run.config.model, n): n for n in lengths}.values():
+        yield length, None
+        if calls:
+            yield length, calls.grammar

@@ -52,6 +52,14 @@ class Program:
         return self._jitted[plan.deterministic]
 
 
+def compiled(jitted: Program | jax.stages.Wrapped, *arrays: Any, **static: Any) -> Any:
+    """Compiles a jitted function for arrays, or for shapes of them with their layout, and runs nothing: the call that
+    comes compiles no more. Returns the shapes of what that gives, with their layout."""
+    found = jitted.lower(*arrays, **static).compile()
+    laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(laid, found.out_info, found.output_shardings)
+
+
 def program(**options: Any) -> Callable[[Callable], Program]:
     """Decorates a function as a Program; options are those of `jax.jit`, and `plan` must be among the static names."""
     return functools.partial(Program, **options)

@@ -21,6 +21,7 @@ from ratchet.models.beginnings import lengths, split
 from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.inference import Weights
+from ratchet.models.programs import compiled
 from ratchet.models.slots import MOST_STEPS, Plan
 
 
@@ -202,6 +203,22 @@ class Sampler(Plan):
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
         read = slots.prefill(weights, both, prompt_Q, columns=columns, plan=self)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, None, self._count(places_Q).astype(np.int32))
+
+    def compile(self, weights: Weights, columns: int, words: int) -> None:
+        """Compiles what samples after prompts of so many columns, with so many words of allowed ids, and runs nothing.
+        Of the weights, shapes with their layout are enough."""
+        state = compiled(slots.empty, weights, columns, words, self)
+        whole_Q, one_Q = np.zeros(self.slots, np.int32), np.zeros(self.slots, np.uint32)
+        for rows, prompt_Q in ((max(self.slots // 8, 1), whole_Q), (self.slots, None)):  # as `read` has it
+            (prompts,) = split([[]], rows, columns, self.bucket, apart=False)
+            read = compiled(slots.prefill, weights, prompts, prompt_Q, columns=columns, plan=self)
+        allowed_QW = np.zeros((self.slots, words), np.int32) if words else None
+        queue = slots.Queue(*read, whole_Q, one_Q, allowed_QW, np.zeros(self.parts, np.int32))
+        settings = jax.eval_shape(lambda: settings_of((), [0], [Warp()], [self.new_tokens]))
+        flags = np.int32(0), np.bool_(False)
+        compiled(slots.dispatch, weights, state, queue, settings, *flags, cuts=False, plan=self)
+        if words:
+            compiled(slots.allow, state.allowed_BW, np.zeros(self.slots, bool), allowed_QW, plan=self)
 
     def lowered(self, params: nnx.State, columns: int) -> tuple[jax.stages.Lowered, list, slots.Cache]:
         """A dispatch with prompts of `columns` tokens on a mesh, for shapes of parameters with their layout; with the

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from support import little_config, random_examples, requests, start
 
-from ratchet.bootstrap import ahead, loop, wrongthink
+from ratchet.bootstrap import ahead, engines, loop, wrongthink
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
@@ -168,10 +168,31 @@ def test_compiling_ahead_ends_with_the_training_beside_it_and_raises_what_went_w
         began.clear()
 
 
-def test_nothing_is_compiled_ahead_on_a_cpu_or_on_several_devices(begun, monkeypatch):
+def test_what_samples_on_several_devices_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    slots = engines.sampler(begun.config, begun.graphdef, mesh)
+    several = replace(begun, mesh=mesh, sampler=slots)
+    with compiling() as first:
+        ahead.compile_alone(several, lambda: None)
+    params = several.fresh_weights()
+    with compiling() as later:
+        _after_a_call(several, params)
+    assert "jit(dispatch)" in first and not {"jit(dispatch)", "jit(prefill)", "jit(empty)", "jit(allow)"} & {*later}
+    heard = []
     monkeypatch.setattr(ahead, "rehearse", lambda *_: pytest.fail("it ran"))
-    with ahead.compiling(replace(begun, mesh=make_mesh(MeshConfig(), jax.devices()[:2]))):
+    monkeypatch.setattr(ahead, "compile_alone", lambda run, reached: heard.append(run))
+    with ahead.compiling(several):
         pass
+    assert heard == [several]
+
+
+def test_nothing_is_compiled_ahead_on_a_cpu_or_by_one_of_several_processes(begun, monkeypatch):
+    for work in ("rehearse", "compile_alone"):
+        monkeypatch.setattr(ahead, work, lambda *_: pytest.fail("it ran"))
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with ahead.compiling(replace(begun, mesh=make_mesh(MeshConfig(), jax.devices()[:2]))):
+            pass
     monkeypatch.setattr(programs, "few", lambda device: False)
     with ahead.compiling(begun):
         pass
