@@ -208,12 +208,12 @@ class Sampler(Plan):
         """Compiles what samples after prompts of so many columns, with so many words of allowed ids, and runs nothing.
         Of the weights, shapes with their layout are enough."""
         state = compiled(slots.empty, weights, columns, words, self)
-        whole_Q, one_Q = np.zeros(self.slots, np.int32), np.zeros(self.slots, np.uint32)
+        whole_Q, id_Q = np.zeros(self.slots, np.int32), np.zeros(self.slots, np.uint32)
         for rows, prompt_Q in ((max(self.slots // 8, 1), whole_Q), (self.slots, None)):  # as `read` has it
             (prompts,) = split([[]], rows, columns, self.bucket, apart=False)
             read = compiled(slots.prefill, weights, prompts, prompt_Q, columns=columns, plan=self)
         allowed_QW = np.zeros((self.slots, words), np.int32) if words else None
-        queue = slots.Queue(*read, whole_Q, one_Q, allowed_QW, np.zeros(self.parts, np.int32))
+        queue = slots.Queue(*read, whole_Q, id_Q, allowed_QW, np.zeros(self.parts, np.int32))
         settings = jax.eval_shape(lambda: settings_of((), [0], [Warp()], [self.new_tokens]))
         flags = np.int32(0), np.bool_(False)
         compiled(slots.dispatch, weights, state, queue, settings, *flags, cuts=False, plan=self)
