@@ -129,6 +129,34 @@ def test_a_committed_file_that_is_another_is_named_before_anything_is_written(ru
     assert files(run) == before
 
 
+def test_a_directory_in_the_place_of_a_file_is_named_in_a_line_or_done_without(run, undamaged, shown):
+    """However a command ends, it says nothing but one line of standard error, and a resume makes again what can be."""
+    units = [f"{wanted}{ending}" for wanted in RECORDS for ending in (".json", ".array_record")]
+    there, asked = [kind(p.relative_to(run)) for p in run.rglob("*")], list(commands(run, shown).items())
+    wanted = (*COMMITTED, FILE, *units, SHARD, *(name for name in HOW_IT_WENT if name in there))
+    for number, path in enumerate([of_kind(run, one) for one in wanted]):
+        path.rename(run.parent / "kept")
+        path.mkdir()
+        committed = kind(path.relative_to(run)) in (*COMMITTED, FILE)
+        for name, words in asked if committed else (asked + asked)[number % 4 + 1 : number % 4 + 3]:
+            if committed:
+                refused(words, path)
+            elif name in undamaged and name != "resume" and answer(words, run) != undamaged[name]:
+                refused(words, path)
+        code, out, err = ratchet("status", run)
+        assert (code, err) == (0, "") or (code, err.count("\n")) == (2, 1) and str(path) in err, (path, out, err)
+        assert not committed or str(path) in out + err
+        path.rmdir()
+        (run.parent / "kept").rename(path)
+    for path in (of_kind(run, one) for one in units[::2]):
+        path.unlink()
+        path.mkdir()
+    before = files(run)
+    assert ratchet("resume", run)[::2] == (0, "")
+    assert all(of_kind(run, one).is_file() for one in units)
+    assert_restored(run, before)
+
+
 @pytest.mark.parametrize("place", ["gen-001", "gen-002", "imitation", ""])
 def test_committed_files_that_are_removed_are_made_again_as_the_line_says(run, place):
     before = files(run)
