@@ -62,12 +62,11 @@ class Vocabulary:
         self.source = json.dumps(whole) if changed else source
         added = [token for token in whole["added_tokens"] if token["content"].strip()]
         written = [token for token in added if token["special"] or token["content"] in markup]
-        self.symbols = {token["content"]: token["id"] for token in written}
-        self.left_out = frozenset(token["id"] for token in added if token["special"])
+        special = [token["content"] for token in added if token["special"]]
         longest_first = sorted(written, key=lambda token: len(token["content"]), reverse=True)
         self._name = re.compile("|".join(re.escape(token["content"]) for token in longest_first) or r"(?!)")
         self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
-        letters = sorted(set("".join(self.symbols)))
+        letters = sorted(set("".join(token["content"] for token in written)))
         if len(letters) > len(_HIDDEN):
             many = f"names of special tokens hold {len(letters):,} different letters"
             raise FolderError(f"{where}: {many}, and at most {len(_HIDDEN):,} can be told from text; use another model")
@@ -77,6 +76,9 @@ class Vocabulary:
             token["special"] = True
         self._marked = json.dumps(whole)
         self._tokenizer = _read(self._marked, where)
+        number = self._tokenizer.token_to_id  # which is not always what the file says: transformers goes by it as well
+        self.symbols = {token["content"]: number(token["content"]) for token in written}
+        self.left_out = frozenset(map(number, special))
         self.ids = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.size = max(self.ids, default=-1) + 1
         begins = self._tokenizer.encode("a")
