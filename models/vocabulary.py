@@ -52,8 +52,9 @@ class Vocabulary:
     """
 
     def __init__(
-        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), of_class: str = "", space: bool = False
-    ):
+        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), of_class: str = "",
+        space: bool = False,
+    ):  # fmt: skip
         given = _parsed(source, where)
         self._where, whole = where, spaced(given, of_class, space)
         changed = whole != given

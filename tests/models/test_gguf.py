@@ -127,7 +127,8 @@ def tokenizer_of(place):
 @pytest.mark.parametrize("padding", [None, 97, 98, 101, 104])
 def test_every_token_has_the_id_that_a_file_with_holes_and_padding_gives_it(padding, hole):
     """Rows that pad an embedding are tokens of the kind that is not used, and one of them may be said to be the pad."""
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(0x21, 0x7F)), *(f"[{n}]" for n in range(8))]
+    symbols, pads = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [f"[{n}]" for n in range(8)]
+    tokens = [*symbols, *map(chr, range(0x21, 0x7F)), *pads]
     kinds = [3] * 3 + [1] * 94 + [5] * 8
     if hole:
         kinds[hole] = 5

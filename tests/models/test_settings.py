@@ -141,9 +141,10 @@ def test_a_named_token_without_a_row_in_the_model_is_left_out_unless_the_templat
 
 
 CUTS = {
-    "bytes": pre_tokenizers.ByteLevel(add_prefix_space=False), "spaced": pre_tokenizers.ByteLevel(add_prefix_space=True),
+    "bytes": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "spaced": pre_tokenizers.ByteLevel(add_prefix_space=True),
     "digits": pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("space", [None, True, False])
