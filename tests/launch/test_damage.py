@@ -130,7 +130,7 @@ def test_a_committed_file_that_is_another_is_named_before_anything_is_written(ru
 
 
 def test_a_directory_in_the_place_of_a_file_is_named_in_a_line_or_done_without(run, undamaged, shown):
-    """However a command ends, it says nothing but one line of standard error, and a resume makes again what can be."""
+    """A commit of a unit that lies so is made again once it is moved away, as the line says."""
     units = [f"{wanted}{ending}" for wanted in RECORDS for ending in (".json", ".array_record")]
     there, asked = [kind(p.relative_to(run)) for p in run.rglob("*")], list(commands(run, shown).items())
     wanted = (*COMMITTED, FILE, *units, SHARD, *(name for name in HOW_IT_WENT if name in there))
@@ -146,12 +146,12 @@ def test_a_directory_in_the_place_of_a_file_is_named_in_a_line_or_done_without(r
         assert not committed or str(path) in out + err
         path.rmdir()
         (run.parent / "kept").rename(path)
-    for path in (of_kind(run, one) for one in units[::2]):
-        path.unlink()
-        path.mkdir()
-    before = files(run)
+    before, commit = files(run), of_kind(run, units[0])
+    commit.unlink()
+    commit.mkdir()
+    refused(["resume", run], commit, "a directory lies where a file belongs; move it away")
+    commit.rmdir()
     assert ratchet("resume", run)[::2] == (0, "")
-    assert all(of_kind(run, one).is_file() for one in units)
     assert_restored(run, before)
 
 
