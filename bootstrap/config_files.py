@@ -52,9 +52,10 @@ def saved(directory: epath.Path) -> Config:
         )
     try:
         return from_json(path.read_text())
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{path} cannot be read: {error}; put it back, or start a new run; one that another revision of Ratchet "
+            f"{path} cannot be read: {reason}; put it back, or start a new run; one that another revision of Ratchet "
             "began goes on with that revision"
         ) from error
 

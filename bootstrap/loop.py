@@ -304,7 +304,8 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         summary.funnel(g, pairs, [], [], 0, accepted)
         raise RunEnded(
             f"generation {number}: no transcript passed the review ({len(pairs)} sampled, {len(pairs)} reviewed, 0 "
-            f"accepted); `ratchet report {typed(r.directory)}` shows the rejected ones and why"
+            f"accepted); `ratchet report {typed(r.directory)}` shows the rejected ones and why; more to read, more "
+            "--simulate.samples or a larger --base may help"
         )
     with r.timed(g.directory, "targets"):
         found = transcripts.target(g, reviewer, units, r.config.targets.per_task, ("targets", "review"))

@@ -19,6 +19,11 @@ from ratchet.train.buckets import reason
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk on which there is no room."""
+_ELSEWHERE = {
+    errno.EISDIR: "a directory lies where a file belongs",
+    errno.ENOTDIR: "a file lies where a directory belongs",
+}
+"""What it means that something of the other kind lies in a place."""
 
 
 def usage() -> str:
@@ -88,6 +93,8 @@ def _said_by_the_system(error: OSError) -> str:
         said = f"{os.fspath(error.filename)}: {said}"
     if error.errno in FULL:
         return f"{said}; free some space"
+    if error.errno in _ELSEWHERE:
+        return f"{said}; {_ELSEWHERE[error.errno]}; move it away, and the same command may be given again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{said}; give this user the right to read and write there, or name another place"
     return said

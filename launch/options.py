@@ -19,6 +19,7 @@ from rich.text import Text
 
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config, nearest, with_settings
+from ratchet.bootstrap.worlds.documents import TALES
 from ratchet.launch import HELP
 from ratchet.launch.commands import COMMANDS
 from ratchet.launch.lines import UserError
@@ -145,6 +146,15 @@ def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
     if asked.config.recipe != usual.recipe:
         raise UserError(f"{command}: give the recipe without --recipe, as in `ratchet {command} tiny`")
     return asked
+
+
+def lacks_documents(command: str, config: Config, more: str = "") -> str:
+    """Why a run with these settings would have nothing to read, with an example of what to do, which ends with `more`;
+    "" where it has something."""
+    if config.documents.path or config.world != "documents":
+        return ""
+    said = f"say what to read, as in `ratchet {command} {config.recipe} FOLDER{more}`"
+    return f"{command}: {said}; {TALES} are short texts of our own"
 
 
 def lacks_base(config: Config) -> str:

@@ -59,7 +59,7 @@ def read(metadata: Mapping[str, Any], architecture: str, where: str) -> tuple[st
     is_piece = lambda token: kind == "llama" and not token.strip(" ")  # a run of spaces is one like any other there
     defined = {i for i, kind_of in enumerate(kinds) if kind_of == _USER_DEFINED and not is_piece(tokens[i])}
     added = sorted(special | defined)
-    used = {i: token for i, token in enumerate(tokens) if kinds[i] != _UNUSED}
+    used = {i: token for i, token in enumerate(tokens) if kinds[i] != _UNUSED or i in special}
     made = {
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [_added(i, tokens[i], i in special) for i in added],

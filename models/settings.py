@@ -26,6 +26,10 @@ _OF_CLASS = {
     "Qwen2": {"eos_token": _END_OF_TEXT, "unk_token": _END_OF_TEXT, "pad_token": _END_OF_TEXT},
 }
 """Special tokens that transformers' tokenizer classes have without being told."""
+_ALWAYS = {"qwen2": "Qwen2", "mistral": ""}
+"""By a model's type, the class that transformers takes whatever is named; "" is the one that adds nothing."""
+_UNNAMED = {"qwen3": "Qwen2", "gemma2": "Gemma", "gemma3_text": "Gemma"}
+"""By a model's type, the class that transformers takes where none is named."""
 
 
 class NoTemplate(FolderError):
@@ -37,7 +41,8 @@ class ChatSettings:
     """`default` is the chat template, `with_tools` the one for messages that come with tools, the same in most folders.
     `named` holds special tokens by the name that templates call them, such as `bos_token`. `now` is the time that a
     template is told, None in a folder that records none. `others` are settings that only transformers reads, and
-    `added` what they and other files add to the tokens of tokenizer.json.
+    `added` what they and other files add to the tokens of tokenizer.json. `of_class` is the class that transformers
+    reads it with, as "GPT2" of GPT2TokenizerFast.
     """
 
     default: str
@@ -46,6 +51,7 @@ class ChatSettings:
     others: Mapping[str, Any]
     now: datetime.datetime | None = None
     added: tuple[Added, ...] = ()
+    of_class: str = ""
 
     @property
     def dated(self) -> bool:
@@ -80,14 +86,15 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
         raise FolderError(f"{folder}: several chat templates, of which none is named default; write it to {_ALONE}")
     default = templates["default"]
     with_tools = templates.get("tool_use", default)
-    mapped = {} if LISTED in settings else _mapping(folder / _MAP)
-    legacy, named, markup = _mapping(folder / _LEGACY), _named(folder, settings, mapped), default + with_tools
+    mapped, of_class = {} if LISTED in settings else _mapping(folder / _MAP), _class_of(folder, settings)
+    named = _named(folder, {**_OF_CLASS.get(of_class, {}), **settings}, mapped)
+    legacy, markup = _mapping(folder / _LEGACY), default + with_tools
     is_written = lambda token: token in markup or any(n in markup for n, t in named.items() if t == token)
     try:
         added = additions(mapped | settings, legacy, named, is_written)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise FolderError(f"{folder / _SETTINGS}: lists tokens that are none ({error}); fetch it again") from error
-    return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added)
+    return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added, of_class)
 
 
 def text_of(path: epath.Path) -> str:
@@ -118,7 +125,7 @@ def _templates(folder: epath.Path, given: Any) -> dict[str, str]:
 
 def _named(folder: epath.Path, settings: Mapping[str, Any], mapped: Mapping[str, Any]) -> dict[str, str]:
     """Special tokens by name. What special_tokens_map.json has `mapped` has the last word."""
-    given = {**_OF_CLASS.get(_class_of(settings), {}), **settings}
+    given = dict(settings)
     if isinstance(extra := settings.get("extra_special_tokens"), dict):
         given |= extra
     given |= mapped
@@ -130,8 +137,12 @@ def _named(folder: epath.Path, settings: Mapping[str, Any], mapped: Mapping[str,
     return {name: spelled[name] for name in names if isinstance(spelled.get(name), str)}
 
 
-def _class_of(settings: Mapping[str, Any]) -> str:
-    return str(settings.get("tokenizer_class")).removesuffix("Fast").removesuffix("Tokenizer")
+def _class_of(folder: epath.Path, settings: Mapping[str, Any]) -> str:
+    """The class that transformers reads the tokenizer with, without what all of their names have."""
+    kind = str(_mapping(folder / "config.json").get("model_type"))
+    named = settings.get("tokenizer_class")
+    usual = _UNNAMED.get(kind, "") if named is None else str(named)
+    return _ALWAYS.get(kind, usual).removesuffix("Fast").removesuffix("Tokenizer")
 
 
 def _mapping(path: epath.Path) -> dict[str, Any]:

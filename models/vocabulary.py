@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ratchet.models.added import Added, merged
 from ratchet.models.architectures import FolderError
+from ratchet.models.spacing import spaced
 
 MARKS = "\udffe\udfff"
 """Halves of letters that stand for none, so that they can mark places in what a template writes."""
@@ -40,8 +41,9 @@ class Token(NamedTuple):
 
 class Vocabulary:
     """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template, and the files `beside`
-    this one add tokens. `symbols` holds ids by name, `ids` all that have a token, `left_out` the special ones, which no
-    text shows, and `size` is one more than the largest id.
+    this one add tokens; they name the class that transformers reads it with (`of_class`), and whether that puts a
+    `space` before words. `symbols` holds ids by name, `ids` all that have a token, `left_out` the special ones, which
+    no text shows, and `size` is one more than the largest id.
 
     What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
     dropout of merges. `source` is the text without it, else as it was given.
@@ -49,19 +51,23 @@ class Vocabulary:
     Raises FolderError, which begins with `where`, when it cannot be read.
     """
 
-    def __init__(self, source: str, markup: str, where: str, beside: Sequence[Added] = ()):
-        self._where, whole = where, _parsed(source, where)
-        changed = _forgets_calls(whole)
+    def __init__(
+        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), of_class: str = "",
+        space: bool = False,
+    ):  # fmt: skip
+        given = _parsed(source, where)
+        self._where, whole = where, spaced(given, of_class, space)
+        changed = whole != given
+        changed |= _forgets_calls(whole)
         changed |= _takes(whole, beside, where)
         self.source = json.dumps(whole) if changed else source
         added = [token for token in whole["added_tokens"] if token["content"].strip()]
         written = [token for token in added if token["special"] or token["content"] in markup]
-        self.symbols = {token["content"]: token["id"] for token in written}
-        self.left_out = frozenset(token["id"] for token in added if token["special"])
+        special = [token["content"] for token in added if token["special"]]
         longest_first = sorted(written, key=lambda token: len(token["content"]), reverse=True)
         self._name = re.compile("|".join(re.escape(token["content"]) for token in longest_first) or r"(?!)")
         self._symbol = re.compile("|".join(map(_with_its_space, longest_first)) or r"(?!)")
-        letters = sorted(set("".join(self.symbols)))
+        letters = sorted(set("".join(token["content"] for token in written)))
         if len(letters) > len(_HIDDEN):
             many = f"names of special tokens hold {len(letters):,} different letters"
             raise FolderError(f"{where}: {many}, and at most {len(_HIDDEN):,} can be told from text; use another model")
@@ -71,6 +77,9 @@ class Vocabulary:
             token["special"] = True
         self._marked = json.dumps(whole)
         self._tokenizer = _read(self._marked, where)
+        number = self._tokenizer.token_to_id  # which is not always what the file says: transformers goes by it as well
+        self.symbols = {token["content"]: number(token["content"]) for token in written}
+        self.left_out = frozenset(map(number, special))
         self.ids = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.size = max(self.ids, default=-1) + 1
         begins = self._tokenizer.encode("a")

@@ -81,7 +81,8 @@ class Commits:
 
         def same() -> bool:
             known = self._known().files.get(name)
-            return known == sha256(content) and path.exists() and sha256(read(path)) == known
+            there = _bytes(path)
+            return there is not None and known == sha256(content) == sha256(there)
 
         if not self._together.decided(f"whether {name} is the same", same):
             self._commit(path, sha256(content), lambda: self._write(path, content))
@@ -117,7 +118,7 @@ class Commits:
 
     def altered(self) -> list[str]:
         """The paths of committed files that are there with other bytes. When commits.json itself is missing or damaged,
-        it is the only one. Directories of weights are left to whoever reads them."""
+        it is the only one. Directories of weights, whose names have no ending, are left to whoever reads them."""
         try:
             known = self._known()
         except AlteredError:
@@ -125,7 +126,7 @@ class Commits:
         if not known.files and not known.coming:
             return [FILE]
         places = {name: self._directory / name for name in sorted(known.files)}
-        there = {name: path for name, path in places.items() if path.exists() and not path.is_dir()}
+        there = {name: path for name, path in places.items() if path.suffix and path.exists()}
         return [name for name, path in there.items() if self._content(path, known) is None]
 
     def check(self) -> None:
@@ -162,7 +163,7 @@ class Commits:
         """The bytes at `path` if they are those that were committed or are announced, else None. What is `known` may be
         out of date: then it is read anew."""
         for _ in range(LOOKS):
-            content = read(path) if path.exists() else None
+            content = _bytes(path)
             known, name = known or self._known(), self._name(path)
             if content is not None and sha256(content) in (known.files.get(name), known.coming.get(name)):
                 return content
@@ -187,7 +188,7 @@ class Commits:
         if not path.exists():
             return _Known({}, {})
         try:
-            said = json.loads(read(path))
+            said = json.loads(_bytes(path) or b"")
             known = _Known(said["files"], said["coming"])
             intact = said["sha256"] == sha256(_encoded(known._asdict()))
         except (ValueError, LookupError, TypeError):
@@ -218,6 +219,14 @@ class Commits:
 
     def _name(self, path: epath.Path) -> str:
         return path.relative_to(self._directory).as_posix()
+
+
+def _bytes(path: epath.Path) -> bytes | None:
+    """What a file holds; None where there is none, or something else lies in its place."""
+    try:
+        return read(path) if path.exists() else None
+    except IsADirectoryError:
+        return None
 
 
 def _is_part(name: str, place: str) -> bool:

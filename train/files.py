@@ -128,10 +128,10 @@ def add_line(path: epath.Path, line: str) -> None:
 
 
 def object_in(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file on which nothing depends; {} when it is missing or damaged."""
+    """The object in a JSON file on which nothing depends; {} when it is missing, damaged, or a directory."""
     try:
         found = json.loads(read(path))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

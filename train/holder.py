@@ -330,5 +330,5 @@ def _record(directory: epath.Path) -> dict[str, Any]:
     try:
         path = turns.place(directory, turns.newest(directory)) if in_bucket(directory) else directory / RECORD
         return _Record.model_validate_json(read(path)).model_dump(exclude_unset=True)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return {}

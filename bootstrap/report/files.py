@@ -27,7 +27,7 @@ class RunFiles:
 
 def lines_in(path: epath.Path) -> Iterator[dict[str, Any]]:
     """The objects in a file of JSON lines; those that a kill has torn, or something else has damaged, are left out."""
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() and not path.is_dir() else ():
         try:
             value = json.loads(line)
         except ValueError:

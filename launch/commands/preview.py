@@ -18,7 +18,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Verdict
 from ratchet.launch import api
 from ratchet.launch.lines import UserError
-from ratchet.launch.options import File, Json, Settings, described, first_word, located, parse_run
+from ratchet.launch.options import File, Json, Settings, described, first_word, lacks_documents, located, parse_run
 from ratchet.launch.output import make_console, print_json, quiet
 
 
@@ -58,6 +58,8 @@ def preview(words: list[str]) -> int:
 def _check(asked: Preview) -> None:
     if asked.tasks < 1:
         raise UserError(f"preview: --tasks is {asked.tasks}; it must be at least 1")
+    if reason := lacks_documents("preview", asked.config):
+        raise UserError(reason)
 
 
 def _without(words: list[str], word: str) -> list[str]:

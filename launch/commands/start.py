@@ -28,6 +28,7 @@ from ratchet.launch.options import (
     asks_for_help,
     first_word,
     lacks_base,
+    lacks_documents,
     located,
     parse,
     parse_run,
@@ -87,6 +88,8 @@ class Resume:
 def run(words: list[str]) -> int:
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
+    if reason := lacks_documents("run", config):
+        raise UserError(reason)
     if reason := lacks_base(config):
         raise UserError(f"run: {reason}")
     directory, together = located(asked.out or f"runs/{config.recipe}"), _joined(asked.join, config)

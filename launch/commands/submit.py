@@ -3,7 +3,7 @@
 from ratchet.bootstrap.engines import check_slots
 from ratchet.launch import preflight
 from ratchet.launch.lines import UserError, tell
-from ratchet.launch.options import asks_for_help, lacks_base, parse_run, value_of
+from ratchet.launch.options import asks_for_help, lacks_base, lacks_documents, parse_run, value_of
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.submit import PLATFORMS
 from ratchet.launch.submit.asked import OnSlices
@@ -21,10 +21,10 @@ def submit(words: list[str]) -> int:
         raise UserError(f"submit: {named}; give --to {', '.join(list(PLATFORMS)[:-1])} or {list(PLATFORMS)[-1]}")
     platform = PLATFORMS[to or "local"]
     asked = parse_run("submit", platform.kind, words)
+    if reason := lacks_documents("submit", asked.config, f" --to {to}"):
+        raise UserError(reason)
     if reason := lacks_base(asked.config):
         raise UserError(f"submit: {reason}")
-    if asked.config.world == "documents" and not asked.config.documents.path:
-        raise UserError(f"submit: say what to read, as in `ratchet submit {asked.config.recipe} FOLDER --to {to}`")
     manifest = platform.manifest(asked)  # before anything slow: what it refuses is known at once
     if isinstance(asked, Slurm):
         _check_that_it_divides(asked)

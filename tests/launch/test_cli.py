@@ -153,6 +153,12 @@ def test_a_damaged_config_is_one_line(capsys, tmp_path, text, named):
     assert named in mistake(capsys, "resume", tmp_path)
 
 
+@pytest.mark.parametrize("command", ["resume", "status", "report", "chat"])
+def test_a_directory_in_the_place_of_a_config_is_one_line(capsys, tmp_path, command):
+    (tmp_path / "config.json").mkdir()
+    assert f"{tmp_path}/config.json cannot be read: Is a directory; put it" in mistake(capsys, command, tmp_path)
+
+
 def test_recipes_say_what_they_do_how_long_and_what_they_reach(capsys):
     code, out, _ = ratchet(capsys, "recipes")
     assert code == 0
@@ -364,6 +370,8 @@ def test_what_lies_where_another_kind_of_thing_should_is_one_line(capsys, tiny_r
         (OSError(errno.ENOSPC, "No space left on device", "page"), "page: No space left on device; free some", 1),
         (OSError(errno.ENOENT, "No such file or directory", "page"), "page: No such file or directory\n", 2),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space\n", 1),
+        (OSError(errno.EISDIR, "Is a directory", "x/lock"), "x/lock: Is a directory; a directory lies where", 2),
+        (OSError(errno.ENOTDIR, "Not a directory", "x/a"), "x/a: Not a directory; a file lies where a", 2),
         (OSError("what it is about; what helps"), "what it is about; what helps\n", 2),
     ],
 )

@@ -129,6 +129,32 @@ def test_a_committed_file_that_is_another_is_named_before_anything_is_written(ru
     assert files(run) == before
 
 
+def test_a_directory_in_the_place_of_a_file_is_named_in_a_line_or_done_without(run, undamaged, shown):
+    """A commit of a unit that lies so is made again once it is moved away, as the line says."""
+    units = [f"{wanted}{ending}" for wanted in RECORDS for ending in (".json", ".array_record")]
+    there, asked = [kind(p.relative_to(run)) for p in run.rglob("*")], list(commands(run, shown).items())
+    wanted = (*COMMITTED, FILE, *units, SHARD, *(name for name in HOW_IT_WENT if name in there))
+    for number, path in enumerate([of_kind(run, one) for one in wanted]):
+        path.rename(run.parent / "kept")
+        path.mkdir()
+        committed = kind(path.relative_to(run)) in (*COMMITTED, FILE)
+        for name, words in asked if committed else asked[number % 4 + 1 : number % 4 + 2]:
+            if committed or (name in undamaged and name != "resume" and answer(words, run) != undamaged[name]):
+                refused(words, path)
+        code, out, err = ratchet("status", run)
+        assert (code, err) == (0, "") or (code, err.count("\n")) == (2, 1) and str(path) in err, (path, out, err)
+        assert not committed or str(path) in out + err
+        path.rmdir()
+        (run.parent / "kept").rename(path)
+    before, commit = files(run), of_kind(run, units[0])
+    commit.unlink()
+    commit.mkdir()
+    refused(["resume", run], commit, "a directory lies where a file belongs; move it away")
+    commit.rmdir()
+    assert ratchet("resume", run)[::2] == (0, "")
+    assert_restored(run, before)
+
+
 @pytest.mark.parametrize("place", ["gen-001", "gen-002", "imitation", ""])
 def test_committed_files_that_are_removed_are_made_again_as_the_line_says(run, place):
     before = files(run)

@@ -18,6 +18,7 @@ from ratchet.launch.commands import look
 from ratchet.launch.commands import start as starting
 from ratchet.launch.options import parse_run
 from ratchet.launch.recipes import RECIPES
+from ratchet.models import pretrained
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +171,7 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
         (["preview", "documents", "x", "--documents.path=y"], "x and --documents.path both say what to read; leave"),
         (["run", "documents", "x", "y"], "'y' is one word too many"),
         (["run", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
-        (["preview", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
+        (["preview", "documents"], "say what to read, as in `ratchet preview documents FOLDER`"),
         (["run", "lessons", "--documents.path", "x"], "the world lessons reads none; leave it out"),
     ],
 )
@@ -178,6 +179,20 @@ def test_what_cannot_be_understood_is_one_line(capsys, somewhere, begun, words, 
     code, out, err = ratchet(capsys, *words)
     assert code == 2 and named in err and err.count("\n") == 1 and not out
     assert not begun and not list(somewhere.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["documents", "pod-0.6b"])
+@pytest.mark.parametrize(("command", "more"), [("run", ""), ("preview", ""), ("submit", " --to local")])
+def test_that_there_is_nothing_to_read_is_said_before_what_the_model_lacks(
+    capsys, somewhere, begun, monkeypatch, command, more, recipe
+):
+    monkeypatch.setattr(pretrained, "PACKAGES", {"smollm2": "no_such_package"})
+    code, out, err = ratchet(capsys, command, recipe, *more.split())
+    assert (code, out) == (2, "") and not begun and not list(somewhere.iterdir())
+    example = f"`ratchet {command} {recipe} FOLDER{more}`"
+    assert err == f"ratchet: {command}: say what to read, as in {example}; tales are short texts of our own\n"
+    if command != "submit":
+        assert "say what to read" not in ratchet(capsys, command, recipe, "tales")[2]
 
 
 def test_a_mistake_is_plain_text_on_a_terminal_too(capsys, monkeypatch):

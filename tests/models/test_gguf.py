@@ -123,6 +123,24 @@ def tokenizer_of(place):
     return FastTokenizer.from_str(gguf_vocabulary.read(metadata, metadata["general.architecture"], str(place))[0])
 
 
+@pytest.mark.parametrize("hole", [None, 50])
+@pytest.mark.parametrize("padding", [None, 97, 98, 101, 104])
+def test_every_token_has_the_id_that_a_file_with_holes_and_padding_gives_it(padding, hole):
+    """Rows that pad an embedding are tokens of the kind that is not used, and one of them may be said to be the pad."""
+    symbols, pads = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [f"[{n}]" for n in range(8)]
+    tokens = [*symbols, *map(chr, range(0x21, 0x7F)), *pads]
+    kinds = [3] * 3 + [1] * 94 + [5] * 8
+    if hole:
+        kinds[hole] = 5
+    of_file = {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "token_type": kinds, "merges": []}
+    of_file |= {"padding_token_id": padding} if padding else {}
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in of_file.items()}
+    source, named = gguf_vocabulary.read(metadata, "llama", "a file")
+    made = FastTokenizer.from_str(source).get_vocab()
+    assert made == {tokens[i]: i for i in range(len(tokens)) if kinds[i] != 5 or i == padding}
+    assert named.get("pad_token") == (tokens[padding] if padding else None)
+
+
 def assert_same_tokens(ours, others):
     for text in SPOKEN:
         found = ours.encode(text, add_special_tokens=False)

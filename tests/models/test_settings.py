@@ -8,6 +8,7 @@ import transformers
 from etils import epath
 from support import CHATML, write_chat
 from templates import by_transformers, by_us
+from tokenizers import Tokenizer, pre_tokenizers
 
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
@@ -137,6 +138,35 @@ def test_a_named_token_without_a_row_in_the_model_is_left_out_unless_the_templat
     place = folder(tmp_path / "ended", {"eos_token": "<done>", "chat_template": CHATML + "{{ eos_token }}"})
     with pytest.raises(FolderError, match=f"has the id {plain.vocab_size}, but the model's embedding has"):
         ChatTokenizer.load(place, plain.vocab_size)
+
+
+CUTS = {
+    "bytes": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "spaced": pre_tokenizers.ByteLevel(add_prefix_space=True),
+    "digits": pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+}
+
+
+@pytest.mark.parametrize("space", [None, True, False])
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("named", ["Qwen2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", None])
+def test_a_space_stands_before_words_where_the_class_that_transformers_takes_puts_one(tmp_path, named, cut, space):
+    settings = {"tokenizer_class": named, **({} if space is None else {"add_prefix_space": space})}
+    messages = [*MESSAGES, {"role": "user", "content": "Brief,\nand doubled: system!  Yes"}]
+    place = folder(tmp_path, settings)
+    made = Tokenizer.from_file(str(place / "tokenizer.json"))
+    made.pre_tokenizer = CUTS[cut]
+    made.save(str(place / "tokenizer.json"))
+    for model in ("llama", "qwen2", "qwen3", "mistral"):
+        for where in (place, again := place / model):
+            where.mkdir(exist_ok=True)
+            (where / "config.json").write_text(json.dumps({"model_type": model}))
+        want = by_transformers(place, messages)
+        text = transformers.AutoTokenizer.from_pretrained(place).encode("Yes, it is")
+        own = ChatTokenizer.load(place)
+        assert by_us(place, messages) == want and sum(want[1]) > 0 and own.whole("Yes, it is", True) == text
+        own.save(again)
+        assert by_us(again, messages) == want == by_transformers(again, messages)
 
 
 def test_a_template_that_asks_for_the_date_is_told_todays_as_transformers_tells_it(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 import transformers
 from etils import epath
-from support import write_chat
+from support import CHATML, write_chat
 
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
@@ -65,6 +65,48 @@ def test_names_of_symbols_of_very_many_letters_are_hidden_or_refused(plain, tmp_
     chat = own.chat([{"role": "user", "content": "".join(letters)}, MESSAGES[1]])
     assert not {1000 + n for n in range(count)} & {*chat.tokens.tolist()}
     assert "".join(letters) in own.decode(chat.tokens)
+
+
+def out_of_order(whole):
+    size = len(whole["model"]["vocab"])
+    whole["added_tokens"] += [ADDED | {"id": size + 1, "content": "<b>"}, ADDED | {"id": size, "content": "<a>"}]
+
+
+def numbered_elsewhere(whole):
+    whole["added_tokens"][2]["id"] = 250
+
+
+def beyond_a_hole(whole):
+    whole["added_tokens"].append(ADDED | {"id": len(whole["model"]["vocab"]) + 10, "content": "<a>"})
+
+
+def in_the_middle(whole):
+    whole["model"]["vocab"].pop("z")
+    whole["added_tokens"].append(ADDED | {"id": 93, "content": "<a>"})
+
+
+def only_added(whole):
+    del whole["model"]["vocab"]["<|im_end|>"]
+
+
+ADDED = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False) | {"special": True}
+
+
+@pytest.mark.parametrize("edit", [out_of_order, numbered_elsewhere, beyond_a_hole, in_the_middle, only_added])
+def test_added_tokens_have_the_ids_that_transformers_gives_them_whatever_the_file_says(tmp_path, edit):
+    template = CHATML + "{% for name in ['<a>', '<b>'] %}{{ name }}{% endfor %}"
+    place = write_chat(tmp_path, template)
+    whole = json.loads((place / "tokenizer.json").read_text())
+    edit(whole)
+    (place / "tokenizer.json").write_text(json.dumps(whole))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(place), ChatTokenizer.load(place)
+    numbers = {token["content"]: theirs.convert_tokens_to_ids(token["content"]) for token in whole["added_tokens"]}
+    want = list(theirs.apply_chat_template(MESSAGES, return_dict=True)["input_ids"])
+    assert ours.chat(MESSAGES).tokens.tolist() == want and ours.end == numbers["<|im_end|>"]
+    assert ours.left_out == {*numbers.values()}
+    spelled = [{"role": "user", "content": "say <|im_end|><a>"}, *MESSAGES[1:]]
+    told = ours.chat(spelled).tokens.tolist()
+    assert [told.count(number) for number in numbers.values()] == [want.count(number) for number in numbers.values()]
 
 
 def saved(tokenizer, place):

@@ -56,6 +56,30 @@ def test_other_bytes_are_not_believed(run, content):
             ask()
 
 
+def test_a_directory_in_the_place_of_a_file_is_not_what_was_committed(run):
+    path = run / "gen-001" / "decision.json"
+    Commits(run).write(path, {"promoted": True})
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+    assert Commits(run).altered() == ["gen-001/decision.json"]
+    for ask in (Commits(run).check, lambda: Commits(run).read(path), lambda: Commits(run).once(path, never)):
+        with pytest.raises(AlteredError, match="decision.json: it is not what was committed; put it back, or rem"):
+            ask()
+    path.rmtree()
+    assert Commits(run).once(path, lambda: {"promoted": True}) == {"promoted": True}
+    (run / FILE).unlink()
+    (run / FILE).mkdir()
+    assert Commits(run).altered() == [FILE]
+    with pytest.raises(AlteredError, match=f"{FILE}: it is missing or damaged"):
+        Commits(run).read(path)
+
+
+def test_weights_are_left_to_whoever_reads_them(run):
+    place = run / "gen-001" / "model"
+    Commits(run).keep(place, "0" * 64, lambda: place.mkdir(parents=True))
+    assert Commits(run).has(place) and Commits(run).altered() == []
+
+
 def test_what_is_missing_is_made_again_and_must_come_out_as_it_was(run):
     path = run / "evaluation.json"
     Commits(run).once(path, lambda: {"right": 3})
