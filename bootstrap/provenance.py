@@ -88,12 +88,12 @@ class Sources:
     def _judges(self, e: Example) -> bool:
         """Whether verdicts, each at the end of a question, are the right ones. A demonstration is about steps of a
         worked answer, right and spoiled, and a verdict that a reviewer got wrong about a probe's answer."""
-        name, place, told = e.lineage.get("task", ""), e.lineage.get("kind", ""), e.lineage.get("said")
+        name, criterion, said = e.lineage.get("task", ""), e.lineage.get("kind", ""), e.lineage.get("said")
         task = (self.shown if e.origin == "seed" else self.probes).get(name)
         at = np.flatnonzero(e.weights).tolist()
-        if task is None or not at or (told is None) != (e.origin == "seed"):
+        if task is None or not at or (said is None) != (e.origin == "seed"):
             return False
-        known = self._verdicts(task, place, told)
+        known = self._verdicts(task, criterion, said)
         tokens, answers = e.tokens.tolist(), dict(zip((True, False), self.tokenizer.verdicts, strict=True))
         first = [q for q in known if tuple(tokens[: at[0]][-len(q) :]) == q]
         asked = [max(first, key=len, default=()), *(tuple(tokens[a + 1 : b]) for a, b in pairwise(at))]
