@@ -53,8 +53,8 @@ RECIPE = Recipe(
         train=TrainConfig(
             seed_mixture=SeedMixture(simulate=28, interrupt=4, review=0, prose=8),
             seed_steps=800,
-            steps=220,
-            growth=0.02,
+            steps=300,
+            growth=0.0,
             later_rate=0.2,
             student=0.5,
             batch=48,
