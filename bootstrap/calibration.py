@@ -13,7 +13,7 @@ from ratchet.bootstrap.config import ReviewConfig
 from ratchet.bootstrap.intervals import agreement, auc
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion
-from ratchet.bootstrap.signals import NATS
+from ratchet.bootstrap.signals import AS_SET, NATS
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 
@@ -72,7 +72,8 @@ def _most_lenient(
     """The reviewer with the most lenient thresholds that reach the target precision and let no junk pass, or with the
     strictest, and what was measured of it."""
     for share in LENIENT:
-        criteria = [_threshold(c, share, probes, reviews) if reviewer.scores(c) else c for c in reviewer.criteria]
+        set_anew = lambda c: reviewer.scores(c) and c.id not in AS_SET
+        criteria = [_threshold(c, share, probes, reviews) if set_anew(c) else c for c in reviewer.criteria]
         tried = replace(reviewer, criteria=tuple(criteria))
         measured = measure(tried, probes, reviews)
         if measured["review"]["precision"] >= config.target_precision and measured["review"]["junk"] == 0:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap.checks import GENERAL
 from ratchet.bootstrap.rubric import Criterion
-from ratchet.bootstrap.signals import SHARES, Measured, agreement
+from ratchet.bootstrap.signals import SHARES, Measured, agreement, roles, turned
 from ratchet.bootstrap.teacher.judging import SURE, FarJudge, Posed
 from ratchet.bootstrap.transcript import UNREADABLE, Review, Transcript, Verdict
 from ratchet.bootstrap.worlds.world import Case, Check, Document, Message, Step, Task
@@ -246,23 +247,27 @@ class Reviewer:
     def _how_likely(
         self, params: nnx.State, parts: Sequence[Part], criteria: Sequence[Criterion], reached: Callable[[float], None]
     ) -> Iterator[Owned]:
-        """Mean log-probabilities of what was said."""
+        """Log-probabilities of what was said, beside those that it is compared with: without sources for `gain`, with
+        names in each other's place for `roles`."""
         prompts: dict[tuple, list[int]] = {}
         asked, owners = [], []
         for c in criteria:
             for number, (case, steps) in enumerate(parts):
+                seen = self._asked(case.task, case.passages, prompts)
                 for step in _parts(c, case, steps):
-                    views = [case.passages, ()][: 1 + (c.id == "gain")]
-                    given = [self._said(self._asked(case.task, view, prompts), case, step) for view in views]
-                    if given[0][1]:
-                        doubt = self._too_long(sum(map(len, given[0])))
-                        asked += [] if doubt else given
-                        owners.append((c, number, case.text[step.start : step.end], len(given), doubt))
-        found = self.scorer.log_likelihoods(params, asked, reached) if asked else ()
-        means = iter([float(found_N.mean()) for found_N in found])
-        for c, number, about, count, doubt in owners:
-            nats = 0.0 if doubt else next(means) - sum(next(means) for _ in range(count - 1))
-            yield (c.id, number), doubt or _nats(c, nats, about)
+                    about = case.text[step.start : step.end]
+                    said, others = self._said(seen, case, step), turned(about) if c.id == "roles" else []
+                    if not said[1]:
+                        continue
+                    doubt = self._too_long(sum(map(len, said)))
+                    given = [said, *(self._said(seen, *_instead(case, step, other)) for other in others)]
+                    if c.id == "gain":
+                        given.append(self._said(self._asked(case.task, (), prompts), case, step))
+                    asked += [] if doubt else given
+                    owners.append((c, number, about, others, doubt, len(given)))
+        found = iter(self.scorer.log_likelihoods(params, asked, reached) if asked else ())
+        for c, number, about, others, doubt, count in owners:
+            yield (c.id, number), doubt or _compared(c, about, others, [next(found) for _ in range(count)])
 
     def _asked(self, task: Task, view: Sequence[Document], known: dict[tuple, list[int]]) -> list[int]:
         """A task in tokens with passages in view, from those that are `known`."""
@@ -324,6 +329,12 @@ def _parts(criterion: Criterion, case: Case, steps: Sequence[Step]) -> Sequence[
     return steps if criterion.of == "step" else (Step(0, len(case.text)),)
 
 
+def _instead(case: Case, step: Step, text: str) -> tuple[Case, Step]:
+    """A case up to a step that says something else, and that step."""
+    changed = case.text[: step.start] + text
+    return replace(case, text=changed), Step(step.start, len(changed))
+
+
 def questions(criterion: Criterion, case: Case, steps: Sequence[Step]) -> list[tuple[str, str]]:
     """(question, the words it is about) of a model criterion: one for each step that has the fields it names, or one
     for the answer."""
@@ -343,6 +354,14 @@ def _yes(yes: float, no: float, about: str, answers: Sequence[str] = ("yes", "no
     if not yes + no >= SURE:  # which holds of NaN as well
         return Measured(0.0, f"{UNREADABLE}: {' and '.join(answers)} together have probability {yes + no:.2f}")
     return Measured(yes / (yes + no), f"doubts: {about}")
+
+
+def _compared(criterion: Criterion, about: str, others: Sequence[str], found: Sequence[np.ndarray]) -> Measured:
+    """What the log-probabilities of a text's tokens, and then of what it is compared with, say of it."""
+    own, *beside = found
+    if criterion.id == "roles":
+        return roles(float(own.sum()), [float(of_N.sum()) for of_N in beside], others)
+    return _nats(criterion, float(own.mean()) - sum(float(of_N.mean()) for of_N in beside), about)
 
 
 def _nats(criterion: Criterion, nats: float, about: str) -> Measured:

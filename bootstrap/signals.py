@@ -5,6 +5,8 @@ The numbers say little by themselves: calibration finds from which on an answer 
 """
 
 import functools
+import itertools
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -19,6 +21,12 @@ from ratchet.bootstrap.worlds.world import Document
 
 SAME = 0.5
 """Two answers whose words have at least this F1 (`worlds.answers`) say the same."""
+TURNED = 10
+"""Times at most that two names of a text change places."""
+LONGEST_TITLE = 3
+"""Letters at most of a word before a point that ends no sentence, as in "Mr. Finch"."""
+_ARTICLES = frozenset("a an the his her its their my our your".split())
+_WORD = re.compile(r"[^\W_]+")
 _PART = re.compile(f"[{UNSPACED}]+|[^\\s{UNSPACED}]+")
 
 
@@ -73,11 +81,73 @@ def agreement(text: str, others: Sequence[str]) -> Measured:
 
 SHARES: dict[str, Callable[[str, Sequence[Document]], Measured]] = {"grounded": grounded, "verbatim": verbatim}
 """Rules that measure a text by the passages in view."""
-LIKELIHOODS = ("gain", "likely", "agreement")
+def turned(text: str) -> list[str]:
+    """A text with two of its names in each other's place: at most TURNED times, neighbours first.
+
+    A name is a row of capitalised words, or one or two words after an article or the like: of "The bees stung Joost.",
+    "Joost stung the bees." is made.
+    """
+    found, names = [], _names(text)
+    pairs = itertools.combinations(range(len(names)), 2)
+    for a, b in sorted(pairs, key=lambda pair: (pair[1] - pair[0], pair)):
+        (start, middle), (rest, end) = names[a], names[b]
+        first, second = text[start:middle], text[rest:end]
+        if rest < middle or first.casefold() == second.casefold():
+            continue
+        first, second = (_placed(name, text[:place]) for name, place in ((first, rest), (second, start)))
+        found.append(text[:start] + second + text[middle:rest] + first + text[end:])
+    return list(dict.fromkeys(found))[:TURNED]
+
+
+def _placed(name: str, before: str) -> str:
+    """A name as it is written after other text: with a capital where a sentence begins, else without one if an article
+    stands before it."""
+    if not before.strip() or before.rstrip()[-1] in ".!?":
+        return name[:1].upper() + name[1:]
+    return name[:1].lower() + name[1:] if name.split()[0].casefold() in _ARTICLES else name
+
+
+def _names(text: str) -> list[tuple[int, int]]:
+    """Where names begin and end. Of two words after an article, the first one is there alone as well."""
+    words = list(_WORD.finditer(text))
+    common = [w[0].casefold() in STOPWORDS_EN_PLUS for w in words]
+    after = [w[0].casefold() in _ARTICLES for w in words]
+    proper = [w[0][0].isupper() and not of for w, of in zip(words, common, strict=True)]
+    between = [text[a.end() : b.start()] for a, b in itertools.pairwise(words)]
+    titles = [len(w[0]) <= LONGEST_TITLE for w in words]
+    joined = [False, *(gap == " " or (gap == ". " and title) for gap, title in zip(between, titles, strict=False))]
+    found = []
+    for n, word in enumerate(words):
+        end = n + 1
+        if after[n]:
+            while end < min(n + 3, len(words)) and joined[end] and not common[end]:
+                found.append((word.start(), words[end].end()))
+                end += 1
+        elif proper[n] and not (joined[n] and (proper[n - 1] or after[n - 1])):
+            while end < len(words) and joined[end] and proper[end]:
+                end += 1
+            found.append((word.start(), words[end - 1].end()))
+    return found
+
+
+def roles(own: float, others: Sequence[float], of: Sequence[str]) -> Measured:
+    """The probability of a text among itself and the likeliest of those in which two names have changed places, from
+    the log-probabilities of each; 1 where there is nothing to exchange."""
+    if not others:
+        return Measured(1.0, "")
+    if not all(map(math.isfinite, (own, *others))):
+        return Measured(0.0, f"{UNREADABLE}: its log-probability is {own}, and those of its likes {others}")
+    best = max(range(len(others)), key=others.__getitem__)
+    return Measured(1 / (1 + math.exp(min(others[best] - own, 700.0))), f"likelier the other way round: {of[best]}")
+
+
+LIKELIHOODS = ("gain", "likely", "agreement", "roles")
 """How likely an answer is, by the model that reviews: `likely` is the mean over its tokens of log p(token | sources,
 question, tokens before), `gain` what the sources add to it, both in nats per token; `agreement` goes by how many of the
-other samples say the same."""
+other samples say the same, and `roles` by what the same words are worth with two names exchanged."""
 NATS = ("gain", "likely")
 """Those that are no share."""
+AS_SET = ("roles",)
+"""Those whose threshold says something by itself, so that none is calibrated: a half is as likely as the opposite."""
 USUAL_THRESHOLDS = {"gain": 0.0, "likely": -1.0}
 """From where on a criterion passes that nothing has calibrated yet; all others 0.5."""

@@ -22,10 +22,10 @@ def test_a_rubric_is_the_worlds_own_or_the_users(tmp_path, world):
 
 def test_what_is_measured_has_a_usual_threshold_until_it_is_calibrated(world):
     """Nats may be any number; a share and a probability are from 0 to 1."""
-    names = ("gain", "likely", "agreement")
+    names = ("gain", "likely", "agreement", "roles")
     own = "".join(f"- {{id: {name}, kind: likelihood, question: q}}\n" for name in names)
     found = load_rubric("", replace(world, rubric=written(own + "- {id: grounded, kind: rule, question: q}")))
-    assert [c.threshold for c in found] == [0.0, -1.0, 0.5, 0.5]
+    assert [c.threshold for c in found] == [0.0, -1.0, 0.5, 0.5, 0.5]
     low = written("- {id: likely, kind: likelihood, question: q, threshold: -7}")
     assert load_rubric("", replace(world, rubric=low))[0].threshold == -7
 

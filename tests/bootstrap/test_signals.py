@@ -7,7 +7,7 @@ import pytest
 from support import full_probs, transcript
 
 from ratchet.bootstrap.rubric import Criterion
-from ratchet.bootstrap.signals import agreement, grounded, verbatim, words
+from ratchet.bootstrap.signals import TURNED, agreement, grounded, roles, turned, verbatim, words
 from ratchet.bootstrap.worlds.world import Case, Document, Step, Task, sentences
 
 CROW = (Document("crow", "A crow, half-dead with thirst, came upon a pitcher. It dropped 12 pebbles into it."),)
@@ -76,6 +76,43 @@ def test_agreement_is_the_share_of_other_answers_that_say_the_same():
     assert agreement("", ["", "a"]).score == 0.0, "nothing is not the same as nothing"
 
 
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("The bees stung Joost.", "Joost stung the bees."),
+        ("The crow took the hawk's youngest chick.", "The hawk took the crow's youngest chick."),
+        ("Joost told old Maren, his aunt.", "Maren told old Joost, his aunt."),
+        ("An old frog told Osk so.", "Osk told an old frog so."),
+        ("Mr. Finch met Ola Nowak.", "Ola Nowak met Mr. Finch."),
+        ("They sold Åland to Östen.", "They sold Östen to Åland."),
+        ("Maren asked Joost. Nobody told the bees.", "Maren asked the bees. Nobody told Joost."),
+    ],
+)
+def test_names_change_places_with_their_articles(text, other):
+    assert other in turned(text)
+    if text.split()[0] not in ("Joost", "They"):
+        assert text in turned(other), "and back again"
+
+
+def test_where_no_two_names_stand_nothing_is_turned_and_of_many_the_nearest_come_first():
+    assert all(turned(text) == [] for text in ("", "two", "It fell twice.", "The bell fell.", "石头"))
+    many = " ".join(f"Name{n} saw" for n in range(9))
+    found = turned(many)
+    assert len(found) == len(set(found)) == TURNED
+    assert found[0].startswith("Name1 saw Name0 saw Name2") and found[7].endswith("Name8 saw Name7 saw")
+    assert found[8].startswith("Name2 saw Name1 saw Name0")
+
+
+def test_what_is_likelier_the_other_way_round_has_less_than_half():
+    assert roles(-5.0, [], []).score == 1.0
+    assert roles(-5.0, [-5.0, -9.0], ["a", "b"]).score == 0.5
+    found = roles(-5.0, [-9.0, -4.0, -8.0], ["a", "b", "c"])
+    assert found.score == pytest.approx(1 / (1 + np.e)) and found.doubt == "likelier the other way round: b"
+    assert roles(-5.0, [-1e6], ["a"]).score == 1.0 and roles(-1e6, [-5.0], ["a"]).score < 1e-300
+    for strange in (roles(-5.0, [np.nan], ["a"]), roles(-np.inf, [0.0], ["a"])):
+        assert strange.score == 0.0 and strange.doubt.startswith("unreadable")
+
+
 QUESTION = Task("t", ("crow",), ({"role": "user", "content": "what do lamps do?"},))
 LIKELY, GAIN = (Criterion(id=name, kind="likelihood", question="?", threshold=-50) for name in ("likely", "gain"))
 
@@ -104,6 +141,25 @@ def test_likelihoods_are_those_of_the_full_forward_pass(reviewer):
     with_sources, without = (by_hand(reviewer, prompt, (), text) for prompt in prompts)
     assert found["likely"].score == pytest.approx(with_sources, abs=1e-4)
     assert found["gain"].score == pytest.approx(with_sources - without, abs=1e-4)
+
+
+def test_an_answer_is_weighed_against_itself_with_names_exchanged(reviewer):
+    """As a whole, and in steps, each after those before it."""
+    names, text = Criterion(id="roles", kind="likelihood", question="?"), "It hums. The lamp hums at the hall."
+    by_name = replace(reviewer, criteria=(names,))
+    prompt = reviewer.tokenizer.render(QUESTION.messages, passages=[CROW[0].text])
+    total = lambda said, begun=(): by_hand(reviewer, prompt, begun, said) * len(reviewer.tokenizer.encode(said))
+    (found,) = by_name.verdicts([case(text)])
+    others = turned(text)
+    own, other = total(text), max(map(total, others))
+    assert "It hums. The hall hums at the lamp." in others
+    assert found["roles"].score == pytest.approx(1 / (1 + np.exp(other - own)), abs=1e-4)
+    assert found["roles"].passed == (own >= other)
+    (found,) = replace(reviewer, criteria=(names.model_copy(update={"of": "step"}),)).verdicts([case(text)])
+    begun = reviewer.tokenizer.encode("It hums.")
+    own, other = (max(total(said, begun) for said in of) for of in ([text[8:]], [t[8:] for t in others]))
+    assert found["roles"].score == pytest.approx(1 / (1 + np.exp(other - own)), abs=1e-4)
+    assert by_name.verdicts([case("It hums.")])[0]["roles"].score == 1.0
 
 
 def test_sources_that_are_too_long_are_read_in_parts_and_the_likeliest_counts(reviewer):

@@ -173,6 +173,13 @@ def test_likelihoods_keep_their_say_where_the_target_is_out_of_reach_without_the
         calibrated(answering(models), given, reviews, strict)
 
 
+def test_what_is_as_likely_as_its_opposite_is_so_whatever_the_labels(answering, probes):
+    names = Criterion(id="roles", kind="likelihood", question="?", standing="always")
+    given, reviews = of_scores(probes, "roles", [0.4, 0.1, 0.9, 0.1, 0.8, 0.2, 0.7, 0.1])
+    (found,) = calibrated(answering([names]), given, reviews)[0].criteria
+    assert found.threshold == 0.5 and found.required
+
+
 def test_nats_and_shares_get_thresholds_from_labels_too(answering, probes):
     """The most lenient one is below the least of the right ones: by half of a share, and by half in probability."""
     gain = Criterion(id="gain", kind="likelihood", question="?", standing="always")
