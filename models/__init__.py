@@ -15,7 +15,7 @@ Text to ids and back
   wording.py        what a model of a folder is told beside the messages
   settings.py       what a folder says of its chat: templates by name, special tokens, the day
   added.py          tokens that other files add to tokenizer.json
-  spacing.py        the space that transformers' classes put before words
+  spacing.py        how transformers' classes of tokenizers cut words
   template.py       chat templates (Jinja), rendered as transformers renders them
   turns.py          where the assistant speaks in what a template without marks of its own writes
   vocabulary.py     tokenizer.json: text to ids and back, symbols by id alone

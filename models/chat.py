@@ -72,8 +72,7 @@ class ChatTokenizer:
     def __init__(self, source: str, of_folder: ChatSettings, where: str, now: datetime.datetime):
         self._settings, self._where, self._now = of_folder, where, now
         markup = of_folder.default + of_folder.with_tools
-        spacing = of_folder.of_class, bool(of_folder.others.get("add_prefix_space"))
-        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json", of_folder.added, *spacing)
+        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json", of_folder.added, of_folder.reading)
         self._template = Template(of_folder.default, of_folder.named, where, now)
         self._with_tools, self._tools = self._template, ()
         if of_folder.with_tools != of_folder.default:

@@ -10,6 +10,7 @@ from etils import epath
 
 from ratchet.models.added import LISTED, Added, additions
 from ratchet.models.architectures import FolderError, present
+from ratchet.models.spacing import AS_IT_IS, Reading
 from ratchet.models.template import asks_for_the_date
 
 _SETTINGS = "tokenizer_config.json"
@@ -41,8 +42,7 @@ class ChatSettings:
     """`default` is the chat template, `with_tools` the one for messages that come with tools, the same in most folders.
     `named` holds special tokens by the name that templates call them, such as `bos_token`. `now` is the time that a
     template is told, None in a folder that records none. `others` are settings that only transformers reads, and
-    `added` what they and other files add to the tokens of tokenizer.json. `of_class` is the class that transformers
-    reads it with, as "GPT2" of GPT2TokenizerFast.
+    `added` what they and other files add to the tokens of tokenizer.json; `reading` is how transformers reads that.
     """
 
     default: str
@@ -51,7 +51,7 @@ class ChatSettings:
     others: Mapping[str, Any]
     now: datetime.datetime | None = None
     added: tuple[Added, ...] = ()
-    of_class: str = ""
+    reading: Reading = AS_IT_IS
 
     @property
     def dated(self) -> bool:
@@ -94,7 +94,8 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
         added = additions(mapped | settings, legacy, named, is_written)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise FolderError(f"{folder / _SETTINGS}: lists tokens that are none ({error}); fetch it again") from error
-    return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added, of_class)
+    reading = Reading(of_class, settings.get("add_prefix_space"), bool(settings.get("legacy")))
+    return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added, reading)
 
 
 def text_of(path: epath.Path) -> str:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ratchet.models.added import Added, merged
 from ratchet.models.architectures import FolderError
-from ratchet.models.spacing import spaced
+from ratchet.models.spacing import AS_IT_IS, Reading, as_read
 
 MARKS = "\udffe\udfff"
 """Halves of letters that stand for none, so that they can mark places in what a template writes."""
@@ -40,10 +40,9 @@ class Token(NamedTuple):
 
 
 class Vocabulary:
-    """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template, and the files `beside`
-    this one add tokens; they name the class that transformers reads it with (`of_class`), and whether that puts a
-    `space` before words. `symbols` holds ids by name, `ids` all that have a token, `left_out` the special ones, which
-    no text shows, and `size` is one more than the largest id.
+    """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template; the files `beside` this
+    one add tokens, and others tell how transformers is `reading` it. `symbols` holds ids by name, `ids` all that have a
+    token, `left_out` the special ones, which no text shows, and `size` is one more than the largest id.
 
     What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
     dropout of merges. `source` is the text without it, else as it was given.
@@ -52,11 +51,10 @@ class Vocabulary:
     """
 
     def __init__(
-        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), of_class: str = "",
-        space: bool = False,
-    ):  # fmt: skip
+        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), reading: Reading = AS_IT_IS
+    ):
         given = _parsed(source, where)
-        self._where, whole = where, spaced(given, of_class, space)
+        self._where, whole = where, as_read(given, reading)
         changed = whole != given
         changed |= _forgets_calls(whole)
         changed |= _takes(whole, beside, where)

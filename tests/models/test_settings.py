@@ -7,7 +7,7 @@ import pytest
 import transformers
 from etils import epath
 from support import CHATML, write_chat
-from templates import by_transformers, by_us
+from templates import by_transformers, by_us, write_folder
 from tokenizers import Tokenizer, pre_tokenizers
 
 from ratchet.models.architectures import FolderError
@@ -167,6 +167,31 @@ def test_a_space_stands_before_words_where_the_class_that_transformers_takes_put
         assert by_us(place, messages) == want and sum(want[1]) > 0 and own.whole("Yes, it is", True) == text
         own.save(again)
         assert by_us(again, messages) == want == by_transformers(again, messages)
+
+
+@pytest.mark.parametrize("scheme", ["prepend", "first", "always", "never", ""])
+@pytest.mark.parametrize("named", ["LlamaTokenizer", "LlamaTokenizerFast"])
+def test_llamas_class_marks_spaces_by_its_settings_unless_the_file_is_of_bytes(tmp_path, named, scheme):
+    messages = [*MESSAGES, {"role": "user", "content": "Yes,  two spaces:\n system é"}]
+    asked = [(space, legacy) for space in (None, True, False) for legacy in (None, True, False)]
+    seen = set()
+    for at, (space, legacy) in enumerate(asked):
+        place = write_folder(tmp_path / str(at), ("zephyr", "mistral")[at % 2], metaspace=scheme)
+        own = json.loads((place / "tokenizer_config.json").read_text()) | {"tokenizer_class": named}
+        own |= {} if space is None else {"add_prefix_space": space}
+        own |= {} if legacy is None else {"legacy": legacy}
+        (place / "tokenizer_config.json").write_text(json.dumps(own))
+        (place / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        reference, read = transformers.AutoTokenizer.from_pretrained(place), ChatTokenizer.load(place)
+        want = reference.apply_chat_template(messages)["input_ids"]
+        assert read.chat(messages).tokens.tolist() == want
+        for text in ("Yes, it is", " it", "it</s>is <s> it", ""):
+            ids = reference.encode(text)
+            assert read.whole(text, True) == ids and read.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+        read.save(place / "again")
+        assert ChatTokenizer.load(place / "again").chat(messages).tokens.tolist() == want
+        seen.add(tuple(want))
+    assert len(seen) > 2 or not scheme  # what is asked for makes a difference
 
 
 def test_a_template_that_asks_for_the_date_is_told_todays_as_transformers_tells_it(tmp_path):
