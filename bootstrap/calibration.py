@@ -13,7 +13,7 @@ from ratchet.bootstrap.config import ReviewConfig
 from ratchet.bootstrap.intervals import agreement, auc
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion
-from ratchet.bootstrap.signals import AS_SET, NATS
+from ratchet.bootstrap.signals import scale
 from ratchet.bootstrap.transcript import Review, Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 
@@ -72,7 +72,7 @@ def _most_lenient(
     """The reviewer with the most lenient thresholds that reach the target precision and let no junk pass, or with the
     strictest, and what was measured of it."""
     for share in LENIENT:
-        set_anew = lambda c: reviewer.scores(c) and c.id not in AS_SET
+        set_anew = lambda c: reviewer.scores(c) and scale(c.id).calibrated
         criteria = [_threshold(c, share, probes, reviews) if set_anew(c) else c for c in reviewer.criteria]
         tried = replace(reviewer, criteria=tuple(criteria))
         measured = measure(tried, probes, reviews)
@@ -141,7 +141,7 @@ def _threshold(criterion: Criterion, share: float, probes: Sequence[Probe], revi
         return criterion
     threshold = float(np.quantile(scores, 1 - share))
     if share == 1.0:  # new documents vary more than probes: no stricter than precision asks for
-        threshold = threshold - math.log(2) if criterion.id in NATS else 0.5 * threshold
+        threshold = threshold - math.log(2) if scale(criterion.id).in_nats else 0.5 * threshold
     return criterion.model_copy(update={"threshold": threshold})
 
 

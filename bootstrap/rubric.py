@@ -12,7 +12,7 @@ from etils import epath
 
 from ratchet.bootstrap import rubrics
 from ratchet.bootstrap.checks import GENERAL
-from ratchet.bootstrap.signals import LIKELIHOODS, NATS, SHARES, USUAL_THRESHOLDS
+from ratchet.bootstrap.signals import LIKELIHOODS, SHARES, scale
 from ratchet.bootstrap.worlds.world import World
 from ratchet.models.wording import ANSWERS
 from ratchet.train.buckets import place_of
@@ -65,7 +65,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     sources: Literal["any", "all"] = "any"
     judge: Literal["self", "seed", "address"] = "self"
     standing: Literal["required", "always", "earned", "advisory"] = "required"
-    threshold: float = pydantic.Field(default_factory=lambda given: USUAL_THRESHOLDS.get(given.get("id"), 0.5))
+    threshold: float = pydantic.Field(default_factory=lambda given: scale(given.get("id", "")).usual)
     limit: float | None = pydantic.Field(None, gt=0.0)
     labels: tuple[str, ...] = ()
     passing_labels: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Criterion(pydantic.BaseModel, frozen=True, extra="forbid"):
     @pydantic.field_validator("threshold")
     @classmethod
     def _within_its_scale(cls, threshold: float, given: pydantic.ValidationInfo) -> float:
-        if not (0.0 <= threshold <= 1.0 or given.data.get("id") in NATS):
+        if not (0.0 <= threshold <= 1.0 or scale(given.data.get("id", "")).in_nats):
             raise ValueError("must be from 0 to 1")
         return threshold
 

@@ -81,6 +81,8 @@ def agreement(text: str, others: Sequence[str]) -> Measured:
 
 SHARES: dict[str, Callable[[str, Sequence[Document]], Measured]] = {"grounded": grounded, "verbatim": verbatim}
 """Rules that measure a text by the passages in view."""
+
+
 def turned(text: str) -> list[str]:
     """A text with two of its names in each other's place: at most TURNED times, neighbours first.
 
@@ -141,13 +143,27 @@ def roles(own: float, others: Sequence[float], of: Sequence[str]) -> Measured:
     return Measured(1 / (1 + math.exp(min(others[best] - own, 700.0))), f"likelier the other way round: {of[best]}")
 
 
-LIKELIHOODS = ("gain", "likely", "agreement", "roles")
+class Scale(NamedTuple):
+    """What a criterion's number is: a share, or `in_nats` per token. Where nothing has been calibrated, it passes from
+    the `usual` threshold on. A threshold that is not `calibrated` stays as the rubric gives it."""
+
+    usual: float = 0.5
+    in_nats: bool = False
+    calibrated: bool = True
+
+
+_SHARE = Scale()
+LIKELIHOODS = {
+    "gain": Scale(0.0, in_nats=True),
+    "likely": Scale(-1.0, in_nats=True),
+    "agreement": _SHARE,
+    "roles": Scale(calibrated=False),  # a half is as likely as the opposite
+}
 """How likely an answer is, by the model that reviews: `likely` is the mean over its tokens of log p(token | sources,
-question, tokens before), `gain` what the sources add to it, both in nats per token; `agreement` goes by how many of the
-other samples say the same, and `roles` by what the same words are worth with two names exchanged."""
-NATS = ("gain", "likely")
-"""Those that are no share."""
-AS_SET = ("roles",)
-"""Those whose threshold says something by itself, so that none is calibrated: a half is as likely as the opposite."""
-USUAL_THRESHOLDS = {"gain": 0.0, "likely": -1.0}
-"""From where on a criterion passes that nothing has calibrated yet; all others 0.5."""
+question, tokens before), `gain` what the sources add to it; `agreement` goes by how many of the other samples say the
+same, and `roles` by what the same words are worth with two names exchanged."""
+
+
+def scale(criterion_id: str) -> Scale:
+    """That of a likelihood; the numbers of all other criteria are shares."""
+    return LIKELIHOODS.get(criterion_id, _SHARE)
