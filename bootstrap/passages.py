@@ -3,18 +3,15 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
-from unicodedata import category
 
-from ratchet.bootstrap.worlds.world import UNSPACED, Document, sentences
+from ratchet.bootstrap.worlds.world import COMBINING, UNSPACED, Document, sentences
 
 LONGEST_WORD = 32
 """Letters of a word, on average, beyond which a passage of words is cut by its letters: addresses, data, genomes."""
 REPEATED, LONGEST_REPEATED = 0.25, 0.5
 """The share of its words that a passage may repeat of the one before: of several sentences, and of a single one."""
 
-_MARKS = "".join(c for c in map(chr, range(0x0E00, 0xAAE0)) if category(c) in ("Mn", "Mc"))
-"""Vowels, tones and the like, which belong to the letter before."""
-_PIECE = re.compile(rf"\s*(?:[{UNSPACED}]{{1,2}}[{_MARKS}]*[^\w\s{UNSPACED}]*|[^\s{UNSPACED}]+)")
+_PIECE = re.compile(rf"\s*(?:[{UNSPACED}]{{1,2}}[{COMBINING}]*[^\w\s{UNSPACED}]*|[^\s{UNSPACED}]+)")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n|\Z")
 _ENDED = re.compile(r"[.!?．…。｡！？؟۔।॥།။។][^\w.!?]*\Z")
 _PASSAGE_ID = re.compile(r"#\d+$")

@@ -9,7 +9,7 @@ import bm25s
 import numpy as np
 from bm25s.tokenization import Tokenized
 
-from ratchet.bootstrap.worlds.world import UNSPACED, Document
+from ratchet.bootstrap.worlds.world import COMBINING, UNSPACED, Document
 
 logging.getLogger("bm25s").setLevel(logging.ERROR)  # it logs every index that it builds, for whoever logs anything
 
@@ -17,7 +17,7 @@ BATCH = 20_000
 """Passages whose words are held in memory together while an index is made."""
 
 _RUN = re.compile(f"[{UNSPACED}]+")
-_WORD = rf"(?u)\b\w\w+\b|[{UNSPACED}]+"
+_WORD = rf"\w[\w{COMBINING}]+|[{UNSPACED}]+"
 
 
 class Index:

@@ -8,6 +8,7 @@ are needed: `name`, `slices` and `rubric`. To make a world of your own, copy `bo
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -22,6 +23,8 @@ UNSPACED = (
     "\ua000-\ua4cf\U00016fe0-\U00018dff\U0001b170-\U0001b2ff"  # Yi, Tangut, Khitan, Nushu
 )
 """Letters, as a class of regular expressions, of scripts that are written without spaces between words."""
+COMBINING = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c).startswith("M"))
+"""Vowels, tones, accents and the like, which belong to the letter before, as such a class too; they are no `\\w`."""
 
 Message = Mapping[str, Any]
 """One message of a chat, as OpenAI's servers and chat templates have it: `{"role": "user", "content": "..."}`."""
@@ -208,7 +211,7 @@ Grader = Callable[[Task, str, str], Grade]
 Spoil = Callable[[Task, str, Sequence[str], Random], Sequence[Spoiled]]
 """Every way to make an answer wrong by rule, given (task, answer, other answers that were heard, random numbers)."""
 
-_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
+_WORD = re.compile(rf"(?=\w)[{UNSPACED}][{COMBINING}]*|(?:[^\W{UNSPACED}][{COMBINING}]*)+")
 _CLOSING = "\"'”’»›)]}」』）】〉》"
 _MARK = re.compile(
     rf"[.!?．…。｡！？⁇⁈⁉‼‽؟۔।॥།።፧፨։။។៕᠃᠉]+[{re.escape(_CLOSING)}]*"  # what may end a sentence, and what closes
@@ -232,7 +235,7 @@ _NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, without signs. Each letter of a script without spaces is one."""
+    """The words of a text, without signs. Each letter of a script without spaces is one, with the marks on it."""
     return _WORD.findall(text)
 
 

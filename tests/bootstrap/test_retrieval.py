@@ -50,6 +50,10 @@ SCRIPTS = {
     "pdf": "⼈⼝⼤⼩",
     "ii": "ꆈꌠꁱꂷ",
     "txg": "𗀀𗀁𗀂𗀃",
+    "hi": "नमस्ते दुनिया, माँ का घी",
+    "bn": "নদীর জল",
+    "ar": "كَتَبَ الوَلَدُ",
+    "vi": "me\u0323 na\u0302\u0301u co\u031bm",
     "en": "a kettle in the mill",
 }
 
@@ -68,10 +72,15 @@ SCRIPTS = {
         ("⼤", "pdf"),
         ("ꁱꂷ", "ii"),
         ("𗀂", "txg"),
+        ("दुनिया", "hi"),
+        ("घी", "hi"),
+        ("জল নদী", "bn"),
+        ("الوَلَدُ", "ar"),
+        ("co\u031bm", "vi"),
         ("the kettle", "en"),
     ],
 )
-def test_a_script_without_spaces_is_found_by_its_letters(query, found):
+def test_text_of_any_script_is_found_by_its_words_or_letters(query, found):
     index = Index([Document(name, text) for name, text in SCRIPTS.items()])
     assert index.search(query, 1)[0].id == found
 

@@ -1,8 +1,8 @@
-"""Where sentences end, in whatever script."""
+"""Where sentences end, and what words are, in whatever script."""
 
 import pytest
 
-from ratchet.bootstrap.worlds.world import sentences
+from ratchet.bootstrap.worlds.world import sentences, words
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,19 @@ def test_a_line_of_a_list_keeps_its_number():
 def test_scripts_without_spaces_need_none_after_a_mark():
     text = "他来了！他走了。“好。”次です.終わり"
     assert [text[s.start : s.end] for s in sentences(text)] == ["他来了！", "他走了。", "“好。”", "次です.", "終わり"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It's 3.5 m_2!", ["It", "s", "3", "5", "m_2"]),
+        ("दुनिया, घी।", ["दुनिया", "घी"]),
+        ("كَتَبَ", ["كَتَبَ"]),
+        ("cafe\u0301 au", ["cafe\u0301", "au"]),
+        ("熊猫。iPhone15手机", ["熊", "猫", "iPhone15", "手", "机"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("\u0301 ❤\ufe0f", []),
+    ],
+)
+def test_a_word_keeps_the_marks_on_its_letters(text, found):
+    assert words(text) == found
