@@ -25,6 +25,7 @@ FEW = 0.01
 WESTERN = 1 / 3
 """The share of letters with accents beyond which a text is no Western European one."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_HALF = re.compile("[\ud800-\udfff]")
 _MARKED = re.compile(r"\A[\s\ufeff]*\ufeff")
 _TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\w]|[¹²³ªº])[^\W\d_]")
 """A sign within a word, as letters of other alphabets become when they are read as Western European."""
@@ -37,8 +38,10 @@ def decoded(content: bytes, source: str, declared: str = "") -> str:
 
 
 def clean(text: str) -> str:
-    """A text without byte order marks before its first letter and control characters in it, its lines ended by \\n."""
-    return _CONTROL.sub("", _MARKED.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+    """A text without byte order marks before its first letter and control characters in it, its lines ended by \\n; for
+    half a letter, which JSON may spell, it has the sign of a damaged one."""
+    lines = _MARKED.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return _HALF.sub("\ufffd", _CONTROL.sub("", lines))
 
 
 def opened(file: BinaryIO, source: str) -> TextIO:

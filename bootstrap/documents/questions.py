@@ -5,6 +5,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from ratchet.bootstrap.documents.account import LeftOut, because
+from ratchet.bootstrap.documents.encodings import clean
 from ratchet.bootstrap.documents.folder import identity
 from ratchet.bootstrap.documents.tables import jsonl
 from ratchet.bootstrap.worlds import Question
@@ -33,10 +34,13 @@ def questions(path: str, ids: Mapping[str, Set[str]]) -> list[Question | LeftOut
 
 
 def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, Set[str]]) -> Question | LeftOut:
+    row, said = {clean(name): value for name, value in row.items()}, {}
     for name in Question._fields:
-        if not isinstance(value := row.get(name), str | int | float) or not str(value).strip():
+        value = row.get(name)
+        said[name] = clean(str(value)).strip() if isinstance(value, str | int | float) else ""
+        if not said[name]:
             return LeftOut(source, f"has no text `{name}`")
-    asked = Question(*(str(row[name]).strip() for name in Question._fields))
+    asked = Question(**said)
     if not (called := ids.get(asked.document)):
         near = difflib.get_close_matches(asked.document, ids, n=1, cutoff=0.0) if len(ids) < 10_000 else []
         nearest = f"; the nearest is {near[0]!r}" if near else ""

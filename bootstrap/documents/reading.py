@@ -155,14 +155,15 @@ def _of_row(
     if isinstance(row, LeftOut):
         yield row
         return
+    row = {clean(str(key)): value for key, value in row.items()}
     for key in filter(None, (config.text_key, config.id_key)):
         if row.get(key) is None:
-            yield LeftOut(source, f"has no {key!r} (it has {', '.join(map(str, row))}); see --documents.text-key")
+            yield LeftOut(source, f"has no {key!r} (it has {', '.join(row)}); see --documents.text-key")
             return
     asked, said = {config.text_key, config.id_key or "id"}, {}
     for key, value in row.items():
         try:
-            said[str(key)] = _as_text(value, source)
+            said[key] = _as_text(value, source)
         except NoText as error:
             if key in asked:
                 yield LeftOut(source, because(error))
@@ -173,7 +174,7 @@ def _of_row(
     elif text:
         more = {f"column {k}" if k in RESERVED else k: v for k, v in said.items() if v is not None and k not in asked}
         license = more.pop("column license", None) or license
-        yield _document(name or id, text, source, license, config, more)
+        yield _document(name if name and name.strip() else id, text, source, license, config, more)
 
 
 def _as_text(value: Any, source: str) -> str | None:

@@ -33,10 +33,11 @@ def _object(line: str, source: str) -> Mapping[str, Any] | LeftOut:
 
 
 def comma_separated(file: BinaryIO, source: str) -> Iterator[Row]:
-    """Rows under a line of names, set apart by whichever of `,` `;` tab and `|` is most frequent in that line."""
+    """Rows under a line of names, the first that is not blank, set apart by whichever of `,` `;` tab and `|` is most
+    frequent in that line."""
     csv.field_size_limit(sys.maxsize)
     with opened(file, source) as text:
-        names = text.readline().lstrip("\ufeff")
+        names = next((line for line in text if line.strip("\ufeff\r\n\t ")), "").lstrip("\ufeff")
         delimiter = max(SEPARATORS, key=names.count)
         header = next(csv.reader([names], delimiter=delimiter), [])
         for number, row in enumerate(csv.DictReader(text, header, delimiter=delimiter), 1):

@@ -56,6 +56,7 @@ def test_what_a_page_declares_is_believed_when_it_can_be():
 
 def test_marks_and_control_characters_are_no_part_of_a_text_and_lines_end_alike():
     assert (clean(" \n\ufefftwo \ufeff"), clean(" \n two")) == ("two \ufeff", " \n two")
+    assert clean("half \ud800 a letter, and 😀") == "half \ufffd a letter, and 😀"
     assert clean("\ufeff\ufeffone\r\ntwo\rthree\x00\x07 in\ufeffside\tx") == "one\ntwo\nthree in\ufeffside\tx"
 
 

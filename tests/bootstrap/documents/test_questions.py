@@ -32,6 +32,11 @@ def test_a_document_is_named_by_its_id_or_source_and_one_that_repeats_another_me
     assert not found.account.of("unread")
 
 
+def test_marks_and_half_letters_are_no_part_of_a_question(folder):
+    found = asked(folder, line("\ufeffwho \ud800?", "\ufeffa crow", "\ufeffcrow").replace('"answer', '"\ufeffanswer'))
+    assert found.questions == (Question("who \ufffd?", "a crow", "crow"),)
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [

@@ -77,6 +77,25 @@ def test_rows_without_a_name_are_named_by_file_and_number(tmp_path):
     assert not found.account.left_out, "a table may have rows without a text"
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"text": "so \\ud800 it is", "\\ufeffid": "a\\udfff", "\\ud801": "\\udc00\\ud801"}',
+        '{"\\ufefftext": "so \\udfff it is", "id": "\\ufeffa\\ud800", "\\udc00": "\\ufeff\\udc00\\ud801"}',
+    ],
+)
+def test_half_letters_and_marks_in_a_row_are_none_in_its_document(tmp_path, row):
+    """Everything of a document is written as UTF-8 sooner or later."""
+    (tmp_path / "a.jsonl").write_text(row)
+    meta = {"\ufffd": "\ufffd\ufffd", "source": "a.jsonl:1", "license": "unknown"}
+    assert read(DocumentsConfig(str(tmp_path))).documents == (Document("a\ufffd", "so \ufffd it is", meta),)
+
+
+def test_a_blank_name_is_none_and_blank_lines_before_those_of_columns_are_passed_over(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufeff\n \n"text","id"\none,\ntwo," "\n')
+    assert [(d.id, d.text) for d in read(DocumentsConfig(str(tmp_path))).documents] == [("a 1", "one"), ("a 2", "two")]
+
+
 def test_columns_that_meta_has_for_itself_are_kept_under_another_name(tmp_path):
     row = {"text": "one", "source": "the web", "start": 3, "document": "other", "tags": ["a"], "none": None}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
