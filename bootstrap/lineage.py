@@ -62,6 +62,7 @@ def _traced(run: Run, generation: epath.Path, t: Transcript, review: Review | No
         "finished": t.finished,
         "documents": {i: sources.get(i, "") for i in t.passages},
         "accepted": review.accepted if review else None,
+        "at random": bool(review and t.source == "answer" and run.config.controls.random_share),
         "verdicts": verdicts(run, generation, review) if review else {},
         "targets": _readable(run, t, target) if target else [],
         "branches": [vars(b) | {"piece": run.tokenizer.piece(b.token)} for b in target.branches] if target else [],

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from rich.table import Table
 
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
 from ratchet.bootstrap.config_changes import changed
 from ratchet.bootstrap.progress import Progress
+from ratchet.bootstrap.report.terminal import Fitted
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
@@ -134,12 +134,12 @@ def _copy(source: epath.Path, target: epath.Path) -> None:
             fresh.write_bytes(source.read_bytes())
 
 
-def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 * v:.1f}") -> Table:
+def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 * v:.1f}") -> Fitted:
     """Arms by metrics that are rates, in %: the mean over runs, and the interval of one run or the spread of
     several."""
     names = [n for n, m in arms[0].metrics[0].items() if m.get("unit") == "%" and (m["column"] or n == "recovery_own")]
     names = [n for n in names if all(n in run for arm in arms for run in arm.metrics)]
-    shown = Table("arm", *(arms[0].metrics[0][n]["column"] or n for n in names), box=None)
+    rows = []
     for arm in arms:
         cells = []
         for n in names:
@@ -149,5 +149,5 @@ def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 *
                 (m.get("low", values[0]), m.get("high", values[0])) if len(values) == 1 else (min(values), max(values))
             )
             cells.append(f"{show(float(np.mean(values)))} ({show(spread[0])}–{show(spread[1])})")
-        shown.add_row(arm.name, *cells)
-    return shown
+        rows.append([arm.name, *cells])
+    return Fitted(["arm", *(arms[0].metrics[0][n]["column"] or n for n in names)], rows)

@@ -219,9 +219,10 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
         if named and place_of(named).exists():
             said += f" (`ratchet {command} documents {typed(named)}` reads what is there)"
         raise UserError(f"{command}: {said}; there are", listed.splitlines())
-    print(textwrap.fill(f"usage: ratchet {command} {takes}", 80, subsequent_indent=" " * 8, break_on_hyphens=False))
+    fold = lambda text, indent="": textwrap.fill(text, 80, subsequent_indent=indent, break_on_hyphens=False)
+    print(fold(f"usage: ratchet {command} {takes}", " " * 8))
     print(f"\n{listed}\n")
-    print(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it.")
+    print(fold(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it."))
     raise SystemExit(0)
 
 

@@ -96,7 +96,13 @@ class Tokenizer:
         return self._pieces.vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of text. A space before it is understood: " a" and "a" are the same ids."""
+        """Ids of text. A space before it is understood: " a" and "a" are the same ids. Raises ValueError for half a
+        letter, such as a terminal makes of bytes that are no UTF-8."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])
+            raise ValueError(f"tokenizer: no piece spells half a letter ({half}); give whole letters") from error
         return self._pieces.encode(text.removeprefix(" "))
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:

@@ -43,10 +43,11 @@ def transcript(found: Found) -> RenderableType:
 
 
 def _title(found: Found) -> Text:
-    """Id, generation, source, and whether the review accepted it."""
+    """Id, generation, source, and whether the review accepted it, or lots that were drawn in its place."""
     kind = "an answer" if found["source"] == "answer" else f"a correction ({found['source']})"
-    text = Text.assemble((found["transcript"], "bold"), f": {kind} of generation {found['generation']}, ")
-    return text.append_text(_verdict(found["accepted"], ("accepted", "rejected", "not reviewed")))
+    said = _verdict(found["accepted"], ("accepted", "rejected", "not reviewed"))
+    lots = " at random, whatever its verdicts are" if found["at random"] else ""
+    return Text.assemble((found["transcript"], "bold"), f": {kind} of generation {found['generation']}, ", said, lots)
 
 
 def _verdict(passed: bool | None, words: Sequence[str]) -> Text:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import little
 import pytest
 from etils import epath
-from support import transcript
+from support import changed, transcript
 
 from ratchet.bootstrap import lineage, targets, wrongthink
 from ratchet.bootstrap.ledger import Stage
@@ -70,6 +70,14 @@ def test_a_trained_transcript_leads_to_its_documents_verdicts_branches_and_examp
     assert {e["origin"] for e in found["trained"]} == {"student", "simulate"}
     assert {(e["dataset"], e["teacher"]) for e in found["trained"]} == {("gen-001/dataset/1.0.0", "gen-000")}
     assert {e["trained tokens"] for e in found["trained"]} == {len(t.tokens)}
+
+
+def test_it_is_known_whether_lots_decided_about_an_answer(g):
+    answer = accepted_answers(g.run, [1])[0]
+    correction = next(t for t in reviewed(g.directory)[0].values() if t.forced)
+    for share in (0.0, 0.5):
+        run = replace(g.run, config=changed(g.run.config, controls__random_share=share))
+        assert [trace(run, t.id)["at random"] for t in (answer, correction)] == [bool(share), False]
 
 
 def test_only_what_mentions_a_transcript_is_decoded(g, monkeypatch):

@@ -92,6 +92,7 @@ def test_a_missing_or_unknown_recipe_lists_them_with_what_they_do(capsys, somewh
     code, out, err = ratchet(capsys, command)
     assert code == 2 and not out and f"give a recipe, as in `ratchet {command} tiny`" in err
     assert all(f"  {name} " in err for name in RECIPES)
+    assert max(map(len, ratchet(capsys, command, "--help")[1].splitlines())) <= 80
     code, out, err = ratchet(capsys, command, "lesons")
     assert code == 2 and err.splitlines()[0] == f"ratchet: {command}: there is no recipe 'lesons'; there are"
     assert err.splitlines()[1].startswith(f"  lessons     {RECIPES['lessons'].summary[:40]}")

@@ -102,6 +102,13 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_one_answered(capsys, mo
     assert lines == api.load(scratch).answer(user("what is it?"), temperature=0.0).splitlines()
 
 
+def test_bytes_that_are_no_utf8_are_refused_in_a_line_and_the_next_line_answered(capsys, monkeypatch, scratch):
+    """A terminal gives them as halves of letters."""
+    code, lines, err = chat(capsys, monkeypatch, "caf\udce9?\nwhat is it?\n", scratch, "--temperature", "0")
+    assert code == 0 and err == "ratchet: tokenizer: no piece spells half a letter ('\\udce9'); give whole letters\n"
+    assert lines == api.load(scratch).answer(user("what is it?"), temperature=0.0).splitlines()
+
+
 @pytest.mark.long
 def test_a_base_remembers_as_much_as_fits(capsys, monkeypatch, based):
     heard, answer = [], api.Model.answer

@@ -40,6 +40,12 @@ def test_a_space_before_text_is_understood(tokenizer):
     assert tokenizer.encode("") == tokenizer.encode(" ") == []
 
 
+def test_half_a_letter_is_refused_in_one_line(tokenizer):
+    for text in ("\ud800", "what \udce9?", " \udfff"):
+        with pytest.raises(ValueError, match=r"^tokenizer: no piece spells half a letter \(.*; give whole letters$"):
+            tokenizer.render([{"role": "user", "content": text}])
+
+
 def test_every_digit_is_a_piece_of_its_own():
     made = Tokenizer.train([f"{n} + {n} = {2 * n}." for n in range(1000, 1500)], 400)
     assert pieces(made, made.encode("1234 + 1")) == [" ", "1", "2", "3", "4", " +", " ", "1"]

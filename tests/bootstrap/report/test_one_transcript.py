@@ -31,6 +31,7 @@ def found(**changes) -> dict:
         "finished": True,
         "documents": {"log": "Log, day 3. " * 40, "note": "For light, trim the wick."},
         "accepted": True,
+        "at random": False,
         "verdicts": {"grounded": verdict, "rhyming": model},
         "targets": [
             {"token": "So", "target": {"So": 1.0}},
@@ -84,6 +85,13 @@ def test_a_rejected_transcript_says_why_and_that_nothing_is_trained_on():
     said = " ".join(" ".join(shown(accepted=False, verdicts={"sure": why}, targets=[], trained=[])).split())
     assert "rejected" in said and "Verdicts: 0 of 1 passed" in said and "failed" in said
     assert "none: it was not kept for training" in said and "Trained on in nothing" in said
+
+
+@pytest.mark.parametrize(("accepted", "said"), [(True, "accepted"), (False, "rejected")])
+def test_what_lots_decided_is_told_from_what_the_review_did(accepted, said):
+    assert "at random" not in shown(accepted=accepted)[0]
+    first = " ".join(" ".join(shown(**{"accepted": accepted, "at random": True})).split())
+    assert f"generation 3, {said} at random, whatever its verdicts are Question" in first
 
 
 def test_words_of_a_model_are_no_markup_and_long_passages_are_shortened():
