@@ -7,12 +7,12 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from ratchet.bootstrap import certificate, config_files, lineage, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.certificate import OVERALL, Label
+from ratchet.bootstrap.report.terminal import Fitted
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
@@ -187,19 +187,18 @@ def _show_certificate(run: Run, number: int, reviewer: Reviewer, as_json: bool) 
     return 0
 
 
-def _table(found: dict[str, Any]) -> Table:
-    title = f"generation {found['generation']}: the review against {found['labels']} labels"
-    table = Table("criterion", title=title)
-    for name in ("labels", "passed", "κ", "TPR", "TNR", "AUC", "right, corrected", "precision", "at least"):
-        table.add_column(name, justify="right")
+def _table(found: dict[str, Any]) -> Fitted:
+    measured = ("labels", "passed", "κ", "TPR", "TNR", "AUC", "right, corrected", "precision", "at least")
+    rows = []
     for name, f in found["criteria"].items():
         rate, auc = f["rate"], f["auc"] and f["auc"]["value"]
-        table.add_row(
-            name, str(f["labels"]), *map(_figure, (f["passed"], f["kappa"], f["tpr"], f["tnr"], auc)),
-            f"{rate['value']:.3f} ({rate['low']:.3f} – {rate['high']:.3f})" if rate else "–",
-            *map(_figure, (f["precision"], f["precision_floor"])),
-        )  # fmt: skip
-    return table
+        corrected = f"{rate['value']:.3f} ({rate['low']:.3f} – {rate['high']:.3f})" if rate else "–"
+        figures = map(_figure, (f["passed"], f["kappa"], f["tpr"], f["tnr"], auc))
+        rows.append(
+            [name, str(f["labels"]), *figures, corrected, _figure(f["precision"]), _figure(f["precision_floor"])]
+        )
+    title = f"generation {found['generation']}: the review against {found['labels']} labels"
+    return Fitted(["criterion", *measured], rows, [title])
 
 
 def _figure(value: float | None) -> str:

@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 from etils import epath
+from rich.console import Console
 
 from ratchet.bootstrap.certificate import OVERALL
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.launch import cli
+from ratchet.launch.commands import labels
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_labels_may_be_of_one_criterion(run, ratchet, tmp_path):
     assert code == 2 and "there is no criterion nothing; there are overall, " in error
 
 
-def test_a_review_is_compared_with_labels_and_certified_for_its_judge_and_rubric(run, ratchet, tmp_path):
+def test_a_review_is_compared_with_labels_and_certified_for_its_judge_and_rubric(run, ratchet, tmp_path, monkeypatch):
     """Whoever made them says that every accepted answer is right, and no other."""
     file, there = tmp_path / "labels.jsonl", answers(run)
     of = lambda i, ok, criterion: json.dumps({"transcript": i, "criterion": criterion, "label": ok})
@@ -92,6 +94,10 @@ def test_a_review_is_compared_with_labels_and_certified_for_its_judge_and_rubric
     code, out, _ = ratchet("calibrate", run, "--labels", file)
     assert "not certified: precision ≥ 97% at one-sided 95% takes 99 with 0 wrong ones" in " ".join(out.split())
     assert {"overall", "grounded", "κ", "TPR", "TNR"} <= set(out.split())
+    monkeypatch.setattr(labels, "make_console", lambda: Console(width=60))
+    _, narrow, _ = ratchet("calibrate", run, "--labels", file)
+    cells = {word for word in out.split() if "─" not in word}
+    assert "…" not in narrow and "right, corrected" in narrow and cells <= set(narrow.split())
     code, out, _ = ratchet("calibrate", run, "--json")
     assert code == 0 and json.loads(out) == {"certificate": made}
 

@@ -61,6 +61,16 @@ def test_what_a_transcript_called_is_shown_with_what_came_back(page):
     assert "answered: it is short &lt;script&gt;" in page
 
 
+def test_where_lots_decide_it_is_not_said_that_verdicts_do(finished, tmp_path, page):
+    run = epath.Path(shutil.copytree(finished, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    put(run / "config.json", config | {"controls": {"random_share": 0.5}})
+    drawn = "Lots accept 50 % of them, whatever their verdicts are, and nothing of a rejected one"
+    decided = "One failed criterion is enough to reject a transcript, and nothing of a rejected one"
+    assert [said in plain(page) for said in (drawn, decided)] == [False, True]
+    assert [said in plain(build(run).read_text()) for said in (drawn, decided)] == [True, False]
+
+
 def test_what_each_criterion_is_worth_is_said_and_who_has_no_say(page):
     rows = {row[0].split()[0]: row for row in Tags(page).tables["calibration"][0]}
     advisory, required = (rows[name] for name in (CRITERIA[0], CRITERIA[2]))
