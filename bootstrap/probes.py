@@ -19,8 +19,9 @@ JUNK_OF, JUNK = 8, len(SAYS_NOTHING) + 2
 
 
 def siblings_of(run: Run) -> int:
-    """How many answers to each task are probes: more than two only where a criterion asks how many of them agree."""
-    return run.config.simulate.samples if any(c.id == AGREEMENT for c in run.rubric) else 2
+    """How many answers to each task are probes: more than two only where it may decide how many of them agree."""
+    decides = any(c.id == AGREEMENT and c.standing != "advisory" for c in run.rubric)
+    return run.config.simulate.samples if decides else 2
 
 
 def judged_by_seed(run: Run) -> bool:

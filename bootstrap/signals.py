@@ -21,8 +21,8 @@ from ratchet.bootstrap.worlds.world import Document
 
 SAME = 0.5
 """Two answers whose words have at least this F1 (`worlds.answers`) say the same."""
-TURNED = 10
-"""Times at most that two names of a text change places."""
+TURNED, TURNED_WORDS = 10, 400
+"""Times at most that two names of a text change places, and words at most of what is made so, since each is read."""
 LONGEST_TITLE = 3
 """Letters at most of a word before a point that ends no sentence, as in "Mr. Finch"."""
 _ARTICLES = frozenset("a an the his her its their my our your".split())
@@ -84,7 +84,8 @@ SHARES: dict[str, Callable[[str, Sequence[Document]], Measured]] = {"grounded": 
 
 
 def turned(text: str) -> list[str]:
-    """A text with two of its names in each other's place: at most TURNED times, neighbours first.
+    """A text with two of its names in each other's place, neighbours first: at most TURNED times, and fewer of a long
+    text, so that all together have no more than TURNED_WORDS words, or once.
 
     A name is a row of capitalised words, or one or two words after an article or the like: of "The bees stung Joost.",
     "Joost stung the bees." is made.
@@ -98,7 +99,8 @@ def turned(text: str) -> list[str]:
             continue
         first, second = (_placed(name, text[:place]) for name, place in ((first, rest), (second, start)))
         found.append(text[:start] + second + text[middle:rest] + first + text[end:])
-    return list(dict.fromkeys(found))[:TURNED]
+    most = min(TURNED, max(1, TURNED_WORDS // max(1, len(_WORD.findall(text)))))
+    return list(dict.fromkeys(found))[:most]
 
 
 def _placed(name: str, before: str) -> str:

@@ -76,6 +76,10 @@ class Inference:
         """Whether few widths of prompts are read: on accelerators (`models.programs`)."""
         return programs.few(self.kernel.device)
 
+    def compiles_long(self, config: DecoderConfig) -> bool:
+        """Whether each width that prompts are read in compiles for seconds: on accelerators, and for deep models."""
+        return self.few or config.layers > SHALLOW
+
     def reads_apart(self, config: DecoderConfig) -> bool:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
         would compile for seconds, and convolutions would have to see past the padding behind it."""

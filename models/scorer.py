@@ -103,9 +103,10 @@ class Scorer(Inference):
             return {}
         found, own, count = {}, self.questions // self.parts, len(set(asked))
         shared = Shared(self.weights(params), jnp.array(answers, jnp.int32))
-        apart = self.reads_apart(nnx.merge(self.graphdef, shared.weights.params).config)
+        config = nnx.merge(self.graphdef, shared.weights.params).config
+        apart, few = self.reads_apart(config), self.compiles_long(config)
         for parts in self._batches(asked, apart):
-            rows_B = jax.device_get(program(shared, self._padded(parts, apart), plan=self))
+            rows_B = jax.device_get(program(shared, self._padded(parts, apart, few), plan=self))
             for part, (_, questions) in enumerate(parts):
                 for row, question in enumerate(questions):
                     found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
@@ -127,11 +128,12 @@ class Scorer(Inference):
             dealt = [batch[part * size : (part + 1) * size] for part in range(self.parts)]
             yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
 
-    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]], apart: bool) -> Batch:
-        """What `_batches` gives, as arrays."""
-        longest = lambda texts: columns_for(max(map(len, texts), default=0), self.bucket, self.few)
+    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]], apart: bool, few: bool) -> Batch:
+        """What `_batches` gives, as arrays; contexts have a `few` widths, or every one."""
+        longest = lambda texts: max(map(len, texts), default=0)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
+        width, length = columns_for(width, self.bucket, few), columns_for(length, self.bucket, self.few)
         own, height = self.questions // self.parts, self._height(max(len(contexts) for contexts, _ in parts))
         made, read = [], split([contexts for contexts, _ in parts], height, width, self.bucket, apart)
         for (contexts, batch), prompts in zip(parts, read, strict=True):

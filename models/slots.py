@@ -25,7 +25,7 @@ from ratchet.models import pages
 from ratchet.models.beginnings import Prompts, read
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
-from ratchet.models.inference import SHALLOW, Inference, Weights, columns_for, round_up
+from ratchet.models.inference import Inference, Weights, columns_for, round_up
 from ratchet.models.programs import program
 
 LEAST_STEPS, MOST_STEPS = 16, 64
@@ -63,7 +63,7 @@ class Plan(Inference):
         """P, the columns for prompts of so many tokens: whole buckets, and whole pages where there are pages. A
         step compiles for each number: of a deep model they are few on CPUs too."""
         bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
-        return columns_for(longest, bucket, self.few or model.layers > SHALLOW)
+        return columns_for(longest, bucket, self.compiles_long(model))
 
     def width(self, longest: int, columns: int) -> int:
         """Columns that prompts of so many tokens are read in, of those that slots have: on accelerators all, since

@@ -4,6 +4,7 @@ from dataclasses import replace
 import little
 import pytest
 
+from ratchet.bootstrap import probes
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.wrongthink import Said
 
@@ -93,6 +94,16 @@ def test_agreement_is_not_asked_of_what_stands_alone(run):
     own = replace(own, rubric=(*own.rubric[:1], agreement))
     assert [c.id for c in Judge(own).supervisor.criteria] == ["finished"]
     assert Judge(own)(said(own, ("so.", True)), []) == [True]
+
+
+@pytest.mark.parametrize("standing", ["advisory", "earned", "required"])
+def test_probes_are_as_many_as_answers_only_where_agreement_may_decide(run, standing):
+    asked = run.rubric[-1].model_copy(
+        update={"id": "agreement", "kind": "likelihood", "of": "answer", "standing": standing}
+    )
+    many = replace(run, config=replace(run.config, simulate=replace(run.config.simulate, samples=5)))
+    counted = probes.siblings_of(replace(many, rubric=(*run.rubric, asked)))
+    assert probes.siblings_of(many) == 2 and counted == (2 if standing == "advisory" else 5)
 
 
 def test_a_judge_of_which_nothing_is_better_than_chance_keeps_its_criteria(run):

@@ -103,6 +103,11 @@ def test_where_no_two_names_stand_nothing_is_turned_and_of_many_the_nearest_come
     assert found[8].startswith("Name2 saw Name1 saw Name0")
 
 
+def test_of_long_texts_fewer_are_made():
+    long = lambda words: " ".join(f"Name{n} saw" for n in range(words // 2))
+    assert [len(turned(long(words))) for words in (40, 80, 200, 400, 4000)] == [TURNED, 5, 2, 1, 1]
+
+
 def test_what_is_likelier_the_other_way_round_has_less_than_half():
     assert roles(-5.0, [], []).score == 1.0
     assert roles(-5.0, [-5.0, -9.0], ["a", "b"]).score == 0.5

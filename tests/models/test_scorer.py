@@ -55,6 +55,17 @@ def test_a_deep_model_is_read_in_a_loop_over_its_layers(asked, monkeypatch):
     np.testing.assert_allclose(each, looped, atol=1e-6)
 
 
+def test_a_deep_models_contexts_are_read_in_few_widths(monkeypatch):
+    def run(graphdef, params, _):
+        plan = Scorer(graphdef, questions=2, bucket=8)
+        return np.stack([plan(params, [((3,) * n, (4, 5))], (5, 9)) for n in range(1, 80, 13)])
+
+    deep, shallow, first, then = in_a_loop_or_not(monkeypatch, run)
+    few, many = ({length for _, length in read} for read in (first, then))
+    assert few == {8, 64, 128} and many == {8, 16, 32, 40, 56, 72, 80}
+    np.testing.assert_allclose(deep, shallow, atol=1e-6)
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_deep_models_prompts_are_read_in_a_loop_and_its_steps_are_not(monkeypatch, int8):
     def run(graphdef, params, bucket):
