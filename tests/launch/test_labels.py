@@ -94,7 +94,7 @@ def test_a_review_is_compared_with_labels_and_certified_for_its_judge_and_rubric
     code, out, _ = ratchet("calibrate", run, "--labels", file)
     assert "not certified: precision ≥ 97% at one-sided 95% takes 99 with 0 wrong ones" in " ".join(out.split())
     assert {"overall", "grounded", "κ", "TPR", "TNR"} <= set(out.split())
-    monkeypatch.setattr(labels, "make_console", lambda: Console(width=60))
+    monkeypatch.setattr(labels, "make_console", lambda aside=False: Console(stderr=aside, width=60))
     _, narrow, _ = ratchet("calibrate", run, "--labels", file)
     cells = {word for word in out.split() if "─" not in word}
     assert "…" not in narrow and "right, corrected" in narrow and cells <= set(narrow.split())
