@@ -278,9 +278,12 @@ _NUMBERS = pydantic.TypeAdapter(dict[str, _Positive], config=pydantic.ConfigDict
 
 
 def present(path: epath.Path) -> bool:
-    """Whether there is such a file. Raises FolderError for a link to nothing, as an interrupted download leaves it."""
+    """Whether there is such a file. Raises FolderError for a link to nothing, as an interrupted download leaves it, and
+    for what is no file, such as a pipe, which may say nothing for ever."""
     if not path.exists() and os.path.islink(path):
         raise FolderError(f"{path}: is a link to {os.readlink(path)}, which is not there; fetch it again")
+    if path.exists() and not path.is_file():
+        raise FolderError(f"{path}: is no file; fetch it again")
     return path.exists()
 
 

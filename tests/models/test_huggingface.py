@@ -302,6 +302,18 @@ def test_an_index_that_does_not_fit_its_files_is_one_line(halves, name, file, li
     assert str(caught.value).startswith(f"{index}: ") and line in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["config.json", "half-1.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_refused_at_once(halves, name, make):
+    """A pipe would be waited for."""
+    place, where = halves
+    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (place / name).unlink()
+    make(place / name)
+    with pytest.raises(FolderError, match=f"{name}: is no file; fetch it again"):
+        read(place)
+
+
 def test_what_an_index_leaves_out_or_is_no_index_is_one_line(halves):
     place, where = halves
     index = place / "model.safetensors.index.json"
