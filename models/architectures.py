@@ -282,7 +282,7 @@ def present(path: epath.Path) -> bool:
     for what is no file, such as a pipe, which may say nothing for ever."""
     if not path.exists() and os.path.islink(path):
         raise FolderError(f"{path}: is a link to {os.readlink(path)}, which is not there; fetch it again")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):  # of what lies in a bucket neither is said
         raise FolderError(f"{path}: is no file; fetch it again")
     return path.exists()
 
