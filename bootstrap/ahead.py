@@ -1,8 +1,8 @@
-"""Compiling ahead: while a seed model trains on an accelerator, a thread has those programs compiled that come after
-it.
+"""Compiling ahead: while a run goes on on an accelerator, a thread has those programs compiled that come next.
 
-The thread has untrained weights answer and review what the next stages ask, and throws away what they say; on several
-devices it runs nothing. Nothing that the run makes depends on it.
+While the seed model trains on one device, the thread has untrained weights answer and review what the next stages ask,
+and throws away what they say. After that, and on several devices, it compiles what samples and runs nothing. Nothing
+that the run makes depends on it.
 """
 
 import contextlib
@@ -34,49 +34,66 @@ REVIEWED = 64
 
 
 class _Ended(Exception):
-    """Training has ended, and what comes after it begins."""
+    """What a thread was to do beside something has to end, since that has ended."""
 
 
 @contextlib.contextmanager
-def compiling(run: Run) -> Iterator[None]:
-    """Within, a thread compiles what samples and scores. At the end, the program that it is at is waited for.
+def compiling(run: Run) -> Iterator[Callable[[], None]]:
+    """Within, a thread compiles what samples and scores. What this gives is called when the seed model is there: from
+    then on the thread runs nothing and compiles what samples alone. At the end, the program that it is at is waited
+    for.
 
-    On several devices it compiles what samples, and runs nothing, since programs have to run in one order on all of
-    them. It does nothing where that would not pay or could go wrong: on CPUs, in one of several processes, from a model
-    of others, and with weights that leave a sampler no room beside training. Raises what the thread raised.
+    On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
+    that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
+    in one of several processes, from a model of others, and where the seed model is there. Raises what the thread
+    raised, when the seed model is there or at the end.
     """
-    device = run.mesh.devices.flat[0]
-    if not programs.few(device) or run.config.base or jax.process_count() > 1:
-        yield
+    elsewhere = run.config.base or jax.process_count() > 1 or run.has_weights(run.generation(0))
+    if elsewhere or not programs.few(run.mesh.devices.flat[0]):
+        yield lambda: None
         return
-    if run.mesh.size > 1:
-        work = partial(compile_alone, run)
-    else:
-        params, memory = run.fresh_weights(), device.memory_stats() or {}
-        if sum(leaf.nbytes for leaf in jax.tree.leaves(params)) > SMALL * memory.get("bytes_limit", math.inf):
-            yield
-            return
-        work = partial(rehearse, run, params)
-    ended = threading.Event()
+    trained, ended = threading.Event(), threading.Event()
 
-    def reached(*_) -> None:
-        if ended.is_set():
-            raise _Ended
+    def until(event: threading.Event) -> Callable[..., None]:
+        def reached(*_) -> None:
+            if event.is_set():
+                raise _Ended
+
+        return reached
+
+    def work() -> None:
+        with contextlib.suppress(_Ended):
+            if _has_room(run):
+                rehearse(run, run.fresh_weights(), until(trained))
+        with contextlib.suppress(_Ended):
+            compile_alone(run, until(ended))
+
+    def seed_is_there() -> None:
+        trained.set()
+        if going.done():
+            going.result()
 
     with ThreadPoolExecutor(1, "compiling") as pool:
-        rehearsed = pool.submit(work, reached)
+        going = pool.submit(work)
         try:
-            yield
+            yield seed_is_there
         finally:
+            trained.set()
             ended.set()
-        with contextlib.suppress(_Ended):
-            rehearsed.result()
+        going.result()
+
+
+def _has_room(run: Run) -> bool:
+    """Whether a sampler has room beside training on the one device that there is."""
+    _, shapes = decoder.shapes(run.config.model)
+    memory = run.mesh.devices.flat[0].memory_stats() or {}
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return run.mesh.size == 1 and weights <= SMALL * memory.get("bytes_limit", math.inf)
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
-    """Inverts a lesson, answers what an evaluation asks, answers and reviews the tasks of generation 1, calls a tool,
-    and goes on from prompts as long as they may become; `reached` is called after every dispatch. What no generation
-    before the second needs comes first, and last what is needed by chance."""
+    """Inverts a lesson, answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a
+    tool; `reached` is called after every dispatch. What no generation before the second needs comes first."""
     against(params, random_like(difference(params, params), 0), 1.0)
     if control := control_text(run):
         run.loss(params, control)
@@ -95,23 +112,19 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     review = partial(reviewer.review, **own, siblings=said, reached=reached)
     review(said)
     make_targets(writer, run.scorer, review, said, run.config.targets, 0, reached)
-    for length, grammar in _widths(run, writer, drafts):
-        for count in (1, writer.sampler.slots):  # few prompts are read by a program of their own
-            alike = [Request(n, (n % run.config.model.vocab_size,) * length, grammar) for n in range(count)]
-            writer.sample(alike, seed=0, advance=reached)
 
 
 def compile_alone(run: Run, reached: Callable[..., None]) -> None:
-    """Compiles what samples, and runs none of it: of the weights it needs the shapes alone. `reached` is called after
-    every width."""
+    """Compiles what samples after prompts as long as they may become, and runs none of it: of the weights it needs the
+    shapes alone. `reached` is called before every width."""
     _, shapes = decoder.shapes(run.config.model)
     params = laid_out(shapes, state_sharding(run.mesh, shapes))
     writer, index = run.writer(params), Index(run.passages(1))
     weights = writer.sampler.shapes(params)
     for length, grammar in _widths(run, writer, [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]):
+        reached()
         columns = writer.sampler.columns(run.config.model, length)
         writer.sampler.compile(weights, columns, Guides([grammar], run.config.model.vocab_size).words)
-        reached()
 
 
 def _asked(run: Run) -> list[tuple[int, ...]]:

@@ -160,14 +160,15 @@ def _run(r: Run, foretell: bool) -> None:
     if foretell and r.decided("whether anything is done", new):
         write_forecast(r, plan["stages"])
     start, past = Seed(r), Past()
-    begin(r, start)
-    for number in range(1, r.config.generations + 1):
-        past = finished(r, number) or turn(r, number, past, start)
-        if past.rollbacks == r.config.evaluate.rollbacks:
-            said = f"generation {number}: {past.rollbacks} roll-backs in a row"
-            raise RunEnded(f"{said}; generation {past.incumbent} is the result")
-    if arms:
-        imitate(r, start)
+    with ahead.compiling(r) as seed_is_there:
+        begin(r, start, seed_is_there)
+        for number in range(1, r.config.generations + 1):
+            past = finished(r, number) or turn(r, number, past, start)
+            if past.rollbacks == r.config.evaluate.rollbacks:
+                said = f"generation {number}: {past.rollbacks} roll-backs in a row"
+                raise RunEnded(f"{said}; generation {past.incumbent} is the result")
+        if arms:
+            imitate(r, start)
 
 
 def planned(r: Run, arms: Sequence[str]) -> list[dict]:
@@ -240,12 +241,13 @@ def _begin_training_anew(r: Run) -> None:
             r.commits.forget(dataset_of(r, number))
 
 
-def begin(r: Run, start: Seed) -> None:
-    """Generation 0: the seed model, and what it is worth."""
+def begin(r: Run, start: Seed, seed_is_there: Callable[[], None] = lambda: None) -> None:
+    """Generation 0: the seed model, of which it is told when it is there, and what it is worth."""
     place = r.generation(0)
     if not r.has_weights(place):
-        with r.timed(place, "train"), ahead.compiling(r):
+        with r.timed(place, "train"):
             _ = start.weights
+            seed_is_there()
     for number in (n for n in (0, 1) if propose.missing(r, n)):
         with r.timed(place, "propose"):
             propose.propose(r, number, start.weights)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ratchet.models import programs
 from ratchet.models.decoder import DecoderConfig, Layers
@@ -103,13 +103,10 @@ class Inference:
         if isinstance(params, Weights):
             return params
         weights = _cast(params, self.graphdef, self.dtype, self.kernel.joins)
-        if self.rows is None:  # what programs give would else be laid out over a mesh of one, and they compile anew
-            (device,) = jax.tree.leaves(params)[0].devices()
-            return jax.device_put(weights, device)
         return jax.device_put(weights, self._layout(params, weights))
 
     def shapes(self, params: nnx.State) -> Weights:
-        """The shapes of what `weights` gives, with their layout over the mesh, for shapes of parameters with theirs."""
+        """The shapes of what `weights` gives, with their layout, for shapes of parameters with theirs."""
         cast = functools.partial(_cast, graphdef=self.graphdef, dtype=self.dtype, join=self.kernel.joins)
         weights = jax.eval_shape(cast, params)
         laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -160,6 +157,9 @@ class Inference:
 
     def _layout(self, params: nnx.State, weights: Weights) -> Weights:
         """Where weights lie: as the parameters, but whole along the axes of rows."""
+        if self.rows is None:  # what programs give would else be laid out over a mesh of one, and they compile anew
+            (device,) = jax.tree.leaves(params)[0].sharding.device_set
+            return jax.tree.map(lambda _: SingleDeviceSharding(device), weights)
         stacks = nnx.merge(self.graphdef, params).layers
 
         def whole(x, first: int) -> NamedSharding:

@@ -112,6 +112,7 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     examples fill."""
     with compiling() as first:
         ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
+        ahead.compile_alone(begun, lambda: None)
     assert "jit(allow)" in first, "calls of tools keep to a grammar"
     with compiling() as inverted:
         params = begun.fresh_weights()
@@ -148,24 +149,49 @@ def _after_a_call(run: Run, params: nnx.State) -> None:
             writer.sample([d.request(0, writer.caller.opening, writer.caller.grammar) for d in some], seed=1)
 
 
-def test_compiling_ahead_ends_with_the_training_beside_it_and_raises_what_went_wrong(begun, monkeypatch):
-    began, heard = threading.Event(), []
+def test_a_thread_rehearses_until_the_seed_model_is_there_and_compiles_until_the_run_ends(begun, monkeypatch):
+    heard, began = [], {name: threading.Event() for name in ("rehearse", "compile_alone")}
 
-    def rehearse(run, params, reached):
-        began.set()
-        try:
-            while True:
-                reached()
-        finally:
-            heard.append(run)
+    def until_it_has_to_end(name):
+        def work(run, *given):
+            began[name].set()
+            try:
+                while True:
+                    given[-1]()
+            finally:
+                heard.append((name, run))
 
-    monkeypatch.setattr(ahead, "rehearse", rehearse)
-    with ahead.compiling(begun):
-        assert began.wait(3600)
-    assert heard == [begun]
-    monkeypatch.setattr(ahead, "rehearse", lambda *_: 1 / 0)
+        return work
+
+    for name in began:
+        monkeypatch.setattr(ahead, name, until_it_has_to_end(name))
+    with ahead.compiling(begun) as seed_is_there:
+        assert began["rehearse"].wait(3600) and not began["compile_alone"].is_set()
+        seed_is_there()
+        assert began["compile_alone"].wait(3600) and heard == [("rehearse", begun)]
+    assert heard == [("rehearse", begun), ("compile_alone", begun)]
+    heard.clear()
+    with pytest.raises(KeyError, match="the run's own"), ahead.compiling(begun):
+        raise KeyError("the run's own")
+    assert heard[-1:] == [("compile_alone", begun)] or not heard
+
+
+@pytest.mark.parametrize("work", ["rehearse", "compile_alone"])
+def test_what_goes_wrong_in_the_thread_is_raised(begun, monkeypatch, work):
+    for name in ("rehearse", "compile_alone"):
+        monkeypatch.setattr(ahead, name, lambda *_: None)
+    monkeypatch.setattr(ahead, work, lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), ahead.compiling(begun):
-        began.clear()
+        pass
+
+
+def test_nothing_is_compiled_ahead_by_a_run_that_goes_on(begun, monkeypatch):
+    """A run that goes on from a seed model compiles nothing ahead, since its first process has."""
+    for name in ("rehearse", "compile_alone"):
+        monkeypatch.setattr(ahead, name, lambda *_: pytest.fail("it ran"))
+    begun.keep_weights(begun.generation(0), begun.fresh_weights())
+    with ahead.compiling(begun) as seed_is_there:
+        seed_is_there()
 
 
 def test_what_samples_on_several_devices_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):
