@@ -90,17 +90,18 @@ def turned(text: str) -> list[str]:
     A name is a row of capitalised words, or one or two words after an article or the like: of "The bees stung Joost.",
     "Joost stung the bees." is made.
     """
-    found, names = [], _names(text)
-    pairs = itertools.combinations(range(len(names)), 2)
-    for a, b in sorted(pairs, key=lambda pair: (pair[1] - pair[0], pair)):
-        (start, middle), (rest, end) = names[a], names[b]
-        first, second = text[start:middle], text[rest:end]
-        if rest < middle or first.casefold() == second.casefold():
-            continue
-        first, second = (_placed(name, text[:place]) for name, place in ((first, rest), (second, start)))
-        found.append(text[:start] + second + text[middle:rest] + first + text[end:])
+    found, names = {}, _names(text)
     most = min(TURNED, max(1, TURNED_WORDS // max(1, len(_WORD.findall(text)))))
-    return list(dict.fromkeys(found))[:most]
+    for apart in range(1, len(names)):
+        for (start, middle), (rest, end) in zip(names, names[apart:], strict=False):
+            first, second = text[start:middle], text[rest:end]
+            if rest < middle or first.casefold() == second.casefold():
+                continue
+            first, second = (_placed(name, text[:place]) for name, place in ((first, rest), (second, start)))
+            found[text[:start] + second + text[middle:rest] + first + text[end:]] = True
+            if len(found) == most:
+                return [*found]
+    return [*found]
 
 
 def _placed(name: str, before: str) -> str:

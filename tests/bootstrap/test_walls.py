@@ -25,7 +25,11 @@ MODULES = {
     for package in PACKAGES
     for p in (HOUSE / package).rglob("*.py")
 }
-EMBEDDED = sorted(p.stem for p in (BOOTSTRAP / "worlds").iterdir() if (p.is_dir() or p.suffix == ".py"))
+EMBEDDED = sorted(
+    p.stem
+    for p in (BOOTSTRAP / "worlds").iterdir()
+    if p.name != "__pycache__" and (p.is_dir() or p.suffix == ".py")
+)
 SHARED = ("world", "bounds", "answers")
 """What is no world but serves all of them."""
 NEVER = re.compile(
