@@ -242,7 +242,7 @@ def _begin_training_anew(r: Run) -> None:
 
 
 def begin(r: Run, start: Seed, seed_is_there: Callable[[], None] = lambda: None) -> None:
-    """Generation 0: the seed model, of which it is told when it is there, and what it is worth."""
+    """Generation 0: the seed model, and what it is worth. `seed_is_there` is called once that is trained."""
     place = r.generation(0)
     if not r.has_weights(place):
         with r.timed(place, "train"):
