@@ -2,18 +2,19 @@
 
 Open book is the primary figure: it must not have fallen significantly. Closed book and every metric that the world
 marks as a guard must not have fallen beyond a margin, and not below their floors. Since the best of the promoted
-generations is among those compared, small falls in a row do not add up. What cannot be compared is not promoted: scores
-that are no finite numbers, no items in common, too few items to see a fall as large as `evaluate.resolution`. After
-`evaluate.rollbacks` roll-backs in a row a run ends.
+generations is among those compared, small falls in a row do not add up. What an earlier one was asked and has no score
+of, such as an answer that took no action, counts as its mean: what a candidate does only there is seen as well. What
+cannot be compared is not promoted: scores that are no shares, no items in common, too few items to see a fall as large
+as `evaluate.resolution`. After `evaluate.rollbacks` roll-backs in a row a run ends.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.bootstrap.config import EvaluateConfig
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import Groups, effective_groups, paired
+from ratchet.train.files import is_number
 
 PRIMARY = "open_book"
 """The figure that a generation is kept for."""
@@ -65,10 +66,10 @@ def _faults(
         yield f"{name} {why}"
         return
     every = (candidate, *promoted.values())
-    groups = {item: group for e in reversed(every) for item, group in e["groups"].items()}
+    groups = {item: group for e in every for item, group in e["groups"].items()}
     floor = max(e["metrics"][name]["floor"] for e in every if name in e["metrics"])
     value = sum(scores.values()) / len(scores)
-    if value < floor:
+    if not value >= floor:  # which holds of NaN as well
         yield f"{name} is {value:.3f}, below its floor {floor}"
     # Where no earlier generation was measured by enough, a floor takes the place of a comparison.
     counts = [_can_tell(_scores(e, name), groups, config) for e in every]
@@ -81,7 +82,7 @@ def _faults(
             return
         shared = {item: scores[item] for item in scores.keys() & before.keys()}
         if _can_tell(shared, groups, config) and len(shared) >= SHARED * len(before):
-            changes[number] = paired(scores, before, groups)
+            changes[number] = paired(scores, _with_unmeasured(earlier, name), groups)
         elif _can_tell(before, groups, config):
             yield f"{name} shares too few items with generation {number} to be compared"
             return
@@ -119,12 +120,18 @@ def _scores(evaluation: Evaluation, name: str) -> Mapping[str, float]:
     return evaluation["items"].get(name, {})
 
 
+def _with_unmeasured(evaluation: Evaluation, name: str) -> dict[str, float]:
+    """The scores of a figure, and their mean for all other items of the evaluation."""
+    scores = _scores(evaluation, name)
+    return dict.fromkeys(evaluation["groups"], sum(scores.values()) / len(scores)) | scores
+
+
 def _unusable(evaluation: Evaluation, name: str) -> str:
     """What is wrong with the scores of a figure, "" when nothing is."""
     scores = _scores(evaluation, name)
     if not scores:
         return "has no items"
-    strange = [item for item, score in scores.items() if not (math.isfinite(score) and 0 <= score <= 1)]
+    strange = [item for item, score in scores.items() if not (is_number(score) and 0 <= score <= 1)]
     return f"has scores that are no share, such as {scores[strange[0]]} of {strange[0]}" if strange else ""
 
 

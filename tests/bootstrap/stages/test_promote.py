@@ -76,7 +76,7 @@ def test_what_is_no_guard_decides_nothing():
 
 
 @pytest.mark.parametrize("name", [PRIMARY, *GUARDS])
-@pytest.mark.parametrize("strange", [NAN, INFINITE, -INFINITE, -0.5, 1.5])
+@pytest.mark.parametrize("strange", [NAN, INFINITE, -INFINITE, -0.5, 1.5, None, "1", True])
 def test_a_score_that_is_no_share_is_refused_whosever_it_is(name, strange):
     odd = figures()[name] | {"7": strange}
     assert refusal(figures(**{name: odd})) == f"{name} has scores that are no share, such as {strange} of 7"
@@ -146,8 +146,29 @@ def test_floor_and_groups_are_not_the_candidates_word_alone():
     found = decide(evaluation(figures(told=low)), {0: earlier}, CONFIG)
     assert found["reasons"] == [f"told is {np.mean(list(low.values())):.3f}, below its floor 0.75"]
     one = dict.fromkeys(figures()["told"], "one thing")
-    found = decide(evaluation(figures()), {0: evaluation(figures(), one)}, CONFIG)
-    assert not found["promoted"] and "too few" in found["reasons"][0]
+    for mine in ({}, {item: item for item in one}):
+        found = decide(evaluation(figures(), mine), {0: evaluation(figures(), one)}, CONFIG)
+        assert not found["promoted"] and "too few" in found["reasons"][0]
+
+
+def test_a_floor_that_is_no_number_lets_nothing_pass():
+    assert refusal(figures(), told=NAN).endswith("below its floor nan")
+
+
+@pytest.mark.parametrize("right", [0, 10, 19, 20])
+def test_what_a_candidate_does_where_an_earlier_one_did_nothing_is_compared_with_its_mean(right):
+    """Of a hundred questions, that one acted on eighty, and never wrongly; this one acts on all."""
+    acted = {str(i): 1.0 for i in range(80)}
+    more = acted | {str(i): float(i < 80 + right) for i in range(80, 100)}
+    of_all = {str(i): f"thing {i}" for i in range(120)}
+    before, now = figures(told=acted), figures(told=more)
+    if right > 18:
+        assert decided(now, before, groups=of_all, told=0.75)["promoted"]
+    else:
+        why = refusal(now, before, groups=of_all, told=0.75)
+        assert why == f"told fell by {0.2 - right / 100:.3f} since generation 0, beyond the margin 0.02"
+    unasked = {i: g for i, g in of_all.items() if int(i) < 80}
+    assert decided(now, before, groups=unasked, told=0.75)["promoted"], "what nobody was asked before tells of no fall"
 
 
 def test_many_items_about_one_thing_among_ten_tell_nothing():
