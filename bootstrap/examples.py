@@ -178,17 +178,17 @@ def for_students(
     target: Target,
     task: Task,
     teacher: str,
-    again: Callable[[Transcript, Task, str], tuple[int, ...]],
+    again: Callable[[Transcript, Task, int], tuple[int, ...]],
 ) -> list[Example]:
     """What one accepted transcript trains students in, who see no sources: its answer or correction in each asking.
 
     A wrong thought in front of a correction is part of the prompt: it has weight 0. In every other asking it is what
-    `again` makes of it, given a salt (`wrongthink.spoiled_again`).
+    `again` makes of it, given the number of the asking (`wrongthink.spoiled_again`).
     """
     given = t.tokens, target.capture, "correction" if t.forced else "student", _lineage(t, task, teacher)
     students = [example([*t.student_prompt, *t.forced], *given)]
     for number, messages in enumerate(task.askings):
-        thought = again(t, task, f"{t.id} {number}") if t.forced else ()
+        thought = again(t, task, number) if t.forced else ()
         students.append(example([*tokenizer.render(messages), *thought], *given))
     return students
 

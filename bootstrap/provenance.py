@@ -30,6 +30,7 @@ from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Transcript
 from ratchet.bootstrap.worlds.world import Task, World
+from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.records import Example
 
 ROUNDED = 1e-3
@@ -83,7 +84,7 @@ class Sources:
         said = tuple(_said(first).tolist())
         if set(said) <= set(self.tokenizer.verdicts):
             return self._judges(first)
-        return e.origin == "seed" and self._demonstrates(said, self.shown.get(e.lineage.get("task", "")))
+        return e.origin == "seed" and self._demonstrates(first, self.shown.get(e.lineage.get("task", "")))
 
     def _judges(self, e: Example) -> bool:
         """Whether verdicts, each at the end of a question, are the right ones. A demonstration is about steps of a
@@ -122,16 +123,24 @@ class Sources:
         """The worked answers, from which a rule that spoils takes what else might be said."""
         return tuple(t.answer for t in self.shown.values())
 
-    def _demonstrates(self, said: tuple[int, ...], task: Task | None) -> bool:
-        """Whether that is the answer of a worked task, after a look-up or none, or a correction of it."""
+    def _demonstrates(self, e: Example, task: Task | None) -> bool:
+        """Whether an example answers the question of a worked task as its world does, after a look-up or none, or
+        corrects a wrong thought about it. Nothing stands within what is trained on: it would be taught after that."""
         if task is None:
             return False
+        weighted = np.flatnonzero(e.weights)
+        parts = np.split(weighted, np.flatnonzero(np.diff(weighted) > 1) + 1)
+        *called, said = [tuple(e.tokens[part].tolist()) for part in parts]
         *corrections, answer = self._worked[task.id]
-        before = said[: -len(answer)]
-        if said in corrections or said == answer:
-            return True
-        calls = (self.tokenizer.call(LOOKUP["name"], call_text(sought)) for sought in task.seek)
-        return said[len(before) :] == answer and any(before == tuple(call) for call in calls)
+        calls = {tuple(self.tokenizer.call(LOOKUP["name"], call_text(sought))) for sought in task.seek}
+        right = said == answer if called else said in (answer, *corrections)
+        ends = weighted[-1] == len(e.tokens) - 1 and set(called) <= calls
+        return right and ends and self._asks(e.tokens[: weighted[0]].tolist(), task)
+
+    def _asks(self, tokens: Sequence[int], task: Task) -> bool:
+        """Whether the question of a task stands in tokens, as the tokenizer spells it."""
+        decode = self.tokenizer.decode
+        return decode(self.tokenizer.encode(task.question)).strip() in decode(tokens)
 
     def _simulates(self, e: Example, t: Transcript) -> bool:
         """Whether an example says what a transcript said, calls included, with its sources in view."""
@@ -151,8 +160,8 @@ class Sources:
         )
 
     def _answers(self, e: Example, t: Transcript) -> bool:
-        """Whether an example says what a transcript said to its task in one of its wordings, a correction after a wrong
-        thought: its own, or where a rule spoils, any."""
+        """Whether an example says what a transcript said to its task in one of its wordings, a correction after one of
+        the wrong thoughts that were put there."""
         end = len(e.tokens) - len(t.tokens)
         prompt, weighted = tuple(e.tokens[: max(end, 0)].tolist()), np.flatnonzero(e.weights).tolist()
         if weighted != list(range(end, len(e.tokens))) or tuple(e.tokens[end:].tolist()) != t.tokens:
@@ -161,8 +170,29 @@ class Sources:
         if e.origin == "student":
             asks = not t.forced and () in thoughts
         else:
-            asks = bool(t.forced) and any(o == t.forced or (o and t.source == "spoiled") for o in thoughts)
+            asks = bool(t.forced) and not self._thoughts(t).isdisjoint(thoughts)
         return asks and (_towards(e, _said(e)) or _towards(e, (), self.targets[t.id].capture))
+
+    def _thoughts(self, t: Transcript) -> set[tuple[int, ...]]:
+        """The wrong thoughts before a correction: its own and, of what a rule spoils, that of each other asking."""
+        if t.id not in self._known_thoughts:
+            task, heard = self.tasks[t.task_id], self._heard_in.get(t.generation, ())
+            spoiled = (self.world, self.tokenizer, heard, self.reviewer.interruption, t, task)
+            self._known_thoughts[t.id] = {t.forced, *(spoiled_again(*spoiled, n) for n in range(len(task.askings)))}
+        return self._known_thoughts[t.id]
+
+    @cached_property
+    def _known_thoughts(self) -> dict[str, set[tuple[int, ...]]]:
+        """What `_thoughts` found before."""
+        return {}
+
+    @cached_property
+    def _heard_in(self) -> dict[int, tuple[str, ...]]:
+        """By generation, the answers that it teaches, from which a rule that spoils takes what else might be said."""
+        said: dict[int, set[str]] = {}
+        for t in (t for t in self.accepted.values() if t.id in self.targets and not t.forced):
+            said.setdefault(t.generation, set()).add(t.text)
+        return {number: tuple(sorted(texts)) for number, texts in said.items()}
 
     @cached_property
     def _kinds(self) -> list[set[int]]:

@@ -231,9 +231,10 @@ def spoil(
 
 
 def spoiled_again(
-    world: World, tokenizer: Any, heard: Sequence[str], interruption: str, t: Transcript, task: Task, salt: str
+    world: World, tokenizer: Any, heard: Sequence[str], interruption: str, t: Transcript, task: Task, number: int
 ) -> tuple[int, ...]:
-    """The wrong thought of a spoiled correction with another error in the same step; as it was, where there is none.
+    """The wrong thought of a spoiled correction with another error in the same step, for another asking of its task by
+    number; as it was, where there is none.
 
     The correction is as true after it, and a student that meets many errors cannot learn them by heart.
     """
@@ -245,7 +246,7 @@ def spoiled_again(
     steps = world.steps(whole)
     if wrong >= len(steps) or steps[wrong].fields.keys() != before[-1].fields.keys():
         return t.forced
-    ways = world.spoil(task, whole, heard, Random(f"spoil again {salt}"))
+    ways = world.spoil(task, whole, heard, Random(f"spoil again {t.id} {number}"))
     other = next((way for way in ways if way.step == wrong and way.then[:1] == (wrong,)), None)
     return tuple(tokenizer.encode(kept + other.text)) if other else t.forced
 

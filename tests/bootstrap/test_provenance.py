@@ -1,5 +1,6 @@
 """Examples that are not what they say: nothing but what was accepted, and what a world shows, is accounted for."""
 
+import functools
 from dataclasses import replace
 
 import little
@@ -8,6 +9,7 @@ import pytest
 from support import transcript
 
 from ratchet.bootstrap.examples import (
+    as_named_first,
     example,
     exchanged,
     for_simulator,
@@ -21,6 +23,7 @@ from ratchet.bootstrap.provenance import Sources
 from ratchet.bootstrap.stages import seed
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Capture
+from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.records import ORIGINS, Example
 
 
@@ -60,11 +63,17 @@ def sources(world, tokenizer, said, soft, little_run):
     return Sources(world, tokenizer, tasks, shown, shown, reviewer, accepted, targets)
 
 
-def taught(sources, tokenizer, t, task, again=lambda t, task, salt: t.forced) -> list[Example]:
+def taught(sources, tokenizer, t, task, again=lambda t, task, number: t.forced) -> list[Example]:
     """What a generation's dataset has of a transcript."""
     aim = sources.targets[t.id]
     students = for_students(tokenizer, t, aim, task, "gen-000", again)
     return students if t.forced else [*students, for_simulator(t, aim, task, "gen-000")]
+
+
+def again_of(world, tokenizer, said):
+    """What makes another error in a spoiled thought, for each asking."""
+    heard = tuple(sorted(said[name].text for name in ("good", "other")))
+    return functools.partial(spoiled_again, world, tokenizer, heard, "no,")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +96,7 @@ def says(e: Example, tokens, prompt=None, origin=None, **lineage) -> Example:
 
 def test_what_a_generation_makes_of_its_transcripts_is_accounted_for(sources, said, made, world, tokenizer):
     first, other = world.slices[0].tasks
-    another = lambda t, task, salt: tuple(tokenizer.encode("the red hall lamp sleeps."))
+    another = again_of(world, tokenizer, said)
     more = [*taught(sources, tokenizer, said["other"], other), *taught(sources, tokenizer, said["mended"], first)]
     more += taught(sources, tokenizer, said["spoiled"], first, another)
     simulated = [copy for e in made if e.origin == "simulate" for copy in renamed(world.names, tokenizer, e, 20)]
@@ -109,6 +118,23 @@ def test_what_a_world_shows_is_accounted_for_and_nothing_else_by_its_name(source
         assert not own.explain(says(e, bad)) and not own.explain(says(e, bad, task="another"))
         assert not own.explain(made_of(e, weights=e.weights * 3))
     assert not own.explain(says(worked, [*worked.tokens[worked.weights > 0].tolist(), *bad]))
+    assert not own.explain(says(worked, [*bad, *worked.tokens[worked.weights > 0].tolist()]))
+
+
+def test_a_demonstration_answers_its_own_question_and_nothing_stands_within_it(sources, little_run):
+    skills = seed.demonstrations(little_run, little_run.fresh_weights())
+    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})
+    for skill in ("simulate", "interrupt"):
+        for e in map(as_named_first, skills[skill][:12]):
+            assert own.explain(e)
+            asked, said = e.tokens[: np.argmax(e.weights > 0)].tolist(), e.tokens[e.weights > 0].tolist()
+            others = [t for t in little_run.shown if t.id != e.lineage["task"]]
+            assert not any(own.explain(says(e, said, little_run.tokenizer.render(t.messages))) for t in others)
+            for at in (n for n in range(1, len(said)) if said[n - 1] != little_run.tokenizer.end):  # of a call
+                tokens = np.array([*asked, *said[:at], *asked[-3:], *said[at:]])
+                weights = np.r_[np.zeros(len(asked)), np.ones(at), np.zeros(3), np.ones(len(said) - at)]
+                ids, probs, tail = one_hot(said)
+                assert not own.explain(made_of(e, tokens=tokens, weights=weights, ids=ids, probs=probs, tail=tail))
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +223,13 @@ def test_a_correction_comes_after_a_wrong_thought_and_an_answer_after_none(sourc
     assert not sources.explain(says(own, [*mended.forced, *mended.tokens], mended.student_prompt))
     spoiled = taught(sources, tokenizer, said["spoiled"], world.slices[0].tasks[0])[0]
     assert not sources.explain(says(spoiled, mended.tokens, mended.student_prompt)), "nothing is interrupted"
+    task = world.slices[0].tasks[0]
+    *_, other = taught(sources, tokenizer, said["spoiled"], task, again_of(world, tokenizer, said))
+    asked, right = tokenizer.render(task.askings[-1]), said["good"].text
+    assert sources.explain(other) and not sources.explain(says(other, said["spoiled"].tokens, asked))
+    for thought in (right, f"{right.split('.')[0]}.", "the red hall lamp sleeps."):
+        own = says(other, said["spoiled"].tokens, [*asked, *tokenizer.encode(thought)])
+        assert not sources.explain(own), "what is right would be interrupted, or what no rule has spoiled"
 
 
 @pytest.mark.parametrize("share", [0.99, 0.5, 0.24, 0.01])

@@ -257,8 +257,8 @@ def test_a_spoiled_thought_can_have_another_error_in_the_same_step(torn, world, 
     right = dict(little.FACT.findall(little.answer(deeds, task)))
     for t in spoil(world, torn.tokenizer, as_right(torn, task, deeds), task, heard, NO, 2):
         seen = set()
-        for salt in range(40):
-            thought = torn.tokenizer.decode(spoiled_again(world, torn.tokenizer, heard, NO, t, task, str(salt)))
+        for number in range(40):
+            thought = torn.tokenizer.decode(spoiled_again(world, torn.tokenizer, heard, NO, t, task, number))
             before, now = little.FACT.findall(t.forced_text), little.FACT.findall(thought)
             assert now[:-1] == before[:-1] and now[-1][0] == before[-1][0] and right[now[-1][0]] != now[-1][1]
             seen.add(now[-1])
@@ -270,7 +270,7 @@ def test_a_thought_that_was_not_spoiled_or_cannot_be_again_stays_as_it_was(torn,
     (t, _) = spoil(world, torn.tokenizer, as_right(torn, task, deeds), task, heard, NO, 2)
 
     def again(t, world=world):
-        (thought,) = {spoiled_again(world, torn.tokenizer, heard, NO, t, task, str(salt)) for salt in range(9)}
+        (thought,) = {spoiled_again(world, torn.tokenizer, heard, NO, t, task, number) for number in range(9)}
         return thought
 
     strange = tuple(torn.tokenizer.encode("nothing that is a step"))

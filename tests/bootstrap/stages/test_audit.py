@@ -32,7 +32,7 @@ def clean(world, deeds, tokenizer):
         bad = transcript(task, little.answer(deeds, task, (0, 1)), tokenizer=tokenizer)
         transcripts += [good, bad]
         reviews |= {good.id: Review(good.id, {}, True), bad.id: Review(bad.id, {}, False)}
-        made += for_students(tokenizer, good, target(good), task, "gen-000", lambda t, task, salt: t.forced)
+        made += for_students(tokenizer, good, target(good), task, "gen-000", lambda t, task, number: t.forced)
         made.append(for_simulator(good, target(good), task, "gen-000"))
     return made, Texts(tokenizer.encode(d.text) for d in documents_of(world)), transcripts, reviews
 
