@@ -109,10 +109,10 @@ def compare(words: list[str]) -> int:
         raise UserError("compare: give DIR, the directory of a finished run, or several, before --vary")
     if not asked.vary or not all(asked.vary):
         raise UserError("compare: say what to vary, as in --vary targets.kind one_hot reviewed")
+    quiet()
     directories, out = [located(d) for d in asked.directories], located(asked.out)
     saved = [config_files.saved(d) for d in directories]
     arms = comparison.arms_of(asked.vary, saved[0])
-    quiet()
     for directory, config in zip(directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):
             raise UserError(f"compare: {directory} has generations 1 to {config.generations}; set --generation to one")

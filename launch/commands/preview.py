@@ -34,8 +34,8 @@ class Preview:
 
 def preview(words: list[str]) -> int:
     named = first_word(Preview, words)
-    directory = located(named, may_be_file=True)
     quiet()
+    directory = located(named, may_be_file=True)
     if named and (directory / config_files.KEPT).exists():
         kept = ["--config", str(directory / "config.yaml")]
         asked, own = (parse_run("preview", Preview, [*kept, *more]) for more in (_without(words, named), []))

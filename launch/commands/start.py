@@ -86,6 +86,7 @@ class Resume:
 
 
 def run(words: list[str]) -> int:
+    quiet()
     asked = parse_run("run", New, words)
     usual, config = RECIPES[asked.config.recipe].config, asked.config
     if reason := lacks_documents("run", config):
@@ -113,6 +114,7 @@ def run(words: list[str]) -> int:
 
 def resume(words: list[str]) -> int:
     named = first_word(Resume, words)
+    quiet()
     directory = located(named)
     saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
     given = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved))
@@ -123,7 +125,6 @@ def resume(words: list[str]) -> int:
     _refuse_ended(directory)
     world: list[Given] = []  # of the process that reads it now
     if asked != saved:
-        quiet()
         together.decided("other settings", lambda: world.append(loop.extend(directory, asked)))
     return _go(directory, asked, given.json, together, *world)
 
@@ -144,7 +145,6 @@ def _joined(where: str, config: Config) -> Together:
 def _go(directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None = None) -> int:
     """Runs to the end in the world that is `given`, or is read first, showing people or programs how it goes; table and
     report are made however it ends. Of several processes the first one does so."""
-    quiet()
     with heeded(say, patient=True, end=ends_as_found(), advice=_to_go_on(directory)):
         if not together.first:
             return _follow(directory, config, together)

@@ -15,7 +15,7 @@ from ratchet.bootstrap.report.live import Found, Watched
 from ratchet.bootstrap.report.screen import screen
 from ratchet.launch.lines import UserError
 from ratchet.launch.options import described, located, parse
-from ratchet.launch.output import make_console
+from ratchet.launch.output import make_console, quiet
 
 OVER = ("finished", "ended")
 """What a run is when nothing more will happen to it."""
@@ -45,6 +45,7 @@ def watch(words: list[str]) -> int:
         raise UserError("watch: give DIR, the directory of a run, such as runs/lessons")
     if not 0 < asked.every <= LONGEST:
         raise UserError(f"watch: --every is {asked.every:g}; give seconds above 0, {LONGEST:g} at most")
+    quiet()
     runs, console = [Watched(located(place)) for place in asked.directories], make_console()
     with contextlib.ExitStack() as entered:
         if asked.json:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from ratchet.launch import cli
 from ratchet.launch.__main__ import join_others
 from ratchet.launch.console import Terminal
 from ratchet.launch.lines import one_line
+from ratchet.train.buckets import StoreError
 from ratchet.train.commits import Commits
 
 BREAKS = ("\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\x1b[2J", "\x00", "\b\x7f\x9b")
@@ -70,6 +72,30 @@ def test_a_teacher_without_a_webs_address_is_refused_by_its_setting(capsys, tmp_
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "tiny", "--teacher.url", address]) == 2
     assert "give it as http://HOST:PORT/v1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    ["run", "tiny", "--out", "PLACE"], ["resume", "PLACE"], ["status", "PLACE"], ["watch", "PLACE"], ["report", "PLACE"],
+    ["show", "PLACE", "x"], ["chat", "PLACE"], ["evaluate", "PLACE", "--generation", "1"], ["preview", "PLACE"],
+    ["label", "PLACE"], ["calibrate", "PLACE"], ["export", "PLACE", "--generation", "1", "--to", "x"],
+    ["compare", "PLACE", "--vary", "seed", "1"], ["ui", "PLACE"], ["serve", "PLACE"],
+])  # fmt: skip
+def test_what_the_library_of_a_bucket_logs_is_not_said_beside_the_line(capsys, monkeypatch, words):
+    """It logs every error that it raises as well, with a page of where that was."""
+    library = logging.getLogger("gcsfs")
+    monkeypatch.setattr(library, "level", logging.NOTSET)
+    library.setLevel(logging.NOTSET)  # which also forgets what it knew of it
+    heard = []
+    monkeypatch.setattr(library, "handlers", [said := logging.Handler()])
+    said.emit = heard.append
+
+    def reach(path):
+        library.error("Traceback (most recent call last)")
+        raise StoreError(f"{path}: the bucket does not do it")
+
+    monkeypatch.setattr("ratchet.launch.options.reach", reach)
+    assert cli.main(["gs://nothing/x" if word == "PLACE" else word for word in words]) == 2
+    assert capsys.readouterr().err == "ratchet: gs://nothing/x: the bucket does not do it\n" and not heard
 
 
 def test_what_is_listed_below_a_mistake_stays_below_it(capsys, tmp_path, monkeypatch):
