@@ -43,7 +43,7 @@ class Example:
             "one weight a token, first 0"
         )
         assert ids.shape == probs.shape and ids.ndim == 2 and len(ids) == count and tail.shape == (count,)
-        assert np.allclose(probs.sum(1) + tail, 1, atol=1e-3), "the mass of each token is 1"
+        assert (abs(probs.sum(1) + tail - 1) <= 1e-3).all(), "the mass of each token is 1"
         assert origin in ORIGINS, origin
         return cls(_example_id(tokens, weights, origin, lineage), tokens, weights, ids, probs, tail, origin, lineage)
 
