@@ -75,7 +75,8 @@ def test_a_teacher_without_a_webs_address_is_refused_by_its_setting(capsys, tmp_
 
 
 @pytest.mark.parametrize("words", [
-    ["run", "tiny", "--out", "PLACE"], ["resume", "PLACE"], ["status", "PLACE"], ["watch", "PLACE"], ["report", "PLACE"],
+    ["run", "tiny", "--out", "PLACE"], ["resume", "PLACE"], ["status", "PLACE"], ["watch", "PLACE"],
+    ["report", "PLACE"],
     ["show", "PLACE", "x"], ["chat", "PLACE"], ["evaluate", "PLACE", "--generation", "1"], ["preview", "PLACE"],
     ["label", "PLACE"], ["calibrate", "PLACE"], ["export", "PLACE", "--generation", "1", "--to", "x"],
     ["compare", "PLACE", "--vary", "seed", "1"], ["ui", "PLACE"], ["serve", "PLACE"],
