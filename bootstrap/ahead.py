@@ -9,7 +9,6 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -45,8 +44,8 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
 
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
     that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
-    in one of several processes, from a model of others, and where the seed model is there. Raises what the thread
-    raised, when the seed model is there or at the end.
+    in one of several processes, from a model of others, and where the seed model is there. An error in the thread,
+    such as too little memory, ends what it does, is shown in a line, and leaves the run as it is.
     """
     elsewhere = run.config.base or jax.process_count() > 1 or run.has_weights(run.generation(0))
     if elsewhere or not programs.few(run.mesh.devices.flat[0]):
@@ -62,25 +61,24 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
         return reached
 
     def work() -> None:
-        with contextlib.suppress(_Ended):
-            if _has_room(run):
-                rehearse(run, run.fresh_weights(), until(trained))
-        with contextlib.suppress(_Ended):
-            compile_alone(run, until(ended))
-
-    def seed_is_there() -> None:
-        trained.set()
-        if going.done():
-            going.result()
-
-    with ThreadPoolExecutor(1, "compiling") as pool:
-        going = pool.submit(work)
         try:
-            yield seed_is_there
-        finally:
-            trained.set()
-            ended.set()
-        going.result()
+            with contextlib.suppress(_Ended):
+                if _has_room(run):
+                    rehearse(run, run.fresh_weights(), until(trained))
+            with contextlib.suppress(_Ended):
+                compile_alone(run, until(ended))
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            run.progress.line(f"what comes next is compiled when it is needed: compiling ahead has ended, {said}")
+
+    thread = threading.Thread(target=work, name="compiling")
+    thread.start()
+    try:
+        yield trained.set
+    finally:
+        trained.set()
+        ended.set()
+        thread.join()
 
 
 def _has_room(run: Run) -> bool:
@@ -116,7 +114,8 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
 
 def compile_alone(run: Run, reached: Callable[..., None]) -> None:
     """Compiles what samples after prompts as long as they may become, and runs none of it: of the weights it needs the
-    shapes alone. `reached` is called before every width."""
+    shapes alone. `reached` is called at the beginning and before every width."""
+    reached()
     _, shapes = decoder.shapes(run.config.model)
     params = laid_out(shapes, state_sharding(run.mesh, shapes))
     writer, index = run.writer(params), Index(run.passages(1))

@@ -9,9 +9,11 @@ pass everything. Evaluation alone asks it.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 
 from ratchet.bootstrap.probes import calibration_of_seed, judged_by_seed
 from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
+from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.bootstrap.wrongthink import Said, as_cases
@@ -44,25 +46,42 @@ class Judge:
         by_rule = any(c.of == "step" and c.required for c in rules)
         return replace(self._reviewer, criteria=rules) if by_rule else self._reviewer
 
-    def __call__(
-        self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str] | None = None
-    ) -> list[bool]:
-        """Whether each answer is right or, after the wrong thoughts `before`, ends right."""
-        before = [""] * len(said) if before is None else before
-        if oracle := self._run.world.oracle:
-            return [s.finished and oracle(s.task, s.text, b).right for s, b in zip(said, before, strict=True)]
-        return self._reviewed(said, passages, before)
+    @property
+    def supervises(self) -> bool:
+        """Whether there is anything by which the supervisor could interrupt a step."""
+        return any(c.of == "step" and c.required for c in self.supervisor.criteria)
 
-    def mended(self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str]) -> list[bool]:
-        """Whether all that stands after each of the wrong thoughts `before`, in the end, is true; a review says so of
-        what it accepts."""
-        if oracle := self._run.world.oracle:
-            return [s.finished and oracle(s.task, s.text, b).mended for s, b in zip(said, before, strict=True)]
-        return self._reviewed(said, passages, before)
+    def __call__(self, said: Sequence[Said], passages: Sequence[Document]) -> list[bool]:
+        """Whether each answer is right."""
+        return self.after([""] * len(said), said, passages)[0]
+
+    def after(
+        self, before: Sequence[str], said: Sequence[Said], passages: Sequence[Document]
+    ) -> tuple[list[bool], list[bool]]:
+        """Whether each answer ends right after the wrong thought `before` it, and whether all that stands after that is
+        true; a review says both of what it accepts."""
+        if not (oracle := self._run.world.oracle):
+            right = self._reviewed(said, passages, before)
+            return right, right
+        grades = [oracle(s.task, s.text, b) for s, b in zip(said, before, strict=True)]
+        ended = lambda of: [s.finished and ok for s, ok in zip(said, of, strict=True)]
+        return ended(grade.right for grade in grades), ended(grade.mended for grade in grades)
 
     def _reviewed(self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str]) -> list[bool]:
+        """Whether each answer passes all required criteria, of which those that take longer are asked only of what has
+        passed the others."""
         heard = tuple(s.text for s in said)
         cases = as_cases(self._reviewer, said, passages, heard)
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
-        required = [c.id for c in self._reviewer.criteria if c.required]
-        return [all(found[name].passed for name in required) for found in self._reviewer.verdicts(cases)]
+        left = range(len(cases))
+        required = sorted((c for c in self._reviewer.criteria if c.required), key=_cost)
+        for _, criteria in groupby(required, _cost):
+            found = replace(self._reviewer, criteria=tuple(criteria)).verdicts([cases[n] for n in left])
+            left = [n for n, of in zip(left, found, strict=True) if all(v.passed for v in of.values())]
+        passed = set(left)
+        return [n in passed for n in range(len(cases))]
+
+
+def _cost(criterion: Criterion) -> int:
+    """0 for what is decided by the text, 2 for what has a model read many texts, 1 for all between."""
+    return 0 if criterion.kind == "rule" else 2 if criterion.id == "roles" else 1

@@ -74,7 +74,9 @@ def by_rule(run: Run, knower: Knower) -> list[Thought]:
 
 def own_starts(run: Run, writer: Writer, judge: Judge, said: Sequence[Said], heard: tuple[str, ...]) -> list[Thought]:
     """The student's own answers up to their first wrong step; it is asked again, a few times, until there are
-    enough."""
+    enough. There are none where no step can be found wrong."""
+    if not judge.supervises:
+        return []
     supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
     found = _wrong(supervise(supervisor, said, passages, heard, "incumbent"))
     for again in range(ROUNDS):
@@ -102,7 +104,7 @@ def _measured(run: Run, writer: Writer, judge: Judge, kind: str, thoughts: Seque
     again."""
     rest, passages = _go_on(run, writer, thoughts), run.passages(len(run.world.slices))
     before, said = [t.text for t in thoughts], run.config.wrongthink.interruption
-    right, mended = judge(rest, passages, before), judge.mended(rest, passages, before)
+    right, mended = judge.after(before, rest, passages)
     noticed = [r.text.startswith(said) for r in rest]
     again = [_repeats(run, t, r.text.removeprefix(said)) for t, r in zip(thoughts, rest, strict=True)]
     ids = [f"{kind} {n}" for n in range(len(thoughts))]

@@ -36,13 +36,14 @@ if "--few" in sys.argv:
     programs.few = lambda device=None: True
 spent = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: spent.append((time.time(), seconds)) if event.startswith("/jax/core/compile/backend")
-    else None)
+    lambda event, seconds, fun_name="", **_: spent.append((time.time(), seconds, fun_name))
+    if event.startswith("/jax/core/compile/backend") else None)
 atexit.register(lambda: print("compiled", json.dumps(spent)))
 sys.argv[0] = "ratchet"
 entry()
 """
-"""Runs the command line, and says last when each program was compiled, in seconds since 1970, and how long it took.
+"""Runs the command line, and says last when each program was compiled, in seconds since 1970, how long it took, and of
+which function it is.
 With --few, arrays have the shapes that they have on accelerators."""
 
 
@@ -57,8 +58,8 @@ def _start(*asked: str, home: str, out: str, share: float = 0.75) -> subprocess.
     return subprocess.Popen(given, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _compiled(run: subprocess.Popen) -> list[tuple[float, float]]:
-    """When the programs of a run were compiled, and how long each took, once it has ended."""
+def _compiled(run: subprocess.Popen) -> list[tuple[float, float, str]]:
+    """When the programs of a run were compiled, how long each took, and what it is, once the run has ended."""
     said = run.communicate()[0]
     assert not run.returncode, said[-1500:]
     return json.loads(said.rpartition("compiled")[2].strip().splitlines()[0])
@@ -72,7 +73,7 @@ def tiny() -> Iterator[tuple[str, float]]:
             spent = _compiled(_start("tiny", home=place, out=f"{place}/{name}"))
             yield f"{name}_seconds", time.perf_counter() - began
             yield f"{name}_programs", len(spent)
-            yield f"{name}_compiling_seconds", sum(seconds for _, seconds in spent)
+            yield f"{name}_compiling_seconds", sum(seconds for _, seconds, _ in spent)
 
 
 def lessons() -> Iterator[tuple[str, float]]:
@@ -85,9 +86,11 @@ def lessons() -> Iterator[tuple[str, float]]:
         taken = time.perf_counter() - began
         ended = (Path(out) / "gen-001" / "DONE.json").stat().st_mtime
     yield "seconds", taken
-    yield "compiling_share", sum(seconds for _, seconds in spent) / taken
+    yield "compiling_share", sum(seconds for _, seconds, _ in spent) / taken
     yield "programs", len(spent)
-    yield "programs_after_generation_1", sum(when > ended for when, _ in spent)
+    late = [of for when, _, of in spent if when > ended]
+    print("compiled after generation 1:", *late, flush=True)
+    yield "programs_after_generation_1", len(late)
 
 
 def deterministic() -> Iterator[tuple[str, float]]:

@@ -7,6 +7,7 @@ import pytest
 from ratchet.bootstrap import probes
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.wrongthink import Said
+from ratchet.models.scorer import Scorer
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_an_oracle_judges_where_there_is_one_and_what_is_cut_off_is_not_right(ru
 def test_an_answer_is_judged_with_the_wrong_thought_before_it(run, deeds):
     first, second = little.answer(deeds, run.tasks(1)[1]).split(". ")
     answers = said(run, (second, True), (second, True))
-    assert Judge(run)(answers, [], ["", f"{first}."]) == [False, True]
+    assert Judge(run).after(["", f"{first}."], answers, [])[0] == [False, True]
 
 
 def test_without_an_oracle_the_review_of_the_seed_model_judges_with_the_documents_in_view(run, deeds):
@@ -46,7 +47,8 @@ def test_without_an_oracle_the_review_of_the_seed_model_judges_with_the_document
     answers = said(own, (right, True), (wrong, True), (right, False), (f"no, {right}", True))
     judge, passages = Judge(own), own.passages(1)
     assert judge.name == "review" and judge(answers, passages) == [True, False, False, False]
-    assert judge(answers, passages, ["so."] * 4) == [False, False, False, True], "it interrupts a wrong thought"
+    right, mended = judge.after(["so."] * 4, answers, passages)
+    assert right == mended == [False, False, False, True], "it interrupts a wrong thought"
     assert judge(answers, []) == [False] * 4, "no documents, nothing to stand in"
 
 
@@ -64,6 +66,17 @@ def test_the_seed_model_answers_what_only_a_model_can(run, deeds):
     assert Judge(own)(said(own, (right, True), (wrong, True)), own.passages(1)) == [True, False]
     optional = replace(own, rubric=(own.rubric[0].model_copy(update={"standing": "advisory"}),))
     assert Judge(optional)(said(own, (wrong, True)), own.passages(1)) == [True]
+
+
+def test_a_model_reads_only_what_passes_by_rule(run, deeds, monkeypatch):
+    own, asked, ask = without_oracle(run, "finished", "grounded", "sure"), [], Scorer.__call__
+    counting = lambda self, params, given, *more: asked.append(len(given)) or ask(self, params, given, *more)
+    monkeypatch.setattr(Scorer, "__call__", counting)
+    right, wrong = (little.answer(deeds, run.tasks(1)[1], w) for w in ((), (1,)))
+    answers = said(own, (right, True), (wrong, True), (right, False))
+    assert Judge(own)(answers[1:], own.passages(1)) == [False, False] and not asked
+    assert Judge(own)(answers, own.passages(1))[1:] == [False, False]
+    assert asked == [len(run.world.steps(right))]
 
 
 def test_the_supervisor_of_an_evaluation_goes_by_rule_where_it_can(run):

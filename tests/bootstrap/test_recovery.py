@@ -66,6 +66,14 @@ def test_a_students_own_starts_end_with_its_first_wrong_step_and_it_is_asked_aga
     assert own_starts(g.run, saying(torn, little.answer(deeds, one, (1,))), Judge(g.run), said, ()) == found
 
 
+def test_nothing_is_asked_again_where_no_step_can_be_found_wrong(g, deeds, monkeypatch):
+    monkeypatch.setattr(recoveries, "think", lambda *_, **__: pytest.fail("it was asked"))
+    whole = tuple(c for c in g.run.rubric if c.of != "step")
+    run = replace(g.run, rubric=whole, world=replace(g.run.world, oracle=None))
+    said = [said_of(g, t, little.answer(deeds, t, (0,))) for t in g.tasks]
+    assert own_starts(run, g.author(), Judge(run), said, ()) == []
+
+
 def figures(g, torn, knower, said, right, *answers) -> dict:
     """What is measured of a student that goes on with these answers, whatever it was given."""
     return recovery(g.run, saying(torn, *answers), Judge(g.run), said, right, knower)
