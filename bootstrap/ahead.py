@@ -1,8 +1,8 @@
 """Compiling ahead: while a run goes on on an accelerator, a thread has those programs compiled that come next.
 
 While the seed model trains on one device, the thread has untrained weights answer and review what the next stages ask,
-and throws away what they say. After that, and on several devices, it compiles what samples and runs nothing. Nothing
-that the run makes depends on it.
+and throws away what they say. After that, and on several devices, it compiles what samples and reviews, and runs
+nothing. Nothing that the run makes depends on it.
 """
 
 import contextlib
@@ -16,14 +16,17 @@ import jax
 from flax import nnx
 
 from ratchet.bootstrap.retrieval import Index
+from ratchet.bootstrap.review import Reviewer, questions
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Draft, Writer, draft, finish
 from ratchet.bootstrap.targets import make_targets
 from ratchet.bootstrap.thinkers import control_text
+from ratchet.bootstrap.worlds.world import Case, Document
 from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
 from ratchet.models import decoder, programs
 from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
+from ratchet.models.scorer import Question
 from ratchet.train.sharding import laid_out, state_sharding
 
 SMALL = 1 / 32
@@ -39,8 +42,7 @@ class _Ended(Exception):
 @contextlib.contextmanager
 def compiling(run: Run) -> Iterator[Callable[[], None]]:
     """Within, a thread compiles what samples and scores. What this gives is called when the seed model is there: from
-    then on the thread runs nothing and compiles what samples alone. At the end, the program that it is at is waited
-    for.
+    then on the thread only compiles, and runs nothing. At the end, the program that it is at is waited for.
 
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
     that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
@@ -113,17 +115,35 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
 
 
 def compile_alone(run: Run, reached: Callable[..., None]) -> None:
-    """Compiles what samples after prompts as long as they may become, and runs none of it: of the weights it needs the
-    shapes alone. `reached` is called at the beginning and before every width."""
+    """Compiles what answers the review's questions, and what samples after prompts as long as they may become, and runs
+    none of it: of the weights it needs the shapes alone. `reached` is called at the beginning and before every width.
+    """
     reached()
     _, shapes = decoder.shapes(run.config.model)
     params = laid_out(shapes, state_sharding(run.mesh, shapes))
     writer, index = run.writer(params), Index(run.passages(1))
+    drafts = [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]
+    if asked := _questions(run, run.reviewer(params), drafts, index.passages):
+        run.scorer.compile(run.scorer.shapes(params), asked, run.tokenizer.verdicts)
     weights = writer.sampler.shapes(params)
-    for length, grammar in _widths(run, writer, [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]):
+    for length, grammar in _widths(run, writer, drafts):
         reached()
         columns = writer.sampler.columns(run.config.model, length)
         writer.sampler.compile(weights, columns, Guides([grammar], run.config.model.vocab_size).words)
+
+
+def _questions(run: Run, reviewer: Reviewer, drafts: Sequence[Draft], passages: Sequence[Document]) -> list[Question]:
+    """What model criteria would ask if all these drafts were answered by the longest worked answer."""
+    of, text = {p.id: p for p in passages}, max((t.answer for t in run.shown), key=len, default="")
+    views = [(d.task, tuple(of[i] for i in d.passages)) for d in drafts]
+    cases = [Case(task, text, "", True, (), tuple(reviewer.steps(text)), view, ()) for task, view in views]
+    judged = [c for c in reviewer.criteria if c.kind == "model" and not c.labels]
+    return [
+        reviewer.prompt(c, question, [p.text for p in case.passages], case.task)
+        for c in judged
+        for case in cases
+        for question, _ in questions(c, case, case.steps)
+    ]
 
 
 def _asked(run: Run) -> list[tuple[int, ...]]:

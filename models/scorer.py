@@ -8,6 +8,7 @@ with contexts and questions of its own.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from ratchet.models.beginnings import Prompts, lengths, read, split, widened
 from ratchet.models.decoder import Decoder
 from ratchet.models.draw import Captured, Logs, capture, logs
 from ratchet.models.inference import Inference, Weights, columns_for
-from ratchet.models.programs import program
+from ratchet.models.programs import compiled, program
 
 Tokens = tuple[int, ...]
 Question = tuple[Tokens, Tokens]
@@ -150,16 +151,30 @@ class Scorer(Inference):
         own = self.questions // self.parts
         return min(own, max(own // 8, 1 << (contexts - 1).bit_length()))
 
+    def compile(self, weights: Weights, asked: Sequence[Question], answers: Tokens) -> None:
+        """Compiles what answers questions such as these, about few contexts or many, and runs nothing. Of the weights,
+        shapes with their layout are enough."""
+        few, own = self.compiles_long(nnx.merge(self.graphdef, weights.params).config), self.questions // self.parts
+        widths = {columns_for(len(context), self.bucket, few) for context, _ in asked}
+        lengths = {columns_for(len(question), self.bucket, self.few) for _, question in asked}
+        for width, length in itertools.product(sorted(widths), sorted(lengths)):
+            for height in sorted({self._height(count) for count in range(1, own + 1 if width else 2)}):
+                shared = Shared(weights, np.array(answers, np.int32))
+                compiled(answer_probabilities, shared, self._blank(height, width, length), plan=self)
+
     def lowered(self, params: nnx.State, contexts: int, width: int, length: int) -> tuple[jax.stages.Lowered, tuple]:
         """A batch on a mesh with so many contexts of `width` tokens a part, and questions of `length`, for shapes of
         parameters with their layout; with the shapes of what it is made from."""
-        ints = lambda *columns: np.zeros((self.questions, *columns), np.int32)
-        read = [split([[]], contexts, width, self.bucket, apart=False)[0]] * self.parts
-        context = jax.tree.map(lambda *own: np.concatenate(own), *read)
-        batch = Batch(context, ints(), ints(length), ints())
+        batch = self._blank(contexts, width, length)
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.place(x)), batch)
         shared = Shared(self.shapes(params), jax.ShapeDtypeStruct((2,), jnp.int32))
         return answer_probabilities.lower(shared, batch, plan=self), (shared, batch)
+
+    def _blank(self, contexts: int, width: int, length: int) -> Batch:
+        """A batch of nothing with so many contexts of `width` tokens a part, and questions of `length`."""
+        ints = lambda *columns: np.zeros((self.questions, *columns), np.int32)
+        read = [split([[]], contexts, width, self.bucket, apart=False)[0]] * self.parts
+        return Batch(jax.tree.map(lambda *own: np.concatenate(own), *read), ints(), ints(length), ints())
 
 
 @program(static_argnames="plan")

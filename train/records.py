@@ -35,17 +35,21 @@ class Example:
     @classmethod
     def create(cls, tokens, weights, ids, probs, tail, *, origin: str, lineage: dict) -> "Example":
         """Casts the arrays, checks that they belong together and derives the id."""
-        tokens, ids = np.asarray(tokens, np.int32), np.asarray(ids, np.int32)
-        weights, probs, tail = (np.asarray(x, np.float32) for x in (weights, probs, tail))
-        assert np.isfinite(weights).all() and (weights >= 0).all(), "weights are finite and not negative"
-        count = int((weights > 0).sum())
-        assert tokens.ndim == 1 and tokens.shape == weights.shape and not weights[:1].any(), (
-            "one weight a token, first 0"
-        )
-        assert ids.shape == probs.shape and ids.ndim == 2 and len(ids) == count and tail.shape == (count,)
-        assert np.allclose(probs.sum(1) + tail, 1, atol=1e-3), "the mass of each token is 1"
+        arrays = _belonging(tokens, weights, ids, probs, tail)
         assert origin in ORIGINS, origin
-        return cls(_example_id(tokens, weights, origin, lineage), tokens, weights, ids, probs, tail, origin, lineage)
+        return cls(_example_id(*arrays[:2], origin, lineage), *arrays, origin, lineage)
+
+
+def _belonging(tokens, weights, ids, probs, tail) -> tuple[np.ndarray, ...]:
+    """The arrays of an example as it holds them, which belong together."""
+    tokens, ids = np.asarray(tokens, np.int32), np.asarray(ids, np.int32)
+    weights, probs, tail = (np.asarray(x, np.float32) for x in (weights, probs, tail))
+    assert np.isfinite(weights).all() and (weights >= 0).all(), "weights are finite and not negative"
+    count = int((weights > 0).sum())
+    assert tokens.ndim == 1 and tokens.shape == weights.shape and not weights[:1].any(), "one weight a token, first 0"
+    assert ids.shape == probs.shape and ids.ndim == 2 and len(ids) == count and tail.shape == (count,)
+    assert (abs(probs.sum(1) + tail - 1) <= 1e-3).all(), "the mass of each token is 1"
+    return tokens, weights, ids, probs, tail
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -210,7 +214,7 @@ def _example(shard: epath.Path, row: dict, header: dict) -> Example:
     lineage, origin = json.loads(row["lineage"]), row["origin"].decode()
     if name != _example_id(row["tokens"], row["weights"], origin, lineage):
         raise RecordError(f"{shard}: example {name}: the id does not match the content; {_again(shard.parent)}")
-    return Example.create(row["tokens"], row["weights"], *targets, origin=origin, lineage=lineage)
+    return Example(name, *_belonging(row["tokens"], row["weights"], *targets), origin, lineage)
 
 
 def _example_id(tokens_T: np.ndarray, weights_T: np.ndarray, origin: str, lineage: dict) -> str:

@@ -4,6 +4,7 @@ Counted is what JAX tells of its compiler, by the name of the function.
 """
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.tools import call_text
+from ratchet.bootstrap.worlds.world import Case
 from ratchet.models import decoder, programs
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Sampler
@@ -121,6 +123,7 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
         wrongthink.against(params, wrongthink.random_like(lesson, 7), 0.5)
     with compiling() as grown:
         _after_a_call(begun, params)
+        _reviewed(begun, params)
     with compiling() as later:
         loop.run(begun.directory, begun.config, Silent())
     assert (begun.directory / "gen-001" / "DONE.json").exists()
@@ -131,6 +134,17 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     with compiling() as second:
         loop.run(begun.directory, longer, Silent(), given=given)
     assert (begun.directory / "gen-002" / "DONE.json").exists() and set(second) <= {"jit(train_step)"}
+
+
+def _reviewed(run: Run, params: nnx.State) -> None:
+    """Answers are reviewed, one and many, with few different sources in view and with many."""
+    reviewer, passages, text = run.reviewer(params), run.passages(1), run.shown[0].answer
+    views = [some for n in range(1, 4) for some in itertools.combinations(passages, n)]
+    case = Case(run.tasks(1)[0], text, "", True, (), tuple(reviewer.steps(text)), (), ())
+    for count in (1, 3, 7, 14):
+        asked = [replace(case, passages=view) for view in views[:count]]
+        reviewer.verdicts(asked)
+        reviewer.first_faults(asked)
 
 
 def _after_a_call(run: Run, params: nnx.State) -> None:
@@ -199,16 +213,18 @@ def test_nothing_is_compiled_ahead_by_a_run_that_goes_on(begun, monkeypatch):
         seed_is_there()
 
 
-def test_what_samples_on_several_devices_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):
+def test_what_samples_and_reviews_on_several_devices_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
-    slots = engines.sampler(begun.config, begun.graphdef, mesh)
-    several = replace(begun, mesh=mesh, sampler=slots)
+    of = begun.config, begun.graphdef, mesh
+    several = replace(begun, mesh=mesh, sampler=engines.sampler(*of), scorer=engines.scorer(*of, begun.scorer.unused))
     with compiling() as first:
         ahead.compile_alone(several, lambda: None)
     params = several.fresh_weights()
     with compiling() as later:
         _after_a_call(several, params)
-    assert "jit(dispatch)" in first and not {"jit(dispatch)", "jit(prefill)", "jit(empty)", "jit(allow)"} & {*later}
+        _reviewed(several, params)
+    compiled = {"jit(dispatch)", "jit(prefill)", "jit(empty)", "jit(allow)", "jit(answer_probabilities)"}
+    assert compiled <= set(first) and not compiled & set(later)
     heard = []
     monkeypatch.setattr(ahead, "rehearse", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr(ahead, "compile_alone", lambda run, reached: heard.append(run))
