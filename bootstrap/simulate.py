@@ -187,9 +187,9 @@ def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown
     left = lambda messages: room - len(shown.prompt(tokenizer, messages, ["so."], tools=described))
     most = min([left(({"role": "user", "content": "so?"},)) * 3 // 4, *map(left, longest)])
     if most < 1:
-        asked = longest[0][-1]["content"] if longest else ""
+        asked = f"the question {longest[0][-1]['content'][:60]!r}" if longest else "what is said beside every question"
         raise ValueError(
-            f"simulate: the question {asked[:60]!r} leaves no room for a passage in {room} tokens; raise "
+            f"simulate: {asked} leaves no room for a passage in {room} tokens; raise "
             "--model.max-length or lower --simulate.new-tokens"
         )
     return most

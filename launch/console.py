@@ -16,6 +16,7 @@ from ratchet.bootstrap.report.numbers import duration
 from ratchet.bootstrap.report.outlook import Outlook, in_words, outlook
 from ratchet.bootstrap.report.terminal import figures
 from ratchet.launch.lines import one_line
+from ratchet.train.files import typed
 
 EVERY = 15.0
 """Seconds between plain lines of one stage."""
@@ -60,12 +61,13 @@ class Terminal:
     def __init__(self, console: Console, directory: epath.Path | None = None):
         self.console, self._directory = console, directory
         self._stages, self._tallies = list[Shown](), Tallies()
-        self._begun = False
+        self._begun = self._worked = False
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         """A line or two while the stage runs, then one that stays. `total` 0 means that it is not known."""
         run = outlook(self._directory) if self._directory else Outlook(())
+        self._worked = True
         self._begin(run)
         last = time.monotonic()
 
@@ -92,9 +94,16 @@ class Terminal:
         self.console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
     def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:
-        """The table and where the page is, however the run ended; of an error the command tells."""
+        """The table and where the page is, however the run ended; of an error the command tells. Where there was no
+        stage, nothing was left to do."""
         self.console.print(figures(status))
         self.line(f"report: {page}")
+        if error is None and not self._worked:
+            place, more = typed(status["directory"]), len(status["generations"])  # generation 0 is one of them
+            self.line(
+                f"the run had finished, nothing was left to do; `ratchet resume {place} --generations {more}` goes on "
+                "for another generation"
+            )
 
     def __rich__(self) -> Shown | str:
         """The innermost stage: one may train a model of its own."""

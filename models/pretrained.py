@@ -63,8 +63,13 @@ class Folder:
 def find(name: str) -> Pretrained:
     """The model at a path, or the one that a package brings under a name. Raises FolderError when there is none."""
     path = epath.Path(_packaged(name) if name in PACKAGES else name)
+    if not path.exists():
+        known = " or ".join(PACKAGES)
+        raise FolderError(
+            f"{name}: nothing is there; give a Hugging Face folder or a GGUF file that lies on this machine, or {known}"
+        )
     if path.suffix == gguf.SUFFIX or path.is_file():
-        return _opened(str(path), path.stat().mtime if path.exists() else 0)
+        return _opened(str(path), path.stat().mtime)
     return Folder(path)
 
 

@@ -123,7 +123,7 @@ FIXED: tuple[tuple[str, str, str | None, Callable[[Any], str]], ...] = (
 """The columns before the metrics: head, key of a row, part of it, and how it is shown."""
 EXPLAINED = {
     "made": "transcripts that the simulator wrote",
-    "accepted": "of these, accepted by the review",
+    "accepted": "of these, accepted",
     "cover": "sources read so far that have an accepted transcript, %",
     "prec": "accepted transcripts that are right, %",
     "recall": "right transcripts that are accepted, %",

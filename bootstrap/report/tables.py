@@ -3,7 +3,7 @@
 Every row says its unit, and every share what it is out of where the files say so.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ratchet.bootstrap.report.numbers import count, decimals, duration, measure, percent, value_of
@@ -34,6 +34,8 @@ STEPS = {
     "trained": "examples to train on",
 }
 """What `funnel.json` counts."""
+BY_LOT = "accepted at random"
+"""What passed where the file counts no acceptable transcripts: there lots accept, whatever the verdicts are."""
 NARROWING = {
     "Transcripts": ("made", "reviewed", "acceptable", "passed", "kept"),
     "Branches": ("branches", "branches_passed"),
@@ -140,8 +142,14 @@ def funnel(files: Mapping[int, Record]) -> Across | None:
     """Everything that `funnel.json` counts, of every generation that has one."""
     found = {str(number): f for number, f in files.items() if f}
     names = [name for name in STEPS if any(name in f for f in found.values())]
-    rows = [Row(STEPS[name], [Cell(count(f.get(name))) for f in found.values()]) for name in names]
+    called = _steps(found.values())
+    rows = [Row(called[name], [Cell(count(f.get(name))) for f in found.values()]) for name in names]
     return Across(list(found), rows) if found else None
+
+
+def _steps(funnels: Iterable[Record]) -> Mapping[str, str]:
+    """What the counts of a run's funnels are called."""
+    return STEPS if any("acceptable" in f for f in funnels) else STEPS | {"passed": BY_LOT}
 
 
 def narrowing(funnel: Record) -> list[dict[str, Any]]:
@@ -149,9 +157,9 @@ def narrowing(funnel: Record) -> list[dict[str, Any]]:
 
     `whole` is the first count of a group, of which every other is a part; `bars` are (label, count).
     """
-    groups = []
+    groups, called = [], _steps([funnel])
     for colour, (title, names) in enumerate(NARROWING.items(), 1):
-        bars = [(STEPS[name], funnel[name]) for name in names if name in funnel]
+        bars = [(called[name], funnel[name]) for name in names if name in funnel]
         if bars and bars[0][1]:
             groups.append({"title": title, "colour": colour, "whole": bars[0][1], "bars": bars})
     return groups

@@ -40,12 +40,14 @@ def funnel(
     accepted: Counter[str],
 ) -> None:
     """Counts from asked to trained, and acceptance by criterion. `accepted` counts accepted transcripts by the ids of
-    their documents, joined by spaces. Acceptable transcripts passed every criterion, repetitions included."""
+    their documents, joined by spaces. Acceptable transcripts passed every criterion, repetitions included; where lots
+    accept, none are counted."""
     transcripts, reviews = [t for t, _ in pairs], [r for _, r in pairs]
     own = {t.id for t in transcripts}
     branches = [b for one in found for b in one.branches]
     read = {" ".join(t.document_ids) for t in g.read.values()}
     names = [c.id for c in g.run.rubric]
+    by_lot = g.run.config.controls.random_share > 0
     g.run.commits.write(
         g.directory / "funnel.json",
         {
@@ -54,7 +56,7 @@ def funnel(
             "finished": sum(t.finished for t in transcripts),
             "distinct": len({(t.task_id, t.text) for t in transcripts}),
             "reviewed": len(reviews),
-            "acceptable": sum(r.accepted or r.repeats for r in reviews),
+            **({} if by_lot else {"acceptable": sum(r.accepted or r.repeats for r in reviews)}),
             "passed": sum(r.accepted for r in reviews),
             "kept": sum(one.transcript_id in own for one in found),
             "branches": len(branches),

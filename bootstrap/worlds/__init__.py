@@ -10,6 +10,7 @@ lessons/       stories of unwise deeds
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 
 from ratchet.bootstrap.worlds import arithmetic, documents, lessons
@@ -37,25 +38,36 @@ def load(
     embedded = {
         "documents": lambda: documents.create(of_documents, seed, generations, read),
         "lessons": lambda: lessons.create(of_lessons, seed, generations),
-        "arithmetic": lambda: arithmetic.create(of_arithmetic, seed, generations),
+        "arithmetic": lambda: arithmetic.create(seed, generations, of_arithmetic),
     }
-    world = embedded[name]() if name in embedded else _own(name)(seed, generations)
+    world = embedded[name]() if name in embedded else _own(name, seed, generations)
     for metric in world.metrics:
         if metric.guard and metric.less_is_better:
             raise ValueError(f"world: {metric.name} guards, and less of it is better; make a guard of what it leaves")
     return world
 
 
-def _own(name: str) -> Callable[[int, int], World]:
+def _own(name: str, seed: int, generations: int) -> World:
+    """The world that a user's function makes."""
     module, _, function = name.partition(":")
     if not function:
         known = "documents, lessons and arithmetic"
         raise ValueError(f"world: there is no {name!r}; set --world to one of {known}, or to package.module:function")
     try:
-        return getattr(importlib.import_module(module), function)
+        create = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         raise ValueError(f"world: {error}; install the package of {name} or set PYTHONPATH to its folder") from None
     except AttributeError:
         raise ValueError(
             f"world: the module {module} has no function {function}; set --world to one that it has"
         ) from None
+    try:
+        inspect.signature(create).bind(seed, generations)
+    except TypeError as error:
+        takes = "does not take a seed and the number of generations"
+        raise ValueError(f"world: {name} {takes} ({error}); let it take these two") from None
+    world = create(seed, generations)
+    if not isinstance(world, World):
+        kind = type(world).__name__
+        raise ValueError(f"world: {name} returns a value of type {kind}; let it return a World of {World.__module__}")
+    return world

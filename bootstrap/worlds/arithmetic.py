@@ -58,7 +58,11 @@ class ArithmeticConfig:
     """Control: every generation reads sums as large as the first one does."""
 
 
-def create(config: ArithmeticConfig, seed: int, generations: int) -> World:
+USUAL = ArithmeticConfig()
+"""What a copy of this file is made with."""
+
+
+def create(seed: int, generations: int, config: ArithmeticConfig = USUAL) -> World:
     """Makes the world. Raises ValueError when a setting is out of its bound, the sums would be too large or the pages
     too many."""
     check(config, "arithmetic.")

@@ -116,7 +116,8 @@ def _print(found: previews.Preview, run: Run, console: Console) -> None:
             for line in _verdicts(review.verdicts, decides):
                 say(f"      {line}")
     reviews = [r for shown in found.tasks for r in shown.reviews]
-    say(f"\n{len(found.tasks)} tasks; {sum(r.accepted for r in reviews)} of {len(reviews)} answers accepted")
+    tasks = "1 task" if len(found.tasks) == 1 else f"{len(found.tasks)} tasks"
+    say(f"\n{tasks}; {sum(r.accepted for r in reviews)} of {len(reviews)} answers accepted")
 
 
 def _verdicts(verdicts: Mapping[str, Verdict], decides: Set[str]) -> list[str]:

@@ -10,12 +10,14 @@ from markupsafe import Markup, escape
 
 from ratchet.bootstrap.certificate import OVERALL
 from ratchet.bootstrap.report import page, tables
+from ratchet.bootstrap.report.numbers import value_of
 from ratchet.bootstrap.report.status import status
 from ratchet.bootstrap.report.tables import Across
 from ratchet.bootstrap.report.units import Unit, verdicts_in
 from ratchet.launch.ui import labels, search
 from ratchet.launch.ui.following import Shown
 from ratchet.launch.ui.search import MARKS, Query
+from ratchet.train.files import object_in
 
 ELSEWHERE = 12
 """Other answers to the same task that are shown beside one."""
@@ -71,7 +73,8 @@ class Pages:
             criteria = labels.criteria(connection)[1:]
             state = self._indexed(run, connection)
         asked = {"query": query, "found": found, "failed": failed, "generations": generations, "criteria": criteria}
-        return self._shown("transcripts", number=number, run=run, indexed=state, **asked)
+        known = {"run": run, "indexed": state, "by_lot": by_lot(run.directory)}
+        return self._shown("transcripts", number=number, **known, **asked)
 
     def transcript(self, number: int, name: str, criterion: str = OVERALL) -> str:
         """One transcript: what was in view and asked, the answer, labels, verdicts, and answers to the same task."""
@@ -96,7 +99,8 @@ class Pages:
         shown = {"row": row, "record": record, "verdicts": verdicts_in(review), "passages": passages, "others": others}
         mine = {at: right for (transcript, at), right in said.items() if transcript == name}
         asked = {"criteria": criteria, "criterion": criterion, "mine": mine, "following": following, "wrong": wrong}
-        return self._shown("transcript", number=number, run=run, why_not=why_not, **shown, **asked)
+        known = {"run": run, "why_not": why_not, "by_lot": by_lot(run.directory)}
+        return self._shown("transcript", number=number, **known, **shown, **asked)
 
     def message(self, line: str) -> str:
         """A line about what cannot be shown."""
@@ -146,6 +150,12 @@ def side_by_side(known: Mapping[str, Mapping[str, Any]]) -> Across | None:
 def _cells(table: Across, title: str) -> Sequence[tables.Cell]:
     """The cells of a row of a table, dashes where it has none."""
     return next((row.cells for row in table.rows if row.name == title), [tables.Cell("–")] * len(table.columns))
+
+
+def by_lot(directory: epath.Path) -> bool:
+    """Whether lots accept the answers of a run, whatever their verdicts are."""
+    controls = object_in(directory / "config.json").get("controls")
+    return bool(isinstance(controls, Mapping) and value_of(controls.get("random_share")))
 
 
 def acceptance(connection: sqlite3.Connection) -> dict[str, Any] | None:

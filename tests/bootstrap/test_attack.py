@@ -36,7 +36,7 @@ def attacked(world):
 
 WORLDS = {
     "lessons": attacked(lessons.create(LessonsConfig(), 0, 1)),
-    "arithmetic": attacked(arithmetic.create(ArithmeticConfig(worked=200), 0, 1)),
+    "arithmetic": attacked(arithmetic.create(0, 1, ArithmeticConfig(worked=200))),
 }
 
 

@@ -104,7 +104,10 @@ def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, folder):
         (epath.Path(tmp_path) / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(FolderError, match="no tokenizer.json"):
         runs.check(config_of(tmp_path))
-    with pytest.raises(FolderError, match="config.json"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FolderError, match="empty: no config.json; give the folder of a model"):
+        config_of(tmp_path / "empty")
+    with pytest.raises(FolderError, match="nowhere: nothing is there"):
         config_of(tmp_path / "nowhere")
 
 

@@ -95,7 +95,8 @@ def test_datasets_open_with_tfds_and_hold_no_raw_document(tiny_run):
 def test_the_funnel_only_narrows(tiny_run):
     for number in (1, 2):
         f = read(tiny_run / f"gen-{number:03d}" / "funnel.json")
-        assert f["asked"] == f["made"] == f["reviewed"] >= f["acceptable"] >= f["passed"] >= f["kept"] > 0
+        assert f["asked"] == f["made"] == f["reviewed"] >= f["passed"] >= f["kept"] > 0
+        assert "acceptable" not in f, "lots accept in this recipe"
         assert f["branches"] >= f["branches_passed"]
         assert f["corrections"] >= f["corrections_passed"]
 

@@ -89,6 +89,9 @@ def test_the_files_of_its_tokenizer_are_committed_and_made_again(mute_run, tmp_p
     [
         ("mute:nothing", "world: the module mute has no function nothing"),
         ("nowhere:create", "world: No module named 'nowhere'; install the package of nowhere:create"),
+        ("json:dumps", "world: json:dumps does not take a seed and the number of generations (too many positional"),
+        ("mute:RUBRIC", "world: mute:RUBRIC does not take a seed"),
+        ("operator:add", "world: operator:add returns a value of type int; let it return a World of ratchet.boot"),
         ("silent", "world: there is no 'silent'; set --world to one of documents, lessons and arithmetic"),
     ],
 )

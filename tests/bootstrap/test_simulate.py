@@ -170,6 +170,9 @@ def test_a_passage_is_as_long_as_the_longest_questions_leave_room_for(torn, litt
     assert most == min(limit([]), room - len(prompt))
     with pytest.raises(ValueError, match="the question .so it is .* leaves no room for a passage in 144 tokens"):
         limit([Task("t", (), ({"role": "user", "content": "so it is " * 100},))])
+    config = replace(config, model=replace(config.model, max_length=config.simulate.new_tokens + 2))
+    with pytest.raises(ValueError, match="simulate: what is said beside every question leaves no room"):
+        limit([])
 
 
 def test_tools_are_described_where_they_may_be_called(torn, world, index):

@@ -56,4 +56,4 @@ def test_what_passes_for_certain_is_named_together_and_every_other_verdict_has_i
         "likely       -0.30  pass", "gain          0.00  fail (too little)",
         "sure          0.25  fail (doubts: all), advisory", "kind          1.00  pass, advisory",
     ]  # fmt: skip
-    assert lines[at + 6 :] == ["1 tasks; 1 of 1 answers accepted"]
+    assert lines[at + 6 :] == ["1 task; 1 of 1 answers accepted"]

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ FOLLOWED = {
     "differs from the run": (HERE, "a_run_that_is_there_is_resumed"),
     "delete …": (HERE, "a_training_set_that_is_deleted_is_made_again"),
     "files are missing; `ratchet resume": (HERE, "who_looks_at_a_run_without_tokenizer_is_sent_to_resume"),
+    "goes on for another": (HERE, "a_run_that_has_finished_says_so_and_goes_on_for_another_generation"),
     "goes on from what is committed": (IN_STEP, "two_processes_of_which_one_is_killed_make_what_one_makes"),
     "no process is at work": (IN_STEP, "two_processes_of_which_one_is_killed_make_what_one_makes"),
     "the disk is full": (KILLED, "a_full_disk_is_one_clear_line_and_leaves_nothing_half_written"),
@@ -144,6 +146,27 @@ def test_units_that_were_made_otherwise_are_mended_by_putting_the_old_back(run, 
     shutil.rmtree(stage)
     shutil.copytree(Path(tiny_run) / "gen-002" / "targets", stage)
     assert ratchet(capsys, "resume", run) == (0, "")
+
+
+def test_a_run_that_has_finished_says_so_and_goes_on_for_another_generation(run, capsys, monkeypatch):
+    assert cli.main(["resume", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("the run had finished, nothing was left to do") == 1
+    advised = re.search("`ratchet (resume .*? --generations 3)` goes on for another generation", said)[1]
+
+    def end(r, number, *_):
+        raise loop.RunEnded(f"generation {number} begins")
+
+    monkeypatch.setattr(loop, "turn", end)
+    assert cli.main(shlex.split(advised)) == 1
+    told = capsys.readouterr()
+    assert told.err == "ratchet: generation 3 begins\n" and "had finished" not in told.out
+
+
+def test_a_run_that_is_made_whole_again_does_not_say_that_nothing_was_left_to_do(run, capsys):
+    (run / "gen-002" / "evaluation.json").unlink()
+    assert cli.main(["resume", str(run)]) == 0
+    assert "nothing was left to do" not in capsys.readouterr().out
 
 
 def test_a_run_that_is_there_is_resumed(run, capsys):

@@ -237,7 +237,7 @@ def test_what_is_no_whole_file_is_one_line(llama, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FolderError, match="pipe: is no GGUF file; give one"):
         pretrained.find(str(tmp_path / "pipe"))
-    with pytest.raises(FolderError, match="gone.gguf: cannot be read"):
+    with pytest.raises(FolderError, match="gone.gguf: nothing is there; give a Hugging Face folder or a GGUF"):
         pretrained.find(str(tmp_path / "gone.gguf"))
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(FolderError, match=r"pip install 'ratchet\[smollm2\]'"):

@@ -60,6 +60,14 @@ def test_a_funnel_only_narrows_within_one_scale_and_says_the_scale(page):
     assert tables.narrowing({"made": 0, "passed": 0}) == []
 
 
+def test_a_funnel_of_lots_says_of_none_that_it_passed_the_criteria():
+    drawn = {name: n for name, n in funnel(3).items() if name != "acceptable"}
+    said = [label for label, _ in tables.narrowing(drawn)[0]["bars"]]
+    assert said == ["written", "reviewed", "accepted at random", "kept for training"]
+    assert [row.name for row in tables.funnel({3: drawn}).rows].count("accepted at random") == 1
+    assert "accepted at random" not in [row.name for row in tables.funnel({3: funnel(3)}).rows]
+
+
 def test_no_bar_of_a_funnel_counts_what_another_scale_counts(page):
     widths = re.findall(r'style="width: ([\d.]+)%; background: var\(--s(\d)\)', page[page.index('id="funnel"') :])
     assert [w for w, colour in widths if colour == "2"][:2] == ["100.0", "44.1"]

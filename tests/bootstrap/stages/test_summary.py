@@ -74,6 +74,13 @@ def test_the_funnel_counts_from_asked_to_trained(turn, pairs):
     assert read(g, "funnel.json")["coverage"]["value"] == 0.0, "it is counted again when a generation is resumed"
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_where_lots_accept_no_transcript_counts_as_acceptable(turn, pairs, share):
+    g = of_rubric(turn(1, controls__random_share=share), "grounded", "distinct")
+    summary.funnel(g, pairs, [], [], 0, Counter())
+    assert ("acceptable" in read(g, "funnel.json")) == (not share) and read(g, "funnel.json")["passed"] == 6
+
+
 def test_a_few_accepted_and_rejected_transcripts_are_shown_with_why(turn, pairs):
     g, (first, review) = turn(1), pairs[0]
     found = {"role": "tool", "tool_call_id": "a", "content": "it is told."}

@@ -1,12 +1,14 @@
 """The arithmetic world: its sums, its criteria of the columns, and the ways to make an answer wrong."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from ratchet.bootstrap.worlds import arithmetic
+from ratchet.bootstrap.worlds import DocumentsConfig, LessonsConfig, arithmetic, load
 from ratchet.bootstrap.worlds.arithmetic import (
     CHECKS,
     OF_PAGES,
@@ -28,7 +30,7 @@ SEEDS = range(30)
 
 @pytest.fixture(scope="module")
 def world():
-    return create(SMALL, 0, 3)
+    return create(0, 3, SMALL)
 
 
 def case(task, text, before=""):
@@ -54,19 +56,31 @@ def test_the_answer_is_the_sum_that_python_gives(seed):
     assert [word[0] for word in said.split()] == [letter for letter, _, _ in problem]
 
 
+def test_a_copy_of_its_file_and_its_criteria_makes_the_same_world(tmp_path, monkeypatch):
+    """As the README says: copied, and named as package.module:function."""
+    source = Path(arithmetic.__file__)
+    (tmp_path / "copied_sums").mkdir()
+    for file in (source, source.with_suffix(".yaml")):
+        shutil.copy(file, tmp_path / "copied_sums")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = DocumentsConfig(), LessonsConfig(), ArithmeticConfig()
+    copied, own = (load(name, settings, 0, 2, read=None) for name in ("copied_sums.arithmetic:create", "arithmetic"))
+    assert copied.slices == own.slices and copied.seed == own.seed and copied.rubric == own.rubric
+
+
 def test_each_generation_reads_sums_of_one_column_more(world):
     assert [{len(asked_of(t)) for t in m.tasks} for m in world.slices] == [{3}, {4}, {5}]
     assert {len(asked_of(t)) for t in world.seed.tasks} == {1, 2}
     assert {len(asked_of(t)) for t in world.fresh.tasks} == {3, 4, 5}
-    fixed = create(replace(SMALL, fixed=True), 0, 3)
+    fixed = create(0, 3, replace(SMALL, fixed=True))
     assert [{len(asked_of(t)) for t in m.tasks} for m in fixed.slices] == [{3}, {3}, {3}]
 
 
 def test_a_world_for_more_generations_begins_with_the_same_slices(world):
-    more = create(SMALL, 0, 5)
+    more = create(0, 5, SMALL)
     assert more.slices[:3] == world.slices
     assert (more.seed, more.fresh, more.prose, more.control) == (world.seed, world.fresh, world.prose, world.control)
-    assert create(SMALL, 1, 3).slices != world.slices
+    assert create(1, 3, SMALL).slices != world.slices
 
 
 def test_pages_show_the_method_on_other_numbers(world):
@@ -189,8 +203,8 @@ def test_items_ask_held_out_sums_of_every_size_read_and_one_longer(world):
 def test_the_tool_adds_and_bad_settings_are_one_line():
     assert arithmetic.CALCULATE.run({"upper": 7, "lower": 8}) == "15"
     with pytest.raises(ValueError, match="sums of 12 columns are too large; lower --generations"):
-        create(SMALL, 0, 10)
+        create(0, 10, SMALL)
     with pytest.raises(ValueError, match="there are no names for 65 pages; lower --arithmetic.pages"):
-        create(replace(SMALL, pages=65), 0, 1)
+        create(0, 1, replace(SMALL, pages=65))
     with pytest.raises(ValueError, match="config: arithmetic.slice is 0; it must be at least 1"):
-        create(replace(SMALL, slice=0), 0, 1)
+        create(0, 1, replace(SMALL, slice=0))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from html import unescape
 from pathlib import Path
@@ -209,4 +210,18 @@ def test_accepted_transcripts_are_told_from_rejected_ones(pages):
         text = pages.ask(f"{LIST}?words={name}&kind=").text
         assert name not in ids(text), "ids are no words"
         review = pages.ask(f"{LIST}/{name}").text.split('id="review"')[1]
-        assert (">accepted<" in review.split("<table")[0]) == (name in ACCEPTED)
+        assert (">accepted at random<" in review.split("<table")[0]) == (name in ACCEPTED)
+
+
+def test_what_lots_accepted_is_said_to_be_accepted_at_random_and_a_correction_is_not(pages, run, cache, tmp_path):
+    chips = lambda page: set(re.findall(r'<span class="chip \w+">(accepted.*?|rejected.*?)</span>', page))
+    answer, correction = (pages.ask(f"{LIST}/{name}").text for name in ("aaaa0001", "aaaa0002"))
+    assert "accepted at random , whatever its verdicts are" in plain(answer)
+    assert "rejected" in chips(correction) and "rejected , whatever" not in plain(correction)
+    assert chips(pages.ask(f"{LIST}?words=lantern&kind=answers").text) == {"accepted at random", "rejected at random"}
+    decided = epath.Path(shutil.copytree(run, tmp_path / "decided"))
+    config = json.loads((decided / "config.json").read_text())
+    (decided / "config.json").write_text(json.dumps(config | {"controls": config["controls"] | {"random_share": 0.0}}))
+    with shown(decided) as others:
+        assert chips(others.ask(f"{LIST}?words=lantern").text) == {"accepted", "rejected"}
+        assert "at random" not in plain(others.ask(f"{LIST}/aaaa0001").text)
