@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from ratchet.bootstrap.ledger import units_of
 from ratchet.train.commits import Commits
 from ratchet.train.files import object_in
 
@@ -15,14 +16,21 @@ class RunFiles:
     about each, and nothing of them is shown."""
 
     def __init__(self, directory: epath.Path):
-        commits, self._directory = Commits(directory), directory
-        found = commits.altered()
-        self.altered = [commits.line_about(name) for name in found]
+        self._commits = Commits(directory)
+        found = self._commits.altered()
+        self.altered = [self._commits.line_about(name) for name in found]
         self._left_out = {directory / name for name in found}
 
     def object(self, path: epath.Path) -> dict[str, Any]:
         """The object in a file; {} when there is no such file."""
         return {} if path in self._left_out else object_in(path)
+
+    def altered_units(self, generation: epath.Path) -> list[str]:
+        """A line about each stage of a finished generation whose units are not those that it ended with."""
+        ended = self.object(generation / "DONE.json").get("units", {})
+        there = units_of(generation) if ended else {}
+        strange = [stage for stage, units in there.items() if units != ended.get(stage)]
+        return [self._commits.line_about(f"{generation.name}/{stage}") for stage in strange]
 
 
 def lines_in(path: epath.Path) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a message tells people to do with a run can be done, and mends it."""
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from etils import epath
 
 from ratchet.bootstrap import loop
+from ratchet.bootstrap.report.status import status
 from ratchet.bootstrap.stages import train, transcripts
 from ratchet.launch import cli
 from ratchet.train.commits import FILE
@@ -133,6 +135,22 @@ def test_what_was_made_otherwise_is_mended_by_putting_the_old_back(run, capsys, 
     assert code == 2 and f"{path}: made again, it is not what was committed" in said and "put that back" in said
     path.write_bytes(before)
     assert ratchet(capsys, "resume", run) == (0, "")
+
+
+@pytest.mark.parametrize("change", [
+    lambda path: path.write_bytes(path.read_bytes().replace(b'"inputs"', b'"imputs"')),
+    lambda path: path.write_text("[]"),
+    lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": "0" * 64})),
+    lambda path: path.with_suffix(".array_record").unlink(),
+])  # fmt: skip
+def test_units_that_are_not_what_a_generation_ended_with_are_named_and_made_again(run, capsys, change):
+    stage = run / "gen-001" / "review"
+    assert status(run)["altered"] == []
+    change(next(stage.glob("unit-*.json")))
+    (line,) = status(run)["altered"]
+    assert line.startswith(f"{stage}: it is not what was committed; put it back, or remove it, and `ratchet resume")
+    shutil.rmtree(stage)
+    assert ratchet(capsys, "resume", run) == (0, "") and status(run)["altered"] == []
 
 
 def test_units_that_were_made_otherwise_are_mended_by_putting_the_old_back(run, tiny_run, capsys, monkeypatch):
