@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from ratchet.train import goodput
-from ratchet.train.buckets import read
-from ratchet.train.commits import sha256
+from ratchet.train.commits import commits_in, units_in
 from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
 from ratchet.train.together import ALONE, Together
 
@@ -69,26 +68,19 @@ class Stage:
         """The hash of a committed unit's content, from which later units are made."""
         return _entry(self._records(index).with_suffix(".json"))["sha256"]
 
-    def hashes(self) -> list[str]:
-        """The hashes of the commits of all units that are there, in order."""
-        return [sha256(read(commit)) for commit in self._commits() if commit.with_suffix(".array_record").exists()]
-
     def committed(self) -> list[bytes]:
         """Every committed payload, unit after unit. Raises RecordError for a commit that cannot be read."""
         found = []
-        for commit in self._commits():
+        for commit in commits_in(self.directory):
             if not (entry := _entry(commit)):
                 raise RecordError(f"{commit}: it commits no unit; resume the run to make it again")
             found += read_unit(commit.with_suffix(".array_record"), entry["sha256"])
         return found
 
-    def _commits(self) -> list[epath.Path]:
-        return sorted(self.directory.glob("unit-*.json")) if self.directory.exists() else []
-
 
 def units_of(generation: epath.Path) -> dict[str, list[str]]:
     """By stage, the hashes of the units in a generation's directory."""
-    return {stage: Stage(generation / stage).hashes() for stage in STAGES}
+    return {stage: units_in(generation / stage) for stage in STAGES}
 
 
 def _entry(commit: epath.Path) -> dict[str, str]:

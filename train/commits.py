@@ -234,6 +234,16 @@ def _is_part(name: str, place: str) -> bool:
     return name == place or name.startswith(f"{place}/")
 
 
+def commits_in(stage: epath.Path) -> list[epath.Path]:
+    """The files that commit the units in the directory of a stage, in order."""
+    return sorted(stage.glob("unit-*.json")) if stage.exists() else []
+
+
+def units_in(stage: epath.Path) -> list[str]:
+    """The hashes of those of them whose units are there."""
+    return [sha256(read(commit)) for commit in commits_in(stage) if commit.with_suffix(".array_record").exists()]
+
+
 def sha256(content: bytes) -> str:
     """The sha256 of bytes in hex digits."""
     return hashlib.sha256(content).hexdigest()

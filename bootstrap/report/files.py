@@ -6,8 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.bootstrap.ledger import units_of
-from ratchet.train.commits import Commits
+from ratchet.train.commits import Commits, units_in
 from ratchet.train.files import object_in
 
 
@@ -28,8 +27,7 @@ class RunFiles:
     def altered_units(self, generation: epath.Path) -> list[str]:
         """A line about each stage of a finished generation whose units are not those that it ended with."""
         ended = self.object(generation / "DONE.json").get("units", {})
-        there = units_of(generation) if ended else {}
-        strange = [stage for stage, units in there.items() if units != ended.get(stage)]
+        strange = [stage for stage, units in ended.items() if units != units_in(generation / stage)]
         return [self._commits.line_about(f"{generation.name}/{stage}") for stage in strange]
 
 

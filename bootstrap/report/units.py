@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from ratchet.train.commits import commits_in
 from ratchet.train.files import RecordError, object_in, read_unit
 
 
@@ -26,10 +27,7 @@ class Unit(NamedTuple):
 
 def units(stage: epath.Path) -> list[Unit]:
     """The units in the directory of a stage, in order."""
-    if not stage.exists():
-        return []
-    commits = sorted(stage.glob("unit-*.json"))
-    hashes = {commit: object_in(commit).get("sha256") for commit in commits}
+    hashes = {commit: object_in(commit).get("sha256") for commit in commits_in(stage)}
     return [Unit(c.with_suffix(".array_record"), said) for c, said in hashes.items() if isinstance(said, str)]
 
 
