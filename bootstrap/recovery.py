@@ -19,8 +19,8 @@ from ratchet.models.sampler import Request
 
 ENOUGH = 150
 """Wrong starts of a kind that are measured, and right ones for false alarms."""
-ROUNDS = 3
-"""Times that the student is asked everything again to find starts of its own that go wrong."""
+ROUNDS, EACH = 3, 500
+"""Times that the student is asked again to find starts of its own that go wrong, and tasks of each time at most."""
 
 
 def recovery(
@@ -74,7 +74,7 @@ def by_rule(run: Run, knower: Knower) -> list[Thought]:
 
 def own_starts(run: Run, writer: Writer, judge: Judge, said: Sequence[Said], heard: tuple[str, ...]) -> list[Thought]:
     """The student's own answers up to their first wrong step; it is asked again, a few times, until there are
-    enough. There are none where no step can be found wrong."""
+    enough, each time about other tasks where there are many. There are none where no step can be found wrong."""
     if not judge.supervises:
         return []
     supervisor, passages = judge.supervisor, run.passages(len(run.world.slices))
@@ -82,7 +82,10 @@ def own_starts(run: Run, writer: Writer, judge: Judge, said: Sequence[Said], hea
     for again in range(ROUNDS):
         if len(found) >= ENOUGH:
             break
-        more = think(writer, run.world, [s.task for s in said], 1, seed=run.seed("own starts", again))
+        tasks = [s.task for s in said]
+        if len(tasks) > EACH:
+            tasks = Random(f"own starts {again}").sample(tasks, EACH)
+        more = think(writer, run.world, tasks, 1, seed=run.seed("own starts", again))
         found += _wrong(supervise(supervisor, more, passages, heard, "incumbent"))
     return found
 
@@ -151,16 +154,16 @@ def _repeats(run: Run, thought: Thought, rest: str) -> bool:
 
 def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequence[bool]) -> dict:
     """The share of right starts, cut after a step of right answers, that the student interrupts."""
+    steps = [(s, run.world.steps(s.text)) for s, ok in zip(said, right, strict=True) if ok]
+    longer = [(s, own) for s, own in steps if len(own) > 1]
     starts = []
-    for s in (s for s, ok in zip(said, right, strict=True) if ok):
-        ends = step_ends(run.tokenizer, s.tokens, run.world.steps(s.text))
-        if len(ends) > 1:
-            end = ends[Random(f"right start {s.task.id}").randrange(len(ends) - 1)]
-            starts.append(Thought(s.task, 0, s.tokens[:end], run.tokenizer.decode(s.tokens[:end]), "", "answer"))
+    for s, own in longer[:: max(1, len(longer) // ENOUGH)][:ENOUGH]:
+        ends = step_ends(run.tokenizer, s.tokens, own)
+        end = ends[Random(f"right start {s.task.id}").randrange(len(ends) - 1)]
+        starts.append(Thought(s.task, 0, s.tokens[:end], run.tokenizer.decode(s.tokens[:end]), "", "answer"))
     starts = _with_room(run, writer, starts)
     if not starts:
         return {}
-    starts = starts[:: max(1, len(starts) // ENOUGH)][:ENOUGH]
     rest = _go_on(run, writer, starts)
     alarms = {
         s.task.id: float(r.text.startswith(run.config.wrongthink.interruption))

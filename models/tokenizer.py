@@ -108,7 +108,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of `ids`; control symbols, `special` or not, have none. Rows of the embedding that no piece uses are
         left out."""
-        return self._pieces.decode([int(i) for i in ids if int(i) not in self.left_out and i < self.vocab_size])
+        size = self.vocab_size
+        return self._pieces.decode([int(i) for i in ids if int(i) not in self.left_out and i < size])
 
     def whole(self, text: str, begins: bool) -> list[int]:
         """Ids of text outside any chat. Nothing is put before it, whether it `begins` or not, and no name in it is a

@@ -66,6 +66,22 @@ def test_a_students_own_starts_end_with_its_first_wrong_step_and_it_is_asked_aga
     assert own_starts(g.run, saying(torn, little.answer(deeds, one, (1,))), Judge(g.run), said, ()) == found
 
 
+def test_it_is_asked_again_about_so_many_tasks_each_time_and_about_others(g, torn, deeds, monkeypatch):
+    asked = []
+    seen = lambda writer, world, tasks, *_, **__: asked.append([t.id for t in tasks]) or []
+    monkeypatch.setattr(recoveries, "think", seen)
+    said = [said_of(g, replace(g.tasks[0], id=str(n)), little.answer(deeds, g.tasks[0])) for n in range(6)]
+    own_starts(g.run, saying(torn, ""), Judge(g.run), said, ())
+    assert asked == [[*"012345"]] * recoveries.ROUNDS
+    asked.clear()
+    monkeypatch.setattr(recoveries, "EACH", 3)
+    own_starts(g.run, saying(torn, ""), Judge(g.run), said, ())
+    assert [len(set(ids)) for ids in asked] == [3] * recoveries.ROUNDS and len({*map(tuple, asked)}) > 1
+    again = [*asked]
+    own_starts(g.run, saying(torn, ""), Judge(g.run), said, ())
+    assert asked == 2 * again, "an evaluation that is made again asks the same"
+
+
 def test_nothing_is_asked_again_where_no_step_can_be_found_wrong(g, deeds, monkeypatch):
     monkeypatch.setattr(recoveries, "think", lambda *_, **__: pytest.fail("it was asked"))
     whole = tuple(c for c in g.run.rubric if c.of != "step")
