@@ -2,11 +2,14 @@
 
 import contextlib
 import sys
+import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _BREAKS = ("Cc", "Zl", "Zp")
 """Kinds of letters that end a line or tell a terminal what to do."""
+PATIENCE = 10.0
+"""Seconds of silence after which it is told what a command waits for."""
 
 
 class UserError(ValueError):
@@ -32,3 +35,15 @@ def tell(*lines: str) -> None:
 def say(line: str, *below: str) -> None:
     """Tells in a line what a command has come to, and what is listed below it."""
     tell(f"ratchet: {line}", *below)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Within, it is told once what is waited for, if that takes long."""
+    timer = threading.Timer(PATIENCE, say, [f"waiting for {what}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

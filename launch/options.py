@@ -22,7 +22,7 @@ from ratchet.bootstrap.config import Config, nearest, with_settings
 from ratchet.bootstrap.worlds.documents import TALES
 from ratchet.launch import HELP
 from ratchet.launch.commands import COMMANDS
-from ratchet.launch.lines import UserError
+from ratchet.launch.lines import UserError, waiting
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
@@ -120,7 +120,8 @@ def located(place: str, may_be_file: bool = False) -> epath.Path:
     there that may not be one; StoreError when the bucket is missing or cannot be looked into."""
     path = place_of(place)
     try:
-        reach(path)
+        with waiting(f"the store that {place} lies in"):
+            reach(path)
     except ImportError as error:
         said = f"{place}: {str(error).splitlines()[0]}; `pip install 'ratchet[buckets]'`"
         raise UserError(f"{said}, or give a directory on a disk") from error

@@ -4,17 +4,19 @@ import errno
 import io
 import logging
 import os
+import queue
 import re
 import shlex
+import threading
 
 import pytest
 from rich.console import Console
 from support import start, tiny_config
 
-from ratchet.launch import cli
+from ratchet.launch import cli, lines, options
 from ratchet.launch.__main__ import join_others
 from ratchet.launch.console import Terminal
-from ratchet.launch.lines import one_line
+from ratchet.launch.lines import one_line, waiting
 from ratchet.train.buckets import StoreError
 from ratchet.train.commits import Commits
 
@@ -146,3 +148,25 @@ def test_what_a_run_says_and_status_repeats_is_one_line(capsys, tmp_path):
     Commits(directory).write(directory / "ended.json", {"reason": "a\nb.txt is gone\x1b[2J"})
     assert cli.main(["status", str(directory)]) == 0
     assert r"a\nb.txt is gone\x1b[2J" in capsys.readouterr().out
+
+
+def test_a_command_that_hears_nothing_from_a_store_says_what_it_waits_for(monkeypatch):
+    told = queue.Queue()
+    monkeypatch.setattr(lines, "say", told.put)
+    monkeypatch.setattr(lines, "PATIENCE", 0.0)
+    heard = []
+    monkeypatch.setattr(options, "reach", lambda path: heard.append(told.get(timeout=600)))
+    options.located("gs://far/runs/x", may_be_file=True)
+    assert heard == ["waiting for the store that gs://far/runs/x lies in"]
+
+
+def test_what_answers_in_time_is_not_waited_for_aloud(monkeypatch):
+    monkeypatch.setattr(lines, "PATIENCE", 600.0)
+    monkeypatch.setattr(lines, "say", lambda line: pytest.fail(line))
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="lost"), waiting("that"):
+        raise RuntimeError("lost")
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(600.0)
+    assert threading.active_count() <= before
