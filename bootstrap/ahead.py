@@ -18,9 +18,10 @@ from flax import nnx
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer, questions
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.simulate import Draft, Writer, draft, finish
+from ratchet.bootstrap.simulate import Draft, Writer, draft, finish, prompt_of
 from ratchet.bootstrap.targets import make_targets
 from ratchet.bootstrap.thinkers import control_text
+from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Case, Document
 from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
 from ratchet.models import decoder, programs
@@ -93,14 +94,19 @@ def _has_room(run: Run) -> bool:
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     """Inverts a lesson, answers what an evaluation asks, answers and reviews the tasks of generation 1, and calls a
-    tool; `reached` is called after every dispatch. What no generation before the second needs comes first."""
+    tool; `reached` is called after every dispatch. What no generation before the second needs comes first.
+
+    Nobody else hears of it: the only tool is the look-up, and a judge at an address is asked nothing.
+    """
     against(params, random_like(difference(params, params), 0), 1.0)
     if control := control_text(run):
         run.loss(params, control)
-    writer = replace(run.writer(params), sampler=replace(run.sampler, meter=Meter()))
-    reviewer = replace(run.reviewer(params), seed=lambda: params)
+    own = Toolbox(lookup=LOOKUP in run.tools.described)
+    writer = replace(run.writer(params), sampler=replace(run.sampler, meter=Meter()), tools=own)
+    here = tuple(c for c in run.rubric if c.judge != "address")
+    reviewer = replace(run.reviewer(params), seed=lambda: params, criteria=here, far=None)
     tasks, passages = run.tasks(1), run.passages(1)
-    writer.sample([Request(n, prompt) for n, prompt in enumerate(_asked(run))], seed=0, advance=reached)
+    writer.sample([Request(n, prompt) for n, prompt in enumerate(_asked(run, writer))], seed=0, advance=reached)
     index = Index(passages)
     drafts = [draft(writer, index, t, 0, "ahead") for t in tasks]
     said = finish(writer, index, drafts, generation=1, seed=0, advance=reached)
@@ -108,8 +114,8 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
         writer.sample([drafts[-1].request(0, calls.opening, calls.grammar)], seed=0, advance=reached)
     worked = [Said(t, 0, tuple(run.tokenizer.encode(t.answer)), t.answer, True) for t in run.shown[:REVIEWED]]
     reviewer.verdicts(as_cases(reviewer, worked, run.seed_index.passages, ()))
-    own = {"tasks": {t.id: t for t in tasks}, "passages": {p.id: p for p in passages}}
-    review = partial(reviewer.review, **own, siblings=said, reached=reached)
+    about = {"tasks": {t.id: t for t in tasks}, "passages": {p.id: p for p in passages}}
+    review = partial(reviewer.review, **about, siblings=said, reached=reached)
     review(said)
     make_targets(writer, run.scorer, review, said, run.config.targets, 0, reached)
 
@@ -129,7 +135,8 @@ def compile_alone(run: Run, reached: Callable[..., None]) -> None:
     for length, grammar in _widths(run, writer, drafts):
         reached()
         columns = writer.sampler.columns(run.config.model, length)
-        writer.sampler.compile(weights, columns, Guides([grammar], run.config.model.vocab_size).words)
+        words = Guides([grammar], run.config.model.vocab_size).words
+        writer.sampler.compile(weights, columns, words, cuts=writer.warp.cuts)
 
 
 def _questions(run: Run, reviewer: Reviewer, drafts: Sequence[Draft], passages: Sequence[Document]) -> list[Question]:
@@ -137,7 +144,7 @@ def _questions(run: Run, reviewer: Reviewer, drafts: Sequence[Draft], passages: 
     of, text = {p.id: p for p in passages}, max((t.answer for t in run.shown), key=len, default="")
     views = [(d.task, tuple(of[i] for i in d.passages)) for d in drafts]
     cases = [Case(task, text, "", True, (), tuple(reviewer.steps(text)), view, ()) for task, view in views]
-    judged = [c for c in reviewer.criteria if c.kind == "model" and not c.labels]
+    judged = [c for c in reviewer.criteria if c.kind == "model" and not c.labels and c.judge != "address"]
     return [
         reviewer.prompt(c, question, [p.text for p in case.passages], case.task)
         for c in judged
@@ -146,10 +153,9 @@ def _questions(run: Run, reviewer: Reviewer, drafts: Sequence[Draft], passages: 
     ]
 
 
-def _asked(run: Run) -> list[tuple[int, ...]]:
+def _asked(run: Run, writer: Writer) -> list[tuple[int, ...]]:
     """What an evaluation asks about the tasks of generation 1, in tokens."""
-    encoded = lambda item: (*run.tokenizer.render(item.messages), *run.tokenizer.encode(item.begun))
-    return [encoded(item) for item in run.world.items(run.tasks(1)) if item.form == "chat"]
+    return [prompt_of(writer, item) for item in run.world.items(run.tasks(1)) if item.form == "chat"]
 
 
 def _widths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Iterator[tuple[int, Grammar | None]]:
@@ -159,7 +165,7 @@ def _widths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Iterator[tuple
 
     Which of these a generation needs is chance: whether a model calls tools, and how many do.
     """
-    prompts = [*_asked(run), *(d.prompt for d in drafts)]
+    prompts = [*_asked(run, writer), *(d.prompt for d in drafts)]
     calls, said, longest = writer.caller, writer.config.new_tokens, max(map(len, prompts), default=0)
     if calls and prompts:
         answer = max((len(writer.tokenizer.answered(p.text)) for p in run.passages(1)), default=0)

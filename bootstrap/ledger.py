@@ -5,8 +5,9 @@ is redone; a finished one is never redone.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from etils import epath
 
@@ -17,6 +18,16 @@ from ratchet.train.together import ALONE, Together
 
 STAGES = ("propose", "simulate", "review", "targets", "wrongthink", "corrections")
 """Stages that commit units, in order."""
+
+
+def same_units(directory: epath.Path, before: Mapping[str, Any], units: Mapping[str, Any]) -> None:
+    """Raises ValueError when the `units` of a stage of the generation in `directory` are not those of `before`, from
+    which it went on."""
+    if other := [stage for stage in units if units[stage] != before[stage]]:
+        raise ValueError(
+            f"{directory / other[0]}: made again, its units are not those that {directory.name} was trained on; "
+            "put those back, or start a new run"
+        )
 
 
 @dataclass(frozen=True)

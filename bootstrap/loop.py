@@ -18,7 +18,7 @@ from ratchet.bootstrap.config_changes import changed
 from ratchet.bootstrap.forecast import FORECAST, write_forecast
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.given import INPUTS, Given, given_world
-from ratchet.bootstrap.ledger import units_of
+from ratchet.bootstrap.ledger import same_units, units_of
 from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.probes import calibration_of_seed
 from ratchet.bootstrap.progress import Noted, Progress, Silent
@@ -229,7 +229,8 @@ def extend(directory: epath.Path, config: Config) -> Given:
 
 
 def _begin_training_anew(r: Run) -> None:
-    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples."""
+    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples, with what was
+    written down of how those would be trained on."""
     untrained = [n for n in range(r.config.generations + 1) if not r.has_weights(r.generation(n))]
     for checkpoints in (r.directory / "checkpoints").glob("*-*"):
         arm, _, number = checkpoints.name.rpartition("-")
@@ -239,6 +240,8 @@ def _begin_training_anew(r: Run) -> None:
         if lacking(r, number):
             dataset_of(r, number).rmtree()
             r.commits.forget(dataset_of(r, number))
+            (r.generation(number) / "training.json").unlink(missing_ok=True)
+            r.commits.forget(r.generation(number) / "training.json")
 
 
 def begin(r: Run, start: Seed, seed_is_there: Callable[[], None] = lambda: None) -> None:
@@ -349,11 +352,7 @@ def _ended(g: Generation, left: Past) -> Past:
     r = g.run
     units = r.decided("the units", lambda: units_of(g.directory))
     done = r.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
-    if other := [stage for stage in units if units[stage] != done["units"][stage]]:
-        raise ValueError(
-            f"{g.directory / other[0]}: made again, its units are not those that generation {g.number} was trained on; "
-            "put those back, or start a new run"
-        )
+    same_units(g.directory, done["units"], units)
     return left
 
 

@@ -227,7 +227,8 @@ def _said(e: Example) -> np.ndarray:
 
 
 def _towards(e: Example, certain: Sequence[int], then: Capture | None = None) -> bool:
-    """Whether the targets of an example put everything on some tokens, and then are these ones."""
+    """Whether the targets of an example put everything on the tokens `certain`, one after the other, and after these
+    are the distributions `then`, if there are any."""
     aims = [one_hot(certain), *([then] if then else [])]
     if sum(len(aim.ids_NK) for aim in aims) != len(e.ids):
         return False

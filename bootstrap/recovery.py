@@ -169,4 +169,5 @@ def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequenc
         s.task.id: float(r.text.startswith(run.config.wrongthink.interruption))
         for s, r in zip(starts, rest, strict=True)
     }
-    return {"false_alarms": proportion(alarms) | shown_as("right starts that are interrupted", "", less=True)}
+    groups = {s.task.id: " ".join(s.task.document_ids) for s in starts}
+    return {"false_alarms": proportion(alarms, groups) | shown_as("right starts that are interrupted", "", less=True)}

@@ -19,7 +19,8 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.toolkit.source import Answered, Asked
 from ratchet.bootstrap.tools import LOOKUP, Called, Caller, Toolbox, caller, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
-from ratchet.bootstrap.worlds.world import Document, Message, Task, content_id
+from ratchet.bootstrap.worlds.world import Document, Item, Message, Task, content_id
+from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled
 
@@ -85,19 +86,33 @@ class Writer:
         """The id that every call begins with; -1 where there are none."""
         return self.caller.opening[0] if self.caller else -1
 
+    @property
+    def warp(self) -> Warp:
+        """What its distributions go through before a token is drawn."""
+        c = self.config
+        return Warp(c.temperature, c.top_k, c.top_p, c.min_p)
+
     def sample(
         self,
         requests: Sequence[Request],
         *,
         seed: int,
         temperature: float | None = None,
+        stop: tuple[int, ...] = (),
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Sampled]:
-        """Goes on from each request's prompt to the end of the turn; `temperature` takes the place of the setting, and
-        `advance` counts requests as they end."""
-        warm = self.config.temperature if temperature is None else temperature
-        stop = (self.tokenizer.end,)
-        return self.sampler(self.params, requests, seed=seed, temperature=warm, stop=stop, advance=advance)
+        """Goes on from each request's prompt to any id of `stop`, or else to the end of the turn. A `temperature` takes
+        the place of the setting, and `advance` counts requests as they end."""
+        warp = self.warp if temperature is None else self.warp._replace(temperature=temperature)
+        stop = stop or (self.tokenizer.end,)
+        return self.sampler(self.params, requests, seed=seed, stop=stop, advance=advance, **warp._asdict())
+
+
+def prompt_of(writer: Writer, item: Item) -> tuple[int, ...]:
+    """An item in tokens, what the answer has begun with included."""
+    if item.form == "document":
+        return tuple(writer.tokenizer.document(item.begun))
+    return (*writer.tokenizer.render(item.messages), *writer.tokenizer.encode(item.begun))
 
 
 @dataclass(frozen=True)
@@ -238,18 +253,7 @@ def _sampled(
     requests: Mapping[int, Request],
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[int, Sampled]:
-    c = writer.config
-    sampled = writer.sampler(
-        writer.params,
-        list(requests.values()),
-        seed=seed,
-        temperature=c.temperature,
-        stop=stop,
-        top_k=c.top_k,
-        top_p=c.top_p,
-        min_p=c.min_p,
-        advance=advance,
-    )
+    sampled = writer.sample(list(requests.values()), seed=seed, stop=stop, advance=advance)
     return dict(zip(requests, sampled, strict=True))
 
 

@@ -22,7 +22,7 @@ PROBED = 80
 SIDE_RATE = 0.1
 """Learning rate of the side run, relative to training's."""
 CONTROL = 64
-"""Fresh documents that are control text where the world has none of its own."""
+"""Passages of fresh documents that are control text where the world has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Knower:
     def choose(self, reviewer: Reviewer, source: str) -> tuple[nnx.State | None, dict]:
         """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
         c, vector = self.run.config.wrongthink, self.vector(source)
-        if vector is None or not self.tasks:
-            skipped = "nothing was read before" if vector is not None else "no accepted answer can be spoiled"
+        if vector is None:
+            skipped = "no accepted answer can be spoiled"
             return None, {"source": source, "lambda": None, "sweep": [], "skipped": skipped}
         rows = self.sweep(reviewer, vector)
         best = wrongthink.most_wrong(rows, c)
@@ -106,8 +106,9 @@ class Knower:
 
 
 def control_text(run: Run) -> list[Example]:
-    """Text that nothing was trained on, for perplexity: the world's own, or else its fresh documents."""
-    lines = run.world.control or tuple(("", d.text) for d in run.world.fresh.documents[:CONTROL])
+    """Text that nothing was trained on, for perplexity: the world's own, or else passages of its fresh documents."""
+    passages = () if run.world.control else run.cut(run.world.fresh.documents[:CONTROL])[:CONTROL]
+    lines = run.world.control or tuple(("", p.text) for p in passages)
     made = [examples.prose_example(run.tokenizer, *line) for line in lines]
     return [e for e in made if len(e.tokens) <= run.config.train.columns]
 

@@ -117,6 +117,10 @@ class Review:
         return "distinct" in self.verdicts and not self.verdicts["distinct"].passed
 
 
+Pair = tuple[Transcript, Review]
+"""A transcript and its review."""
+
+
 def to_json(item: Any) -> bytes:
     """A transcript or review as JSON."""
     fields = vars(item)

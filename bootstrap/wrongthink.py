@@ -104,7 +104,7 @@ def think(
     asked = []
     for t in tasks:
         tokens = right.get(t.id, ())
-        ends = [0, *step_ends(writer.tokenizer, tokens, world.steps(writer.tokenizer.decode(tokens)))[:-1]]
+        ends = [0, *step_ends(writer.tokenizer, tokens, world.steps(writer.tokenizer.decode(tokens).lstrip()))[:-1]]
         asked += [(t, n, tokens[: ends[n % len(ends)]]) for n in range(samples)]
     requests = [
         Request(int(content_id("think", t.id, n)[:8], 16), tuple(writer.tokenizer.render(t.messages)) + begun)
@@ -116,9 +116,11 @@ def think(
 
 
 def step_ends(tokenizer: Any, tokens: Sequence[int], steps: Sequence[Step]) -> list[int]:
-    """For each step of the tokens' text, how many tokens there are up to its end."""
-    lengths = [len(tokenizer.decode(tokens[:n]).lstrip()) for n in range(len(tokens) + 1)]
-    return [next((n for n, length in enumerate(lengths) if length >= s.end), len(tokens)) for s in steps]
+    """For each step of the tokens' text, how many tokens there are up to its end. Several tokens may spell one letter,
+    and no step ends within those."""
+    said = [tokenizer.decode(tokens[:n]).lstrip() for n in range(len(tokens) + 1)]
+    ends = [(n, len(text)) for n, text in enumerate(said) if said[-1].startswith(text)]
+    return [next((n for n, length in ends if length >= s.end), len(tokens)) for s in steps]
 
 
 def as_cases(
@@ -181,23 +183,21 @@ def most_wrong(rows: Sequence[dict], config: WrongthinkConfig) -> dict | None:
 
 def interrupt(
     writer: Writer, index: Index, thoughts: Sequence[Thought], interruption: str, *, generation: int, seed: int
-) -> list[Transcript]:
-    """The teacher, sources in view, interrupts each wrong thought and goes on. It looks nothing up, so none is
-    withheld."""
+) -> list[tuple[Thought, Transcript]]:
+    """The teacher, sources in view, interrupts each wrong thought and goes on, as (thought, transcript). It looks
+    nothing up, so none is withheld. A thought after which there is no room to go on is left out."""
     said = tuple(writer.tokenizer.encode(f" {interruption}"))
     own = replace(writer, config=replace(writer.config, calls=0, withhold=0.0))
-    drafts = [
-        replace(draft(own, index, one.task, one.sample, f"wrongthink {seed}"), forced=(*one.tokens, *said))
+    drafted = [
+        (one, replace(draft(own, index, one.task, one.sample, f"wrongthink {seed}"), forced=(*one.tokens, *said)))
         for one in thoughts
     ]
-    written = finish(own, index, drafts, generation=generation, seed=seed)
+    fits = [(one, d) for one, d in drafted if len(d.prompt) + len(d.forced) <= own.room]
+    written = finish(own, index, [d for _, d in fits], generation=generation, seed=seed)
+    whole = lambda one, t: replace(t, forced=one.tokens, forced_text=one.text, source=one.source, fault=one.fault)
     return [
-        interrupted(
-            writer.tokenizer,
-            replace(t, forced=one.tokens, forced_text=one.text, source=one.source, fault=one.fault),
-            interruption,
-        )
-        for t, one in zip(written, thoughts, strict=True)
+        (one, interrupted(writer.tokenizer, whole(one, t), interruption))
+        for (one, _), t in zip(fits, written, strict=True)
     ]
 
 

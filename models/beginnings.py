@@ -17,8 +17,8 @@ from ratchet.models.kernels import Kernel
 LEAST = 128
 """Tokens of a beginning that is read apart. Each length of one compiles."""
 WORTH, SAVED = 0.75, 1024
-"""Beginnings are read apart where that takes less than this share of the columns that are read otherwise, and so many
-less: each shape compiles."""
+"""Beginnings are read apart only where the columns that are read then are less than this share of those that are read
+otherwise, and fewer by at least so many: each new shape has to be compiled."""
 Tokens = Sequence[int]
 
 

@@ -49,6 +49,11 @@ class Program:
         """The program for shapes of its arrays, not yet compiled."""
         return self.jitted(plan).lower(*shapes, plan=plan, **static)
 
+    def shapes(self, *arrays: Any, plan: Any, **static: Any) -> Any:
+        """The shapes of what it gives. Inside a trace, JAX takes no options of a compiler, so the bare function is
+        traced."""
+        return jax.eval_shape(functools.partial(self.__wrapped__, plan=plan, **static), *arrays)
+
     def jitted(self, plan: Any) -> jax.stages.Wrapped:
         """The function as it is compiled for this plan."""
         return self._jitted[plan.deterministic]

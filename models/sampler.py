@@ -5,7 +5,6 @@ device. A request's randomness depends only on (seed, request id, position): its
 not change what it says. Shapes are those of `models.slots`.
 """
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +116,7 @@ class Sampler(Plan):
         waiting = sorted(range(len(requests)), key=lambda i: (-rough[i], prompts[i], i))
         columns, weights = self.columns(model, max(map(len, prompts))), self.weights(params)
         settings = settings_of(stop, [seed], [warp], [self.new_tokens])
-        parts: list[slots.Steps] = []
+        given: list[slots.Steps] = []
         guides = Guides([r.grammar for r in requests], model.vocab_size)
         state, done, starved = slots.empty(weights, columns, guides.words, self), 0, False
         places_Q, taken_M, working_M = np.full(self.slots, -1), *np.zeros((2, self.parts), int)
@@ -137,17 +136,17 @@ class Sampler(Plan):
             state, progress, out = slots.dispatch(
                 weights, state, queue, settings, jnp.int32(most), jnp.bool_(bool(waiting)), cuts=warp.cuts, plan=self
             )
-            (steps, taken_M, working_M, index_B), part = jax.device_get((progress, out))
+            (steps, taken_M, working_M, index_B), said = jax.device_get((progress, out))
             starved = slots.starved(working_M, self._count(places_Q) - taken_M, self)
             ended = len(requests) - len(waiting) - len(self.left(places_Q, taken_M)) - int(working_M.sum())
             advance(ended - done)
             done = ended
             if guides.words:
-                still_B, next_BW = guides.after(part.index_CB[0], part.token_CB[0], index_B)
+                still_B, next_BW = guides.after(said.index_CB[0], said.token_CB[0], index_B)
                 state = state._replace(allowed_BW=slots.allow(state.allowed_BW, still_B, next_BW, plan=self))
-            self.meter.count(int(steps), int(np.sum(part.index_CB >= 0)), self.slots)
-            parts.append(part)
-        return _by_request(parts, len(requests), stop)
+            self.meter.count(int(steps), int(np.sum(said.index_CB >= 0)), self.slots)
+            given.append(said)
+        return _by_request(given, len(requests), stop)
 
     def pace(self, params: nnx.State, prompt: tuple[int, ...], stop: tuple[int, ...]) -> Pace:
         """How fast the sampler is on this machine: all slots read one prompt and say a few tokens of it, twice, since
@@ -160,13 +159,12 @@ class Sampler(Plan):
             queue = jax.block_until_ready(self.read(weights, requests, places_Q, columns))
             read = time.monotonic()
             state = slots.empty(weights, columns, 0, self)
-            few, more = jnp.int32(PACED), jnp.bool_(False)
-            _, progress, _ = slots.dispatch(weights, state, queue, settings, few, more, cuts=False, plan=self)
+            most, more = jnp.int32(PACED), jnp.bool_(False)
+            _, progress, _ = slots.dispatch(weights, state, queue, settings, most, more, cuts=False, plan=self)
             steps = int(jax.device_get(progress.steps))
             took.append((read - began, time.monotonic() - read, steps))
         (reading, saying, steps), first = took[1], sum(took[0][:2])
-        rows = max(self.slots // 8, 1)
-        tokens = rows * self.width(len(prompt), columns)
+        tokens = self.distinct * self.width(len(prompt), columns)
         return Pace(max(first - reading - saying, 0.0), reading / tokens, saying / max(steps, 1))
 
     def places(self, indices: Sequence[int]) -> np.ndarray:
@@ -193,30 +191,30 @@ class Sampler(Plan):
         `apart` reads once what prompts begin with alike. What answers may begin with is left open."""
         asked = {place: requests[index] for place, index in enumerate(places_Q) if index >= 0}
         distinct = sorted({r.prompt for r in asked.values()}, key=len, reverse=True)
-        width, few = self.width(len(distinct[0]), columns), max(self.slots // 8, 1)
-        if len(distinct) > few:  # each where its slot will be
+        width = self.width(len(distinct[0]), columns)
+        if len(distinct) > self.distinct:  # each where its slot will be
             prompts, prompt_Q = [asked[q].prompt if q in asked else None for q in range(self.slots)], None
         else:
             prompts, row = distinct, {prompt: i for i, prompt in enumerate(distinct)}
             prompt_Q = np.array([row[asked[q].prompt] if q in asked else 0 for q in range(self.slots)], np.int32)
-        (both,) = split([prompts], self.slots if prompt_Q is None else few, width, self.bucket, apart)
+        (both,) = split([prompts], self.slots if prompt_Q is None else self.distinct, width, self.bucket, apart)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
         read = slots.prefill(weights, both, prompt_Q, columns=columns, plan=self)
         return slots.Queue(*read, places_Q.astype(np.int32), id_Q, None, self._count(places_Q).astype(np.int32))
 
-    def compile(self, weights: Weights, columns: int, words: int) -> None:
-        """Compiles what samples after prompts of so many columns, with so many words of allowed ids, and runs nothing.
-        Of the weights, shapes with their layout are enough."""
+    def compile(self, weights: Weights, columns: int, words: int, cuts: bool = False) -> None:
+        """Compiles what samples after prompts of so many columns, with so many words of allowed ids and a warp that
+        `cuts` or does not, and runs nothing. Of the weights, shapes with their layout are enough."""
         state = compiled(slots.empty, weights, columns, words, self)
         whole_Q, id_Q = np.zeros(self.slots, np.int32), np.zeros(self.slots, np.uint32)
-        for rows, prompt_Q in ((max(self.slots // 8, 1), whole_Q), (self.slots, None)):  # as `read` has it
+        for rows, prompt_Q in ((self.distinct, whole_Q), (self.slots, None)):  # as `read` has it
             (prompts,) = split([[]], rows, columns, self.bucket, apart=False)
             read = compiled(slots.prefill, weights, prompts, prompt_Q, columns=columns, plan=self)
         allowed_QW = np.zeros((self.slots, words), np.int32) if words else None
         queue = slots.Queue(*read, whole_Q, id_Q, allowed_QW, np.zeros(self.parts, np.int32))
         settings = jax.eval_shape(lambda: settings_of((), [0], [Warp()], [self.new_tokens]))
         flags = np.int32(0), np.bool_(False)
-        compiled(slots.dispatch, weights, state, queue, settings, *flags, cuts=False, plan=self)
+        compiled(slots.dispatch, weights, state, queue, settings, *flags, cuts=cuts, plan=self)
         if words:
             compiled(slots.allow, state.allowed_BW, np.zeros(self.slots, bool), allowed_QW, plan=self)
 
@@ -230,8 +228,7 @@ class Sampler(Plan):
         state = over(jax.eval_shape(lambda w: slots.empty(w, columns, 0, self), weights))
         whole_SP = split([[]], self.slots, columns, self.bucket, apart=False)[0]
         prompts = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole_SP)
-        prefill = functools.partial(slots.prefill, columns=columns, plan=self)
-        read = over(jax.eval_shape(prefill, weights, prompts, None))
+        read = over(slots.prefill.shapes(weights, prompts, None, columns=columns, plan=self))
         queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
         warp = Warp(*(number(kind, 1) for kind in (jnp.float32, jnp.int32, jnp.float32, jnp.float32)))
         settings = slots.Settings(number(jnp.int32, 2), number(jnp.uint32, 1), warp, number(jnp.int32, 1))
@@ -251,10 +248,10 @@ def settings_of(
     return slots.Settings(ids, jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32))
 
 
-def _by_request(parts: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:
+def _by_request(given: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:
     """What all dispatches gave, by request and in order."""
     flat = lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
-    steps = jax.tree.map(lambda *arrays: np.concatenate([flat(a) for a in arrays]), *parts)
+    steps = jax.tree.map(lambda *arrays: np.concatenate([flat(a) for a in arrays]), *given)
     kept = np.flatnonzero(steps.index_CB >= 0)
     kept = kept[np.argsort(steps.index_CB[kept], kind="stable")]
     index, tokens, (ids, probs, tail) = (jax.tree.map(lambda a: a[kept], part) for part in steps)

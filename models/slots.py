@@ -65,6 +65,11 @@ class Plan(Inference):
         bucket = math.lcm(self.bucket, pages.PAGE if self.paged(model) else 1)
         return columns_for(longest, bucket, self.compiles_long(model))
 
+    @property
+    def distinct(self) -> int:
+        """Rows in which prompts are read where so few of them are distinct."""
+        return max(self.slots // 8, 1)
+
     def width(self, longest: int, columns: int) -> int:
         """Columns that prompts of so many tokens are read in, of those that slots have: on accelerators all, since
         each pair of the two numbers would compile."""
@@ -72,8 +77,8 @@ class Plan(Inference):
 
 
 class Queue(NamedTuple):
-    """Requests whose prompts have been read: the last hidden state [Q, D], the cache of P columns, which they are, and
-    what they may begin with; of each part the first `count` are real."""
+    """Requests whose prompts have been read: the last hidden state [Q, D], the cache of the P columns of their prompts,
+    their indices and ids, and which ids their answers may begin with; of each part the first `count` are real."""
 
     hidden_QD: jax.Array
     cache: Cache

@@ -19,7 +19,7 @@ from ratchet.bootstrap.lineage import reviewed, taught
 from ratchet.bootstrap.provenance import Sources
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.targets import Target
-from ratchet.bootstrap.transcript import Review, Transcript
+from ratchet.bootstrap.transcript import Pair, Review, Transcript
 from ratchet.bootstrap.worlds.world import Task, World, words
 from ratchet.train.records import Example
 
@@ -27,7 +27,6 @@ CLIMBING = 20
 """Changes by which each attack tries to please more criteria."""
 LIKELIEST = 0.5
 """The share of a target from which on an id is read where rejected transcripts are sought."""
-Pair = tuple[Transcript, Review]
 NEVER = {
     "rejected_tokens": "teach rejected transcripts",
     "untaught_tokens": "ask labelled questions",

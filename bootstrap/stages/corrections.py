@@ -9,13 +9,11 @@ from ratchet.bootstrap import wrongthink
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.thinkers import Knower
-from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, to_json, transcript_from_json
+from ratchet.bootstrap.transcript import Pair, Review, Transcript, review_from_json, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.world import Task, content_id
 
 ATTEMPTS = 3
 """Corrections that are tried of a wrong thought until one passes the review."""
-
-Pairs = list[tuple[Transcript, Review]]
 
 
 def corrections(
@@ -59,16 +57,20 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
     one_each = list({t.task_id: t for t in right}.values())
     knower = Knower(g.run, g.number, g.params, g.base, known, one_each, list(g.passages.values()))
 
+    made: list[nnx.State | None] = []
+
     def make() -> dict:
-        chosen = knower.choose(reviewer, source)[1]
+        params, chosen = knower.choose(reviewer, source)
+        made.append(params)
         control = [] if source == "random" else knower.sweep(reviewer, knower.vector("random"))
         return chosen | {"control": control}
 
     found = _measured(g, make)
     if found["skipped"]:
         g.run.progress.line(f"gen {g.number} wrongthink: {found['skipped']}")
-    scale = found["lambda"]
-    return None if scale is None else wrongthink.against(g.params, knower.vector(source), scale)
+    if made or found["lambda"] is None:
+        return made[0] if made else None
+    return wrongthink.against(g.params, knower.vector(source), found["lambda"])
 
 
 def _measured(g: Generation, make: Callable[[], dict]) -> dict:
@@ -87,7 +89,7 @@ def _unit(
     before: set[str],
     right: Sequence[Transcript],
     unit: int,
-) -> Pairs:
+) -> list[Pair]:
     """The corrections of one unit's `tasks` with their reviews, in an order in which no source comes first. A model
     thinks wrongly about those of `before`; all `right` answers vote on what is said."""
     run, own, asked = g.run, {t.id for t in tasks}, [t for t in tasks if t.id in before]
@@ -107,18 +109,21 @@ def _unit(
 
 def _tried(
     g: Generation, reviewer: Reviewer, thoughts: Sequence[wrongthink.Thought], right: Sequence[Transcript], unit: int
-) -> Pairs:
+) -> list[Pair]:
     """Corrections of wrong thoughts with their reviews; one that fails is tried again, or hard cases would be rare."""
     left, done = list(thoughts), []
-    for attempt in range(ATTEMPTS if thoughts else 0):
-        seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
-        written = wrongthink.interrupt(g.author(), g.index, left, interruption, generation=g.number, seed=seed)
-        written = [replace(t, id=content_id(t.id, attempt)) for t in written]
-        reviews = reviewer.review(written, g.read, g.passages, right)
-        done += zip(written, reviews, strict=True)
-        left = [one for one, r in zip(left, reviews, strict=True) if not r.accepted]
+    for attempt in range(ATTEMPTS):
         if not left:
             break
+        seed, interruption = g.seed("interrupt", unit, attempt), g.run.config.wrongthink.interruption
+        found = wrongthink.interrupt(g.author(), g.index, left, interruption, generation=g.number, seed=seed)
+        if missing := len(left) - len(found):
+            left_out = f"{missing} wrong thoughts leave no room to go on, and are left out"
+            g.run.progress.line(f"gen {g.number} wrongthink: {left_out}")
+        written = [replace(t, id=content_id(t.id, attempt)) for _, t in found]
+        reviews = reviewer.review(written, g.read, g.passages, right)
+        done += zip(written, reviews, strict=True)
+        left = [one for (one, _), r in zip(found, reviews, strict=True) if not r.accepted]
     return done
 
 

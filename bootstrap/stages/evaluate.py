@@ -14,7 +14,7 @@ from ratchet.bootstrap.intervals import distinct, proportion
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.recovery import recovery
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.simulate import Writer, draft, finish
+from ratchet.bootstrap.simulate import Writer, draft, finish, prompt_of
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.bootstrap.worlds.world import Item, Metric, Task, content_id
 from ratchet.bootstrap.wrongthink import Said
@@ -33,7 +33,7 @@ Counting = Callable[[int], None]
 
 
 def _uncounted(more: int) -> None:
-    """For whoever shows no progress."""
+    """Takes counts where no progress is shown."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def evaluation(run: Run, number: int, params: nnx.State, knower: Knower | None, 
         said, right = closed_book(run, writer, judge, read, advance)
         found = recovery(run, writer, judge, said, right, knower) if arm == "loop" else {}
         advance(recovered)
-    groups = {a.item.id: a.item.group for a in answers} | {t.id: " ".join(t.document_ids) for t in read}
+    groups = {a.item.id: a.item.group for a in answers}
+    groups |= {t.id: " ".join(t.document_ids) for t in (*run.tasks(0), *read)}
     closed = {s.task.id: float(ok) for s, ok in zip(said, right, strict=True)}
     general = dict(zip((m.name for m in GENERAL), (*fresh, closed), strict=True))
     metrics = {m.name: shown(m, general[m.name], groups) for m in GENERAL}
@@ -113,13 +114,6 @@ def ask_items(writer: Writer, items: Sequence[Item], seed: int, advance: Countin
         entropy = -np.sum(np.where(s.probs > 0, s.probs * logs, 0)) / max(len(s.probs), 1)
         answers.append(Answer(i, f"(call) {text}" if called else text, scores, float(entropy)))
     return answers
-
-
-def prompt_of(writer: Writer, item: Item) -> tuple[int, ...]:
-    """An item in tokens, what the answer has begun with included."""
-    if item.form == "document":
-        return tuple(writer.tokenizer.document(item.begun))
-    return (*writer.tokenizer.render(item.messages), *writer.tokenizer.encode(item.begun))
 
 
 def open_book(

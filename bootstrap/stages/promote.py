@@ -2,10 +2,10 @@
 
 Open book is the primary figure: it must not have fallen significantly. Closed book and every metric that the world
 marks as a guard must not have fallen beyond a margin, and not below their floors. Since the best of the promoted
-generations is among those compared, small falls in a row do not add up. What an earlier one was asked and has no score
-of counts as its mean: what a candidate does only there is seen as well. What cannot be compared is not promoted: scores
-that are no shares, no items in common, too few items to see a fall as large as `evaluate.resolution`. After
-`evaluate.rollbacks` roll-backs in a row a run ends.
+generations is among those compared, small falls in a row do not add up. An item that an earlier generation was asked,
+but has no score of, counts there as the mean of its others, so that what a candidate does on that item alone is seen
+as well. What cannot be compared is not promoted: scores that are no shares, no items in common, too few items to see a
+fall as large as `evaluate.resolution`. After `evaluate.rollbacks` roll-backs in a row a run ends.
 """
 
 from collections.abc import Iterator, Mapping

@@ -10,9 +10,8 @@ from ratchet.bootstrap import examples
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import proportion
 from ratchet.bootstrap.targets import Target
-from ratchet.bootstrap.transcript import Review, Transcript
+from ratchet.bootstrap.transcript import Pair, Review, Transcript
 
-Pair = tuple[Transcript, Review]
 SHOWN = 4
 """Accepted and rejected transcripts that are shown of a generation."""
 

@@ -12,7 +12,7 @@ from ratchet.bootstrap import examples
 from ratchet.bootstrap.arms import train_arm
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.generation import Generation
-from ratchet.bootstrap.ledger import units_of
+from ratchet.bootstrap.ledger import same_units, units_of
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Transcript
@@ -75,11 +75,7 @@ def dataset(
         run.decided("the dataset", lambda: write_examples(place, fit, header=header))
         run.commits.adopt(place, files)
     of = run.decided("which units the dataset is of", lambda: _header(place)["units"])
-    if other := [stage for stage in units if units[stage] != of[stage]]:
-        raise ValueError(
-            f"{g.directory / other[0]}: made again, its units are not those that generation {g.number} was trained on; "
-            "put those back, or start a new run"
-        )
+    same_units(g.directory, of, units)
     return read_examples(place, tokenizer=run.tokenizer.hash)
 
 

@@ -1,6 +1,7 @@
 """What the sampler's dispatch, or a batch of the scorer, takes on a described topology."""
 
 import functools
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,8 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
     contexts, length = max(1, questions_a_chip // QUESTIONS), 2 * scorer.bucket
     width = max(scorer.bucket, round_up(model.max_length - config.simulate.new_tokens, scorer.bucket) - length)
     lowered, (shared, batch) = scorer.lowered(params, contexts, width, length)
-    plainly = functools.partial(answer_probabilities, plan=replace(scorer, attention="plain"))
+    bare = inspect.unwrap(answer_probabilities)  # a trace takes no compiler's options
+    plainly = functools.partial(bare, plan=replace(scorer, attention="plain"))
     flops = traced_flops(plainly, shared, batch)
     formula = _formula(model, contexts * parts, scorer.questions, width, length)
     given = {"weights for scoring": bytes_on_chip(shared.weights.read)}

@@ -1,5 +1,6 @@
 """What a step of training takes on a described topology: memory, FLOPs, traffic between chips, and the bound."""
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +32,7 @@ def training(config: Config, mesh: jax.sharding.Mesh, chip: Chip, rows_a_chip: i
     parts = {"weights": state.params, "optimizer state": state.optimizer, "batch": batch}
     with jax.set_mesh(mesh):
         formula = step_flops(config.model, tokens, tokens, columns)
-        traced = traced_flops(plain_step, state, batch)
+        traced = traced_flops(inspect.unwrap(plain_step), state, batch)  # a trace takes no compiler's options
         found = {
             "tokens_per_step": tokens,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),

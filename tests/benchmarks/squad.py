@@ -50,11 +50,11 @@ from ratchet.bootstrap.proposals import from_json  # noqa: E402
 from ratchet.bootstrap.review import Reviewer, with_thresholds  # noqa: E402
 from ratchet.bootstrap.run import Run  # noqa: E402
 from ratchet.bootstrap.signals import words  # noqa: E402
-from ratchet.bootstrap.simulate import draft, finish  # noqa: E402
+from ratchet.bootstrap.simulate import draft, finish, prompt_of  # noqa: E402
 from ratchet.bootstrap.stages import propose, transcripts  # noqa: E402
 from ratchet.bootstrap.stages.audit import audit_generation, untaught_tokens  # noqa: E402
 from ratchet.bootstrap.stages.calibrate import calibration  # noqa: E402
-from ratchet.bootstrap.stages.evaluate import ask_items, prompt_of  # noqa: E402
+from ratchet.bootstrap.stages.evaluate import ask_items  # noqa: E402
 from ratchet.bootstrap.stages.train import dataset, mixture, tokens_per_step  # noqa: E402
 from ratchet.bootstrap.targets import make_targets  # noqa: E402
 from ratchet.bootstrap.transcript import Transcript  # noqa: E402

@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -20,7 +21,7 @@ from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.simulate import draft, finish
-from ratchet.bootstrap.tools import call_text
+from ratchet.bootstrap.tools import Toolbox, call_text
 from ratchet.bootstrap.worlds.world import Case
 from ratchet.models import decoder, programs
 from ratchet.models.decoder import DecoderConfig
@@ -134,6 +135,28 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     with compiling() as second:
         loop.run(begun.directory, longer, Silent(), given=given)
     assert (begun.directory / "gen-002" / "DONE.json").exists() and set(second) <= {"jit(train_step)"}
+
+
+def test_what_is_rehearsed_nobody_else_hears(begun, monkeypatch):
+    """An untrained model neither asks a judge at an address, which is paid, nor calls a tool that may do something."""
+    monkeypatch.setattr(Run, "judge", property(lambda self: Judging()))
+    tool = {"name": "delete", "description": "", "parameters": {"type": "object", "properties": {}}}
+    source = SimpleNamespace(described=[tool], answers=lambda asked: pytest.fail("it was called"))
+    own = next(c for c in begun.rubric if c.kind == "model")
+    far = own.model_copy(update={"id": "far", "judge": "address"})
+    run = replace(begun, rubric=(*begun.rubric, far), tools=Toolbox([source]))
+    heard, ended = [], ahead.finish
+    seen = lambda writer, *given, **more: heard.append(writer.offered) or ended(writer, *given, **more)
+    monkeypatch.setattr(ahead, "finish", seen)
+    ahead.rehearse(run, run.fresh_weights(), lambda *_: None)
+    assert heard and all(tool not in offered for offered in heard)
+
+
+class Judging:
+    """A judge that may not be asked."""
+
+    def __call__(self, *_):
+        pytest.fail("it was asked")
 
 
 def _reviewed(run: Run, params: nnx.State) -> None:

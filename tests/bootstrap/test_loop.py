@@ -311,10 +311,14 @@ def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_st
     for place in (lacking, *(directory / "checkpoints" / name for name in ("loop-002", "anti-002", "imitation-002"))):
         place.mkdir(parents=True)
     (lacking / "record.json").write_text(json.dumps({"left_out": 3, "longest": 200}))
+    trained = directory / "gen-002" / "training.json"
+    trained.write_text("{}")
     loop.extend(directory, with_settings(tiny_config(), {"train.engine.save_every": 7}))
-    assert lacking.exists() and (directory / "checkpoints" / "loop-002").exists()
+    assert lacking.exists() and trained.exists() and (directory / "checkpoints" / "loop-002").exists()
     loop.extend(directory, tiny_config(train__columns=200))
     assert read(directory / "config.json")["train"]["columns"] == 200 and not lacking.exists()
+    assert not trained.exists(), "it said what a step takes of the dataset that is made anew"
+    assert (directory / "gen-001" / "training.json").exists()
     assert {p.name for p in (directory / "checkpoints").iterdir()} == {"seed-000", "loop-001"}
     assert (directory / "gen-001" / "dataset" / "1.0.0").exists()
 

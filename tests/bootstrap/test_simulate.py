@@ -239,6 +239,22 @@ def test_arguments_keep_to_the_schema_whatever_the_model_would_say(torn, index, 
     assert len(queries) > 2 and len(set(queries)) > 2
 
 
+def test_whatever_is_sampled_goes_through_the_warp_of_the_settings(torn, index, drafts):
+    told = []
+    silent = saying(torn, "so.")
+    seen = lambda params, requests, **how: told.append(how) or silent.sampler(params, requests)
+    cut = replace(torn.config, temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, calls=0)
+    writer = replace(silent, sampler=seen, config=cut)
+    finish(writer, index, drafts, generation=1, seed=0)
+    writer.sample([drafts[0].request(0)], seed=0)
+    writer.sample([drafts[0].request(0)], seed=0, temperature=0.0)
+    warps = [{name: how[name] for name in ("temperature", "top_k", "top_p", "min_p")} for how in told]
+    cuts = {"top_k": 5, "top_p": 0.9, "min_p": 0.1}
+    *by_setting, greedy = warps
+    assert len(by_setting) > 1 and all(warp == {"temperature": 0.7, **cuts} for warp in by_setting)
+    assert greedy == {"temperature": 0.0, **cuts}
+
+
 def test_without_calls_nothing_is_called(torn, index, drafts):
     for t in finish(with_config(torn, calls=0), index, drafts, generation=1, seed=3):
         assert not t.called and not t.calls and len(t.messages) == len(drafts[0].messages) + 1

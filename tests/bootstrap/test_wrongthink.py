@@ -12,7 +12,7 @@ from support import assert_same_bits, awaken, saying, transcript
 from ratchet.bootstrap.config import WrongthinkConfig
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.transcript import Capture
-from ratchet.bootstrap.worlds.world import Document, Spoiled, sentences
+from ratchet.bootstrap.worlds.world import Document, Spoiled, Step, sentences
 from ratchet.bootstrap.wrongthink import (
     Said,
     Thought,
@@ -67,6 +67,42 @@ def test_the_control_is_as_long_in_another_direction(small):
     assert_same_bits(random_like(vector, 0), moved)
     with pytest.raises(AssertionError):
         assert_same_bits(random_like(vector, 1), moved)
+
+
+class Bytes:
+    """A tokenizer of bytes, whose text begins with a space."""
+
+    encode = staticmethod(lambda text: list(text.encode()))
+    decode = staticmethod(lambda ids: " " + bytes(ids).decode(errors="replace"))
+
+
+def test_no_step_ends_within_a_letter_that_several_tokens_spell():
+    text = "灯亮。灯灭。"
+    tokens, ends = Bytes.encode(text), step_ends(Bytes, Bytes.encode(text), [Step(0, 3), Step(3, 6)])
+    assert ends == [9, 18] and Bytes.decode(tokens[:9]) == " 灯亮。"
+
+
+class Spaced:
+    """A tokenizer whose texts begin with a space."""
+
+    def __init__(self, tokenizer):
+        self._own = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self._own, name)
+
+    def decode(self, ids):
+        return f" {self._own.decode(ids)}"
+
+
+def test_a_thought_goes_on_after_whole_steps_of_an_answer_whose_text_begins_with_a_space(torn, world, task):
+    asked, silent = [], saying(torn, "")
+    seen = lambda params, requests, **_: asked.extend(requests) or silent.sampler(params, requests)
+    writer = replace(silent, tokenizer=Spaced(torn.tokenizer), sampler=seen)
+    right = tuple(torn.tokenizer.encode("it hums. it glows."))
+    think(writer, replace(world, steps=sentences), [task], 2, seed=0, right={task.id: right})
+    begun = [r.prompt[len(torn.tokenizer.render(task.messages)) :] for r in asked]
+    assert [torn.tokenizer.decode(b) for b in begun] == ["", "it hums."]
 
 
 def test_a_step_ends_where_its_text_is_said(torn, task, deeds):
@@ -160,7 +196,9 @@ def corrections(torn, little_run, task, deeds):
     tokens = tuple(torn.tokenizer.encode(text))
     thoughts = [Thought(task, n, tokens, text, "grounded: so", "contrast") for n in range(2)]
     curious = replace(torn, config=replace(torn.config, withhold=1.0, calls=1))
-    return text, interrupt(curious, Index(little_run.passages(1)), thoughts, NO, generation=2, seed=0)
+    made = interrupt(curious, Index(little_run.passages(1)), thoughts, NO, generation=2, seed=0)
+    assert [one for one, _ in made] == thoughts
+    return text, [t for _, t in made]
 
 
 def test_a_correction_starts_with_the_interruption_and_keeps_the_thought_apart(torn, corrections, task, deeds):
@@ -184,8 +222,8 @@ def test_who_interrupts_has_every_passage_in_view_whenever_it_is_tried(correctio
         assert set(task.document_ids) <= set(t.passages)
         assert not t.called
     thought, index = Thought(task, 0, (7,), "so", "", "contrast"), Index(little_run.passages(1))
-    tries = [interrupt(saying(torn, "so."), index, [thought], NO, generation=2, seed=seed)[0] for seed in range(6)]
-    assert len({t.passages for t in tries}) > 1, "in another order each time"
+    tries = [interrupt(saying(torn, "so."), index, [thought], NO, generation=2, seed=seed) for seed in range(6)]
+    assert len({t.passages for ((_, t),) in tries}) > 1, "in another order each time"
 
 
 def as_right(torn, task, deeds, **fields):
@@ -304,12 +342,23 @@ def test_an_interruption_is_certain_and_stands_before_what_was_said(torn, task, 
     assert interrupted(torn.tokenizer, replace(was, forced=(8,)), NO).id != t.id != was.id
 
 
+def test_a_thought_that_leaves_no_room_to_go_on_is_left_out(torn, little_run, task):
+    index, silent = Index(little_run.passages(1)), saying(torn, "so.")
+    short, long = (Thought(task, 0, (7,) * n, "so", "", "contrast") for n in (2, torn.room))
+    made = interrupt(silent, index, [long, short, long], NO, generation=2, seed=0)
+    assert [one for one, _ in made] == [short]
+    (_, t), = made
+    just = torn.room - len(t.prompt) - len(torn.tokenizer.encode(f" {NO}"))
+    fits = lambda n: interrupt(silent, index, [replace(short, tokens=(7,) * n)], NO, generation=2, seed=0)
+    assert fits(just) and not fits(just + 1)
+
+
 def test_who_says_nothing_after_an_interruption_is_still_a_transcript(torn, little_run, task, deeds):
     text = little.answer(deeds, task, (0,)).split(".")[0] + "."
     thought = Thought(task, 0, tuple(torn.tokenizer.encode(text)), text, "f", "random")
     silent, stops = saying(torn, ""), []
     seen = lambda params, requests, *, stop, **_: stops.extend(stop) or silent.sampler(params, requests)
     curious = replace(silent, sampler=seen, config=replace(torn.config, calls=1))
-    (t,) = interrupt(curious, Index(little_run.passages(1)), [thought], NO, generation=2, seed=0)
+    ((_, t),) = interrupt(curious, Index(little_run.passages(1)), [thought], NO, generation=2, seed=0)
     assert set(stops) == {torn.tokenizer.end}, "nothing is looked up"
     assert t.text == NO and t.tokens == (*torn.tokenizer.encode(NO), torn.tokenizer.end) and t.finished

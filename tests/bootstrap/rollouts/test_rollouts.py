@@ -244,7 +244,8 @@ def test_corrections_alternatives_and_answers_to_probes_are_theirs_too(run, spea
         ]
         how = {"generation": 1, "seed": 5}
         corrected, own = (
-            wrongthink.interrupt(writer, g.index, thoughts, "no,", **how) for writer in (g.author(), g.writer)
+            [t for _, t in wrongthink.interrupt(writer, g.index, thoughts, "no,", **how)]
+            for writer in (g.author(), g.writer)
         )
         assert client.counts.answered == len(thoughts) and [t.tokens for t in corrected] == [t.tokens for t in own]
         for by_servers, by_itself in zip(corrected, own, strict=True):

@@ -12,6 +12,7 @@ from ratchet.bootstrap import wrongthink
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages import corrections as stage
 from ratchet.bootstrap.stages.corrections import corrections
+from ratchet.bootstrap.thinkers import Knower
 from ratchet.bootstrap.transcript import Review
 from ratchet.bootstrap.worlds.world import Spoiled
 from ratchet.bootstrap.wrongthink import against, difference
@@ -131,6 +132,24 @@ def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random
     assert found["source"] == "inverted" and [r["lambda"] for r in found["sweep"]] == [0.0, found["lambda"]]
     assert [r["lambda"] for r in found["control"]] == [0.0, 0.5]
     assert_same_bits(thinkers[-1], against(g.params, difference(g.params, g.base), 0.5))
+
+
+def test_the_side_run_of_a_contrast_is_trained_once(turn, right_of, monkeypatch):
+    g = turn(2, wrongthink__sources=("contrast",), wrongthink__lambdas=(0.5,), wrongthink__samples=1)
+    trained, anti_lesson = [], Knower.anti_lesson
+    monkeypatch.setattr(Knower, "anti_lesson", lambda self: trained.append(1) or anti_lesson(self))
+    corrections(g, by_rule(g), right_of(g.read.values()))
+    assert record(g)["lambda"] == 0.5 and len(trained) == 1
+
+
+def test_thoughts_that_leave_no_room_to_go_on_are_counted(turn, right_of, torn, monkeypatch):
+    said, g = [], turn(2, wrongthink__sources=("incumbent",), simulate__unit_tasks=4)
+    thought = wrongthink.Thought(g.run.tasks(1)[0], 0, (7,), "so", "", "incumbent")
+    monkeypatch.setattr(Silent, "line", lambda self, text: said.append(text))
+    monkeypatch.setattr(wrongthink, "supervise", lambda *_: [thought, thought])
+    monkeypatch.setattr(wrongthink, "interrupt", lambda *_, **__: [])
+    assert flat(corrections(g, by_rule(g), right_of(g.read.values()))) == []
+    assert set(said) == {"gen 2 wrongthink: 2 wrong thoughts leave no room to go on, and are left out"}
 
 
 def test_a_model_that_cannot_be_wrong_enough_is_said_to_be_missing(turn, right_of, monkeypatch):

@@ -169,7 +169,7 @@ def test_a_dataset_that_was_made_from_other_units_is_not_believed(turn, taught):
     assert [e.id for e in dataset(g, [], [])] == [e.id for e in made]
     commit = g.directory / "targets" / "unit-00000.json"
     commit.write_text(commit.read_text().replace("inputs", "others"))
-    with pytest.raises(ValueError, match="targets: made again, its units are not those that generation 1 was trained"):
+    with pytest.raises(ValueError, match="targets: made again, its units are not those that gen-001 was trained"):
         dataset(g, taught(g), [])
 
 
