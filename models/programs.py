@@ -11,11 +11,9 @@ def compiler_options(deterministic: bool) -> dict[str, bool]:
     """What `jax.jit` tells XLA. A deterministic program gives the same bits each time, on a GPU too.
 
     On a GPU, XLA then takes operations that sum in a fixed order (scatters, attention's backward pass) and chooses no
-    kernels by timing them, which makes programs slower. CPUs and TPUs are deterministic without it. On a CPU, XLA does
-    one operation after another, each on all cores: several at once take a tenth more time, with the same results.
+    kernels by timing them, which makes programs slower. CPUs and TPUs are deterministic without it.
     """
-    alone = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-    return alone | {"xla_gpu_deterministic_ops": True} if deterministic else alone
+    return {"xla_gpu_deterministic_ops": True} if deterministic else {}
 
 
 def platform(device: Any = None) -> str:
