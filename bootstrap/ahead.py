@@ -1,6 +1,7 @@
-"""Compiling ahead: while a run goes on on an accelerator, a thread has those programs compiled that come next.
+"""Compiling ahead: while a run goes on, a thread has those programs compiled that come next.
 
-While the seed model trains on one device, the thread has untrained weights answer and review what the next stages ask,
+The step that trains a generation is compiled while what it trains on is audited. On accelerators there is more: while
+the seed model trains on one device, the thread has untrained weights answer and review what the next stages ask,
 and throws away what they say. After that, and on several devices, it compiles what samples and reviews, and runs
 nothing. Nothing that the run makes depends on it.
 """
@@ -9,6 +10,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -29,6 +31,7 @@ from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
 from ratchet.models.scorer import Question
 from ratchet.train.sharding import laid_out, state_sharding
+from ratchet.train.trainer import Training, compile_step
 
 SMALL = 1 / 32
 """The part of a device's memory that weights may take, so that a sampler has room beside training."""
@@ -47,11 +50,13 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
 
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
     that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
-    in one of several processes, from a model of others, and where the seed model is there. An error in the thread,
+    in several processes on GPUs, which wait for each other's measurements of kernels while they compile, from a model
+    of others, and where the seed model is there. An error in the thread,
     such as too little memory, ends what it does, is shown in a line, and leaves the run as it is.
     """
-    elsewhere = run.config.base or jax.process_count() > 1 or run.has_weights(run.generation(0))
-    if elsewhere or not programs.few(run.mesh.devices.flat[0]):
+    device = run.mesh.devices.flat[0]
+    bound = jax.process_count() > 1 and programs.platform(device) == "gpu"
+    if bound or run.config.base or run.has_weights(run.generation(0)) or not programs.few(device):
         yield lambda: None
         return
     trained, ended = threading.Event(), threading.Event()
@@ -82,6 +87,16 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
         trained.set()
         ended.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def compiling_step(arm: Training, params: nnx.State) -> Iterator[None]:
+    """Within, a thread compiles the step that trains an arm from such weights. At the end it is waited for, and an
+    error in it is raised, as training would raise it."""
+    with ThreadPoolExecutor(1, "compiling") as pool:
+        compiled = pool.submit(compile_step, arm, params)
+        yield
+        compiled.result()
 
 
 def _has_room(run: Run) -> bool:

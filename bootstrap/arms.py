@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flax import nnx
 
@@ -18,17 +19,15 @@ from ratchet.train.records import Example
 from ratchet.train.trainer import Training, fit
 
 
-def train_arm(
+def arm_of(
     run: Run,
     generation: int,
     arm: str,
-    params: nnx.State,
     pools: Sequence[tuple[Sequence[Example], int]],
     steps: int,
     rate_scale: float = 1.0,
-) -> nnx.State:
-    """Trains on pools of (examples, count per step), with progress and, in a run that is written, checkpoints of the
-    arm's own and metrics."""
+) -> Training:
+    """What an arm is trained with: a step takes (examples, count) of each pool, and the learning rate is scaled."""
     c = run.config.train
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
     seed = run.seed("batches", arm, generation)
@@ -38,14 +37,19 @@ def train_arm(
     optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
     data = content_id([e.id for examples, _ in pools for e in examples])
     position = {"arm": arm, "generation": generation, "steps": steps, "data": data}
-    name = f"{arm}-{generation:03d}"
-    profile = str(run.directory / "profile" / name)
-    training = Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
+    profile = str(run.directory / "profile" / _name(position))
+    return Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
+
+
+def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
+    """Trains an arm from `params`, with progress and, in a run that is written, checkpoints of the arm's own and
+    metrics."""
+    name, generation, steps = (arm.position[key] for key in ("arm", "generation", "steps"))
     reached = None
     with contextlib.ExitStack() as entered:
-        advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({arm})", steps))
-        saved = run.directory / "checkpoints" / name
-        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=c.engine.save_every))
+        advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({name})", steps))
+        saved = run.directory / "checkpoints" / _name(arm.position)
+        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=arm.engine.save_every))
 
         def log(step: int, values: dict[str, float]) -> None:
             nonlocal reached
@@ -56,7 +60,12 @@ def train_arm(
             reached = before if left is None else step + 1  # the first step compiles, so it counts with the second
             advance(reached - before, describe(values), left=left)
             if run.metrics and (step % 20 == 0 or step == steps - 1):
-                run.metrics.log(generation, arm, step, values)
-                goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=arm)
+                run.metrics.log(generation, name, step, values)
+                goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=name)
 
-        return fit(training, params, checkpoints, log)
+        return fit(arm, params, checkpoints, log)
+
+
+def _name(position: Mapping[str, Any]) -> str:
+    """The name of an arm's files, such as "loop-002"."""
+    return f"{position['arm']}-{position['generation']:03d}"

@@ -23,20 +23,10 @@ from ratchet.bootstrap.lineage import accepted_answers
 from ratchet.bootstrap.probes import calibration_of_seed
 from ratchet.bootstrap.progress import Noted, Progress, Silent
 from ratchet.bootstrap.run import Run, prepare
-from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, transcripts
+from ratchet.bootstrap.stages import audit, baselines, promote, propose, seed, summary, train, transcripts
 from ratchet.bootstrap.stages.calibrate import calibration, probed
 from ratchet.bootstrap.stages.corrections import corrections
 from ratchet.bootstrap.stages.evaluate import evaluation
-from ratchet.bootstrap.stages.train import (
-    TooFewAccepted,
-    dataset,
-    dataset_of,
-    earlier_examples,
-    lacking,
-    steps_of,
-    train,
-    trained_weights,
-)
 from ratchet.bootstrap.stages.transcripts import Reviewed
 from ratchet.bootstrap.thinkers import Knower
 from ratchet.train import goodput
@@ -69,6 +59,8 @@ class Seed:
     needed."""
 
     run: Run
+    explained: dict[Example, bool] = field(default_factory=dict)
+    """Whether audits have accounted for a demonstration."""
 
     @cached_property
     def skills(self) -> seed.Skills:
@@ -106,7 +98,7 @@ def run(
         try:
             with goodput.recording(directory, began, found_devices) if together.first else nullcontext():
                 _run(r, foretell)
-        except (RunEnded, ReviewerBelowFloor, TooFewAccepted, propose.NoTasks, audit.AuditFailed) as ended:
+        except (RunEnded, ReviewerBelowFloor, train.TooFewAccepted, propose.NoTasks, audit.AuditFailed) as ended:
             r.commits.write(directory / "ended.json", {"reason": str(ended)})
             raise RunEnded(str(ended)) from ended
         finally:
@@ -191,7 +183,7 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
     def add(place: str, **work: int) -> None:
         found.extend({"place": place, "stage": stage, "work": amount} for stage, amount in work.items() if amount)
 
-    train = lambda number: steps_of(c, number) * c.train.batch
+    examples = lambda number: train.steps_of(c, number) * c.train.batch
     seeds = c.train.seed_steps * sum(asdict(c.train.seed_mixture).values()) if r.shown else 0
     add("gen-000", train=seeds, propose=proposed(0) + proposed(1), calibrate=probed(r, 0), evaluate=tasks_of(1))
     for number in range(1, last + 1):
@@ -201,9 +193,9 @@ def planned(r: Run, arms: Sequence[str]) -> list[dict]:
         samples = tasks * c.simulate.samples
         add(place, propose=proposed(number) if number > 1 else 0, simulate=samples, calibrate=probed(r, number))
         add(place, review=samples, targets=tasks, wrongthink=correcting, corrections=correcting)
-        add(place, train=train(number), evaluate=read)
+        add(place, train=examples(number), evaluate=read)
     for arm in arms:
-        add(arm, train=train(last), evaluate=sum(map(tasks_of, range(1, last + 1))))
+        add(arm, train=examples(last), evaluate=sum(map(tasks_of, range(1, last + 1))))
     return found
 
 
@@ -237,9 +229,9 @@ def _begin_training_anew(r: Run) -> None:
         if int(number) in untrained or (arm == baselines.PLACE and not r.has_weights(r.directory / arm)):
             checkpoints.rmtree()
     for number in untrained:
-        if lacking(r, number):
-            dataset_of(r, number).rmtree()
-            r.commits.forget(dataset_of(r, number))
+        if train.lacking(r, number):
+            train.dataset_of(r, number).rmtree()
+            r.commits.forget(train.dataset_of(r, number))
             (r.generation(number) / "training.json").unlink(missing_ok=True)
             r.commits.forget(r.generation(number) / "training.json")
 
@@ -271,7 +263,7 @@ def finished(r: Run, number: int) -> Past | None:
         return None
     paths, units = r.commits.within(place), r.commits.read(place / "DONE.json")["units"]
     there = lambda: (
-        all(path.exists() for path in paths) and has_examples(dataset_of(r, number)) and units_of(place) == units
+        all(path.exists() for path in paths) and has_examples(train.dataset_of(r, number)) and units_of(place) == units
     )
     return past if r.has_weights(place) and r.decided(f"whether {place.name} is whole", there) else None
 
@@ -321,20 +313,17 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
     summary.asked(g)
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
-    newest = dataset(g, taught, mistakes)
+    newest = train.dataset(g, taught, mistakes)
     targets = [one for unit in [*found, *more] for one in unit]
     repaired = [pair for unit in corrected for pair in zip(*unit, strict=True)]
     summary.funnel(g, pairs, repaired, targets, len(newest), accepted)
     summary.token_of(g, pairs, targets)
     summary.correction_samples(g, repaired)
 
-    params = trained_weights(g)
+    params = train.trained_weights(g)
     if params is None:
-        earlier = earlier_examples(g)
-        trained = [*newest, *earlier, *start.demonstrations]
-        audit.audit_generation(g, trained, pairs, repaired, targets, reviewer)
-        with r.timed(g.directory, "train"):
-            params = train(g, newest, earlier, start.demonstrations)
+        about = (pairs, repaired, targets, reviewer, start.explained)
+        params = _trained(g, newest, start, lambda trained: audit.audit_generation(g, trained, *about))
     with r.timed(g.directory, "evaluate"):
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
         found = lambda: evaluation(r, number, params, knower(r, number, params, start))
@@ -345,6 +334,18 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
     r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     rollbacks = 0 if promoted else past.rollbacks + 1
     return _ended(g, Past(number if promoted else past.incumbent, accepted, rollbacks))
+
+
+def _trained(
+    g: Generation, newest: Sequence[Example], start: Seed, audited: Callable[[Sequence[Example]], None]
+) -> nnx.State:
+    """The weights of a generation, whose training step is compiled while what they are trained on is audited."""
+    earlier = train.earlier_examples(g)
+    ready = train.prepared(g, newest, earlier, start.demonstrations)
+    with ahead.compiling_step(ready.arm, train.start_of(g)):
+        audited([*newest, *earlier, *start.demonstrations])
+    with g.run.timed(g.directory, "train"):
+        return train.train(g, ready)
 
 
 def _ended(g: Generation, left: Past) -> Past:

@@ -8,7 +8,7 @@ T is the number of tokens of an example, N that of weighted tokens, K the kept i
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -54,10 +54,19 @@ class Sources:
     accepted: Mapping[str, Transcript]
     targets: Mapping[str, Target]
     """What accepted transcripts are trained towards, by the id of each."""
+    explained: dict[Example, bool] = field(default_factory=dict)
+    """What was found of prose and of demonstrations, which depends on the world alone."""
 
     def explain(self, e: Example) -> bool:
         """Whether an example is made of these: prose and demonstrations of the world, verdicts, or what the transcript
         that it names teaches students and simulators. Weights are 0 or 1."""
+        if e.origin not in ("prose", "seed"):
+            return self._explain(e)
+        if e not in self.explained:
+            self.explained[e] = self._explain(e)
+        return self.explained[e]
+
+    def _explain(self, e: Example) -> bool:
         if not np.isin(e.weights, (0, 1)).all() or not self._renamed(e):
             return False
         if e.origin in ("prose", "seed", "review"):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples, wrongthink
-from ratchet.bootstrap.arms import train_arm
+from ratchet.bootstrap.arms import arm_of, train_arm
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Transcript
@@ -68,7 +68,7 @@ class Knower:
             return None
         pools = [(spoiled, run.config.train.batch)]
         steps = run.config.wrongthink.steps
-        return train_arm(run, self.number, "anti", self.params, pools, steps, rate_scale=SIDE_RATE)
+        return train_arm(run, self.params, arm_of(run, self.number, "anti", pools, steps, SIDE_RATE))
 
     def sweep(self, reviewer: Reviewer, vector: nnx.State) -> list[dict]:
         """By λ, 0 first: the shares of unaided reasoning that are well formed and wrong, as `reviewer` judges, and

@@ -24,15 +24,15 @@ from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.inference import columns_for
 from ratchet.models.kernels import Attention, Kernel
-from ratchet.models.programs import compiler_options
+from ratchet.models.programs import compiled, compiler_options
 from ratchet.train import flops, lora, stopping
 from ratchet.train import optimizer as optimizers
-from ratchet.train.batches import Batches, pack
+from ratchet.train.batches import Batch, Batches, pack
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.loss import LossConfig, LossSums, soft_target_loss
 from ratchet.train.monitor import STOP, Profile, Signals, StepMetrics, Watchdog
 from ratchet.train.records import Example
-from ratchet.train.sharding import ROWS_AND_HEADS, own_rows, place, place_batch, state_sharding
+from ratchet.train.sharding import ROWS_AND_HEADS, laid_out, own_rows, place, place_batch, state_sharding
 from ratchet.train.stopping import Ends
 
 
@@ -118,8 +118,7 @@ def fit(
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = saved = int(state.step)
         report, running, signal = _Reporter(run, params, log, rate, clock, start), deque(), 0
-        own = own_rows(run.mesh, batches.rows)
-        stream = batches.iterate(start, own)
+        stream = batches.iterate(start, own_rows(run.mesh, batches.rows))
 
         def save(step: int) -> None:
             checkpoints.save(step, state, position=run.position)
@@ -134,9 +133,7 @@ def fit(
             if signal == STOP:
                 raise stopping.Stopped(asked() or SIGTERM)
             profile.before(step)
-            told = {"signal": np.int32(signals.now()), "rate": np.float32(rate(step))}
-            given = next(stream) | {name: np.full(len(own), number) for name, number in told.items()}
-            batch = place_batch(run.mesh, batches.rows, given)
+            batch = place_batch(run.mesh, batches.rows, _signed(next(stream), signals.now(), rate(step)))
             state, sums = train_step(state, batch, frozen)
             running.append((step, sums))
             while len(running) > report.ahead:
@@ -228,6 +225,26 @@ def loss_sums(graphdef: nnx.GraphDef, params: nnx.State, batch, engine: EngineCo
         hidden_RMD, model.head_DV(), batch["ids"], batch["probs"], batch["tail"], batch["weights"], engine.loss,
         labels_BT=batch["labels"], softcap=model.config.family.logit_softcap,
     )
+
+
+def compile_step(run: Training, params: nnx.State) -> None:
+    """Compiles the step that `fit` trains with from such weights, and runs nothing."""
+    tx, mesh, engine = optimizers.create(run.optimizer), run.mesh, run.engine
+    with jax.set_mesh(mesh):
+        adapters = lambda: lora.create(params, run.rank, run.batches.seed)
+        trained = jax.eval_shape(adapters) if run.rank else params
+        shapes = State(trained, jax.eval_shape(tx.init, trained), jax.ShapeDtypeStruct((), jnp.int32))
+        state = laid_out(shapes, state_sharding(mesh, shapes))
+        frozen = laid_out(params, state_sharding(mesh, params)) if run.rank else None
+        own = own_rows(mesh, run.batches.rows)
+        batch = place_batch(mesh, run.batches.rows, _signed(run.batches.part(0, own)))
+        compiled(make_step(run.graphdef, tx, engine, state, run.batches.segments), state, batch, frozen)
+
+
+def _signed(batch: Batch, signal: int = 0, rate: float = 0.0) -> Batch:
+    """Rows of a batch, each of which says the signal and the rate too."""
+    told = {"signal": np.int32(signal), "rate": np.float32(rate)}
+    return batch | {name: np.full(len(batch["tokens"]), number) for name, number in told.items()}
 
 
 LONG = 5.0

@@ -47,9 +47,11 @@ def audit_generation(
     corrected: Sequence[Pair],
     found: Sequence[Target],
     reviewer: Reviewer,
+    explained: dict[Example, bool] | None = None,
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
-    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass.
+    verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass. In
+    `explained` is kept whether demonstrations are accounted for, which is the same in all generations.
 
     Raises AuditFailed when something is found that must never be trained on.
     """
@@ -64,12 +66,13 @@ def audit_generation(
     said = [prose_example(run.tokenizer, *line).tokens for line in run.world.prose]
     own = Texts([*said, *(encode(t.answer) for t in run.shown)])
     content = lambda e: (e.id, e.weights.tobytes(), e.ids.tobytes(), e.probs.tobytes())
-    once_each = list({content(e): e for e in trained}.values())
+    once_each = list({content(e): e for e in dict.fromkeys(trained)}.values())
     quoted = max((int(c.limit or 0) for c in run.rubric if c.id == "original"), default=0)
     result = audit(once_each, documents, own, list(transcripts.values()), reviews, max(GRAM, quoted))
     accepted = {i: t for i, t in transcripts.items() if reviews[i].accepted}
     shown, probes = ({t.id: t for t in some} for some in (run.shown, run.probes))
-    sources = Sources(run.world, run.tokenizer, g.read, shown, probes, reviewer, accepted, aims)
+    known = {} if explained is None else explained
+    sources = Sources(run.world, run.tokenizer, g.read, shown, probes, reviewer, accepted, aims, known)
     result["unaccounted_tokens"] = unaccounted_tokens(once_each, sources)
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0
@@ -150,7 +153,7 @@ def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], re
         named = reviews.get(e.lineage.get("transcript", ""))
         if named and not named.accepted:
             total += _count(e)
-        else:
+        elif (e.lineage.get("task", ""), False) in sides:
             read = as_named_first(without_prompt(e))
             other = ((read.probs > LIKELIEST) & (read.ids != read.tokens[:, None])).any(axis=1)
             of_task.setdefault(e.lineage.get("task", ""), []).append(read if other.mean() >= 0.5 else as_said(read))

@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.arms import train_arm
+from ratchet.bootstrap.arms import arm_of, train_arm
 from ratchet.bootstrap.run import Run
 
 PLACE = "imitation"
@@ -21,7 +21,8 @@ def imitate(run: Run, base: nnx.State) -> nnx.State:
         trained = run.commits.read(run.generation(last) / "training.json")
         batch = max(1, round(trained["tokens_per_step"] / per_document))
         rate = run.config.train.later_rate
-        run.keep_weights(place, train_arm(run, last, PLACE, base, [(raw, batch)], trained["steps"], rate))
+        arm = arm_of(run, last, PLACE, [(raw, batch)], trained["steps"], rate)
+        run.keep_weights(place, train_arm(run, base, arm))
     return run.weights_in(place)
 
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.arms import train_arm
+from ratchet.bootstrap.arms import arm_of, train_arm
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.ledger import same_units, units_of
@@ -20,6 +21,7 @@ from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train import goodput
 from ratchet.train.commits import sha256
 from ratchet.train.records import Example, has_examples, metadata_of, read_examples, write_examples
+from ratchet.train.trainer import Training
 
 POOLS = (
     "newest students",
@@ -31,6 +33,13 @@ POOLS = (
     "corrections of spoiled answers",
 )
 """What a batch is mixed of, in the order of `mixture`."""
+
+
+class Prepared(NamedTuple):
+    """A generation's arm, and what its training.json says of it."""
+
+    arm: Training
+    said: dict[str, Any]
 
 
 class TooFewAccepted(RuntimeError):
@@ -135,10 +144,11 @@ def trained_weights(g: Generation) -> nnx.State | None:
     return g.run.weights_in(g.directory) if known and g.run.has_weights(g.directory) else None
 
 
-def train(
+def prepared(
     g: Generation, newest: Sequence[Example], earlier: Sequence[Example], demonstrations: Sequence[Example]
-) -> nnx.State:
-    """The next weights: half a batch newest, corrections among them up to their share, half everything earlier.
+) -> Prepared:
+    """What the next weights are trained with: half a batch newest, corrections among them up to their share, half
+    everything earlier.
 
     Raises TooFewAccepted when what was accepted is less than a batch takes of it, ValueError when it is less since
     examples are longer than a row.
@@ -160,11 +170,20 @@ def train(
         )
     per_step = dict(zip(POOLS, (count for _, count in pools), strict=True))
     trained = {"steps": steps_of(c, g.number), "tokens_per_step": tokens_per_step(pools), "examples_per_step": per_step}
-    g.run.commits.once(g.directory / "training.json", lambda: trained)
+    return Prepared(arm_of(g.run, g.number, "loop", pools, trained["steps"], c.train.later_rate), trained)
+
+
+def start_of(g: Generation) -> nnx.State:
+    """The weights that training starts from: the seed model's, or the incumbent's."""
+    return g.base if g.run.config.controls.start == "base" else g.params
+
+
+def train(g: Generation, ready: Prepared) -> nnx.State:
+    """The next weights, or those that are there."""
+    g.run.commits.once(g.directory / "training.json", lambda: ready.said)
     if g.run.has_weights(g.directory):
         return g.run.weights_in(g.directory)
-    start = g.base if c.controls.start == "base" else g.params
-    params = train_arm(g.run, g.number, "loop", start, pools, steps_of(c, g.number), c.train.later_rate)
+    params = train_arm(g.run, start_of(g), ready.arm)
     g.run.keep_weights(g.directory, params)
     return params
 

@@ -41,7 +41,7 @@ from support import changed  # noqa: E402
 from ratchet.bootstrap import config as configs  # noqa: E402
 from ratchet.bootstrap import config_changes, config_files  # noqa: E402
 from ratchet.bootstrap import run as runs  # noqa: E402
-from ratchet.bootstrap.arms import train_arm  # noqa: E402
+from ratchet.bootstrap.arms import arm_of, train_arm  # noqa: E402
 from ratchet.bootstrap.calibration import ReviewerBelowFloor  # noqa: E402
 from ratchet.bootstrap.examples import for_students, imitation_examples  # noqa: E402
 from ratchet.bootstrap.generation import Generation  # noqa: E402
@@ -291,7 +291,8 @@ def trained(run: Run, name: str, base: nnx.State, pools: Pools, steps: int) -> n
     fullest = max(sum(int(drawn.lengths[pool][i]) for pool, i in drawn.picks(step)) for step in range(steps))
     columns = -(-fullest // 32) * 32
     config = configs.with_settings(run.config, {"model.max_length": columns, "train.columns": columns})
-    return train_arm(replace(run, config=config), 1, name, base, pools, steps)
+    longer = replace(run, config=config)
+    return train_arm(longer, base, arm_of(longer, 1, name, pools, steps))
 
 
 def scores(run: Run, params: nnx.State, items: Sequence[Item]) -> Scores:

@@ -1,7 +1,8 @@
 """Where a run can be killed: `at(point, die)` arranges that `die` is called inside a stage.
 
 As a program it goes on with a run and kills its own process there, without warning: python kill_at.py DIRECTORY POINT,
-perhaps with more words for `ratchet resume`. At the point "full" it goes on with no room left on the disk.
+perhaps with more words for `ratchet resume`. At the point "full" it goes on with no room left on the disk, at "few" to
+its end with the shapes of accelerators, and at "never" to its end.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ if __name__ == "__main__":
 from ratchet.bootstrap import ledger, run
 from ratchet.bootstrap.stages import corrections, evaluate, promote, transcripts
 from ratchet.launch import cli
+from ratchet.models import programs
 from ratchet.train import checkpoint, files, records, trainer
 
 Die = Callable[[], Any]
@@ -68,6 +70,7 @@ def after_the_first_checkpoint(die: Die):
         def stepping(state, batch, frozen):
             return die() if int(state.step) == 5 else step(state, batch, frozen)  # saved at 3, by now committed
 
+        stepping.lower = step.lower
         return stepping
 
     return replaced(trainer, "make_step", make_step)
@@ -105,6 +108,7 @@ POINTS: dict[str, Callable[[Die], contextlib.AbstractContextManager]] = {
 
 if __name__ == "__main__":
     directory, point, *words = sys.argv[1:]
-    places = POINTS | {"full": full_disk, "never": lambda die: contextlib.nullcontext()}
+    few = lambda die: replaced(programs, "few", lambda device=None: True)
+    places = POINTS | {"full": full_disk, "few": few, "never": lambda die: contextlib.nullcontext()}
     with places[point](lambda: os.kill(os.getpid(), signal.SIGKILL)):
         end(cli.main(["resume", directory, *words]))

@@ -32,5 +32,5 @@ def test_the_first_step_counts_with_the_second_since_it_compiles(little_run, mon
 
     monkeypatch.setattr(arms, "fit", fit)
     run = replace(little_run, progress=Told(), metrics=None)
-    arms.train_arm(run, 1, "loop", None, [(random_examples(4), 2)], 9)
+    arms.train_arm(run, None, arms.arm_of(run, 1, "loop", [(random_examples(4), 2)], 9))
     assert shown == told

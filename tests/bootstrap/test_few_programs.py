@@ -32,6 +32,7 @@ from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.sharding import MeshConfig, make_mesh
 from ratchet.train.trainer import EngineConfig, Training, fit, mean_loss
 
+SHORT = {"seed": 0, "steps": 2, "columns": 48, "row_multiple": 2}
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -87,7 +88,7 @@ def test_training_for_longer_in_another_order_is_the_same_program(rank):
 
     def generation(seed: int, steps: int) -> None:
         exact, batches = (
-            Batches([(examples, 100)], seed=seed, steps=steps, columns=48, few=few) for few in (False, True)
+            Batches([(examples, 180)], seed=seed, steps=steps, columns=48, few=few) for few in (False, True)
         )
         shapes.add((exact.rows, exact.predictions))
         assert exact.rows <= batches.rows <= 1.0625 * exact.rows
@@ -104,6 +105,34 @@ def test_training_for_longer_in_another_order_is_the_same_program(rank):
     assert len(shapes) > 1, "by themselves they would have other shapes"
 
 
+@pytest.mark.parametrize(("rank", "devices"), [(0, 1), (2, 2)])
+def test_a_step_that_is_compiled_ahead_is_the_one_that_trains(rank, devices):
+    graphdef, params = decoder.create(DecoderConfig(64, 16, 1, 2, 2, 32, 48, conv=1), 0)
+    mesh, batches = make_mesh(MeshConfig(), jax.devices()[:devices]), Batches([(random_examples(40), 8)], **SHORT)
+    arm = Training(graphdef, batches, OptimizerConfig("muon", 1e-2, average=0.1), mesh, EngineConfig(), {}, rank=rank)
+    with compiling() as early, ahead.compiling_step(arm, params):
+        pass
+    with compiling() as later:
+        fit(arm, params, None, lambda step, values: None)
+    assert "jit(train_step)" in early and "jit(train_step)" not in later
+
+
+def test_an_error_in_compiling_a_step_ahead_is_raised(monkeypatch):
+    def full(arm, params):
+        raise MemoryError("the device is full")
+
+    monkeypatch.setattr(ahead, "compile_step", full)
+    with pytest.raises(MemoryError, match="the device is full"), ahead.compiling_step(None, None):
+        pass
+
+
+def test_short_batches_have_one_shape():
+    """A step of fewer tokens costs an accelerator as much: it waits for launches and weights."""
+    examples = random_examples(60)
+    batches = [Batches([(examples, count)], **SHORT | {"few": True}) for count in (4, 8, 20)]
+    assert {(b.rows, b.predictions) for b in batches} == {(44, 48)} and Batches([(examples, 4)], **SHORT).rows < 8
+
+
 @pytest.fixture
 def begun(tmp_path):
     """A run of which nothing is made yet."""
@@ -112,8 +141,6 @@ def begun(tmp_path):
 
 
 def test_what_comes_after_the_seed_is_compiled_ahead(begun):
-    """A generation after the first compiles nothing but, at most, a training step, whose rows are as many as its
-    examples fill."""
     with compiling() as first:
         ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
         ahead.compile_alone(begun, lambda: None)
@@ -134,7 +161,7 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     given = loop.extend(begun.directory, longer)
     with compiling() as second:
         loop.run(begun.directory, longer, Silent(), given=given)
-    assert (begun.directory / "gen-002" / "DONE.json").exists() and set(second) <= {"jit(train_step)"}
+    assert (begun.directory / "gen-002" / "DONE.json").exists() and not second
 
 
 def test_what_is_rehearsed_nobody_else_hears(begun, monkeypatch):
@@ -256,11 +283,12 @@ def test_what_samples_and_reviews_on_several_devices_is_compiled_ahead_and_nothi
     assert heard == [several]
 
 
-def test_nothing_is_compiled_ahead_on_a_cpu_or_by_one_of_several_processes(begun, monkeypatch):
+def test_nothing_is_compiled_ahead_on_a_cpu_or_by_one_of_several_processes_on_gpus(begun, monkeypatch):
     for work in ("rehearse", "compile_alone"):
         monkeypatch.setattr(ahead, work, lambda *_: pytest.fail("it ran"))
     with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
+        patch.setattr(programs, "platform", lambda device: "gpu")
         with ahead.compiling(replace(begun, mesh=make_mesh(MeshConfig(), jax.devices()[:2]))):
             pass
     monkeypatch.setattr(programs, "few", lambda device: False)
@@ -269,9 +297,8 @@ def test_nothing_is_compiled_ahead_on_a_cpu_or_by_one_of_several_processes(begun
 
 
 @pytest.mark.long
-def test_a_generation_after_those_with_all_stages_compiles_a_training_step_at_most(tmp_path):
-    """The first generation that makes corrections is the second; two more are made by a process that goes on. Rows of
-    a training as small as this one are filled by chance, so that its shapes may be new."""
+def test_a_generation_after_those_with_all_stages_compiles_nothing(tmp_path):
+    """The first generation that makes corrections is the second; two more are made by a process that goes on."""
     changes = {"generations": 2, "controls__imitation": False}
     directory = start(tmp_path / "run", little_config(**changes))
     loop.run(directory, little_config(**changes), Silent())
@@ -279,4 +306,4 @@ def test_a_generation_after_those_with_all_stages_compiles_a_training_step_at_mo
     given = loop.extend(directory, longer)
     with compiling() as later:
         loop.run(directory, longer, Silent(), given=given)
-    assert (directory / "gen-004" / "DONE.json").exists() and set(later) <= {"jit(train_step)"}
+    assert (directory / "gen-004" / "DONE.json").exists() and not later

@@ -66,3 +66,13 @@ def test_two_processes_of_which_one_is_killed_make_what_one_makes(alone, tmp_pat
     assert ended[1].stdout == "" and f"report: {directory}" in ended[0].stdout and "Gloo" not in ended[0].stdout
     assert different(alone, directory) == []
     assert {"gen-000/model", "gen-001/model"} <= contents(alone).keys()
+
+
+def test_two_processes_that_compile_ahead_make_what_one_makes(tmp_path):
+    """With the shapes of accelerators, each of them compiles, beside the seed model's training, what comes next."""
+    places = [start(tmp_path / name / "run", CONFIG) for name in ("one", "two")]
+    for processes, place in enumerate(places, 1):
+        ended = resume(place, processes, ("few",) * processes)
+        assert [one.returncode for one in ended] == [0] * processes, [one.stderr[-2000:] for one in ended]
+        assert "compiling ahead has ended" not in ended[0].stdout + ended[0].stderr
+    assert different(*places) == []

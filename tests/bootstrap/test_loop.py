@@ -185,8 +185,8 @@ def test_a_bad_candidate_is_rolled_back_and_the_incumbent_writes_the_next_round(
     assert_same_bits(loop.incumbents(run, left, seed), seed.weights)
 
 
-def ruined(run, number, arm, params, *_, **__):
-    return awaken(params, number)
+def ruined(run, params, arm):
+    return awaken(params, arm.position["generation"])
 
 
 def perfect(path):

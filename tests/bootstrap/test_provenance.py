@@ -121,6 +121,17 @@ def test_what_a_world_shows_is_accounted_for_and_nothing_else_by_its_name(source
     assert not own.explain(says(worked, [*bad, *worked.tokens[worked.weights > 0].tolist()]))
 
 
+def test_what_a_world_shows_is_explained_once_in_a_run_and_what_transcripts_teach_each_time(sources, little_run, made):
+    skills = seed.demonstrations(little_run, little_run.fresh_weights())
+    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown}, explained={})
+    e, prose = skills["simulate"][0], skills["prose"][0]
+    bad = made_of(e, weights=e.weights * 3)
+    assert [own.explain(one) for one in (e, prose, bad)] == [True, True, False] and sources.explain(made[0])
+    assert own.explained == {e: True, prose: True, bad: False}
+    later = replace(sources, tokenizer=little_run.tokenizer, shown={}, accepted={}, explained=own.explained)
+    assert [later.explain(one) for one in (e, prose, bad, made_of(e), made[0])] == [True, True, False, False, False]
+
+
 def test_a_demonstration_answers_its_own_question_and_nothing_stands_within_it(sources, little_run):
     skills = seed.demonstrations(little_run, little_run.fresh_weights())
     own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})

@@ -50,15 +50,18 @@ def test_what_was_learned_is_inverted_and_a_random_vector_is_as_long(knower):
 def test_a_contrast_is_the_lesson_less_what_spoiled_answers_teach(knower, monkeypatch):
     k, taught = knower(wrongthink__steps=3), []
     train_arm = thinkers.train_arm
-    seen = lambda *given, **more: taught.append((given, more)) or train_arm(*given, **more)
+    seen = lambda *given: taught.append(given) or train_arm(*given)
     monkeypatch.setattr(thinkers, "train_arm", seen)
     contrast, anti = k.vector("contrast"), k.anti_lesson()
     lesson = difference(k.params, k.base)
     for got, whole, a, p in zip(*map(jax.tree.leaves, (contrast, lesson, anti, k.params)), strict=True):
         np.testing.assert_allclose(got, whole - (a - p), atol=1e-5)
     assert 0 < norm(difference(anti, k.params)) < norm(lesson)
-    (run, number, arm, params, ((spoiled, count),), steps), more = taught[0]
-    assert (run, number, arm, steps, more) == (k.run, 1, "anti", 3, {"rate_scale": thinkers.SIDE_RATE})
+    run, params, arm = taught[0]
+    ((spoiled, count),) = arm.batches.pools
+    assert run is k.run and arm.batches.steps == 3
+    assert (arm.position["arm"], arm.position["generation"]) == ("anti", 1)
+    assert arm.optimizer.rate == thinkers.SIDE_RATE * run.config.train.optimizer.rate
     assert params is k.params and count == k.run.config.train.batch and len(spoiled) == 4
     tokenizer = run.tokenizer
     for e in spoiled:
@@ -72,7 +75,7 @@ def test_a_contrast_is_the_lesson_less_what_spoiled_answers_teach(knower, monkey
 
 def test_what_else_was_heard_is_what_answers_are_spoiled_with(knower, monkeypatch):
     k, heard, pools = knower(), [], []
-    monkeypatch.setattr(thinkers, "train_arm", lambda run, n, arm, params, found, steps, **_: pools.extend(found))
+    monkeypatch.setattr(thinkers, "train_arm", lambda run, params, arm: pools.extend(arm.batches.pools))
     spoil = k.run.world.spoil
     seen = lambda task, text, others, rng: heard.append((task.id, tuple(others))) or spoil(task, text, others, rng)
     own = replace(k, run=replace(k.run, world=replace(k.run.world, spoil=seen)), tasks=k.tasks[:1])

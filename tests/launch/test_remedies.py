@@ -209,13 +209,13 @@ def test_a_run_that_would_train_on_what_was_rejected_ends_in_a_line_and_with_1(r
     """The weights of the last generation are made again, from a dataset with one example more."""
     shutil.rmtree(run / "gen-002" / "model")
     shutil.rmtree(run / "gen-002" / "dataset")
-    real = loop.dataset
+    real = train.dataset
 
     def spoiled(g, taught, mistakes):
         made = real(g, taught, mistakes)
         return [*made, replace(made[0], lineage=made[0].lineage | {"transcript": "nobody's"})]
 
-    monkeypatch.setattr(loop, "dataset", spoiled)
+    monkeypatch.setattr(train, "dataset", spoiled)
     code, said = ratchet(capsys, "resume", run)
     assert code == 1 and said.count("\n") == 1
     assert "generation 2: of the tokens to be trained on, the audit found " in said and "audit.json" in said

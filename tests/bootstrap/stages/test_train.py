@@ -19,6 +19,7 @@ from ratchet.bootstrap.stages.train import (
     dataset,
     earlier_examples,
     mixture,
+    prepared,
     steps_of,
     tokens_per_step,
     train,
@@ -223,9 +224,15 @@ def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taug
     train_arm = stage.train_arm
     monkeypatch.setattr(stage, "train_arm", lambda *given: begun.append(given) or train_arm(*given))
     assert trained_weights(g) is None
-    trained = train(g, newest, [], random_examples(3, vocab=500))
-    run, number, arm, params, pools, steps, rate = begun[0]
-    assert (run, number, arm, steps, rate) == (g.run, 1, "loop", 2, 0.5) and params is g.base
+    demonstrations = random_examples(3, vocab=500)
+    trained = train(g, prepared(g, newest, [], demonstrations))
+    run, params, arm = begun[0]
+    assert run is g.run and params is g.base and arm.batches.steps == 2
+    assert arm.position["arm"] == "loop" and arm.position["generation"] == 1
+    assert arm.optimizer.rate == 0.5 * g.run.config.train.optimizer.rate
+    pools = mixture(g.run.config, newest, [], demonstrations)
+    used = [([e.id for e in pool], count) for pool, count in pools if pool and count]
+    assert [([e.id for e in pool], count) for pool, count in arm.batches.pools] == used
     assert {e.id for pool, _ in pools[:3] for e in pool} <= {e.id for e in newest}
     assert any((value != arrays(g.base)[name]).any() for name, value in arrays(trained).items())
     written = json.loads((g.directory / "training.json").read_text())
@@ -238,12 +245,12 @@ def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taug
     config = changed(g.run.config, controls__start="last")
     monkeypatch.setattr(stage, "train_arm", lambda *given: begun.append(given) or g.params)
     last = replace(g, run=replace(g.run, config=config), number=2)
-    train(last, newest, [], [])
-    assert begun[1][3] is g.params and begun[1][5] == 4
+    train(last, prepared(last, newest, [], []))
+    assert begun[1][1] is g.params and begun[1][2].batches.steps == 4
 
 
 def test_fewer_accepted_transcripts_than_a_batch_takes_are_one_line(turn, taught):
     g = turn(1, train__batch=64)
     with pytest.raises(TooFewAccepted, match=r"generation 1: .* make 2 student .*more --simulate\.samples") as caught:
-        train(g, dataset(g, taught(g), []), [], [])
+        prepared(g, dataset(g, taught(g), []), [], [])
     assert "\n" not in str(caught.value) and not (g.directory / "model").exists()
