@@ -9,6 +9,7 @@ nothing. Nothing that the run makes depends on it.
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,6 +31,7 @@ from ratchet.models import decoder, programs
 from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
 from ratchet.models.scorer import Question
+from ratchet.train import goodput
 from ratchet.train.sharding import laid_out, state_sharding
 from ratchet.train.trainer import Training, compile_step
 
@@ -50,13 +52,12 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
 
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
     that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
-    in several processes on GPUs, which wait for each other's measurements of kernels while they compile, from a model
-    of others, and where the seed model is there. An error in the thread,
+    in several processes on GPUs, which wait for each other while they compile, from a model of others, and where the
+    seed model is there. An error in the thread,
     such as too little memory, ends what it does, is shown in a line, and leaves the run as it is.
     """
-    device = run.mesh.devices.flat[0]
-    bound = jax.process_count() > 1 and programs.platform(device) == "gpu"
-    if bound or run.config.base or run.has_weights(run.generation(0)) or not programs.few(device):
+    few = programs.few(run.mesh.devices.flat[0])
+    if not few or _bound(run.mesh) or run.config.base or run.has_weights(run.generation(0)):
         yield lambda: None
         return
     trained, ended = threading.Event(), threading.Event()
@@ -91,20 +92,35 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def compiling_step(arm: Training, params: nnx.State) -> Iterator[None]:
-    """Within, a thread compiles the step that trains an arm from such weights. At the end it is waited for, and an
-    error in it is raised, as training would raise it."""
+    """Within, a thread compiles the step that trains an arm from such weights. At the end it is waited for, also where
+    that comes early by an error; one in the thread is raised at a right end, as training would raise it.
+
+    Several processes on GPUs compile the step when they train, as `compiling` has it.
+    """
+    if _bound(arm.mesh):
+        yield
+        return
     with ThreadPoolExecutor(1, "compiling") as pool:
         compiled = pool.submit(compile_step, arm, params)
         yield
+        began = time.monotonic()
         compiled.result()
+        goodput.compiled(time.monotonic() - began)
+
+
+def _bound(mesh: jax.sharding.Mesh) -> bool:
+    """Whether processes wait for each other while they compile: several on GPUs measure kernels together."""
+    return jax.process_count() > 1 and programs.platform(mesh.devices.flat[0]) == "gpu"
 
 
 def _has_room(run: Run) -> bool:
     """Whether a sampler has room beside training on the one device that there is."""
+    if run.mesh.size > 1:
+        return False
     _, shapes = decoder.shapes(run.config.model)
     memory = run.mesh.devices.flat[0].memory_stats() or {}
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    return run.mesh.size == 1 and weights <= SMALL * memory.get("bytes_limit", math.inf)
+    return weights <= SMALL * memory.get("bytes_limit", math.inf)
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:

@@ -341,9 +341,15 @@ def _trained(
 ) -> nnx.State:
     """The weights of a generation, whose training step is compiled while what they are trained on is audited."""
     earlier = train.earlier_examples(g)
-    ready = train.prepared(g, newest, earlier, start.demonstrations)
-    with ahead.compiling_step(ready.arm, train.start_of(g)):
-        audited([*newest, *earlier, *start.demonstrations])
+    learned = [*newest, *earlier, *start.demonstrations]
+    try:
+        ready = train.prepared(g, newest, earlier, start.demonstrations)
+    except (train.TooFewAccepted, ValueError):
+        audited(learned)
+        raise
+    there = g.run.has_weights(g.directory)
+    with nullcontext() if there else ahead.compiling_step(ready.arm, train.start_of(g)):
+        audited(learned)
     with g.run.timed(g.directory, "train"):
         return train.train(g, ready)
 

@@ -15,7 +15,7 @@ from ratchet.bootstrap.worlds.world import Document, Task
 SAYS_NOTHING = ("", " ", ":", ".", "yes", "Thought process:", "Let's solve this problem step by step.", "解", "解析：")
 """Answers that judges are known to let pass (arXiv 2507.08794)."""
 JUNK_OF, JUNK = 8, len(SAYS_NOTHING) + 2
-"""One answer in so many gives junk probes, and about how many."""
+"""One labelled answer in so many gives junk probes, and about how many."""
 
 
 def siblings_of(run: Run) -> int:

@@ -55,7 +55,7 @@ class Sources:
     targets: Mapping[str, Target]
     """What accepted transcripts are trained towards, by the id of each."""
     explained: dict[Example, bool] = field(default_factory=dict)
-    """What was found of prose and of demonstrations, which depends on the world alone."""
+    """What was found of prose and of demonstrations, which is the same in all generations of a run."""
 
     def explain(self, e: Example) -> bool:
         """Whether an example is made of these: prose and demonstrations of the world, verdicts, or what the transcript

@@ -20,8 +20,10 @@ Batch = dict[str, np.ndarray]
 """The arrays of one step by name, as `pack` makes them."""
 
 SHORT = 2048
-"""Tokens of a batch that cost an accelerator little more than fewer would: it waits for launches, and reads weights
-from memory."""
+"""Tokens of a batch that cost an accelerator little more than fewer would, since a small model's step waits for
+launches and a large one's reads its weights from memory."""
+SEGMENTS = 15
+"""Segments that a row of a batch may have where `SHORT` tokens are not filled."""
 
 
 class Batches:
@@ -31,8 +33,8 @@ class Batches:
     of the pool each epoch, drawn by the `seed`. A row has so many `columns` of tokens. Rows are as many as the fullest
     step of the run needs, rounded up to the `row_multiple`, so that shapes never change, and no row of the run has more
     segments than `segments`. With `few` shapes, most runs of an arm have the same ones: rows are rounded up further, by
-    a sixteenth at most, weighted positions by an eighth of the columns, and kept ids to a power of two; where `SHORT`
-    tokens are not filled, rows are as many as they fill, and all positions may be weighted.
+    a sixteenth at most, weighted positions by an eighth of the columns, and kept ids to a power of two. Where `SHORT`
+    tokens are not filled, rows are as many as those fill, and all positions of a row may be weighted.
 
     Raises ValueError when there are no examples, or one is longer than a row.
     """
@@ -53,8 +55,8 @@ class Batches:
         self.weighted = [np.array([len(e.ids) for e in examples]) for examples, _ in self.pools]
         needed = np.max([self._needed(step) for step in range(steps)], axis=0)
         rows, self.predictions, self.segments = map(int, needed)
-        if few and rows * columns <= SHORT:
-            rows, self.predictions = SHORT // columns, columns
+        if few and round_up(rows, row_multiple) * columns <= SHORT:
+            rows, self.predictions, self.segments = SHORT // columns, columns, max(self.segments, SEGMENTS)
         if few:
             row_multiple *= _few(rows // row_multiple)
             self.predictions = min(round_up(self.predictions, -(-columns // 8)), columns)

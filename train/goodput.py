@@ -99,6 +99,13 @@ def event(**fields: Any) -> None:
         recorder.write(**fields)
 
 
+def compiled(seconds: float) -> None:
+    """Records that the process has waited so long, until now, for a thread that compiles: what other threads compile
+    is not counted."""
+    if recorder := _RECORDER.get():
+        recorder.compiled.add(seconds)
+
+
 @contextlib.contextmanager
 def activity(name: Activity) -> Iterator[None]:
     """Records from when to when something is done that is no stage, unless it raises."""

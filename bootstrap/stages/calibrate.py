@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, measure
 from ratchet.bootstrap.generation import Generation
-from ratchet.bootstrap.probes import (
-    JUNK_OF,
-    calibrated,
-    calibration_of_seed,
-    judged_by_seed,
-    junk_probes,
-    labelled_probes,
-)
+from ratchet.bootstrap.probes import calibrated, calibration_of_seed, judged_by_seed, junk_probes, labelled_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.train.records import Example
+
+JUNKED = 8
+"""Answers of a generation that junk is made of, where no right verdicts are known."""
 
 
 def teaches(run: Run) -> bool:
@@ -33,7 +29,7 @@ def probed(run: Run, number: int) -> int:
     judged = judged_by_seed(run)
     if number == 0 and not judged or number == 1 and judged and not teaches(run):
         return 0
-    return len(run.probes) if run.world.known else JUNK_OF
+    return len(run.probes) if run.world.known else JUNKED
 
 
 def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer, dict, list[Example]]:
@@ -90,7 +86,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
     """Junk made of some of this generation's own answers."""
-    some = written[:: max(1, len(written) // JUNK_OF)]
+    some = written[:: max(1, len(written) // JUNKED)]
     views = [[g.passages[p] for p in t.passages] for t in some]
     made = [junk_probes(t, g.read[t.task_id], view, g.run.tokenizer) for t, view in zip(some, views, strict=True)]
     return [probe for group in made for probe in group]

@@ -18,7 +18,7 @@ from ratchet.launch.__main__ import end, join_others
 if __name__ == "__main__":
     join_others(sys.argv)  # before any other import
 
-from ratchet.bootstrap import ledger, run
+from ratchet.bootstrap import ahead, ledger, run
 from ratchet.bootstrap.stages import corrections, evaluate, promote, transcripts
 from ratchet.launch import cli
 from ratchet.models import programs
@@ -92,6 +92,21 @@ def full_disk(die: Die):
     return replaced(ledger, "write_unit", write)
 
 
+@contextlib.contextmanager
+def few(_):
+    """Shapes are those of accelerators, and what is compiled ahead is told."""
+    real = ahead.compile_alone
+
+    def compile_alone(*given):
+        try:
+            real(*given)
+        finally:
+            print("compiled ahead", file=sys.stderr, flush=True)
+
+    with replaced(programs, "few", lambda device=None: True), replaced(ahead, "compile_alone", compile_alone):
+        yield
+
+
 POINTS: dict[str, Callable[[Die], contextlib.AbstractContextManager]] = {
     "simulate": torn_unit,
     "review": lambda die: at_call(transcripts, "reject_repeated", die, 2),
@@ -108,7 +123,6 @@ POINTS: dict[str, Callable[[Die], contextlib.AbstractContextManager]] = {
 
 if __name__ == "__main__":
     directory, point, *words = sys.argv[1:]
-    few = lambda die: replaced(programs, "few", lambda device=None: True)
     places = POINTS | {"full": full_disk, "few": few, "never": lambda die: contextlib.nullcontext()}
     with places[point](lambda: os.kill(os.getpid(), signal.SIGKILL)):
         end(cli.main(["resume", directory, *words]))

@@ -5,6 +5,7 @@ Counted is what JAX tells of its compiler, by the name of the function.
 
 import contextlib
 import itertools
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.batches import Batches
+from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.sharding import MeshConfig, make_mesh
 from ratchet.train.trainer import EngineConfig, Training, fit, mean_loss
@@ -105,16 +107,21 @@ def test_training_for_longer_in_another_order_is_the_same_program(rank):
     assert len(shapes) > 1, "by themselves they would have other shapes"
 
 
-@pytest.mark.parametrize(("rank", "devices"), [(0, 1), (2, 2)])
-def test_a_step_that_is_compiled_ahead_is_the_one_that_trains(rank, devices):
+@pytest.mark.parametrize(("rank", "shape"), [(0, (1, 1, 1)), (0, (1, 2, 2)), (2, (2, 1, 1))])
+def test_a_step_that_is_compiled_ahead_is_the_one_that_trains(tmp_path, rank, shape):
+    """At first, and from a checkpoint."""
     graphdef, params = decoder.create(DecoderConfig(64, 16, 1, 2, 2, 32, 48, conv=1), 0)
-    mesh, batches = make_mesh(MeshConfig(), jax.devices()[:devices]), Batches([(random_examples(40), 8)], **SHORT)
-    arm = Training(graphdef, batches, OptimizerConfig("muon", 1e-2, average=0.1), mesh, EngineConfig(), {}, rank=rank)
-    with compiling() as early, ahead.compiling_step(arm, params):
-        pass
-    with compiling() as later:
-        fit(arm, params, None, lambda step, values: None)
-    assert "jit(train_step)" in early and "jit(train_step)" not in later
+    mesh = make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
+    batches, engine = Batches([(random_examples(40), 8)], **SHORT), EngineConfig(save_every=1)
+    arm = Training(graphdef, batches, OptimizerConfig("muon", 1e-2, average=0.1), mesh, engine, {}, rank=rank)
+    for reached in ([0, 1], [1]):
+        jax.clear_caches()
+        with compiling() as early, ahead.compiling_step(arm, params):
+            pass
+        steps = []
+        with compiling() as later, Checkpoints(tmp_path / "saved", keep_every=1) as saved:
+            fit(arm, params, saved, lambda step, values, steps=steps: steps.append(step))
+        assert steps == reached and "jit(train_step)" in early and "jit(train_step)" not in later
 
 
 def test_an_error_in_compiling_a_step_ahead_is_raised(monkeypatch):
@@ -130,7 +137,8 @@ def test_short_batches_have_one_shape():
     """A step of fewer tokens costs an accelerator as much: it waits for launches and weights."""
     examples = random_examples(60)
     batches = [Batches([(examples, count)], **SHORT | {"few": True}) for count in (4, 8, 20)]
-    assert {(b.rows, b.predictions) for b in batches} == {(44, 48)} and Batches([(examples, 4)], **SHORT).rows < 8
+    assert {(b.rows, b.predictions, b.segments, b.keep) for b in batches} == {(44, 48, 15, batches[0].keep)}
+    assert Batches([(examples, 4)], **SHORT).rows < 8
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from ratchet.bootstrap import forecast as forecasting
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.forecast import Bounds, forecast
 from ratchet.bootstrap.loop import RunEnded, planned
-from ratchet.bootstrap.probes import JUNK_OF
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.outlook import outlook
+from ratchet.bootstrap.stages.calibrate import JUNKED
 from ratchet.bootstrap.worlds.world import Material
 from ratchet.models.sampler import Pace, Sampler
 from ratchet.train.files import write_json
@@ -111,7 +111,7 @@ def test_a_review_is_calibrated_in_the_plan_where_it_is_in_the_run(little_run):
     count, own = len(little_run.probes), Material((), little_run.world.seed.tasks)
     assert probed() == [("gen-001", count), ("gen-002", count)], "an oracle judges"
     assert probed(oracle=None, probes=own) == [("gen-000", count), ("gen-002", count)], "the judge's serve the first"
-    assert probed(oracle=None, known=None) == [("gen-001", JUNK_OF), ("gen-002", JUNK_OF)]
+    assert probed(oracle=None, known=None) == [("gen-001", JUNKED), ("gen-002", JUNKED)]
 
 
 def test_what_is_not_foretold_is_named(monkeypatch):

@@ -74,5 +74,6 @@ def test_two_processes_that_compile_ahead_make_what_one_makes(tmp_path):
     for processes, place in enumerate(places, 1):
         ended = resume(place, processes, ("few",) * processes)
         assert [one.returncode for one in ended] == [0] * processes, [one.stderr[-2000:] for one in ended]
+        assert all("compiled ahead" in one.stderr for one in ended)
         assert "compiling ahead has ended" not in ended[0].stdout + ended[0].stderr
     assert different(*places) == []
