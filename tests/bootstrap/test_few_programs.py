@@ -124,12 +124,19 @@ def test_a_step_that_is_compiled_ahead_is_the_one_that_trains(tmp_path, rank, sh
         assert steps == reached and "jit(train_step)" in early and "jit(train_step)" not in later
 
 
-def test_an_error_in_compiling_a_step_ahead_is_raised(monkeypatch):
+def test_an_error_in_compiling_a_step_ahead_is_raised_and_several_processes_on_gpus_compile_none(monkeypatch):
     def full(arm, params):
         raise MemoryError("the device is full")
 
     monkeypatch.setattr(ahead, "compile_step", full)
-    with pytest.raises(MemoryError, match="the device is full"), ahead.compiling_step(None, None):
+    arm = SimpleNamespace(mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+    with pytest.raises(MemoryError, match="the device is full"), ahead.compiling_step(arm, None):
+        pass
+    with pytest.raises(KeyError, match="the audit's"), ahead.compiling_step(arm, None):
+        raise KeyError("the audit's")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(programs, "platform", lambda device: "gpu")
+    with ahead.compiling_step(arm, None):
         pass
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,17 @@ def test_what_is_compiled_stands_in_the_next_line(tmp_path):
         goodput.event(step_count=2, step_start_time=time.time())
     first, second = (e for e in events(tmp_path) if "step_count" in e)
     assert 0 < first["compiling"] < 60 and "compiling" not in second
+
+
+def test_of_what_a_thread_compiles_the_time_is_counted_that_was_waited_for(tmp_path):
+    with goodput.recording(epath.Path(tmp_path), 1.0, 2.0), ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: jax.block_until_ready(jax.jit(lambda x: jnp.cos(x) @ x.T)(jnp.ones((9, 9))))).result()
+        goodput.event(step_count=1, step_start_time=time.time())
+        goodput.compiled(2.5)
+        goodput.event(step_count=2, step_start_time=time.time())
+    first, second = (e for e in events(tmp_path) if "step_count" in e)
+    assert "compiling" not in first and second["compiling"] == 2.5
+    goodput.compiled(1.0)  # where nothing is recorded, nothing happens
 
 
 def test_a_program_within_another_is_compiled_once(monkeypatch):
