@@ -109,9 +109,7 @@ def review_demonstrations(
 ) -> list[Example]:
     """For every model criterion that `World.known` grades, labelled steps of the ideal answer and of spoiled ones, with
     passages in view. Criteria that nothing grades get none: with made-up labels they would learn to say yes."""
-    d = draft(writer, index, task, 2, "demo")
-    view = tuple(p for p in index.passages if p.id in d.passages)
-    rng = judging_order(task)
+    view, rng = judged_view(writer, index, task), judging_order(task)
     steps = judged_steps(world, task, heard, rng)
     made = []
     for criterion in (c for c in reviewer.criteria if c.kind == "model" and not c.labels):
@@ -124,6 +122,12 @@ def review_demonstrations(
         for row in rows if pairs else ():
             made.append(verdict_example(writer.tokenizer, asked[0][0], row, "seed", lineage))
     return made
+
+
+def judged_view(writer: Writer, index: Index, task: Task) -> tuple[Document, ...]:
+    """The passages in view where a reviewer is shown verdicts about a worked task."""
+    d = draft(writer, index, task, 2, "demo")
+    return tuple(p for p in index.passages if p.id in d.passages)
 
 
 def labelled(

@@ -1,16 +1,22 @@
 """Probes of a reviewer: answers whose right verdicts are known, and junk that nobody may let pass."""
 
+import itertools
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate
+from ratchet.bootstrap.examples import judged_view
 from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import AGREEMENT, Reviewer
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.simulate import Writer, draft, finish
+from ratchet.bootstrap.simulate import Draft, Writer, draft, finish
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
+from ratchet.train.records import Example
 
 SAYS_NOTHING = ("", " ", ":", ".", "yes", "Thought process:", "Let's solve this problem step by step.", "解", "解析：")
 """Answers that judges are known to let pass (arXiv 2507.08794)."""
@@ -33,7 +39,7 @@ def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Pr
     """A writer's own answers to the held-out worked tasks, labelled by what the world knows, and junk; `number` is that
     of the generation."""
     siblings = siblings_of(run)
-    drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
+    drafts = [_draft(run, writer, t, n, number) for t in run.probes for n in range(siblings)]
     with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
         written = finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
     grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
@@ -47,6 +53,51 @@ def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Pr
         if n % JUNK_OF == 0:
             probes += junk_probes(t, task, [passages[p] for p in t.passages], run.tokenizer)
     return probes
+
+
+def _draft(run: Run, writer: Writer, task: Task, sibling: int, number: int) -> Draft:
+    return draft(writer, run.seed_index, task, sibling, f"probe {number}")
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a reviewer can have had in view where it was taught verdicts, up to generation `number`."""
+
+    run: Run
+    writer: Writer
+    number: int
+
+    def __call__(self, e: Example, task: Task) -> Iterator[tuple[Document, ...]]:
+        """The views of an example about a worked task: the one that demonstrations of it have, or those that its probes
+        began with, alone and with passages after them that were looked up and stand in the example."""
+        index = self.run.seed_index
+        if e.origin == "seed":
+            yield judged_view(self.writer, index, task)
+            return
+        drafts = [
+            _draft(self.run, self.writer, task, n, number)
+            for number in range(1, self.number + 1)
+            for n in range(siblings_of(self.run))
+        ]
+        views = list(dict.fromkeys(d.passages for d in drafts))
+        yield from (tuple(self._passages[i] for i in view) for view in views)
+        said = self.run.tokenizer.decode(e.tokens[: int(np.argmax(e.weights > 0))].tolist())
+        found = sorted((at, i) for i, text in self._spelled.items() if (at := said.find(text)) >= 0)
+        for view in views:
+            more = [i for _, i in found if i not in view]
+            for count in range(1, self.writer.config.calls + 1):
+                for some in itertools.combinations(more, count):
+                    yield tuple(self._passages[i] for i in (*view, *some))
+
+    @cached_property
+    def _passages(self) -> dict[str, Document]:
+        return {p.id: p for p in self.run.seed_index.passages}
+
+    @cached_property
+    def _spelled(self) -> dict[str, str]:
+        """Passages as the tokenizer spells them, by id."""
+        encode, decode = self.run.tokenizer.encode, self.run.tokenizer.decode
+        return {i: decode(encode(p.text)).strip() for i, p in self._passages.items()}
 
 
 def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokenizer) -> list[Probe]:

@@ -1,13 +1,14 @@
 """Whether an example is what it says that it is.
 
 Its question, its tokens, their weights and their targets have to be those of the accepted transcript that it names, or
-of a demonstration of the world. What was made in any other way is not accounted for, whatever it teaches.
+of a demonstration of the world. A verdict has to be the right one, beside sources that were in view. What was made
+otherwise is not accounted for, whatever it teaches.
 
 T is the number of tokens of an example, N that of weighted tokens, K the kept ids.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -20,16 +21,17 @@ from ratchet.bootstrap.examples import (
     exchanged,
     judged_steps,
     judging_order,
-    known_verdicts,
+    labelled,
     name_ids,
     one_hot,
     prose_example,
 )
 from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.tools import LOOKUP, call_text
 from ratchet.bootstrap.transcript import Capture, Transcript
-from ratchet.bootstrap.worlds.world import Task, World
+from ratchet.bootstrap.worlds.world import Document, Task, World
 from ratchet.bootstrap.wrongthink import spoiled_again
 from ratchet.train.records import Example
 
@@ -54,6 +56,8 @@ class Sources:
     accepted: Mapping[str, Transcript]
     targets: Mapping[str, Target]
     """What accepted transcripts are trained towards, by the id of each."""
+    views: Callable[[Example, Task], Iterable[tuple[Document, ...]]]
+    """What a reviewer can have had in view where it was taught verdicts about a worked task."""
     explained: dict[Example, bool] = field(default_factory=dict)
     """What was found of prose and of demonstrations, which is the same in all generations of a run."""
 
@@ -96,30 +100,35 @@ class Sources:
         return e.origin == "seed" and self._demonstrates(first, self.shown.get(e.lineage.get("task", "")))
 
     def _judges(self, e: Example) -> bool:
-        """Whether verdicts, each at the end of a question, are the right ones. A demonstration is about steps of a
-        worked answer, right and spoiled, and a verdict that a reviewer got wrong about a probe's answer."""
-        name, criterion, said = e.lineage.get("task", ""), e.lineage.get("kind", ""), e.lineage.get("said")
+        """Whether verdicts, each at the end of a question, are the right ones, beside sources that were in view. A
+        demonstration is about steps of a worked answer, right and spoiled, and a verdict that a reviewer got wrong
+        about a probe's answer."""
+        name, said = e.lineage.get("task", ""), e.lineage.get("said")
         task = (self.shown if e.origin == "seed" else self.probes).get(name)
+        taught = next((c for c in self.reviewer.criteria if c.id == e.lineage.get("kind")), None)
         at = np.flatnonzero(e.weights).tolist()
-        if task is None or not at or (said is None) != (e.origin == "seed"):
+        if task is None or taught is None or not at or (said is None) != (e.origin == "seed") or not self.world.known:
             return False
-        known = self._verdicts(task, criterion, said)
         tokens, answers = e.tokens.tolist(), dict(zip((True, False), self.tokenizer.verdicts, strict=True))
-        first = [q for q in known if tuple(tokens[: at[0]][-len(q) :]) == q]
-        asked = [max(first, key=len, default=()), *(tuple(tokens[a + 1 : b]) for a, b in pairwise(at))]
-        return all(q in known and tokens[n] == answers[known[q]] for q, n in zip(asked, at, strict=True))
+        between = [tuple(tokens[a + 1 : b]) for a, b in pairwise(at)]
+        for view in self.views(e, task):
+            whole, known = self._verdicts(task, taught, said, view)
+            asked = [whole.get(tuple(tokens[: at[0]]), ()), *between]
+            if all(q in known and tokens[n] == answers[known[q]] for q, n in zip(asked, at, strict=True)):
+                return True
+        return False
 
-    def _verdicts(self, task: Task, criterion: str, said: str | None) -> dict[tuple[int, ...], bool]:
-        """The right verdict about each step of what was `said` to a worked task, or else of its worked answer and of
-        spoiled ones, by the question's tokens."""
-        key = (task.id, criterion, said)
+    def _verdicts(
+        self, task: Task, criterion: Criterion, said: str | None, view: tuple[Document, ...]
+    ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], dict[tuple[int, ...], bool]]:
+        """What may be asked about what was `said` to a worked task, or else about its worked answer and spoiled ones,
+        with passages in view: questions by all tokens up to their end, and the right verdict by a question's tokens."""
+        key = (task.id, criterion.id, said, tuple(p.id for p in view))
         if key not in self._known_verdicts:
             texts = [said] if said is not None else judged_steps(self.world, task, self._heard, judging_order(task))
-            found = {}
-            for c in (c for c in self.reviewer.criteria if c.id == criterion and self.world.known):
-                for _, question, right in (v for text in texts for v in known_verdicts(c, self.world, task, text)):
-                    found[self.reviewer.prompt(c, question, (), task)[1]] = right
-            self._known_verdicts[key] = found
+            asked = [one for t in texts for one in labelled(criterion, self.world, task, t, view, self.reviewer)]
+            whole = {(*context, *question): question for context, question, _ in asked}
+            self._known_verdicts[key] = whole, {question: right for _, question, right in asked}
         return self._known_verdicts[key]
 
     @cached_property

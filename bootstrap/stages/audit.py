@@ -16,6 +16,7 @@ from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, w
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import agreement, proportion
 from ratchet.bootstrap.lineage import reviewed, taught
+from ratchet.bootstrap.probes import Views
 from ratchet.bootstrap.provenance import Sources
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.targets import Target
@@ -71,8 +72,8 @@ def audit_generation(
     result = audit(once_each, documents, own, list(transcripts.values()), reviews, max(GRAM, quoted))
     accepted = {i: t for i, t in transcripts.items() if reviews[i].accepted}
     shown, probes = ({t.id: t for t in some} for some in (run.shown, run.probes))
-    known = {} if explained is None else explained
-    sources = Sources(run.world, run.tokenizer, g.read, shown, probes, reviewer, accepted, aims, known)
+    views, known = Views(run, g.writer, g.number), {} if explained is None else explained
+    sources = Sources(run.world, run.tokenizer, g.read, shown, probes, reviewer, accepted, aims, views, known)
     result["unaccounted_tokens"] = unaccounted_tokens(once_each, sources)
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import little
 import numpy as np
@@ -19,6 +20,7 @@ from ratchet.bootstrap.examples import (
     renamed,
     verdict_example,
 )
+from ratchet.bootstrap.probes import Views
 from ratchet.bootstrap.provenance import Sources
 from ratchet.bootstrap.stages import seed
 from ratchet.bootstrap.targets import Target
@@ -60,7 +62,13 @@ def sources(world, tokenizer, said, soft, little_run):
     targets = {i: Target(i, soft if i == said["good"].id else t.capture, 0.0) for i, t in accepted.items()}
     tasks, shown = ({t.id: t for t in some} for some in (world.slices[0].tasks, world.seed.tasks))
     reviewer = little_run.reviewer(little_run.fresh_weights())
-    return Sources(world, tokenizer, tasks, shown, shown, reviewer, accepted, targets)
+    views = Views(little_run, little_run.writer(little_run.fresh_weights()), 1)
+    return Sources(world, tokenizer, tasks, shown, shown, reviewer, accepted, targets, views)
+
+
+def shows(sources, run):
+    """The sources of what a run demonstrates."""
+    return replace(sources, tokenizer=run.tokenizer, shown={t.id: t for t in run.shown}, explained={})
 
 
 def taught(sources, tokenizer, t, task, again=lambda t, task, number: t.forced) -> list[Example]:
@@ -108,7 +116,7 @@ def test_what_a_generation_makes_of_its_transcripts_is_accounted_for(sources, sa
 
 def test_what_a_world_shows_is_accounted_for_and_nothing_else_by_its_name(sources, said, little_run, made):
     skills = seed.demonstrations(little_run, little_run.fresh_weights())
-    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})
+    own = shows(sources, little_run)
     shown = [e for part in skills.values() for e in part]
     assert {e.origin for e in shown} == {"seed", "prose"} and any((np.diff(e.weights) < 0).any() for e in shown)
     assert all(map(own.explain, shown))
@@ -123,7 +131,7 @@ def test_what_a_world_shows_is_accounted_for_and_nothing_else_by_its_name(source
 
 def test_what_a_world_shows_is_explained_once_in_a_run_and_what_transcripts_teach_each_time(sources, little_run, made):
     skills = seed.demonstrations(little_run, little_run.fresh_weights())
-    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown}, explained={})
+    own = shows(sources, little_run)
     e, prose = skills["simulate"][0], skills["prose"][0]
     bad = made_of(e, weights=e.weights * 3)
     assert [own.explain(one) for one in (e, prose, bad)] == [True, True, False] and sources.explain(made[0])
@@ -134,7 +142,7 @@ def test_what_a_world_shows_is_explained_once_in_a_run_and_what_transcripts_teac
 
 def test_a_demonstration_answers_its_own_question_and_nothing_stands_within_it(sources, little_run):
     skills = seed.demonstrations(little_run, little_run.fresh_weights())
-    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})
+    own = shows(sources, little_run)
     for skill in ("simulate", "interrupt"):
         for e in map(as_named_first, skills[skill][:12]):
             assert own.explain(e)
@@ -154,12 +162,16 @@ def judged(sources, world, deeds, little_run):
     sure = next(c for c in little_run.rubric if c.id == "sure")
     task = world.seed.tasks[-1]
     told = little.answer(deeds, task, (0,))
-    view = tuple(d for d in world.seed.documents if d.id in task.document_ids)
-    lineage = {"kind": "sure", "task": task.id, "generation": 1, "said": told}
-    asked = labelled(sure, world, task, told, view, sources.reviewer)
-    made = [verdict_example(sources.tokenizer, before, [(q, right)], "review", lineage) for before, q, right in asked]
-    assert [right for *_, right in asked] == [False, True]
+    made = taught_about(sources, task, told, sure, next(sources.views(SimpleNamespace(origin="review"), task)))
+    assert [e.tokens[-1] for e in made] == [*reversed(sources.tokenizer.verdicts)]
     return made
+
+
+def taught_about(sources, task, told, criterion, view, origin="review") -> list[Example]:
+    """What a reviewer is taught of an answer to a probe, with passages in view."""
+    lineage = {"kind": criterion.id, "task": task.id, "generation": 1, "said": told}
+    asked = labelled(criterion, sources.world, task, told, view, sources.reviewer)
+    return [verdict_example(sources.tokenizer, before, [(q, right)], origin, lineage) for before, q, right in asked]
 
 
 def flipped(e: Example, verdicts, at: int = -1) -> Example:
@@ -171,7 +183,7 @@ def flipped(e: Example, verdicts, at: int = -1) -> Example:
 
 
 def test_right_verdicts_are_accounted_for_and_turned_round_ones_are_not(sources, judged, little_run):
-    own = replace(sources, tokenizer=little_run.tokenizer, shown={t.id: t for t in little_run.shown})
+    own = shows(sources, little_run)
     shown = seed.demonstrations(little_run, little_run.fresh_weights())["review"]
     rows = [e for e in shown if e.weights.sum() > 1]
     assert all(map(own.explain, (*judged, *shown))) and len(rows) > 4
@@ -185,6 +197,30 @@ def test_right_verdicts_are_accounted_for_and_turned_round_ones_are_not(sources,
     assert not own.explain(other(first, kind="grounded")) and not own.explain(other(first, task="another"))
     assert not own.explain(other(first, said=second.lineage["said"].split(". ")[1]))
     assert not own.explain(made_of(first, origin="seed")) and not own.explain(made_of(rows[0], origin="review"))
+
+
+def test_verdicts_are_taught_beside_what_was_in_view(sources, judged, world, deeds, little_run):
+    """Beside other sources, or altered ones, the same verdict would teach to believe what nobody told."""
+    sure, task = next(c for c in little_run.rubric if c.id == "sure"), world.seed.tasks[-1]
+    told, passages = little.answer(deeds, task, (0,)), little_run.seed_index.passages
+    views = list(sources.views(judged[0], task))
+    taught = lambda *view: taught_about(sources, task, told, sure, view)
+    explained = lambda *view: [sources.explain(e) for e in taught(*view)]
+    assert "passages" in sure.show and all(all(explained(*view)) for view in views)
+    others = [p for p in passages if p not in views[0]]
+    calls = little_run.config.simulate.calls
+    assert calls and all(explained(*views[0], *others[:calls])), "it looked them up"
+    assert explained(*views[0], *others[: calls + 1]) == [False, False] and not any(explained(*others[:2]))
+    assert explained(*views[0], replace(others[0], text=others[0].text + " so.")) == [False, False]
+    for e in taught(*views[0]):
+        without = e.tokens[len(e.tokens) // 2 :]
+        assert not sources.explain(made_of(e, tokens=without, weights=e.weights[len(e.tokens) - len(without) :]))
+    own = shows(sources, little_run)
+    for e in seed.demonstrations(little_run, little_run.fresh_weights())["review"][:20]:
+        first = as_named_first(e)
+        tokens = first.tokens.copy()
+        tokens[3] = tokens[3] + 1 if tokens[3] + 1 not in first.tokens else tokens[3] + 2
+        assert own.explain(first) and not own.explain(made_of(first, tokens=tokens))
 
 
 def test_reviews_train_on_verdicts_alone_and_towards_them(sources, tokenizer, said, judged):
