@@ -266,14 +266,17 @@ def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def name_ids(names: Sequence[Sequence[str]], tokenizer: Any) -> list[list[int]]:
-    """The ids of the words of each kind that are one piece."""
+    """The ids of the words of each kind that are one piece; a word of two kinds is of the first."""
     return _one_piece(tuple(map(tuple, names)), tokenizer)
 
 
 @functools.lru_cache(maxsize=8)
 def _one_piece(names: tuple[tuple[str, ...], ...], tokenizer: Any) -> list[list[int]]:
-    pieces = [[tokenizer.encode(word) for word in kind] for kind in names]
-    return [list(dict.fromkeys(piece[0] for piece in kind if len(piece) == 1)) for kind in pieces]
+    pieces, found, taken = [[tokenizer.encode(word) for word in kind] for kind in names], [], set()
+    for kind in pieces:
+        found.append([i for i in dict.fromkeys(piece[0] for piece in kind if len(piece) == 1) if i not in taken])
+        taken.update(found[-1])
+    return found
 
 
 def imitation_examples(tokenizer: Any, document: Document, longest: int) -> list[Example]:

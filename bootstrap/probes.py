@@ -1,19 +1,16 @@
 """Probes of a reviewer: answers whose right verdicts are known, and junk that nobody may let pass."""
 
-import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import numpy as np
 
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate
 from ratchet.bootstrap.examples import judged_view
 from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import AGREEMENT, Reviewer
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.simulate import Draft, Writer, draft, finish
+from ratchet.bootstrap.simulate import Writer, draft, finish
 from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.train.records import Example
@@ -39,7 +36,7 @@ def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Pr
     """A writer's own answers to the held-out worked tasks, labelled by what the world knows, and junk; `number` is that
     of the generation."""
     siblings = siblings_of(run)
-    drafts = [_draft(run, writer, t, n, number) for t in run.probes for n in range(siblings)]
+    drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
     with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
         written = finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
     grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
@@ -55,49 +52,55 @@ def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Pr
     return probes
 
 
-def _draft(run: Run, writer: Writer, task: Task, sibling: int, number: int) -> Draft:
-    return draft(writer, run.seed_index, task, sibling, f"probe {number}")
+ANSWERED = "probes.json"
+"""What a generation's writer answered to probes that reviewers learn from, with the passages in view."""
+
+
+def keep_answers(run: Run, number: int, probes: Sequence[Probe]) -> None:
+    """Commits the answers to probes, without the junk."""
+    said = [
+        {"task": p.task.id, "said": p.transcript.text, "passages": list(p.transcript.passages)}
+        for p in probes
+        if not p.junk
+    ]
+    run.commits.once(run.generation(number) / ANSWERED, lambda: said)
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a reviewer can have had in view where it was taught verdicts, up to generation `number`."""
+    """What a reviewer had in view where it was taught verdicts about worked tasks, up to generation `number`."""
 
     run: Run
     writer: Writer
     number: int
 
-    def __call__(self, e: Example, task: Task) -> Iterator[tuple[Document, ...]]:
-        """The views of an example about a worked task: the one that demonstrations of it have, or those that its probes
-        began with, alone and with passages after them that were looked up and stand in the example."""
-        index = self.run.seed_index
+    def __call__(self, e: Example, task: Task) -> list[tuple[Document, ...]]:
+        """The views that an example about a worked task may have: a demonstration that of the task, and what was got
+        wrong of a probe those of the answers that said so."""
         if e.origin == "seed":
-            yield judged_view(self.writer, index, task)
-            return
-        drafts = [
-            _draft(self.run, self.writer, task, n, number)
-            for number in range(1, self.number + 1)
-            for n in range(siblings_of(self.run))
-        ]
-        views = list(dict.fromkeys(d.passages for d in drafts))
-        yield from (tuple(self._passages[i] for i in view) for view in views)
-        said = self.run.tokenizer.decode(e.tokens[: int(np.argmax(e.weights > 0))].tolist())
-        found = sorted((at, i) for i, text in self._spelled.items() if (at := said.find(text)) >= 0)
-        for view in views:
-            more = [i for _, i in found if i not in view]
-            for count in range(1, self.writer.config.calls + 1):
-                for some in itertools.combinations(more, count):
-                    yield tuple(self._passages[i] for i in (*view, *some))
+            return [judged_view(self.writer, self.run.seed_index, task)]
+        said = task.id, e.lineage.get("said")
+        views = dict.fromkeys(self._answers(e.lineage.get("generation", 0)).get(said, ()))
+        return [tuple(self._passages[i] for i in view) for view in views]
+
+    def _answers(self, number: int) -> dict[tuple[str, str], list[tuple[str, ...]]]:
+        """The passages in view of the answers to probes of a generation, by (task's id, text)."""
+        place = self.run.generation(number) / ANSWERED
+        if number not in self._read:
+            found = self._read[number] = {}
+            known = 0 < number <= self.number and self.run.commits.has(place)
+            for one in self.run.commits.read(place) if known else ():
+                found.setdefault((one["task"], one["said"]), []).append(tuple(one["passages"]))
+        return self._read[number]
+
+    @cached_property
+    def _read(self) -> dict[int, dict[tuple[str, str], list[tuple[str, ...]]]]:
+        """What `_answers` found before."""
+        return {}
 
     @cached_property
     def _passages(self) -> dict[str, Document]:
         return {p.id: p for p in self.run.seed_index.passages}
-
-    @cached_property
-    def _spelled(self) -> dict[str, str]:
-        """Passages as the tokenizer spells them, by id."""
-        encode, decode = self.run.tokenizer.encode, self.run.tokenizer.decode
-        return {i: decode(encode(p.text)).strip() for i, p in self._passages.items()}
 
 
 def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokenizer) -> list[Probe]:

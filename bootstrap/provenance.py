@@ -47,10 +47,10 @@ class Sources:
     tokenizer: Any
     tasks: Mapping[str, Task]
     """Those that were read, by id."""
-    shown: Mapping[str, Task]
-    """The worked tasks that are demonstrated, by id."""
-    probes: Mapping[str, Task]
-    """The worked tasks that probe reviewers, by id."""
+    shown: Sequence[Task]
+    """The worked tasks that are demonstrated; several may have one id."""
+    probes: Sequence[Task]
+    """The worked tasks that probe reviewers."""
     reviewer: Reviewer
     """Whose model criteria verdicts are about."""
     accepted: Mapping[str, Transcript]
@@ -93,42 +93,44 @@ class Sources:
         """Whether an example says what a world shows, or is a right verdict."""
         if e.origin == "prose":
             return e.id in self._prose
-        first = as_named_first(e)
-        said = tuple(_said(first).tolist())
-        if set(said) <= set(self.tokenizer.verdicts):
-            return self._judges(first)
-        return e.origin == "seed" and self._demonstrates(first, self.shown.get(e.lineage.get("task", "")))
+        first, name = as_named_first(e), e.lineage.get("task", "")
+        if not np.array_equal(exchanged(first.tokens, e.lineage.get("renamed", ())), e.tokens):
+            return False  # two names have become one
+        if set(_said(first).tolist()) <= set(self.tokenizer.verdicts):
+            shown = [self.shown[n] for n in self._numbers.get(name, ())]
+            return any(self._judges(first, t) for t in (shown if e.origin == "seed" else self.probes) if t.id == name)
+        return e.origin == "seed" and any(self._demonstrates(first, n) for n in self._numbers.get(name, ()))
 
-    def _judges(self, e: Example) -> bool:
+    def _judges(self, e: Example, task: Task) -> bool:
         """Whether verdicts, each at the end of a question, are the right ones, beside sources that were in view. A
         demonstration is about steps of a worked answer, right and spoiled, and a verdict that a reviewer got wrong
         about a probe's answer."""
-        name, said = e.lineage.get("task", ""), e.lineage.get("said")
-        task = (self.shown if e.origin == "seed" else self.probes).get(name)
+        said = e.lineage.get("said")
         taught = next((c for c in self.reviewer.criteria if c.id == e.lineage.get("kind")), None)
         at = np.flatnonzero(e.weights).tolist()
-        if task is None or taught is None or not at or (said is None) != (e.origin == "seed") or not self.world.known:
+        if taught is None or not at or (said is None) != (e.origin == "seed") or not self.world.known:
             return False
         tokens, answers = e.tokens.tolist(), dict(zip((True, False), self.tokenizer.verdicts, strict=True))
         between = [tuple(tokens[a + 1 : b]) for a, b in pairwise(at)]
         for view in self.views(e, task):
-            whole, known = self._verdicts(task, taught, said, view)
-            asked = [whole.get(tuple(tokens[: at[0]]), ()), *between]
-            if all(q in known and tokens[n] == answers[known[q]] for q, n in zip(asked, at, strict=True)):
+            context, known = self._verdicts(task, taught, said, view)
+            asked = [tuple(tokens[len(context) : at[0]]), *between]
+            right = all(q in known and tokens[n] == answers[known[q]] for q, n in zip(asked, at, strict=True))
+            if right and tuple(tokens[: len(context)]) == context:
                 return True
         return False
 
     def _verdicts(
         self, task: Task, criterion: Criterion, said: str | None, view: tuple[Document, ...]
-    ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], dict[tuple[int, ...], bool]]:
-        """What may be asked about what was `said` to a worked task, or else about its worked answer and spoiled ones,
-        with passages in view: questions by all tokens up to their end, and the right verdict by a question's tokens."""
-        key = (task.id, criterion.id, said, tuple(p.id for p in view))
+    ) -> tuple[tuple[int, ...], dict[tuple[int, ...], bool]]:
+        """What stands before questions about what was `said` to a worked task, or else about its worked answer and
+        spoiled ones, with passages in view, and by a question's tokens the right verdict."""
+        key = (id(task), criterion.id, said, tuple(p.id for p in view))
         if key not in self._known_verdicts:
             texts = [said] if said is not None else judged_steps(self.world, task, self._heard, judging_order(task))
             asked = [one for t in texts for one in labelled(criterion, self.world, task, t, view, self.reviewer)]
-            whole = {(*context, *question): question for context, question, _ in asked}
-            self._known_verdicts[key] = whole, {question: right for _, question, right in asked}
+            context = asked[0][0] if asked else ()
+            self._known_verdicts[key] = context, {question: right for _, question, right in asked}
         return self._known_verdicts[key]
 
     @cached_property
@@ -139,17 +141,17 @@ class Sources:
     @cached_property
     def _heard(self) -> tuple[str, ...]:
         """The worked answers, from which a rule that spoils takes what else might be said."""
-        return tuple(t.answer for t in self.shown.values())
+        return tuple(t.answer for t in self.shown)
 
-    def _demonstrates(self, e: Example, task: Task | None) -> bool:
-        """Whether an example answers the question of a worked task as its world does, after a look-up or none, or
-        corrects a wrong thought about it. Nothing stands within what is trained on: it would be taught after that."""
-        if task is None:
-            return False
+    def _demonstrates(self, e: Example, number: int) -> bool:
+        """Whether an example answers the question of the worked task of this number as its world does, after a look-up
+        or none, or corrects a wrong thought about it. Nothing stands within what is trained on: it would be taught
+        after that."""
+        task = self.shown[number]
         weighted = np.flatnonzero(e.weights)
         parts = np.split(weighted, np.flatnonzero(np.diff(weighted) > 1) + 1)
         *called, said = [tuple(e.tokens[part].tolist()) for part in parts]
-        *corrections, answer = self._worked[task.id]
+        *corrections, answer = self._worked(number)
         calls = {tuple(self.tokenizer.call(LOOKUP["name"], call_text(sought))) for sought in task.seek}
         right = said == answer if called else said in (answer, *corrections)
         ends = weighted[-1] == len(e.tokens) - 1 and set(called) <= calls
@@ -228,15 +230,27 @@ class Sources:
         return {t.id: [tuple(render(messages)) for messages in (t.messages, *t.askings)] for t in tasks}
 
     @cached_property
-    def _worked(self) -> dict[str, list[tuple[int, ...]]]:
-        """Of every worked task all corrections, and then its answer, in tokens."""
-        found = {}
-        for t in self.shown.values():
+    def _numbers(self) -> dict[str, list[int]]:
+        """The numbers of the worked tasks that are demonstrated, by id."""
+        found: dict[str, list[int]] = {}
+        for number, t in enumerate(self.shown):
+            found.setdefault(t.id, []).append(number)
+        return found
+
+    def _worked(self, number: int) -> list[tuple[int, ...]]:
+        """Of a worked task all corrections, and then its answer, in tokens."""
+        if number not in self._known_answers:
+            t = self.shown[number]
             steps = self.world.steps(t.answer)
             ways = self.world.spoil(t, t.answer, self._heard, random.Random(f"interrupt {t.id}"))
             texts = [*(way.correction(t.answer, steps) for way in ways), t.answer]
-            found[t.id] = [(*self.tokenizer.encode(text), self.tokenizer.end) for text in texts]
-        return found
+            self._known_answers[number] = [(*self.tokenizer.encode(text), self.tokenizer.end) for text in texts]
+        return self._known_answers[number]
+
+    @cached_property
+    def _known_answers(self) -> dict[int, list[tuple[int, ...]]]:
+        """What `_worked` found before."""
+        return {}
 
 
 def _said(e: Example) -> np.ndarray:

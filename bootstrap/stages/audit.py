@@ -71,9 +71,8 @@ def audit_generation(
     quoted = max((int(c.limit or 0) for c in run.rubric if c.id == "original"), default=0)
     result = audit(once_each, documents, own, list(transcripts.values()), reviews, max(GRAM, quoted))
     accepted = {i: t for i, t in transcripts.items() if reviews[i].accepted}
-    shown, probes = ({t.id: t for t in some} for some in (run.shown, run.probes))
     views, known = Views(run, g.writer, g.number), {} if explained is None else explained
-    sources = Sources(run.world, run.tokenizer, g.read, shown, probes, reviewer, accepted, aims, views, known)
+    sources = Sources(run.world, run.tokenizer, g.read, run.shown, run.probes, reviewer, accepted, aims, views, known)
     result["unaccounted_tokens"] = unaccounted_tokens(once_each, sources)
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, measure
 from ratchet.bootstrap.generation import Generation
-from ratchet.bootstrap.probes import calibrated, calibration_of_seed, judged_by_seed, junk_probes, labelled_probes
+from ratchet.bootstrap.probes import (
+    calibrated,
+    calibration_of_seed,
+    judged_by_seed,
+    junk_probes,
+    keep_answers,
+    labelled_probes,
+)
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.run import Run
@@ -81,7 +88,10 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
             auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**worth)
             standing = "needed to reach the target, though" if c.required else "advisory,"
             run.progress.line(f"gen {g.number} review: {c.id} is {standing} no better than chance ({auc})")
-    return reviewer, measured, _mistakes(g, reviewer, probes(), passages) if teach else []
+    if not teach:
+        return reviewer, measured, []
+    keep_answers(run, g.number, probes())
+    return reviewer, measured, _mistakes(g, reviewer, probes(), passages)
 
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:

@@ -11,7 +11,7 @@ from support import saying, transcript
 from ratchet.bootstrap import probes as probing
 from ratchet.bootstrap.calibration import Probe, ReviewerBelowFloor, calibrate, measure
 from ratchet.bootstrap.config import ReviewConfig
-from ratchet.bootstrap.probes import SAYS_NOTHING, calibration_of_seed, junk_probes
+from ratchet.bootstrap.probes import SAYS_NOTHING, Views, calibration_of_seed, junk_probes
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion, load_rubric
 from ratchet.bootstrap.run import Run
@@ -381,6 +381,13 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     assert {e.lineage["generation"] for e in mistakes} == {1}
     for text, lamp in zip(asked, task.seek, strict=True):
         assert text.endswith(f"the {lamp} {deeds[lamp]}?")
+    assert [one["said"] for one in json.loads((g.directory / "probes.json").read_text())] == [t.text for t in answers]
+    shown, early = Views(g.run, g.writer, 1), Views(g.run, g.writer, 0)
+    for e in mistakes:
+        (view,) = shown(e, task)
+        assert tuple(p.id for p in view) == answers[0].passages and early(e, task) == []
+        assert shown(replace(e, lineage=e.lineage | {"said": "nobody said so."}), task) == []
+        assert shown(e, replace(task, id="another")) == [] == shown(replace(e, lineage={}), task)
     only_probes = replace(g.run.world, probes=g.run.world.seed)
     measuring = replace(g, number=2, incumbent=1, run=replace(g.run, world=only_probes))
     _, measured, mistakes = calibration(measuring, [])
