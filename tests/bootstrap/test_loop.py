@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -183,6 +184,29 @@ def test_a_bad_candidate_is_rolled_back_and_the_incumbent_writes_the_next_round(
     assert decision["promoted"] is False and "fell by" in decision["reasons"][0]
     assert (left.incumbent, left.rollbacks) == (0, 1)
     assert_same_bits(loop.incumbents(run, left, seed), seed.weights)
+
+
+def test_what_is_too_little_to_train_on_is_audited_all_the_same(turn, monkeypatch):
+    g, heard = turn(1), []
+
+    def short(*_):
+        raise TooFewAccepted("generation 1: too few")
+
+    monkeypatch.setattr(train, "prepared", short)
+    seed = SimpleNamespace(demonstrations=["shown"])
+    with pytest.raises(TooFewAccepted, match="too few"):
+        loop._trained(g, ["new"], seed, heard.append)
+    assert heard == [["new", "shown"]]
+
+
+def test_weights_that_are_there_are_audited_and_nothing_is_compiled_for_them(turn, monkeypatch):
+    g, heard = turn(1), []
+    g.run.keep_weights(g.directory, g.params)
+    ready = train.Prepared(None, {"steps": 1})
+    monkeypatch.setattr(train, "prepared", lambda *_: ready)
+    monkeypatch.setattr(loop.ahead, "compiling_step", lambda *_: pytest.fail("it compiled"))
+    assert_same_bits(loop._trained(g, ["new"], SimpleNamespace(demonstrations=[]), heard.append), g.params)
+    assert heard == [["new"]] and read(g.directory / "training.json") == {"steps": 1}
 
 
 def ruined(run, params, arm):
