@@ -53,8 +53,8 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
     that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
     in several processes on GPUs, which wait for each other while they compile, from a model of others, and where the
-    seed model is there. An error in the thread,
-    such as too little memory, ends what it does, is shown in a line, and leaves the run as it is.
+    seed model is there. An error in the thread, such as too little memory, ends what it does, is shown in a line, and
+    leaves the run as it is.
     """
     few = programs.few(run.mesh.devices.flat[0])
     if not few or _bound(run.mesh) or run.config.base or run.has_weights(run.generation(0)):
