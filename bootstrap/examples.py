@@ -147,15 +147,18 @@ def labelled(
 
 
 def known_verdicts(criterion: Criterion, world: World, task: Task, text: str) -> list[tuple[str, str, bool]]:
-    """(step, question, right verdict) of a model criterion about each step of a text that `World.known` grades."""
+    """(what it is about, question, right verdict) of a model criterion about each step of a text that `World.known`
+    grades. One of whole answers is asked once, and is right when it is of every step."""
     steps: Sequence[Step] = world.steps(text)
     case = Case(task, text, "", True, (), tuple(steps), (), (text,))
     graded = zip(steps, world.known(task, text, "").steps, strict=True)
-    found = [(step, grades[criterion.id]) for step, grades in graded if criterion.id in grades]
+    found = [([step], grades[criterion.id]) for step, grades in graded if criterion.id in grades]
+    if criterion.of != "step" and found:
+        found = [(steps, all(right for _, right in found))]
     return [
-        (text[step.start : step.end], question, right)
-        for step, right in found
-        for question, _ in questions(criterion, case, [step])
+        (text[of[0].start : of[-1].end], question, right)
+        for of, right in found
+        for question, _ in questions(criterion, case, of)
     ]
 
 

@@ -79,8 +79,8 @@ class Views:
         wrong of a probe those of the answers that said so."""
         if e.origin == "seed":
             return [judged_view(self.writer, self.run.seed_index, task)]
-        said = task.id, e.lineage.get("said")
-        views = dict.fromkeys(self._answers(e.lineage.get("generation", 0)).get(said, ()))
+        said, generation = (task.id, e.lineage.get("said")), e.lineage.get("generation")
+        views = dict.fromkeys(self._answers(generation).get(said, ()) if isinstance(generation, int) else ())
         return [tuple(self._passages[i] for i in view) for view in views]
 
     def _answers(self, number: int) -> dict[tuple[str, str], list[tuple[str, ...]]]:

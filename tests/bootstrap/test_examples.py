@@ -315,3 +315,17 @@ def test_without_copies_or_names_the_example_stays_as_it_is(read, tokenizer, wor
 def test_one_hot_puts_everything_on_the_given_tokens():
     for got, wanted in zip(one_hot(np.array([4, 5])), certain((4, 5)), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_criterion_of_whole_answers_is_asked_once_and_right_when_every_step_is(reviewer, little_run, deeds):
+    world, task = little_run.world, little_run.world.seed.tasks[0]
+    (sure,) = (c for c in little_run.rubric if c.id == "sure")
+    whole = sure.model_copy(update={"of": "answer", "question": "is it so: {answer}"})
+    for wrong in ((), (0,), (1,), (0, 1)):
+        text = little.answer(deeds, task, wrong)
+        ((said, question, right),) = examples.known_verdicts(whole, world, task, text)
+        assert (said, question, right) == (text, f"is it so: {text}", not wrong)
+    ((*_, right),) = examples.labelled(whole, world, task, text, little_run.world.seed.documents, reviewer)
+    assert right is False
+    unknown = replace(world, known=lambda *_: Grade(True, steps=({}, {})))
+    assert examples.known_verdicts(whole, unknown, task, text) == []

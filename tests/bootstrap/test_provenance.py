@@ -221,6 +221,13 @@ def test_verdicts_are_taught_beside_what_was_in_view(sources, judged, world, dee
         assert own.explain(first) and not own.explain(made_of(first, tokens=tokens))
 
 
+@pytest.mark.parametrize("generation", ["one", None, 1.5, -1, 9, [1]])
+def test_a_verdict_of_no_generation_had_nothing_in_view(judged, little_run, generation):
+    own, task = Views(little_run, little_run.writer(little_run.fresh_weights()), 1), little_run.world.seed.tasks[-1]
+    e = made_of(judged[0], lineage=judged[0].lineage | {"generation": generation})
+    assert e.origin == "review" and own(e, task) == []
+
+
 def test_worked_tasks_of_one_id_are_each_what_they_are(sources, little_run):
     """As where the id is that of the question, and other documents answer it."""
     given = little_run.world.seed
