@@ -78,8 +78,8 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def write(run: Run, asked: Export) -> epath.Path:
-    """Writes a finished generation's weights, config.json and tokenizer: that of the base folder with its chat
-    template, else the SentencePiece model.
+    """Writes a finished generation's weights, config.json, the ids that answers end with, and the tokenizer: that of
+    the base folder with its chat template, else the SentencePiece model.
 
     Raises FolderError when the directory exists, or for a decoder that transformers does not have.
     """
@@ -92,7 +92,7 @@ def write(run: Run, asked: Export) -> epath.Path:
         model = dataclasses.replace(model, max_length=longest)
     weights = run.weights(asked.generation)
     with whole(place) as fresh:
-        huggingface.save(fresh, model, weights, asked.dtype)
+        huggingface.save(fresh, model, weights, asked.dtype, run.tokenizer.special_ids)
         if run.config.base:
             run.tokenizer.save(fresh, dated=False)
         else:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from os.path import commonprefix
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -321,6 +321,15 @@ class ChatTokenizer:
     def end(self) -> int:
         """The id that closes an assistant's turn. Raises FolderError as `check` does."""
         return self._closing.id
+
+    @property
+    def special_ids(self) -> dict[str, Any]:
+        """The ids that transformers' `generate` begins, pads and ends with, by its names; what closes an assistant's
+        turn ends an answer too. Raises FolderError as `check` does."""
+        of = self._vocabulary.symbols.get
+        named = {name: of(self.described.get(f"{name}_token")) for name in ("bos", "pad", "eos")}
+        ends = [self.end, *({named.pop("eos")} - {self.end, None})]
+        return {f"{name}_token_id": i for name, i in named.items() if i is not None} | {"eos_token_id": ends}
 
     @functools.cached_property
     def verdicts(self) -> tuple[int, int]:

@@ -4,8 +4,9 @@
 """
 
 import json
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import PurePosixPath
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,11 @@ def load(folder: epath.Path, config: DecoderConfig, shardings: Callable[[nnx.Sta
     return tensors.load(_Files(folder, config.family.tied), _names(config), config, shardings)
 
 
-def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: str) -> None:
-    """Writes config.json and safetensors of `dtype` (float32, bfloat16 or float16), about 2 GiB a file.
+def save(
+    folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: str, special: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json and safetensors of `dtype` (float32, bfloat16 or float16), about 2 GiB a file. `special` are
+    ids of special tokens, as in {"eos_token_id": [2]}, by which transformers' `generate` begins and ends.
 
     All processes call it alike; one writes. Raises FolderError when no other library knows such a model.
     """
@@ -70,7 +74,9 @@ def save(folder: epath.Path, config: DecoderConfig, params: nnx.State, dtype: st
         if len(groups) > 1:
             index = {"metadata": {"total_size": size}, "weight_map": where}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
-        (folder / "config.json").write_text(json.dumps(described, indent=1))
+        (folder / "config.json").write_text(json.dumps(described | (special or {}), indent=1))
+        if special:
+            (folder / "generation_config.json").write_text(json.dumps(special, indent=1))
 
 
 def _names(config: DecoderConfig) -> Names:

@@ -91,6 +91,11 @@ class Tokenizer:
         (folder / f"{FILE}.part").rename(folder / FILE)
 
     @property
+    def special_ids(self) -> dict[str, Any]:
+        """The id that transformers' `generate` ends with, by its name."""
+        return {"eos_token_id": [self.end]}
+
+    @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return self._pieces.vocab_size()

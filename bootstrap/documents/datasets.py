@@ -14,6 +14,7 @@ from ratchet.bootstrap.documents.tables import Row, arrow
 
 SPLIT = "train"
 """The split that is read, where there are several."""
+_INFO, _STATE, _SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 _NAME = re.compile(r"[A-Za-z]\w*(?:/[\w.-]+)?(?::[\d.*]+)?")
 
 
@@ -27,13 +28,19 @@ class Dataset(NamedTuple):
 def folder_of(place: epath.Path) -> epath.Path | None:
     """The folder of a TFDS dataset: `place` itself, or the only version of a dataset in it; None where there is none.
     Raises ValueError when there are several."""
-    if (place / "dataset_info.json").exists():
-        return place
-    versions = sorted(p.parent for p in place.glob("*/features.json")) if place.is_dir() else []
+    if not place.is_dir() or _is_prepared(place):
+        return place if place.is_dir() else None
+    versions = sorted(p.parent for p in place.glob(f"*/{_INFO}") if _is_prepared(p.parent))
     if len(versions) > 1:
         names = ", ".join(v.name for v in versions)
         raise ValueError(f"documents: {place} holds several datasets ({names}); set --documents.path to one of them")
     return versions[0] if versions else None
+
+
+def _is_prepared(folder: epath.Path) -> bool:
+    """Whether TFDS made a folder, as far as its files tell: others have a dataset_info.json or a features.json too."""
+    info = folder / _INFO
+    return info.exists() and ((folder / "features.json").exists() or b'"fileFormat"' in info.read_bytes())
 
 
 def prepared(folder: epath.Path, needed: Iterable[str]) -> Dataset:
@@ -65,24 +72,46 @@ def named(name: str, needed: Iterable[str]) -> Dataset | None:
     return _of(builder, name, needed)
 
 
+def is_saved(folder: epath.Path) -> bool:
+    """Whether `save_to_disk` of Hugging Face's `datasets` wrote a folder, as far as its files tell: one of notes may
+    have a state.json too."""
+    if not (folder / _STATE).exists() and not (folder / _SPLITS).exists():
+        return False
+    if any(folder.glob("*.arrow")) or any(folder.glob("*/*.arrow")):
+        return True
+    try:
+        return "_data_files" in _object(folder / _STATE) or "splits" in _object(folder / _SPLITS)
+    except ValueError:
+        return False
+
+
 def saved(folder: epath.Path) -> Dataset:
     """A dataset that `save_to_disk` of Hugging Face's `datasets` wrote; of several splits, `train`, or the only one.
 
     Raises ValueError when its files do not say what it holds.
     """
+    splits, place = _object(folder / _SPLITS).get("splits"), folder
+    if isinstance(splits, list):
+        if SPLIT not in splits and len(splits) != 1:
+            raise _lacks(f"in {folder}", f"split `{SPLIT}`", map(str, splits))
+        place = folder / (SPLIT if SPLIT in splits else str(splits[0]))
+    state, info = _object(place / _STATE), _object(place / _INFO)
     try:
-        if (several := folder / "dataset_dict.json").exists():
-            splits = json.loads(several.read_text())["splits"]
-            if SPLIT not in splits and len(splits) > 1:
-                raise _lacks(f"in {folder}", f"split `{SPLIT}`", splits)
-            folder /= SPLIT if SPLIT in splits else splits[0]
-        state = json.loads((folder / "state.json").read_text())
-        files = [folder / file["filename"] for file in state["_data_files"]]
-        info = folder / "dataset_info.json"
-        license = json.loads(info.read_text()).get("license") if info.exists() else ""
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        files = [place / file["filename"] for file in state["_data_files"]]
+    except (LookupError, TypeError) as error:
         raise _unreadable(f"the dataset in {folder}", error) from error
-    return Dataset(_of_arrow(files), str(license or ""))
+    return Dataset(_of_arrow(files), str(info.get("license") or ""))
+
+
+def _object(path: epath.Path) -> dict[str, Any]:
+    """A file's JSON object, {} where there is no file. Raises ValueError for what is none."""
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise TypeError(f"{path.name} holds no JSON object")
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise _unreadable(f"the dataset in {path.parent}", error) from error
+    return found
 
 
 def _of_arrow(files: Iterable[epath.Path]) -> Iterator[Row]:
@@ -139,9 +168,10 @@ def _scalars(
 
 
 def _lacks(where: str, what: str, there: Iterable[str]) -> ValueError:
+    has = ", ".join(sorted(there)) or "none"
     return ValueError(
-        f"documents: the dataset {where} has no {what} (it has {', '.join(sorted(there))}); set --documents.text-key "
-        "and --documents.id-key, or rename one"
+        f"documents: the dataset {where} has no {what} (it has {has}); set --documents.text-key and "
+        "--documents.id-key, or rename one"
     )
 
 

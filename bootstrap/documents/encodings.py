@@ -26,7 +26,7 @@ WESTERN = 1 / 3
 """The share of letters with accents beyond which a text is no Western European one."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _HALF = re.compile("[\ud800-\udfff]")
-_MARKED = re.compile(r"\A[\s\ufeff]*\ufeff")
+_MARKED = re.compile(r"\A[\s\ufeff]*\ufeff|^\ufeff+", re.MULTILINE)
 _TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\w]|[¹²³ªº])[^\W\d_]")
 """A sign within a word, as letters of other alphabets become when they are read as Western European."""
 
@@ -38,9 +38,10 @@ def decoded(content: bytes, source: str, declared: str = "") -> str:
 
 
 def clean(text: str) -> str:
-    """A text without byte order marks before its first letter and control characters in it, its lines ended by \\n; for
-    half a letter, which JSON may spell, it has the sign of a damaged one."""
-    lines = _MARKED.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    """A text without control characters, and without byte order marks before its first letter or at the beginning of
+    lines, where files were put together; its lines are ended by \\n. For half a letter, which JSON may spell, it has
+    the sign of a damaged one."""
+    lines = _MARKED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return _HALF.sub("\ufffd", _CONTROL.sub("", lines))
 
 
@@ -68,6 +69,8 @@ def encoding(content: bytes, source: str, declared: str = "") -> str:
     for form in filter(None, (declared, "utf-8")):
         if _is_text(content, form):
             return form
+    if _is_whole(content):
+        return "utf-8"
     form = _wide(content) if b"\0" in content else _detected(content, source)
     if form:
         return form
@@ -90,6 +93,16 @@ def _is_text(content: bytes, form: str) -> bool:
     damaged, torn = text.count("\ufffd"), bool(decoder.getstate()[0])
     whole = len(text) - len(text.encode("ascii", "ignore")) - damaged
     return 10 * damaged + torn <= whole and _readable(text)
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether a content is UTF-8 without a fault, which no other encoding is by chance: the signs of damaged letters in
+    it were there before, and a short text may have a control character."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return len(_CONTROL.findall(text)) <= max(1, FEW * len(text)) and "\0\0" not in text
 
 
 def _wide(content: bytes) -> str:

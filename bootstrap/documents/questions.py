@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Set
 from typing import Any
 
-from ratchet.bootstrap.documents.account import LeftOut, because
+from ratchet.bootstrap.documents.account import LISTED, LeftOut, because
 from ratchet.bootstrap.documents.encodings import clean
 from ratchet.bootstrap.documents.folder import identity
 from ratchet.bootstrap.documents.tables import jsonl
@@ -24,7 +24,9 @@ def questions(path: str, ids: Mapping[str, Set[str]]) -> list[Question | LeftOut
             raise ValueError(f"documents: {path} is no file; mend --documents.questions")
         with place.open("rb") as file:
             for number, row in jsonl(file, place.name):
-                found.append(row if isinstance(row, LeftOut) else _question(row, f"{place.name}:{number}", ids))
+                hint = sum(isinstance(one, LeftOut) for one in found) < LISTED  # the nearest name is long looked for
+                source = f"{place.name}:{number}"
+                found.append(row if isinstance(row, LeftOut) else _question(row, source, ids, hint))
     except OSError as error:
         raise ValueError(f"documents: {path} {because(error)}; mend --documents.questions") from error
     if not any(isinstance(one, Question) for one in found):
@@ -33,7 +35,7 @@ def questions(path: str, ids: Mapping[str, Set[str]]) -> list[Question | LeftOut
     return found
 
 
-def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, Set[str]]) -> Question | LeftOut:
+def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, Set[str]], hint: bool) -> Question | LeftOut:
     row, said = {clean(name): value for name, value in row.items()}, {}
     for name in Question._fields:
         value = row.get(name)
@@ -42,7 +44,7 @@ def _question(row: Mapping[str, Any], source: str, ids: Mapping[str, Set[str]]) 
             return LeftOut(source, f"has no text `{name}`")
     asked = Question(**said)
     if not (called := ids.get(asked.document)):
-        near = difflib.get_close_matches(asked.document, ids, n=1, cutoff=0.0) if len(ids) < 10_000 else []
+        near = difflib.get_close_matches(asked.document, ids, n=1, cutoff=0.0) if hint and len(ids) < 10_000 else []
         nearest = f"; the nearest is {near[0]!r}" if near else ""
         return LeftOut(source, f"is about {asked.document!r}, which is no document that was read{nearest}")
     if len(called) > 1:

@@ -84,10 +84,10 @@ def _refuse_two_of_one_id(documents: Iterable[Document], config: DocumentsConfig
 
 def _pieces(place: epath.Path, config: DocumentsConfig) -> Iterator[Piece]:
     """The documents at a path, in order, and what cannot be read there."""
-    if (place / "state.json").exists() or (place / "dataset_dict.json").exists():
-        return _of_dataset(datasets.saved(place), config)
     needed = tuple(filter(None, (config.text_key, config.id_key)))
-    if (folder := datasets.folder_of(place)) is not None:
+    if not config.globs and datasets.is_saved(place):
+        return _of_dataset(datasets.saved(place), config)
+    if not config.globs and (folder := datasets.folder_of(place)) is not None:
         return _of_dataset(datasets.prepared(folder, needed), config)
     if place.is_dir():
         return _of_folder(place, config)

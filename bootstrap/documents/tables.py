@@ -34,15 +34,16 @@ def _object(line: str, source: str) -> Mapping[str, Any] | LeftOut:
 
 def comma_separated(file: BinaryIO, source: str) -> Iterator[Row]:
     """Rows under a line of names, the first that is not blank, set apart by whichever of `,` `;` tab and `|` is most
-    frequent in that line."""
+    frequent in that line. A row with words beyond the last name is left out: they are the rest of a text."""
     csv.field_size_limit(sys.maxsize)
     with opened(file, source) as text:
         names = next((line for line in text if line.strip("\ufeff\r\n\t ")), "").lstrip("\ufeff")
         delimiter = max(SEPARATORS, key=names.count)
         header = next(csv.reader([names], delimiter=delimiter), [])
         for number, row in enumerate(csv.DictReader(text, header, delimiter=delimiter), 1):
-            row.pop(None, None)  # cells beyond the last name
-            yield number, row
+            beyond = [cell for cell in row.pop(None, ()) if cell.strip()]
+            why = f"has cells beyond its {len(header)} names; put texts with {delimiter!r} in quotes"
+            yield number, LeftOut(f"{source}:{number}", why) if beyond else row
 
 
 def parquet(file: BinaryIO, source: str) -> Iterator[Row]:

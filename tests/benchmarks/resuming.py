@@ -101,7 +101,7 @@ def resuming(whole: Path, reads: Reads, left: str) -> dict[str, float]:
     places = {f"gen-{n:03d}" for n in range(1, count + 1)}
     parts = [Path(p).relative_to(directory).parts for p in paths if Path(p).is_relative_to(directory)]
     kinds = collections.Counter(p[1] for p in parts if len(p) > 1 and p[0] in places)
-    records = collections.Counter(p[1] for p in parts if p[0] in places and ".array_record" in p[-1])
+    records = collections.Counter(p[1] for p in parts if p and p[0] in places and ".array_record" in p[-1])
     of = lambda *names: sum(records[name] for name in names) / count
     return {
         "seconds": seconds,

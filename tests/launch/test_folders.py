@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 from etils import epath
@@ -49,6 +50,8 @@ def test_an_exported_generation_is_read_by_transformers_and_by_us(run, tmp_path,
     np.testing.assert_array_equal(theirs.model.embed_tokens.weight.detach().numpy(), params["embedding"][...])
     assert torch.isfinite(theirs(torch.arange(9)[None]).logits).all()
     assert (place / "tokenizer.model").read_bytes() == (directory / "tokenizer" / "model.spm").read_bytes()
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(place / "tokenizer.model"))
+    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == [spm.piece_to_id("<|end|>")]
 
     assert cli.main(["import", str(place), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -126,4 +129,9 @@ def test_a_model_from_a_folder_is_exported_with_the_folders_own_chat(tmp_path):
     asked = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert list(asked) == own.render(messages)
     assert ChatTokenizer.load(place, model.vocab_size).hash == own.hash
-    assert transformers.AutoModelForCausalLM.from_pretrained(place).config.max_position_embeddings == 64
+    model = transformers.AutoModelForCausalLM.from_pretrained(place)
+    assert model.config.max_position_embeddings == 64
+    ends = [own.end, theirs.eos_token_id]
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == list(dict.fromkeys(ends))
+    assert model.generation_config.bos_token_id == theirs.bos_token_id
+    assert model.generation_config.pad_token_id == theirs.pad_token_id

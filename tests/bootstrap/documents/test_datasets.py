@@ -220,3 +220,51 @@ def test_a_damaged_saved_dataset_is_one_clear_line(tmp_path, name, content):
     saved(tmp_path / "set", [{"text": "so it is"}], files=1)
     (tmp_path / "set" / name).write_bytes(content)
     assert "cannot be read" in refused(tmp_path / "set")
+
+
+def of_factory(place):
+    """What a folder of files to train on has beside them."""
+    (place / "dataset_info.json").write_text('{"tales": {"file_name": "tales.jsonl"}}')
+
+
+def of_notes(place):
+    (place / "state.json").write_text('{"open": ["crow.txt"]}')
+
+
+def of_broken_notes(place):
+    (place / "state.json").write_bytes(b"\xff{")
+
+
+def of_maps(place):
+    for name in ("north", "south"):
+        (place / name).mkdir()
+        (place / name / "features.json").write_text('{"type": "FeatureCollection"}')
+
+
+@pytest.mark.parametrize("beside", [of_factory, of_notes, of_broken_notes, of_maps])
+def test_a_folder_is_no_dataset_by_the_name_of_a_file(tmp_path, beside):
+    (tmp_path / "crow.txt").write_text("A crow drank.")
+    beside(tmp_path)
+    assert [d.text for d in documents(tmp_path)] == ["A crow drank."]
+
+
+def test_files_that_are_asked_for_are_read_from_a_dataset_too(tmp_path):
+    place = dataset(tmp_path, [{"id": "a", "text": "a story"}], id=TEXT, text=TEXT)
+    (place / "README.md").write_text("So it is.")
+    assert [d.text for d in documents(place, globs=("*.md",))] == ["So it is."]
+    saved(tmp_path / "set", [{"text": "so it was"}], files=1)
+    (tmp_path / "set" / "notes.txt").write_text("So it will be.")
+    assert [d.text for d in documents(tmp_path / "set", globs=("*.txt",))] == ["So it will be."]
+
+
+@pytest.mark.parametrize("said", ['{"splits": []}', '{"splits": [3, 4]}'])
+def test_a_saved_dataset_without_a_split_to_read_is_one_clear_line(tmp_path, said):
+    (tmp_path / "dataset_dict.json").write_text(said)
+    assert f"the dataset in {tmp_path} has no split `train`" in refused(tmp_path)
+
+
+def test_a_damaged_list_of_splits_names_the_dataset(tmp_path):
+    saved(tmp_path / "train", [{"text": "so it was"}], files=1)
+    for said in (b"\xff", b"[1]", b"{"):
+        (tmp_path / "dataset_dict.json").write_bytes(said)
+        assert f"the dataset in {tmp_path} cannot be read" in refused(tmp_path)

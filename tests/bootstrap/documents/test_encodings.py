@@ -47,6 +47,12 @@ def test_a_damaged_or_torn_letter_does_not_change_what_the_others_mean():
     assert clean(decoded(b"so it is. " * 100 + b"\0", "a")) == "so it is. " * 100
 
 
+@pytest.mark.parametrize("text", ["I don\ufffdt know", "\ufffd", "so it was\0", "\x1b so", "na\ufffdve, “so” it was"])
+def test_faultless_utf8_is_utf8_whatever_signs_it_holds(text):
+    assert decoded(text.encode(), "a") == text
+    assert list(opened(io.BytesIO(text.encode()), "a")) == [text]
+
+
 def test_what_a_page_declares_is_believed_when_it_can_be():
     text = "Кувшин".encode("koi8-r")
     assert decoded(text, "a", "koi8-r") == "Кувшин"
@@ -56,6 +62,7 @@ def test_what_a_page_declares_is_believed_when_it_can_be():
 
 def test_marks_and_control_characters_are_no_part_of_a_text_and_lines_end_alike():
     assert (clean(" \n\ufefftwo \ufeff"), clean(" \n two")) == ("two \ufeff", " \n two")
+    assert clean("one\n\ufefftwo\r\n\ufeff\ufeffthree") == "one\ntwo\nthree", "files that were put together"
     assert clean("half \ud800 a letter, and 😀") == "half \ufffd a letter, and 😀"
     assert clean("\ufeff\ufeffone\r\ntwo\rthree\x00\x07 in\ufeffside\tx") == "one\ntwo\nthree in\ufeffside\tx"
 

@@ -1,7 +1,9 @@
+import difflib
 import json
 
 import pytest
 
+from ratchet.bootstrap.documents.account import LISTED
 from ratchet.bootstrap.documents.reading import read
 from ratchet.bootstrap.worlds import DocumentsConfig, Question
 
@@ -70,3 +72,12 @@ def test_a_file_without_questions_is_one_clear_line(folder):
             asked(folder, *lines)
     with pytest.raises(ValueError, match="cannot be read .No such file or directory.; mend --documents.questions"):
         read(DocumentsConfig(str(folder), questions=str(folder / "none.jsonl")))
+
+
+def test_the_nearest_name_is_looked_for_where_it_is_shown_and_no_oftener(folder, monkeypatch):
+    looked, near = [], difflib.get_close_matches
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *args, **more: looked.append(args) or near(*args, **more))
+    found = asked(folder, line(), *(line(document=f"crown {n}") for n in range(40)))
+    reasons = [o.reason for o in found.account.of("unread")]
+    assert len(reasons) == 40 and len(looked) == LISTED
+    assert ["nearest is 'crow" in reason for reason in reasons] == [True] * LISTED + [False] * (40 - LISTED)

@@ -128,6 +128,14 @@ def test_a_row_that_is_no_document_is_listed_by_its_line_and_the_others_are_read
     assert f"{one.source} {one.reason}".startswith(reason)
 
 
+def test_a_row_with_words_beyond_the_last_name_is_listed_and_not_cut(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n1,The mill, by the river, is old.\n2,"A crow, so it is.",,\n')
+    found = read(DocumentsConfig(str(tmp_path)))
+    assert [d.text for d in found.documents] == ["A crow, so it is."], "empty cells are no words"
+    (one,) = found.account.of("unread")
+    assert one.source == "a.csv:1" and one.reason == "has cells beyond its 2 names; put texts with ',' in quotes"
+
+
 def test_texts_in_a_table_may_be_long_and_have_lines(tmp_path):
     long = "so it is, said he.\n" * 20_000
     with (tmp_path / "a.csv").open("w", newline="") as file:
