@@ -1,7 +1,8 @@
 """Probes of a reviewer: answers whose right verdicts are known, and junk that nobody may let pass."""
 
+import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import AGREEMENT, Reviewer
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer, draft, finish
-from ratchet.bootstrap.transcript import Transcript
+from ratchet.bootstrap.transcript import Transcript, certain, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.train.records import Example
 
@@ -32,13 +33,17 @@ def judged_by_seed(run: Run) -> bool:
     return bool(run.world.known and not run.world.has_oracle)
 
 
-def labelled_probes(run: Run, writer: Writer, number: int, seed: int) -> list[Probe]:
-    """A writer's own answers to the held-out worked tasks, labelled by what the world knows, and junk; `number` is that
-    of the generation."""
+def probe_answers(run: Run, writer: Writer, number: int, seed: int) -> list[Transcript]:
+    """A writer's own answers to the held-out worked tasks, `siblings_of` of each, in generation `number`."""
     siblings = siblings_of(run)
     drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
     with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
-        written = finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
+        return finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
+
+
+def labelled_probes(run: Run, written: Sequence[Transcript]) -> list[Probe]:
+    """What `probe_answers` gave, labelled by what the world knows, and junk."""
+    siblings = siblings_of(run)
     grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
     graded = {name for grade in grades for step in grade.steps for name in step}
     passages = {p.id: p for p in run.seed_index.passages}
@@ -56,14 +61,16 @@ ANSWERED = "probes.json"
 """What a generation's writer answered to probes that reviewers learn from, with the passages in view."""
 
 
-def keep_answers(run: Run, number: int, probes: Sequence[Probe]) -> None:
-    """Commits the answers to probes, without the junk."""
-    said = [
-        {"task": p.task.id, "said": p.transcript.text, "passages": list(p.transcript.passages)}
-        for p in probes
-        if not p.junk
-    ]
-    run.commits.once(run.generation(number) / ANSWERED, lambda: said)
+def kept_answers(run: Run, number: int, answer: Callable[[], Sequence[Transcript]]) -> list[Transcript]:
+    """The committed answers to probes, sampled first where there are none: a GPU would sample others when a run goes
+    on. What they were asked in tokens is not kept."""
+
+    def make() -> list[dict]:
+        short = [replace(t, prompt=(), student_prompt=(), capture=certain(())) for t in answer()]
+        return [json.loads(to_json(t)) for t in short]
+
+    kept = run.commits.once(run.generation(number) / ANSWERED, make)
+    return [transcript_from_json(json.dumps(one).encode()) for one in kept]
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Views:
             found = self._read[number] = {}
             known = 0 < number <= self.number and self.run.commits.has(place)
             for one in self.run.commits.read(place) if known else ():
-                found.setdefault((one["task"], one["said"]), []).append(tuple(one["passages"]))
+                found.setdefault((one["task_id"], one["text"]), []).append(tuple(one["passages"]))
         return self._read[number]
 
     @cached_property
@@ -137,7 +144,7 @@ def calibration_of_seed(run: Run) -> dict:
 
     def make() -> dict:
         params = run.seed_weights
-        probes = labelled_probes(run, run.writer(params), 0, run.seed("judge"))
+        probes = labelled_probes(run, probe_answers(run, run.writer(params), 0, run.seed("judge")))
         return calibrated(run, 0, run.reviewer(params), probes, {p.id: p for p in run.seed_index.passages})
 
     return run.commits.once(run.generation(0) / "calibration.json", make)

@@ -168,15 +168,15 @@ class Sources:
         weights[len(t.prompt) :] = 1
         for start, end in t.called:
             weights[start:end] = 1
-        pairs, aim = e.lineage.get("renamed", ()), self.targets[t.id].capture
-        used = np.unique(np.concatenate([tokens, aim.ids_NK.ravel()]))
+        pairs, aim, certain = e.lineage.get("renamed", ()), self.targets[t.id].capture, _towards(e, _said(e))
+        used = np.unique(tokens if certain else np.concatenate([tokens, aim.ids_NK.ravel()]))
         if len(np.unique(exchanged(used, pairs))) < len(used):
             return False  # two names have become one
         aim = aim._replace(ids_NK=exchanged(aim.ids_NK, pairs))
         return (
             np.array_equal(e.tokens, exchanged(tokens, pairs))
             and np.array_equal(e.weights, weights)
-            and (_towards(e, _said(e)) or _towards(e, _said(e)[: -len(t.tokens)], aim))
+            and (certain or _towards(e, _said(e)[: -len(t.tokens)], aim))
         )
 
     def _answers(self, e: Example, t: Transcript) -> bool:

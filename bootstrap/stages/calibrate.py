@@ -11,8 +11,9 @@ from ratchet.bootstrap.probes import (
     calibration_of_seed,
     judged_by_seed,
     junk_probes,
-    keep_answers,
+    kept_answers,
     labelled_probes,
+    probe_answers,
 )
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion
@@ -54,8 +55,10 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
 
     @functools.cache
     def probes() -> list[Probe]:
-        writer = g.author(captured=False)
-        return labelled_probes(run, writer, g.number, g.seed("probes")) if known else _junk_of(g, written)
+        if not known:
+            return _junk_of(g, written)
+        answer = lambda: probe_answers(run, g.author(captured=False), g.number, g.seed("probes"))
+        return labelled_probes(run, kept_answers(run, g.number, answer) if teach else answer())
 
     def make() -> dict:
         if known and not teach and g.incumbent == 0:
@@ -90,7 +93,6 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
             run.progress.line(f"gen {g.number} review: {c.id} is {standing} no better than chance ({auc})")
     if not teach:
         return reviewer, measured, []
-    keep_answers(run, g.number, probes())
     return reviewer, measured, _mistakes(g, reviewer, probes(), passages)
 
 

@@ -16,6 +16,7 @@ from ratchet.bootstrap.examples import (
     for_simulator,
     for_students,
     labelled,
+    name_ids,
     one_hot,
     renamed,
     verdict_example,
@@ -219,6 +220,18 @@ def test_verdicts_are_taught_beside_what_was_in_view(sources, judged, world, dee
         tokens = first.tokens.copy()
         tokens[3] = tokens[3] + 1 if tokens[3] + 1 not in first.tokens else tokens[3] + 2
         assert own.explain(first) and not own.explain(made_of(first, tokens=tokens))
+
+
+def test_names_among_alternatives_matter_only_where_they_are_taught(sources, said, soft, world, tokenizer):
+    """Simulators may learn what was sampled alone: a name may then become one that the teacher only thought of."""
+    t, task = said["good"], world.slices[0].tasks[0]
+    others = [i for kind in name_ids(world.names, tokenizer) for i in kind if i not in {*t.tokens, *t.prompt}]
+    ids_N2 = np.stack([soft.ids_NK[:, 0], np.resize(others, len(t.tokens))], 1).astype(np.int32)
+    aim = Target(t.id, soft._replace(ids_NK=ids_N2), 0.0)
+    known = replace(sources, targets={**sources.targets, t.id: aim})
+    for target in (aim, aim.sampled(t)):
+        copies = renamed(world.names, tokenizer, for_simulator(t, target, task, "gen-000"), 20)
+        assert len(others) > 1 and len({e.id for e in copies}) > 1 and all(map(known.explain, copies))
 
 
 @pytest.mark.parametrize("generation", ["one", None, 1.5, -1, 9, [1]])

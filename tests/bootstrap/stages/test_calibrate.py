@@ -287,6 +287,24 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
     assert [p.labels["sure"] for p in given if not p.junk] == [False, True] * 2
 
 
+def test_answers_to_probes_are_sampled_once_however_often_a_run_goes_on(turn, torn, deeds, monkeypatch):
+    """Where sampling gives others the second time, as on a GPU, reviewers learn from those that were committed."""
+    g = turn(1)
+    first = g.run.probes[0]
+    says = lambda *texts: monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, *texts))
+    no = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
+    monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(no,)))
+    says(little.answer(deeds, first), little.answer(deeds, first, (1,)))
+    *_, mistakes = calibration(g, [])
+    says("so.", "so it is.")
+    *_, again = calibration(g, [])
+    assert mistakes and [e.id for e in again] == [e.id for e in mistakes]
+    (g.directory / "calibration.json").unlink()
+    *_, anew = calibration(g, [])
+    assert [e.id for e in anew] == [e.id for e in mistakes]
+    assert all(Views(g.run, g.writer, 1)(e, first) for e in mistakes if e.lineage["task"] == first.id)
+
+
 def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes, monkeypatch):
     g = turn(1, review__target_precision=1.0)
     junk = [p for p in probes if p.task in g.run.probes and p.transcript.text == ":"]
@@ -368,6 +386,7 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
     answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
     probes = [Probe(t, task, n == 0, dict.fromkeys(("sure", "firm"), n == 0)) for n, t in enumerate(answers)]
+    monkeypatch.setattr(stage, "probe_answers", lambda *_: answers)
     monkeypatch.setattr(stage, "labelled_probes", lambda *_: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
     firm = never.model_copy(update={"id": "firm", "judge": "seed", "standing": "advisory"})
@@ -381,7 +400,7 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     assert {e.lineage["generation"] for e in mistakes} == {1}
     for text, lamp in zip(asked, task.seek, strict=True):
         assert text.endswith(f"the {lamp} {deeds[lamp]}?")
-    assert [one["said"] for one in json.loads((g.directory / "probes.json").read_text())] == [t.text for t in answers]
+    assert [one["text"] for one in json.loads((g.directory / "probes.json").read_text())] == [t.text for t in answers]
     shown, early = Views(g.run, g.writer, 1), Views(g.run, g.writer, 0)
     for e in mistakes:
         (view,) = shown(e, task)
