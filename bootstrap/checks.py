@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rensa import RMinHash
 
@@ -19,8 +20,8 @@ _WORD_WITH_MARKS = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def finished(case: Case, limit: float | None, interruption: str) -> str:
-    """An answer comes to an end by itself."""
-    return "" if case.finished else "cut off by the length limit or by a call"
+    """An answer comes to an end by itself, and its text shows all of it."""
+    return "" if case.finished else "cut off by the length limit or by a call, or its text does not show all of it"
 
 
 def interrupts(case: Case, limit: float | None, interruption: str) -> str:
@@ -36,7 +37,7 @@ def seeks(case: Case, limit: float | None, interruption: str) -> str:
     """Look-ups are for what the task has to seek or, where it does not say so, have at most PASTED_WORDS words."""
     queries = [str(arguments.get("query", "")).strip() for name, arguments in case.calls if name == "lookup"]
     for query in queries:
-        if query not in case.task.seek if case.task.seek else len(query.split()) > PASTED_WORDS:
+        if query not in case.task.seek if case.task.seek else len(words(query)) > PASTED_WORDS:
             return f"looks up what nobody asked about: {query[:60]}"
     return ""
 
@@ -50,9 +51,9 @@ def thrifty(case: Case, limit: float | None, interruption: str) -> str:
 
 
 def original(case: Case, limit: float | None, interruption: str) -> str:
-    """No passage is pasted into the answer, and the answer is no passage, however short."""
+    """No passage is pasted into the answer or a call, and the answer is no passage, however short."""
     count = int(limit or PASTED_WORDS)
-    answer = _runs(case.text, count)
+    answer = set().union(*(_runs(text, count) for text in (case.text, *_texts([made for _, made in case.calls]))))
     for passage in case.passages:
         if copied := answer & _runs(passage.text, count):
             return f"pasted: {' '.join(min(copied))}"
@@ -93,6 +94,15 @@ def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review]
 def _trigrams(text: str) -> list[str]:
     found = _WORD_WITH_MARKS.findall(text)
     return [" ".join(found[i : i + 3]) for i in range(max(1, len(found) - 2))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts within a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | Sequence):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _runs(text: str, count: int) -> set[tuple[str, ...]]:

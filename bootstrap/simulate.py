@@ -27,6 +27,9 @@ from ratchet.models.sampler import Request, Sampled
 LONGEST_QUESTIONS = 8
 """Questions with the most letters of which one is taken to have the most tokens."""
 
+BLANKS = 2
+"""Letters of white space at most that an answer may begin with."""
+
 
 class Shown(NamedTuple):
     """Worked answers that come before a task in the teacher's view: further sources, and messages about them. Students
@@ -301,6 +304,16 @@ def _answered(writer: Writer, made: Made, answer: Answered, found: Document | No
     )
 
 
+def shows(tokenizer: Any, tokens: Sequence[int]) -> bool:
+    """Whether the text of an answer shows all of its tokens but the one that ends it: a reviewer reads the text, and
+    training the tokens. Symbols have no text, and space before the first word is left out of it."""
+    said = tokens[:-1] if tokens and tokens[-1] == tokenizer.end else tokens
+    if any(i in tokenizer.left_out or i >= tokenizer.vocab_size for i in said):
+        return False
+    text = tokenizer.decode(said)
+    return len(text) - len(text.lstrip()) <= BLANKS
+
+
 def transcript_of(writer: Writer, d: Draft, s: Sampled, generation: int) -> Transcript:
     """What a draft became by what was sampled after it."""
     tokenizer = writer.tokenizer
@@ -319,7 +332,7 @@ def transcript_of(writer: Writer, d: Draft, s: Sampled, generation: int) -> Tran
         tokens=tokens,
         text=text,
         passages=d.passages,
-        finished=s.finished and s.stop == tokenizer.end,
+        finished=s.finished and s.stop == tokenizer.end and shows(tokenizer, tokens),
         capture=Capture(s.ids, s.probs, s.tail),
         forced=d.forced,
         forced_text=tokenizer.decode(d.forced),

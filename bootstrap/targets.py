@@ -13,7 +13,7 @@ import numpy as np
 
 from ratchet.bootstrap.config import TargetsConfig
 from ratchet.bootstrap.progress import counted
-from ratchet.bootstrap.simulate import Writer
+from ratchet.bootstrap.simulate import Writer, shows
 from ratchet.bootstrap.transcript import Capture, Review, Transcript, certain, packed, unpacked
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models.sampler import Request
@@ -88,15 +88,17 @@ def _drawn_where_they_stand(writer: Writer, scorer: Scorer, accepted: Sequence[T
 
 
 def _alternatives(writer: Writer, t: Transcript, config: TargetsConfig) -> list[Branch]:
-    """The branches to open, without those that call a tool: what a tool answers is not the transcript's to say."""
-    call, ids_NK, probs_NK = writer.call, t.capture.ids_NK, t.capture.probs_NK
+    """The branches to open, without those that call a tool, since what a tool answers is not the transcript's to say,
+    and those of symbols, which no text shows to a reviewer."""
+    ids_NK, probs_NK = t.capture.ids_NK, t.capture.probs_NK
+    barred = {writer.call, *writer.tokenizer.left_out} - {writer.tokenizer.end}
     own_N = np.sum(probs_NK * (ids_NK == np.asarray(t.tokens)[:, None]), axis=1, dtype=np.float64)
     found = []
     for n in np.flatnonzero(1.0 - own_N > config.open_mass).tolist():
         found += [
             Branch(n, i, p, False, "", "")
             for i, p in zip(ids_NK[n].tolist(), probs_NK[n].tolist(), strict=True)
-            if i not in (t.tokens[n], call) and p >= config.smallest_branch
+            if i != t.tokens[n] and i not in barred and p >= config.smallest_branch
         ]
     return found
 
@@ -120,7 +122,8 @@ def _continue(
 def _branch_transcript(writer: Writer, t: Transcript, branch: Branch, rest: tuple[tuple[int, ...], bool]) -> Transcript:
     tokens = (*t.tokens[: branch.position], branch.token, *rest[0])
     text = writer.tokenizer.decode(tokens).lstrip()
-    return replace(t, id=content_id(t.id, branch.position, branch.token), tokens=tokens, text=text, finished=rest[1])
+    finished = rest[1] and shows(writer.tokenizer, tokens)
+    return replace(t, id=content_id(t.id, branch.position, branch.token), tokens=tokens, text=text, finished=finished)
 
 
 def _reviewed(t: Transcript, branches: Sequence[Branch]) -> Target:

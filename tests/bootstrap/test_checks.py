@@ -29,7 +29,8 @@ def test_a_right_answer_passes_every_criterion(name, world):
 
 
 def test_an_answer_that_was_cut_off_is_not_finished():
-    assert failed("finished", "the red", finished=False) == "cut off by the length limit or by a call"
+    reason = "cut off by the length limit or by a call, or its text does not show all of it"
+    assert failed("finished", "the red", finished=False) == reason
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,8 @@ def test_where_a_task_names_nothing_to_seek_lookups_have_to_be_short():
     call = lambda words: {"calls": (("lookup", {"query": " ".join("abcdefghijklmnop"[:words])}),)}
     assert failed("seeks", "x", ASKING, **call(12)) == ""
     assert failed("seeks", "x", ASKING, **call(13)).startswith("looks up what nobody asked about")
+    unspaced = lambda letters: {"calls": (("lookup", {"query": "乌鸦和水罐的简单故事里说了什么"[:letters]}),)}
+    assert failed("seeks", "x", ASKING, **unspaced(12)) == "" != failed("seeks", "x", ASKING, **unspaced(13))
 
 
 def test_no_call_is_made_twice_and_no_more_than_a_limit():
@@ -85,6 +88,15 @@ def test_a_passage_is_not_pasted():
     assert failed("original", "a one two b", passages=passage, limit=3) == ""
     assert failed("original", f"{' '.join(words)}.", passages=passage, limit=99) == f"pasted: {' '.join(words)}"
     assert failed("original", f"so {' '.join(words)}", passages=passage, limit=99) == ""
+
+
+def test_a_passage_is_not_pasted_into_a_call():
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen".split()
+    passage = (Document("d", " ".join(words)),)
+    for given in ({"code": f"print('{' '.join(words)}')"}, {"notes": [{"of": 1, "text": " ".join(words[1:])}]}):
+        assert failed("original", "so it is", passages=passage, calls=(("python", given),)).startswith("pasted: ")
+    short = (("python", {"code": f"print('{' '.join(words[:11])}')", "count": 3}), ("lookup", {"query": "one two"}))
+    assert failed("original", "so it is", passages=passage, calls=short) == ""
 
 
 def accepted(t) -> Review:

@@ -11,7 +11,7 @@ from support import half_told, saying
 
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.simulate import Draft, Shown, draft, finish, longest_passage, shown_passages
+from ratchet.bootstrap.simulate import Draft, Shown, draft, finish, longest_passage, shown_passages, shows
 from ratchet.bootstrap.toolkit.source import Functions
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Task, Tool
@@ -265,10 +265,23 @@ def test_who_ends_at_once_has_called_nothing(torn, index, drafts):
     assert t.text == "" and t.finished and not t.called
 
 
+def test_an_answer_whose_text_does_not_show_all_of_it_is_not_finished(torn, index, drafts):
+    """A reviewer reads the text, and training would read the symbols too."""
+    tokenizer = torn.tokenizer
+    said, symbols = tokenizer.encode("so it is."), sorted({*tokenizer.left_out, tokenizer.vocab_size} - {tokenizer.end})
+    answer = lambda tokens: finish(saying(torn, tokens), index, drafts[:1], generation=1, seed=3)[0]
+    assert answer(said).finished and len(symbols) > 9
+    for symbol in symbols:
+        for tokens in ([symbol, *said], [*said[:2], symbol, *said[2:]], [*said, symbol]):
+            assert not answer(tokens).finished, tokenizer.piece(symbol)
+    for blanks in ("\n" * 3, " \n \n", "\n" * 99):
+        assert shows(tokenizer, said) and not shows(tokenizer, [*tokenizer.encode(blanks), *said])
+
+
 def test_after_the_last_lookup_a_call_is_the_turns_text(torn, index, drafts):
     call = torn.tokenizer.call(LOOKUP["name"], '{"query":" x"}')[:-1]
     (t,) = finish(saying(torn, call), index, drafts[:1], generation=1, seed=3)
-    assert t.text == '(call) {"query":" x"}' and not t.called and t.finished
+    assert t.text == '(call) {"query":" x"}' and not t.called and not t.finished
 
 
 def test_a_call_that_leaves_no_room_or_comes_after_text_is_no_finished_answer(torn, index, drafts):

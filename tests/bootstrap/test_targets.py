@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import distributions, full_probs, saying
 
-from ratchet.bootstrap import targets
+from ratchet.bootstrap import simulate, targets
 from ratchet.bootstrap.config import TargetsConfig
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import Draft, finish
@@ -115,9 +115,13 @@ def test_a_branch_says_what_was_said_and_a_failed_one_why(case, reviewed):
             assert b.text.startswith(case[0].tokenizer.decode((*t.tokens[: b.position], b.token)))
 
 
-def test_a_call_is_no_branch(case):
-    """What a tool answers is not the transcript's to say."""
-    writer, call = case[0], case[0].tokenizer.calls(LOOKUP["name"])[0]
+@pytest.mark.parametrize("symbol", ["call", "yes", "document"])
+def test_a_call_is_no_branch_nor_is_a_symbol_that_no_text_shows(case, symbol):
+    """What a tool answers is not the transcript's to say, and a reviewer reads the text alone."""
+    writer = case[0]
+    call = {"call": writer.tokenizer.calls(LOOKUP["name"])[0], "yes": writer.tokenizer.verdicts[0]}.get(
+        symbol, writer.tokenizer.document("")[0]
+    )
     t = case[2][0]
     ids_NK, probs_NK = t.capture.ids_NK.copy(), t.capture.probs_NK.copy()
     ids_NK[0], probs_NK[0] = 0, 0.0
@@ -126,7 +130,7 @@ def test_a_call_is_no_branch(case):
     given = lambda writer: make((writer, case[1], [calls], *case[3:]))[0].branches
     assert not [b for b in given(writer) if b.position == 0]
     without = replace(writer, config=replace(writer.config, calls=0))
-    assert [b.token for b in given(without) if b.position == 0] == [call], "where none can be called, it is like others"
+    assert not [b for b in given(without) if b.position == 0]
 
 
 def test_a_branch_that_ends_the_answer_is_reviewed_as_it_is(case):
@@ -143,11 +147,21 @@ def test_a_branch_that_ends_the_answer_is_reviewed_as_it_is(case):
     assert branch.text == writer.tokenizer.decode(t.tokens[:half]) and branch.passed
 
 
+def test_a_branch_that_goes_on_with_what_no_text_shows_fails(case, torn):
+    yes, end = torn.tokenizer.verdicts[0], torn.tokenizer.end
+    writer = case[0]
+    whole = [replace(t, tokens=(*t.tokens[:-1], yes, end)) for t in case[2]]
+    assert all(simulate.shows(writer.tokenizer, t.tokens) for t in case[2])
+    assert not any(simulate.shows(writer.tokenizer, t.tokens) for t in whole)
+    hidden = saying(torn, [*torn.tokenizer.encode("so"), yes])
+    assert not any(b.passed for target in make((hidden, *case[1:])) for b in target.branches)
+
+
 def test_a_branch_that_is_cut_off_fails(case, torn):
     """So does whatever the review rejects."""
     cut = make((saying(torn, "so on", finished=False), *case[1:]))
     found = {(b.passed, b.reason) for target in cut for b in target.branches}
-    assert found == {(False, "cut off by the length limit or by a call")}
+    assert found == {(False, "cut off by the length limit or by a call, or its text does not show all of it")}
 
 
 def test_a_correction_branches_after_the_wrong_thought(case, torn):
