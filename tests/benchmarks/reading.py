@@ -25,6 +25,7 @@ from ratchet.bootstrap.worlds import DocumentsConfig, load
 RESULT = Path(__file__).parent / "results" / "reading.json"
 COUNT = 1_000_000
 WORDS, REPEATED, SAMPLED = 200_000, 50, 200
+ASKED = "What does {title} say?"
 BOUNDS = {"documents": {"GiB": 6.0}}
 
 
@@ -52,7 +53,8 @@ def measured(count: int) -> dict[str, float]:
             found[f"seconds to {step}"] = time.monotonic() - began
             began = time.monotonic()
 
-        world = load("documents", (DocumentsConfig(str(path), slice=count, fresh=1000), None, None), 0, 1, read)
+        config = DocumentsConfig(str(path), question=ASKED, slice=count, fresh=1000)
+        world = load("documents", (config, None, None), 0, 1, read)
         done("read")
         passages = passages_of((*world.fresh.documents, *world.slices[0].documents), 200)
         done("cut")
