@@ -238,14 +238,14 @@ def _begin_training_anew(r: Run) -> None:
 
 def begin(r: Run, start: Seed, seed_is_there: Callable[[], None] = lambda: None) -> None:
     """Generation 0: the seed model, and what it is worth. `seed_is_there` is called once that is trained."""
-    place = r.generation(0)
-    if not r.has_weights(place):
+    if not r.has_weights(place := r.generation(0)):
         with r.timed(place, "train"):
             _ = start.weights
             seed_is_there()
-    for number in (n for n in (0, 1) if propose.missing(r, n)):
+    if missing := [number for number in (0, 1) if propose.missing(r, number)]:
         with r.timed(place, "propose"):
-            propose.propose(r, number, start.weights)
+            for number in missing:
+                propose.propose(r, number, start.weights)
     if r.commits.has(place / "evaluation.json"):
         return
     if probed(r, 0):

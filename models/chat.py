@@ -181,7 +181,7 @@ class ChatTokenizer:
         """Passages, messages and an open assistant's turn. Raises FolderError when the template refuses the
         messages."""
         if messages and messages[0]["role"] == "system" and self._first_role == "user":
-            messages = self._after(messages[0]["content"], messages[1:])
+            messages = self._after(self._said(messages[0]), messages[1:])
         given = self._after(numbered(passages), messages) if passages else messages
         return self._ids(self._prompt(self._taken(given), tools))
 
@@ -283,10 +283,18 @@ class ChatTokenizer:
 
     def _after(self, text: str, messages: Sequence[Mapping]) -> list[Mapping]:
         """The messages with `text` before everything: in the system's message, or in the user's where the template has
-        no other."""
+        no other. Raises FolderError where that message is in parts."""
         if messages and messages[0]["role"] == self._first_role:
-            return [{**messages[0], "content": f"{text}\n\n{messages[0]['content']}"}, *messages[1:]]
-        return [message(self._first_role, text), *messages]
+            whole = "\n\n".join(filter(None, (text, self._said(messages[0]))))
+            return [{**messages[0], "content": whole}, *messages[1:]]
+        return [message(self._first_role, text), *messages] if text else [*messages]
+
+    def _said(self, given: Mapping) -> str:
+        """The text of a message, "" where it has none. Raises FolderError for one in parts."""
+        said = given.get("content") or ""
+        if not isinstance(said, str):
+            raise FolderError(f"{self._where}: the first message is in parts; give its content as one text")
+        return said
 
     def _until(self, text: str, word: str) -> tuple[list[int], int]:
         """The ids of a text before a word that ends it, and the id that the word begins with."""

@@ -65,6 +65,7 @@ class Round:
         self._gone: set[int] = set()
         self._waiting: list[int] = []
         self._places_Q, self._taken_M = np.full(sampler.slots, -1), np.zeros(sampler.parts, int)
+        self._index_B, self._each = np.full(sampler.slots, -1), sampler.slots // sampler.parts
         grammars = [first[0].request.grammar] * sampler.slots
         self._grammars, self._guides = grammars, Guides(grammars, model.vocab_size)
         self._state = slots.empty(weights, self._columns, self._guides.words, self._plan)
@@ -106,22 +107,26 @@ class Round:
             jnp.bool_(False), cuts=cuts, plan=self._plan,
         )  # fmt: skip
         (_, self._taken_M, _, index_B), out = jax.device_get((progress, out))
+        self._index_B = index_B
         if self._guided:
             still_B, next_BW = self._guides.after(out.index_CB[0], out.token_CB[0], index_B)
             allowed_BW = slots.allow(self._state.allowed_BW, still_B, next_BW, plan=self._plan)
             self._state = self._state._replace(allowed_BW=allowed_BW)
         busy = {*index_B.tolist(), *self._plan.left(self._places_Q, self._taken_M)}
-        return {number: part for number, part in self._parts(out, busy) if number not in self._gone}
+        return dict(self._parts(out, busy))
 
     def _parts(self, out: slots.Steps, busy: set[int]) -> list[tuple[int, Part]]:
-        """What each request said; those that are not `busy` any more have ended and give their numbers back."""
+        """What each request said that was not given up; those that are not `busy` any more have ended and give their
+        numbers back."""
         found = []
         for number in list(self._asked):
-            step_N, slot_N = np.nonzero(out.index_CB == number)
-            captured = jax.tree.map(lambda x, at=(step_N, slot_N): x[at], out.captured_CB)
-            found.append((number, Part(out.token_CB[step_N, slot_N], captured, number not in busy)))
+            if number not in self._gone:
+                step_N, slot_N = np.nonzero(out.index_CB == number)
+                captured = jax.tree.map(lambda x, at=(step_N, slot_N): x[at], out.captured_CB)
+                found.append((number, Part(out.token_CB[step_N, slot_N], captured, number not in busy)))
             if number not in busy:
                 del self._asked[number]
+                self._gone.discard(number)
         return found
 
     def _settings(self, number: int) -> tuple[int, Warp, int]:
@@ -136,6 +141,7 @@ class Round:
         gone_G = np.full(self._plan.slots, -1, np.int32)
         gone_G[: len(self._gone)] = sorted(self._gone)
         self._state = self._state._replace(index_B=slots.leave(self._state.index_B, gone_G, plan=self._plan))
+        self._index_B = np.where(np.isin(self._index_B, gone_G), -1, self._index_B)
         queued = self._plan.left(self._places_Q, self._taken_M)
         for number in self._gone & self._asked.keys() - {*queued}:
             del self._asked[number]
@@ -144,12 +150,23 @@ class Round:
     def _read(self) -> None:
         """Reads the prompts of those that wait, after what is still queued."""
         numbers = [*self._plan.left(self._places_Q, self._taken_M), *self._waiting]
-        self._waiting, self._places_Q = [], self._plan.places(numbers)
+        self._waiting, self._places_Q = [], self._places(numbers)
         self._taken_M = np.zeros(self._plan.parts, int)
         requests = {number: asked.request for number, asked in self._asked.items()}
         queue = self._plan.read(self._weights, requests, self._places_Q, self._columns)
         self._queue = queue._replace(allowed_QW=self._guides.first(self._places_Q))
         self._state = slots.anew(self._state)
+
+    def _places(self, numbers: Sequence[int]) -> np.ndarray:
+        """The request at each place of a queue [Q]; -1: none. Each goes to the part with most free slots, so that none
+        waits for a device while another is idle."""
+        parts = self._plan.parts
+        free_M, places_MQ = np.sum(self._index_B.reshape(parts, -1) < 0, axis=1), np.full((parts, self._each), -1)
+        for number in numbers:
+            part = int(np.argmax(free_M))
+            places_MQ[part, np.sum(places_MQ[part] >= 0)] = number
+            free_M[part] -= 1
+        return places_MQ.reshape(-1)
 
 
 def _size(tokens: int) -> int:

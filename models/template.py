@@ -4,6 +4,7 @@ import datetime
 import functools
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
 
 from ratchet.models.architectures import FolderError
 
@@ -22,6 +25,8 @@ _WIDEST = 1 << 16
 """Bits of a product or power of numbers, beyond which a template is refused."""
 _SECONDS = 20.0
 """Time of the processor that writing a text may take: a conversation takes milliseconds."""
+_WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{7}|\*)|\{[^{}]*:[^{}]*\d{7}")
+"""A format that pads by ten million or more, or by a value."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """The names that a message's reasoning goes by; templates read the first, those of gpt-oss the second."""
 
@@ -114,12 +119,12 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which also refuses products that would fill the memory, and templates that do not end.
+    """Jinja's sandbox, which also refuses texts that would fill the memory, and templates that do not end.
 
     Every turn of a loop, every call and every filter asks whether there is time left.
     """
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -138,17 +143,27 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context, function: Callable, /, *given, **named) -> Any:
         self.goes_on()
-        if isinstance(getattr(function, "__self__", None), str):
+        method = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
+        if isinstance(text := getattr(method, "__self__", None), str):
             _refuse_padding(*given, *named.values())
-        return super().call(context, function, *given, **named)
+            if method.__name__ in ("format", "format_map"):
+                _refuse_width(text)
+        return _bounded(super().call(context, function, *given, **named))
 
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
         _refuse_product(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+        if operator == "%" and isinstance(left, str):
+            _refuse_width(left)
+        return _bounded(super().call_binop(context, operator, left, right))
+
+    def joined(self, *parts: Any) -> str:
+        """What `~` makes of its operands."""
+        return _bounded(str_join(parts))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The template with loops that ask; what a loop leaves out by its `if` counts as a turn."""
-        parsed = super()._parse(source, name, filename)
+        """The template with loops that ask, and joins that are bounded; what a loop leaves out by its `if` counts as a
+        turn."""
+        parsed = _Joins(self).visit(super()._parse(source, name, filename))
         for loop in parsed.find_all(nodes.For):
             ask = nodes.Call(nodes.EnvironmentAttribute("goes_on"), [], [], None, None)
             loop.test = nodes.And(ask, loop.test) if loop.test else ask
@@ -164,14 +179,41 @@ def _asking(environment: _Sandbox, name: str, given: Callable) -> Callable:
         environment.goes_on()
         if name in ("batch", "center", "indent", "slice", "tojson"):
             _refuse_padding(*values[1:], *named.values())
-        return given(*values, **named)
+        if name == "format" and isinstance(values[0], str):
+            _refuse_width(values[0])
+        return _bounded(given(*values, **named))
 
     return asking
+
+
+class _Joins(NodeTransformer):
+    """Has `~` be a call of the environment's `joined`."""
+
+    def __init__(self, environment: _Sandbox):
+        self._environment = environment
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Call:
+        parts = self.generic_visit(node).nodes
+        made = nodes.Call(nodes.EnvironmentAttribute("joined"), parts, [], None, None)
+        return made.set_lineno(node.lineno).set_environment(self._environment)
+
+
+def _bounded(made: Any) -> Any:
+    """What was made, if it is no longer than the bound: twice that is all that one step makes of two texts."""
+    if isinstance(made, str | list | tuple) and len(made) > _LONGEST:
+        raise OverflowError(f"it makes more than {_LONGEST:,} letters or entries")
+    return made
 
 
 def _refuse_padding(*given: Any) -> None:
     if any(isinstance(value, int) and value > _LONGEST for value in given):
         raise OverflowError(f"it pads to more than {_LONGEST:,}")
+
+
+def _refuse_width(form: str) -> None:
+    """Refuses a format that says a width or a precision beyond the bound, or one that stands among its values."""
+    if _WIDE.search(form):
+        raise OverflowError(f"{form[:40]!r} pads to a width that there is no room for")
 
 
 def _refuse_product(operator: str, left: Any, right: Any) -> None:

@@ -6,7 +6,7 @@ spells one, in a document or a question, stays text.
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sentencepiece
@@ -22,6 +22,9 @@ FILE = "model.spm"
 """What a run's tokenizer lies in."""
 LONGEST = 1 << 22
 """Letters of a text that are learned from at a time: a longer text is cut there, in the middle of a word if need be."""
+
+UNKNOWN = "▅"
+"""SentencePiece's sign of what has no piece."""
 
 
 class Tokenizer:
@@ -59,7 +62,7 @@ class Tokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(text[i : i + LONGEST] for text in texts for i in range(0, len(text), LONGEST)),
+                sentence_iterator=(part for text in texts for part in _sentences(text)),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -200,6 +203,13 @@ class Tokenizer:
 
     def _sources(self, passages: Sequence[str]) -> list[int]:
         return [token for text in passages for token in self.document(text)]
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """The parts of a text that are learned from. SentencePiece passes over all of one that holds its own sign of what
+    has no piece."""
+    for part in text.split(UNKNOWN):
+        yield from (part[i : i + LONGEST] for i in range(0, len(part), LONGEST))
 
 
 def load(directory: epath.Path) -> Tokenizer | ChatTokenizer:

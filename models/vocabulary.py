@@ -77,6 +77,7 @@ class Vocabulary:
         self._tokenizer = _read(self._marked, where)
         number = self._tokenizer.token_to_id  # which is not always what the file says: transformers goes by it as well
         self.symbols = {token["content"]: number(token["content"]) for token in written}
+        self._stripped = {name.strip(): name for name in self.symbols}
         self.left_out = frozenset(map(number, special))
         self.ids = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.size = max(self.ids, default=-1) + 1
@@ -118,7 +119,8 @@ class Vocabulary:
             self._refuse_halves(shown)
             found += self._spelled(shown, at, spaced)
             if symbol:
-                found.append(Token(self.symbols[symbol.group().strip()], symbol.start(), symbol.end()))
+                name = symbol.group() if symbol.group() in self.symbols else self._stripped[symbol.group().strip()]
+                found.append(Token(self.symbols[name], symbol.start(), symbol.end()))
                 at = symbol.end()
         return found
 

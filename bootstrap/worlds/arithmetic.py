@@ -263,7 +263,7 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
             kind = "accuracy" if size in read else "longer"
             measured = ["newest"] * (size == read[-1]) + [kind] * (n < config.asked)
             p = draw(size, OF_TASKS, rng)
-            task, name = _task(p), f"{SIZES[size]} {n}"
+            task, name = _task(p), f"{SIZES[size]} {n}{'' if size in read else ' longer'}"
             score = lambda text, finished, task=task, measured=measured: dict.fromkeys(
                 measured, float(finished and grade(task, text, "").right)
             )

@@ -237,6 +237,18 @@ def test_instructions_go_into_the_users_message_where_there_is_no_other(pairs):
     assert own.render(MESSAGES[:2]) == rendered(theirs, folded, add_generation_prompt=True)
 
 
+@pytest.mark.parametrize("kind", ["gemma", "qwen"])
+@pytest.mark.parametrize("nothing", [{"content": None}, {"content": ""}, {}])
+def test_instructions_without_words_add_none(pairs, kind, nothing):
+    own, asked = pairs[kind][0], MESSAGES[1:2]
+    silent = [{"role": "system", **nothing}, *asked]
+    assert "None" not in own.decode(own.render(silent)) and (kind == "qwen" or own.render(silent) == own.render(asked))
+    assert own.render(silent, passages=["it is 7"]) == own.render(asked, passages=["it is 7"])
+    parts = [{"role": "system", "content": [{"type": "text", "text": "be brief"}]}, *asked]
+    with pytest.raises(FolderError, match="the first message is in parts; give its content as one text"):
+        own.render(parts, passages=["it is 7"])
+
+
 def test_what_the_assistant_says_is_decoded_back(ours):
     chat = ours.chat(MESSAGES)
     assert ours.decode(chat.tokens[chat.said]) == "it is 7, é ☂.14"

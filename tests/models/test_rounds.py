@@ -1,5 +1,8 @@
 """Requests that join a round say what a sampler would have them say."""
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 from support import awaken, requests
@@ -10,6 +13,7 @@ from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar
 from ratchet.models.rounds import Asked, Round
 from ratchet.models.sampler import Request, Sampler
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
 
 STOP = (1,)
 
@@ -77,6 +81,35 @@ def test_one_that_leaves_before_it_was_read_takes_no_slot(small):
     gone, stays = round_.join(first), round_.join(second)
     round_.leave(gone)
     assert set(round_.step()) == {stays}
+
+
+def test_a_number_that_was_given_up_as_it_ended_is_anothers_from_then_on(small):
+    """A request that is queued when it is given up takes a slot and ends within one dispatch."""
+    sampler, weights = made(small)
+    brief, later = Asked(requests(2, seed=4)[0], 0, 2), Asked(requests(2, seed=5)[1], 3, 5)
+    round_ = Round(sampler, weights, (), [brief, later])
+    number = round_.join(brief)
+    round_._read()  # now it is queued
+    round_.leave(number)
+    assert round_.step() == {}
+    again = round_.join(later)
+    part = round_.step()[again]
+    assert part.ended and len(part.tokens) == 5
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_each_goes_to_the_part_with_most_free_slots(small, parts):
+    mesh = make_mesh(MeshConfig(data=parts), jax.devices()[:parts])
+    sampler = replace(made(small)[0], slots=8, rows=slots_sharding(mesh))
+    weights = sampler.weights(jax.device_put(small[1], jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())))
+    round_ = Round(sampler, weights, (), [Asked(r, 0, 60) for r in requests(1)])
+    each = 8 // parts
+    round_._index_B = np.array([7, *[-1] * (each - 1), *[-1] * (8 - each)])
+    places_MQ = round_._places(range(6)).reshape(parts, each)
+    assert sorted(places_MQ[places_MQ >= 0]) == [*range(6)]
+    taken = np.sum(places_MQ >= 0, axis=1) + (np.arange(parts) == 0)
+    assert max(taken) - min(taken) <= 1 and sum(taken) == 7
+    assert all((row[: np.sum(row >= 0)] >= 0).all() for row in places_MQ)
 
 
 def test_what_is_longer_does_not_fit_a_round_of_shorter_ones(small):

@@ -71,6 +71,9 @@ def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
     assert own.decode(chat.tokens[chat.said]) == "[what is it?][]"
 
 
+GROWS = "{{% set ns = namespace(x='aaaaaaaa') %}}{{% for i in range(40) %}}{{% set ns.x = {} %}}{{% endfor %}}"
+
+
 @pytest.mark.parametrize(
     ("template", "wrong"),
     [
@@ -92,6 +95,14 @@ def test_a_call_without_text_has_no_word_in_the_trained_turn(tmp_path):
         ("{{ 'x'.ljust(10 ** 12) }}", "pads to more than"),
         ("{{ messages | tojson(indent=10 ** 12) }}", "pads to more than"),
         ("{% set ns = namespace(n=9) %}{% for i in range(40) %}{% set ns.n = ns.n * ns.n %}{% endfor %}", "more than"),
+        (GROWS.format("ns.x ~ ns.x"), "makes more than"),
+        (GROWS.format("ns.x + ns.x"), "makes more than"),
+        (GROWS.format("ns.x.replace('a', 'aa')"), "makes more than"),
+        (GROWS.format("[ns.x, ns.x] | join"), "makes more than"),
+        ("{{ '{:>9999999999}'.format('x') }}", "pads to a width"),
+        ("{{ '{:{w}}'.format('x', w=9999999999) }}", "pads to more than"),
+        ("{{ '%9999999999d' % 1 }}{{ '%*d' % (9999999999, 1) }}", "pads to a width"),
+        ("{{ '%0.9999999999f' | format(1) }}", "pads to a width"),
         ("{{ strftime_now(7) }}", "must be str"),
         ("\ud800", "surrogates not allowed"),
         ("{{ raise_exception('first line\nsecond line') }}", "first line second line"),
@@ -105,6 +116,13 @@ def test_whatever_a_template_does_is_one_line(tmp_path, template, wrong):
     with pytest.raises(FolderError, match=wrong) as error:
         ChatTokenizer.load(place).chat([ASKED, SAID])
     assert "\n" not in str(error.value) and str(error.value).startswith(f"{place}: the chat template")
+
+
+def test_numbers_in_what_is_said_are_no_widths_and_joins_are_jinjas(tmp_path):
+    made = "'%s: %5d %-3s|' % (messages[0].content, 7, 'x') ~ 1 ~ none ~ '{:>4}'.format('y') ~ ('%s' | format(9))"
+    own, asked = ChatTokenizer.load(write_chat(tmp_path, f"{{{{ {made} }}}}{CHATML}")), "%99999999d {:99999999}"
+    found = own.decode(own.chat([{"role": "user", "content": asked}, SAID]).tokens)
+    assert found.startswith(f"{asked}:     7 x  |1None   y9")
 
 
 LOOP = "{% for a in range(99999) %}"

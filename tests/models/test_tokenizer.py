@@ -56,6 +56,13 @@ def test_texts_of_any_length_are_learned_from():
     assert text(made, "zebra quartz") == [" zebra", " quartz"]
 
 
+def test_a_text_with_the_sign_of_what_has_no_piece_is_learned_from():
+    """As progress bars have it; SentencePiece passes over a whole text that holds it."""
+    tokenizer = Tokenizer.train(["the hall lamp blinks ▅▅ and the barn lamp hums. " * 40, "a"], 400)
+    assert len(tokenizer.encode("the hall lamp blinks and the barn lamp hums")) <= 12
+    assert tokenizer.decode(tokenizer.encode("so ▅ it is")) == "so ▅ it is"
+
+
 def test_a_text_longer_than_is_read_at_a_time_is_read_to_its_end(monkeypatch):
     monkeypatch.setattr("ratchet.models.tokenizer.LONGEST", 1000)
     made = Tokenizer.train(["so " * 2000 + "zebra quartz " * 100, "so"], 330)

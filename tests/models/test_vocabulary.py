@@ -5,7 +5,7 @@ import json
 import pytest
 import transformers
 from etils import epath
-from support import CHATML, write_chat
+from support import CHATML, SPECIAL, write_chat
 
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
@@ -139,3 +139,12 @@ def test_what_is_no_tokenizer_is_one_line(plain, tmp_path, text, line):
         ChatTokenizer.load(place)
     said = str(caught.value)
     assert said.startswith(f"{place / 'tokenizer.json'}: ") and line in said and "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["### Response:\n", " <|so|> ", "\n"])
+def test_a_symbol_may_have_space_at_its_edges(tmp_path, name):
+    place = write_chat(tmp_path, CHATML + "{{ " + repr(name) + " }}", special=(*SPECIAL, name))
+    own = ChatTokenizer.load(place)
+    for said in ("so it is", "<|im_end|>"):
+        tokens = own.render([{"role": "user", "content": said}])
+        assert said in own.decode(tokens) and (not name.strip() or own.decode(tokens, special=True).endswith(name))

@@ -200,6 +200,14 @@ def test_items_ask_held_out_sums_of_every_size_read_and_one_longer(world):
     assert asked == {"accuracy": 4 + 4, "newest": 8 * 4, "longer": 4}
 
 
+def test_items_of_one_id_are_the_same_sum_in_all_generations_and_figures(world):
+    """Generations are compared by items of one id: a size is another question once it was read."""
+    before, after = ({i.id: i for i in world.items([t for m in world.slices[:n] for t in m.tasks])} for n in (1, 2))
+    shared = before.keys() & after.keys()
+    assert shared and all(before[i].messages == after[i].messages for i in shared)
+    assert all(before[i].seen == after[i].seen for i in shared)
+
+
 def test_the_tool_adds_and_bad_settings_are_one_line():
     assert arithmetic.CALCULATE.run({"upper": 7, "lower": 8}) == "15"
     with pytest.raises(ValueError, match="sums of 12 columns are too large; lower --generations"):
