@@ -53,9 +53,10 @@ def thrifty(case: Case, limit: float | None, interruption: str) -> str:
 def original(case: Case, limit: float | None, interruption: str) -> str:
     """No passage is pasted into the answer or a call, and the answer is no passage, however short."""
     count = int(limit or PASTED_WORDS)
-    answer = set().union(*(_runs(text, count) for text in (case.text, *_texts([made for _, made in case.calls]))))
+    texts = case.text, *_texts([arguments for _, arguments in case.calls])
+    runs = set().union(*(_runs(text, count) for text in texts))
     for passage in case.passages:
-        if copied := answer & _runs(passage.text, count):
+        if copied := runs & _runs(passage.text, count):
             return f"pasted: {' '.join(min(copied))}"
     said = words(case.text)
     return f"pasted: {' '.join(said)}" if any(said == words(passage.text) for passage in case.passages) else ""

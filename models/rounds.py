@@ -65,7 +65,7 @@ class Round:
         self._gone: set[int] = set()
         self._waiting: list[int] = []
         self._places_Q, self._taken_M = np.full(sampler.slots, -1), np.zeros(sampler.parts, int)
-        self._index_B, self._each = np.full(sampler.slots, -1), sampler.slots // sampler.parts
+        self._index_B = np.full(sampler.slots, -1)
         grammars = [first[0].request.grammar] * sampler.slots
         self._grammars, self._guides = grammars, Guides(grammars, model.vocab_size)
         self._state = slots.empty(weights, self._columns, self._guides.words, self._plan)
@@ -160,8 +160,8 @@ class Round:
     def _places(self, numbers: Sequence[int]) -> np.ndarray:
         """The request at each place of a queue [Q]; -1: none. Each goes to the part with most free slots, so that none
         waits for a device while another is idle."""
-        parts = self._plan.parts
-        free_M, places_MQ = np.sum(self._index_B.reshape(parts, -1) < 0, axis=1), np.full((parts, self._each), -1)
+        free_MQ = self._index_B.reshape(self._plan.parts, -1) < 0
+        free_M, places_MQ = np.sum(free_MQ, axis=1), np.full(free_MQ.shape, -1)
         for number in numbers:
             part = int(np.argmax(free_M))
             places_MQ[part, np.sum(places_MQ[part] >= 0)] = number

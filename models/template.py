@@ -199,7 +199,7 @@ class _Joins(NodeTransformer):
 
 
 def _bounded(made: Any) -> Any:
-    """What was made, if it is no longer than the bound: twice that is all that one step makes of two texts."""
+    """What one operation made, which is refused beyond the bound, so that no loop of them fills the memory."""
     if isinstance(made, str | list | tuple) and len(made) > _LONGEST:
         raise OverflowError(f"it makes more than {_LONGEST:,} letters or entries")
     return made

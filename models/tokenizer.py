@@ -22,7 +22,6 @@ FILE = "model.spm"
 """What a run's tokenizer lies in."""
 LONGEST = 1 << 22
 """Letters of a text that are learned from at a time: a longer text is cut there, in the middle of a word if need be."""
-
 UNKNOWN = "▅"
 """SentencePiece's sign of what has no piece."""
 

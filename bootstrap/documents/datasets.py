@@ -28,8 +28,10 @@ class Dataset(NamedTuple):
 def folder_of(place: epath.Path) -> epath.Path | None:
     """The folder of a TFDS dataset: `place` itself, or the only version of a dataset in it; None where there is none.
     Raises ValueError when there are several."""
-    if not place.is_dir() or _is_prepared(place):
-        return place if place.is_dir() else None
+    if not place.is_dir():
+        return None
+    if _is_prepared(place):
+        return place
     versions = sorted(p.parent for p in place.glob(f"*/{_INFO}") if _is_prepared(p.parent))
     if len(versions) > 1:
         names = ", ".join(v.name for v in versions)
@@ -40,7 +42,9 @@ def folder_of(place: epath.Path) -> epath.Path | None:
 def _is_prepared(folder: epath.Path) -> bool:
     """Whether TFDS made a folder, as far as its files tell: others have a dataset_info.json or a features.json too."""
     info = folder / _INFO
-    return info.exists() and ((folder / "features.json").exists() or b'"fileFormat"' in info.read_bytes())
+    if not info.exists() or info.is_dir():
+        return False
+    return (folder / "features.json").exists() or b'"fileFormat"' in info.read_bytes()
 
 
 def prepared(folder: epath.Path, needed: Iterable[str]) -> Dataset:

@@ -18,15 +18,16 @@ def questions(path: str, ids: Mapping[str, Set[str]]) -> list[Question | LeftOut
     A document is named by its id or its source; `ids` has by each the ids of those that are called so. Raises
     ValueError when the file cannot be read, and when no question is left.
     """
-    place, found = nearby(path), []
+    place, found, unread = nearby(path), [], 0
     try:
         if identity(place) is None:  # a pipe or a device, which may have no end
             raise ValueError(f"documents: {path} is no file; mend --documents.questions")
         with place.open("rb") as file:
             for number, row in jsonl(file, place.name):
-                hint = sum(isinstance(one, LeftOut) for one in found) < LISTED  # the nearest name is long looked for
+                hint = unread < LISTED  # to look for the nearest name takes long, and no more lines are shown
                 source = f"{place.name}:{number}"
                 found.append(row if isinstance(row, LeftOut) else _question(row, source, ids, hint))
+                unread += isinstance(found[-1], LeftOut)
     except OSError as error:
         raise ValueError(f"documents: {path} {because(error)}; mend --documents.questions") from error
     if not any(isinstance(one, Question) for one in found):

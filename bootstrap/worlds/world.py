@@ -154,7 +154,7 @@ class Case:
     `before` is the wrong thought that it interrupts, "" for most. `siblings` are the texts that were reviewed together
     and pass without each other; each has one vote, and `among` says whether this answer is one of them. `others` are
     the well-formed answers to the same task beside this one. `finished` is false for an answer cut off by the length
-    limit or by a call.
+    limit or by a call, and for one whose text does not show all of its tokens.
     """
 
     task: Task

@@ -1,5 +1,6 @@
 """The recipe `tiny` from documents to promotion, in this process."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -367,3 +368,15 @@ def test_a_generation_on_two_devices_goes_on_from_weights_on_disk(tiny_run, tmp_
     run.metrics.close()
     assert read(run.generation(2) / "wrongthink.json")["sweep"] and (run.generation(2) / "DONE.json").exists()
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(run.weights(2))} == {2}
+
+
+def test_proposals_for_two_slices_are_one_stage(turn, monkeypatch):
+    """The second time of a stage would count as time that was lost."""
+    run, told, asked = turn(1).run, [], []
+    monkeypatch.setattr(runs.Run, "has_weights", lambda self, place: True)
+    monkeypatch.setattr(runs.Run, "timed", lambda self, place, stage: told.append(stage) or contextlib.nullcontext())
+    monkeypatch.setattr(loop.propose, "missing", lambda r, number: True)
+    monkeypatch.setattr(loop.propose, "propose", lambda r, number, weights: asked.append(number))
+    monkeypatch.setattr(loop, "evaluation", lambda *_: {})
+    loop.begin(run, SimpleNamespace(weights=None))
+    assert asked == [0, 1] and told.count("propose") == 1

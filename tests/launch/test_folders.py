@@ -118,7 +118,10 @@ def test_a_model_from_a_folder_is_exported_with_the_folders_own_chat(tmp_path):
     )
     params = awaken(create(model, 0)[1])
     huggingface.save(base, model, params, "float32")
-    own = ChatTokenizer.load(write_chat(base), model.vocab_size)
+    settings = json.loads((write_chat(base) / "tokenizer_config.json").read_text())
+    settings |= {"bos_token": "<|im_start|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    own = ChatTokenizer.load(base, model.vocab_size)
     own.save(base.parent / "run" / "tokenizer")
     (base.parent / "run" / "tokenizer" / "config.json").write_text((base / "config.json").read_text())
     config = SimpleNamespace(base=str(base), model=dataclasses.replace(model, max_length=32))
@@ -132,6 +135,6 @@ def test_a_model_from_a_folder_is_exported_with_the_folders_own_chat(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(place)
     assert model.config.max_position_embeddings == 64
     ends = [own.end, theirs.eos_token_id]
-    assert model.config.eos_token_id == model.generation_config.eos_token_id == list(dict.fromkeys(ends))
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == ends and len({*ends}) == 2
     assert model.generation_config.bos_token_id == theirs.bos_token_id
     assert model.generation_config.pad_token_id == theirs.pad_token_id
