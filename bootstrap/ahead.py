@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax
@@ -45,10 +45,30 @@ class _Ended(Exception):
     """What a thread was to do beside something has to end, since that has ended."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a run tells the thread that compiles beside it, if there is one."""
+
+    thread: threading.Thread | None = None
+    trained: threading.Event = field(default_factory=threading.Event)
+
+    def seed_is_there(self) -> None:
+        """From now on the thread only compiles, and runs nothing."""
+        self.trained.set()
+
+    def wait(self) -> None:
+        """Waits until all is compiled that the thread has to compile; the time counts as compiling."""
+        if not self.thread or not self.thread.is_alive():
+            return
+        began = time.monotonic()
+        self.thread.join()
+        goodput.compiled(time.monotonic() - began)
+
+
 @contextlib.contextmanager
-def compiling(run: Run) -> Iterator[Callable[[], None]]:
-    """Within, a thread compiles what samples and scores. What this gives is called when the seed model is there: from
-    then on the thread only compiles, and runs nothing. At the end, the program that it is at is waited for.
+def compiling(run: Run) -> Iterator[Beside]:
+    """Within, a thread compiles what samples and scores, and hears when the seed model is there. At the end, the
+    program that it is at is waited for.
 
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
     that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
@@ -58,7 +78,7 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
     """
     few = programs.few(run.mesh.devices.flat[0])
     if not few or _bound(run.mesh) or run.config.base or run.has_weights(run.generation(0)):
-        yield lambda: None
+        yield Beside()
         return
     trained, ended = threading.Event(), threading.Event()
 
@@ -83,7 +103,7 @@ def compiling(run: Run) -> Iterator[Callable[[], None]]:
     thread = threading.Thread(target=work, name="compiling")
     thread.start()
     try:
-        yield trained.set
+        yield Beside(thread, trained)
     finally:
         trained.set()
         ended.set()

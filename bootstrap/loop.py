@@ -152,10 +152,10 @@ def _run(r: Run, foretell: bool) -> None:
     if foretell and r.decided("whether anything is done", new):
         write_forecast(r, plan["stages"])
     start, past = Seed(r), Past()
-    with ahead.compiling(r) as seed_is_there:
-        begin(r, start, seed_is_there)
+    with ahead.compiling(r) as beside:
+        begin(r, start, beside.seed_is_there)
         for number in range(1, r.config.generations + 1):
-            past = finished(r, number) or turn(r, number, past, start)
+            past = finished(r, number) or turn(r, number, past, start, beside.wait)
             if past.rollbacks == r.config.evaluate.rollbacks:
                 said = f"generation {number}: {past.rollbacks} roll-backs in a row"
                 raise RunEnded(f"{said}; generation {past.incumbent} is the result")
@@ -277,10 +277,9 @@ def left_by(r: Run, number: int) -> Past | None:
     return Past(done["incumbent"], Counter(done["accepted"]), done["rollbacks"])
 
 
-def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
-    """One generation, from its documents to its promotion. Of a finished one, what is missing is made again.
-
-    Raises ValueError when that comes out otherwise than it was.
+def turn(r: Run, number: int, past: Past, start: Seed, weights_are_there: Callable[[], None] = lambda: None) -> Past:
+    """One generation, from its documents to its promotion. Of a finished one, what is missing is made again; raises
+    ValueError when that comes out otherwise than it was. `weights_are_there` is called before they are evaluated.
     """
     params = incumbents(r, past, start)
     if number > 1 and propose.missing(r, number):
@@ -325,6 +324,7 @@ def turn(r: Run, number: int, past: Past, start: Seed) -> Past:
         about = (pairs, repaired, targets, reviewer, start.explained)
         params = _trained(g, newest, start, lambda trained: audit.audit_generation(g, trained, *about))
     with r.timed(g.directory, "evaluate"):
+        weights_are_there()
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
         found = lambda: evaluation(r, number, params, knower(r, number, params, start))
         r.commits.once(g.directory / "evaluation.json", found)

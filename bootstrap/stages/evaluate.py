@@ -62,7 +62,8 @@ def evaluation(run: Run, number: int, params: nnx.State, knower: Knower | None, 
         said, right = closed_book(run, writer, judge, read, advance)
         found = recovery(run, writer, judge, said, right, knower) if arm == "loop" else {}
         advance(recovered)
-    groups = {a.item.id: a.item.group for a in answers} | {t.id: " ".join(t.document_ids) for t in read}
+    about = {t.id: " ".join(t.document_ids) for t in (*read, *run.tasks(0))}
+    groups = {a.item.id: a.item.group for a in answers} | about
     closed = {s.task.id: float(ok) for s, ok in zip(said, right, strict=True)}
     general = dict(zip((m.name for m in GENERAL), (*fresh, closed), strict=True))
     metrics = {m.name: shown(m, general[m.name], groups) for m in GENERAL}

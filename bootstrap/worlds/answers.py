@@ -25,8 +25,10 @@ def grade(text: str, known: Sequence[str]) -> Grade:
 
 
 def holds(text: str, known: str) -> bool:
-    """Whether a text has the words of a known answer in a row."""
-    return f" {' '.join(normalised(known))} " in f" {' '.join(normalised(text))} "
+    """Whether a text has the words of a known answer in a row; of one that is signs alone, such as "%", those signs."""
+    if not (sought := normalised(known)):
+        return bool(known.strip()) and plain(known).strip() in plain(text)
+    return f" {' '.join(sought)} " in f" {' '.join(normalised(text))} "
 
 
 def f1(text: str, known: Sequence[str]) -> float:

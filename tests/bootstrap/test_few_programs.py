@@ -8,6 +8,7 @@ import itertools
 import math
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -179,6 +180,34 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     assert (begun.directory / "gen-002" / "DONE.json").exists() and not second
 
 
+def test_all_is_compiled_when_the_first_generation_is_evaluated(begun, monkeypatch):
+    """However long the thread takes, a generation after the first has nothing left to compile."""
+    is_trained, happened = threading.Event(), []
+    train, evaluation = loop.train.train, loop.evaluation
+
+    def compile_alone(run, reached):
+        is_trained.wait()
+        time.sleep(0.2)
+        happened.append("compiled")
+
+    def trained(g, ready):
+        params = train(g, ready)
+        happened.append("trained")
+        is_trained.set()
+        return params
+
+    def evaluated(run, number, *given):
+        happened.append(f"evaluated {number}")
+        return evaluation(run, number, *given)
+
+    monkeypatch.setattr(ahead, "rehearse", lambda run, params, reached: None)
+    monkeypatch.setattr(ahead, "compile_alone", compile_alone)
+    monkeypatch.setattr(loop.train, "train", trained)
+    monkeypatch.setattr(loop, "evaluation", evaluated)
+    loop.run(begun.directory, begun.config, Silent())
+    assert happened == ["evaluated 0", "trained", "compiled", "evaluated 1"]
+
+
 def test_what_is_rehearsed_nobody_else_hears(begun, monkeypatch):
     """An untrained model neither asks a judge at an address, which is paid, nor calls a tool that may do something."""
     monkeypatch.setattr(Run, "judge", property(lambda self: Judging()))
@@ -245,9 +274,9 @@ def test_a_thread_rehearses_until_the_seed_model_is_there_and_compiles_until_the
 
     for name in began:
         monkeypatch.setattr(ahead, name, until_it_has_to_end(name))
-    with ahead.compiling(begun) as seed_is_there:
+    with ahead.compiling(begun) as beside:
         assert began["rehearse"].wait(3600) and not began["compile_alone"].is_set()
-        seed_is_there()
+        beside.seed_is_there()
         assert began["compile_alone"].wait(3600) and heard == [("rehearse", begun)]
     assert heard == [("rehearse", begun), ("compile_alone", begun)]
     heard.clear()
@@ -263,9 +292,10 @@ def test_what_goes_wrong_in_the_thread_is_said_and_the_run_goes_on(begun, monkey
     for name in ("rehearse", "compile_alone"):
         monkeypatch.setattr(ahead, name, lambda *_: None)
     monkeypatch.setattr(ahead, work, lambda *_: 1 / 0)
-    with ahead.compiling(replace(begun, progress=shown)) as seed_is_there:
+    with ahead.compiling(replace(begun, progress=shown)) as beside:
         assert "compiling ahead has ended, ZeroDivisionError: division by zero" in lines.get(timeout=3600)
-        seed_is_there()
+        beside.seed_is_there()
+        beside.wait()
     assert lines.empty()
 
 
@@ -274,8 +304,9 @@ def test_nothing_is_compiled_ahead_by_a_run_that_goes_on(begun, monkeypatch):
     for name in ("rehearse", "compile_alone"):
         monkeypatch.setattr(ahead, name, lambda *_: pytest.fail("it ran"))
     begun.keep_weights(begun.generation(0), begun.fresh_weights())
-    with ahead.compiling(begun) as seed_is_there:
-        seed_is_there()
+    with ahead.compiling(begun) as beside:
+        beside.seed_is_there()
+        beside.wait()
 
 
 def test_what_samples_and_reviews_on_several_devices_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):

@@ -9,6 +9,7 @@ from ratchet.train.flops import CHIPS, chip_of, layer_weights, mfu, step_flops, 
 
 def test_chips_are_found_by_the_longest_beginning_of_their_kind():
     assert chip_of("NVIDIA H100 80GB HBM3") is CHIPS["NVIDIA H100"]
+    assert chip_of("NVIDIA A100-SXM4-80GB").memory == 2 * chip_of("NVIDIA A100-SXM4-40GB").memory == 80 * 2**30
     assert chip_of("TPU v5 lite") is CHIPS["TPU v5 lite"] and chip_of("TPU v5").flops == 459e12
     assert chip_of("cpu") is None and mfu(1e12, 1.0, jax.devices()) is None
 

@@ -48,6 +48,9 @@ def test_words_in_common_are_counted_as_squad_counts_them(said, known):
         ("他们喝了水", ["喝水"], "overlaps"),
         ("", ["crow"], "wrong"),
         ("...", ["crow"], "wrong"),
+        ("The sign of shares is %.", ["%"], "holds"),
+        ("It is a share.", ["%"], "wrong"),
+        ("It is a share.", [" "], "wrong"),
     ],
 )
 def test_an_answer_is_right_when_it_holds_a_known_one_or_shares_half_its_words(said, known, label):
