@@ -23,9 +23,11 @@ from figures import report
 
 from ratchet.bootstrap import loop
 from ratchet.bootstrap.config import from_json
+from ratchet.bootstrap.ledger import STAGES
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import cli
 from ratchet.train import files
+from ratchet.train.commits import Commits, commits_in
 
 RESULT = Path(__file__).parent / "results" / "resuming.json"
 GENERATIONS = 8
@@ -37,12 +39,12 @@ LEFT = {
 }
 """What is removed of the last generation, so that there is something to go on with."""
 BOUNDS = {
-    "finished": {"files": 30, "units": 0, "datasets": 0, "weights": 0},
+    "finished": {"files beyond those committed": 0, "units": 0, "datasets": 0, "weights": 0},
     "trained": {"datasets": 0},
     "begun": {"datasets": 2},
 }
-"""Per finished generation; files are what was committed, each compared with its hash. Units are read where there is
-something left to evaluate or to correct, the incumbent's weights where anything is left."""
+"""Per finished generation. What was committed may be opened, each file to be compared with its hash, and nothing else.
+Units are read where there is something left to evaluate or correct, the incumbent's weights where anything is left."""
 
 
 class Reads:
@@ -82,6 +84,15 @@ def with_something_left(whole: Path, left: str) -> Path:
     return directory
 
 
+def committed(directory: Path) -> set[str]:
+    """The files by which the generations of a run are committed, those of its units among them."""
+    place, found = epath.Path(directory), []
+    for number in range(1, GENERATIONS + 1):
+        generation = place / f"gen-{number:03d}"
+        found += [*Commits(place).within(generation), *(c for stage in STAGES for c in commits_in(generation / stage))]
+    return {str(path.relative_to(place)) for path in found}
+
+
 def resuming(whole: Path, reads: Reads, left: str) -> dict[str, float]:
     """Goes on with a copy of the run; figures of the finished generations, each file counted once."""
     directory, passed = with_something_left(whole, left), loop.finished
@@ -103,10 +114,12 @@ def resuming(whole: Path, reads: Reads, left: str) -> dict[str, float]:
     kinds = collections.Counter(p[1] for p in parts if len(p) > 1 and p[0] in places)
     records = collections.Counter(p[1] for p in parts if p and p[0] in places and ".array_record" in p[-1])
     of = lambda *names: sum(records[name] for name in names) / count
+    beyond = {"/".join(p) for p in parts if len(p) > 1 and p[0] in places} - committed(directory)
     return {
         "seconds": seconds,
         "milliseconds to pass a generation": 1000 * sum(spent[:count]) / count,
         "files": sum(kinds.values()) / count,
+        "files beyond those committed": len(beyond) / count,
         "units": of("simulate", "review", "targets", "wrongthink", "corrections"),
         "datasets": of("dataset"),
         "weights": kinds["model"] / count,
