@@ -21,8 +21,14 @@ room for 64 runs each, most of them empty, 1.0 to 1.8 ms with room for 16, and 4
 def takes_runs() -> bool:
     """Whether cuDNN can be told of runs: on Hopper and later, by a JAX whose offsets are right where heads share keys;
     before 0.11.1 they were not, in silence."""
-    capability = float(getattr(jax.local_devices()[0], "compute_capability", 0))
-    return _with_offsets is not None and jax.__version_info__ >= (0, 11, 1) and capability >= 9
+    return _with_offsets is not None and jax.__version_info__ >= (0, 11, 1) and capability() >= 9
+
+
+def capability() -> float:
+    """NVIDIA's number for what the GPU here can do, such as 9.0 of an H100; 0 for all other devices, of which AMD's
+    have names, such as gfx942. cuDNN's attention needs 8."""
+    said = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    return float(said) if said.replace(".", "", 1).isdecimal() else 0.0
 
 
 def attend_runs(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array, most: int,

@@ -25,7 +25,7 @@ from ratchet.models.bounds import bounded
 from ratchet.models.family import ACTIVATIONS, Family, frequencies_and_window
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
-from ratchet.models.products import joined, project, project_all
+from ratchet.models.products import embed, joined, project, project_all
 from ratchet.models.programs import platform
 
 INPUT_AXES = {"output": 2}
@@ -285,7 +285,7 @@ class Decoder(nnx.Module):
     def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
         """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""
         embedding_VD = self.embedding[...]
-        x_BTD = embedding_VD.astype(dtype or embedding_VD.dtype)[tokens_BT]
+        x_BTD = embed(embedding_VD, tokens_BT, dtype or embedding_VD.dtype)
         return x_BTD * self.config.width**0.5 if self.config.family.scaled_embedding else x_BTD
 
     def _unroll(self, remat: Remat) -> int:

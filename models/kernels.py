@@ -64,7 +64,8 @@ class Kernel:
         mesh, of_rows, of_heads = self.axes
         uneven = mesh and (rows % axis_size(mesh, of_rows) or kv_heads % axis_size(mesh, of_heads))
         odd = width % 8 or width > 128 or length % 2 or keys % 2
-        refused = name == "cudnn" and (scores.softcap or q_BTHE.dtype == jnp.float32 or odd)
+        old = name == "cudnn" and cudnn.capability() < 8
+        refused = name == "cudnn" and (scores.softcap or q_BTHE.dtype == jnp.float32 or odd or old)
         return "plain" if uneven or refused else name
 
     @property

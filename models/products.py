@@ -1,10 +1,13 @@
-"""Products of a layer's input with its matrices, several at once where these lie side by side.
+"""Products of a layer's input with its matrices, several at once where these lie side by side, and rows of embeddings.
 
-Shapes: B batch, T tokens, D width, I what a matrix takes, O what it gives.
+Shapes: B batch, T tokens, D width, V vocabulary, I what a matrix takes, O what it gives.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ratchet.models.programs import platform
 
@@ -58,3 +61,25 @@ def matmul(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:
     if len(x_NI) == 1 and platform() == "gpu":
         return (jnp.pad(x_NI, ((0, 7), (0, 0))) @ weight_IO)[:1].reshape(*x_BTI.shape[:-1], -1)
     return (x_NI @ weight_IO).reshape(*x_BTI.shape[:-1], -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def embed(embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """The tokens' rows in another type. Their gradients are added up in that of the embedding: a sum in bfloat16 stops
+    to grow after 256 equal ones, and a token may stand in a batch many times more."""
+    return embedding_VD.astype(dtype)[tokens_BT]
+
+
+def _embed_forward(embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLike):
+    return embed(embedding_VD, tokens_BT, dtype), (embedding_VD, tokens_BT)
+
+
+def _embed_backward(dtype: DTypeLike, kept: tuple[jax.Array, jax.Array], grad_BTD: jax.Array):
+    embedding_VD, tokens_BT = kept
+    (grad_VD,) = jax.linear_transpose(lambda rows_VD: rows_VD[tokens_BT], embedding_VD)(
+        grad_BTD.astype(embedding_VD.dtype)
+    )
+    return grad_VD, None
+
+
+embed.defvjp(_embed_forward, _embed_backward)

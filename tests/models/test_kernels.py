@@ -229,4 +229,6 @@ def test_the_kernel_is_the_devices_own_where_it_can_be():
 def test_what_cudnn_refuses_is_left_to_matrix_products(monkeypatch, width, length, dtype, softcap, runs):
     monkeypatch.setattr(Kernel, "platform", "gpu")
     q = jnp.zeros((2, length, 4, width), dtype)
-    assert Kernel().chosen(q, 2, length, Scores(0.25, softcap)) == runs
+    for capability, chosen in (("8.0", runs), ("9.0", runs), ("7.5", "plain"), ("gfx942", "plain")):
+        monkeypatch.setattr(jax, "local_devices", lambda of=capability: [SimpleNamespace(compute_capability=of)])
+        assert Kernel().chosen(q, 2, length, Scores(0.25, softcap)) == chosen

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from support import requests
 
 from ratchet.models import decoder, products
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
 from ratchet.models.kernels import Kernel
-from ratchet.models.products import FIRST, joined, matmul
+from ratchet.models.products import FIRST, embed, joined, matmul
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding
@@ -69,3 +70,31 @@ def test_a_single_token_of_a_gpu_is_multiplied_among_eight(monkeypatch):
     monkeypatch.setattr(products, "platform", lambda: "gpu")
     np.testing.assert_allclose(matmul(x, weight), plain, rtol=1e-5)
     assert matmul(x, weight).shape == (1, 1, 5)
+
+
+def test_the_gradients_of_a_token_that_stands_everywhere_are_added_up_in_float32():
+    """In bfloat16, 256 and 1 are 256."""
+    embedding_VD = jax.random.normal(jax.random.key(0), (8, 4))
+    tokens_BT = jnp.zeros((2, 2000), jnp.int32).at[0, 0].set(5)
+    rows_BTD, pull = jax.vjp(lambda e: embed(e, tokens_BT, jnp.bfloat16), embedding_VD)
+    np.testing.assert_array_equal(rows_BTD, embedding_VD.astype(jnp.bfloat16)[tokens_BT])
+    (gradient_VD,) = pull(jnp.ones_like(rows_BTD))
+    assert gradient_VD.dtype == jnp.float32
+    np.testing.assert_array_equal(gradient_VD[:, 0], [3999, 0, 0, 0, 0, 1, 0, 0])
+
+
+def test_a_bfloat16_step_adds_up_embeddings_as_a_float32_step_does():
+    graphdef, params = model(tied=False, scaled_embedding=False)
+    tokens_1T, segments_1T = jnp.full((1, 2048), 3), jnp.repeat(jnp.arange(1, 65), 32)[None]
+    positions_1T = jnp.tile(jnp.arange(32), 64)[None]
+    direction_D = jax.random.normal(jax.random.key(2), (32,))
+
+    def gradient(dtype):
+        def total(params):
+            hidden_BTD = nnx.merge(graphdef, params)(tokens_1T, positions_1T, segments_1T, dtype=dtype)
+            return jnp.sum(hidden_BTD.astype(jnp.float32) @ direction_D)
+
+        return jax.grad(total)(params)["embedding"][...]
+
+    exact_VD, rounded_VD = gradient(None), gradient(jnp.bfloat16)
+    assert jnp.linalg.norm(rounded_VD[3] - exact_VD[3]) < 0.1 * jnp.linalg.norm(exact_VD[3])
