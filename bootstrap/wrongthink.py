@@ -31,14 +31,15 @@ HEARD = 64
 
 @dataclass(frozen=True)
 class Said:
-    """Number `sample` of a model's answers to a task, with what it was begun with, as supervisors and judges read
-    it."""
+    """Number `sample` of a model's answers to a task, as supervisors and judges read it; `begun` of its tokens were put
+    into its mouth."""
 
     task: Task
     sample: int
     tokens: tuple[int, ...]
     text: str
     finished: bool
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,11 @@ def think(
         for t, n, begun in asked
     ]
     sampled = writer.sample(requests, seed=seed)
-    said = [(t, n, (*begun, *s.tokens.tolist()), s.finished) for (t, n, begun), s in zip(asked, sampled, strict=True)]
-    return [Said(t, n, tokens, writer.tokenizer.decode(tokens).lstrip(), ended) for t, n, tokens, ended in said]
+    said = []
+    for (t, n, begun), s in zip(asked, sampled, strict=True):
+        tokens = (*begun, *s.tokens.tolist())
+        said.append(Said(t, n, tokens, writer.tokenizer.decode(tokens).lstrip(), s.finished, len(begun)))
+    return said
 
 
 def step_ends(tokenizer: Any, tokens: Sequence[int], steps: Sequence[Step]) -> list[int]:
@@ -140,14 +144,16 @@ def as_cases(
 def supervise(
     reviewer: Reviewer, said: Sequence[Said], passages: Sequence[Document], heard: tuple[str, ...], source: Source
 ) -> list[Thought | None]:
-    """For each, the thought up to its first wrong step; None where the supervisor finds no fault."""
+    """For each, the thought up to its first wrong step; None where the supervisor finds no fault, or one in what the
+    model did not say itself."""
     cases = as_cases(reviewer, said, passages, heard)
     found: list[Thought | None] = []
     for s, case, (step, fault) in zip(said, cases, reviewer.first_faults(cases), strict=True):
-        if step < 0:
+        end = step_ends(reviewer.tokenizer, s.tokens, case.steps)[step] if step >= 0 else 0
+        if end <= s.begun:
             found.append(None)
             continue
-        tokens = s.tokens[: step_ends(reviewer.tokenizer, s.tokens, case.steps)[step]]
+        tokens = s.tokens[:end]
         found.append(Thought(s.task, s.sample, tokens, reviewer.tokenizer.decode(tokens), fault, source))
     return found
 
@@ -196,7 +202,7 @@ def interrupt(
     written = finish(own, index, [d for _, d in fits], generation=generation, seed=seed)
     whole = lambda one, t: replace(t, forced=one.tokens, forced_text=one.text, source=one.source, fault=one.fault)
     return [
-        (one, interrupted(writer.tokenizer, whole(one, t), interruption))
+        (one, interrupted(writer.tokenizer, whole(one, t), said))
         for (one, _), t in zip(fits, written, strict=True)
     ]
 
@@ -226,8 +232,17 @@ def spoil(
             forced=tuple(tokenizer.encode(thought)),
             forced_text=thought,
         )
-        made.append(interrupted(tokenizer, corrected, interruption))
+        first = corrected.tokens[0] if corrected.tokens else tokenizer.end
+        glued = first != tokenizer.end and not _brings_space(tokenizer, first)  # a step that began its answer
+        said = tuple(tokenizer.encode(f" {interruption}{' ' if glued else ''}"))
+        made.append(interrupted(tokenizer, corrected, said))
     return made
+
+
+def _brings_space(tokenizer: Any, token: int) -> bool:
+    """Whether a token begins with white space after another; some tokenizers drop it at the start of a text."""
+    before = tokenizer.encode("so")
+    return tokenizer.decode([*before, token])[len(tokenizer.decode(before)) :][:1].isspace()
 
 
 def spoiled_again(
@@ -256,12 +271,9 @@ def correction_id(answer_id: str, thought: tuple[int, ...], generation: int) -> 
     return content_id(answer_id, thought, generation, "interrupted")
 
 
-def interrupted(tokenizer: Any, t: Transcript, interruption: str) -> Transcript:
-    """A transcript that goes on after a wrong thought, with the supervisor's interruption before its tokens, as certain
+def interrupted(tokenizer: Any, t: Transcript, said: tuple[int, ...]) -> Transcript:
+    """A transcript that goes on after a wrong thought, with what the supervisor `said` before its tokens, as certain
     ones."""
-    first = t.tokens[0] if t.tokens else tokenizer.end
-    begins = first != tokenizer.end and not tokenizer.piece(first).startswith(" ")  # a step that began its answer
-    said = tuple(tokenizer.encode(f" {interruption}{' ' if begins else ''}"))
     sure = certain(said, t.capture.ids_NK.shape[1])
     capture = Capture(*(np.concatenate([a, b]) for a, b in zip(sure, t.capture, strict=True)))
     tokens = (*said, *t.tokens)

@@ -126,7 +126,7 @@ def turn(little_run, torn, tmp_path):
         world = little.create(generations=config.generations)
         own = dataclasses.replace(little_run, directory=epath.Path(tmp_path), config=config, world=world)
         read = {t.id: t for t in own.read(number)}
-        return Generation(own, number, 0, torn.params, own.fresh_weights(), own.tasks(number), read)
+        return Generation(own, number, number - 1, torn.params, own.fresh_weights(), own.tasks(number), read)
 
     return make
 

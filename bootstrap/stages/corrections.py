@@ -27,7 +27,7 @@ def corrections(
     c, run = g.run.config.wrongthink, g.run
     if not c.first_generation or g.number < c.first_generation or not right:
         return []
-    known, made = run.read(g.number - 1), []
+    known, made = run.read(g.incumbent), []  # what a generation that was rolled back read, nobody knows
     thinker = _thinker(g, reviewer, known, right)
     before, stage = {t.id for t in known}, g.run.stage(g.directory / "wrongthink")
     units, fingerprint = g.parts(list(g.read.values())), content_id(sorted(t.id for t in right))

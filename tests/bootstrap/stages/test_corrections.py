@@ -112,6 +112,15 @@ def test_the_incumbents_own_errors_are_interrupted(turn, right_of):
     assert [next(n for n, way in enumerate(ways) if text.endswith(way)) for text in first] != [*range(len(wrong))]
 
 
+def test_nobody_thinks_wrongly_about_what_only_a_generation_that_was_rolled_back_has_read(turn, right_of):
+    """The seed model knows nothing of it, and would be wrong without any vector."""
+    for source, skipped in (("inverted", "nothing was read before"), ("incumbent", None)):
+        g = replace(turn(2, wrongthink__sources=(source,), wrongthink__samples=2), incumbent=0)
+        assert flat(corrections(g, by_rule(g), right_of(g.read.values()))) == []
+        assert record(g)["skipped"] == skipped and record(g)["lambda"] is None
+        (g.directory / "wrongthink.json").unlink()
+
+
 def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random_one(turn, right_of, monkeypatch):
     g = turn(2, wrongthink__sources=("inverted",), wrongthink__lambdas=(0.5,), wrongthink__samples=2)
     thinkers, begun, counts, think = [], [], [], wrongthink.think
@@ -190,7 +199,7 @@ def test_a_correction_that_fails_is_tried_again_and_one_that_passed_is_not(turn,
     assert {t.forced for t, r in zip(written, reviews, strict=True) if r.accepted} == {first, second, third}
     asked.clear()
     monkeypatch.setattr(wrongthink, "supervise", lambda *_: [thoughts[0]])
-    corrections(replace(g, incumbent=1), Reviewer(), right)
+    corrections(replace(g, incumbent=2), Reviewer(), right)
     assert asked == [[first]], "and not again once all have passed"
     assert len(list(groupby(t.forced for t in written))) == 3, "attempts stay together, so that none is kept less"
     assert stage.ATTEMPTS == 3
