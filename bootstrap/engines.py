@@ -20,9 +20,15 @@ def check_slots(config: Config, parts: int) -> None:
 def sampler(
     config: Config, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh, unused: tuple[int, ...] = ()
 ) -> Sampler:
-    """The sampler, its slots over the mesh. Raises ValueError when they do not fill it."""
-    c, engine = config.simulate, config.train.engine
+    """The sampler, its slots over the mesh. Raises ValueError when they do not fill it, or the vocabulary does not
+    divide over its chips, as the loss needs it."""
+    c, engine, tensor = config.simulate, config.train.engine, mesh.shape["tensor"]
     check_slots(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    if config.model.vocab_size % tensor:
+        raise ValueError(
+            f"mesh.tensor: a vocabulary of {config.model.vocab_size} does not divide over {tensor} devices; take 1, or "
+            "--mesh.fsdp instead"
+        )
     return Sampler(
         graphdef,
         slots=c.slots,

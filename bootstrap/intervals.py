@@ -1,8 +1,11 @@
 """Shares with intervals, paired differences, and how well verdicts and scores tell what labels say."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+Item = TypeVar("Item")
 
 Groups = Mapping[str, str]
 """The group of an item by its id, such as `{"3f21 urgent": "3f21"}`; an item without one is a group by itself."""
@@ -12,7 +15,7 @@ def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dic
     """The mean of scores between 0 and 1 by item, with Wilson's 95 % interval.
 
     Items of a group are alike, so the interval is that of as many independent items as would vary as much: the number
-    of items over Kish's design effect, and no fewer than there are groups.
+    of items over Kish's design effect, and no fewer than the `effective_groups`.
     """
     n = len(scores)
     if not n:
@@ -20,7 +23,8 @@ def proportion(scores: Mapping[str, float], groups: Groups | None = None) -> dic
     p, z = float(np.mean(list(scores.values()))), 1.96
     sums = grouped({i: score - p for i, score in scores.items()}, groups)
     variance = float(np.sum(sums**2)) / n**2
-    m = float(np.clip(p * (1 - p) / variance, len(sums), n)) if variance > 0 else len(sums)
+    fewest = effective_groups(scores, groups)
+    m = float(np.clip(p * (1 - p) / variance, fewest, n)) if variance > 0 else fewest
     centre, spread = p + z * z / (2 * m), z * np.sqrt(p * (1 - p) / m + z * z / (4 * m * m))
     low, high = ((centre + sign * spread) / (1 + z * z / m) for sign in (-1, 1))
     return {"value": p, "low": float(max(low, 0.0)), "high": float(min(high, 1.0)), "n": n}
@@ -112,6 +116,12 @@ def _edge(inside: float, outside: float, too_far: Callable[[float], bool]) -> fl
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if too_far(middle) else (middle, outside)
     return inside
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, at equal distances, so that each part of what lies in an order has its share."""
+    count = min(len(items), most)
+    return [items[n * len(items) // count] for n in range(count)]
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

@@ -80,9 +80,7 @@ def run(
     given: Given | None = None,
 ) -> None:  # fmt: skip
     """Runs the loop in `directory` from whatever is committed there to its end, as the only one that works there: one
-    process, or several `together`, each of which calls this alike.
-
-    What it reads is read first, unless it is `given`.
+    process, or several `together`, each of which calls this alike. What it reads is read first, unless it is `given`.
 
     To `foretell` is to time this machine for some seconds first, so that progress tells how long a new run takes.
     Raises RunEnded when the accepted set is empty or too small, a reviewer is below its floor, the audit finds what
@@ -306,10 +304,12 @@ def turn(r: Run, number: int, past: Past, start: Seed, weights_are_there: Callab
     with r.timed(g.directory, "targets"):
         found = transcripts.target(g, reviewer, units, r.config.targets.per_task, ("targets", "review"))
     with r.timed(g.directory, "wrongthink"):
-        chosen = [t for unit in units for t in transcripts.kept(unit, r.config.targets.per_task)]
-        corrected = [Reviewed(*u) for u in corrections(g, reviewer, [*chosen, *accepted_answers(r, range(1, number))])]
+        right = [t for unit in units for t in transcripts.kept(unit, r.config.targets.per_task)]
+        right += accepted_answers(r, range(1, number))
+        corrected = [Reviewed(*unit) for unit in corrections(g, reviewer, right)]
     with r.timed(g.directory, "corrections"):
-        more = transcripts.target(g, reviewer, corrected, r.config.wrongthink.per_task, ("corrections", "wrongthink"))
+        of, per_task = ("corrections", "wrongthink"), r.config.wrongthink.per_task
+        more = transcripts.target(g, reviewer, corrected, per_task, of, right)
     summary.asked(g)
     taught = [(unit.transcripts, t) for unit, t in zip([*units, *corrected], [*found, *more], strict=True)]
     newest = train.dataset(g, taught, mistakes)
@@ -369,8 +369,7 @@ def incumbents(r: Run, past: Past, start: Seed) -> nnx.State:
 
 
 def _generation(r: Run, number: int, past: Past, params: nnx.State, start: Seed) -> Generation:
-    """What a generation reads: its own slice, and earlier documents of which too little was accepted. `params` are the
-    incumbent's weights."""
+    """A generation of an incumbent's weights reads its own slice, and documents of which too little was accepted."""
     enough = r.config.simulate.revisit
     again = [t for t in r.read(number - 1) if past.accepted[" ".join(t.document_ids)] < enough]
     read = {t.id: t for t in r.read(number)}

@@ -8,7 +8,7 @@ goes on by itself.
 from collections.abc import Sequence
 from random import Random
 
-from ratchet.bootstrap.intervals import proportion
+from ratchet.bootstrap.intervals import evenly, proportion
 from ratchet.bootstrap.judge import Judge
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer
@@ -18,7 +18,7 @@ from ratchet.bootstrap.wrongthink import HEARD, Said, Thought, step_ends, superv
 from ratchet.models.sampler import Request
 
 ENOUGH = 150
-"""Wrong starts of a kind that are measured, and right ones for false alarms."""
+"""Wrong starts of a kind that are measured, of every generation's documents, and right ones for false alarms."""
 ROUNDS, EACH = 3, 500
 """Times that the student is asked again to find starts of its own that go wrong, and tasks of each time at most."""
 
@@ -46,7 +46,7 @@ def recovery(
     found = {}
     for kind, thoughts in starts.items():
         if thoughts := _with_room(run, writer, thoughts):
-            found |= _measured(run, writer, judge, kind, thoughts[:ENOUGH])
+            found |= _measured(run, writer, judge, kind, evenly(thoughts, ENOUGH))
     return found | _false_alarms(run, writer, said, right)
 
 
@@ -157,7 +157,7 @@ def _false_alarms(run: Run, writer: Writer, said: Sequence[Said], right: Sequenc
     steps = [(s, run.world.steps(s.text)) for s, ok in zip(said, right, strict=True) if ok]
     longer = [(s, own) for s, own in steps if len(own) > 1]
     starts = []
-    for s, own in longer[:: max(1, len(longer) // ENOUGH)][:ENOUGH]:
+    for s, own in evenly(longer, ENOUGH):
         ends = step_ends(run.tokenizer, s.tokens, own)
         end = ends[Random(f"right start {s.task.id}").randrange(len(ends) - 1)]
         starts.append(Thought(s.task, 0, s.tokens[:end], run.tokenizer.decode(s.tokens[:end]), "", "answer"))

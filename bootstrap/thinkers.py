@@ -10,6 +10,7 @@ from flax import nnx
 
 from ratchet.bootstrap import examples, wrongthink
 from ratchet.bootstrap.arms import arm_of, train_arm
+from ratchet.bootstrap.intervals import evenly
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Transcript
@@ -85,7 +86,7 @@ class Knower:
                 "perplexity": math.exp(run.loss(candidate, control)) if control else 1.0,
             }
 
-        probe = self.tasks[:: max(1, len(self.tasks) // PROBED)][:PROBED]
+        probe = evenly(self.tasks, PROBED)
         writer = run.writer(self.params)
         with run.progress.stage(f"gen {self.number} wrong-thinker", 1 + len(scales)) as advance:
             return wrongthink.sweep(writer, run.world, probe, vector, scales, measure, self.seed("sweep"))

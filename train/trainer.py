@@ -42,7 +42,8 @@ class EngineConfig:
 
     loss: LossConfig = field(default_factory=LossConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of products and activations; weights, optimizer and sums are float32."""
+    """Of products and activations; weights, optimizer and sums are float32. GPUs and TPUs round what a product in
+    float32 multiplies, to TF32 and bfloat16, as JAX leaves it to them."""
     remat: Remat = "none"
     """What the backward pass computes again: nothing that takes long, all but matrix products (dots), or every layer
     (full)."""
@@ -268,11 +269,12 @@ class _Reporter:
     def __call__(self, step: int, sums: dict[str, jax.Array]) -> int:
         """Logs the step; returns the largest signal of the processes."""
         host = {name: float(value) for name, value in jax.device_get(sums).items()}
-        if not np.isfinite(host["loss"]):
-            raise TrainingDiverged(
-                f"train: the loss is {host['loss']} at step {step}; start a new run with a lower "
-                "--train.optimizer.rate"
-            )
+        for name, of in (("loss", "loss"), ("gradient_norm", "norm of the gradient")):
+            if not np.isfinite(host[name]):
+                raise TrainingDiverged(
+                    f"train: the {of} is {host[name]} at step {step}; start a new run with a lower "
+                    "--train.optimizer.rate"
+                )
         seconds = self._seconds(step)
         if self._alone:  # several processes have to report the same step together
             self.ahead = int(seconds < LONG)

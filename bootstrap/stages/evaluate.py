@@ -110,8 +110,9 @@ def ask_items(writer: Writer, items: Sequence[Item], seed: int, advance: Countin
         s = found[i.id]
         text, called = writer.tokenizer.decode(s.tokens).lstrip(), call in s.tokens
         scores = i.score("" if called else text, s.finished and not called)
-        logs = np.log(np.maximum(s.probs, 1e-9))
-        entropy = -np.sum(np.where(s.probs > 0, s.probs * logs, 0)) / max(len(s.probs), 1)
+        probs = np.concatenate([s.probs, s.tail[:, None]], axis=1)  # all that was not kept as one token
+        logs = np.log(np.maximum(probs, 1e-9))
+        entropy = -np.sum(np.where(probs > 0, probs * logs, 0)) / max(len(probs), 1)
         answers.append(Answer(i, f"(call) {text}" if called else text, scores, float(entropy)))
     return answers
 

@@ -8,10 +8,12 @@ from flax import nnx
 
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.generation import Generation
-from ratchet.bootstrap.intervals import proportion
+from ratchet.bootstrap.intervals import evenly, proportion
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Pair, Review, Transcript
 
+MEASURED = 256
+"""Wrong thoughts whose likelihood is measured, of all generations' documents."""
 SHOWN = 4
 """Accepted and rejected transcripts that are shown of a generation."""
 
@@ -78,7 +80,7 @@ def samples(g: Generation, pairs: Sequence[Pair]) -> None:
     repeated = [(t, r) for t, r in pairs if not r.accepted and r.repeats]
     shown = []
     for chosen in ([(t, r) for t, r in pairs if r.accepted], faulty or repeated):
-        shown += [_shown(g, t, r) for t, r in chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]]
+        shown += [_shown(g, t, r) for t, r in evenly(chosen, SHOWN)]
     g.run.commits.write(g.directory / "samples.json", {"transcripts": shown})
 
 
@@ -156,7 +158,7 @@ def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], param
     measured = g.run.commits.read(path)
     made = [
         examples.example(t.student_prompt, t.forced, examples.one_hot(t.forced), "seed", {"kind": "wrong"})
-        for t in list(thoughts)[:256]
+        for t in evenly(list(thoughts), MEASURED)
     ]
     before, after = (-g.run.loss(p, made) for p in (g.params, params))
     g.run.commits.write(path, measured | {"likelihood": {"before": before, "after": after}})

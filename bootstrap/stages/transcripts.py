@@ -108,10 +108,11 @@ def kept(unit: Reviewed, per_task: int) -> list[Transcript]:
 
 
 def target(
-    g: Generation, reviewer: Reviewer, units: Sequence[Reviewed], per_task: int, of: tuple[str, str]
-) -> list[list[Target]]:
+    g: Generation, reviewer: Reviewer, units: Sequence[Reviewed], per_task: int, of: tuple[str, str],
+    right: Sequence[Transcript] = (),
+) -> list[list[Target]]:  # fmt: skip
     """Targets of the kept transcripts, by unit; `of` names the stage and the one whose units they are made from, such
-    as ("targets", "review")."""
+    as ("targets", "review"). Answers that are `right` vote as well, each where its task is asked."""
     run, made = g.run, []
     stage, before = g.run.stage(g.directory / of[0]), g.run.stage(g.directory / of[1])
     chosen = [kept(unit, per_task) for unit in units]
@@ -125,7 +126,9 @@ def target(
             def make(siblings=siblings, accepted=accepted, unit=unit, reached=reached) -> list[bytes]:
                 half = lambda first, share: reached(int((first + share) / 2 * len(accepted)))
                 judged = functools.partial(half, 1)
-                beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, siblings.heard, judged)
+                asked = {t.task_id for t in accepted}
+                heard = (*siblings.heard, *(t for t in right if t.task_id in asked))
+                beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, heard, judged)
                 seed, sampled = g.seed(of[0], unit), functools.partial(half, 0)
                 writer = g.author(captured=False)
                 found = make_targets(writer, reviewer.scorer, beside, accepted, run.config.targets, seed, sampled)

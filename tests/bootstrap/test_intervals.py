@@ -1,7 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ratchet.bootstrap.intervals import agreement, auc, distinct, effective_groups, grouped, paired, proportion
+from ratchet.bootstrap.intervals import agreement, auc, distinct, effective_groups, evenly, grouped, paired, proportion
 
 
 @pytest.mark.parametrize(
@@ -42,11 +46,22 @@ def test_many_ways_of_asking_about_few_groups_do_not_narrow_an_interval_for_free
     assert proportion(same, TEN_IN_TWELVE_WAYS)["n"] == 120
 
 
-def test_an_interval_is_no_wider_than_that_of_its_groups():
-    """Four items of one group are right and four others wrong: they vary less than five independent ones would."""
-    scores = {str(i): float(i < 4) for i in range(8)}
-    found = proportion(scores, dict.fromkeys("0123", "g"))
-    assert (found["low"], found["high"]) == pytest.approx((0.1704, 0.8296), abs=1e-4)
+def test_a_large_group_among_small_ones_tells_no_more_than_its_share():
+    """Four items of one group are right and four others wrong: they tell as much as 3.2 independent ones, whether they
+    vary or not."""
+    groups = dict.fromkeys("0123", "g")
+    found = proportion({str(i): float(i < 4) for i in range(8)}, groups)
+    assert (found["low"], found["high"]) == pytest.approx((0.1307, 0.8693), abs=1e-4)
+    every = proportion(dict.fromkeys("01234567", 1.0), groups)
+    assert every["low"] == pytest.approx(1 / (1 + 1.96**2 / 3.2))
+
+
+@given(count=st.integers(0, 60), most=st.integers(1, 20))
+def test_of_items_in_order_every_part_has_its_share(count, most):
+    found = evenly(range(count), most)
+    assert len(found) == min(count, most) and found[:1] == [0][:count]
+    gaps = {b - a for a, b in itertools.pairwise([*found, count])}
+    assert not gaps or (min(gaps) >= 1 and max(gaps) - min(gaps) <= 1)
 
 
 def test_nothing_asked_says_nothing():

@@ -215,3 +215,15 @@ def test_at_most_so_many_starts_are_measured(g, torn, deeds, monkeypatch):
     ])
     figures(g, torn, None, right, [True] * 10, "so.")
     assert max(asked) <= 3
+
+
+def test_starts_of_all_generations_documents_are_measured(g, knower, torn, monkeypatch):
+    heard = []
+    monkeypatch.setattr(recoveries, "ENOUGH", 5)
+    monkeypatch.setattr(recoveries, "by_rule", lambda *_: [*range(10)])
+    monkeypatch.setattr(recoveries, "own_starts", lambda *_: [*range(4)])
+    monkeypatch.setattr(recoveries, "_with_room", lambda run, writer, thoughts: thoughts)
+    monkeypatch.setattr(recoveries, "_measured", lambda *given: heard.append(given[-1]) or {})
+    world = replace(g.run.world, metrics=())
+    recovery(replace(g.run, world=world), torn, Judge(g.run), [], [], replace(knower, tasks=[]))
+    assert heard == [[0, 2, 4, 6, 8], [0, 1, 2, 3]]

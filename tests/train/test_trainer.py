@@ -353,6 +353,18 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path):
     assert not seen
 
 
+def test_a_last_gradient_that_is_no_number_is_no_result(monkeypatch):
+    """The loss is that of the weights before the update."""
+    graphdef, params = model()
+    norm = optax.tree.norm
+    with monkeypatch.context() as patched:
+        jax.clear_caches()
+        patched.setattr(optax.tree, "norm", lambda tree: norm(tree) * jnp.inf)
+        with pytest.raises(TrainingDiverged, match=r"the norm of the gradient is inf at step 0;"):
+            fit(training(graphdef, batches(steps=1)), params, None, lambda step, values: None)
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_a_small_set_is_learned_by_heart(kind):
     graphdef, params = decoder.create(CONFIG, 0)

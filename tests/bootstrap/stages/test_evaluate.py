@@ -75,13 +75,13 @@ def test_greedy_items_are_asked_at_temperature_0_and_the_entropy_is_that_of_what
     def sampler(params, requests, *, temperature, **_):
         heat.append((temperature, len(requests)))
         probs = np.array([[0.5, 0.5], [1.0, 0.0], [0.25, 0.25]])
-        return [Sampled(np.array([7, 8]), True, 0, np.zeros((3, 2)), probs, np.zeros(3)) for _ in requests]
+        return [Sampled(np.array([7, 8]), True, 0, np.zeros((3, 2)), probs, np.array([0, 0, 0.5])) for _ in requests]
 
     writer = replace(torn, sampler=sampler, config=replace(torn.config, temperature=0.7))
     items = [Item(str(n), "g", lambda text, finished: {}, greedy=n == 1) for n in range(3)]
     answers = ask_items(writer, items, seed=0)
     assert sorted(heat) == [(0.0, 1), (0.7, 2)]
-    assert answers[0].entropy == pytest.approx((np.log(2) + 0.5 * np.log(4)) / 3)
+    assert answers[0].entropy == pytest.approx((2.5 * np.log(2)) / 3), "what was not kept counts as one"
 
 
 def test_who_calls_a_tool_or_is_cut_off_says_nothing(torn):
