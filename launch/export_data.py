@@ -48,7 +48,8 @@ _TARGET = pa.struct(
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "id": (pa.string(), "the transcript's id, which `ratchet show` takes"),
     "generation": (pa.int32(), "the generation that it was written for"),
-    "teacher": (pa.int32(), "the generation that wrote and reviewed it"),
+    "teacher": (pa.int32(), "the generation that reviewed it and, where `writer` is empty, wrote it"),
+    "writer": (pa.string(), "the model at an address that wrote it, as its server names it; else empty"),
     "task": (pa.string(), "the task's id; several transcripts may answer one"),
     "prompt": (pa.list_(_MESSAGE), "what a user asks, and the student sees"),
     "completion": (pa.list_(_MESSAGE), "the answer that passed the review: the one thing to train on"),
@@ -68,6 +69,14 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 _SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
 
 
+def check(run: Run, generation: int) -> None:
+    """Raises ValueError when nothing was accepted up to a generation."""
+    if next(_rows(run, generation), None) is None:
+        raise ValueError(
+            f"export: no transcript of {run.directory} up to generation {generation} was accepted; give a later one"
+        )
+
+
 def write(run: Run, generation: int, folder: epath.Path) -> epath.Path:
     """Writes what was accepted up to a generation: train.parquet, train.jsonl and README.md, a dataset card.
 
@@ -75,6 +84,7 @@ def write(run: Run, generation: int, folder: epath.Path) -> epath.Path:
     """
     if folder.exists():
         raise ValueError(f"export: {folder} exists already; give another --to")
+    check(run, generation)
     licences: Counter[str] = Counter()
     rows = 0
     with whole(folder) as fresh:
@@ -86,10 +96,6 @@ def write(run: Run, generation: int, folder: epath.Path) -> epath.Path:
                 lines.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in batch))
                 licences.update(licence for row in batch for licence in row["licences"])
                 rows += len(batch)
-        if not rows:
-            raise ValueError(
-                f"export: no transcript of {run.directory} up to generation {generation} was accepted; give a later one"
-            )
         (fresh / "README.md").write_text(_card(run, generation, rows, licences))
     return folder
 
@@ -115,11 +121,19 @@ def _rows(run: Run, last: int) -> Iterator[dict[str, Any]]:
         transcripts, reviews = reviewed(place)
         made = {t.transcript_id: t for t in map(targets.from_json, Stage(place / "targets").committed())}
         before = loop.left_by(run, number - 1)
-        teacher = before.incumbent if before else 0
+        teacher, writer = before.incumbent if before else 0, _writer(run, number)
         for t in transcripts.values():
             if t.source == "answer" and t.id in reviews and reviews[t.id].accepted:
-                told = _verdicts(run, place, reviews[t.id])
-                yield _row(run, t, tasks[t.task_id], passages, made.get(t.id)) | {"teacher": teacher, "verdicts": told}
+                by = {"teacher": teacher, "writer": writer, "verdicts": _verdicts(run, place, reviews[t.id])}
+                yield _row(run, t, tasks[t.task_id], passages, made.get(t.id)) | by
+
+
+def _writer(run: Run, number: int) -> str:
+    """The model at an address that wrote a generation's transcripts; "" where the run's own model did."""
+    teacher = run.config.teacher
+    if not teacher.url or number > teacher.generations:
+        return ""
+    return run.commits.read(run.directory / teacher.section / "probe.json")["model"]
 
 
 def _row(
@@ -181,6 +195,8 @@ def _licence(source: Document) -> str:
 
 def _card(run: Run, generation: int, rows: int, licences: Counter[str]) -> str:
     """README.md, as Hugging Face's datasets have it: facts for programs first, then for people."""
+    writers = {_writer(run, number) for number in range(1, generation + 1)} - {""}
+    foreign = f" Some are by {' and '.join(sorted(writers))}, whose terms hold for them (`writer`)." if writers else ""
     only = next(iter(licences)) if len(licences) == 1 else "other"
     counted = "".join(f"* {licence}: {count}\n" for licence, count in licences.most_common())
     columns = "".join(f"| `{name}` | {said} |\n" for name, (_, said) in COLUMNS.items())
@@ -201,7 +217,7 @@ configs:
 # What passed the review up to generation {generation}
 
 {rows:,} answers to tasks of the world `{run.world.name}`. In each generation a model wrote them with sources in view,
-and many criteria, each asked on its own, reviewed them. Only what passed is here. train.jsonl has the same rows as
+and many criteria, each asked on its own, reviewed them. Only what passed is here.{foreign} train.jsonl has the rows of
 train.parquet.
 
 | column | holds |

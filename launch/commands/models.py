@@ -65,6 +65,8 @@ def export(words: list[str]) -> int:
     asked = parse("export", Export, words)
     quiet()
     model = api.load(located(asked.directory), asked.of.generation)
+    if asked.data:
+        export_data.check(model.run, asked.of.generation)
     written = {}
     if not asked.data or architectures.is_known(model.run.config.model):
         written["folder"] = str(folders.write(model.run, asked.of))

@@ -1,6 +1,7 @@
 """What was accepted, as a dataset for other trainers."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from accepted import SOFT, with_answers
 from etils import epath
 
+from ratchet.bootstrap.config import TeacherConfig
 from ratchet.launch import api, cli, export_data
 
 
@@ -95,6 +97,19 @@ def test_the_card_says_what_it_is_and_which_file_to_open(folder):
     assert found["configs"][0]["data_files"] == [{"split": "train", "path": "train.parquet"}]
     assert all(f"`{name}`" in text for name in export_data.COLUMNS)
     assert "* CC0-1.0: 4" in text and "* unknown: 4" in text and "4 answers" in text
+
+
+def test_what_a_server_wrote_is_said_to_be_its_own(run, rows, tmp_path):
+    assert {row["writer"] for row in rows} == {""}
+    teacher = TeacherConfig(url="http://127.0.0.1:1/v1", generations=1)
+    theirs = replace(run, config=replace(run.config, teacher=teacher))
+    (run.directory / "teacher").mkdir()
+    run.commits.write(run.directory / "teacher" / "probe.json", {"model": "their-model"})
+    place = export_data.write(theirs, 2, epath.Path(tmp_path) / "theirs")
+    written = {(row["generation"], row["writer"]) for row in pq.read_table(str(place / "train.parquet")).to_pylist()}
+    assert written == {(1, "their-model"), (2, "")}
+    text = (place / "README.md").read_text()
+    assert "Some are by their-model, whose terms hold for them" in text
 
 
 def test_what_cannot_be_exported_is_one_line(run, folder):
