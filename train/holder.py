@@ -195,6 +195,10 @@ def holding(
         yield holder
 
 
+_DEAD: dict[str, dict[str, Any]] = {}
+"""By directory, the last record of a process that was watched in vain, so that nobody watches it again."""
+
+
 def holder_of(directory: epath.Path) -> dict[str, Any] | None:
     """The record of the process that works on a run, or None when there is no such process.
 
@@ -209,7 +213,12 @@ def holder_of(directory: epath.Path) -> dict[str, Any] | None:
         if told:
             return None if free else record
     if record and not 0 <= time.time() - record["heard"] < SILENCE:
-        return _watched(directory, record, WATCH)
+        if _DEAD.get(str(directory)) == record:
+            return None
+        found = _watched(directory, record, WATCH)
+        if found is None:
+            _DEAD[str(directory)] = record
+        return found
     return record or None
 
 

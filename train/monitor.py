@@ -73,7 +73,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._seconds / 4, 5.0)):
-            self._together.publish(self._beat[1])
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # whoever waits is told later, or not at all
+                self._together.publish(self._beat[1])
             if self.stalled():
                 line = (
                     f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({self._where()}); "

@@ -96,6 +96,16 @@ def test_where_there_are_no_locks_a_record_of_this_host_counts_as_one_of_another
     assert holder_of(directory) is None
 
 
+def test_a_process_that_was_watched_in_vain_is_not_watched_again(directory, patience):
+    """Whoever looks at many runs would wait for each, at every look."""
+    left(directory, heard=time.time() - 2 * holder.SILENCE)
+    assert holder_of(directory) is None
+    waited = sum(patience.slept)
+    assert waited and holder_of(directory) is None and sum(patience.slept) == waited
+    left(directory, heard=time.time() - 3 * holder.SILENCE)
+    assert holder_of(directory) is None and sum(patience.slept) == 2 * waited
+
+
 def test_looking_whether_a_run_is_held_does_not_refuse_who_begins_just_then(directory, patience):
     with holding(directory):
         pass
