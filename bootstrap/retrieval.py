@@ -1,18 +1,38 @@
 """BM25 over passages, for the teacher's context and the `lookup` tool."""
 
+import contextlib
 import logging
 import re
+import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import bm25s
 import numpy as np
-from bm25s.tokenization import Tokenized
 
 from ratchet.bootstrap.worlds.world import COMBINING, UNSPACED, Document
 
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Within, a module cannot be imported."""
+    there = sys.modules.get(name)
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update({name: there} if there else {})
+
+
+with _without("jax.lax"):  # bm25s takes an accelerator when it is imported, if it finds JAX, and ranks nothing here
+    import bm25s
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
+    from bm25s.tokenization import Tokenized
+
 logging.getLogger("bm25s").setLevel(logging.ERROR)  # it logs every index that it builds, for whoever logs anything
 
+STOPWORDS = frozenset(STOPWORDS_EN_PLUS)
+"""English words that tell nothing of what a text is about."""
 BATCH = 20_000
 """Passages whose words are held in memory together while an index is made."""
 

@@ -12,9 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bm25s.stopwords import STOPWORDS_EN_PLUS
-
-from ratchet.bootstrap.retrieval import UNSPACED
+from ratchet.bootstrap.retrieval import STOPWORDS, UNSPACED
 from ratchet.bootstrap.transcript import UNREADABLE
 from ratchet.bootstrap.worlds.answers import f1, plain
 from ratchet.bootstrap.worlds.world import Document
@@ -57,7 +55,7 @@ def grounded(text: str, passages: Sequence[Document]) -> Measured:
     """The share of the different words of a text that stand in a passage, without English stop words and what questions
     are asked with, such as "what", "did" and "should"."""
     said = set(words(text))
-    content = said - set(STOPWORDS_EN_PLUS) or said
+    content = said - set(STOPWORDS) or said
     if not content:
         return Measured(0.0, f"{UNREADABLE}: it has no words")
     strange = content - {word for p in passages for word in words(p.text)}
@@ -115,7 +113,7 @@ def _placed(name: str, before: str) -> str:
 def _names(text: str) -> list[tuple[int, int]]:
     """Where names begin and end. Of two words after an article, the first one is there alone as well."""
     words = list(_WORD.finditer(text))
-    common = [w[0].casefold() in STOPWORDS_EN_PLUS for w in words]
+    common = [w[0].casefold() in STOPWORDS for w in words]
     after = [w[0].casefold() in _ARTICLES for w in words]
     proper = [w[0][0].isupper() and not of for w, of in zip(words, common, strict=True)]
     between = [text[a.end() : b.start()] for a, b in itertools.pairwise(words)]

@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import os
 import pkgutil
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -74,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(_said_by_the_system(error))
         return 1 if error.errno in FULL else 2
     except Exception as error:
+        if "Unable to initialize backend" in str(error):
+            busy = re.search(r"in use|busy|UNAVAILABLE|ALREADY_EXISTS", str(error))
+            mend = "another process has it, or it comes back" if busy else "see to its driver, and to JAX_PLATFORMS"
+            say(f"{name}: there is no device to work with ({' '.join(str(error).split())[:200]}); {mend}")
+            return stopping.AGAIN if busy else 2
         if not (said := reason(error)):
             raise
         say(f"{name}: the bucket failed ({said}); the same command may be given again")
