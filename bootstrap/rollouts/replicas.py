@@ -58,8 +58,8 @@ class Replicas:
         if work.left:
             raise ServerStopped(
                 "rollouts: no server is left that answers by the run's weights; what was answered is kept; see to "
-                "them, then `ratchet resume` goes on"
-            )
+                "them, then `ratchet resume` goes on", again=True,
+            )  # fmt: skip
         return [work.found[name] for name in names]
 
     def _work(self, client: Client, work: "_Work", advance: Callable[[int], None]) -> bool:

@@ -3,6 +3,7 @@
 Every answer is kept in a file of the run, by the content of its question: none is paid for twice, whatever happens.
 """
 
+import contextlib
 import email.utils
 import json
 import os
@@ -22,11 +23,14 @@ from ratchet.bootstrap.teacher.connection import Connection
 from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
-from ratchet.train.stopping import Ends
+from ratchet.train.stopping import AGAIN, Ends
 
 ATTEMPTS = 6
-PATIENCE = 60.0
-"""Seconds that a server may be silent before a question is asked again."""
+PATIENCE = 300.0
+"""Seconds that a server may be silent before a question is asked again: answers come whole, and slow servers take
+minutes for some that wait behind others."""
+FIRST = 8
+"""Questions of which all are refused, and then no more are asked."""
 LONGEST = 600.0
 """Seconds that an answer may take in all, however often a part of it comes."""
 LONGEST_WAIT = 60.0
@@ -40,11 +44,11 @@ Body = Mapping[str, Any]
 
 class ServerStopped(Ends):
     """A server does not go on; what it has answered is kept, and the run can be resumed. `reason` is the part of the
-    line that says why."""
+    line that says why; the run is to be started `again` where the server may come back by itself."""
 
-    def __init__(self, line: str, reason: str = ""):
+    def __init__(self, line: str, reason: str = "", again: bool = False):
         super().__init__(line)
-        self.reason = reason or line
+        self.reason, self.status = reason or line, AGAIN if again else self.status
 
 
 class ServerRefused(ValueError):
@@ -236,18 +240,27 @@ class Client:
             return read(answer)
         try:
             answer = self._persistently(body, read)
-        except Unaskable:
+        except Unaskable as refused:
             with self._lock:
                 self.counts.unaskable += 1
+                every = self.counts.unaskable >= FIRST and not self.counts.answered + self.counts.kept
+            if every and self.folder:
+                raise ServerRefused(
+                    f"{self.who}: {self.config.url} refuses every question ({refused}); see to what it takes"
+                ) from None
             return None
         if self.folder:
             keep(self.folder, body, answer)
         with self._lock:
             self.counts.answered += 1
-            self.counts.tokens += _tokens(answer)
-            self.counts.cost += self._cost(answer)
-            self._spent["tokens"] += _tokens(answer)
         return read(answer)
+
+    def _count(self, answer: Any) -> None:
+        """Counts what an answer took, whether it can be read or not: it is paid for."""
+        with self._lock, contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+            self.counts.tokens += _tokens(answer)
+            self._spent["tokens"] += _tokens(answer)
+            self.counts.cost += self._cost(answer)
 
     def _cost(self, answer: Mapping[str, Any]) -> float:
         """What an answer cost, in the currency of the prices."""
@@ -264,6 +277,7 @@ class Client:
                 self._keep_to_budget()
                 try:
                     answer = self.ask(self.path, body)
+                    self._count(answer)
                     read(answer)
                     self._pace.answered()
                     return answer
@@ -274,13 +288,28 @@ class Client:
                 with self._lock:
                     self.counts.again[reason] += attempt + 1 < ATTEMPTS
             if attempt + 1 < ATTEMPTS:
-                own = self.pause * 2**attempt * (0.5 + random.random())
-                self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
+                self._rest(attempt, asked)
         why = f"has failed {ATTEMPTS} times in a row ({reason})"
         raise ServerStopped(
             f"{self.who}: {self.config.url} {why}; what it answered is kept; see to it, then `ratchet resume` goes on",
-            f"it {why}",
-        )
+            f"it {why}", again=True,
+        )  # fmt: skip
+
+    def _rest(self, attempt: int, asked: float | None) -> None:
+        """Waits after an attempt that has failed, as long as the server has asked for, or longer each time."""
+        own = self.pause * 2**attempt * (0.5 + random.random())
+        self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
+
+    def patiently(self, path: str, body: Body | None = None) -> Any:
+        """`ask`, again while the server is there and busy. Raises as `ask` does."""
+        for attempt in range(ATTEMPTS - 1):
+            try:
+                return self.ask(path, body)
+            except Failed as failed:
+                if not failed.busy:
+                    raise
+                self._rest(attempt, failed.wait)
+        return self.ask(path, body)
 
     def ask(self, path: str, body: Body | None = None) -> Any:
         """The JSON of one answer, asked for once. Raises Unaskable, ServerRefused or Failed."""

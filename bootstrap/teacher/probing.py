@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap.progress import Progress
-from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, Unaskable, checked
+from ratchet.bootstrap.teacher.client import Client, Failed, ServerRefused, ServerStopped, Unaskable, checked
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.teacher.turns import offering, turned
 from ratchet.train.commits import Commits
@@ -76,15 +76,17 @@ def probe(client: Client, longest: int) -> Probed:
     """Asks a server a few short questions; `longest` is the tokens that a prompt and an answer of the run may take.
 
     Raises ServerRefused when it does not answer, has no such model, is too short, or counts no tokens although there
-    is a budget.
+    is a budget; ServerStopped when it is too busy.
     """
     listed = find_model(client)
     client = replace(client, model=listed["id"])
     chat = {"model": client.model, "messages": [{"role": "user", "content": "Say: one."}], "max_tokens": 4}
     try:
-        answer = client.ask("chat/completions", {**chat, "temperature": 1.0, "top_p": 1.0, "seed": 1})
+        answer = client.patiently("chat/completions", {**chat, "temperature": 1.0, "top_p": 1.0, "seed": 1})
         checked(answer)
     except (Failed, Unaskable) as error:
+        if isinstance(error, Failed) and error.busy:
+            raise _busy(client, error) from None
         raise ServerRefused(f"{client.who}: {client.config.url} does not answer a chat ({error}); see to it") from None
     found = Probed(
         model=client.model,
@@ -113,7 +115,7 @@ def find_model(client: Client) -> dict[str, Any]:
     of that name or does not answer."""
     who, url, named = client.who, client.config.url, client.config.model
     try:
-        models = {one["id"]: one for one in client.ask("models")["data"]}
+        models = {one["id"]: one for one in client.patiently("models")["data"]}
     except Failed as error:
         raise ServerRefused(f"{who}: {url} does not answer ({error}); start it, or see to --{who}.url") from None
     except (Unaskable, LookupError, TypeError):
@@ -130,11 +132,22 @@ def _some(models: dict[str, Any]) -> str:
 
 
 def _works(client: Client, check: Callable[[], bool]) -> bool:
-    """Whether a server can do something; one that refuses, or answers nonsense, cannot."""
+    """Whether a server can do something; one that refuses, or answers nonsense, cannot. Raises ServerStopped when it is
+    too busy to tell: what is found here holds as long as the run."""
     try:
         return check()
-    except (Failed, Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
+    except Failed as failed:
+        if failed.busy:
+            raise _busy(client, failed) from None
         return False
+    except (Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _busy(client: Client, failed: Failed) -> ServerStopped:
+    why = f"is too busy to show what it can do ({failed})"
+    line = f"{client.who}: {client.config.url} {why}; the same command may be given again"
+    return ServerStopped(line, f"it {why}", again=True)
 
 
 def _likeliest(client: Client, chat: dict[str, Any]) -> int:
@@ -142,7 +155,7 @@ def _likeliest(client: Client, chat: dict[str, Any]) -> int:
 
     def shown(count: int) -> int:
         asked = {**chat, "logprobs": True, "top_logprobs": count}
-        return len(client.ask("chat/completions", asked)["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
+        return len(client.patiently("chat/completions", asked)["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
 
     return next((count for count in _MOST_LIKELY if _works(client, lambda: shown(count) == count)), 0)  # noqa: B023
 
@@ -150,8 +163,8 @@ def _likeliest(client: Client, chat: dict[str, Any]) -> int:
 def _takes_ids(client: Client) -> bool:
     """Whether token ids of a text come from the server, and may be its prompt."""
     asked = {"model": client.model, "prompt": KNOWN, "max_tokens": 1, "return_token_ids": True}
-    ids = client.ask("completions", asked)["choices"][0]["prompt_token_ids"]
-    again = client.ask("completions", {"model": client.model, "prompt": ids, "max_tokens": 1})
+    ids = client.patiently("completions", asked)["choices"][0]["prompt_token_ids"]
+    again = client.patiently("completions", {"model": client.model, "prompt": ids, "max_tokens": 1})
     return bool(ids) and again["usage"]["prompt_tokens"] == len(ids)
 
 
@@ -159,7 +172,7 @@ def _scores(client: Client) -> bool:
     """Whether `echo` brings log-probabilities of the text that was given: some servers bring those of what they say
     alone, however it is asked. So they are counted."""
     asked = {"model": client.model, "prompt": KNOWN, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-    answer = client.ask("completions", asked)
+    answer = client.patiently("completions", asked)
     logs = answer["choices"][0]["logprobs"]["token_logprobs"]
     return len(logs) == answer["usage"]["prompt_tokens"] + 1 and None not in logs[1:]
 
@@ -168,7 +181,7 @@ def _calls_tools(client: Client, chat: dict[str, Any]) -> bool:
     """Whether the model calls a tool when it is told to, and goes on from its answer."""
     tool = {"name": "choose", "description": "Chooses what is fit.", "parameters": _SCHEMA}
     asked = {**chat, "max_tokens": 64, "messages": [{"role": "user", "content": "Call the tool choose: yes is fit."}]}
-    answer = client.ask("chat/completions", asked | offering([tool], may_call=True))
+    answer = client.patiently("chat/completions", asked | offering([tool], may_call=True))
     _, _, call = turned(answer)
     if not call or call[0] != "choose":
         return False
@@ -178,11 +191,11 @@ def _calls_tools(client: Client, chat: dict[str, Any]) -> bool:
         {"role": "tool", "tool_call_id": _CALL_ID, "content": "chosen"},
     ]
     after = {"messages": [*asked["messages"], *since]}
-    turned(client.ask("chat/completions", asked | after | offering([tool], may_call=False)))
+    turned(client.patiently("chat/completions", asked | after | offering([tool], may_call=False)))
     return True
 
 
 def _keeps_to_a_schema(client: Client, chat: dict[str, Any]) -> bool:
     form = {"type": "json_schema", "json_schema": {"name": "fit", "strict": True, "schema": _SCHEMA}}
-    text, _ = checked(client.ask("chat/completions", {**chat, "max_tokens": 64, "response_format": form}))
+    text, _ = checked(client.patiently("chat/completions", {**chat, "max_tokens": 64, "response_format": form}))
     return json.loads(text).get("fit") in ("yes", "no")

@@ -9,8 +9,18 @@ from etils import epath
 from faulty import Faulty
 
 from ratchet.bootstrap.config import Config, ConfigError, JudgeConfig, TeacherConfig
-from ratchet.bootstrap.teacher.client import ATTEMPTS, Client, Pace, ServerRefused, ServerStopped
+from ratchet.bootstrap.teacher.client import (
+    ATTEMPTS,
+    FIRST,
+    Client,
+    Failed,
+    Pace,
+    ServerRefused,
+    ServerStopped,
+    checked,
+)
 from ratchet.bootstrap.teacher.probing import Probed, probe
+from ratchet.train.stopping import AGAIN
 
 KEY = "RATCHET_TEACHER_KEY"
 
@@ -80,7 +90,7 @@ def test_a_dead_server_stops_with_one_line_and_the_rest_is_asked_later(tmp_path)
     with server.serving() as address:
         with pytest.raises(ServerStopped, match=f"{ATTEMPTS} times in a row .* `ratchet resume` goes on") as dead:
             client(address, tmp_path).answers(bodies(9), lambda n: None)
-        assert "\n" not in str(dead.value)
+        assert "\n" not in str(dead.value) and dead.value.status == AGAIN
         before = dict(server.paid)
         server.gone = False
         found = client(address, tmp_path).answers(bodies(9), lambda n: None)
@@ -125,6 +135,34 @@ def test_a_question_that_the_server_never_takes_is_left_out_and_counted(tmp_path
         found = made.answers(bodies(3), lambda n: None)
     assert found[1] is None and texts([found[0], found[2]]) == ["said 0", "said 2"]
     assert made.counts.unaskable == 1 and "1 questions were refused" in str(made.counts)
+
+
+def test_a_server_that_takes_no_question_at_all_is_asked_no_more(tmp_path):
+    """It refuses what all of them have in common."""
+    faults = dict.fromkeys(range(FIRST - 1), 400)
+    with Faulty(say, faults).serving() as address:
+        found = client(address, tmp_path / "some", concurrency=1).answers(bodies(FIRST), lambda n: None)
+        assert found[:-1] == [None] * (FIRST - 1) and texts(found[-1:]) == [f"said {FIRST - 1}"]
+    server = Faulty(say, dict.fromkeys(range(99), 400))
+    with server.serving() as address, pytest.raises(ServerRefused, match="refuses every question .not now.; see to"):
+        client(address, tmp_path / "none", concurrency=1).answers(bodies(99), lambda n: None)
+    assert server.asked == FIRST
+
+
+def test_an_answer_that_cannot_be_read_is_paid_for_and_counts(tmp_path):
+    heard = []
+
+    def read(answer):
+        heard.append(answer)
+        if len(heard) < 3:
+            raise Failed("no log-probabilities")
+        return checked(answer)
+
+    with Faulty(say).serving() as address:
+        made = client(address, tmp_path, prices=(1.0, 1.0), budget=25)
+        with pytest.raises(ServerStopped, match="budget of 25 tokens is spent"):
+            made.answers(bodies(9), lambda n: None, read)
+    assert made.counts.tokens >= 30 and made.counts.tokens == 10 * round(made.counts.cost * 1e5)
 
 
 def test_nothing_is_asked_beyond_the_budget_of_a_runs_whole_life(tmp_path):
@@ -191,6 +229,19 @@ def test_a_probe_finds_what_a_server_can_do_and_says_what_it_means(tmp_path):
     assert found == Probed("writer", 4096, 0, True, True, True, True, False)
     line = "writer at URL: no log-probabilities, token ids, scoring of given text, answers kept to a schema"
     assert line in found.line("URL")
+
+
+def test_a_server_that_is_busy_while_it_is_met_is_asked_again(tmp_path):
+    can = lambda body: json.dumps({"fit": "yes"}) if "response_format" in body else "one"
+    with Faulty(can).serving() as address:
+        found = probe(client(address, tmp_path), 500)
+    with Faulty(can, {0: 429, 1: 503, 3: 429, 6: 429}).serving() as address:
+        assert probe(client(address, tmp_path), 500) == found
+    for answered in (0, 1):
+        busy = Faulty(can, dict.fromkeys(range(answered, 99), 429))
+        with busy.serving() as address, pytest.raises(ServerStopped, match="too busy to show what it can do") as ended:
+            probe(client(address, tmp_path), 500)
+        assert ended.value.status == AGAIN and busy.asked == answered + ATTEMPTS
 
 
 def test_a_server_that_takes_echo_and_scores_its_own_words_alone_is_found_out(tmp_path):
