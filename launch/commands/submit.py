@@ -1,10 +1,16 @@
 """`submit`: a run for several processes, here or on a platform."""
 
+import dataclasses
+
+from etils import epath
+
+from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.engines import check_slots
 from ratchet.launch import preflight
 from ratchet.launch.lines import UserError, tell
 from ratchet.launch.options import asks_for_help, lacks_base, lacks_documents, parse_run, value_of
 from ratchet.launch.output import make_console, quiet
+from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import PLATFORMS
 from ratchet.launch.submit.asked import OnSlices
 from ratchet.launch.submit.local import Local
@@ -30,6 +36,7 @@ def submit(words: list[str]) -> int:
         _check_that_it_divides(asked)
     if isinstance(asked, OnSlices):
         _tell_where_it_reads(asked)
+        _tell_what_keys_it_lacks(asked, to)
     if asked.dry_run:
         print(manifest, end="")
         return 0
@@ -59,9 +66,20 @@ def _tell_where_it_reads(asked: OnSlices) -> None:
         f"--{option} {value}" for option, value in given.items()
         if value and not in_bucket(value) and value not in PACKAGES
     ]  # fmt: skip
+    if config.base in PACKAGES:
+        tell(f"submit: --base {config.base}: the image has to bring it: build it with EXTRAS=...,{config.base}")
     if inside:
         said = f"submit: {', '.join(inside)}: looked for in the container; what lies in gs:// or s3:// is fetched"
         tell(said)
+
+
+def _tell_what_keys_it_lacks(asked: OnSlices, to: str) -> None:
+    """Says which keys the run may ask for that do not come with it."""
+    config = asked.config
+    asks = {"TEACHER": config.teacher.url, "JUDGE": config.judge.url, "WANDB_API_KEY": config.wandb}
+    keys = [f"RATCHET_{name}_KEY" if "_" not in name else name for name, there in asks.items() if there]
+    if keys and to != "gke":
+        tell(f"submit: --to {to} hands no key over; where {' and '.join(keys)} must be set, the image has to bring it")
 
 
 def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
@@ -72,11 +90,27 @@ def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
     tell(f"submit: preflight was not asked whether the run fits: {where}")
 
 
+def _as_known_here(asked: OnSlices) -> Config:
+    """The settings with a model whose shape is known on this machine: where its folder is in the container alone, the
+    recipe's own. Raises UserError when the recipe has none."""
+    config = asked.config
+    if not config.base or config.base in PACKAGES or in_bucket(config.base) or epath.Path(config.base).exists():
+        return config
+    if RECIPES[config.recipe].config.base:
+        raise UserError(
+            f"submit: {config.base} is not on this machine, so nobody knows here whether it fits; give a recipe of its "
+            "shape, such as pod-0.6b, or submit all the same with --force"
+        )
+    tell(f"submit: {config.base} is not on this machine; preflight is asked about the shape of {config.recipe}")
+    return dataclasses.replace(config, base="")
+
+
 def _check_that_it_fits(asked: OnSlices) -> None:
     """Compiles all steps of a generation and prints what they take. Raises UserError for what does not fit."""
     question = preflight.Preflight(
-        asked.config, asked.topology, asked.slices, "generation", dollars_per_chip_hour=asked.dollars_per_chip_hour
-    )
+        _as_known_here(asked), asked.topology, asked.slices, "generation",
+        dollars_per_chip_hour=asked.dollars_per_chip_hour,
+    )  # fmt: skip
     found = preflight.preflight(question, tell)
     preflight.show(found, make_console(aside=True))
     if too_large := [step for step, one in found["steps"].items() if not one["fits"]]:

@@ -65,7 +65,7 @@ class Server:
 
     def __init__(self, desk: Desk, weights: Path | None = None):
         self._desk, self._weights = desk, weights
-        self._compiled, self._offers = functools.lru_cache(GRAMMARS)(self._compile), Offers(desk.served)
+        self._compiled, self._offers = functools.lru_cache(GRAMMARS)(self._compile), Offers(lambda: desk.served)
 
     @property
     def _served(self) -> Served:

@@ -40,11 +40,16 @@ class Offer(NamedTuple):
 
 
 class Offers:
-    """The tools that clients of a served model offer it; how they are called is worked out once."""
+    """The tools that clients of a model offer it, which is `served` now; how they are called is worked out once, and
+    weights that others have replaced are not held."""
 
-    def __init__(self, served: Served):
-        self._served = served
+    def __init__(self, served: Callable[[], Served]):
+        self._now = served
         self._known = functools.lru_cache(KEPT)(self._offer)
+
+    @property
+    def _served(self) -> Served:
+        return self._now()
 
     def of(self, body: Chat) -> Offer | None:
         """What the answer to a chat may call; None where that is nothing. Raises Refused for tools that cannot be

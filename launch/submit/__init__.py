@@ -21,7 +21,7 @@ code      means                                              then
 2         a mistake in settings, files or the command        it is over
 42        start me again: preempted, or asked to end and     all processes start again and go on from what is
           committed; a peer is gone or hangs; a port or      committed, at most `--restarts` times
-          device is busy
+          device is busy; servers answer no more
 129-255   killed by a signal, for one as memory ran out      the same
 126, 127  the container has no such command                  it is over
 

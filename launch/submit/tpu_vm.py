@@ -11,12 +11,15 @@ from ratchet.train import stopping
 
 _LONGEST = 56
 """Letters of a name: a slice of several has a number after it, in 63."""
+_AT_WORK = "systemctl is-active ratchet | grep --quiet --extended-regexp '^(active|activating)$'"
 _FOLLOW = (
     "sudo journalctl --unit=ratchet --follow --output=cat --lines=50 & "
-    "while systemctl is-active ratchet | grep --quiet --extended-regexp '^(active|activating)$'; do sleep 5; done; "
-    "sudo kill $! 2> /dev/null; exit $(systemctl show ratchet --property=ExecMainStatus --value)"
+    f"while {_AT_WORK}; do sleep 5; done; sudo kill $! 2> /dev/null"
 )
-"""What a worker is told to show until its run has ended, with the exit code of which it ends."""
+"""What a worker is told to show until its run has ended."""
+_SIGN = "ratchet-ended-with-"
+_ENDED = f"{_AT_WORK} || echo {_SIGN}$(systemctl show ratchet --property=ExecMainStatus --value)"
+"""What a worker is told to say of its run when that has ended: its exit code, after a sign."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def manifest(asked: TpuVm) -> str:
         created=created,
         start=_start(asked, directory),
         follow=_FOLLOW,
+        ended=_ENDED,
+        sign=_SIGN,
         again=stopping.AGAIN,
         last=starting.LAST,
         keep=asked.keep,
@@ -92,7 +97,7 @@ def _start(asked: TpuVm, directory: str) -> str:
         steps.insert(0, ["sudo", "gcloud", "auth", "configure-docker", registry, "--quiet"])
     prepare = " && ".join(map(shlex.join, steps))
     forget = "sudo systemctl reset-failed ratchet 2> /dev/null"
-    return f"systemctl is-active --quiet ratchet || {{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
+    return f"{_AT_WORK} || {{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
 
 
 def submit(asked: TpuVm) -> int:

@@ -70,6 +70,19 @@ def test_a_batch_job_whose_time_is_over_goes_back_into_the_queue(clients):
     assert code == 0 and said[-1] == "scontrol requeue 7"
 
 
+def test_a_signal_that_came_a_minute_early_is_known_and_so_is_the_end_by_older_slurms(clients):
+    script = slurm.manifest(Slurm(TINY, "slurm"))
+    early = {"srun": "exit 42", "date": f"echo {5000 - slurm.NOTICE - 75}", "scontrol": "exit 0"}
+    code, said, _ = clients(script, **early)
+    assert code == 0 and said[-1] == "scontrol requeue 7"
+    shows = 'case "$*" in show*) echo "JobId=7 StartTime=x EndTime=2026-11-29T01:00:00 Deadline=N/A" ;; esac'
+    date = 'case "$*" in *2026-11-29T01:00:00*) echo 5000 ;; *) echo 4900 ;; esac'
+    code, said, _ = clients(f"unset SLURM_JOB_END_TIME\n{script}", srun="exit 42", date=date, scontrol=shows)
+    assert code == 0 and said[-1] == "scontrol requeue 7"
+    nothing = {"srun": in_turn(42, 0), "date": "exit 1", "scontrol": "exit 1"}
+    assert clients(f"unset SLURM_JOB_END_TIME\n{script}", **nothing)[0] == 0, "where neither says it, nothing is lost"
+
+
 def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
     script = slurm.manifest(Slurm(TINY, "slurm", out="/shared/my runs/x", nodes=4, gpus=2, partition="p", account="a"))
     asked = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
@@ -86,18 +99,22 @@ case "$*" in
   *describe*) [ -e $here/made ] && cat $here/made || exit 1 ;;
   *create*) echo {state} > $here/made ;;
   *delete*) rm $here/made ;;
+  *ssh*ratchet-ended*) {ended} ;;
+  *ssh*systemd-run*) {start} ;;
   *ssh*journalctl*) {follow} ;;
 esac
 """
+ENDS = "echo ratchet-ended-with-0"
+LOST = "[ -e $here/lost ] && echo ratchet-ended-with-7 || {{ touch $here/lost; exit {}; }}"
 
 
-def on_vms(clients, state="ACTIVE", follow="exit 0", **more):
+def on_vms(clients, state="ACTIVE", follow="exit 0", ended=ENDS, start="exit 0", **more):
     script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", **({"zone": "here-1a"} | CLOUD | more)))
-    return clients(script, gcloud=GCLOUD.format(state=state, follow=follow))
+    return clients(script, gcloud=GCLOUD.format(state=state, follow=follow, ended=ended, start=start))
 
 
 def test_tpu_vms_are_created_worked_on_followed_and_deleted(clients, tmp_path):
-    code, said, _ = on_vms(clients, slices=2, topology="v6e:4x4", spot=True, project="p", follow="exit 1")
+    code, said, _ = on_vms(clients, slices=2, topology="v6e:4x4", spot=True, project="p", ended=ENDS[:-1] + "1")
     calls = [line for line in said if line.startswith("gcloud") and "describe" not in line]
     created = "--accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --node-count=2 --node-prefix=tiny --spot"
     assert calls[0] == f"gcloud compute tpus queued-resources create tiny --zone=here-1a --project=p {created}"
@@ -105,7 +122,8 @@ def test_tpu_vms_are_created_worked_on_followed_and_deleted(clients, tmp_path):
     assert started == [["ssh", f"tiny-{n}", "--zone=here-1a", "--project=p"] for n in range(2)]
     assert all("--worker=all" in line and "RestartPreventExitStatus=1 2 126 127" in line for line in calls[1:3])
     assert "ssh tiny-0" in calls[3] and "--worker=0" in calls[3]
-    assert calls[4].startswith("gcloud compute tpus queued-resources delete tiny") and len(calls) == 5
+    assert "ssh tiny-0" in calls[4] and "--worker=0" in calls[4]
+    assert calls[5].startswith("gcloud compute tpus queued-resources delete tiny") and len(calls) == 6
     assert code == 1 and not (tmp_path / "made").exists()
 
 
@@ -117,13 +135,30 @@ def test_machines_that_are_there_are_used_and_kept_if_asked(clients, tmp_path):
 
 @pytest.mark.parametrize(("state", "follow"), [("SUSPENDED", ""), ("ACTIVE", "echo SUSPENDED > $here/made; exit 255")])
 def test_chips_that_were_taken_back_ask_for_another_start(clients, tmp_path, state, follow):
-    code, said, _ = on_vms(clients, state=state, follow=follow)
+    code, said, _ = on_vms(clients, state=state, follow=follow, ended="exit 255")
     assert code == 42 and not (tmp_path / "made").exists()
 
 
 def test_a_lost_connection_is_taken_up_again(clients):
-    code, said, _ = on_vms(clients, follow="[ -e $here/lost ] && exit 0; touch $here/lost; exit 255")
-    assert code == 0 and sum("journalctl" in line for line in said) == 2
+    code, said, _ = on_vms(clients, follow="exit 255", ended=LOST.format(255))
+    assert code == 7 and sum("journalctl" in line for line in said) == 2
+
+
+def test_a_client_that_fails_by_itself_is_not_taken_for_the_run(clients):
+    """Its login has expired, say: nobody knows anything, and machines at work must not be given back."""
+    hidden = "mv $here/made $here/hidden 2> /dev/null; exit 1"
+    known = "mv $here/hidden $here/made; echo ratchet-ended-with-7"
+    back = f"[ -e $here/lost ] && {{ {known}; }} || {{ touch $here/lost; exit 1; }}"
+    code, said, _ = on_vms(clients, follow=hidden, ended=back)
+    assert code == 7 and sum("journalctl" in line for line in said) == 2
+    assert sum("delete" in line for line in said) == 1 and "delete" in said[-1]
+
+
+def test_machines_on_which_nothing_could_be_started_are_named(clients, tmp_path):
+    code, said, shown = on_vms(clients, start="exit 1")
+    assert code == 1 and (tmp_path / "made").exists() and not any("delete" in line for line in said)
+    assert "tiny could not be started on all workers; start this again, or give the machines back with" in shown
+    assert "queued-resources delete tiny --zone=here-1a --force" in shown
 
 
 def test_a_worker_has_its_container_begin_the_run(tmp_path):

@@ -93,6 +93,20 @@ def test_what_does_not_fit_is_not_submitted(kubectl, capsys, monkeypatch, found)
     assert "does not fit" in err and not (kubectl / "told").exists()
 
 
+def test_a_model_that_lies_in_the_container_is_asked_about_by_the_recipes_shape(kubectl, capsys, monkeypatch, found):
+    asked = []
+    monkeypatch.setattr(preflight, "preflight", lambda question, say: asked.append(question.config.base) or found)
+    pod = ["submit", "pod-0.6b", "/documents", *GKE[2:], "--base", "/models/Qwen3-0.6B"]
+    assert cli.main(pod) == 3 and asked == [""]
+    said = capsys.readouterr().err
+    assert "/models/Qwen3-0.6B is not on this machine; preflight is asked about the shape of pod-0.6b" in said
+    assert "--base=/models/Qwen3-0.6B" in (kubectl / "given").read_text()
+    assert cli.main(["submit", "documents", "/documents", *GKE[2:], "--base", "/models/m"]) == 2
+    assert "/models/m is not on this machine, so nobody knows here whether it fits" in capsys.readouterr().err
+    assert cli.main(["submit", "documents", "/documents", *GKE[2:], "--dry-run"]) == 0
+    assert "the image has to bring it: build it with EXTRAS=...,smollm2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -160,6 +174,7 @@ def test_what_is_read_in_the_container_is_named_and_what_lies_in_a_bucket_is_not
     words = ["submit", "documents", "docs", "--documents.questions", "gs://b/q.jsonl", *GKE[2:], "--dry-run"]
     assert cli.main(words) == 0
     assert capsys.readouterr().err == (
+        "submit: --base smollm2: the image has to bring it: build it with EXTRAS=...,smollm2\n"
         "submit: --documents.path docs: looked for in the container; what lies in gs:// or s3:// is fetched\n"
     )
     assert cli.main([*GKE, "--dry-run"]) == 0 and not capsys.readouterr().err
