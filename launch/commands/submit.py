@@ -76,8 +76,10 @@ def _tell_where_it_reads(asked: OnSlices) -> None:
 def _tell_what_keys_it_lacks(asked: OnSlices, to: str) -> None:
     """Says which keys the run may ask for that do not come with it."""
     config = asked.config
-    asks = {"TEACHER": config.teacher.url, "JUDGE": config.judge.url, "WANDB_API_KEY": config.wandb}
-    keys = [f"RATCHET_{name}_KEY" if "_" not in name else name for name, there in asks.items() if there]
+    asks = {
+        "RATCHET_TEACHER_KEY": config.teacher.url, "RATCHET_JUDGE_KEY": config.judge.url, "WANDB_API_KEY": config.wandb,
+    }  # fmt: skip
+    keys = [name for name, there in asks.items() if there]
     if keys and to != "gke":
         tell(f"submit: --to {to} hands no key over; where {' and '.join(keys)} must be set, the image has to bring it")
 

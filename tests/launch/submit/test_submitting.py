@@ -180,6 +180,15 @@ def test_what_is_read_in_the_container_is_named_and_what_lies_in_a_bucket_is_not
     assert cli.main([*GKE, "--dry-run"]) == 0 and not capsys.readouterr().err
 
 
+def test_keys_that_a_platform_hands_over_to_nobody_are_named(capsys):
+    far = ["--teacher.url", "https://example.com/v1", "--wandb", "mine", "--dry-run"]
+    vms = ["submit", "tiny", "--to", "tpu-vm", "--zone", "z", *GKE[4:], *far]
+    assert cli.main(vms) == 0
+    said = capsys.readouterr().err
+    assert "--to tpu-vm hands no key over; where RATCHET_TEACHER_KEY and WANDB_API_KEY must be set, the image" in said
+    assert cli.main([*GKE, *far]) == 0 and "key" not in capsys.readouterr().err
+
+
 def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, monkeypatch, found):
     monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
     assert cli.main(["preflight", "pod-0.6b", "--step", "generation"]) == 0
