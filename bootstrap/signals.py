@@ -55,7 +55,7 @@ def grounded(text: str, passages: Sequence[Document]) -> Measured:
     """The share of the different words of a text that stand in a passage, without English stop words and what questions
     are asked with, such as "what", "did" and "should"."""
     said = set(words(text))
-    content = said - set(STOPWORDS) or said
+    content = said - STOPWORDS or said
     if not content:
         return Measured(0.0, f"{UNREADABLE}: it has no words")
     strange = content - {word for p in passages for word in words(p.text)}

@@ -82,23 +82,21 @@ def test_no_step_ends_within_a_letter_that_several_tokens_spell():
     assert ends == [9, 18] and Bytes.decode(tokens[:9]) == " 灯亮。"
 
 
-class Spaced:
-    """A tokenizer whose texts begin with a space."""
+class Like:
+    """A tokenizer that does some things otherwise."""
 
-    def __init__(self, tokenizer):
-        self._own = tokenizer
+    def __init__(self, own, **otherwise):
+        vars(self).update(otherwise, _own=own)
 
     def __getattr__(self, name):
         return getattr(self._own, name)
-
-    def decode(self, ids):
-        return f" {self._own.decode(ids)}"
 
 
 def test_a_thought_goes_on_after_whole_steps_of_an_answer_whose_text_begins_with_a_space(torn, world, task):
     asked, silent = [], saying(torn, "")
     seen = lambda params, requests, **_: asked.extend(requests) or silent.sampler(params, requests)
-    writer = replace(silent, tokenizer=Spaced(torn.tokenizer), sampler=seen)
+    spaced = Like(torn.tokenizer, decode=lambda ids: f" {torn.tokenizer.decode(ids)}")
+    writer = replace(silent, tokenizer=spaced, sampler=seen)
     right = tuple(torn.tokenizer.encode("it hums. it glows."))
     think(writer, replace(world, steps=sentences), [task], 2, seed=0, right={task.id: right})
     begun = [r.prompt[len(torn.tokenizer.render(task.messages)) :] for r in asked]
@@ -354,23 +352,11 @@ def test_what_was_put_into_a_models_mouth_is_no_thought_of_its_own(torn, little_
     assert first.begun == 0 < second.begun < len(second.tokens)
 
 
-class Stripping:
-    """A tokenizer whose pieces show no space at their start, as those of Llama 2 by themselves."""
-
-    def __init__(self, own):
-        self._own = own
-
-    def __getattr__(self, name):
-        return getattr(self._own, name)
-
-    def piece(self, token):
-        return self._own.piece(token).lstrip()
-
-
 def test_a_corrections_first_word_has_one_space_before_it_whatever_a_tokenizer_strips(torn, world, task, deeds):
-    was = as_right(torn, task, deeds)
+    """Pieces of Llama 2's kind show no space at their start by themselves."""
+    was, stripping = as_right(torn, task, deeds), Like(torn.tokenizer, piece=lambda t: torn.tokenizer.piece(t).lstrip())
     plain = spoil(world, torn.tokenizer, was, task, (), NO, 2)
-    stripped = spoil(world, Stripping(torn.tokenizer), was, task, (), NO, 2)
+    stripped = spoil(world, stripping, was, task, (), NO, 2)
     assert len(plain) == 2 and [t.tokens for t in stripped] == [t.tokens for t in plain]
     assert all(t.text.startswith(f"{NO} the") for t in plain)
 

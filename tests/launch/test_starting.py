@@ -1,9 +1,14 @@
-"""What ends a run on devices is told apart: too little memory, a peer that is gone, errors of this process alone."""
+"""What ends a run on devices is told apart, too little memory, a peer that is gone, errors of this process alone; and
+who takes a device at all."""
+
+import subprocess
+import sys
 
 import jax
 import pytest
 from etils import epath
 
+from ratchet.launch import cli
 from ratchet.launch.commands.start import OutOfMemory, _with_remedy
 from ratchet.train.together import ALONE, PeerGone, Together
 
@@ -31,3 +36,36 @@ def test_a_failed_exchange_means_that_a_peer_is_gone_also_where_a_library_wrappe
 def test_other_errors_of_one_of_two_processes_are_its_own():
     error = ValueError("a mistake")
     assert _with_remedy(error, HERE, TWO) is error
+
+
+@pytest.mark.parametrize(
+    ("said", "mend", "status"),
+    [
+        ("'tpu': ALREADY_EXISTS: The TPU is already in use by process 7", "another process has it, or it comes", 42),
+        ("'tpu': UNAVAILABLE: No TPU\nPlatform available.", "another process has it, or it comes back", 42),
+        ("'cuda': no supported devices found for platform CUDA", "see to its driver, and to JAX_PLATFORMS", 2),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line_and_one_that_may_come_back_is_asked_for_again(
+    capsys, monkeypatch, said, mend, status
+):
+    def without_device(words):
+        raise RuntimeError(f"Unable to initialize backend {said}")
+
+    monkeypatch.setattr(cli, "_function", lambda name: without_device)
+    assert cli.main(["run", "tiny"]) == status
+    shown = capsys.readouterr().err
+    assert shown.startswith("ratchet: run: there is no device to work with (Unable") and shown.count("\n") == 1
+    assert mend in shown
+
+
+def test_who_only_looks_or_starts_others_takes_no_device():
+    """On a GPU, who does takes most of its memory; on a TPU, nobody else can have it."""
+    code = (
+        "import pkgutil; from ratchet.launch import commands\n"
+        "places = [f'{commands.__name__}.{of}' for of, *_ in commands.COMMANDS.values()]\n"
+        "assert len([pkgutil.resolve_name(place) for place in places]) > 10\n"
+        "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False"]
