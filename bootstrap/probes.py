@@ -50,7 +50,7 @@ def labelled_probes(run: Run, written: Sequence[Transcript]) -> list[Probe]:
     probes = []
     for n, (t, grade) in enumerate(zip(written, grades, strict=True)):
         task = run.probes[n // siblings]
-        labels = {name: all(step.get(name, True) for step in grade.steps) for name in graded}
+        labels = {name: label for name in graded if (label := grade.of(name)) is not None}
         probes.append(Probe(t, task, grade.right and t.finished, labels))
         if n % JUNK_OF == 0:
             probes += junk_probes(t, task, [passages[p] for p in t.passages], run.tokenizer)

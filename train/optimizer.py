@@ -108,15 +108,16 @@ def final_weights(state: optax.OptState, params: Any) -> Any:
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Callable[[int], float]:
-    """The learning rate by step: 0 at first, the peak after the warm-up, a tenth of it after the last step."""
-    warmup = max(1, min(round(config.warmup * steps), steps - 1))
+    """The learning rate by step: 0 at first, the peak after the warm-up, a tenth of it after the last step. Without a
+    warm-up, and where there is one step alone, it begins at the peak."""
+    warmup = min(max(1, round(config.warmup * steps)) if config.warmup else 0, steps - 1)
     last = max(steps, warmup + 1)
     begin = warmup if config.schedule == "cosine" else max(warmup, last - max(1, round(last / 5)))
 
     def rate(step: int) -> float:
         done = min(max(step - begin, 0) / (last - begin), 1.0)
         fallen = (1 - math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else done
-        return config.rate * min(step / warmup, 1.0) * (1 - 0.9 * fallen)
+        return config.rate * (step / warmup if step < warmup else 1.0) * (1 - 0.9 * fallen)
 
     return rate
 

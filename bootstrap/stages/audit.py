@@ -201,8 +201,9 @@ def _oracle_audit(g: Generation, pairs: Sequence[Pair], graded: Sequence[str]) -
     accepted = np.array([r.accepted for _, r in pairs], bool)
     by_criterion = {}
     for name in graded:
-        labels = np.array([all(step.get(name, True) for step in grade.steps) for grade in grades], bool)
-        if any(name in step for grade in grades for step in grade.steps):
+        of = [grade.of(name) for grade in grades]
+        if any(label is not None for label in of):
+            labels = np.array([ok if label is None else label for label, ok in zip(of, right, strict=True)], bool)
             by_criterion[name] = agreement(np.array([r.verdicts[name].passed for _, r in pairs], bool), labels)
     items = [f"{t.task_id} {t.id}" for t, _ in pairs]
     groups = {i: t.task_id for i, (t, _) in zip(items, pairs, strict=True)}

@@ -130,6 +130,12 @@ class Grade(NamedTuple):
     mended: bool = True
     reason: bool = True
 
+    def of(self, criterion: str) -> bool | None:
+        """Whether every step has the verdict "right" of a criterion of steps; None where it says nothing of any step,
+        so that all that is known is whether the answer is right."""
+        known = [step[criterion] for step in self.steps if criterion in step]
+        return all(known) if known else None
+
 
 class Metric(NamedTuple):
     """A figure that a world's items measure, and how it is shown.

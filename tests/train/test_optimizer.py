@@ -7,7 +7,7 @@ import pytest
 from ratchet.train.optimizer import OptimizerConfig, create, final_weights, running_average, schedule
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10, 300])
+@pytest.mark.parametrize("steps", [2, 10, 300])
 def test_the_rate_warms_up_to_its_peak_and_falls(steps):
     config = OptimizerConfig(rate=0.5, warmup=0.1)
     rates = np.array([float(schedule(config, steps)(step)) for step in range(steps + 1)])
@@ -19,7 +19,14 @@ def test_the_rate_warms_up_to_its_peak_and_falls(steps):
         assert rates[-1] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10, 300])
+@pytest.mark.parametrize("schedule_of", ["cosine", "wsd"])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.1), (1, 0.0), (10, 0.0)])
+def test_without_a_warm_up_the_first_step_has_the_whole_rate(steps, warmup, schedule_of):
+    rate = schedule(OptimizerConfig(rate=0.5, warmup=warmup, schedule=schedule_of), steps)
+    assert rate(0) == 0.5 and rate(steps) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 300])
 def test_a_stable_rate_stays_at_its_peak_until_the_last_fifth(steps):
     config = OptimizerConfig(rate=0.5, warmup=0.1, schedule="wsd")
     rates = np.array([float(schedule(config, steps)(step)) for step in range(steps + 1)])

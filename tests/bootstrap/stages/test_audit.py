@@ -204,8 +204,9 @@ def pairs(world, deeds, tokenizer):
     ]
 
 
-def test_the_review_is_held_against_the_truth(turn, pairs):
+def test_the_review_is_held_against_the_truth(turn, pairs, tokenizer):
     g = turn(1, review__attacks=0)
+    pairs = [*pairs, judged(transcript(g.tasks[0], "so.", tokenizer=tokenizer, sibling=6), False, sure=False)]
     committed(g, pairs)
     audit_generation(g, [], pairs, [], [target(t, 0.5) for t, _ in pairs[:2]], reviewer_of(g))
     found = json.loads((g.directory / "audit.json").read_text())
@@ -213,10 +214,11 @@ def test_the_review_is_held_against_the_truth(turn, pairs):
     of_groups = proportion({"0": 1.0, "1": 0.0, "3": 0.0}, {"0": "first", "1": "first", "3": "other"})
     assert oracle["precision"] == pytest.approx(of_groups)
     assert (oracle["recall"]["value"], oracle["recall"]["n"]) == (0.5, 2)
-    assert oracle["pass_rate"] == 2 / 5, "a repetition says nothing of whether the review is right"
+    assert oracle["pass_rate"] == 2 / 6, "a repetition says nothing of whether the review is right"
     assert oracle["false_accepts"] == [pairs[1][0].text, pairs[3][0].text]
     sure = oracle["criteria"]["sure"]
-    assert (sure["n"], sure["precision"], sure["recall"]) == (5, pytest.approx(2 / 3), pytest.approx(2 / 3))
+    of = (sure["n"], sure["precision"], sure["recall"])
+    assert of == (6, pytest.approx(2 / 3), pytest.approx(2 / 3)), "an answer that says nothing has no true step"
     assert found["unreviewed_mass"] == 0.5 and found["tokens_by_origin"] == {}
 
 
