@@ -47,6 +47,10 @@ class NotReady(Exception):
     """A server cannot be asked now, and why."""
 
 
+class Away(NotReady):
+    """A server does not answer; it may come back by itself."""
+
+
 class Taking(NamedTuple):
     """How servers of a kind are told to take weights: requests in turn, beside /v1, in which PATH stands for the
     folder; and what to do about one that knows no such request."""
@@ -82,7 +86,7 @@ class Handover:
 
     def give(self, client: Client) -> Client:
         """Has a server take the weights unless it has them; returns its client with the name of its model. Raises
-        NotReady when it does not answer, cannot take them, or answers by others all the same."""
+        Away when it does not answer, NotReady when it cannot take them or answers by others all the same."""
         try:
             named, owner = self._met(client)
             if self.strange(named):
@@ -90,8 +94,10 @@ class Handover:
                 named, _ = self._met(client)
             why = self.strange(named)
         except ServerStopped as stopped:
-            raise NotReady(stopped.reason) from None
-        except (Failed, Unaskable, ServerRefused) as error:
+            raise Away(stopped.reason) from None
+        except Failed as failed:
+            raise Away(str(failed)) from None
+        except (Unaskable, ServerRefused) as error:
             raise NotReady(str(error)) from None
         if why:
             raise NotReady(why)

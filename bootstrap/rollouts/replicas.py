@@ -1,6 +1,7 @@
 """Questions shared out among servers that hold the same weights."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.bootstrap.rollouts.handover import Handover, NotReady
+from ratchet.bootstrap.rollouts.handover import Away, Handover, NotReady
 from ratchet.bootstrap.rollouts.settings import Replica, RolloutsConfig
 from ratchet.bootstrap.teacher.client import Body, Client, Failed, ServerRefused, ServerStopped, Unaskable
 from ratchet.bootstrap.teacher.kept import all_kept, keep
@@ -17,6 +18,8 @@ from ratchet.bootstrap.worlds.world import content_id
 
 AT_A_TIME = 64
 """Questions that a server answers between two looks at its weights, at most."""
+PATIENCE, LOOK = 600.0, 10.0
+"""Seconds that a run waits for a server to come back where none is left, and between two looks."""
 Said = tuple[list[int], bool]
 """Tokens, and whether the turn ended by itself."""
 
@@ -36,18 +39,22 @@ class Replicas:
         more are there.
 
         Each takes the next questions as it is done with the last. Its answers count once it was seen to have the
-        weights before and after them; else others are asked, and it is left out until this is called again. Raises
-        ServerStopped when none is left, RecordError when a kept answer is damaged.
+        weights before and after them; else others are asked, and it is left out until this is called again. Where
+        none is left, those that only did not answer are waited for. Raises ServerStopped when none comes back, or none
+        answers anything after that, RecordError when a kept answer is damaged.
         """
         names = [content_id(body) for body in bodies]
         place = self.kept / content_id(names)
         known = dict.fromkeys(names) | _read(place)
         work = _Work(known, dict(zip(names, bodies, strict=True)), place, len(self.clients))
         advance(sum(said is not None for said in known.values()))
-        able = list(self.clients)
+        able, left = list(self.clients), len(names) + 1  # `left` when servers were last waited for
         pool = ThreadPoolExecutor(max(len(able), 1))
         try:
-            while work.left and able:
+            while work.left and (able or len(work.left) < left):
+                if not able:
+                    able, left = self._back(work), len(work.left)
+                    continue
                 doing = [pool.submit(self._work, client, work, advance) for client in able]
                 able = [client for client, one in zip(able, doing, strict=True) if one.result()]
         finally:
@@ -62,6 +69,18 @@ class Replicas:
             )  # fmt: skip
         return [work.found[name] for name in names]
 
+    def _back(self, work: "_Work") -> list[Client]:
+        """The servers that answer again of those that were away, as soon as there are any; none after PATIENCE."""
+        away, work.away = work.away, []
+        until = time.monotonic() + PATIENCE
+        if away:
+            self.say(f"rollouts: no server is left; waiting up to {PATIENCE / 60:.0f} min for one to come back")
+        while away and time.monotonic() < until:
+            if back := [client for client in away if _answers(client)]:
+                return back
+            time.sleep(LOOK)
+        return []
+
     def _work(self, client: Client, work: "_Work", advance: Callable[[int], None]) -> bool:
         """Has one server answer until nothing is left; returns whether it may be asked again."""
         some: list[str] = []
@@ -75,6 +94,8 @@ class Replicas:
                 work.keep(dict(zip(some, said, strict=True)), client.config.url, advance)
         except (NotReady, ServerStopped, ServerRefused) as error:
             work.give_back(some)
+            if isinstance(error, (Away, ServerStopped)):
+                work.away.append(client)
             if not work.over.is_set():
                 why = error.reason if isinstance(error, ServerStopped) else error
                 self.say(f"rollouts: {client.config.url} is left out for now: {why}")
@@ -85,8 +106,8 @@ class Replicas:
 
 @dataclass(eq=False)
 class _Work:
-    """Questions by name for so many servers, what is found of each so far, which are left, and the place where answers
-    are kept."""
+    """Questions by name for so many servers, what is found of each so far, which are left, the place where answers are
+    kept, and the servers that did not answer since others were last waited for."""
 
     found: dict[str, Said | None]
     bodies: Mapping[str, Body]
@@ -94,6 +115,7 @@ class _Work:
     servers: int
     left: deque[str] = field(init=False)
     over: threading.Event = field(default_factory=threading.Event)
+    away: list[Client] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self):
@@ -122,6 +144,15 @@ class _Work:
 def _read(place: epath.Path) -> dict[str, Said]:
     """What is kept at a place, by name. Raises RecordError where it is damaged."""
     return {name: tuple(said) for one in all_kept(place) for name, said in one["answers"].items()}
+
+
+def _answers(client: Client) -> bool:
+    """Whether a server lists its models."""
+    try:
+        client.ask("models")
+    except (Failed, Unaskable, ServerRefused):
+        return False
+    return True
 
 
 def servers(config: RolloutsConfig) -> list[Client]:

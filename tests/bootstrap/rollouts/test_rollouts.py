@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import uvicorn
 from etils import epath
 from support import awaken, changed, little_config, start
 from templates import write_folder
@@ -198,14 +199,58 @@ def test_what_one_said_that_lost_its_weights_meanwhile_is_asked_of_another(run, 
     assert reset.is_set() and any(f"{lost.url} is left out" in line for line in run.progress.lines)
 
 
+def hasty(monkeypatch):
+    """Servers are asked for one answer at a time, and soon taken for dead."""
+    monkeypatch.setattr(replicas, "AT_A_TIME", 1)
+    monkeypatch.setattr("ratchet.bootstrap.rollouts.writing.servers", lambda config: [
+        dataclasses.replace(client, pause=0.01) for client in replicas.servers(config)
+    ])  # fmt: skip
+
+
+def test_the_only_one_is_waited_for_while_it_starts_again(run, speaker, monkeypatch):
+    """A cluster starts a server anew that has ended; the run goes on with it, and gives it the weights."""
+    hasty(monkeypatch)
+    monkeypatch.setattr(replicas, "LOOK", 0.0)
+    new, own = weights(2), written(run, weights(2), place="own")
+    with contextlib.ExitStack() as stack:
+        first, said = stack.enter_context(taking(speaker, run)), []
+        port = int(first.url.split(":")[2].removesuffix("/v1"))
+        again = lambda app, port, real=uvicorn.Config, number=port, **more: real(app, port=number, **more)
+
+        def advance(done):
+            said.append(done)
+            if sum(said) == 2:
+                first.close()
+
+        def line(text):
+            run.progress.lines.append(text)
+            if "no server is left; waiting" in text:
+                monkeypatch.setattr(uvicorn, "Config", again)
+                stack.enter_context(taking(served.of_base(run.config.base, 4, 0), run))
+
+        monkeypatch.setattr(run.progress, "line", line, raising=False)
+        g = generation(run, new, 1, (first.url,))
+        drafts = [transcripts.draft(g.writer, g.index, t, n, "0 1") for t in g.tasks for n in range(3)]
+        made = finish(g.author(), g.index, drafts, generation=1, seed=g.seed("simulate"), advance=advance)
+    assert [t.tokens for t in made] == own
+    assert sum("waiting up to 10 min" in line for line in run.progress.lines) == 1
+
+
+def test_one_that_answers_nothing_when_it_is_back_is_not_waited_for_again(run, speaker, monkeypatch):
+    hasty(monkeypatch)
+    monkeypatch.setattr(replicas, "LOOK", 0.0)
+    looks = []
+    monkeypatch.setattr(replicas, "_answers", lambda client: looks.append(client) or True)
+    with pytest.raises(ServerStopped, match="no server is left"):
+        written(run, weights(2), 1, url=("http://127.0.0.1:9/v1",))
+    assert len(looks) == 1
+
+
 def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was_said(
     run, speaker, monkeypatch
 ):
-    monkeypatch.setattr(replicas, "AT_A_TIME", 1)
-    monkeypatch.setattr(replicas, "servers", lambda config, real=replicas.servers: [
-        dataclasses.replace(client, pause=0.01) for client in real(config)
-    ])  # fmt: skip
-    monkeypatch.setattr("ratchet.bootstrap.rollouts.writing.servers", replicas.servers)
+    hasty(monkeypatch)
+    monkeypatch.setattr(replicas, "PATIENCE", 0.0)
     new, own = weights(2), written(run, weights(2), place="own")
     with taking(speaker, run) as one, taking(speaker, run) as other:
         urls, said = (one.url, other.url), []
