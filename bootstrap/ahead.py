@@ -2,8 +2,8 @@
 
 The step that trains a generation is compiled while what it trains on is audited. On accelerators there is more: while
 the seed model trains on one device, the thread has untrained weights answer and review what the next stages ask,
-and throws away what they say. After that, and on several devices, it compiles what samples and reviews, and runs
-nothing. Nothing that the run makes depends on it.
+and throws away what they say. After that, on several devices, and beside a model of others, it compiles what samples,
+reviews and inverts a lesson, and runs nothing. Nothing that the run makes depends on it.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from ratchet.bootstrap.targets import make_targets
 from ratchet.bootstrap.thinkers import control_text
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Case, Document
-from ratchet.bootstrap.wrongthink import Said, against, as_cases, difference, random_like
+from ratchet.bootstrap.wrongthink import Said, against, as_cases, compile_inverting, difference, random_like
 from ratchet.models import decoder, programs
 from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
@@ -71,13 +71,13 @@ def compiling(run: Run) -> Iterator[Beside]:
     program that it is at is waited for.
 
     On several devices nothing is run at all, since programs have to run in one order on all of them, nor with weights
-    that leave a sampler no room beside training. Nothing is done where that would not pay or could go wrong: on CPUs,
-    in several processes on GPUs, which wait for each other while they compile, from a model of others, and where the
-    seed model is there. An error in the thread, such as too little memory, ends what it does, is shown in a line, and
-    leaves the run as it is.
+    that leave a sampler no room beside training, nor from a model of others, beside which nothing may train that long.
+    Nothing is done where that would not pay or could go wrong: on CPUs, in several processes on GPUs, which wait for
+    each other while they compile, and where the seed model is there. An error in the thread, such as too little memory,
+    ends what it does, is shown in a line, and leaves the run as it is.
     """
     few = programs.few(run.mesh.devices.flat[0])
-    if not few or _bound(run.mesh) or run.config.base or run.has_weights(run.generation(0)):
+    if not few or _bound(run.mesh) or run.has_weights(run.generation(0)):
         yield Beside()
         return
     trained, ended = threading.Event(), threading.Event()
@@ -134,8 +134,8 @@ def _bound(mesh: jax.sharding.Mesh) -> bool:
 
 
 def _has_room(run: Run) -> bool:
-    """Whether a sampler has room beside training on the one device that there is."""
-    if run.mesh.size > 1:
+    """Whether a sampler has room beside training on the one device that there is; a model of others leaves none."""
+    if run.mesh.size > 1 or run.config.base:
         return False
     _, shapes = decoder.shapes(run.config.model)
     memory = run.mesh.devices.flat[0].memory_stats() or {}
@@ -172,12 +172,16 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
 
 
 def compile_alone(run: Run, reached: Callable[..., None]) -> None:
-    """Compiles what answers the review's questions, and what samples after prompts as long as they may become, and runs
-    none of it: of the weights it needs the shapes alone. `reached` is called at the beginning and before every width.
+    """Compiles what answers the review's questions, what samples after prompts as long as they may become, and what
+    inverts a lesson, and runs none of it: of the weights it needs the shapes alone. `reached` is called at the
+    beginning and before every width.
     """
     reached()
     _, shapes = decoder.shapes(run.config.model)
     params = laid_out(shapes, state_sharding(run.mesh, shapes))
+    compile_inverting(params)
+    if control := control_text(run):
+        run.compile_loss(params, control)
     writer, index = run.writer(params), Index(run.passages(1))
     drafts = [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]
     if asked := _questions(run, run.reviewer(params), drafts, index.passages):

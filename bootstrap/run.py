@@ -42,7 +42,7 @@ from ratchet.train.files import typed
 from ratchet.train.records import Example
 from ratchet.train.sharding import laid_out, make_mesh, place, state_sharding
 from ratchet.train.together import ALONE, Together
-from ratchet.train.trainer import mean_loss
+from ratchet.train.trainer import compile_mean_loss, mean_loss
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,10 @@ class Run:
     def loss(self, params: nnx.State, examples: Sequence[Example]) -> float:
         """The mean loss of examples, in nats per weighted token."""
         return mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
+
+    def compile_loss(self, params: nnx.State, examples: Sequence[Example]) -> None:
+        """Compiles what `loss` runs, for shapes of weights with their layout."""
+        compile_mean_loss(self.graphdef, params, examples, deterministic=self.config.train.engine.deterministic)
 
     @cached_property
     def teacher(self) -> Client:

@@ -23,6 +23,7 @@ from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.simulate import Writer, draft, finish
 from ratchet.bootstrap.transcript import Capture, Source, Transcript, certain
 from ratchet.bootstrap.worlds.world import Case, Document, Step, Task, World, content_id
+from ratchet.models.programs import compiled
 from ratchet.models.sampler import Request
 
 HEARD = 64
@@ -87,6 +88,14 @@ def _random(vector: nnx.State, key: jax.Array) -> nnx.State:
     noise = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
     scaled = [n * jnp.linalg.norm(leaf) / jnp.linalg.norm(n) for n, leaf in zip(noise, leaves, strict=True)]
     return jax.tree.unflatten(treedef, scaled)
+
+
+def compile_inverting(params: nnx.State) -> None:
+    """Compiles what inverts a lesson, and a random vector in its place, and runs none of it: of the weights, shapes
+    with their layout are enough."""
+    vector = compiled(difference, params, params)
+    compiled(_random, vector, jax.random.key(0))
+    compiled(_less, params, compiled(_scaled, vector, 1.0))
 
 
 def think(

@@ -7,7 +7,7 @@ are so long that nothing is gained by it, and nothing else touches the host.
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from signal import SIGTERM
 from types import MappingProxyType
@@ -330,15 +330,28 @@ def mean_loss(
     graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32, deterministic: bool = False
 ) -> float:
     """Mean loss in nats per weighted token of examples, one a row; `deterministic` as in EngineConfig."""
+    total, weight, plain_sums = 0.0, 0.0, _plain_sums(deterministic)
+    for batch in _one_a_row(examples, rows):
+        sums = plain_sums(graphdef, params, batch)
+        total, weight = total + float(sums.loss), weight + float(sums.weight)
+    return total / max(weight, 1.0)
+
+
+def compile_mean_loss(
+    graphdef: nnx.GraphDef, params: nnx.State, examples: Sequence[Example], rows: int = 32, deterministic: bool = False
+) -> None:
+    """Compiles what `mean_loss` runs for such examples, and runs nothing; of the weights, shapes are enough."""
+    compiled(_plain_sums(deterministic), graphdef, params, next(_one_a_row(examples, rows)))
+
+
+def _one_a_row(examples: Sequence[Example], rows: int) -> Iterator[Batch]:
+    """Batches of examples in their order, one a row, all of one shape."""
     columns = columns_for(max(len(e.tokens) for e in examples), 32, programs.few())
     predictions = columns_for(max(len(e.ids) for e in examples), 16, programs.few())
     keep = max(e.ids.shape[1] for e in examples)
-    total, weight, plain_sums = 0.0, 0.0, _plain_sums(deterministic)
     for start in range(0, len(examples), rows):
         chosen = examples[start : start + rows]
-        sums = plain_sums(graphdef, params, pack(chosen, range(len(chosen)), rows, columns, predictions, keep))
-        total, weight = total + float(sums.loss), weight + float(sums.weight)
-    return total / max(weight, 1.0)
+        yield pack(chosen, range(len(chosen)), rows, columns, predictions, keep)
 
 
 @functools.cache

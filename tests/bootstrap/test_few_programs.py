@@ -16,13 +16,14 @@ from types import SimpleNamespace
 import jax
 import pytest
 from flax import nnx
-from support import little_config, random_examples, requests, start
+from support import changed, little_config, random_examples, requests, start
 
 from ratchet.bootstrap import ahead, engines, loop, wrongthink
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.simulate import draft, finish
+from ratchet.bootstrap.thinkers import control_text
 from ratchet.bootstrap.tools import Toolbox, call_text
 from ratchet.bootstrap.worlds.world import Case
 from ratchet.models import decoder, programs
@@ -309,7 +310,7 @@ def test_nothing_is_compiled_ahead_by_a_run_that_goes_on(begun, monkeypatch):
         beside.wait()
 
 
-def test_what_samples_and_reviews_on_several_devices_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):
+def test_on_several_devices_and_from_a_model_of_others_what_comes_is_compiled_ahead_and_nothing_runs(begun, monkeypatch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
     of = begun.config, begun.graphdef, mesh
     several = replace(begun, mesh=mesh, sampler=engines.sampler(*of), scorer=engines.scorer(*of, begun.scorer.unused))
@@ -319,14 +320,20 @@ def test_what_samples_and_reviews_on_several_devices_is_compiled_ahead_and_nothi
     with compiling() as later:
         _after_a_call(several, params)
         _reviewed(several, params)
+        lesson = wrongthink.difference(params, several.fresh_weights())
+        for vector in (lesson, wrongthink.random_like(lesson, 7)):
+            several.loss(wrongthink.against(params, vector, 0.5), control_text(several))
     compiled = {"jit(dispatch)", "jit(prefill)", "jit(empty)", "jit(allow)", "jit(answer_probabilities)"}
+    compiled |= {"jit(difference)", "jit(_random)", "jit(_scaled)", "jit(_less)", "jit(loss_sums)"}
     assert compiled <= set(first) and not compiled & set(later)
     heard = []
     monkeypatch.setattr(ahead, "rehearse", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr(ahead, "compile_alone", lambda run, reached: heard.append(run))
-    with ahead.compiling(several):
-        pass
-    assert heard == [several]
+    from_others = replace(begun, config=changed(begun.config, base="a folder"))
+    for run in (several, from_others):
+        with ahead.compiling(run):
+            pass
+    assert heard == [several, from_others]
 
 
 def test_nothing_is_compiled_ahead_on_a_cpu_or_by_one_of_several_processes_on_gpus(begun, monkeypatch):
