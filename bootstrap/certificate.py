@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -96,8 +97,11 @@ def corrected_rate(passed: float, tnr: float, tpr: float) -> float | None:
     return min(1.0, max(0.0, (passed + tnr - 1) / worth)) if worth > 0 else None
 
 
-def compared(reviews: Mapping[str, Review], labels: Sequence[Label]) -> dict[str, dict[str, Any]]:
-    """By criterion, and OVERALL, what labels say of the verdicts of a generation.
+def compared(
+    reviews: Mapping[str, Review], labels: Sequence[Label], task_of: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, dict[str, Any]]:
+    """By criterion, and OVERALL, what labels say of the verdicts of a generation. `task_of` tells which task an answer
+    is to.
 
     Where more of the accepted answers are labelled than of the rejected ones, or the reverse, those that are labelled
     stand for the others with the same verdict. An answer that was refused for repeating another counts nowhere. What
@@ -109,14 +113,19 @@ def compared(reviews: Mapping[str, Review], labels: Sequence[Label]) -> dict[str
         passes = {i: r.accepted if name == OVERALL else r.verdicts[name].passed for i, r in judged.items()}
         own = [label for label in labels if label.criterion == name and label.transcript in judged]
         found[name] = _compared(list(passes.values()), own, [passes[label.transcript] for label in own])
-        found[name]["auc"] = None if name == OVERALL else _auc(judged, own)
+        found[name]["auc"] = None if name == OVERALL else _auc(judged, own, task_of)
     return found
 
 
-def _auc(reviews: Mapping[str, Review], own: Sequence[Label]) -> dict | None:
-    """The AUC of a criterion's scores by labels of it."""
-    scores = [(reviews[label.transcript].verdicts[label.criterion].score, label.right) for label in own]
-    return auc([score for score, right in scores if right], [score for score, right in scores if not right])
+def _auc(reviews: Mapping[str, Review], own: Sequence[Label], task_of: Mapping[str, str]) -> dict | None:
+    """The AUC of a criterion's scores by labels of it. Answers to one task are alike, so its interval is that of as
+    many scores as there are tasks. What cannot be read has the lowest score."""
+    scores, tasks = ({True: [], False: []} for _ in range(2))
+    for label in own:
+        verdict = reviews[label.transcript].verdicts[label.criterion]
+        scores[label.right].append(verdict.score if verdict.readable else -math.inf)
+        tasks[label.right].append(task_of.get(label.transcript, label.transcript))
+    return auc(scores[True], scores[False], (len(set(tasks[True])), len(set(tasks[False]))))
 
 
 def _compared(passes: Sequence[bool], own: Sequence[Label], passed: Sequence[bool]) -> dict[str, Any]:
@@ -192,6 +201,12 @@ def certificate(found: Mapping[str, Any], reviewer: Reviewer, generation: int) -
         "holds": found["precision_floor"] >= PRECISION,
         "needed": needed(found["wrong"]),
     }
+
+
+def holds_for(made: Mapping[str, Any], reviewer: Reviewer) -> bool:
+    """Whether a certificate is one of the reviewer's judge and rubric."""
+    own = identity(reviewer)
+    return all(made.get(what) == own[what] for what in ("judge", "rubric"))
 
 
 def check(made: Mapping[str, Any], reviewer: Reviewer, where: str) -> None:

@@ -123,7 +123,7 @@ class WrongthinkConfig:
     """What the supervisor says first."""
     steps: int = bounded(60, "at least 1")
     """Steps of the side run on spoiled answers that gives the anti-lesson."""
-    lambdas: tuple[float, ...] = bounded((0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "above 0")
+    lambdas: tuple[float, ...] = bounded((0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7), "above 0")
     """How far the lesson is inverted: each is tried, and the most wrong within the two bounds below is taken."""
     perplexity_budget: float = bounded(1.1, "above 0")
     """Largest perplexity of the wrong-thinker on control text, relative to the incumbent's."""

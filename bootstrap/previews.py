@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from etils import epath
 from flax import nnx
 
-from ratchet.bootstrap.proposals import Proposal, Proposer, tasks_of
+from ratchet.bootstrap.proposals import Proposal, Proposer
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft, finish
@@ -49,7 +49,7 @@ def _preview(run: Run, aside: Run, params: nnx.State, count: int, number: int) -
         proposer = Proposer(writer, run.scorer, run.kinds, index, run.world.untaught)
         some = material.documents[: -(-count // run.world.per_document) + 1]
         proposals = proposer(some, run.seed("preview"))
-        tasks = tasks_of(proposals, run.world.per_document)[:count]
+        tasks = run.tasks_among(proposals)[:count]
         refused = tuple(p for p in proposals if p.reason)
     samples = run.config.simulate.samples
     drafts = [draft(writer, index, t, n, "preview") for t in tasks for n in range(samples)]

@@ -6,7 +6,7 @@ else to tell what is asked about.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -138,8 +138,9 @@ class Proposer:
         question, answer = words(proposal.question), words(proposal.answer)
         if not question or not answer:
             return "has no words"
-        if question in {words(withheld) for withheld in self.withheld}:
-            return "is a labelled question, which is for measuring alone"
+        said = f" {' '.join(words(proposal.question.lower()))} "
+        if any(f" {' '.join(words(withheld.lower()))} " in said for withheld in self.withheld):
+            return "holds a labelled question, which is for measuring alone"
         if set(answer) <= set(question):
             return "the question says the answer"
         for what, said in (("question", proposal.question), ("answer", proposal.answer)):
@@ -152,18 +153,20 @@ class Proposer:
         return ""
 
 
-def tasks_of(proposals: Iterable[Proposal], per_document: int) -> tuple[Task, ...]:
-    """The tasks among proposals: at most so many of a document, none whose question nearly repeats an earlier one."""
+def tasks_of(proposals: Iterable[Proposal], per_document: int, fixed: Collection[str] = ()) -> tuple[Task, ...]:
+    """The tasks among proposals: at most so many of a document, none whose question nearly repeats an earlier one. Of
+    kinds whose question is `fixed`, which asks the same of every text, those of one document alone are compared."""
     kept: dict[str, list[Task]] = {}
-    sketches: list[RMinHash] = []
+    sketches: list[tuple[str, RMinHash]] = []
     for proposal in proposals:
         of_document = kept.setdefault(proposal.document, [])
         if proposal.reason or len(of_document) == per_document:
             continue
         sketch = RMinHash(num_perm=64, seed=0)
         sketch.update(list(words(proposal.question)))
-        if all(sketch.jaccard(other) < REPEATED for other in sketches):
-            sketches.append(sketch)
+        within = proposal.document if proposal.kind in fixed else ""
+        if all(sketch.jaccard(other) < REPEATED for place, other in sketches if not within or place == within):
+            sketches.append((proposal.document, sketch))
             of_document.append(proposal.task)
     return tuple(task for of_document in kept.values() for task in of_document)
 

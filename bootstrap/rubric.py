@@ -177,6 +177,8 @@ def _unusable(c: Criterion, rules: Sequence[str]) -> str:
         return f"there is no rule {c.id}; there are {', '.join(rules)}"
     if c.kind == "likelihood" and c.id not in LIKELIHOODS:
         return f"there is no likelihood {c.id}; there are {', '.join(LIKELIHOODS)}"
+    if c.kind != "likelihood" and c.id in LIKELIHOODS:
+        return f"{c.id} is the name of a likelihood; call the {c.kind} criterion something else"
     if c.id == "agreement" and c.of != "answer":
         return "agreement is of a whole answer; leave out its `of`"
     if c.kind != "model" and (c.labels or c.examples):

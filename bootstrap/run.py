@@ -17,7 +17,7 @@ from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress, timed
-from ratchet.bootstrap.proposals import from_json, shown_of, tasks_of
+from ratchet.bootstrap.proposals import Proposal, from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rollouts.replicas import find_server
@@ -120,7 +120,12 @@ class Run:
         own = self.material(number).tasks
         if own or not self.kinds:
             return own
-        return tasks_of(map(from_json, self.stage(self.proposals(number)).committed()), self.world.per_document)
+        return self.tasks_among(map(from_json, self.stage(self.proposals(number)).committed()))
+
+    def tasks_among(self, proposals: Iterable[Proposal]) -> tuple[Task, ...]:
+        """The tasks among proposals of the run's kinds."""
+        fixed = {kind.id for kind in self.kinds.kinds if kind.question}
+        return tasks_of(proposals, self.world.per_document, fixed)
 
     def read(self, number: int) -> tuple[Task, ...]:
         """The tasks of every slice read by generation `number`, in order."""

@@ -17,16 +17,20 @@ from etils import epath
 from ratchet.bootstrap import config_files, loop
 from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
 from ratchet.bootstrap.config_changes import changed
+from ratchet.bootstrap.given import INPUTS
 from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.report.terminal import Fitted
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
+from ratchet.train.trainer import TrainingDiverged
 
 _REVIEWED = ("simulate", "review", "calibration.json", "samples.json")
 _WRITTEN = (*_REVIEWED, "targets", "wrongthink", "wrongthink.json", "corrections", "dataset")
 KEPT = {"targets": _REVIEWED, "wrongthink": (*_REVIEWED, "targets"), "train": _WRITTEN, "controls": _WRITTEN}
 """By section of a varied setting, what of the compared generation no arm has to make anew."""
+EARLY = ("controls.random_share", "controls.imitation", "wrongthink.interruption", "train.seed_")
+"""How settings of these sections begin that have had their effect before, or have none here."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
         name = name.replace("-", "_")
         if name not in known:
             raise ConfigError(f"compare: unknown setting {name}; the nearest is {nearest(name, config)}")
-        if name.split(".")[0] not in KEPT or name == "controls.random_share":
+        if name.split(".")[0] not in KEPT or name.startswith(EARLY):
             raise ConfigError(f"compare: {name} changes what arms share; vary one of {', '.join(KEPT)}")
         if not texts:
             raise ConfigError(f"compare: {name} has no values; give them after it")
@@ -71,16 +75,17 @@ def _value(like: Any, text: str, name: str) -> Any:
     if isinstance(like, str):
         return text
     try:
-        return json.loads(text)
+        return json.loads(text.lower() if text in ("True", "False") else text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"compare: {name} is {text!r}; it must be like {like!r}") from error
+        raise ConfigError(f"compare: {name} is {text!r}; it must be like {json.dumps(like)}") from error
 
 
 def compare(
     directory: epath.Path, number: int, arms: Sequence[Arm], out: epath.Path, progress: Progress
 ) -> list[dict[str, dict]]:
     """Trains and evaluates every arm of generation `number` of a run, each in a directory of its own in `out`; returns
-    their metrics. What is there already is not made again. Raises ConfigError where an arm of another run is there."""
+    their metrics, {} of one that has ended before it was evaluated, which is said in a line. What is there already is
+    not made again. Raises ConfigError where an arm of another run is there."""
     found = []
     Commits(directory).check()
     for arm in arms:
@@ -91,11 +96,11 @@ def compare(
             progress.line(f"compare {directory.name}: {arm.name}")
             try:
                 loop.run(place, config, progress)
-            except loop.RunEnded as ended:
+            except (loop.RunEnded, TrainingDiverged) as ended:
                 progress.line(f"{arm.name}: {ended}")
             except Stopped as stopped:
                 raise Stopped(stopped.number, "the same command goes on from what is committed") from stopped
-        found.append(commits.read(evaluated)["metrics"])
+        found.append(commits.read(evaluated)["metrics"] if commits.has(evaluated) else {})
     return found
 
 
@@ -114,6 +119,8 @@ def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> C
     if (place / config_files.KEPT).exists():
         if differences := changed(config_files.saved(place), config):
             raise ConfigError(f"compare: {place} is an arm of another run ({differences[0]}); give another --out")
+        if strange := _strange(directory, number, place):
+            raise ConfigError(f"compare: {place} is an arm of another run (its {strange}); give another --out")
         return config
     with_all = min((KEPT[name.split(".")[0]] for name in arm.changes), key=len)
     names = ["inputs.json", "tokenizer", *(f"gen-{n:03d}" for n in range(number))]
@@ -123,6 +130,16 @@ def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> C
         Commits(place).inherit(Commits(directory), place / name)
     config_files.save(place, config)
     return config
+
+
+def _strange(directory: epath.Path, number: int, place: epath.Path) -> str:
+    """What an arm that is there did not get from this run; "" where there is nothing."""
+    whose, own = Commits(directory), Commits(place)
+    given, had = whose.read(directory / INPUTS), own.read(place / INPUTS)
+    if any(given[name] != had[name] for name in given.keys() & had.keys()):
+        return INPUTS
+    earlier = (f"gen-{n:03d}" for n in range(number))
+    return next((name for name in earlier if not own.agrees(whose, place / name)), "")
 
 
 def _copy(source: epath.Path, target: epath.Path) -> None:
@@ -135,19 +152,24 @@ def _copy(source: epath.Path, target: epath.Path) -> None:
 
 
 def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 * v:.1f}") -> Fitted:
-    """Arms by metrics that are rates, in %: the mean over runs, and the interval of one run or the spread of
-    several."""
-    names = [n for n, m in arms[0].metrics[0].items() if m.get("unit") == "%" and (m["column"] or n == "recovery_own")]
-    names = [n for n in names if all(n in run for arm in arms for run in arm.metrics)]
+    """Arms by metrics that are rates, in %: the mean over runs, and the interval of one run or the spread of several.
+    One that was evaluated in no run has a dash."""
+    evaluated = [run for arm in arms for run in arm.metrics if run]
+    first = evaluated[0] if evaluated else {}
+    names = [n for n, m in first.items() if m.get("unit") == "%" and (m["column"] or n == "recovery_own")]
+    names = [n for n in names if all(n in run for run in evaluated)]
     rows = []
     for arm in arms:
-        cells = []
+        cells, of_runs = [], [run for run in arm.metrics if run]
         for n in names:
-            values = [run[n]["value"] for run in arm.metrics]
-            m = arm.metrics[0][n]
+            if not of_runs:
+                cells.append("–")
+                continue
+            values = [run[n]["value"] for run in of_runs]
+            m = of_runs[0][n]
             spread = (
                 (m.get("low", values[0]), m.get("high", values[0])) if len(values) == 1 else (min(values), max(values))
             )
             cells.append(f"{show(float(np.mean(values)))} ({show(spread[0])}–{show(spread[1])})")
         rows.append([arm.name, *cells])
-    return Fitted(["arm", *(arms[0].metrics[0][n]["column"] or n for n in names)], rows)
+    return Fitted(["arm", *(first[n]["column"] or n for n in names)], rows)

@@ -159,6 +159,12 @@ class Commits:
         copied = {n: digest for n, digest in other._settled().items() if _is_part(n, name)}
         self._save(lambda: (self._settled() | copied, {}))
 
+    def agrees(self, other: "Commits", path: epath.Path) -> bool:
+        """Whether another run has committed the same as this one wherever both have committed something in the
+        directory `path`."""
+        own, others, name = self._settled(), other._settled(), self._name(path)
+        return all(own[n] == others[n] for n in own.keys() & others.keys() if _is_part(n, name))
+
     def _content(self, path: epath.Path, known: _Known | None = None) -> bytes | None:
         """The bytes at `path` if they are those that were committed or are announced, else None. What is `known` may be
         out of date: then it is read anew."""

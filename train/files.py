@@ -117,14 +117,16 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def add_line(path: epath.Path, line: str) -> None:
-    """Adds a line of text to a file. Nothing can be appended to an object, which is written anew."""
-    if not in_bucket(path):
-        with path.open("a") as file:
-            file.write(line + "\n")
-        return
+    """Adds a line of text to a file, after a line break where its last line has none. Nothing can be appended to an
+    object, which is written anew."""
     before = read(path) if path.exists() else b""
+    added = (b"" if before.endswith(b"\n") or not before else b"\n") + line.encode() + b"\n"
+    if not in_bucket(path):
+        with path.open("ab") as file:
+            file.write(added)
+        return
     with whole(path) as fresh:
-        fresh.write_bytes(before + line.encode() + b"\n")
+        fresh.write_bytes(before + added)
 
 
 def object_in(path: epath.Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def firsts(documents: Sequence[Document]) -> Iterator[Document | None]:
                 (sketch,) = RMinHash.from_token_sets([own], PERMUTATIONS, 0)
                 near = [n for n in sorted(index.query(sketch)) if n < number and not repeats[n]]
                 alike = (n for n in near[-COMPARED:] if _share(own, _trigrams(documents[n].text)) >= ALIKE)
-                first = next(alike, number)
+                first = same[key] = next(alike, number)
             repeats[number] = first != number
             yield documents[first] if repeats[number] else None
 

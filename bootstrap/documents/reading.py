@@ -171,7 +171,7 @@ def _of_row(
     text, name = said.get(config.text_key), said.get(config.id_key or "id")
     if text is None or not isinstance(row[config.text_key], str | bytes):
         yield LeftOut(source, f"has a {config.text_key!r} that is no text")
-    elif text:
+    else:
         more = {f"column {k}" if k in RESERVED else k: v for k, v in said.items() if v is not None and k not in asked}
         license = more.pop("column license", None) or license
         yield _document(name if name and name.strip() else id, text, source, license, config, more)

@@ -23,7 +23,7 @@ WHOLE_STAGES = {"train": "evaluation.json", "evaluate": "evaluation.json", "prom
 """Stages that are done at once, and a file that proves it where `stages.json` does not say so."""
 DESCRIPTION = ("title", "column", "unit", "less_is_better", "guard")
 """What `evaluation.json` says about a metric besides what was measured."""
-AUDITED = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens")
+AUDITED = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens", "untaught_tokens")
 """What an audit counts beside the tokens of each origin."""
 
 

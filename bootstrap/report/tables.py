@@ -182,10 +182,11 @@ def passing(files: Mapping[int, Record]) -> Across | None:
 def audit(files: Mapping[int, Record]) -> Across | None:
     """What of the datasets must not be there."""
     shown: Sequence[tuple[str, Callable[[Record], str]]] = (
-        ("raw tokens, which must be 0", lambda a: count(a.get("raw_tokens"))),
+        ("raw tokens", lambda a: count(a.get("raw_tokens"))),
         ("tokens in pieces of a document", lambda a: count(a.get("raw_pieces"))),
         ("rejected tokens, which must be 0", lambda a: count(a.get("rejected_tokens"))),
         ("tokens that nothing accounts for, which must be 0", lambda a: count(a.get("unaccounted_tokens"))),
+        ("tokens about what is for measuring alone, which must be 0", lambda a: count(a.get("untaught_tokens"))),
         ("overlap with raw documents, %", lambda a: percent((a.get("overlap") or {}).get("raw"))),
         ("overlap with rejected transcripts, %", lambda a: percent((a.get("overlap") or {}).get("rejected"))),
         ("probability that no review backs, % a token", lambda a: percent(a.get("unreviewed_mass"))),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, tasks_of, to_json
+from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, to_json
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.worlds.world import Document, content_id
@@ -52,7 +52,7 @@ def propose(run: Run, number: int, params: nnx.State) -> None:
 
 def _tell(run: Run, number: int, proposals: Sequence[Proposal]) -> None:
     """Says how many proposals are tasks. Raises NoTasks when none is."""
-    tasks = tasks_of(proposals, run.world.per_document)
+    tasks = run.tasks_among(proposals)
     covered = len({t.document_ids for t in tasks})
     run.progress.line(
         f"gen {number} propose: {len(proposals)} proposed, {len(tasks)} kept, of {covered} of "

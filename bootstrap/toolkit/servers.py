@@ -19,8 +19,9 @@ class Server(pydantic.BaseModel, frozen=True, extra="forbid"):
     """A server of tools, which is started by a `command` with its words, or is found at a `url`.
 
     Of its tools only those may be called that are named in `allow`. A command is given the environment variables that
-    `environment` names, beside PATH and HOME; a server at an address is sent what the variable `token` holds, as a
-    bearer's token. `timeout` are the seconds that a call may take, and `concurrency` how many are under way at a time.
+    `environment` names, beside PATH, HOME, LOGNAME, SHELL, TERM and USER; a server at an address is sent what the
+    variable `token` holds, as a bearer's token. `timeout` are the seconds that a call may take, and `concurrency` how
+    many are under way at a time.
     """
 
     name: Name

@@ -81,7 +81,9 @@ def calibrate(words: list[str]) -> int:
     if not known:
         raise UserError(f"calibrate: {path} labels no answer of generation {number}; give another --generation")
     found: dict[str, Any] = {"generation": number, "labels": len(known), "elsewhere": len(labels) - len(known)}
-    found["criteria"] = certificate.compared({i: r for i, (_, r) in answers.items()}, known)
+    found["criteria"] = certificate.compared(
+        {i: r for i, (_, r) in answers.items()}, known, {i: t.task_id for i, (t, _) in answers.items()}
+    )
     if OVERALL in found["criteria"]:
         found["certificate"] = certificate.certificate(found["criteria"][OVERALL], reviewer, number)
         write_json(run.generation(number) / WRITTEN, found["certificate"])
@@ -180,8 +182,10 @@ def _show_certificate(run: Run, number: int, reviewer: Reviewer, as_json: bool) 
             f"calibrate: {run.directory} has no certificate; label some answers with "
             f"`ratchet label {typed(run.directory)}` and give --labels"
         )
-    if not (made := object_in(paths[0])):
+    found = {path: object_in(path) for path in paths}
+    if not found[paths[0]]:
         raise UserError(f"calibrate: {paths[0]} is damaged; give --labels, from which it is made anew")
+    made = next((c for c in found.values() if certificate.holds_for(c, reviewer)), found[paths[0]])
     certificate.check(made, reviewer, str(paths[0]))
     print_json({"certificate": made}) if as_json else make_console().print(_line(made), soft_wrap=True, highlight=False)
     return 0

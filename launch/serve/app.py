@@ -8,8 +8,10 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from etils import epath
 from starlette.applications import Starlette
@@ -334,6 +336,10 @@ async def _from_its_first_word(pieces: AsyncIterator[Piece]) -> AsyncIterator[Pi
 
 
 async def _json(request: Request) -> Any:
+    """The body of a request, which no page of another site may send: browsers say where a request comes from."""
+    origin = request.headers.get("origin")
+    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Refused(f"a page of {origin} may not ask this server", status=HTTPStatus.FORBIDDEN)
     try:
         return await request.json()
     except (ValueError, RecursionError) as error:

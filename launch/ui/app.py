@@ -17,7 +17,7 @@ from starlette.routing import Route
 from ratchet.bootstrap.certificate import OVERALL, Label
 from ratchet.bootstrap.report.page import encoded
 from ratchet.launch.ui.following import Shown
-from ratchet.launch.ui.labels import Labels, criteria
+from ratchet.launch.ui.labels import criteria
 from ratchet.launch.ui.pages import Missing, Pages
 from ratchet.launch.ui.search import Query, Wrong
 
@@ -105,7 +105,7 @@ class Site:
         if right not in ("true", "false"):
             raise Wrong(f"label: {right!r} is neither true nor false")
         try:
-            Labels(run.directory).add(Label(name, criterion, right == "true"))
+            run.labels.add(Label(name, criterion, right == "true"))
         except (ValueError, OSError) as error:
             raise Wrong(str(error)) from error
         where = f"/runs/{number}/transcripts/{quote(name, safe='')}?criterion={quote(criterion, safe='')}"

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from etils import epath
@@ -16,6 +17,7 @@ from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.live import Watched
 from ratchet.launch.lines import UserError
 from ratchet.launch.ui.index import Index, cached
+from ratchet.launch.ui.labels import Labels
 from ratchet.launch.ui.sources import Sources
 
 TURN = 0.001
@@ -40,6 +42,11 @@ class Shown:
     """Whether somebody has looked at the report since then."""
     looking: threading.Lock = field(default_factory=threading.Lock)
     _files: tuple = ()
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What people say of its answers."""
+        return Labels(self.directory)
 
     def look(self) -> dict[str, Any]:
         """What is known of the run now, with its acceptance as far as it is indexed."""
@@ -101,7 +108,7 @@ def _follow(runs: Sequence[Shown], stopped: threading.Event) -> None:
                 run.draw()
                 more |= run.index.update()
                 run.failure = ""
-            except (OSError, ValueError, LookupError, TypeError, sqlite3.Error) as error:
+            except Exception as error:  # a store's client may raise anything; the next look may succeed
                 run.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if not more:
             stopped.wait(EVERY)

@@ -87,7 +87,7 @@ class Pages:
             ).fetchall()  # fmt: skip
             criteria = labels.criteria(connection)
             try:
-                said = labels.Labels(run.directory).read()
+                said = run.labels.read()
             except ValueError as error:
                 said, wrong = {}, str(error)
             following = labels.next_one(connection, row["generation"], criterion, said)

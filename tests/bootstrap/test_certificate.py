@@ -84,6 +84,16 @@ def test_a_criterion_is_compared_by_its_own_verdicts_and_its_scores():
     assert found["sure"]["auc"]["value"] == 1.0 and found["sure"]["precision"] == 0.5
 
 
+def test_what_cannot_be_read_ranks_lowest_and_answers_to_one_task_are_one():
+    """Likelihoods lie below 0, which is what an answer has that could not be read."""
+    given = reviews(True, True, True, False, score=lambda n, ok: -1.0 - n / 4)
+    unread = Verdict(0.0, False, "unreadable: its log-probability is nan")
+    given["3"] = replace(given["3"], verdicts=given["3"].verdicts | {"sure": unread})
+    own = labels(True, True, True, False, criterion="sure")
+    alone, together = (compared(given, own, tasks)["sure"]["auc"] for tasks in ({}, dict.fromkeys("012", "one")))
+    assert alone["value"] == together["value"] == 1.0 and alone["low"] > together["low"]
+
+
 def test_what_needs_labels_of_both_verdicts_is_left_open():
     found = compared(reviews(True, True, False), labels(True, True))[OVERALL]
     assert found["precision"] == 1.0

@@ -122,7 +122,8 @@ def test_gain_is_that_of_the_answer_with_the_text_over_without(run, weights):
         ("where was the {other}?", "to the tower.", ASK, "the question finds another document: {other}"),
         ("was the {id} on the tower?", "the tower.", ASK, "the question says the answer"),
         ("?!", "to the tower.", ASK, "has no words"),
-        ("where is the labelled heron?", "to the tower.", ASK, "is a labelled question, which is for measuring alone"),
+        ("where is the labelled heron?", "to the tower.", ASK, "holds a labelled question, which is for measuring"),
+        ("so, where is the Labelled heron now?", "to the tower.", ASK, "holds a labelled question, which is for"),
         ("the {id}?", "", ASK, "its answer is empty"),
         ("where was the {id}?", "to mars by rocket.", ASK.replace("grounded: 0", "grounded: 0.5"),
          "the answer says too much that is in no passage: mars, rocket"),
@@ -151,6 +152,14 @@ def test_tasks_are_few_of_a_document_and_none_repeats_another():
     ]  # fmt: skip
     assert all(len(t.askings) == 5 and not t.answer for t in tasks)
     assert [from_json(to_json(p)) for p in found] == found
+
+
+def test_a_question_that_is_the_same_for_all_texts_is_asked_about_each():
+    """Only the titles differ, in few of many words."""
+    asks = lambda name: f"what lesson does {name} hold for somebody who runs a small business today?"
+    found = [dataclasses.replace(proposal(d, asks(d)), kind="lesson") for d in ("a", "b", "c", "a")]
+    assert len(tasks_of(found, 3)) == 1
+    assert [t.document_ids for t in tasks_of(found, 3, {"lesson"})] == [("a",), ("b",), ("c",)]
 
 
 def one_each(self, documents, seed):

@@ -66,6 +66,10 @@ def test_a_judge_by_address_is_asked_by_who_names_it_or_else_takes_the_place_of_
         ("- 3", 3, "criterion 1: "),
         ("- {id: a, kind: rule, question: q}", 3, "there is no rule a; there are finished, .*grounded"),
         ("- {id: a, kind: likelihood, question: q}", 3, "there is no likelihood a; there are gain, likely, agreement"),
+        *(
+            (f"- {{id: {name}, kind: model, question: q}}", 3, f"{name} is the name of a likelihood; call the model")
+            for name in ("gain", "likely", "agreement", "roles")
+        ),
         ("- {id: agreement, kind: likelihood, of: step, question: q}", 3, "agreement is of a whole answer"),
         ("- {id: a, kind: model, question: q, threshold: 1.5}", 3, "criterion a: threshold: must be from 0 to 1"),
         ("- {id: a, kind: model, question: q, threshold: -1}", 3, "criterion a: threshold: "),

@@ -1,6 +1,7 @@
 """Arms of one generation's data: what may vary, what they share, and the table."""
 
 import json
+import shutil
 
 import pytest
 from etils import epath
@@ -11,7 +12,9 @@ from ratchet.bootstrap.config import ConfigError
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import compare
 from ratchet.launch.compare import arms_of
+from ratchet.train.commits import Commits
 from ratchet.train.files import read_unit
+from ratchet.train.trainer import TrainingDiverged
 
 
 def test_every_combination_of_values_is_an_arm():
@@ -36,6 +39,10 @@ def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
         (["targets.kind"], "targets.kind has no values"),
         (["simulate.samples", "1", "2"], "simulate.samples changes what arms share"),
         (["controls.random_share", "0.1"], "controls.random_share changes what arms share"),
+        (["controls.imitation", "true"], "controls.imitation changes what arms share"),
+        (["train.seed_steps", "1", "2"], "train.seed_steps changes what arms share"),
+        (["train.seed_mixture.prose", "1", "2"], "train.seed_mixture.prose changes what arms share"),
+        (["wrongthink.interruption", "no", "stop"], "wrongthink.interruption changes what arms share"),
         (["train.steps", "many"], "train.steps is 'many'; it must be like 8"),
         (["train.steps", "8", "1.5"], "train.steps is 1.5; it must be of type int"),
         (["targets.kind", "reviewed", "soft"], "targets.kind is 'soft'; it must be one of one_hot"),
@@ -92,6 +99,45 @@ def test_arms_of_another_run_are_never_taken_for_its_own(compared, tmp_path):
     other = start(tmp_path / "tiny", tiny_config(seed=1))
     with pytest.raises(ConfigError, match=r"kind_one_hot is an arm of another run \(seed: 0 → 1\); give another --out"):
         compare.compare(other, 1, arms, out, Silent())
+
+
+@pytest.mark.parametrize("changed", ["inputs.json", "gen-000"])
+def test_nor_are_those_of_a_run_with_the_same_settings_and_other_material(compared, tiny_run, tmp_path, changed):
+    arms, out, _ = compared
+    other = epath.Path(shutil.copytree(tiny_run, tmp_path / "tiny"))
+    commits = Commits(other)
+    if changed == "inputs.json":
+        commits.write(other / changed, commits.read(other / changed) | {"slice 1": "edited"})
+    else:
+        commits.write(other / "gen-000" / "evaluation.json", {"metrics": {}})
+    with pytest.raises(ConfigError, match=rf"is an arm of another run \(its {changed}\); give another --out"):
+        compare.compare(other, 1, arms, out, Silent())
+
+
+def test_an_arm_that_ends_is_a_row_without_figures_and_the_others_are_trained(tiny_run, tmp_path, monkeypatch):
+    arms, real, lines = arms_of([["train.optimizer.rate", "0.02", "0.03"]], tiny_config()), compare.loop.run, []
+
+    def run(place, config, progress):
+        if config.train.optimizer.rate == 0.02:
+            raise TrainingDiverged("the loss is nan")
+        return real(place, config, progress)
+
+    monkeypatch.setattr(compare.loop, "run", run)
+    shown = Silent()
+    monkeypatch.setattr(shown, "line", lines.append)
+    found = compare.compare(epath.Path(tiny_run), 1, arms, epath.Path(tmp_path), shown)
+    assert found[0] == {} and found[1] and "rate 0.02: the loss is nan" in lines
+    console = Console(width=200, record=True)
+    console.print(compare.table([compare.Arm(a.name, a.changes, (f,)) for a, f in zip(arms, found, strict=True)]))
+    ended = next(line for line in console.export_text().splitlines() if "rate 0.02" in line)
+    assert "–" in ended and not any(c.isdigit() for c in ended.partition("0.02")[2])
+
+
+def test_truth_is_said_as_in_json_or_in_python():
+    (yes, no) = arms_of([["train.engine.deterministic", "True", "false"]], tiny_config())
+    assert (*yes.changes.values(), *no.changes.values()) == (True, False)
+    with pytest.raises(ConfigError, match="deterministic is 'yes'; it must be like false"):
+        arms_of([["train.engine.deterministic", "yes"]], tiny_config())
 
 
 def test_runs_that_are_called_alike_are_told_apart_by_their_paths():

@@ -102,6 +102,18 @@ def test_a_review_is_compared_with_labels_and_certified_for_its_judge_and_rubric
     assert code == 0 and json.loads(out) == {"certificate": made}
 
 
+def test_of_several_certificates_the_newest_that_holds_is_shown(run, ratchet, monkeypatch):
+    """After a roll-back, two generations have one judge; that of generation 2 is of another."""
+    own = {"judge": "ab", "rubric": "cd", "generation": 1, "accepted": 99, "wrong": 0, "holds": True, "needed": 99}
+    other = own | {"judge": "ef", "generation": 2}
+    for made in (own, other):
+        file = run / f"gen-00{made['generation']}" / "certificate.json"
+        file.write_text(json.dumps(made | {"precision_floor": 0.97}))
+    monkeypatch.setattr("ratchet.bootstrap.certificate.identity", lambda reviewer: {"judge": "ab", "rubric": "cd"})
+    code, out, _ = ratchet("calibrate", run, "--generation", "2", "--json")
+    assert code == 0 and json.loads(out)["certificate"]["generation"] == 1
+
+
 def test_a_stale_certificate_is_refused(run, ratchet):
     """That of generation 2, for generation 1, whose judge is another."""
     made = {"judge": "ab", "rubric": "cd", "generation": 2, "accepted": 99, "wrong": 0, "holds": True, "needed": 99}

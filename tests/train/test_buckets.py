@@ -207,6 +207,9 @@ def test_lines_are_added_to_an_object(place):
     for line in ("one", "two"):
         add_line(place / "labels.jsonl", line)
     assert read(place / "labels.jsonl") == b"one\ntwo\n"
+    (place / "labels.jsonl").write_bytes(b"one\ntwo")
+    add_line(place / "labels.jsonl", "three")
+    assert read(place / "labels.jsonl") == b"one\ntwo\nthree\n"
 
 
 def test_of_those_who_create_an_object_one_does(place):

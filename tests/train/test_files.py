@@ -1,10 +1,11 @@
 import os
 
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet.train.files import RecordError, content_hash, read_unit, whole, write_unit
+from ratchet.train.files import RecordError, add_line, content_hash, read_unit, whole, write_unit
 
 
 @settings(max_examples=25, deadline=None)
@@ -85,3 +86,13 @@ def test_all_of_a_directory_is_on_the_disk_before_it_takes_its_place(tmp_path, m
         (fresh / "below").mkdir(parents=True)
         (fresh / "below" / "file").write_text("so")
     assert {path.stat().st_ino for path in (tmp_path, *tmp_path.rglob("*"))} <= synced
+
+
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("one\n", "one\n"), ("one", "one\n"), ("one\n\n", "one\n\n")])
+def test_a_line_is_added_behind_the_last_one(tmp_path, before, after):
+    """Whoever wrote the file may have left out its last line break."""
+    file = epath.Path(tmp_path) / "labels.jsonl"
+    file.write_text(before)
+    add_line(file, "two")
+    add_line(file, "three")
+    assert file.read_text() == f"{after}two\nthree\n"

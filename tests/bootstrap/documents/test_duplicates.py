@@ -36,6 +36,13 @@ def test_documents_of_different_batches_are_compared(monkeypatch):
     assert list(firsts(made)) == whole and len(made) < BATCH
 
 
+def test_who_repeats_what_was_left_out_repeats_what_was_kept():
+    words = [f"w{n}" for n in range(100)]
+    near = [*words[:-1], "x"]
+    made = [Document("a", " ".join(words)), Document("b", " ".join(near)), Document("c", " ".join(near).upper())]
+    assert list(firsts(made)) == [None, made[0], made[0]]
+
+
 def test_texts_without_words_are_one():
     first, second, third = firsts([Document("a", "..."), Document("b", "!"), Document("c", "so")])
     assert first is third is None and second.id == "a"

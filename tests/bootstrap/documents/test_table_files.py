@@ -74,7 +74,7 @@ def test_rows_without_a_name_are_named_by_file_and_number(tmp_path):
     (tmp_path / "b.csv").write_text("text,id\nthree,007\n")
     found = read(DocumentsConfig(str(tmp_path)))
     assert {d.id: d.text for d in found.documents} == {"deep/a 1": "one", "deep/a 3": "two", "007": "three"}
-    assert not found.account.left_out, "a table may have rows without a text"
+    assert [one.source for one in found.account.left_out] == ["deep/a.jsonl:4"], "what is empty is listed"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_columns_that_meta_has_for_itself_are_kept_under_another_name(tmp_path):
         ('{"text": 7}', "a.jsonl:2 has a 'text' that is no text"),
         ('{"text": ["so"]}', "a.jsonl:2 has a 'text' that is no text"),
         ('{"text": " "}', "a.jsonl:2 gives no text"),
+        ('{"text": ""}', "a.jsonl:2 gives no text"),
     ],
 )
 def test_a_row_that_is_no_document_is_listed_by_its_line_and_the_others_are_read(tmp_path, line, reason):

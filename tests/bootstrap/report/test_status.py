@@ -47,7 +47,8 @@ def test_rows_hold_plain_numbers(run):
     assert row["coverage"] == 0.92 and row["unreviewed_mass"] == 0.0
     assert row["metrics"] == {m.name: m.values[1] for m in METRICS}
     assert row["intervals"]["rhymes"] == pytest.approx([0.81, 0.89]) and "surprise" not in row["intervals"]
-    assert row["audit"] == {"raw_tokens": 0, "raw_pieces": 0, "rejected_tokens": 0, "unaccounted_tokens": 0}
+    counted = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens", "untaught_tokens")
+    assert row["audit"] == dict.fromkeys(counted, 0)
     assert found["baselines"]["imitation"]["metrics"]["tilted"] == 0.64
     assert json.loads(json.dumps(found)) == found
 

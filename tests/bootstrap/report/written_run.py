@@ -154,6 +154,7 @@ def audit(number: int, oracle: bool = True) -> dict:
         "raw_pieces": 0,
         "rejected_tokens": 0,
         "unaccounted_tokens": 0,
+        "untaught_tokens": 0,
         "overlap": {"raw": 0.0, "rejected": 0.0},
         "unreviewed_mass": 0.0,
     }

@@ -308,6 +308,20 @@ def test_a_page_that_has_its_own_name_lead_here_is_refused(address):
             refused.value.close()
 
 
+@pytest.mark.parametrize("path", ["v1/completions", "tokenize"])
+def test_a_page_of_another_site_may_ask_nothing(address, name, path):
+    body = json.dumps({"model": name, "prompt": "so"}).encode()
+    for origin, status in (("http://evil.example", 403), ("null", 403), (address, 200)):
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{address}/{path}", body, headers)
+        if status == 200:
+            urllib.request.urlopen(request).close()
+        else:
+            with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+                urllib.request.urlopen(request)
+            refused.value.close()
+
+
 def test_other_mistakes_are_told_alike(address, client, name):
     assert post(address, "v1/completions", b"{")[0] == 400 and post(address, "v1/completions", b"[]")[0] == 400
     assert post(address, "v1/embeddings", {})[1]["error"]["code"] == "unknown_url"

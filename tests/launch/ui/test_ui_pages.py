@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -12,7 +13,10 @@ import pytest
 from etils import epath
 from evil_run import ACCEPTED, EVIL, TEXTS, shown
 
+from ratchet.bootstrap import certificate
 from ratchet.bootstrap.certificate import read_labels
+from ratchet.launch.ui import following
+from ratchet.launch.ui.index import Index
 
 LIST = "/runs/0/transcripts"
 
@@ -196,6 +200,46 @@ def test_a_run_that_has_not_begun_is_waited_for_and_one_that_is_damaged_named(ca
         for number in (0, 1):
             assert pages.ask(f"/runs/{number}").status == 200
             assert "0 found, of 0" in plain(pages.ask(f"/runs/{number}/transcripts").text)
+
+
+def test_a_run_is_followed_further_whatever_its_store_raises(cache, tmp_path, monkeypatch):
+    """Clients of buckets raise errors of their own."""
+    class HttpError(Exception):
+        pass
+
+    looks, real = [], Index.update
+
+    def update(self):
+        looks.append(self)
+        if len(looks) == 1:
+            raise HttpError("503, come back")
+        return real(self)
+
+    monkeypatch.setattr(Index, "update", update)
+    monkeypatch.setattr(following, "EVERY", 0.01)
+    with shown(epath.Path(tmp_path) / "later") as pages:
+        while len(looks) < 3:
+            time.sleep(0.01)
+        assert pages.ask("/").status == 200
+
+
+def test_labels_that_come_at_once_are_added_one_after_the_other(pages, run, monkeypatch):
+    """A bucket's file is read, and written anew: of two at a time, one would be lost."""
+    (run / "labels.jsonl").unlink(missing_ok=True)
+    within, most, real = [], [], certificate.add_label
+
+    def add_label(path, label):
+        within.append(label)
+        most.append(len(within))
+        time.sleep(0.05)
+        real(path, label)
+        within.remove(label)
+
+    monkeypatch.setattr(certificate, "add_label", add_label)
+    form = {"transcript": "aaaa0001", "criterion": "overall", "label": "true"}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: pages.ask("/runs/0/labels", form).status, range(4)))
+    assert answers == [303] * 4 and most == [1] * 4
 
 
 def test_nothing_is_written_into_a_run(pages, tiny_run):
