@@ -382,7 +382,8 @@ def knower(r: Run, number: int, params: nnx.State, start: Seed) -> Knower | None
     if not first or not number:
         return None
     right = list({t.task_id: t for t in accepted_answers(r, range(1, number + 1))}.values())
-    tasks = [t for t in r.read(number) if t.id in {a.task_id for a in right}]
+    answered = {a.task_id for a in right}
+    tasks = [t for t in r.read(number) if t.id in answered]
     return Knower(r, number, params, start.weights, tasks, right, r.passages(number))
 
 

@@ -139,7 +139,8 @@ def fit(
             running.append((step, sums))
             while len(running) > report.ahead:
                 ended, sums = running.popleft()
-                wanted, granted = report(ended, sums), ended < saved  # since then there was a save
+                wanted = report(ended, sums)
+                granted = wanted != STOP and ended < saved  # since then there was a save
                 signal = 0 if granted else wanted
                 watchdog.beat(f"after step {ended}")
         for ended in running:

@@ -1,5 +1,6 @@
 import dataclasses
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -307,6 +308,16 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(tmp_path, numb
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.latest() == saved
         assert_same_bits(whole, fit(run, params, checkpoints, lambda step, values: None))
+
+
+def test_several_processes_stop_also_where_every_step_is_saved(monkeypatch):
+    (graphdef, params), saved = model(), []
+    kept = SimpleNamespace(latest=lambda: None, save=lambda step, state, position: saved.append(step))
+    terminate = lambda step, values: step == 2 and signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(Stopped):
+        fit(training(graphdef, batches(steps=9), save_every=1), params, kept, terminate)
+    assert saved[-1] < 8, "a save is no answer to who asks for an end"
 
 
 def test_a_window_of_steps_is_profiled(tmp_path):
