@@ -200,8 +200,9 @@ def test_what_one_said_that_lost_its_weights_meanwhile_is_asked_of_another(run, 
 
 
 def hasty(monkeypatch):
-    """Servers are asked for one answer at a time, and soon taken for dead."""
+    """Servers are asked for one answer at a time, soon taken for dead, and looked for at once."""
     monkeypatch.setattr(replicas, "AT_A_TIME", 1)
+    monkeypatch.setattr(replicas, "LOOK", 0.0)
     monkeypatch.setattr("ratchet.bootstrap.rollouts.writing.servers", lambda config: [
         dataclasses.replace(client, pause=0.01) for client in replicas.servers(config)
     ])  # fmt: skip
@@ -210,12 +211,11 @@ def hasty(monkeypatch):
 def test_the_only_one_is_waited_for_while_it_starts_again(run, speaker, monkeypatch):
     """A cluster starts a server anew that has ended; the run goes on with it, and gives it the weights."""
     hasty(monkeypatch)
-    monkeypatch.setattr(replicas, "LOOK", 0.0)
     new, own = weights(2), written(run, weights(2), place="own")
     with contextlib.ExitStack() as stack:
         first, said = stack.enter_context(taking(speaker, run)), []
-        port = int(first.url.split(":")[2].removesuffix("/v1"))
-        again = lambda app, port, real=uvicorn.Config, number=port, **more: real(app, port=number, **more)
+        number = int(first.url.split(":")[2].removesuffix("/v1"))
+        again = lambda app, port, real=uvicorn.Config, **more: real(app, port=number, **more)
 
         def advance(done):
             said.append(done)
@@ -238,17 +238,13 @@ def test_the_only_one_is_waited_for_while_it_starts_again(run, speaker, monkeypa
 
 def test_one_that_answers_nothing_when_it_is_back_is_not_waited_for_again(run, speaker, monkeypatch):
     hasty(monkeypatch)
-    monkeypatch.setattr(replicas, "LOOK", 0.0)
-    looks = []
-    monkeypatch.setattr(replicas, "_answers", lambda client: looks.append(client) or True)
+    monkeypatch.setattr(replicas, "_answers", lambda client, looks=(looks := []): looks.append(client) or True)
     with pytest.raises(ServerStopped, match="no server is left"):
         written(run, weights(2), 1, url=("http://127.0.0.1:9/v1",))
     assert len(looks) == 1
 
 
-def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was_said(
-    run, speaker, monkeypatch
-):
+def test_one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was(run, speaker, monkeypatch):
     hasty(monkeypatch)
     monkeypatch.setattr(replicas, "PATIENCE", 0.0)
     new, own = weights(2), written(run, weights(2), place="own")
