@@ -63,7 +63,7 @@ FOLLOWED = {
     ),
     "see to them, then `ratchet resume`": (
         "bootstrap/rollouts/test_rollouts.py",
-        "one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was_said",
+        "one_that_dies_is_left_out_and_a_run_whose_servers_all_died_goes_on_with_what_was",
     ),
     "….budget, then `ratchet resume` goes on": (
         "bootstrap/teacher/test_client.py", "nothing_is_asked_beyond_the_budget_of_a_runs_whole_life",
