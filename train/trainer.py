@@ -115,7 +115,7 @@ def fit(
         if run.rank:
             trained = lora.create(params, run.rank, run.batches.seed)
             frozen = jax.device_put(params, state_sharding(run.mesh, params))
-        state = _restore(run, _initial(run, tx, trained), checkpoints)
+        state = _restored(run, tx, trained, checkpoints) or _initial(run, tx, trained)
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = saved = int(state.step)
         report, running, signal = _Reporter(run, params, log, rate, clock, start), deque(), 0
@@ -235,8 +235,7 @@ def compile_step(run: Training, params: nnx.State) -> None:
     with jax.set_mesh(mesh):
         adapters = lambda: lora.create(params, run.rank, run.batches.seed)
         trained = jax.eval_shape(adapters) if run.rank else params
-        shapes = State(trained, jax.eval_shape(tx.init, trained), jax.ShapeDtypeStruct((), jnp.int32))
-        state = laid_out(shapes, state_sharding(mesh, shapes))
+        state = _layout(run, tx, trained)
         frozen = laid_out(params, state_sharding(mesh, params)) if run.rank else None
         own = own_rows(mesh, run.batches.rows)
         batch = place_batch(mesh, run.batches.rows, _signed(run.batches.part(0, own)))
@@ -312,12 +311,22 @@ def _initial(run: Training, tx: optax.GradientTransformation, params: nnx.State 
     return State(params, optimizer, place(step, state_sharding(run.mesh, step)))
 
 
-def _restore(run: Training, state: State, checkpoints: Checkpoints | None) -> State:
-    """The newest checkpoint laid out as `state`, or the state itself where there is none. Raises ValueError for a
-    checkpoint of another run."""
+def _layout(run: Training, tx: optax.GradientTransformation, params: nnx.State | lora.Adapters) -> State:
+    """The shapes of the state, laid out over the mesh."""
+    shapes = State(params, jax.eval_shape(tx.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    return laid_out(shapes, state_sharding(run.mesh, shapes))
+
+
+def _restored(run: Training, tx: optax.GradientTransformation, params: nnx.State | lora.Adapters,
+              checkpoints: Checkpoints | None) -> State | None:
+    """The newest checkpoint of a state of such `params`, of which shapes are enough; None where there is none.
+
+    No other state is made beside it, for which large models have no memory. Raises ValueError for a checkpoint of
+    another run.
+    """
     if checkpoints is None or checkpoints.latest() is None:
-        return state
-    state, position = checkpoints.restore(state)
+        return None
+    state, position = checkpoints.restore(_layout(run, tx, params))
     if position != run.position:
         fields = sorted(k for k in {*position, *run.position} if position.get(k) != run.position.get(k))
         raise ValueError(

@@ -33,6 +33,8 @@ POOLS = (
     "corrections of spoiled answers",
 )
 """What a batch is mixed of, in the order of `mixture`."""
+ENTRIES = 1_000_000
+"""Entries of a pool, with repeated examples, beyond which nothing is repeated only to balance it."""
 
 
 class Prepared(NamedTuple):
@@ -239,16 +241,18 @@ def balanced(found: Sequence[Example]) -> list[Example]:
     """Every group of documents as often as its answers are long, squared.
 
     What was hard to learn, and so passed the review less often, is not trained less; what takes longer answers, in
-    which more can go wrong, is trained more. No example is left out.
+    which more can go wrong, is trained more. No example is left out: the group with the most examples for its share has
+    each of them once, and others repeat theirs. Where that makes more than `ENTRIES`, all shares shrink alike, but for
+    groups that would lose an example.
     """
     groups: dict[tuple, list[Example]] = {}
     for e in found:
         groups.setdefault(tuple(e.lineage["documents"]), []).append(e)
     shares = {documents: float(np.mean([len(e.ids) for e in group])) ** 2 for documents, group in groups.items()}
     most = max((len(group) / shares[documents] for documents, group in groups.items()), default=0.0)
-    return [
-        group[i % len(group)] for documents, group in groups.items() for i in range(round(most * shares[documents]))
-    ]
+    most = min(most, ENTRIES / max(sum(shares.values()), 1.0))
+    times = {documents: max(len(group), round(most * shares[documents])) for documents, group in groups.items()}
+    return [group[i % len(group)] for documents, group in groups.items() for i in range(times[documents])]
 
 
 def steps_of(config: Config, number: int) -> int:

@@ -71,6 +71,16 @@ def test_every_group_of_documents_is_trained_by_the_square_of_what_there_is_to_s
     assert balanced([]) == []
 
 
+def test_a_pool_of_many_documents_is_not_repeated_without_bound(monkeypatch):
+    """A short answer beside thousands of long ones would have each of those repeated by the square of their ratio."""
+    short = [replace(e, ids=e.ids[:1]) for e in examples("student", ["short"], 2, 0)]
+    long = [replace(short[0], ids=np.zeros((6, 4)), lineage={"documents": [name]}) for name in "abc"]
+    assert len(balanced([*short, *long])) == 2 + 3 * 72
+    monkeypatch.setattr(stage, "ENTRIES", 20)
+    seen = Counter(e.lineage["documents"][0] for e in balanced([*short, *long]))
+    assert seen == {"short": 2, "a": 7, "b": 7, "c": 7}, "no example is left out"
+
+
 def test_half_of_a_batch_is_newest_and_half_is_everything_earlier():
     assert counts(mixed(NEWEST, NEWEST, SHOWN)) == [12, 12, 8, 16, 8, 8, 0]
     assert counts(mixed(NEWEST[:4], [], SHOWN)) == [16, 16, 0, 32, 0, 0, 0], "demonstrations, while there is no other"
