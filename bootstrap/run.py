@@ -11,7 +11,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import engines
-from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.given import Given, base_config, base_model, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
@@ -155,13 +155,12 @@ class Run:
     @property
     def shown(self) -> tuple[Task, ...]:
         """The worked tasks that are demonstrated."""
-        return self.world.seed.tasks[: None if self.world.probes.tasks else -self.config.review.probes]
+        return _worked(self.world, self.config.review.probes)[0]
 
     @property
     def probes(self) -> tuple[Task, ...]:
         """The worked tasks that are held out, for the reviewer's calibration."""
-        count = self.config.review.probes
-        return self.world.probes.tasks[:count] or self.world.seed.tasks[-count:]
+        return _worked(self.world, self.config.review.probes)[1]
 
     def fitting(self, made: Sequence[Example], where: str) -> list[Example]:
         """The examples that a row of training holds. It is said how many are left out, and `where`."""
@@ -263,6 +262,11 @@ def check(config: Config) -> Given:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
+    elif not _worked(world, config.review.probes)[0]:
+        raise ValueError(
+            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, all of which probe the reviewer; lower "
+            f"--review.probes, which is {config.review.probes}, and a model from scratch learns from the others"
+        )
     for asked in (one for one in (config.teacher, config.judge) if one.url):
         find_model(Client(asked, asked.model, epath.Path()))
     if config.rollouts.url:
@@ -311,6 +315,15 @@ def prepare(
     )  # fmt: skip
 
 
+def _worked(world: World, count: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
+    """The worked tasks that are shown, and at most `count` that probe the reviewer: the world's own, else the last of
+    the seed's. None are held out where nobody knows right answers, since nothing is calibrated by them."""
+    tasks = world.seed.tasks
+    if world.probes.tasks or not world.known:
+        return tasks, world.probes.tasks[:count]
+    return tasks[:-count], tasks[-count:]
+
+
 def _kinds(world: World) -> Kinds | None:
     """The kinds of tasks that a model proposes in a world; None where it has none. Raises ValueError when they cannot
     be read."""
@@ -334,11 +347,14 @@ def _asked(world: World) -> Iterator[Task]:
 
 def with_base(config: Config) -> Config:
     """The settings with the model that `base` names, if there is one; only `model.max_length` stays. Raises FolderError
-    for one that cannot be read."""
+    for one that cannot be read, and ConfigError where it reads fewer tokens."""
     if not config.base:
         return config
-    model = base_config(config.base)
-    return replace(config, model=replace(model, max_length=config.model.max_length))
+    model, asked = base_config(config.base), config.model.max_length
+    if asked > model.max_length:
+        reads = f"{config.base} reads {model.max_length}, lower it to that"
+        raise ConfigError(f"config: model.max_length is {asked}; {reads}")
+    return replace(config, model=replace(model, max_length=asked))
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:

@@ -336,7 +336,7 @@ LLAMA = DecoderConfig(
     heads=2,
     kv_heads=2,
     mlp_width=64,
-    max_length=192,
+    max_length=4096,
     conv=1,
     family=Family("LlamaForCausalLM", tied=False, scaled_embedding=False, activation="silu", gated=True),
 )

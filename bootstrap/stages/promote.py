@@ -8,12 +8,14 @@ as well. What cannot be compared is not promoted: scores that are no shares, no 
 fall as large as `evaluate.resolution`. After `evaluate.rollbacks` roll-backs in a row a run ends.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.bootstrap.config import EvaluateConfig
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import Groups, effective_groups, paired
+from ratchet.bootstrap.worlds.world import World
 from ratchet.train.files import is_number
 
 PRIMARY = "open_book"
@@ -34,6 +36,21 @@ def promote(g: Generation) -> bool:
         return decide(_read(g, g.number, "evaluation"), compared, g.run.config.evaluate)
 
     return g.run.commits.once(g.directory / "decision.json", make)["promoted"]
+
+
+def never(world: World, config: EvaluateConfig) -> str:
+    """Why no generation of a run can be promoted, whatever it learns; "" where one can. Proposed tasks are about one
+    document each."""
+    needed = math.ceil(2 / config.resolution)
+    for name, of in (("fresh material", world.fresh), ("first slice", world.slices[0])):
+        about = {t.document_ids for t in of.tasks} if of.tasks else of.documents if world.kinds else ()
+        if len(about) < needed:
+            found = f"the {name} of {world.name} gives tasks about {len(about)} things"
+            return (
+                f"{found}, and no generation could be promoted: with --evaluate.resolution "
+                f"{config.resolution} it takes {needed}; have more, or a higher resolution"
+            )
+    return ""
 
 
 def decide(candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig) -> dict:

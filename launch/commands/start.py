@@ -16,6 +16,8 @@ from ratchet.bootstrap.given import Given
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
+from ratchet.bootstrap.stages.promote import never
+from ratchet.bootstrap.worlds.world import Material
 from ratchet.launch.console import Terminal
 from ratchet.launch.events import Events
 from ratchet.launch.lines import UserError, say
@@ -109,6 +111,11 @@ def run(words: list[str]) -> int:
         _refuse_ended(directory)
     else:
         given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
+        if reason := never(given.world, config.evaluate):
+            if given.world.fresh != Material():
+                raise UserError(f"run: {reason}")
+            if together.first:
+                say(f"run: {reason}")  # a world without any was not meant to be measured
     return _go(directory, config, asked.json, together, given)
 
 

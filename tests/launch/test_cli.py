@@ -104,6 +104,8 @@ def test_a_value_of_the_wrong_kind_is_one_line(capsys, tmp_path, monkeypatch, wo
         (["--lessons.slice", "100000"], "lower --generations"),
         (["--base", "x", "--model.mlp-width", "72"], "--model.mlp-width is for a model from scratch"),
         (["--teacher.url", "http://127.0.0.1:1/v1"], "1/v1 does not answer"),
+        (["--evaluate.resolution", "0.3"], "--evaluate.resolution 0.3 it takes 7; have more, or a higher resolution"),
+        (["--base", "smollm2", "--model.max-length", "9000", "--train.columns", "9000"], "smollm2 reads 8192, lower"),
     ],
 )
 def test_a_value_that_does_not_fit_is_one_line(capsys, tmp_path, monkeypatch, words, named):

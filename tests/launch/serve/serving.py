@@ -26,7 +26,8 @@ PLAIN = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", ""
 def write_folder(place, heat: float = 2.0) -> epath.Path:
     """A small Llama, every id of which is a token; the warmer it is, the surer of what it says."""
     place = write_chat(place, PLAIN)
-    model = dataclasses.replace(LLAMA, vocab_size=Tokenizer.from_file(str(place / "tokenizer.json")).get_vocab_size())
+    words = Tokenizer.from_file(str(place / "tokenizer.json")).get_vocab_size()
+    model = dataclasses.replace(LLAMA, vocab_size=words, max_length=192)
     params = jax.tree.map(lambda x: x * heat, awaken(decoder.create(model, 3)[1]))
     huggingface.save(place, model, params, "float32")
     settings = json.loads((place / "tokenizer_config.json").read_text())

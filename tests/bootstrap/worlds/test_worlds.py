@@ -1,0 +1,79 @@
+"""What every world must have, a user's own too: otherwise a run would stumble over it after hours."""
+
+import re
+from dataclasses import replace
+
+import little
+import pytest
+from support import little_config
+
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.config import EvaluateConfig
+from ratchet.bootstrap.stages.promote import never
+from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig, load
+from ratchet.bootstrap.worlds.world import Material
+
+SETTINGS = DocumentsConfig(), LessonsConfig(), ArithmeticConfig()
+WORLD = little.create()
+SEED, FRESH, SLICES = WORLD.seed, WORLD.fresh, WORLD.slices
+
+
+def loaded(monkeypatch, **members):
+    """A world that is the little one but for these members, as a run of two generations loads it."""
+    monkeypatch.setattr(little, "create", lambda seed, generations: replace(WORLD, **members))
+    return load("little:create", SETTINGS, 0, 2, read=None)
+
+
+def test_a_whole_world_is_loaded(monkeypatch):
+    assert loaded(monkeypatch).slices == SLICES
+    assert loaded(monkeypatch, known=None, seed=Material()).known is None
+
+
+@pytest.mark.parametrize(
+    ("members", "line"),
+    [
+        ({"slices": SLICES[:1]}, "has 1 slices, each generation reads one; lower --generations to that"),
+        ({"slices": ()}, "has 0 slices"),
+        ({"slices": (SLICES[0], Material((), SLICES[1].tasks))}, "slice 2 of little:create has no documents"),
+        ({"seed": Material((), SEED.tasks)}, "has worked tasks without documents"),
+        ({"seed": Material()}, "grades worked tasks and has none"),
+    ],
+)
+def test_a_world_with_too_little_to_read_is_one_line(monkeypatch, members, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        loaded(monkeypatch, **members)
+
+
+def given(monkeypatch, world=WORLD, **changes):
+    """What a run in such a world is given, if nothing in it would stumble."""
+    monkeypatch.setattr(little, "create", lambda seed, generations: world)
+    return runs.check(little_config(**changes))
+
+
+def test_worked_tasks_that_all_probe_the_reviewer_leave_nothing_to_learn_from(monkeypatch):
+    count = len(SEED.tasks)
+    with pytest.raises(ValueError, match=f"has {count} worked tasks, all of which probe the reviewer; lower --rev"):
+        given(monkeypatch, review__probes=count)
+    assert given(monkeypatch, review__probes=count - 1)  # as the line says
+
+
+def test_worked_tasks_probe_nothing_where_nobody_knows_right_answers(monkeypatch):
+    assert given(monkeypatch, replace(WORLD, known=None), review__probes=len(SEED.tasks))
+
+
+@pytest.mark.parametrize(
+    ("members", "resolution", "line"),
+    [
+        ({}, 1.0, ""),
+        ({}, 0.9, "the fresh material of lamps gives tasks about 2 things, and no generation could be promoted: with "
+         "--evaluate.resolution 0.9 it takes 3"),
+        ({"fresh": Material()}, 2.0, "the fresh material of lamps gives tasks about 0 things"),
+        ({"fresh": SEED}, 0.5, "the first slice of lamps gives tasks about 2 things"),
+        ({"fresh": Material(FRESH.documents)}, 2.0, "the fresh material of lamps gives tasks about 0 things"),
+        ({"fresh": Material(FRESH.documents), "kinds": "kinds: []"}, 1.0, ""),
+        ({"fresh": FRESH._replace(tasks=FRESH.tasks[:1] * 9)}, 1.0, "the fresh material of lamps gives tasks about 1"),
+    ],
+)  # fmt: skip
+def test_too_few_things_to_promote_by_are_said_before_a_run_begins(members, resolution, line):
+    assert never(replace(WORLD, **members), EvaluateConfig(resolution=resolution)).startswith(line)
+    assert bool(never(replace(WORLD, **members), EvaluateConfig(resolution=resolution))) == bool(line)
