@@ -51,10 +51,15 @@ class Beside:
 
     thread: threading.Thread | None = None
     trained: threading.Event = field(default_factory=threading.Event)
+    tasks: threading.Event = field(default_factory=threading.Event)
 
     def seed_is_there(self) -> None:
         """From now on the thread only compiles, and runs nothing."""
         self.trained.set()
+
+    def tasks_are_there(self) -> None:
+        """From now on the thread may read the tasks of generation 1, which a model may have proposed."""
+        self.tasks.set()
 
     def wait(self) -> None:
         """Waits until all is compiled that the thread has to compile; the time counts as compiling."""
@@ -63,6 +68,10 @@ class Beside:
         began = time.monotonic()
         self.thread.join()
         goodput.compiled(time.monotonic() - began)
+
+
+NOTHING = Beside()
+"""Nothing compiles beside the run."""
 
 
 @contextlib.contextmanager
@@ -78,9 +87,11 @@ def compiling(run: Run) -> Iterator[Beside]:
     """
     few = programs.few(run.mesh.devices.flat[0])
     if not few or _bound(run.mesh) or run.has_weights(run.generation(0)):
-        yield Beside()
+        yield NOTHING
         return
-    trained, ended = threading.Event(), threading.Event()
+    trained, tasks, ended = threading.Event(), threading.Event(), threading.Event()
+    if run.material(1).tasks:
+        tasks.set()
 
     def until(event: threading.Event) -> Callable[..., None]:
         def reached(*_) -> None:
@@ -95,7 +106,7 @@ def compiling(run: Run) -> Iterator[Beside]:
                 if _has_room(run):
                     rehearse(run, run.fresh_weights(), until(trained))
             with contextlib.suppress(_Ended):
-                compile_alone(run, until(ended))
+                compile_alone(run, tasks, until(ended))
         except Exception as error:
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             run.progress.line(f"what comes next is compiled when it is needed: compiling ahead has ended, {said}")
@@ -103,10 +114,10 @@ def compiling(run: Run) -> Iterator[Beside]:
     thread = threading.Thread(target=work, name="compiling")
     thread.start()
     try:
-        yield Beside(thread, trained)
+        yield Beside(thread, trained, tasks)
     finally:
-        trained.set()
-        ended.set()
+        for event in (trained, ended, tasks):
+            event.set()
         thread.join()
 
 
@@ -171,10 +182,10 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
     make_targets(writer, run.scorer, review, said, run.config.targets, 0, reached)
 
 
-def compile_alone(run: Run, reached: Callable[..., None]) -> None:
-    """Compiles what answers the review's questions, what samples after prompts as long as they may become, and what
-    inverts a lesson, and runs none of it: of the weights it needs the shapes alone. `reached` is called at the
-    beginning and before every width.
+def compile_alone(run: Run, tasks: threading.Event, reached: Callable[..., None]) -> None:
+    """Compiles what inverts a lesson and, once the `tasks` of generation 1 are there, what answers the review's
+    questions and what samples after prompts as long as they may become. It runs none of it: of the weights it needs the
+    shapes alone. `reached` is called at the beginning, when there are tasks, and before every width.
     """
     reached()
     _, shapes = decoder.shapes(run.config.model)
@@ -182,6 +193,8 @@ def compile_alone(run: Run, reached: Callable[..., None]) -> None:
     compile_inverting(params)
     if control := control_text(run):
         run.compile_loss(params, control)
+    tasks.wait()
+    reached()
     writer, index = run.writer(params), Index(run.passages(1))
     drafts = [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]
     if asked := _questions(run, run.reviewer(params), drafts, index.passages):

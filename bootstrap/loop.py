@@ -151,7 +151,7 @@ def _run(r: Run, foretell: bool) -> None:
         write_forecast(r, plan["stages"])
     start, past = Seed(r), Past()
     with ahead.compiling(r) as beside:
-        begin(r, start, beside.seed_is_there)
+        begin(r, start, beside)
         for number in range(1, r.config.generations + 1):
             past = finished(r, number) or turn(r, number, past, start, beside.wait)
             if past.rollbacks == r.config.evaluate.rollbacks:
@@ -234,16 +234,17 @@ def _begin_training_anew(r: Run) -> None:
             r.commits.forget(r.generation(number) / "training.json")
 
 
-def begin(r: Run, start: Seed, seed_is_there: Callable[[], None] = lambda: None) -> None:
-    """Generation 0: the seed model, and what it is worth. `seed_is_there` is called once that is trained."""
+def begin(r: Run, start: Seed, beside: ahead.Beside = ahead.NOTHING) -> None:
+    """Generation 0: the seed model, and what it is worth. What compiles `beside` hears how far it is."""
     if not r.has_weights(place := r.generation(0)):
         with r.timed(place, "train"):
             _ = start.weights
-            seed_is_there()
+            beside.seed_is_there()
     if missing := [number for number in (0, 1) if propose.missing(r, number)]:
         with r.timed(place, "propose"):
             for number in missing:
                 propose.propose(r, number, start.weights)
+    beside.tasks_are_there()
     if r.commits.has(place / "evaluation.json"):
         return
     if probed(r, 0):

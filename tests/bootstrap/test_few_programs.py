@@ -25,7 +25,7 @@ from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.thinkers import control_text
 from ratchet.bootstrap.tools import Toolbox, call_text
-from ratchet.bootstrap.worlds.world import Case
+from ratchet.bootstrap.worlds.world import Case, Material
 from ratchet.models import decoder, programs
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Sampler
@@ -157,10 +157,17 @@ def begun(tmp_path):
     return prepare(start(tmp_path / "run", config), config, Silent())
 
 
+def there() -> threading.Event:
+    """What says that tasks are there."""
+    event = threading.Event()
+    event.set()
+    return event
+
+
 def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     with compiling() as first:
         ahead.rehearse(begun, begun.fresh_weights(), lambda *_: None)
-        ahead.compile_alone(begun, lambda: None)
+        ahead.compile_alone(begun, there(), lambda: None)
     assert "jit(allow)" in first, "calls of tools keep to a grammar"
     with compiling() as inverted:
         params = begun.fresh_weights()
@@ -186,7 +193,7 @@ def test_all_is_compiled_when_the_first_generation_is_evaluated(begun, monkeypat
     is_trained, happened = threading.Event(), []
     train, evaluation = loop.train.train, loop.evaluation
 
-    def compile_alone(run, reached):
+    def compile_alone(run, tasks, reached):
         is_trained.wait()
         time.sleep(0.2)
         happened.append("compiled")
@@ -286,6 +293,25 @@ def test_a_thread_rehearses_until_the_seed_model_is_there_and_compiles_until_the
     assert heard == [("rehearse", begun), ("compile_alone", begun)]
 
 
+def test_what_a_model_proposes_is_waited_for(begun, monkeypatch):
+    """Documents have no tasks until a model has proposed them, and what is sampled then is compiled then."""
+    proposed, happened, lesson = [], queue.Queue(), threading.Event()
+    inverting = ahead.compile_inverting
+    monkeypatch.setattr(Run, "material", lambda run, number: Material(run.world.slices[0].documents))
+    monkeypatch.setattr(Run, "tasks", lambda run, number: happened.put(list(proposed)) or begun.world.slices[0].tasks)
+    monkeypatch.setattr(ahead, "_has_room", lambda run: False)
+    monkeypatch.setattr(ahead, "compile_inverting", lambda params: inverting(params) or lesson.set())
+    with ahead.compiling(begun) as beside:
+        assert lesson.wait(3600) and happened.empty()
+        proposed.append("tasks")
+        beside.tasks_are_there()
+        assert happened.get(timeout=3600) == ["tasks"]
+    happened = queue.Queue()
+    with ahead.compiling(begun):
+        pass  # a run that ends before leaves nothing that waits
+    assert happened.empty()
+
+
 @pytest.mark.parametrize("work", ["rehearse", "compile_alone"])
 def test_what_goes_wrong_in_the_thread_is_said_and_the_run_goes_on(begun, monkeypatch, work):
     lines, shown = queue.Queue(), Silent()
@@ -315,7 +341,7 @@ def test_on_several_devices_and_from_a_model_of_others_what_comes_is_compiled_an
     of = begun.config, begun.graphdef, mesh
     several = replace(begun, mesh=mesh, sampler=engines.sampler(*of), scorer=engines.scorer(*of, begun.scorer.unused))
     with compiling() as first:
-        ahead.compile_alone(several, lambda: None)
+        ahead.compile_alone(several, there(), lambda: None)
     params = several.fresh_weights()
     with compiling() as later:
         _after_a_call(several, params)
@@ -328,7 +354,7 @@ def test_on_several_devices_and_from_a_model_of_others_what_comes_is_compiled_an
     assert compiled <= set(first) and not compiled & set(later)
     heard = []
     monkeypatch.setattr(ahead, "rehearse", lambda *_: pytest.fail("it ran"))
-    monkeypatch.setattr(ahead, "compile_alone", lambda run, reached: heard.append(run))
+    monkeypatch.setattr(ahead, "compile_alone", lambda run, *_: heard.append(run))
     from_others = replace(begun, config=changed(begun.config, base="a folder"))
     for run in (several, from_others):
         with ahead.compiling(run):
