@@ -37,7 +37,7 @@ from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
 from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train.checkpoint import fingerprint, has_weights, load_weights, save_weights
-from ratchet.train.commits import Commits
+from ratchet.train.commits import Commits, units_in
 from ratchet.train.files import typed
 from ratchet.train.records import Example
 from ratchet.train.sharding import laid_out, make_mesh, place, state_sharding
@@ -120,7 +120,15 @@ class Run:
         own = self.material(number).tasks
         if own or not self.kinds:
             return own
-        return self.tasks_among(map(from_json, self.stage(self.proposals(number)).committed()))
+        known = number, *units_in(self.proposals(number))
+        if known not in self._proposed:
+            self._proposed[known] = self.tasks_among(map(from_json, self.stage(self.proposals(number)).committed()))
+        return self._proposed[known]
+
+    @cached_property
+    def _proposed(self) -> dict[tuple, tuple[Task, ...]]:
+        """The tasks among what was committed, by generation and hashes of its units: each is compared with all."""
+        return {}
 
     def tasks_among(self, proposals: Iterable[Proposal]) -> tuple[Task, ...]:
         """The tasks among proposals of the run's kinds."""

@@ -177,6 +177,9 @@ def test_proposals_are_committed_by_unit_and_read_back(run, weights, monkeypatch
     assert len(stage.committed()) == 2 * 2 and not missing(run, 1)
     assert [t.question for t in tasks] == [f"who is the {name}?" for name in names]
     assert run.read(1) == tasks and [t.document_ids for t in tasks] == [(name,) for name in names]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "tasks_of", None)  # of many documents, each task is compared with very many
+        assert run.tasks(1) == tasks
     first = stage.sha256(0)
     (run.proposals(1) / "unit-00001.json").unlink()
     later = lambda self, documents, seed: one_each(self, [d for d in documents if d.id == names[1]], seed)
