@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap.run import Run
@@ -48,8 +49,8 @@ def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
     reached = None
     with contextlib.ExitStack() as entered:
         advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({name})", steps))
-        saved = run.directory / "checkpoints" / _name(arm.position)
-        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=arm.engine.save_every))
+        saved, every = _checkpoints(run, arm), arm.engine.save_every
+        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=every))
 
         def log(step: int, values: dict[str, float]) -> None:
             nonlocal reached
@@ -64,6 +65,18 @@ def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
                 goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=name)
 
         return fit(arm, params, checkpoints, log)
+
+
+def keep_trained(run: Run, place: epath.Path, params: nnx.State, arm: Training) -> None:
+    """Commits the weights that an arm was trained to in its directory, and removes the checkpoints of its training,
+    which are larger, unless some were asked for by `save_every`."""
+    run.keep_weights(place, params)  # which no process begins before it has closed its checkpoints
+    if run.together.first and not arm.engine.save_every:
+        _checkpoints(run, arm).rmtree(missing_ok=True)
+
+
+def _checkpoints(run: Run, arm: Training) -> epath.Path:
+    return run.directory / "checkpoints" / _name(arm.position)
 
 
 def _name(position: Mapping[str, Any]) -> str:

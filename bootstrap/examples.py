@@ -186,13 +186,16 @@ def for_students(
     task: Task,
     teacher: str,
     again: Callable[[Transcript, Task, int], tuple[int, ...]],
+    step: int = 0,
 ) -> list[Example]:
     """What one accepted transcript trains students in, who see no sources: its answer or correction in each asking.
 
     A wrong thought in front of a correction is part of the prompt: it has weight 0. In every other asking it is what
-    `again` makes of it, given the number of the asking (`wrongthink.spoiled_again`).
+    `again` makes of it, given the number of the asking (`wrongthink.spoiled_again`). `step` counts the steps before a
+    correction.
     """
-    given = t.tokens, target.capture, "correction" if t.forced else "student", _lineage(t, task, teacher)
+    lineage = _lineage(t, task, teacher) | ({"step": step} if t.forced else {})
+    given = t.tokens, target.capture, "correction" if t.forced else "student", lineage
     students = [example([*t.student_prompt, *t.forced], *given)]
     for number, messages in enumerate(task.askings):
         thought = again(t, task, number) if t.forced else ()

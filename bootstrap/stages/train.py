@@ -10,7 +10,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.arms import arm_of, train_arm
+from ratchet.bootstrap.arms import arm_of, keep_trained, train_arm
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.ledger import same_units, units_of
@@ -105,7 +105,8 @@ def _examples(
     again = lambda *thought: spoiled_again(run.world, run.tokenizer, heard, interruption, *thought)
     for t, target in chosen:
         task = g.read[t.task_id]
-        made += examples.for_students(run.tokenizer, t, target, task, teacher, again)
+        step = len(run.world.steps(run.tokenizer.decode(t.forced)))
+        made += examples.for_students(run.tokenizer, t, target, task, teacher, again, step)
         if not t.forced:
             own = target.sampled(t) if run.config.targets.kind == "students" else target
             made += renamed(examples.for_simulator(t, own, task, teacher))
@@ -186,7 +187,7 @@ def train(g: Generation, ready: Prepared) -> nnx.State:
     if g.run.has_weights(g.directory):
         return g.run.weights_in(g.directory)
     params = train_arm(g.run, start_of(g), ready.arm)
-    g.run.keep_weights(g.directory, params)
+    keep_trained(g.run, g.directory, params, ready.arm)
     return params
 
 
@@ -238,21 +239,23 @@ def _by_reader(found: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def balanced(found: Sequence[Example]) -> list[Example]:
-    """Every group of documents as often as its answers are long, squared.
+    """Every group of documents as often as its answers are long, squared; corrections of each step are groups apart.
 
     What was hard to learn, and so passed the review less often, is not trained less; what takes longer answers, in
-    which more can go wrong, is trained more. No example is left out: the group with the most examples for its share has
-    each of them once, and others repeat theirs. Where that makes more than `ENTRIES`, all shares shrink alike, but for
-    groups that would lose an example.
+    which more can go wrong, is trained more. So are early corrections, which say most: a model goes wrong mostly in its
+    first step, and one that saw later interruptions as often notices too late.
+
+    No example is left out: the group with the most examples for its share has each of them once, and others repeat
+    theirs. Where that makes more than `ENTRIES`, all shares shrink alike, but for groups that would lose an example.
     """
     groups: dict[tuple, list[Example]] = {}
     for e in found:
-        groups.setdefault(tuple(e.lineage["documents"]), []).append(e)
-    shares = {documents: float(np.mean([len(e.ids) for e in group])) ** 2 for documents, group in groups.items()}
-    most = max((len(group) / shares[documents] for documents, group in groups.items()), default=0.0)
+        groups.setdefault((*e.lineage["documents"], e.lineage.get("step", 0)), []).append(e)
+    shares = {of: float(np.mean([len(e.ids) for e in group])) ** 2 for of, group in groups.items()}
+    most = max((len(group) / shares[of] for of, group in groups.items()), default=0.0)
     most = min(most, ENTRIES / max(sum(shares.values()), 1.0))
-    times = {documents: max(len(group), round(most * shares[documents])) for documents, group in groups.items()}
-    return [group[i % len(group)] for documents, group in groups.items() for i in range(times[documents])]
+    times = {of: max(len(group), round(most * shares[of])) for of, group in groups.items()}
+    return [group[i % len(group)] for of, group in groups.items() for i in range(times[of])]
 
 
 def steps_of(config: Config, number: int) -> int:

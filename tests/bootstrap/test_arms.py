@@ -4,10 +4,12 @@ import contextlib
 from dataclasses import replace
 
 import pytest
-from support import random_examples
+from support import little_config, random_examples, start
 
 from ratchet.bootstrap import arms
 from ratchet.bootstrap.progress import Silent
+from ratchet.bootstrap.run import prepare
+from ratchet.train.trainer import EngineConfig
 
 STEP = dict.fromkeys(("loss", "kl", "tail", "gradient_norm", "rate", "tokens_per_second"), 0.5)
 
@@ -34,3 +36,18 @@ def test_the_first_step_counts_with_the_second_since_it_compiles(little_run, mon
     run = replace(little_run, progress=Told(), metrics=None)
     arms.train_arm(run, None, arms.arm_of(run, 1, "loop", [(random_examples(4), 2)], 9))
     assert shown == told
+
+
+@pytest.mark.parametrize(("every", "left"), [(0, []), (2, ["2"])])
+def test_checkpoints_of_what_is_trained_go_but_for_those_that_were_asked_for(tmp_path, every, left):
+    """They hold the optimizer's moments beside the weights, for every generation."""
+    config = little_config(train__engine=EngineConfig(save_every=every, save_minutes=1e-9))
+    run = prepare(start(tmp_path / "run", config), config, Silent())
+    arm = arms.arm_of(run, 1, "loop", [(random_examples(4), 2)], 4)
+    saved, steps = tmp_path / "run" / "checkpoints" / "loop-001", lambda: [p.name for p in saved.glob("[0-9]*")]
+    params = arms.train_arm(run, run.fresh_weights(), arm)
+    assert len(steps()) >= 2
+    arms.keep_trained(run, run.generation(1), params, arm)
+    assert [name for name in steps() if name in left] == left and saved.exists() == bool(left)
+    assert run.has_weights(run.generation(1))
+    run.metrics.close()

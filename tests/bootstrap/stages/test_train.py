@@ -33,7 +33,7 @@ POOLS = ("students", "simulators", "own", "demonstrations", "old students", "old
 
 
 def examples(origin, documents, count, start, kind="inverted"):
-    lineage = {"documents": documents, "number": start, "kind": kind}
+    lineage = {"documents": documents, "number": start, "kind": kind, "step": 1}
     return [replace(e, origin=origin, lineage=lineage) for e in random_examples(count, seed=start)]
 
 
@@ -79,6 +79,25 @@ def test_a_pool_of_many_documents_is_not_repeated_without_bound(monkeypatch):
     monkeypatch.setattr(stage, "ENTRIES", 20)
     seen = Counter(e.lineage["documents"][0] for e in balanced([*short, *long]))
     assert seen == {"short": 2, "a": 7, "b": 7, "c": 7}, "no example is left out"
+
+
+def test_early_corrections_are_trained_most_however_many_there_are():
+    """A model goes wrong mostly in its first step, but one that is given a right beginning makes few such thoughts."""
+    given = ((1, 8, 2), (2, 4, 30), (3, 2, 6))  # steps before, tokens of the correction, how many
+    one = replace(random_examples(1, seed=0)[0], origin="correction")
+    found = {
+        kind: [
+            replace(one, id=f"{kind} {step} {n}", ids=np.zeros((size, 4)), lineage=of)
+            for step, size, count in given
+            for of in [{"documents": ["a", "b"], "step": step, "kind": kind}]
+            for n in range(count)
+        ]
+        for kind in ("inverted", "spoiled")
+    }
+    pools = mixed([*found["inverted"], *found["spoiled"]], [], [])
+    steps = {name: Counter(e.lineage["step"] for e in pools[name][0]) for name in ("own", "spoiled")}
+    assert steps == dict.fromkeys(steps, {1: 120, 2: 30, 3: 8})
+    assert {e.id for e in pools["own"][0]} == {e.id for e in found["inverted"]}, "no example is left out"
 
 
 def test_half_of_a_batch_is_newest_and_half_is_everything_earlier():
@@ -163,6 +182,9 @@ def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkey
     assert ids == {answers[0].id, corrected[0].id}, "what was not kept teaches nothing"
     assert heard == [(answers[0].text,)], "spoiled again with what accepted answers say"
     assert {e.lineage["teacher"] for e in made if e.origin == "student"} == {"gen-000"}
+    before = len(little.steps(g.run.tokenizer.decode(corrected[0].forced)))
+    assert before and {e.lineage.get("step") for e in made} == {None, before}
+    assert all("step" in e.lineage for e in made if e.origin == "correction")
     assert all(e.lineage.get("renamed") for e in made if e.origin == "simulate")
     monkeypatch.setattr(stage, "write_examples", None)
     assert sorted(e.id for e in dataset(g, [], [])) == sorted(e.id for e in made), "it is written once"
