@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap.run import Run
@@ -14,7 +13,7 @@ from ratchet.bootstrap.worlds.world import content_id
 from ratchet.models import programs
 from ratchet.train import goodput
 from ratchet.train.batches import Batches
-from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.checkpoint import Checkpoints, remove_checkpoints
 from ratchet.train.monitor import describe
 from ratchet.train.records import Example
 from ratchet.train.trainer import Training, fit
@@ -49,8 +48,8 @@ def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
     reached = None
     with contextlib.ExitStack() as entered:
         advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({name})", steps))
-        saved, every = _checkpoints(run, arm), arm.engine.save_every
-        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=every))
+        saved = run.directory / "checkpoints" / _name(arm.position)
+        checkpoints = run.metrics and entered.enter_context(Checkpoints(saved, keep_every=arm.engine.save_every))
 
         def log(step: int, values: dict[str, float]) -> None:
             nonlocal reached
@@ -67,16 +66,12 @@ def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
         return fit(arm, params, checkpoints, log)
 
 
-def keep_trained(run: Run, place: epath.Path, params: nnx.State, arm: Training) -> None:
-    """Commits the weights that an arm was trained to in its directory, and removes the checkpoints of its training,
-    which are larger, unless some were asked for by `save_every`."""
-    run.keep_weights(place, params)  # which no process begins before it has closed its checkpoints
-    if run.together.first and not arm.engine.save_every:
-        _checkpoints(run, arm).rmtree(missing_ok=True)
-
-
-def _checkpoints(run: Run, arm: Training) -> epath.Path:
-    return run.directory / "checkpoints" / _name(arm.position)
+def forget_checkpoints(run: Run, number: int) -> None:
+    """Removes the checkpoints of all that generation `number` trained, of which nothing is left to train, unless some
+    were asked for by `save_every`."""
+    if run.together.first and not run.config.train.engine.save_every:
+        for saved in (run.directory / "checkpoints").glob(f"*-{number:03d}"):
+            remove_checkpoints(saved)
 
 
 def _name(position: Mapping[str, Any]) -> str:

@@ -84,7 +84,8 @@ class ReviewConfig:
     rubric: str = ""
     """A YAML file of criteria, or grounded-knowledge, agent-safety or tool-use; empty: the world's own."""
     probes: int = bounded(60, "at least 1")
-    """Worked tasks, the last of the world's seed, that no demonstration shows: the reviewer is calibrated on them."""
+    """Worked tasks, the last of the world's seed, that no demonstration shows: the reviewer is calibrated on them, if
+    the world grades them."""
     target_precision: float = bounded(0.97, "from 0 to 1")
     """The thresholds are the most lenient ones that reach this on the probes."""
     minimum_recall: float = bounded(0.2, "from 0 to 1")

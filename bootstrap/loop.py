@@ -12,6 +12,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import ahead, config_files
+from ratchet.bootstrap.arms import forget_checkpoints
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
 from ratchet.bootstrap.config import Config, ConfigError
 from ratchet.bootstrap.config_changes import changed
@@ -319,7 +320,6 @@ def turn(r: Run, number: int, past: Past, start: Seed, weights_are_there: Callab
     summary.funnel(g, pairs, repaired, targets, len(newest), accepted)
     summary.token_of(g, pairs, targets)
     summary.correction_samples(g, repaired)
-
     params = train.trained_weights(g)
     if params is None:
         about = (pairs, repaired, targets, reviewer, start.explained)
@@ -357,9 +357,9 @@ def _trained(
 
 def _ended(g: Generation, left: Past) -> Past:
     """What a generation left, committed as its end. Raises ValueError when its units are not those of the first end."""
-    r = g.run
-    units = r.decided("the units", lambda: units_of(g.directory))
-    done = r.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
+    forget_checkpoints(g.run, g.number)
+    units = g.run.decided("the units", lambda: units_of(g.directory))
+    done = g.run.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})
     same_units(g.directory, done["units"], units)
     return left
 

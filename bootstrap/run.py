@@ -11,7 +11,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import engines
-from ratchet.bootstrap.config import Config, ConfigError, flat
+from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.given import Given, base_config, base_model, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
@@ -256,6 +256,9 @@ def check(config: Config) -> Given:
     kinds = _kinds(world)
     engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:
+        asked, reads = config.model.max_length, base_config(config.base).max_length
+        if asked > reads:
+            raise ValueError(f"config: model.max_length is {asked}; {config.base} reads {reads}, lower it to that")
         tokenizer = base_model(config.base).tokenizer()
         tokenizer.check()
         tools = toolbox(config.simulate, world.tools)
@@ -272,8 +275,8 @@ def check(config: Config) -> Given:
         )
     elif not _worked(world, config.review.probes)[0]:
         raise ValueError(
-            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, all of which probe the reviewer; lower "
-            f"--review.probes, which is {config.review.probes}, and a model from scratch learns from the others"
+            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, and --review.probes {config.review.probes} "
+            "of them probe the reviewer; a model from scratch learns from the others: have more, or fewer probes"
         )
     for asked in (one for one in (config.teacher, config.judge) if one.url):
         find_model(Client(asked, asked.model, epath.Path()))
@@ -355,14 +358,11 @@ def _asked(world: World) -> Iterator[Task]:
 
 def with_base(config: Config) -> Config:
     """The settings with the model that `base` names, if there is one; only `model.max_length` stays. Raises FolderError
-    for one that cannot be read, and ConfigError where it reads fewer tokens."""
+    for one that cannot be read."""
     if not config.base:
         return config
-    model, asked = base_config(config.base), config.model.max_length
-    if asked > model.max_length:
-        reads = f"{config.base} reads {model.max_length}, lower it to that"
-        raise ConfigError(f"config: model.max_length is {asked}; {reads}")
-    return replace(config, model=replace(model, max_length=asked))
+    model = base_config(config.base)
+    return replace(config, model=replace(model, max_length=config.model.max_length))
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:

@@ -192,6 +192,14 @@ class _Mirror:
         return [p.name for p in self._directory.iterdir() if p.name.isdigit() and (p / _DONE).exists()]
 
 
+def remove_checkpoints(directory: epath.Path) -> None:
+    """Removes all checkpoints of a directory; what says that one is whole goes first, since in a bucket the rest takes
+    many requests."""
+    for done in directory.glob(f"*/{_DONE}"):
+        done.unlink(missing_ok=True)
+    directory.rmtree(missing_ok=True)
+
+
 def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes a generation's weights, synchronously and atomically, replacing what is there."""
     with Checkpoints(directory, keep=1) as checkpoints:

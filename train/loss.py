@@ -130,8 +130,8 @@ def mixed_with_labels(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(1 − weight)·target + weight·one-hot of the labels; the loss is linear in the target, so this mixes losses.
 
-    A label that is not among the kept ids takes a slot of its own, hence K grows by one. The tail keeps what it has, but
-    the label is no longer part of it: there the loss is not quite the mixture of both.
+    A label that is not among the kept ids takes a slot of its own, hence K grows by one. The tail keeps what it has,
+    but the label is no longer part of it: there the loss is not quite the mixture of both.
     """
     is_label_BTK = (ids_BTK == labels_BT[..., None]) & (probs_BTK > 0)
     absent_BT1 = ~is_label_BTK.any(-1, keepdims=True)

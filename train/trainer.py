@@ -57,7 +57,7 @@ class EngineConfig:
     save_every: int = bounded(0, "at least 0")
     """Steps between checkpoints that are kept; 0 for none."""
     save_minutes: float = bounded(10.0, "above 0")
-    """Minutes between checkpoints of which the newest two are kept while something trains."""
+    """Minutes between checkpoints of which the newest two are kept, until the generation ends if `save_every` is 0."""
     stall_minutes: float = bounded(60.0, "above 0")
     """A run in which no step ends for so long is ended; the first step compiles meanwhile."""
     profile: tuple[int, int] = bounded((0, 0), "at least 0")

@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.arms import arm_of, keep_trained, train_arm
+from ratchet.bootstrap.arms import arm_of, forget_checkpoints, train_arm
 from ratchet.bootstrap.run import Run
 
 PLACE = "imitation"
@@ -22,7 +22,8 @@ def imitate(run: Run, base: nnx.State) -> nnx.State:
         batch = max(1, round(trained["tokens_per_step"] / per_document))
         rate = run.config.train.later_rate
         arm = arm_of(run, last, PLACE, [(raw, batch)], trained["steps"], rate)
-        keep_trained(run, place, train_arm(run, base, arm), arm)
+        run.keep_weights(place, train_arm(run, base, arm))
+        forget_checkpoints(run, last)
     return run.weights_in(place)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ratchet.bootstrap.config import EvaluateConfig
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import Groups, effective_groups, paired
-from ratchet.bootstrap.worlds.world import World
+from ratchet.bootstrap.worlds.world import Material, World
 from ratchet.train.files import is_number
 
 PRIMARY = "open_book"
@@ -39,18 +39,21 @@ def promote(g: Generation) -> bool:
 
 
 def never(world: World, config: EvaluateConfig) -> str:
-    """Why no generation of a run can be promoted, whatever it learns; "" where one can. Proposed tasks are about one
-    document each."""
+    """Why no generation of a run can be promoted, whatever it learns; "" where one can, or nothing fresh is asked about
+    and it was not meant to be."""
     needed = math.ceil(2 / config.resolution)
     for name, of in (("fresh material", world.fresh), ("first slice", world.slices[0])):
-        about = {t.document_ids for t in of.tasks} if of.tasks else of.documents if world.kinds else ()
-        if len(about) < needed:
-            found = f"the {name} of {world.name} gives tasks about {len(about)} things"
+        if 0 < (count := asked_about(world, of)) < needed:
             return (
-                f"{found}, and no generation could be promoted: with --evaluate.resolution "
-                f"{config.resolution} it takes {needed}; have more, or a higher resolution"
+                f"the {name} of {world.name} gives tasks about {count} things, and no generation could be promoted: "
+                f"with --evaluate.resolution {config.resolution} it takes {needed}; have more, or a higher resolution"
             )
     return ""
+
+
+def asked_about(world: World, of: Material) -> int:
+    """How many different things there are tasks about; proposed ones are about one document each."""
+    return len({t.document_ids for t in of.tasks} if of.tasks else of.documents if world.kinds else ())
 
 
 def decide(candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig) -> dict:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.arms import arm_of, keep_trained, train_arm
+from ratchet.bootstrap.arms import arm_of, forget_checkpoints, train_arm
 from ratchet.bootstrap.config import SeedMixture
 from ratchet.bootstrap.run import Run, base_weights
 from ratchet.train.records import Example
@@ -64,8 +64,7 @@ def train_seed_model(run: Run, skills: Callable[[], Skills]) -> nnx.State:
     params = base_weights(c, run.mesh) if c.base else run.fresh_weights()
     pools = [(made[skill], share) for skill, share in asdict(c.train.seed_mixture).items() if made[skill] and share]
     if pools:
-        arm = arm_of(run, 0, "seed", pools, c.train.seed_steps)
-        keep_trained(run, place, train_arm(run, params, arm), arm)
-    else:
-        run.keep_weights(place, params)
+        params = train_arm(run, params, arm_of(run, 0, "seed", pools, c.train.seed_steps))
+    run.keep_weights(place, params)
+    forget_checkpoints(run, 0)
     return run.seed_weights

@@ -10,7 +10,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import examples
-from ratchet.bootstrap.arms import arm_of, keep_trained, train_arm
+from ratchet.bootstrap.arms import arm_of, train_arm
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.ledger import same_units, units_of
@@ -187,7 +187,7 @@ def train(g: Generation, ready: Prepared) -> nnx.State:
     if g.run.has_weights(g.directory):
         return g.run.weights_in(g.directory)
     params = train_arm(g.run, start_of(g), ready.arm)
-    keep_trained(g.run, g.directory, params, ready.arm)
+    g.run.keep_weights(g.directory, params)
     return params
 
 

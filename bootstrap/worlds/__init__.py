@@ -50,10 +50,10 @@ def load(
 
 def _check_material(name: str, world: World, generations: int) -> None:
     """Raises ValueError for a world that has too little to read."""
+    if not world.slices or not world.slices[0].documents:
+        raise ValueError(f"world: {name} has no slice that begins with documents; give its first one some to read")
     if (count := len(world.slices)) < generations:
         raise ValueError(f"world: {name} has {count} slices, each generation reads one; lower --generations to that")
-    if empty := [n for n, material in enumerate(world.slices[:generations], 1) if not material.documents]:
-        raise ValueError(f"world: slice {empty[0]} of {name} has no documents; give it those that its tasks are about")
     if (world.seed.tasks or world.probes.tasks) and not (world.seed.documents or world.probes.documents):
         raise ValueError(f"world: {name} has worked tasks without documents; give its seed those that they are about")
     if world.known and not (world.seed.tasks or world.probes.tasks):

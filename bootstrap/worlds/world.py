@@ -313,13 +313,16 @@ class World:
 
     name: str
     slices: tuple[Material, ...]
-    """What each generation reads for the first time. A world for more generations begins with the same slices."""
+    """What each generation reads for the first time. A world for more generations begins with the same slices. The
+    first one has documents; tasks of later ones may be about those."""
     rubric: str
     """Its criteria in YAML, unless the user gives others."""
     fresh: Material = Material()
-    """What no generation reads: the simulator's pass rate is measured on it."""
+    """What no generation reads: the simulator's pass rate is measured on its tasks, by which generations are promoted.
+    Without any, none is."""
     seed: Material = Material()
-    """Worked tasks that everybody may know. The last of them are probes of the reviewer, the others are shown."""
+    """Worked tasks that everybody may know, with their documents. The last of them are probes of the reviewer, if
+    `known` grades them; the others are shown."""
     probes: Material = Material()
     """Worked tasks that probe the reviewer in place of the seed's last ones. Nothing is ever trained on them."""
     untaught: tuple[str, ...] = ()

@@ -16,8 +16,7 @@ from ratchet.bootstrap.given import Given
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
-from ratchet.bootstrap.stages.promote import never
-from ratchet.bootstrap.worlds.world import Material
+from ratchet.bootstrap.stages.promote import asked_about, never
 from ratchet.launch.console import Terminal
 from ratchet.launch.events import Events
 from ratchet.launch.lines import UserError, say
@@ -112,10 +111,9 @@ def run(words: list[str]) -> int:
     else:
         given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
         if reason := never(given.world, config.evaluate):
-            if given.world.fresh != Material():
-                raise UserError(f"run: {reason}")
-            if together.first:
-                say(f"run: {reason}")  # a world without any was not meant to be measured
+            raise UserError(f"run: {reason}")
+        if together.first and not asked_about(given.world, given.world.fresh):
+            say(f"run: {given.world.name} has no tasks about fresh documents, by which a generation could be promoted")
     return _go(directory, config, asked.json, together, given)
 
 

@@ -38,16 +38,17 @@ def test_the_first_step_counts_with_the_second_since_it_compiles(little_run, mon
     assert shown == told
 
 
-@pytest.mark.parametrize(("every", "left"), [(0, []), (2, ["2"])])
-def test_checkpoints_of_what_is_trained_go_but_for_those_that_were_asked_for(tmp_path, every, left):
+@pytest.mark.parametrize(("every", "left"), [(0, ["loop-002"]), (2, ["anti-001", "loop-001", "loop-002"])])
+def test_checkpoints_of_what_is_trained_go_unless_some_were_asked_for(tmp_path, every, left):
     """They hold the optimizer's moments beside the weights, for every generation."""
     config = little_config(train__engine=EngineConfig(save_every=every, save_minutes=1e-9))
     run = prepare(start(tmp_path / "run", config), config, Silent())
-    arm = arms.arm_of(run, 1, "loop", [(random_examples(4), 2)], 4)
-    saved, steps = tmp_path / "run" / "checkpoints" / "loop-001", lambda: [p.name for p in saved.glob("[0-9]*")]
-    params = arms.train_arm(run, run.fresh_weights(), arm)
-    assert len(steps()) >= 2
-    arms.keep_trained(run, run.generation(1), params, arm)
-    assert [name for name in steps() if name in left] == left and saved.exists() == bool(left)
-    assert run.has_weights(run.generation(1))
+    for arm, number in (("loop", 1), ("anti", 1), ("loop", 2)):
+        arms.train_arm(run, run.fresh_weights(), arms.arm_of(run, number, arm, [(random_examples(4), 2)], 3))
+    checkpoints = lambda: sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert checkpoints() == ["anti-001", "loop-001", "loop-002"]
+    arms.forget_checkpoints(replace(run, together=replace(run.together, number=1)), 1)
+    assert len(checkpoints()) == 3, "one process removes them"
+    arms.forget_checkpoints(run, 1)
+    assert checkpoints() == left
     run.metrics.close()

@@ -306,9 +306,10 @@ def test_what_a_model_proposes_is_waited_for(begun, monkeypatch):
         proposed.append("tasks")
         beside.tasks_are_there()
         assert happened.get(timeout=3600) == ["tasks"]
+    lesson.clear()
     happened = queue.Queue()
     with ahead.compiling(begun):
-        pass  # a run that ends before leaves nothing that waits
+        assert lesson.wait(3600)  # a run that ends now leaves nothing that waits, or reads what is not there
     assert happened.empty()
 
 

@@ -27,14 +27,16 @@ def loaded(monkeypatch, **members):
 def test_a_whole_world_is_loaded(monkeypatch):
     assert loaded(monkeypatch).slices == SLICES
     assert loaded(monkeypatch, known=None, seed=Material()).known is None
+    later = Material((), SLICES[1].tasks)  # about what was read before
+    assert loaded(monkeypatch, slices=(SLICES[0], later)).slices[1] == later
 
 
 @pytest.mark.parametrize(
     ("members", "line"),
     [
         ({"slices": SLICES[:1]}, "has 1 slices, each generation reads one; lower --generations to that"),
-        ({"slices": ()}, "has 0 slices"),
-        ({"slices": (SLICES[0], Material((), SLICES[1].tasks))}, "slice 2 of little:create has no documents"),
+        ({"slices": ()}, "has no slice that begins with documents"),
+        ({"slices": (Material((), SLICES[0].tasks), SLICES[1])}, "give its first one some to read"),
         ({"seed": Material((), SEED.tasks)}, "has worked tasks without documents"),
         ({"seed": Material()}, "grades worked tasks and has none"),
     ],
@@ -52,7 +54,7 @@ def given(monkeypatch, world=WORLD, **changes):
 
 def test_worked_tasks_that_all_probe_the_reviewer_leave_nothing_to_learn_from(monkeypatch):
     count = len(SEED.tasks)
-    with pytest.raises(ValueError, match=f"has {count} worked tasks, all of which probe the reviewer; lower --rev"):
+    with pytest.raises(ValueError, match=f"has {count} worked tasks, and --review.probes {count} of them probe"):
         given(monkeypatch, review__probes=count)
     assert given(monkeypatch, review__probes=count - 1)  # as the line says
 
@@ -67,10 +69,12 @@ def test_worked_tasks_probe_nothing_where_nobody_knows_right_answers(monkeypatch
         ({}, 1.0, ""),
         ({}, 0.9, "the fresh material of lamps gives tasks about 2 things, and no generation could be promoted: with "
          "--evaluate.resolution 0.9 it takes 3"),
-        ({"fresh": Material()}, 2.0, "the fresh material of lamps gives tasks about 0 things"),
+        ({"fresh": Material()}, 1.0, ""),
+        ({"fresh": Material()}, 0.5, "the first slice of lamps gives tasks about 2 things"),
         ({"fresh": SEED}, 0.5, "the first slice of lamps gives tasks about 2 things"),
-        ({"fresh": Material(FRESH.documents)}, 2.0, "the fresh material of lamps gives tasks about 0 things"),
+        ({"fresh": Material(FRESH.documents)}, 1.0, ""),
         ({"fresh": Material(FRESH.documents), "kinds": "kinds: []"}, 1.0, ""),
+        ({"fresh": Material(FRESH.documents[:1]), "kinds": "kinds: []"}, 1.0, "the fresh material of lamps gives"),
         ({"fresh": FRESH._replace(tasks=FRESH.tasks[:1] * 9)}, 1.0, "the fresh material of lamps gives tasks about 1"),
     ],
 )  # fmt: skip
