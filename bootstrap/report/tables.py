@@ -230,7 +230,7 @@ def wrong_thinkers(found: Record | None) -> Across | None:
         ("perplexity, times the incumbent's", lambda h: decimals(h["chosen"].get("perplexity"))),
         ("λ of the random vector", lambda h: _plain(h["control"].get("lambda"))),
         ("wrong, % of the random vector's thoughts", lambda h: percent(h["control"].get("wrong"))),
-        ("log-likelihood of wrong thoughts before, nats a token", lambda h: decimals(h["likelihood"].get("before"))),
+        ("log-likelihood of wrong steps before, nats a token", lambda h: decimals(h["likelihood"].get("before"))),
         ("and after training", lambda h: Cell(decimals(h["likelihood"].get("after")), "", h["warning"])),
         ("corrections made", lambda h: count(h["made"])),
         ("of these, passed", lambda h: count(h["passed"])),

@@ -11,6 +11,8 @@ from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import evenly, proportion
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Pair, Review, Transcript
+from ratchet.bootstrap.wrongthink import step_ends
+from ratchet.train.records import Example
 
 MEASURED = 256
 """Wrong thoughts whose likelihood is measured, of all generations' documents."""
@@ -149,16 +151,23 @@ def correction_samples(g: Generation, corrected: Sequence[Pair]) -> None:
 
 
 def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], params: nnx.State) -> None:
-    """Adds to wrongthink.json how likely the interrupted thoughts are before and after this generation's training,
-    which must never make them likelier."""
+    """Adds to wrongthink.json how likely the wrong steps of interrupted thoughts are before and after this generation's
+    training, which must never make them likelier. The right steps before them become so, where it has learned them."""
     path = g.directory / "wrongthink.json"
     thoughts = {t.forced: t for t, r in corrected if r.accepted}.values()
     if not thoughts or not g.run.commits.has(path) or g.run.commits.holds(path, "likelihood"):
         return
     measured = g.run.commits.read(path)
-    made = [
-        examples.example(t.student_prompt, t.forced, examples.one_hot(t.forced), "seed", {"kind": "wrong"})
-        for t in evenly(list(thoughts), MEASURED)
-    ]
+    made = [_wrong_step(g, t) for t in evenly(list(thoughts), MEASURED)]
     before, after = (-g.run.loss(p, made) for p in (g.params, params))
     g.run.commits.write(path, measured | {"likelihood": {"before": before, "after": after}})
+
+
+def _wrong_step(g: Generation, t: Transcript) -> Example:
+    """The last step of an interrupted thought, after all that comes before it."""
+    tokenizer, forced = g.run.tokenizer, t.forced
+    ends = step_ends(tokenizer, forced, g.run.world.steps(tokenizer.decode(forced).lstrip()))
+    start = ends[-2] if len(ends) > 1 else 0
+    wrong = forced[start:]
+    prompt = [*t.student_prompt, *forced[:start]]
+    return examples.example(prompt, wrong, examples.one_hot(wrong), "seed", {"kind": "wrong"})

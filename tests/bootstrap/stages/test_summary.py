@@ -196,10 +196,13 @@ def test_the_likelihood_of_wrong_thoughts_is_measured_before_and_after(turn, cor
     summary.likelihood_of_wrong_thoughts(g, corrected, g.base)
     found = read(g, "wrongthink.json")["likelihood"]
     assert 0 > found["before"] > found["after"], "the torn model says such things, a fresh one does not"
-    thoughts = {t.forced for t, r in corrected if r.accepted}
+    thoughts = {(*t.student_prompt, *t.forced): t for t, r in corrected if r.accepted}
     for e in seen[0]:
-        assert tuple(e.tokens[e.weights > 0].tolist()) in thoughts
-        assert tuple(e.tokens[e.weights == 0].tolist()) in {t.student_prompt for t, _ in corrected}
+        t = thoughts[tuple(e.tokens.tolist())]
+        right, wrong = little.FACT.findall(t.forced_text)
+        measured, before = (g.run.tokenizer.decode(e.tokens[of]) for of in (e.weights > 0, e.weights == 0))
+        assert little.FACT.findall(measured) == [wrong], "the right step before it is to become likelier"
+        assert little.FACT.findall(before) == [right]
     assert len(seen[0]) == len(thoughts) == 4
     summary.likelihood_of_wrong_thoughts(g, corrected, g.params)
     assert read(g, "wrongthink.json")["likelihood"] == found
