@@ -224,8 +224,8 @@ def renamed(names: Sequence[Sequence[str]], tokenizer: Any, e: Example, copies: 
     """Copies in which words of a kind have changed places, in sources, question, answer and targets alike.
 
     What a model remembers of the facts is no help with them: they keep it reading (arXiv 1506.03340 anonymises
-    entities to the same end). With 0 copies or no names, the example as it is. `lineage["renamed"]` holds the ids that
-    changed, as [(before, after), ...].
+    entities to the same end). With 0 copies or no names in it, the example as it is. `lineage["renamed"]` holds the ids
+    that changed, as [(before, after), ...].
     """
     kinds = name_ids(names, tokenizer)
     used = set(np.unique(np.concatenate([e.tokens, e.ids.ravel()])).tolist())
@@ -235,6 +235,8 @@ def renamed(names: Sequence[Sequence[str]], tokenizer: Any, e: Example, copies: 
         pairs: list[tuple[int, int]] = []
         for kind in kinds:
             pairs += [(a, b) for a, b in zip(kind, rng.sample(kind, len(kind)), strict=True) if a in used and a != b]
+        if not pairs:
+            continue
         lineage = e.lineage | {"renamed": pairs}
         tokens, ids = exchanged(e.tokens, pairs), exchanged(e.ids, pairs)
         made.append(Example.create(tokens, e.weights, ids, e.probs, e.tail, origin=e.origin, lineage=lineage))
@@ -272,13 +274,19 @@ def exchanged(ids: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def name_ids(names: Sequence[Sequence[str]], tokenizer: Any) -> list[list[int]]:
-    """The ids of the words of each kind that are one piece; a word of two kinds is of the first."""
+    """The ids of the words of each kind that are one piece wherever they stand; a word of two kinds is of the first.
+
+    There are none where a word after a space is another piece than one at the beginning, as most chat models have it:
+    an id that stands for some of a word's places alone must not be exchanged.
+    """
     return _one_piece(tuple(map(tuple, names)), tokenizer)
 
 
 @functools.lru_cache(maxsize=8)
 def _one_piece(names: tuple[tuple[str, ...], ...], tokenizer: Any) -> list[list[int]]:
-    pieces, found, taken = [[tokenizer.encode(word) for word in kind] for kind in names], [], set()
+    anywhere = lambda word: tokenizer.encode(word) == tokenizer.encode(f" {word}")
+    pieces = [[tokenizer.encode(word) for word in kind if anywhere(word)] for kind in names]
+    found, taken = [], set()
     for kind in pieces:
         found.append([i for i in dict.fromkeys(piece[0] for piece in kind if len(piece) == 1) if i not in taken])
         taken.update(found[-1])

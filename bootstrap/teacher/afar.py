@@ -17,7 +17,7 @@ from ratchet.bootstrap.config import Config, SimulateConfig
 from ratchet.bootstrap.progress import Progress, Reached, counted
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import Draft, Made, Writer, after_calls, transcript_of
-from ratchet.bootstrap.teacher.client import Client, Counts, ServerRefused
+from ratchet.bootstrap.teacher.client import Client, Counts
 from ratchet.bootstrap.teacher.kept import keep, kept, place_of
 from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.bootstrap.teacher.turns import offering, turned
@@ -109,7 +109,8 @@ class Afar:
             waiting = still
             reached(len(last))
         ends = [last[at] for at in range(len(drafts))]
-        said = [[writer.call] if one.call else writer.tokenizer.encode(one.text.strip()) for _, one in ends]
+        may = bool(writer.offered)  # some servers call what nobody offered
+        said = [[writer.call] if one.call and may else writer.tokenizer.encode(one.text.strip()) for _, one in ends]
         sampled = self.scribe.sampled([d.prompt for d, _ in ends], said, [one.ended for _, one in ends])
         return [transcript_of(writer, d, s, generation) for (d, _), s in zip(ends, sampled, strict=True)]
 
@@ -177,9 +178,4 @@ def meet_teacher(
         which = "generation 1" if last == 1 else f"generations 1 to {last}"
         return f"it writes {which}, and targets are what the run's own model gives in its view"
 
-    client, found = meet(directory, config.teacher, config.model.max_length, progress, means, together)
-    if calls and not found.tools:
-        raise ServerRefused(
-            f"teacher: {client.model} at {config.teacher.url} calls no tools; start a new run with --simulate.calls 0"
-        )
-    return client
+    return meet(directory, config.teacher, config.model.max_length, progress, means, together, calls)[0]

@@ -188,8 +188,9 @@ class Client:
 
     @cached_property
     def _spent(self) -> Counter[str]:
-        """Tokens of all answers that are kept, in this run's life."""
-        return Counter(tokens=sum(map(_tokens, all_kept(self.folder))) if self.folder else 0)
+        """Tokens of all answers that are kept, in this run's life; without a budget nobody has to know."""
+        counted = self.folder and self.config.budget
+        return Counter(tokens=sum(map(_tokens, all_kept(self.folder))) if counted else 0)
 
     def answers(
         self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
@@ -298,7 +299,7 @@ class Client:
     def _rest(self, attempt: int, asked: float | None) -> None:
         """Waits after an attempt that has failed, as long as the server has asked for, or longer each time."""
         own = self.pause * 2**attempt * (0.5 + random.random())
-        self._over.wait(min(LONGEST_WAIT, own if asked is None else asked))
+        self._over.wait(min(LONGEST_WAIT, asked if asked and asked > 0 else own))
 
     def patiently(self, path: str, body: Body | None = None) -> Any:
         """`ask`, again while the server is there and busy. Raises as `ask` does."""

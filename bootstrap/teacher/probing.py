@@ -55,16 +55,16 @@ class Probed:
 
 def meet(
     directory: epath.Path, asked: ServerConfig, longest: int, progress: Progress, means: Callable[[Probed], str],
-    together: Together = ALONE,
+    together: Together = ALONE, calls: bool = False,
 ) -> tuple[Client, Probed]:  # fmt: skip
     """A server of a run, probed when the run first asks it; what it can do is said, with what that `means`, and kept.
 
-    `longest` is as of `probe`, which says what is raised.
+    `longest` and `calls` are as of `probe`, which says what is raised; then nothing is kept.
     """
     folder = directory / asked.section
     client = Client(asked, asked.model, folder / "answers")
     met = together.decided(f"whether the {asked.section} was met", lambda: (folder / "probe.json").exists())
-    ask = lambda: asdict(probe(client, longest))
+    ask = lambda: asdict(probe(client, longest, calls))
     learned = lambda: together.decided(f"what the {asked.section} can do", ask)
     found = Probed(**Commits(directory, together).once(folder / "probe.json", learned))
     for line in () if met else (found.line(asked.url), means(found)):
@@ -72,11 +72,12 @@ def meet(
     return replace(client, model=found.model), found
 
 
-def probe(client: Client, longest: int) -> Probed:
-    """Asks a server a few short questions; `longest` is the tokens that a prompt and an answer of the run may take.
+def probe(client: Client, longest: int, calls: bool = False) -> Probed:
+    """Asks a server a few short questions; `longest` is the tokens that a prompt and an answer of the run may take, and
+    `calls` says whether it has to call tools.
 
-    Raises ServerRefused when it does not answer, has no such model, is too short, or counts no tokens although there
-    is a budget; ServerStopped when it is too busy.
+    Raises ServerRefused when it does not answer, has no such model, is too short, calls no tools although it has to, or
+    counts no tokens although there is a budget; ServerStopped when it is too busy.
     """
     listed = find_model(client)
     client = replace(client, model=listed["id"])
@@ -102,6 +103,11 @@ def probe(client: Client, longest: int) -> Probed:
         raise ServerRefused(
             f"{client.who}: {client.model} reads {found.context} tokens, and a prompt with its answer may take "
             f"{longest}; lower --model.max-length, or give the server more"
+        )
+    if calls and not found.tools:
+        raise ServerRefused(
+            f"{client.who}: {client.model} at {client.config.url} calls no tools; let the server parse calls, or start "
+            "a new run with --simulate.calls 0"
         )
     if client.config.budget and not found.counts_tokens:
         raise ServerRefused(
@@ -180,7 +186,8 @@ def _scores(client: Client) -> bool:
 def _calls_tools(client: Client, chat: dict[str, Any]) -> bool:
     """Whether the model calls a tool when it is told to, and goes on from its answer."""
     tool = {"name": "choose", "description": "Chooses what is fit.", "parameters": _SCHEMA}
-    asked = {**chat, "max_tokens": 64, "messages": [{"role": "user", "content": "Call the tool choose: yes is fit."}]}
+    told = [{"role": "user", "content": "Call the tool choose: yes is fit."}]
+    asked = {**chat, "max_tokens": 64, "temperature": 0.0, "messages": told}
     answer = client.patiently("chat/completions", asked | offering([tool], may_call=True))
     _, _, call = turned(answer)
     if not call or call[0] != "choose":

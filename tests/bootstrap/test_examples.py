@@ -255,6 +255,19 @@ def read(world, tokenizer):
     return example(prompt, said, one_hot(said), "simulate", {"task": task.id})
 
 
+def test_names_are_exchanged_only_where_one_piece_stands_for_them_anywhere(world, tokenizer, read):
+    """Otherwise some of a name's places would be exchanged, and others not."""
+
+    class Spaced:
+        def encode(self, text):
+            return [ord(text[0])] if text.startswith(" ") else tokenizer.encode(text)
+
+    assert renamed(world.names, Spaced(), read, 4) == [read]
+    few = replace(read, ids=np.full_like(read.ids, tokenizer.end), tokens=np.full_like(read.tokens, tokenizer.end))
+    assert renamed(world.names, tokenizer, few, 4) == [few], "it names nothing"
+    assert len(renamed(world.names, tokenizer, read, 4)) == 4
+
+
 def test_a_renamed_answer_is_as_true_to_its_renamed_sources(read, tokenizer, world):
     answer = world.seed.tasks[0].answer
     for copy in renamed(world.names, tokenizer, read, 6):

@@ -125,6 +125,12 @@ def test_a_call_that_nobody_allowed_asks_no_tool_and_is_no_answer(generation, na
     assert [(t.finished, t.calls, t.text) for t in made] == [(False, (), "(call) ")] * 2
 
 
+def test_a_call_where_nothing_is_offered_is_no_answer(generation):
+    with Faulty(lambda body: call(*SUM)).serving() as address:
+        made = written(generation(address, simulate__calls=0))
+    assert [(t.finished, t.calls, t.text) for t in made] == [(False, (), "")] * 2
+
+
 def test_what_is_no_text_is_put_into_tokens_all_the_same(generation):
     with Faulty(Curious(("calculate", '{"expression": "\\ud800"}'))).serving() as address:
         (made, _) = written(generation(address))
@@ -185,7 +191,10 @@ def test_a_run_that_is_cut_off_between_two_turns_asks_and_calls_nothing_again(ge
 
 def test_one_that_calls_no_tools_is_refused_where_it_may_and_met_where_it_may_not(generation):
     with Faulty(lambda body: "one").serving() as address:
-        with pytest.raises(ServerRefused, match="calls no tools; start a new run with --simulate.calls 0") as refused:
+        with pytest.raises(ServerRefused, match="calls no tools; let .* with --simulate.calls 0") as refused:
             _ = generation(address).run.teacher
         assert "\n" not in str(refused.value)
+    with Faulty(Curious()).serving() as address:  # once it was started with what parses calls
+        assert generation(address).run.teacher.model == "writer"
+    with Faulty(lambda body: "one").serving() as address:
         assert generation(address, "other", simulate__calls=0).run.teacher.model == "writer"

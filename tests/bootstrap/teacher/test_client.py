@@ -9,6 +9,7 @@ from etils import epath
 from faulty import Faulty
 
 from ratchet.bootstrap.config import Config, ConfigError, JudgeConfig, TeacherConfig
+from ratchet.bootstrap.teacher import client as clients
 from ratchet.bootstrap.teacher.client import (
     ATTEMPTS,
     FIRST,
@@ -220,6 +221,21 @@ def test_a_server_may_say_how_long_to_wait(tmp_path, monkeypatch):
     with Faulty(say, {0: 429}).serving() as address:
         dataclasses.replace(client(address, tmp_path), pause=60.0).answers(bodies(1), lambda n: None)
     assert [seconds for seconds in waits if seconds is not None] == [0.05]
+    waits.clear()
+    made = dataclasses.replace(client(address, tmp_path), pause=60.0)
+    for asked in (0.0, -5.0):  # at once, or at a time that has passed
+        made._rest(0, asked)
+    assert min(waits) >= 30.0, "as long as one waits by oneself"
+
+
+def test_kept_answers_are_read_again_for_a_budget_alone(tmp_path, monkeypatch):
+    """A run may keep hundreds of thousands, and each is a request where they lie in a bucket."""
+    with Faulty(say).serving() as address:
+        client(address, tmp_path).answers(bodies(3), lambda n: None)
+        monkeypatch.setattr(clients, "all_kept", None)
+        client(address, tmp_path).answers(bodies(5), lambda n: None)
+        with pytest.raises(TypeError):
+            client(address, tmp_path, budget=1000).answers(bodies(5), lambda n: None)
 
 
 def test_a_probe_finds_what_a_server_can_do_and_says_what_it_means(tmp_path):
