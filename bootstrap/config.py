@@ -173,7 +173,8 @@ class TrainConfig:
     """Share of student examples (no sources in view) among accepted transcripts; the rest trains the simulator."""
     renamed: int = bounded(0, "at least 0")
     """Copies of an example with sources in view, each with the world's names exchanged in sources and answer alike:
-    reading answers it, memory does not. 0: the example as it is."""
+    reading answers it, memory does not. 0: the example as it is, as it is for models of others in whose tokens a word
+    after a space is another than one at the beginning."""
     demonstrations: float = bounded(0.35, "from 0 to 1")
     """Share of the seed demonstrations and prose in the earlier half, once there is anything else in it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
