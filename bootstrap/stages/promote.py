@@ -39,8 +39,8 @@ def promote(g: Generation) -> bool:
 
 
 def never(world: World, config: EvaluateConfig) -> str:
-    """Why no generation of a run can be promoted, whatever it learns; "" where one can, or nothing fresh is asked about
-    and it was not meant to be."""
+    """Why no generation of a run can be promoted, whatever it learns: there are tasks about too few things. "" where
+    there are enough, or none at all."""
     needed = math.ceil(2 / config.resolution)
     for name, of in (("fresh material", world.fresh), ("first slice", world.slices[0])):
         if 0 < (count := asked_about(world, of)) < needed:
