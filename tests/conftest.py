@@ -1,10 +1,12 @@
 """Freed memory kept as in a run, eight forced CPU devices, a compilation cache, and small things that tests share."""
 
 import dataclasses
+import gc
 import logging
 import os
 import shutil
 import signal
+from pathlib import Path
 
 from processes import share_compiled
 
@@ -47,6 +49,11 @@ LONGEST = (
 """Files that take longest, longest first."""
 
 
+MOST_MAPS = 20_000
+"""Memory maps that a process of tests keeps. Linux allows 65,530, a compiled program takes several, and LLVM ends a
+process that gets no more."""
+
+
 def pytest_configure(config):
     """Signals are heeded as in a process of a terminal's, whoever started this one: nohup has SIGHUP ignored."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -56,6 +63,16 @@ def pytest_collection_modifyitems(items):
     """The longest files come first, so that in the end no worker waits for another."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_maps():
+    """Programs that earlier files compiled are let go before their memory maps become too many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
