@@ -122,8 +122,9 @@ class Caller:
         """A call as the model itself would write it, and its ids whole; None where no grammar would let it."""
         if name not in self._parameters:
             return None
+        schema = self._parameters[name]
         try:
-            called = Called(name, _printable(_compact(_in_order(arguments, self._parameters[name]))))
+            called = Called(name, _printable(_compact(_as_wanted(arguments, schema, schema))))
         except RecursionError:
             return None
         ids = tuple(self._tokenizer.call(*called))
@@ -156,16 +157,44 @@ def _caller(tools: str, tokenizer: Any) -> Caller:
     return Caller(json.loads(tools), tokenizer)
 
 
-def _in_order(value: Any, schema: Any) -> Any:
-    """JSON whose objects have their fields in the order of a schema, as a grammar wants them."""
-    schema = schema if isinstance(schema, Mapping) else {}
+def _as_wanted(value: Any, schema: Any, whole: Mapping[str, Any]) -> Any:
+    """JSON as the grammar of a schema wants it: objects have their fields in its order, whole numbers no fraction.
+    `whole` is what the schema is part of, and what its references point into."""
+    schema = _meant(value, schema, whole)
     if isinstance(value, list):
-        return [_in_order(one, schema.get("items")) for one in value]
-    if not isinstance(value, dict):
-        return value
-    known = schema.get("properties", {})
-    names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
-    return {name: _in_order(value[name], known.get(name)) for name in names}
+        return [_as_wanted(one, schema.get("items"), whole) for one in value]
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
+        return {name: _as_wanted(value[name], known.get(name), whole) for name in names}
+    return int(value) if _is_whole(value) and schema.get("type") == "integer" else value
+
+
+def _meant(value: Any, schema: Any, whole: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a schema says of a value in the end: what its reference points to, and of several schemas the first that
+    has its type and its fields."""
+    if not isinstance(schema, Mapping):
+        return {}
+    if isinstance(to := schema.get("$ref"), str):
+        steps = [step.replace("~1", "/").replace("~0", "~") for step in to.removeprefix("#").split("/")[1:]]
+        below = lambda part, step: part.get(step) if isinstance(part, Mapping) else None
+        return _meant(value, functools.reduce(below, steps, whole), whole)
+    choices = [_meant(value, one, whole) for kind in ("anyOf", "oneOf", "allOf") for one in schema.get(kind, ())]
+    return next((one for one in choices if _may_be(value, one)), schema)
+
+
+def _may_be(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a schema without choices has the type and the fields of a value."""
+    if isinstance(value, dict):
+        fields = schema.get("properties")
+        return fields is not None and {*schema.get("required", ())} <= {*value} <= {*fields}
+    kind = "array" if isinstance(value, list) else "integer" if _is_whole(value) else None
+    return kind is not None and schema.get("type") == kind
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a number like 2.0."""
+    return isinstance(value, float) and value.is_integer()
 
 
 def _compact(value: Any) -> str:

@@ -186,3 +186,27 @@ def test_a_chat_model_calls_a_tool_by_its_name(tmp_path, kind, spaces):
 def test_one_tool_alone_is_called_without_a_choice(tmp_path):
     tokenizer = ChatTokenizer.load(write_folder(tmp_path, "qwen"))
     assert Caller([LOOKUP], tokenizer).opening == tokenizer.calls("lookup")
+
+
+POINT = taking(x=INTEGER, y=INTEGER)
+NAMED = taking(name={"type": "string"}, at={"anyOf": [{"$ref": "#/$defs/point"}, {"type": "null"}]})
+PLACE = taking(
+    place={"anyOf": [{"$ref": "#/$defs/point"}, {"$ref": "#/$defs/named"}]},
+    path={"type": "array", "items": {"allOf": [{"$ref": "#/$defs/point"}]}},
+    share={"anyOf": [{"type": "number"}, {"type": "null"}]},
+)
+
+
+@pytest.mark.parametrize(("asked", "written"), [
+    ({"share": 2.5, "path": [], "place": {"y": 2.0, "x": 1}}, '{"place":{"x":1,"y":2},"path":[],"share":2.5}'),
+    ({"place": {"at": {"y": 4, "x": 3.0}, "name": "a"}, "path": [{"y": 6, "x": 5}], "share": None},
+     '{"place":{"name":"a","at":{"x":3,"y":4}},"path":[{"x":5,"y":6}],"share":null}'),
+    ({"place": {"at": None, "name": "a"}, "path": [], "share": 1.0},
+     '{"place":{"name":"a","at":null},"path":[],"share":1.0}'),
+])  # fmt: skip
+def test_a_call_of_another_order_is_written_as_references_and_choices_of_its_schema_want_it(tmp_path, asked, written):
+    """Schemas that Python's servers of tools describe are full of both."""
+    schema = PLACE | {"$defs": {"point": POINT, "named": NAMED}}
+    caller = Caller([{"name": "go", "parameters": schema}], ChatTokenizer.load(write_folder(tmp_path, "qwen")))
+    called, _ = caller.write("go", asked)
+    assert called.arguments == written
