@@ -21,6 +21,7 @@ from etils import epath
 
 from ratchet.bootstrap.teacher.connection import Connection
 from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
+from ratchet.bootstrap.teacher.pace import Pace
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
 from ratchet.train.stopping import AGAIN, Ends
@@ -35,6 +36,8 @@ LONGEST = 600.0
 """Seconds that an answer may take in all, however often a part of it comes."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
+UNREAD = "unread"
+"""The folder of answers that were paid for and could not be read, in that of the others."""
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 _BUSY = (429, 503)
 _NO_ENTRY = {401: "the key is wrong or has expired", 403: "the key does not allow it", 402: "the account is empty"}
@@ -86,6 +89,14 @@ def _tokens(answer: Mapping[str, Any]) -> int:
     return _used(answer, "total_tokens")
 
 
+def _tokens_of_any(answer: Any) -> int:
+    """Tokens that an answer says it took, whatever it is; 0 where that cannot be read."""
+    try:
+        return _tokens(answer)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return 0
+
+
 def _used(answer: Mapping[str, Any], kind: str) -> int:
     return int((answer.get("usage") or {}).get(kind) or 0)
 
@@ -108,36 +119,6 @@ class Counts:
         parts += [f"which cost {self.cost:.4g}"] if self.cost else []
         parts += [f"{self.unaskable:,} questions were refused"] if self.unaskable else []
         return ", ".join([*parts, f"asked again: {again}"] if again else parts)
-
-
-class Pace:
-    """How many questions are under way: at most `most`, half as many when the server is busy, one more for as many
-    answers as there are questions."""
-
-    def __init__(self, most: int):
-        self._most, self._now, self._under_way, self._calm = most, most, 0, 0
-        self._changed = threading.Condition()
-
-    def __enter__(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way < self._now)
-            self._under_way += 1
-
-    def __exit__(self, *_) -> None:
-        with self._changed:
-            self._under_way -= 1
-            self._changed.notify_all()
-
-    def answered(self) -> None:
-        with self._changed:
-            self._calm += 1
-            if self._calm >= self._now and self._now < self._most:
-                self._now, self._calm = self._now + 1, 0
-                self._changed.notify_all()
-
-    def busy(self) -> None:
-        with self._changed:
-            self._now, self._calm = max(1, self._now // 2), 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +169,10 @@ class Client:
 
     @cached_property
     def _spent(self) -> Counter[str]:
-        """Tokens of all answers that are kept, in this run's life; without a budget nobody has to know."""
+        """Tokens of all answers of this run's life, read or not; without a budget nobody has to know."""
         counted = self.folder and self.config.budget
-        return Counter(tokens=sum(map(_tokens, all_kept(self.folder))) if counted else 0)
+        answers = [*all_kept(self.folder), *all_kept(self.folder / UNREAD)] if counted else []
+        return Counter(tokens=sum(map(_tokens_of_any, answers)))
 
     def answers(
         self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
@@ -256,12 +238,21 @@ class Client:
             self.counts.answered += 1
         return read(answer)
 
-    def _count(self, answer: Any) -> None:
-        """Counts what an answer took, whether it can be read or not: it is paid for."""
-        with self._lock, contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
-            self.counts.tokens += _tokens(answer)
-            self._spent["tokens"] += _tokens(answer)
-            self.counts.cost += self._cost(answer)
+    def _paid(self, body: Body, read: Callable[[Any], Any]) -> Any:
+        """An answer, counted. One that cannot be read is paid for too, and is kept apart where there is a budget."""
+        answer = self.ask(self.path, body)
+        with self._lock:
+            self.counts.tokens += _tokens_of_any(answer)
+            self._spent["tokens"] += _tokens_of_any(answer)
+            with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+                self.counts.cost += self._cost(answer)
+        try:
+            read(answer)
+        except Failed:
+            if self.folder and self.config.budget:
+                keep(self.folder / UNREAD, [body, time.time_ns()], answer)
+            raise
+        return answer
 
     def _cost(self, answer: Mapping[str, Any]) -> float:
         """What an answer cost, in the currency of the prices."""
@@ -277,9 +268,7 @@ class Client:
                     raise ServerStopped("another question has ended it")
                 self._keep_to_budget()
                 try:
-                    answer = self.ask(self.path, body)
-                    self._count(answer)
-                    read(answer)
+                    answer = self._paid(body, read)
                     self._pace.answered()
                     return answer
                 except Failed as failed:

@@ -15,11 +15,11 @@ from ratchet.bootstrap.teacher.client import (
     FIRST,
     Client,
     Failed,
-    Pace,
     ServerRefused,
     ServerStopped,
     checked,
 )
+from ratchet.bootstrap.teacher.pace import Pace
 from ratchet.bootstrap.teacher.probing import Probed, probe
 from ratchet.train.stopping import AGAIN
 
@@ -159,10 +159,15 @@ def test_an_answer_that_cannot_be_read_is_paid_for_and_counts(tmp_path):
             raise Failed("no log-probabilities")
         return checked(answer)
 
-    with Faulty(say).serving() as address:
-        made = client(address, tmp_path, prices=(1.0, 1.0), budget=25)
+    server = Faulty(say)
+    with server.serving() as address:
+        made = client(address, tmp_path, prices=(1.0, 1.0), budget=25, concurrency=1)
         with pytest.raises(ServerStopped, match="budget of 25 tokens is spent"):
             made.answers(bodies(9), lambda n: None, read)
+        asked = server.asked
+        with pytest.raises(ServerStopped, match="budget of 25 tokens is spent"):
+            client(address, tmp_path, budget=25).answers(bodies(9), lambda n: None)
+    assert server.asked == asked, "what was spent is known after a new beginning"
     assert made.counts.tokens >= 30 and made.counts.tokens == 10 * round(made.counts.cost * 1e5)
 
 
