@@ -179,8 +179,8 @@ def _meant(value: Any, schema: Any, whole: Mapping[str, Any]) -> Mapping[str, An
         steps = [step.replace("~1", "/").replace("~0", "~") for step in to.removeprefix("#").split("/")[1:]]
         below = lambda part, step: part.get(step) if isinstance(part, Mapping) else None
         return _meant(value, functools.reduce(below, steps, whole), whole)
-    choices = [_meant(value, one, whole) for kind in ("anyOf", "oneOf", "allOf") for one in schema.get(kind, ())]
-    return next((one for one in choices if _may_be(value, one)), schema)
+    several = [_meant(value, one, whole) for kind in ("anyOf", "oneOf", "allOf") for one in schema.get(kind, ())]
+    return next((one for one in several if _may_be(value, one)), schema)
 
 
 def _may_be(value: Any, schema: Mapping[str, Any]) -> bool:
