@@ -16,7 +16,7 @@ from ratchet.launch.commands import COMMANDS
 from ratchet.launch.lines import UserError, say
 from ratchet.launch.output import ends_as_found, speak_plainly
 from ratchet.train import stopping
-from ratchet.train.buckets import reason
+from ratchet.train.buckets import StoreError, may_come_back, reason
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk on which there is no room."""
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         say(_said_by_the_system(error))
-        return 1 if error.errno in FULL else 2
+        return stopping.AGAIN if isinstance(error, StoreError) and error.again else 1 if error.errno in FULL else 2
     except Exception as error:
         if "Unable to initialize backend" in str(error):
             busy = re.search(r"in use|busy|UNAVAILABLE|ALREADY_EXISTS", str(error))
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (said := reason(error)):
             raise
         say(f"{name}: the bucket failed ({said}); the same command may be given again")
-        return 1
+        return stopping.AGAIN if may_come_back(said) else 1
     except stopping.Stopped as stopped:
         say(str(stopped))
         return stopped.status

@@ -49,7 +49,7 @@ LONGEST = (
 """Files that take longest, longest first."""
 
 
-MOST_MAPS = 20_000
+MOST_MAPS = 10_000
 """Memory maps that a process of tests keeps. Linux allows 65,530, a compiled program takes several, and LLVM ends a
 process that gets no more."""
 

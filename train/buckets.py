@@ -8,6 +8,7 @@ libraries.
 
 import contextlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,12 +31,16 @@ UPLOADED = 30.0
 """Seconds between two uploads of what grows, such as metrics."""
 
 
+_DENIED = re.compile(r"forbidden|denied|unauthori[sz]ed|unauthenticated|credential|\b40[13]\b", re.IGNORECASE)
+"""What libraries of stores say where credentials are missing or do not allow it."""
 STORES = ("gs", "s3")
 """The stores in which a run, a model and documents may lie, as addresses begin with them."""
 
 
 class StoreError(OSError):
-    """A bucket that is missing, refuses or does not answer: one line."""
+    """A bucket that is missing, refuses or does not answer: one line. `again` tells that it may answer another time."""
+
+    again = False
 
 
 def store_of(path: epath.PathLike) -> str:
@@ -67,6 +72,11 @@ def reason(error: BaseException) -> str | None:
     return None
 
 
+def may_come_back(said: str) -> bool:
+    """Whether a store may do another time what its library `said` it does not: unless it lets nobody in."""
+    return not _DENIED.search(said)
+
+
 def causes(error: BaseException) -> list[BaseException]:
     """An error, and what it came from, in turn."""
     chain = [error]
@@ -85,7 +95,9 @@ def answering(path: epath.PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         if said := reason(error):
-            raise StoreError(f"{os.fspath(path)}: the bucket does not do it ({said})") from error
+            failed = StoreError(f"{os.fspath(path)}: the bucket does not do it ({said})")
+            failed.again = may_come_back(said)
+            raise failed from error
         raise
 
 

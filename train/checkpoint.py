@@ -48,7 +48,8 @@ class Checkpoints:
         """Raises CheckpointError where something else lies in the directory, and for several processes in a bucket to
         which Orbax cannot write."""
         self.directory = epath.Path(directory)
-        self._mirror = None if store_of(self.directory) in ("", "gs") else _Mirror(self.directory)
+        check_that_all_save(self.directory, jax.process_count())
+        self._mirror = _Mirror(self.directory) if _is_mirrored(self.directory) else None
         place = self._mirror.place if self._mirror else self.directory
         place = place if in_bucket(place) else place.absolute()
         options = ocp.CheckpointManagerOptions(
@@ -155,12 +156,21 @@ class Checkpoints:
         return read["state"], read["position"]
 
 
+def check_that_all_save(directory: epath.PathLike, processes: int) -> None:
+    """Raises CheckpointError for a bucket to which Orbax cannot write, where several processes save together."""
+    if processes > 1 and _is_mirrored(directory):
+        raise CheckpointError(f"{directory}: several processes save to gs:// or a shared disk; give another --out")
+
+
+def _is_mirrored(directory: epath.PathLike) -> bool:
+    """Whether checkpoints of a directory are written to a disk first, and copied from there."""
+    return store_of(directory) not in ("", "gs")
+
+
 class _Mirror:
     """The checkpoints of a directory in a bucket to which Orbax cannot write, in a directory on this machine's disk."""
 
     def __init__(self, directory: epath.Path):
-        if jax.process_count() > 1:
-            raise CheckpointError(f"{directory}: several processes save to gs:// or a shared disk; give another --out")
         self._directory, self._temporary = directory, tempfile.TemporaryDirectory()
         self.place = epath.Path(self._temporary.name)
         for step in self._steps():

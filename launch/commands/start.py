@@ -36,12 +36,13 @@ from ratchet.launch.options import (
 )
 from ratchet.launch.output import ends_as_found, make_console, quiet
 from ratchet.launch.recipes import RECIPES
-from ratchet.train.buckets import causes, in_bucket
+from ratchet.train.buckets import causes, in_bucket, may_come_back
 from ratchet.train.buckets import reason as said_by_the_store
+from ratchet.train.checkpoint import check_that_all_save
 from ratchet.train.commits import AlteredError, Commits
 from ratchet.train.files import typed
 from ratchet.train.holder import Busy
-from ratchet.train.stopping import Ends, Stopped, heeded
+from ratchet.train.stopping import AGAIN, Ends, Stopped, heeded
 from ratchet.train.together import ALONE, PeerGone, Together, current
 
 
@@ -50,7 +51,12 @@ class DiskFull(Ends):
 
 
 class BucketFailed(Ends):
-    """The bucket of the run failed, and went on failing when it was asked again."""
+    """The bucket of the run failed, and went on failing when it was asked again. The run is to be started again unless
+    what the bucket `said` is that it lets nobody in."""
+
+    def __init__(self, line: str, said: str):
+        super().__init__(line)
+        self.status = AGAIN if may_come_back(said) else self.status
 
 
 class OutOfMemory(Ends):
@@ -94,7 +100,8 @@ def run(words: list[str]) -> int:
         raise UserError(reason)
     if reason := lacks_base(config):
         raise UserError(f"run: {reason}")
-    directory, together = located(asked.out or f"runs/{config.recipe}"), _joined(asked.join, config)
+    directory = located(asked.out or f"runs/{config.recipe}")
+    together = _joined(asked.join, config, directory)
     begun = together.decided("whether there is a run", lambda: config_files.begun(directory))
     if begun and not asked.join:
         raise UserError(
@@ -126,7 +133,7 @@ def resume(words: list[str]) -> int:
     asked = given.config
     if reason := config_changes.refusal(saved, asked):
         raise UserError(f"resume: {directory}: {reason}")
-    together = _joined(given.join, asked)
+    together = _joined(given.join, asked, directory)
     _refuse_ended(directory)
     world: list[Given] = []  # of the process that reads it now
     if asked != saved:
@@ -142,9 +149,12 @@ def _refuse_ended(directory: epath.Path) -> None:
         raise UserError(f"{directory} has ended: {reason}; what may help is for a new run")
 
 
-def _joined(where: str, config: Config) -> Together:
-    """This process among those that it has joined when it began, if it did."""
-    return replace(current(), patience=60 * config.train.engine.stall_minutes) if where else ALONE
+def _joined(where: str, config: Config, directory: epath.Path) -> Together:
+    """This process among those that it has joined when it began, if it did. Raises CheckpointError for a directory to
+    which they cannot save together."""
+    together = replace(current(), patience=60 * config.train.engine.stall_minutes) if where else ALONE
+    check_that_all_save(directory, together.count)
+    return together
 
 
 def _go(directory: epath.Path, config: Config, as_events: bool, together: Together, given: Given | None = None) -> int:
@@ -172,6 +182,7 @@ def _lead(directory: epath.Path, config: Config, as_events: bool, together: Toge
             raise
         raise said from error
     progress.result(None, str(page.build(directory)), status(directory))
+    together.wait("the end")  # JAX ends all when one that has ended waits too long for another that makes the report
     return 0
 
 
@@ -184,6 +195,7 @@ def _follow(directory: epath.Path, config: Config, together: Together) -> int:
         if said is error:
             raise
         raise said from error
+    together.wait("the end")
     return 0
 
 
@@ -197,8 +209,8 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
     if in_bucket(directory) and (said := said_by_the_store(error)) and _begun(directory):
         return BucketFailed(
             f"{directory}: the bucket failed ({said}); once it answers, `ratchet resume {typed(directory)}` goes on "
-            "from what is committed"
-        )
+            "from what is committed", said,
+        )  # fmt: skip
     if isinstance(error, Stopped):
         return Stopped(
             error.number, _to_go_on(directory) if _begun(directory) else "the same command may be given again"

@@ -12,11 +12,12 @@ from ratchet.launch.options import asks_for_help, lacks_base, lacks_documents, p
 from ratchet.launch.output import make_console, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import PLATFORMS
-from ratchet.launch.submit.asked import OnSlices
+from ratchet.launch.submit.asked import OnSlices, Submission
 from ratchet.launch.submit.local import Local
 from ratchet.launch.submit.slurm import Slurm
 from ratchet.models.pretrained import PACKAGES
 from ratchet.train.buckets import in_bucket
+from ratchet.train.checkpoint import check_that_all_save
 from ratchet.train.sharding import mesh_shape
 
 
@@ -32,6 +33,7 @@ def submit(words: list[str]) -> int:
     if reason := lacks_base(asked.config):
         raise UserError(f"submit: {reason}")
     manifest = platform.manifest(asked)  # before anything slow: what it refuses is known at once
+    check_that_all_save(asked.directory, _processes(asked))
     if isinstance(asked, Slurm):
         _check_that_it_divides(asked)
     if isinstance(asked, OnSlices):
@@ -48,11 +50,23 @@ def submit(words: list[str]) -> int:
     return platform.submit(asked)
 
 
+def _processes(asked: Submission) -> int:
+    """Processes that will work on the run together."""
+    match asked:
+        case OnSlices():
+            return asked.slices * asked.slice.hosts
+        case Slurm():
+            return asked.nodes * asked.gpus
+        case Local():
+            return asked.processes
+    raise AssertionError(asked)
+
+
 def _check_that_it_divides(asked: Slurm) -> None:
     """Looks at what is known without a compiler. Raises UserError where the mesh and the sampler's slots do not divide
-    over a cluster's devices."""
+    over a cluster's devices, of which JAX takes each machine's for a slice."""
     try:
-        data, fsdp, _ = mesh_shape(asked.config.mesh, asked.nodes * asked.gpus)
+        data, fsdp, _ = mesh_shape(asked.config.mesh, asked.nodes * asked.gpus, asked.nodes)
         check_slots(asked.config, data * fsdp)
     except ValueError as error:
         raise UserError(f"submit: on {asked.nodes} nodes of {asked.gpus} GPUs: {error}") from None

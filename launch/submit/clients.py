@@ -25,6 +25,13 @@ def hand_over(words: Sequence[str], text: str = "") -> int:
     return subprocess.run(words, input=text, text=True).returncode
 
 
+def told(words: Sequence[str]) -> str:
+    """What a client answers, "" where it fails. What it says of that is shown as it is. Raises as `hand_over` does."""
+    needed(words[0])
+    ran = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    return ran.stdout.strip() if ran.returncode == 0 else ""
+
+
 def needed(client: str) -> None:
     """Raises UserError unless a client is there."""
     if shutil.which(client) is None:

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ratchet.bootstrap.config import Config, ConfigError
-from ratchet.launch.lines import UserError
+from ratchet.launch.lines import UserError, tell
 from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import OnSlices, rendered
-from ratchet.launch.submit.clients import hand_over
+from ratchet.launch.submit.clients import hand_over, told
 from ratchet.launch.submit.slices import CHIPS_OF_A_HOST
 
 GRACE = 60
@@ -108,8 +108,16 @@ def manifest(asked: Gke) -> str:
 
 
 def submit(asked: Gke) -> int:
-    """Hands the JobSet to kubectl; returns its exit code."""
-    return hand_over(["kubectl", "apply", "--filename", "-"], manifest(asked))
+    """Hands the JobSet to kubectl; returns its exit code. One of this name that has ended, which Kubernetes would take
+    for the same and leave as it is, is deleted before."""
+    text, name = manifest(asked), asked.named(_longest_name(asked))
+    of = ["jobset", name, *([f"--namespace={asked.namespace}"] if asked.namespace else [])]
+    state = told(["kubectl", "get", *of, "--ignore-not-found", "--output=jsonpath={.status.terminalState}"])
+    if state:
+        tell(f"submit: the JobSet {name} has ended ({state}); it makes way for another, which goes on where it stopped")
+        if code := hand_over(["kubectl", "delete", *of]):
+            return code
+    return hand_over(["kubectl", "apply", "--filename", "-"], text)
 
 
 def _longest_name(asked: Gke) -> int:

@@ -66,9 +66,9 @@ def slice_of(topology: str) -> Slice:
         raise UserError(f"submit: {name} has no slice of {shape or 'no shape'}; there are {', '.join(FLAT)}")
     sizes = [int(size) for size in shape.split("x")] if re.fullmatch(r"[1-9]\d{0,2}(x[1-9]\d{0,2}){2}", shape) else []
     small = shape in ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
-    if not kind.flat and not small and not (sizes and all(size % 4 == 0 for size in sizes)):
+    if not kind.flat and not small and not (sizes == sorted(sizes) and sizes and all(size % 4 == 0 for size in sizes)):
         raise UserError(
             f"submit: {name} has no slice of {shape or 'no shape'}; there are 2x2x1, 2x2x2, 2x2x4, 2x4x4, and three "
-            "multiples of 4 such as 4x4x8"
+            "multiples of 4, smallest first, such as 4x4x8"
         )
     return Slice(kind, shape, math.prod(int(size) for size in shape.split("x")))

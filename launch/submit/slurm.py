@@ -23,6 +23,10 @@ class Slurm(Job):
     """Machines."""
     gpus: int = 8
     """GPUs of each machine."""
+    cpus: int = 0
+    """Cores for each GPU's process; 0: as many as the cluster gives unasked, which may be one."""
+    mem: str = ""
+    """Memory of each machine, such as 500G, or 0 for all; default the cluster's own."""
     time: str = "24:00:00"
     """Longest time of the job; it is put back into the queue when this is over."""
     partition: str = ""
@@ -34,7 +38,9 @@ class Slurm(Job):
         super().__post_init__()
         if min(self.nodes, self.gpus) < 1:
             raise UserError(f"submit: --nodes {self.nodes}, --gpus {self.gpus}; both must be at least 1")
-        for option in ("time", "partition", "account"):
+        if self.cpus < 0:
+            raise UserError(f"submit: --cpus is {self.cpus}; it must be at least 0")
+        for option in ("mem", "time", "partition", "account"):
             if any(letter.isspace() for letter in getattr(self, option)):
                 raise UserError(f"submit: --{option} {getattr(self, option)!r}: take one word of Slurm's")
 
@@ -46,6 +52,8 @@ def manifest(asked: Slurm) -> str:
         name=asked.named(_LONGEST),
         nodes=asked.nodes,
         gpus=asked.gpus,
+        cpus=asked.cpus,
+        mem=asked.mem,
         time=asked.time,
         partition=asked.partition,
         account=asked.account,

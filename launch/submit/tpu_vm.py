@@ -11,15 +11,18 @@ from ratchet.train import stopping
 
 _LONGEST = 56
 """Letters of a name: a slice of several has a number after it, in 63."""
-_AT_WORK = "systemctl is-active ratchet | grep --quiet --extended-regexp '^(active|activating)$'"
+_AT_WORK = "systemctl is-active ratchet | grep --quiet --extended-regexp '^(active|activating|deactivating)$'"
 _FOLLOW = (
     "sudo journalctl --unit=ratchet --follow --output=cat --lines=50 & "
     f"while {_AT_WORK}; do sleep 5; done; sudo kill $! 2> /dev/null"
 )
 """What a worker is told to show until its run has ended."""
+_NOTE = "/run/ratchet-ended"
+"""Where a worker notes how its run has ended, such as "exited 0" or "killed KILL", until it is rebooted: systemd itself
+forgets a run that ended well, and one that was there before."""
 _SIGN = "ratchet-ended-with-"
-_ENDED = f"{_AT_WORK} || echo {_SIGN}$(systemctl show ratchet --property=ExecMainStatus --value)"
-"""What a worker is told to say of its run when that has ended: its exit code, after a sign."""
+_ENDED = f"{_AT_WORK} || sed --quiet 's/^/{_SIGN}/p' {_NOTE}"
+"""What a worker is told to say of its run when that has ended: its note, after a sign."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def _start(asked: TpuVm, directory: str) -> str:
         "StartLimitIntervalSec": "infinity",
         "StartLimitBurst": asked.restarts + 1,
         "ExecStartPre": "-/usr/bin/docker rm --force ratchet",
+        "ExecStopPost": f'/bin/sh -c "echo $$EXIT_CODE $$EXIT_STATUS > {_NOTE}"',
     }
     properties = [f"--property={name}={value}" for name, value in rules.items()]
     # In what systemd is given to start, a dollar is doubled to stand for itself.
@@ -96,7 +100,7 @@ def _start(asked: TpuVm, directory: str) -> str:
     if registry.endswith(("gcr.io", "pkg.dev")):  # which the machine's own account may read
         steps.insert(0, ["sudo", "gcloud", "auth", "configure-docker", registry, "--quiet"])
     prepare = " && ".join(map(shlex.join, steps))
-    forget = "sudo systemctl reset-failed ratchet 2> /dev/null"
+    forget = f"sudo rm --force {_NOTE}; sudo systemctl reset-failed ratchet 2> /dev/null"
     return f"{_AT_WORK} || {{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
 
 

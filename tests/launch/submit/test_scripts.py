@@ -64,6 +64,23 @@ def test_a_batch_file_starts_again_what_the_contract_says(clients, codes, ends, 
     assert (code, sum(line.startswith("srun ") for line in said)) == (ends, starts)
 
 
+def test_a_batch_file_asks_for_cores_and_memory_where_they_are_given():
+    said = slurm.manifest(Slurm(TINY, "slurm", cpus=12, mem="500G"))
+    assert "#SBATCH --cpus-per-task=12\n" in said and "#SBATCH --mem=500G\n" in said
+    assert "srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=12 --label" in said, "sbatch does not tell srun"
+    usual = slurm.manifest(Slurm(TINY, "slurm"))
+    assert "cpus-per" not in usual and "--mem" not in usual
+
+
+@pytest.mark.parametrize("scontrol", ["exit 1", "echo nothing of the kind"])
+def test_where_nobody_says_when_its_time_is_over_a_job_starts_again_so_often_as_is_allowed(clients, scontrol):
+    """`date` takes no words at all for today's midnight."""
+    script = f"unset SLURM_JOB_END_TIME\n{slurm.manifest(Slurm(TINY, 'slurm', restarts=2))}"
+    code, said, _ = clients(script, srun="exit 42", date="echo 1000", scontrol=scontrol)
+    assert code == 42 and sum(line.startswith("srun ") for line in said) == 3
+    assert not any("requeue" in line for line in said)
+
+
 def test_a_batch_job_whose_time_is_over_goes_back_into_the_queue(clients):
     late = {"srun": "exit 42", "date": "echo 4900", "scontrol": "exit 0"}
     code, said, _ = clients(slurm.manifest(Slurm(TINY, "slurm")), **late)
@@ -95,17 +112,18 @@ def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
 
 
 GCLOUD = """
+case "$*" in *ssh*) cat > /dev/null ;; esac  # as ssh does
 case "$*" in
   *describe*) [ -e $here/made ] && cat $here/made || exit 1 ;;
   *create*) echo {state} > $here/made ;;
   *delete*) rm $here/made ;;
-  *ssh*ratchet-ended*) {ended} ;;
+  *ssh*ratchet-ended-with*) {ended} ;;
   *ssh*systemd-run*) {start} ;;
   *ssh*journalctl*) {follow} ;;
 esac
 """
-ENDS = "echo ratchet-ended-with-0"
-LOST = "[ -e $here/lost ] && echo ratchet-ended-with-7 || {{ touch $here/lost; exit {}; }}"
+ENDS = "echo ratchet-ended-with-exited 0"
+LOST = "[ -e $here/lost ] && echo ratchet-ended-with-exited 7 || {{ touch $here/lost; exit {}; }}"
 
 
 def on_vms(clients, state="ACTIVE", follow="exit 0", ended=ENDS, start="exit 0", **more):
@@ -139,6 +157,20 @@ def test_chips_that_were_taken_back_ask_for_another_start(clients, tmp_path, sta
     assert code == 42 and not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    ("note", "ends"), [("exited 2", 2), ("exited 137", 137), ("killed KILL", 137), ("dumped ABRT", 134)]
+)
+def test_how_the_first_worker_ended_is_how_the_script_ends(clients, note, ends):
+    assert on_vms(clients, ended=f"echo ratchet-ended-with-{note}")[0] == ends
+
+
+def test_a_worker_that_was_rebooted_and_has_forgotten_its_run_begins_again(clients):
+    """Its systemd knows no such unit, and there is no note."""
+    forgot = f"[ -e $here/lost ] && {ENDS} || {{ touch $here/lost; exit 0; }}"
+    code, said, _ = on_vms(clients, ended=forgot)
+    assert code == 0 and sum("systemd-run" in line for line in said) == 2
+
+
 def test_a_lost_connection_is_taken_up_again(clients):
     code, said, _ = on_vms(clients, follow="exit 255", ended=LOST.format(255))
     assert code == 7 and sum("journalctl" in line for line in said) == 2
@@ -147,7 +179,7 @@ def test_a_lost_connection_is_taken_up_again(clients):
 def test_a_client_that_fails_by_itself_is_not_taken_for_the_run(clients):
     """Its login has expired, say: nobody knows anything, and machines at work must not be given back."""
     hidden = "mv $here/made $here/hidden 2> /dev/null; exit 1"
-    known = "mv $here/hidden $here/made; echo ratchet-ended-with-7"
+    known = "mv $here/hidden $here/made; echo ratchet-ended-with-exited 7"
     back = f"[ -e $here/lost ] && {{ {known}; }} || {{ touch $here/lost; exit 1; }}"
     code, said, _ = on_vms(clients, follow=hidden, ended=back)
     assert code == 7 and sum("journalctl" in line for line in said) == 2
@@ -159,6 +191,27 @@ def test_machines_on_which_nothing_could_be_started_are_named(clients, tmp_path)
     assert code == 1 and (tmp_path / "made").exists() and not any("delete" in line for line in said)
     assert "tiny could not be started on all workers; start this again, or give the machines back with" in shown
     assert "queued-resources delete tiny --zone=here-1a --force" in shown
+
+
+def test_a_worker_notes_how_its_run_ended(tmp_path):
+    """As systemd has a shell do it, which doubles no dollar."""
+    script = tpu_vm.manifest(TpuVm(TINY, "tpu-vm", zone="z", **CLOUD))
+    (line,) = [line for line in script.splitlines() if line.startswith("start=")]
+    (rule,) = [w for w in shlex.split(shlex.split(line)[0].removeprefix("start=")) if "ExecStopPost" in w]
+    command = shlex.split(rule.removeprefix("--property=ExecStopPost=").replace("$$", "$"))
+    place = f"{tmp_path}/ended"
+    command[-1] = command[-1].replace(tpu_vm._NOTE, place)
+    subprocess.run(command, env=os.environ | {"EXIT_CODE": "exited", "EXIT_STATUS": "42"}, check=True)
+    (line,) = [line for line in script.splitlines() if line.startswith("ended=")]
+    (asked,) = shlex.split(line.removeprefix("ended="))
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho inactive\nexit 3\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    around = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = ["sh", "-c", asked.replace(tpu_vm._NOTE, place)]
+    told = lambda: subprocess.run(words, capture_output=True, text=True, env=around).stdout
+    assert told() == "ratchet-ended-with-exited 42\n"
+    os.remove(place)
+    assert told() == "", "it was rebooted"
 
 
 def test_a_worker_has_its_container_begin_the_run(tmp_path):

@@ -35,10 +35,14 @@ def small():
 
 @pytest.fixture
 def kubectl(tmp_path, monkeypatch):
-    """A kubectl that keeps what it is told and given, and ends with 3."""
+    """A kubectl that keeps what it is told and given, and ends with 3. The set that it is asked about is in `state`."""
     place = tmp_path / "bin"
     place.mkdir()
-    (place / "kubectl").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n/bin/cat > {tmp_path}/given\nexit 3\n')
+    get, delete = f"get) /bin/cat {tmp_path}/state; exit 0;;", f'delete) echo "$@" > {tmp_path}/deleted; exit 0;;'
+    asked = f'case "$1" in {get} {delete} esac\n'
+    rest = f'echo "$@" > {tmp_path}/told\n/bin/cat > {tmp_path}/given\nexit 3\n'
+    (tmp_path / "state").write_text("")
+    (place / "kubectl").write_text(f"#!/bin/sh\n{asked}{rest}")
     (place / "kubectl").chmod(0o755)
     monkeypatch.setenv("PATH", str(place))
     return tmp_path
@@ -51,6 +55,18 @@ def test_the_client_gets_what_a_dry_run_shows_and_its_exit_code_is_returned(kube
     assert cli.main([*GKE, "--force"]) == 3
     assert (kubectl / "told").read_text() == "apply --filename -\n"
     assert (kubectl / "given").read_text() == shown and "kind: JobSet" in shown
+
+
+@pytest.mark.parametrize("state", ["", "Failed", "Completed"])
+def test_a_set_that_has_ended_makes_way_for_the_same_again(kubectl, capsys, state):
+    """Kubernetes would take the same manifest for no change, and nothing would begin."""
+    (kubectl / "state").write_text(state)
+    assert cli.main([*GKE, "--force", "--namespace", "n"]) == 3
+    assert (kubectl / "told").read_text() == "apply --filename -\n"
+    assert (kubectl / "deleted").exists() == bool(state)
+    if state:
+        assert (kubectl / "deleted").read_text() == "delete jobset tiny --namespace=n\n"
+        assert f"the JobSet tiny has ended ({state}); it makes way for another" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +134,11 @@ def test_a_model_that_lies_in_the_container_is_asked_about_by_the_recipes_shape(
         (["submit", "tiny", "--to", "xpk", *GKE[4:6], "--dry-run"], "give --cluster NAME (of a cluster that xpk"),
         ([*GKE, "--rollouts", "vllm"], "ratchet: submit: --rollouts and --rollouts-model go together"),
         (["submit", "documents", "--to", "local"], "as in `ratchet submit documents FOLDER --to local`"),
+        ([*GKE[:-1], "s3://b/x", "--topology", "v5e:4x4"], "several processes save to gs:// or a shared disk"),
+        (["submit", "tiny", "--to", "local", "--out", "s3://b/x"], "several processes save to gs:// or a shared disk"),
+        (["submit", "tiny", "--to", "slurm", "--nodes", "2", "--mesh.data", "1", "--mesh.fsdp", "-1"],
+         "on 2 nodes of 8 GPUs: mesh: data is 1, which 2 slices do not divide"),
+        ([*GKE, "--topology", "v5p:8x4x4"], "multiples of 4, smallest first, such as 4x4x8"),
         ([*GKE, "--zone", "z"], "unknown setting --zone"),
         ([*GKE, "--queu", "q"], "unknown setting --queu; the nearest is --queue"),
         (["submit", "tiny", "--to", "local", "--processes", "0"], "--processes 0, --devices 1; both must be at least"),
@@ -202,7 +223,7 @@ def test_slurm_is_said_that_nothing_was_compiled_and_sizes_that_cannot_divide_ar
     pod = ["submit", "pod-0.6b", "/documents", "--to", "slurm", "--base", "/models/m"]
     for sizes, says in (
         (["--gpus", "7"], "on 1 nodes of 7 GPUs: simulate.slots: 512 do not divide over 7 devices"),
-        (["--nodes", "2", "--mesh.tensor", "3"], "on 2 nodes of 8 GPUs: mesh: data × fsdp × tensor = (1, 5, 3)"),
+        (["--nodes", "2", "--mesh.tensor", "3"], "on 2 nodes of 8 GPUs: mesh: data × fsdp × tensor = (2, 2, 3)"),
         (["--gpus", "7", "--dry-run"], "on 1 nodes of 7 GPUs: simulate.slots: 512 do not divide over 7 devices"),
     ):
         assert cli.main([*pod, *sizes]) == 2
