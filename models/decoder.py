@@ -148,8 +148,8 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
         """Float32 logits [B, V] of a few hidden states; `head` is `head_DV()`, taken once outside a loop."""
-        logits_BV, cap = (hidden_BD @ head_DV).astype(jnp.float32), self.config.family.logit_softcap
-        return cap * jnp.tanh(logits_BV / cap) if cap else logits_BV
+        logits_BV = jnp.dot(hidden_BD, head_DV, preferred_element_type=jnp.float32)
+        return cap * jnp.tanh(logits_BV / cap) if (cap := self.config.family.logit_softcap) else logits_BV
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, *,
@@ -343,8 +343,10 @@ def _written(kept_BGSE: jax.Array | Int8, new_BGTE: jax.Array, column: jax.Array
 def _norm(x_BTD: jax.Array, scale_D: jax.Array, family: Family) -> jax.Array:
     """RMSNorm (arXiv 1910.07467)."""
     variance = jnp.mean(jnp.square(x_BTD.astype(jnp.float32)), axis=-1, keepdims=True)
-    normed_BTD = (x_BTD * jax.lax.rsqrt(variance + family.norm_epsilon)).astype(x_BTD.dtype)
-    return normed_BTD * (1 + scale_D if family.norm_offset else scale_D)
+    normed_BTD = x_BTD * jax.lax.rsqrt(variance + family.norm_epsilon)
+    if family.norm_offset:  # Gemma's, which are rounded once in the end
+        return (normed_BTD * (1 + scale_D.astype(jnp.float32))).astype(x_BTD.dtype)
+    return normed_BTD.astype(x_BTD.dtype) * scale_D
 
 
 def _convolve(

@@ -81,15 +81,23 @@ def _invert(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     Sums of blocks first, then inside a block: the vocabulary is read once, not summed up id by id.
     """
     blocks_BMI = _blocks(weights_BV, _BLOCK, 0.0)
-    ends_BM = jnp.cumsum(jnp.sum(blocks_BMI, axis=-1), axis=-1)
+    sums_BM = jnp.sum(blocks_BMI, axis=-1)
+    ends_BM = jnp.cumsum(sums_BM, axis=-1)
     sought_B1 = uniform_B[:, None] * ends_BM[:, -1:]
-    block_B1 = jnp.minimum(jnp.sum(ends_BM <= sought_B1, axis=-1, keepdims=True), ends_BM.shape[1] - 1)
+    block_B1 = _first(ends_BM > sought_B1, sums_BM > 0)
     starts_BM = jnp.pad(ends_BM, ((0, 0), (1, 0)))[:, :-1]
     within_BI = jnp.take_along_axis(blocks_BMI, block_B1[..., None], axis=1)[:, 0]
     rest_B1 = sought_B1 - jnp.take_along_axis(starts_BM, block_B1, axis=1)
-    place_B = jnp.sum(jnp.cumsum(within_BI, axis=-1) <= rest_B1, axis=-1)
-    last_B = jnp.max(jnp.where(within_BI > 0, jnp.arange(_BLOCK), 0), axis=-1)  # sums in another order fall short
-    return block_B1[:, 0] * _BLOCK + jnp.minimum(place_B, last_B)
+    place_B1 = _first(jnp.cumsum(within_BI, axis=-1) > rest_B1, within_BI > 0)
+    return (block_B1 * _BLOCK + place_B1)[:, 0]
+
+
+def _first(passed_BN: jax.Array, some_BN: jax.Array) -> jax.Array:
+    """The first place [B, 1] of `some` that has been passed, or the last of them: sums in another order fall short, and
+    JAX's running sums, which are made in parallel, may rise by a rounding where nothing is added."""
+    places_N = jnp.arange(some_BN.shape[1])
+    first_B1 = jnp.min(jnp.where(passed_BN & some_BN, places_N, len(places_N)), axis=-1, keepdims=True)
+    return jnp.minimum(first_B1, jnp.max(jnp.where(some_BN, places_N, 0), axis=-1, keepdims=True))
 
 
 def top(values_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -86,8 +86,9 @@ def _by_bytes(
     splits = [*([by_pattern] if pattern else []), bytes_as_letters]
     vocabulary = {token: i for i, token in used.items()}
     merges = [merge.split(" ", 1) for merge in of_file["merges"]]
+    composed = {"type": "NFC"} if split == "qwen2" else None  # which files do not say
     return {
-        "normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits}, "post_processor": None,
+        "normalizer": composed, "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits}, "post_processor": None,
         "decoder": bytes_as_letters | {"use_regex": True},
         "model": _merging(vocabulary, merges, ignore_merges=split in _BEGUN),
     }  # fmt: skip

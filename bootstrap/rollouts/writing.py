@@ -30,6 +30,11 @@ from ratchet.train.together import Together
 
 TEXTS, LONGEST = 4, 128
 """Texts by which weights are told apart, and tokens of each that are read."""
+_UNCUT = {
+    "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
+"""What a server shall do unless the settings say otherwise: vLLM would do what the model's generation_config.json says.
+"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Rollouts:
 
     def _body(self, request: Request, sampling: dict[str, Any]) -> dict[str, Any]:
         ways = {"stop_token_ids": [self.scribe.writer.tokenizer.end], "return_token_ids": True}
-        return {"prompt": list(request.prompt), **sampling, **ways}
+        return {"prompt": list(request.prompt), **_UNCUT, **sampling, **ways}
 
 
 def open_rollouts(

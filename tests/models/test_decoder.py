@@ -112,3 +112,26 @@ def test_sizes_that_do_not_fit_are_one_clear_line(sizes):
     with pytest.raises(ValueError, match="heads must divide width") as caught:
         decoder.create(DecoderConfig(**{"width": 32, "heads": 4, "kv_heads": 4} | sizes), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_logits_of_rounded_states_and_weights_are_not_rounded_again(small):
+    """In bfloat16 they would be steps of an eighth where they are large: greedy choices would tie."""
+    model, rng = nnx.merge(*small), np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(8, 32)) * 4, jnp.bfloat16)
+    head = jnp.asarray(rng.normal(size=(32, 500)), jnp.bfloat16)
+    exact = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64)
+    found = model.logits(hidden, head)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+    assert (found.argmax(-1) == exact.argmax(-1)).all()
+
+
+def test_gemmas_norms_are_rounded_once():
+    """As transformers computes them; in bfloat16, one more than a scale has a rounding of its own."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(64, 128)), jnp.bfloat16)
+    scale = jnp.asarray(3 + 2 * rng.normal(size=128), jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    exact = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6) * (1 + np.asarray(scale, np.float64))
+    found = np.asarray(decoder._norm(x, scale, Family(norm_offset=True, norm_epsilon=1e-6)), np.float64)
+    assert np.max(np.abs(found - exact) / np.abs(exact)) <= 2.0**-8

@@ -49,6 +49,23 @@ def test_an_id_without_probability_is_never_drawn(logits, uniform):
     assert logits[drawn] >= 0
 
 
+@pytest.mark.parametrize("vocab", [20_000, 151_936])
+def test_an_id_without_probability_is_not_drawn_where_running_sums_round(vocab):
+    """The uniform numbers lie at the ends of blocks, where a running sum that is made in parallel may rise over ids of
+    no weight."""
+    rng = np.random.default_rng(vocab)
+    logits = np.full(vocab, -np.inf, np.float32)
+    some = rng.choice(vocab, 20, replace=False)
+    logits[some] = rng.normal(size=20)
+    weights = np.exp(logits - logits.max()).astype(np.float64)
+    ends = np.cumsum(weights)[np.sort(some)] / weights.sum()
+    near = np.float32(ends)[:, None].view(np.int32) + np.arange(-40, 41, dtype=np.int32)
+    uniform = np.minimum(near.ravel().view(np.float32), BELOW_1)
+    for part in np.array_split(uniform, 40):
+        drawn = draw(jnp.broadcast_to(jnp.asarray(logits), (len(part), vocab)), jnp.asarray(part), Warp(), False)
+        assert np.isin(drawn, some).all()
+
+
 def test_temperature_0_is_greedy():
     logits = jnp.asarray([[0.0, 2.0, 1.0]])
     assert draw(logits, jnp.asarray([BELOW_1]), Warp(0.0), False).tolist() == [1]

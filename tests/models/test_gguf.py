@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import unicodedata
 
 import gguf
 import jax
@@ -161,6 +162,14 @@ def test_bytes_are_merged_as_transformers_merges_them(split, llama, tmp_path):
         digits = pre_tokenizers.Digits(individual_digits=True)
         others.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     assert_same_tokens(ours, others)
+
+
+def test_letters_and_their_accents_are_one_where_qwens_tokenizer_composes_them(tmp_path):
+    """Text from PDFs and from Macs has them apart. Qwen's tokenizer.json composes them, which a file does not say."""
+    qwen = write_gguf(tmp_path / "qwen.gguf", random_model(FAMILIES["qwen2"][0]), "qwen2", vocabulary=by_bytes("qwen2"))
+    for text in ("caf\u0065\u0301", "A\u030angstro\u0308m"):
+        ours = tokenizer_of(qwen).encode(text, add_special_tokens=False).ids
+        assert ours == tokenizer_of(qwen).encode(unicodedata.normalize("NFC", text), add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize(("architecture", "begins"), [("llama", True), ("llama", False), ("gemma2", False)])
