@@ -105,10 +105,25 @@ class Writer:
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Sampled]:
         """Goes on from each request's prompt to any id of `stop`, or else to the end of the turn. A `temperature` takes
-        the place of the setting, and `advance` counts requests as they end."""
+        the place of the setting, and `advance` counts requests as they end. What ends a text ends a turn too."""
         warp = self.warp if temperature is None else self.warp._replace(temperature=temperature)
         stop = stop or (self.tokenizer.end,)
-        return self.sampler(self.params, requests, seed=seed, stop=stop, advance=advance, **warp._asdict())
+        more = tuple(i for i in self.tokenizer.special_ids["eos_token_id"] if i not in stop)
+        found = self.sampler(self.params, requests, seed=seed, stop=(*stop, *more), advance=advance, **warp._asdict())
+        return [_closed(s, self.tokenizer.end) if s.finished and s.stop in more else s for s in found]
+
+
+def _closed(s: Sampled, end: int) -> Sampled:
+    """What ended with another id as if `end` had ended it, with the probability of both."""
+    ids_NK, probs_NK = s.ids.copy(), s.probs.copy()
+    ids_K, probs_K = ids_NK[-1], probs_NK[-1]
+    other = ids_K == s.stop
+    if end in ids_K:
+        probs_K[ids_K == end] += probs_K[other].sum()
+        probs_K[other] = 0
+    else:
+        ids_K[other] = end
+    return replace(s, stop=end, ids=ids_NK, probs=probs_NK)
 
 
 def prompt_of(writer: Writer, item: Item) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ class Warp(NamedTuple):
     """What a distribution goes through before a token is drawn; what is captured is the one before.
 
     Temperature 0 is greedy. Of the tempered distribution, `top_k` keeps the likeliest ids (0: all), `top_p` the fewest
-    whose mass reaches it (arXiv 1904.09751), `min_p` those of at least this share of the likeliest (arXiv 2407.01082).
+    of these with so large a share of their mass (arXiv 1904.09751), `min_p` those of at least this share of the
+    likeliest (arXiv 2407.01082), as in transformers and vLLM.
     """
 
     temperature: float = 1.0
@@ -69,7 +70,8 @@ def _least_weight(weights_BV: jax.Array, warp: Warp) -> jax.Array:
     last_B1 = jnp.where(warp.top_k > 0, jnp.minimum(warp.top_k, size), size)[:, None] - 1
     kth_B = jnp.take_along_axis(sorted_BV, last_B1, axis=1)[:, 0]
     before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
-    nucleus_BV = before_BV < top_p_B1 * jnp.sum(sorted_BV, axis=-1, keepdims=True)
+    left_BV = jnp.where(sorted_BV >= kth_B[:, None], sorted_BV, 0)
+    nucleus_BV = before_BV < top_p_B1 * jnp.sum(left_BV, axis=-1, keepdims=True)
     nucleus_BV |= top_p_B1 >= 1
     last_B = jnp.min(jnp.where(nucleus_BV, sorted_BV, jnp.inf), axis=-1)
     return jnp.maximum(jnp.maximum(kth_B, last_B), warp.min_p * sorted_BV[:, 0])

@@ -240,12 +240,13 @@ class Sampler(Plan):
 def settings_of(
     stop: Sequence[int], seeds: Sequence[int], warps: Sequence[Warp], longest: Sequence[int]
 ) -> slots.Settings:
-    """Settings for requests: one of each for all of them, or one of each by a request's index. Where there is no or one
-    stop id, two stand there, so that a program serves two as well; no token has the id -1."""
+    """Settings for requests: one of each for all of them, or one of each by a request's index. At least
+    three stop ids stand there, so that a program serves fewer as well; no token has the id -1."""
     kinds = Warp(np.float32, np.int32, np.float32, np.float32)
     warp_R = Warp(*(jnp.array(of_R, kind) for of_R, kind in zip(zip(*warps, strict=True), kinds, strict=True)))
-    ids = jnp.array((*stop, -1, -1)[: max(2, len(stop))], jnp.int32)
-    return slots.Settings(ids, jnp.array(seeds, jnp.uint32), warp_R, jnp.array(longest, jnp.int32))
+    ids = jnp.array((*stop, -1, -1, -1)[: max(3, len(stop))], jnp.int32)
+    seeds_R = jnp.array([seed % 2**32 for seed in seeds], jnp.uint32)
+    return slots.Settings(ids, seeds_R, warp_R, jnp.array(longest, jnp.int32))
 
 
 def _by_request(given: Sequence[slots.Steps], count: int, stop: tuple[int, ...]) -> list[Sampled]:

@@ -74,7 +74,7 @@ class Rollouts:
         which the servers do not have, and for what they could not read whole or would end elsewhere. Raises what
         `hand_over` and `Replicas.answers` raise."""
         own, ways = self.scribe.writer, {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        served = params is own.params and {*stop} == {own.tokenizer.end}
+        served = params is own.params and {own.tokenizer.end} <= {*stop} <= {*self._ends}
         fits = lambda r: served and r.grammar is None and len(r.prompt) <= own.room
         theirs, others = ([n for n, r in enumerate(requests) if fits(r) == whose] for whose in (True, False))
         sampling = replace(own.config, **ways)
@@ -84,6 +84,11 @@ class Rollouts:
         rest = own.sampler(params, [requests[n] for n in others], seed=seed, stop=stop, advance=advance, **ways)
         found = dict(zip([*theirs, *others], [*sampled, *rest], strict=True))
         return [found[n] for n in range(len(requests))]
+
+    @property
+    def _ends(self) -> list[int]:
+        """The ids that end an answer."""
+        return self.scribe.writer.tokenizer.special_ids["eos_token_id"]
 
     @property
     def summary(self) -> str:
@@ -102,7 +107,7 @@ class Rollouts:
         return said, [ended for _, ended in told]
 
     def _body(self, request: Request, sampling: dict[str, Any]) -> dict[str, Any]:
-        ways = {"stop_token_ids": [self.scribe.writer.tokenizer.end], "return_token_ids": True}
+        ways = {"stop_token_ids": self._ends, "return_token_ids": True}
         return {"prompt": list(request.prompt), **_UNCUT, **sampling, **ways}
 
 

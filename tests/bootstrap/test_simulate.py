@@ -16,6 +16,7 @@ from ratchet.bootstrap.toolkit.source import Functions
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Task, Tool
 from ratchet.models import decoder
+from ratchet.models.sampler import Sampled
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,29 @@ def said(torn, index, drafts):
 
 def with_config(writer, **changes):
     return replace(writer, config=replace(writer.config, **changes))
+
+
+@pytest.mark.parametrize(("last", "closed"), [([9, 7, 3], [5, 7, 3]), ([9, 5, 3], [9, 5, 3])])
+def test_what_ends_a_text_ends_a_turn_too(torn, last, closed):
+    """A chat template may close a turn by another symbol than the one that the model was trained to end texts by."""
+    end, other, asked = 5, 9, []
+    probs = np.array([[0.6, 0.3, 0.1], [0.5, 0.2, 0.1]])
+
+    def sampler(params, requests, *, stop, **ways):
+        asked.append(stop)
+        ids = np.array([[4, 1, 2], last])
+        return [Sampled(np.array([4]), True, other, ids, probs.copy(), np.zeros(2)),
+                Sampled(np.array([4]), True, 6, ids, probs.copy(), np.zeros(2)),
+                Sampled(np.array([4, 1]), False, 0, ids, probs.copy(), np.zeros(2))]  # fmt: skip
+
+    tokenizer = SimpleNamespace(end=end, special_ids={"eos_token_id": [end, other]})
+    writer = replace(torn, sampler=sampler, tokenizer=tokenizer)
+    one, call, cut = writer.sample([], seed=0, stop=(end, 6))
+    assert asked == [(end, 6, other)] and (one.stop, call.stop, cut.finished) == (end, 6, False)
+    assert one.ids.tolist() == [[4, 1, 2], closed] and call.ids[1].tolist() == last
+    at = closed.index(end)
+    assert one.probs[1, at] == (0.5 if closed[0] == end else 0.7) and one.probs.sum() == pytest.approx(probs.sum())
+    assert one.probs[1, 0] == (0.5 if at == 0 else 0)
 
 
 def calling(torn):

@@ -15,10 +15,11 @@ def kept(probs: np.ndarray, warp: Warp) -> np.ndarray:
     heated = probs ** (1 / warp.temperature)
     heated = heated / heated.sum()
     order = np.argsort(-heated, kind="stable")
+    likeliest = heated[order[: warp.top_k or None]].sum()
     left = np.zeros_like(heated)
     mass = 0.0
     for rank, i in enumerate(order):
-        inside = (warp.top_k == 0 or rank < warp.top_k) and (warp.top_p >= 1 or mass < warp.top_p)
+        inside = (warp.top_k == 0 or rank < warp.top_k) and (warp.top_p >= 1 or mass < warp.top_p * likeliest)
         if inside and heated[i] >= warp.min_p * heated.max():
             left[i] = heated[i]
         mass += heated[i]
@@ -27,7 +28,8 @@ def kept(probs: np.ndarray, warp: Warp) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "warp",
-    [Warp(), Warp(0.5), Warp(2.0, top_k=5), Warp(1.0, top_p=0.7), Warp(1.3, min_p=0.2), Warp(1.0, 20, 0.8, 0.05)],
+    [Warp(), Warp(0.5), Warp(2.0, top_k=5), Warp(1.0, top_p=0.7), Warp(1.3, min_p=0.2), Warp(1.0, 20, 0.8, 0.05),
+     Warp(1.0, 20, 0.6)],
 )
 def test_tokens_are_drawn_from_the_tempered_and_cut_distribution(warp):
     """Evenly spread uniform numbers draw every id as often as its probability says, blocks of 128 and all."""
