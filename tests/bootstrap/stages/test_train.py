@@ -27,7 +27,7 @@ from ratchet.bootstrap.stages.train import (
 )
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Capture
-from ratchet.train.records import RecordError, read_examples
+from ratchet.train.records import Example, RecordError, read_examples
 
 POOLS = ("students", "simulators", "own", "demonstrations", "old students", "old simulators", "spoiled")
 
@@ -171,13 +171,14 @@ def taught(deeds, tokenizer):
 def test_a_dataset_holds_what_was_kept_and_who_may_learn_it(turn, taught, monkeypatch):
     g = turn(1, train__renamed=3)
     answers, corrected = (kept for kept, _ in taught(g))
-    mistakes = [replace(e, origin="review") for e in random_examples(1, seed=5)]
+    (e,) = random_examples(1, seed=5)
+    mistakes = [Example.create(e.tokens, e.weights, e.ids, e.probs, e.tail, origin="review", lineage=e.lineage)]
     heard = []
     seen = lambda world, tokenizer, texts, *given: heard.append(texts) or given[1].forced
     monkeypatch.setattr(stage, "spoiled_again", seen)
     made = dataset(g, taught(g), mistakes)
     by_origin = Counter(e.origin for e in made)
-    assert by_origin == {"student": 2, "simulate": 3, "correction": 2, "review": 3}
+    assert by_origin == {"student": 2, "simulate": 3, "correction": 2, "review": 1}, "what names nothing comes once"
     ids = {e.lineage["transcript"] for e in made if e.origin != "review"}
     assert ids == {answers[0].id, corrected[0].id}, "what was not kept teaches nothing"
     assert heard == [(answers[0].text,)], "spoiled again with what accepted answers say"
