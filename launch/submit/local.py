@@ -75,12 +75,12 @@ def supervise(
     for restart in range(restarts + 1):
         with tempfile.TemporaryDirectory() as aside, _started(commands(), environment, Path(aside)) as group:
             failed = group.wait(patience.grace)
-            code, said = group.code(failed), group.last_line(failed)
+            code, said, trace = group.code(failed), group.last_line(failed), group.trace(failed)
         if group.asked:
             return 128 + group.asked
         if code == 0:
             return 0
-        say(f"submit: process {failed} has ended with exit code {code}{': ' + said if said else ''}")
+        say(f"submit: process {failed} has ended with exit code {code}{': ' + said if said else ''}", *trace)
         if not starting.is_worth_repeating(code):
             return code
         if restart < restarts:
@@ -123,6 +123,12 @@ class _Group:
         """The last line of a process that is not shown; "" of one that is."""
         log = self.logs[number]
         return (log.read_text(errors="replace").splitlines() or [""])[-1] if log else ""
+
+    def trace(self, number: int) -> list[str]:
+        """The traceback that a process which is not shown ended with, in lines; none where it did not."""
+        text = log.read_text(errors="replace") if (log := self.logs[number]) else ""
+        begins = text.rfind("Traceback (most recent call last)")
+        return text[begins:].splitlines() if begins >= 0 else []
 
     def running(self) -> list[subprocess.Popen]:
         """The processes that have not ended."""

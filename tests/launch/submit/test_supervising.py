@@ -57,6 +57,13 @@ def lives(tmp_path):
     return [len((tmp_path / f"lives-{number}").read_text()) for number in range(len(list(tmp_path.glob("lives-*"))))]
 
 
+def test_the_traceback_of_a_process_that_is_not_shown_is_shown_when_it_fails(processes, capfd):
+    assert supervise(processes("heed(0); time.sleep(60)", "print('at work'); int('x')"), {}, 0, AT_ONCE) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith("ratchet: submit: process 1 has ended with exit code 1: ValueError: invalid literal")
+    assert said[1].startswith("Traceback") and said[-1].startswith("ValueError") and "at work" not in said
+
+
 def test_all_that_end_well_are_over_and_the_first_is_shown(processes, tmp_path, capfd):
     assert supervise(processes("end(0)", "end(0)", "end(0)"), {}, 3, AT_ONCE) == 0
     out, err = capfd.readouterr()
