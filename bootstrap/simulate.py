@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap.config import Config, SimulateConfig
@@ -108,22 +109,22 @@ class Writer:
         the place of the setting, and `advance` counts requests as they end. What ends a text ends a turn too."""
         warp = self.warp if temperature is None else self.warp._replace(temperature=temperature)
         stop = stop or (self.tokenizer.end,)
-        more = tuple(i for i in self.tokenizer.special_ids["eos_token_id"] if i not in stop)
-        found = self.sampler(self.params, requests, seed=seed, stop=(*stop, *more), advance=advance, **warp._asdict())
-        return [_closed(s, self.tokenizer.end) if s.finished and s.stop in more else s for s in found]
+        ends = self.tokenizer.special_ids["eos_token_id"]
+        stop = (*stop, *(i for i in ends if i not in stop))
+        found = self.sampler(self.params, requests, seed=seed, stop=stop, advance=advance, **warp._asdict())
+        return [_closed(s, ends) if s.finished and s.stop in ends and ends[1:] else s for s in found]
 
 
-def _closed(s: Sampled, end: int) -> Sampled:
-    """What ended with another id as if `end` had ended it, with the probability of both."""
+def _closed(s: Sampled, ends: Sequence[int]) -> Sampled:
+    """An answer as if the first of `ends` had ended it, with the probability of all of them."""
     ids_NK, probs_NK = s.ids.copy(), s.probs.copy()
     ids_K, probs_K = ids_NK[-1], probs_NK[-1]
-    other = ids_K == s.stop
-    if end in ids_K:
-        probs_K[ids_K == end] += probs_K[other].sum()
-        probs_K[other] = 0
-    else:
-        ids_K[other] = end
-    return replace(s, stop=end, ids=ids_NK, probs=probs_NK)
+    places = np.flatnonzero(np.isin(ids_K, ends))
+    if len(places):  # there are none where nothing is captured
+        at, whole = next((n for n in places if ids_K[n] == ends[0]), places[0]), probs_K[places].sum()
+        probs_K[places] = 0
+        ids_K[at], probs_K[at] = ends[0], whole
+    return replace(s, stop=ends[0], ids=ids_NK, probs=probs_NK)
 
 
 def prompt_of(writer: Writer, item: Item) -> tuple[int, ...]:

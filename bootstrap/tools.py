@@ -166,8 +166,9 @@ def _as_wanted(value: Any, schema: Any, whole: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
         known = schema.get("properties", {})
         names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
-        return {name: _as_wanted(value[name], known.get(name), whole) for name in names}
-    return int(value) if _is_whole(value) and schema.get("type") == "integer" else value
+        other = schema.get("additionalProperties")
+        return {name: _as_wanted(value[name], known.get(name, other), whole) for name in names}
+    return int(value) if _is_whole(value) and _takes(schema, "integer") else value
 
 
 def _meant(value: Any, schema: Any, whole: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -184,12 +185,21 @@ def _meant(value: Any, schema: Any, whole: Mapping[str, Any]) -> Mapping[str, An
 
 
 def _may_be(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a schema without choices has the type and the fields of a value."""
+    """Whether one schema alone has the type and the fields of a value."""
     if isinstance(value, dict):
         fields = schema.get("properties")
-        return fields is not None and {*schema.get("required", ())} <= {*value} <= {*fields}
+        if fields is None or not {*schema.get("required", ())} <= {*value} <= {*fields}:
+            return False
+        fixed = {name: of["const"] for name, of in fields.items() if isinstance(of, Mapping) and "const" in of}
+        return all(value[name] == fixed[name] for name in fixed if name in value)
     kind = "array" if isinstance(value, list) else "integer" if _is_whole(value) else None
-    return kind is not None and schema.get("type") == kind
+    return kind is not None and _takes(schema, kind)
+
+
+def _takes(schema: Mapping[str, Any], kind: str) -> bool:
+    """Whether a schema names this type, alone or among others."""
+    named = schema.get("type")
+    return kind in named if isinstance(named, list) else kind == named
 
 
 def _is_whole(value: Any) -> bool:

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (said := reason(error)):
             raise
         say(f"{name}: the bucket failed ({said}); the same command may be given again")
-        return stopping.AGAIN if may_come_back(said) else 1
+        return stopping.AGAIN if may_come_back(error) else 2
     except stopping.Stopped as stopped:
         say(str(stopped))
         return stopped.status

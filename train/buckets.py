@@ -72,9 +72,11 @@ def reason(error: BaseException) -> str | None:
     return None
 
 
-def may_come_back(said: str) -> bool:
-    """Whether a store may do another time what its library `said` it does not: unless it lets nobody in."""
-    return not _DENIED.search(said)
+def may_come_back(error: BaseException) -> bool:
+    """Whether a store may do another time what it did not: unless it lets nobody in, by what its library says beside
+    paths, or by the kind of the error."""
+    said = re.sub(r"\S*/\S*", "", reason(error) or "")
+    return not (_DENIED.search(said) or any(isinstance(one, PermissionError) for one in causes(error)))
 
 
 def causes(error: BaseException) -> list[BaseException]:
@@ -96,7 +98,7 @@ def answering(path: epath.PathLike) -> Iterator[None]:
     except Exception as error:
         if said := reason(error):
             failed = StoreError(f"{os.fspath(path)}: the bucket does not do it ({said})")
-            failed.again = may_come_back(said)
+            failed.again = may_come_back(error)
             raise failed from error
         raise
 

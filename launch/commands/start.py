@@ -51,12 +51,12 @@ class DiskFull(Ends):
 
 
 class BucketFailed(Ends):
-    """The bucket of the run failed, and went on failing when it was asked again. The run is to be started again unless
-    what the bucket `said` is that it lets nobody in."""
+    """The bucket of the run failed, and went on failing when it was asked again; the run is to be started `again`
+    unless the bucket lets it in no more."""
 
-    def __init__(self, line: str, said: str):
+    def __init__(self, line: str, again: bool):
         super().__init__(line)
-        self.status = AGAIN if may_come_back(said) else self.status
+        self.status = AGAIN if again else self.status
 
 
 class OutOfMemory(Ends):
@@ -181,8 +181,8 @@ def _lead(directory: epath.Path, config: Config, as_events: bool, together: Toge
         if said is error:
             raise
         raise said from error
-    progress.result(None, str(page.build(directory)), status(directory))
-    together.wait("the end")  # JAX ends all when one that has ended waits too long for another that makes the report
+    made = lambda: progress.result(None, str(page.build(directory)), status(directory))
+    together.decided("the report", made)  # JAX kills all where one that has ended waits long for the one that makes it
     return 0
 
 
@@ -195,7 +195,7 @@ def _follow(directory: epath.Path, config: Config, together: Together) -> int:
         if said is error:
             raise
         raise said from error
-    together.wait("the end")
+    together.decided("the report", lambda: None)
     return 0
 
 
@@ -209,7 +209,7 @@ def _with_remedy(error: BaseException, directory: epath.Path, together: Together
     if in_bucket(directory) and (said := said_by_the_store(error)) and _begun(directory):
         return BucketFailed(
             f"{directory}: the bucket failed ({said}); once it answers, `ratchet resume {typed(directory)}` goes on "
-            "from what is committed", said,
+            "from what is committed", may_come_back(error),
         )  # fmt: skip
     if isinstance(error, Stopped):
         return Stopped(

@@ -115,7 +115,7 @@ def submit(asked: Gke) -> int:
     state = told(["kubectl", "get", *of, "--ignore-not-found", "--output=jsonpath={.status.terminalState}"])
     if state:
         tell(f"submit: the JobSet {name} has ended ({state}); it makes way for another, which goes on where it stopped")
-        if code := hand_over(["kubectl", "delete", *of]):
+        if code := hand_over([*"kubectl delete --cascade=foreground".split(), *of]):
             return code
     return hand_over(["kubectl", "apply", "--filename", "-"], text)
 

@@ -59,6 +59,7 @@ def manifest(asked: TpuVm) -> str:
     created += [f"--node-id={name}"] if asked.slices == 1 else [f"--node-count={asked.slices}", f"--node-prefix={name}"]
     created += ["--spot"] if asked.spot else []
     created += [f"--service-account={asked.service_account}"] if asked.service_account else []
+    start = _start(asked, directory)
     return rendered(
         "tpu_vm.sh.jinja",
         name=name,
@@ -67,7 +68,8 @@ def manifest(asked: TpuVm) -> str:
         slices=asked.slices,
         where=where,
         created=created,
-        start=_start(asked, directory),
+        start=f"{_AT_WORK} || {start}",
+        again_if_forgotten=f"{_AT_WORK} || test -e {_NOTE} || {start}",
         follow=_FOLLOW,
         ended=_ENDED,
         sign=_SIGN,
@@ -78,7 +80,7 @@ def manifest(asked: TpuVm) -> str:
 
 
 def _start(asked: TpuVm, directory: str) -> str:
-    """What every worker is told: to begin, unless it is at work already."""
+    """What every worker is told that is not at work: to begin."""
     cache, process = f"JAX_COMPILATION_CACHE_DIR={directory}/xla", starting.words(asked.config, directory, "auto")
     container = ["docker", "run", "--name=ratchet", "--rm", "--privileged", "--network=host", "--ulimit=memlock=-1"]
     container += ["--shm-size=16g", "--stop-timeout=60", f"--env={cache}", asked.image, "ratchet"]
@@ -101,7 +103,7 @@ def _start(asked: TpuVm, directory: str) -> str:
         steps.insert(0, ["sudo", "gcloud", "auth", "configure-docker", registry, "--quiet"])
     prepare = " && ".join(map(shlex.join, steps))
     forget = f"sudo rm --force {_NOTE}; sudo systemctl reset-failed ratchet 2> /dev/null"
-    return f"{_AT_WORK} || {{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
+    return f"{{ {prepare} && {{ {forget} || true; }} && {begin}; }}"
 
 
 def submit(asked: TpuVm) -> int:

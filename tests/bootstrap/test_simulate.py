@@ -62,6 +62,9 @@ def test_what_ends_a_text_ends_a_turn_too(torn, last, closed):
     one, call, cut = writer.sample([], seed=0, stop=(end, 6))
     assert asked == [(end, 6, other)] and (one.stop, call.stop, cut.finished) == (end, 6, False)
     assert one.ids.tolist() == [[4, 1, 2], closed] and call.ids[1].tolist() == last
+    bare = replace(one, stop=other, ids=np.zeros((2, 0)), probs=np.zeros((2, 0)))
+    (one_of_none,) = replace(writer, sampler=lambda *_, **__: [bare]).sample([], seed=0)
+    assert one_of_none.stop == end, "also where nothing is captured"
     at = closed.index(end)
     assert one.probs[1, at] == (0.5 if closed[0] == end else 0.7) and one.probs.sum() == pytest.approx(probs.sum())
     assert one.probs[1, 0] == (0.5 if at == 0 else 0)

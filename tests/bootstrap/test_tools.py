@@ -195,6 +195,18 @@ PLACE = taking(
     path={"type": "array", "items": {"allOf": [{"$ref": "#/$defs/point"}]}},
     share={"anyOf": [{"type": "number"}, {"type": "null"}]},
 )
+MOVE = {"anyOf": [
+    taking(kind={"const": "walk"}, steps={"type": ["integer", "null"]}),
+    taking(steps={"type": ["integer", "null"]}, kind={"const": "run"}),
+]}  # fmt: skip
+
+
+def test_a_choice_is_told_by_its_constants(tmp_path):
+    tokenizer = ChatTokenizer.load(write_folder(tmp_path, "qwen"))
+    caller = Caller([{"name": "go", "parameters": taking(move=MOVE)}], tokenizer)
+    for kind, written in (("walk", '{"kind":"walk","steps":2}'), ("run", '{"steps":2,"kind":"run"}')):
+        called, _ = caller.write("go", {"move": {"steps": 2.0, "kind": kind}})
+        assert called.arguments == f'{{"move":{written}}}'
 
 
 @pytest.mark.parametrize(("asked", "written"), [

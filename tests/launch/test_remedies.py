@@ -50,6 +50,9 @@ FOLLOWED = {
     "the bucket failed (…); once it answers": (
         "bootstrap/test_bucket_run.py", "a_bucket_that_fails_is_one_line_and_the_run_goes_on_once_it_answers",
     ),
+    "kubectl delete": (
+        "launch/submit/test_submitting.py", "a_set_that_has_ended_makes_way_for_the_same_again",
+    ),
     "stop it or let it end": (
         "train/test_holder.py", "one_process_holds_a_run_and_the_next_is_refused_in_a_line_that_names_it",
     ),

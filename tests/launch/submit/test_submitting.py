@@ -65,7 +65,8 @@ def test_a_set_that_has_ended_makes_way_for_the_same_again(kubectl, capsys, stat
     assert (kubectl / "told").read_text() == "apply --filename -\n"
     assert (kubectl / "deleted").exists() == bool(state)
     if state:
-        assert (kubectl / "deleted").read_text() == "delete jobset tiny --namespace=n\n"
+        told = (kubectl / "deleted").read_text()
+        assert told == "delete --cascade=foreground jobset tiny --namespace=n\n", "its jobs, by which it is judged, too"
         assert f"the JobSet tiny has ended ({state}); it makes way for another" in capsys.readouterr().err
 
 
