@@ -58,7 +58,8 @@ def lives(tmp_path):
 
 
 def test_the_traceback_of_a_process_that_is_not_shown_is_shown_when_it_fails(processes, capfd):
-    assert supervise(processes("heed(0); time.sleep(60)", "print('at work'); int('x')"), {}, 0, AT_ONCE) == 1
+    fails = "print('at work', flush=True); int('x')"
+    assert supervise(processes("heed(0); wait_for('never')", fails), {}, 0, AT_ONCE) == 1
     said = capfd.readouterr().err.splitlines()
     assert said[0].startswith("ratchet: submit: process 1 has ended with exit code 1: ValueError: invalid literal")
     assert said[1].startswith("Traceback") and said[-1].startswith("ValueError") and "at work" not in said
