@@ -61,6 +61,14 @@ def test_a_bucket_that_may_answer_another_time_is_asked_again(capsys, monkeypatc
     assert "gs://b/x: the bucket does not do it (HttpError" in capsys.readouterr().err
 
 
+def test_processes_that_could_not_save_together_do_not_begin(monkeypatch):
+    monkeypatch.setattr(start, "current", lambda: TWO)
+    with pytest.raises(ValueError, match="s3://b/x: several processes save to gs:// or a shared disk"):
+        start._joined("auto", Config(), epath.Path("s3://b/x"))
+    assert start._joined("auto", Config(), epath.Path("gs://b/x")).count == 2
+    assert start._joined("", Config(), epath.Path("s3://b/x")) is ALONE
+
+
 def test_no_process_ends_before_the_report_is_made(tmp_path, monkeypatch):
     """JAX waits half a minute for the others of a process that has ended, and then kills all."""
     said = []

@@ -87,6 +87,11 @@ def test_a_name_is_refused_or_gives_names_that_a_cluster_accepts(name, slices, t
         assert refused.startswith("submit: --name ") and "\n" not in refused
 
 
+@pytest.mark.parametrize("name", ["no", "on", "y", "true"])
+def test_a_name_that_yaml_has_another_meaning_for_stays_a_name(name):
+    assert [d["metadata"]["name"] for d in documents(name=name) if d["kind"] == "JobSet"] == [name]
+
+
 def test_the_longest_name_that_is_taken_is_the_longest_that_a_cluster_takes():
     with pytest.raises(UserError, match="it may have 47"):
         documents(name="x" * 48, slices=2)
