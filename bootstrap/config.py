@@ -36,7 +36,7 @@ class SimulateConfig:
     top_k: int = bounded(0, "at least 0")
     """Only the likeliest ids are sampled; 0: all."""
     top_p: float = bounded(1.0, "above 0 and at most 1")
-    """Only the likeliest ids that together have this much probability."""
+    """Only the likeliest ids that together have this much of the probability that top_k leaves."""
     min_p: float = bounded(0.0, "from 0 to 1")
     """Only ids with at least this share of the likeliest one's probability. What is captured is never cut."""
     passage_words: int = bounded(200, "at least 1")

@@ -240,8 +240,8 @@ class Sampler(Plan):
 def settings_of(
     stop: Sequence[int], seeds: Sequence[int], warps: Sequence[Warp], longest: Sequence[int]
 ) -> slots.Settings:
-    """Settings for requests: one of each for all of them, or one of each by a request's index. At least
-    three stop ids stand there, so that a program serves fewer as well; no token has the id -1."""
+    """Settings for requests: one of each for all of them, or one of each by a request's index. At least three
+    stop ids stand there, so that a program serves fewer as well; no token has the id -1."""
     kinds = Warp(np.float32, np.int32, np.float32, np.float32)
     warp_R = Warp(*(jnp.array(of_R, kind) for of_R, kind in zip(zip(*warps, strict=True), kinds, strict=True)))
     ids = jnp.array((*stop, -1, -1, -1)[: max(3, len(stop))], jnp.int32)

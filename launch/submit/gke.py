@@ -149,8 +149,7 @@ def _server(asked: Gke) -> Server | None:
     model, gpus = asked.rollouts_model, str(asked.rollouts_gpus)
     listening = ["--host", "0.0.0.0", "--port", str(PORT)]
     commands = {
-        "vllm": ["vllm", "serve", model, *listening, "--tensor-parallel-size", gpus,
-                 "--generation-config", "vllm"],
+        "vllm": ["vllm", "serve", model, *listening, "--tensor-parallel-size", gpus, "--generation-config", "vllm"],
         "sglang": ["python3", "-m", "sglang.launch_server", "--model-path", model, *listening, "--tp-size", gpus],
     }
     environments = {"vllm": {"VLLM_SERVER_DEV_MODE": "1"}, "sglang": {}}  # so that it takes weights

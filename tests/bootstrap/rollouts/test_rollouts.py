@@ -199,18 +199,6 @@ def test_what_one_said_that_lost_its_weights_meanwhile_is_asked_of_another(run, 
     assert reset.is_set() and any(f"{lost.url} is left out" in line for line in run.progress.lines)
 
 
-def test_a_server_is_told_all_that_it_might_take_from_a_models_own_settings(run, speaker, monkeypatch):
-    """vLLM cuts and penalises as generation_config.json says where a request says nothing."""
-    asked, ask = [], Client.answers
-    hear = lambda client, bodies, *more: asked.extend(bodies) or ask(client, bodies, *more)
-    monkeypatch.setattr(Client, "answers", hear)
-    with taking(speaker, run) as server:
-        written(run, weights(1), url=(server.url,))
-    ways = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-    written_by = [body for body in asked if "stop_token_ids" in body]
-    assert written_by and all(ways.items() <= body.items() for body in written_by)
-
-
 def hasty(monkeypatch):
     """Servers are asked for one answer at a time, soon taken for dead, and looked for at once."""
     monkeypatch.setattr(replicas, "AT_A_TIME", 1)
