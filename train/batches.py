@@ -53,6 +53,8 @@ class Batches:
         self.keep = max(e.ids.shape[1] for examples, _ in self.pools for e in examples)
         self.lengths = [np.array([len(e.tokens) for e in examples]) for examples, _ in self.pools]
         self.weighted = [np.array([len(e.ids) for e in examples]) for examples, _ in self.pools]
+        cached = functools.lru_cache(maxsize=2)  # of each pool: a little one would put out the orders of a large one
+        self._orders = [cached(functools.partial(self._order, pool)) for pool in range(len(self.pools))]
         needed = np.max([self._needed(step) for step in range(steps)], axis=0)
         rows, self.predictions, self.segments = map(int, needed)
         if few and round_up(rows, row_multiple) * columns <= SHORT:
@@ -86,7 +88,7 @@ class Batches:
     def picks(self, step: int) -> list[tuple[int, int]]:
         """(pool, index) of every example of a step."""
         return [
-            (pool, int(self._permutation(pool, draw // len(examples))[draw % len(examples)]))
+            (pool, int(self._orders[pool](draw // len(examples))[draw % len(examples)]))
             for pool, (examples, count) in enumerate(self.pools)
             for draw in range(step * count, (step + 1) * count)
         ]
@@ -97,8 +99,7 @@ class Batches:
         source = grain.MapDataset.range(start, self.steps).map(lambda step: self.part(int(step), own))
         return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019  a run holds one source
-    def _permutation(self, pool: int, epoch: int) -> np.ndarray:
+    def _order(self, pool: int, epoch: int) -> np.ndarray:
         """A fresh order of a pool in which every step gets short and long examples alike.
 
         The examples are cut into as many strata of length as a step takes from the pool, and steps take one of each:

@@ -4,6 +4,7 @@ A checkpoint is the train state, the caller's position (data position, config fi
 committed together or not at all. TensorStore does not notice every flipped bit; the checksums do, on any mesh.
 """
 
+import errno
 import functools
 import logging
 import re
@@ -30,6 +31,8 @@ _ITEMS = ("state", "position", "checksums")
 _DONE = "commit_success.txt"
 """What Orbax writes last into a checkpoint, which in a bucket says that it is whole."""
 _AGAIN = "delete it and resume the run to train this again"
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE}
+"""Errors of a machine and of its user, which say nothing of what a file holds."""
 
 
 class CheckpointError(ValueError):
@@ -99,7 +102,8 @@ class Checkpoints:
         where it has none). With no `step` given, unreadable checkpoints newer than the one returned are logged and
         deleted, so that `latest` is again the step that training stands on.
 
-        Raises CheckpointError when there is none that can be read.
+        Raises CheckpointError when there is none that can be read, and what a library raised where that is no damage: a
+        device or machine without memory, too many open files, a file that may not be read.
         """
         _ignore_late_parts()
         self.wait()
@@ -110,7 +114,7 @@ class Checkpoints:
                 with goodput.checkpoint("restore"):
                     restored = self._read(candidate, like)
             except Exception as error:  # three libraries meet the damage, each with types of its own
-                if in_bucket(self.directory) and reason_of(error):
+                if _is_passing(error) or (in_bucket(self.directory) and reason_of(error)):
                     raise  # what cannot be reached is not damaged
                 failures[candidate] = re.split(r"\n|\. See full", str(error).strip())[0][:200] or type(error).__name__
                 continue
@@ -160,6 +164,12 @@ def check_that_all_save(directory: epath.PathLike, processes: int) -> None:
     """Raises CheckpointError for a bucket to which Orbax cannot write, where several processes save together."""
     if processes > 1 and _is_mirrored(directory):
         raise CheckpointError(f"{directory}: several processes save to gs:// or a shared disk; give another --out")
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether a checkpoint may be whole that could not be read for this."""
+    full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return full or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
 
 
 def _is_mirrored(directory: epath.PathLike) -> bool:

@@ -58,13 +58,17 @@ def layer_weights(c: DecoderConfig) -> int:
     return attention + (3 if c.family.gated else 2) * c.width * c.mlp_width
 
 
-def step_flops(c: DecoderConfig, tokens: float, predictions: float, columns: int) -> float:
+def step_flops(
+    c: DecoderConfig, tokens: float, predictions: float, columns: int, *, frozen: bool = False
+) -> float:
     """FLOPs of one step by the formula: `tokens` through the layers, `predictions` of them through the head.
 
-    `columns` is the row length S, packed or not.
+    `columns` is the row length S, packed or not. Weights that are `frozen`, beside which adapters are trained, have no
+    gradient of their own; what the adapters cost is left out.
     """
-    layers = c.layers * (6 * layer_weights(c) + 6 * c.heads * c.head_size * columns)
-    return tokens * layers + predictions * 6 * c.width * c.vocab_size
+    products = 4 if frozen else 6
+    layers = c.layers * (products * layer_weights(c) + 6 * c.heads * c.head_size * columns)
+    return tokens * layers + predictions * products * c.width * c.vocab_size
 
 
 def mfu(flops: float, seconds: float, devices: list[jax.Device]) -> float | None:

@@ -124,14 +124,16 @@ def laid_out(shapes, shardings):
 
 
 def state_sharding(mesh: Mesh, state):
-    """A NamedSharding for every leaf of a pytree of parameters or optimizer state, found by the leaf's name."""
+    """A NamedSharding for every leaf of a pytree of parameters or optimizer state, found by the leaf's name. Along an
+    axis that its mesh axis does not divide, such as nine heads in two parts, a leaf is not divided."""
 
     def leaf_sharding(path, leaf):
         names = [str(key.key) for key in path if hasattr(key, "key")]  # nnx's attribute `.value` is no name
         spec = next((PARAMETERS[n] for n in reversed(names) if n in PARAMETERS), P())
-        fits = len(spec) <= leaf.ndim and all(
-            axis is None or leaf.shape[i] % mesh.shape[axis] == 0 for i, axis in enumerate(spec)
-        )
-        return NamedSharding(mesh, spec if fits else P())
+        if len(spec) > leaf.ndim:
+            return NamedSharding(mesh, P())
+        fits = [axis and leaf.shape[i] % mesh.shape[axis] == 0 for i, axis in enumerate(spec)]
+        kept = [axis if fit else None for axis, fit in zip(spec, fits, strict=True)]
+        return NamedSharding(mesh, P(*kept) if any(kept) else P())
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, state)

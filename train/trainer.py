@@ -115,9 +115,11 @@ def fit(
         if run.rank:
             trained = lora.create(params, run.rank, run.batches.seed)
             frozen = jax.device_put(params, state_sharding(run.mesh, params))
-        state = _restored(run, tx, trained, checkpoints) or _initial(run, tx, trained)
+        restored = _restored(run, tx, trained, checkpoints)
+        state = restored or _initial(run, tx, trained)
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
-        start = saved = int(state.step)
+        start = int(state.step)
+        saved = start if restored else -1
         report, running, signal = _Reporter(run, params, log, rate, clock, start), deque(), 0
         stream = batches.iterate(start, own_rows(run.mesh, batches.rows))
 
@@ -128,11 +130,13 @@ def fit(
         for step in range(start, batches.steps):
             due = engine.save_every and step > start and step % engine.save_every == 0
             signal = STOP if alone and asked() else signal
-            if checkpoints and (signal or due):
+            if checkpoints and (signal or due) and step > saved:
                 save(step)
                 saved = step
             if signal == STOP:
                 raise stopping.Stopped(asked() or SIGTERM)
+            if step in engine.profile:  # what was dispatched before belongs to the other side of this bound
+                jax.block_until_ready([sums for _, sums in running])
             profile.before(step)
             batch = place_batch(run.mesh, batches.rows, _signed(next(stream), signals.now(), rate(step)))
             state, sums = train_step(state, batch, frozen)
@@ -143,12 +147,11 @@ def fit(
                 granted = wanted != STOP and ended < saved  # since then there was a save
                 signal = 0 if granted else wanted
                 watchdog.beat(f"after step {ended}")
-        for ended in running:
-            report(*ended)
-        if asked():
-            if checkpoints and alone:
+        signal = max([signal, *(report(*ended) for ended in running)])
+        if asked() or signal == STOP:
+            if checkpoints and (alone or signal == STOP) and batches.steps > saved:
                 save(batches.steps)
-            raise stopping.Stopped(asked())
+            raise stopping.Stopped(asked() or SIGTERM)
     found = optimizers.final_weights(state.optimizer, state.params)
     return lora.merged(frozen, found, engine.deterministic) if run.rank else found
 
@@ -279,7 +282,8 @@ class _Reporter:
         if self._alone:  # several processes have to report the same step together
             self.ahead = int(seconds < LONG)
         batches, weight = self._run.batches, host["weight"] or 1.0
-        cost = flops.step_flops(self._model, host["tokens"], host["weight"], batches.columns)
+        tokens, frozen = host["tokens"], bool(self._run.rank)
+        cost = flops.step_flops(self._model, tokens, host["weight"], batches.columns, frozen=frozen)
         means = {name: host[name] / weight for name in ("loss", "kl", "tail", "hits")}
         used = flops.mfu(cost, seconds, self._devices)
         self._log(step, means | {

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -77,6 +79,21 @@ def test_rows_hold_whole_examples_and_every_target_is_the_next_token(seed, sizes
 def test_the_rows_of_one_process_are_those_of_the_whole_batch(rows, seed):
     source, rows = batches(((30, 12),), seed=seed, steps=2, columns=20, row_multiple=8, keep=2), np.array(sorted(rows))
     assert_equal(source.part(1, rows), {name: array[rows] for name, array in source[1].items()})
+
+
+def test_a_source_that_nobody_holds_is_let_go():
+    source = batches()
+    known = weakref.ref(source)
+    del source
+    gc.collect()
+    assert known() is None
+
+
+def test_a_little_pool_does_not_put_out_the_orders_of_a_large_one(monkeypatch):
+    ordered, order = [], Batches._order
+    monkeypatch.setattr(Batches, "_order", lambda self, *of: ordered.append(of) or order(self, *of))
+    batches(((100, 4), (1, 16)), steps=6)
+    assert [of for of in ordered if of[0] == 0] == [(0, 0)]
 
 
 def test_shapes_never_change_over_a_run():

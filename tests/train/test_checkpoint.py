@@ -1,3 +1,4 @@
+import errno
 import logging
 
 import jax
@@ -87,6 +88,32 @@ def test_damaged_newest_falls_back_and_is_removed(tmp_path, caplog):
         assert_same_bits(state, train_state(1))
     said = [r.message for r in caplog.records if r.name == "ratchet.train.checkpoint"]
     assert any("step 2 is damaged" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"), MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes."),
+    ],
+)  # fmt: skip
+def test_a_machine_that_is_full_damages_no_checkpoint(tmp_path, monkeypatch, error):
+    with Checkpoints(tmp_path / "ck") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, train_state(step), position={"step": step})
+    read = Checkpoints._read
+
+    def full(self, step, like):
+        if step == 2:
+            raise error
+        return read(self, step, like)
+
+    with Checkpoints(tmp_path / "ck") as checkpoints:
+        monkeypatch.setattr(Checkpoints, "_read", full)
+        with pytest.raises(type(error)):
+            checkpoints.restore(train_state())
+        monkeypatch.undo()
+        assert checkpoints.restore(train_state())[1] == {"step": 2}
 
 
 def test_both_damaged_is_one_clear_line(tmp_path):

@@ -20,6 +20,8 @@ def test_the_formula_is_that_of_a_llama_layer():
     assert layer_weights(c) == 64 * 128 + 2 * 64 * 32 + 128 * 64 + 3 * 64 * 128
     assert step_flops(c, 10, 0, 100) == 10 * 3 * 6 * (layer_weights(c) + 8 * 16 * 100)
     assert step_flops(c, 0, 10, 100) == 6 * 64 * 1000 * 10
+    assert step_flops(c, 10, 0, 100, frozen=True) == 10 * 3 * (4 * layer_weights(c) + 6 * 8 * 16 * 100)
+    assert step_flops(c, 0, 10, 100, frozen=True) == 4 * 64 * 1000 * 10
 
 
 @pytest.mark.parametrize("length", [1, 7])

@@ -61,10 +61,12 @@ def test_parameters_are_split_by_name():
     assert batch_sharding(make_mesh(MeshConfig(2, 2, 2))).spec == P(("data", "fsdp"))
 
 
-def test_what_does_not_divide_stays_whole():
-    found = specs(make_mesh(MeshConfig(1, 1, 8)), params(heads=8, kv_heads=4))
-    assert find(found, "key") == P()
-    assert find(found, "query") == P(None, "fsdp", "tensor", None)
+def test_what_an_axis_does_not_divide_stays_whole_along_it():
+    found = specs(make_mesh(MeshConfig(1, 2, 4)), params(width=48, heads=6, kv_heads=6))
+    assert find(found, "key") == find(found, "query") == P(None, "fsdp", None, None)
+    assert find(found, "up") == P(None, "fsdp", "tensor")
+    found = specs(make_mesh(MeshConfig(1, 1, 8)), params(vocab_size=66, heads=4, kv_heads=4))
+    assert find(found, "embedding") == P(None, "fsdp")
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
