@@ -50,13 +50,21 @@ def calibrate(
     Where what is left does not reach the target, the likelihoods among these have their say again. Returns the
     calibrated reviewer and what was measured per criterion: threshold, standing, AUC, TPR, TNR, Cohen's κ, precision,
     recall, junk. `reached` hears which share is reviewed. Raises ReviewerBelowFloor when no thresholds reach the target
-    with enough recall, when junk passes, and when no criterion has a say.
+    with enough recall, when no probe is right, by which recall is measured, when junk passes, and when no criterion has
+    a say.
     """
     tasks = {p.task.id: p.task for p in probes}
     reviews = reviewer.review([p.transcript for p in probes], tasks, passages, reached=reached)
     worthy = _by_their_worth(reviewer.criteria, probes, reviews)
     kept = [c if c.kind == "likelihood" else w for c, w in zip(reviewer.criteria, worthy, strict=True)]
     found = _most_lenient(replace(reviewer, criteria=worthy), probes, reviews, config)
+    if config.minimum_recall and not any(p.right and not p.junk for p in probes):
+        raise ReviewerBelowFloor(
+            "review: none of the answers to the probes is right, so that no recall can be measured, and "
+            f"{config.minimum_recall} is the floor; look at calibration.json, and start a new run with more "
+            "--review.probes or with --review.minimum-recall 0",
+            found[1],
+        )
     if (reason := _below_floor(*found, config)) and tuple(kept) != worthy:
         second = _most_lenient(replace(reviewer, criteria=tuple(kept)), probes, reviews, config)
         if not _below_floor(*second, config):

@@ -256,6 +256,7 @@ class Config:
 def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
     """(setting, whether it is at odds with another, what to do)."""
     longest, answer = c.model.max_length, c.simulate.new_tokens
+    optimizer, (first, last) = c.train.optimizer, c.train.engine.profile
     part = max(longest - answer, answer)  # both together seldom are as long as they may be
     models = [source for source in c.wrongthink.sources if source != "spoiled"]
     return (
@@ -297,6 +298,13 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             for s in (c.teacher, c.judge)
         ),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
+        ("train.optimizer.kind", c.train.lora > 0 and optimizer.kind == "muon", "adapters are trained by adamw"),
+        (
+            "train.optimizer.average",
+            c.train.lora > 0 and optimizer.average > 0,
+            "the mean of adapters is not the mean of weights; leave it out, or set train.lora to 0",
+        ),
+        ("train.engine.profile", first > last, "the second step, the first that is not traced, comes after the first"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
         ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),
     )
@@ -360,7 +368,10 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"config: {name} is {value!r}; it must be a list")
-        return tuple(_value(get_args(hint)[0], one, name) for one in value)
+        kinds = get_args(hint)
+        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
+            raise ConfigError(f"config: {name} is {value!r}; it must have {len(kinds)} parts")
+        return tuple(_value(kinds[0], one, name) for one in value)
     plain = hint if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else object
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -33,10 +33,16 @@ class Judge:
         if judged_by_seed(run):
             made = calibration_of_seed(run)
             criteria = made["criteria"]
-            if all(c["standing"] == "advisory" for c in criteria.values()):
+            if all(c["standing"] == "advisory" for name, c in criteria.items() if name != AGREEMENT):
                 criteria = {c.id: criteria[c.id] | {"standing": c.standing} for c in run.rubric}
             reviewer = with_thresholds(reviewer, made | {"criteria": criteria})
         alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
+        decided = any(c.required for c in run.rubric)
+        if decided and not run.world.oracle and not any(c.required for c in alone):
+            raise ValueError(
+                f"evaluate: of the rubric's criteria none but {AGREEMENT} is required, and a single answer agrees with "
+                "no other; give it one more that is required"
+            )
         return replace(reviewer, criteria=alone)
 
     @property

@@ -328,11 +328,13 @@ def prepare(
 
 def _worked(world: World, count: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     """The worked tasks that are shown, and at most `count` that probe the reviewer: the world's own, else the last of
-    the seed's. None are held out where nobody knows right answers, since nothing is calibrated by them."""
+    the seed's. What probes is not shown, also where the seed has it twice. None are held out where nobody knows right
+    answers, since nothing is calibrated by them."""
     tasks = world.seed.tasks
     if world.probes.tasks or not world.known:
         return tasks, world.probes.tasks[:count]
-    return tasks[:-count], tasks[-count:]
+    held_out = {t.id for t in tasks[-count:]}
+    return tuple(t for t in tasks[:-count] if t.id not in held_out), tasks[-count:]
 
 
 def _kinds(world: World) -> Kinds | None:

@@ -226,11 +226,12 @@ def spoil(
     """
     steps = world.steps(t.text)
     ends = [0, *step_ends(tokenizer, t.tokens, steps)]
-    ends[-1] = len(t.tokens)
+    ends[-1] = len(t.tokens) - (t.tokens[-1:] == (tokenizer.end,))  # the end of the answer is no part of a step
+    ended = [*range(ends[-1], len(t.tokens))]
     made = []
     for way in world.spoil(task, t.text, heard, Random(f"spoil {generation} {t.id}")):
         thought = way.thought(t.text, steps)
-        rest = [i for step in way.then for i in range(ends[step], ends[step + 1])]
+        rest = [i for step in way.then for i in range(ends[step], ends[step + 1])] + ended
         corrected = replace(
             t,
             source="spoiled",

@@ -39,21 +39,26 @@ def promote(g: Generation) -> bool:
 
 
 def never(world: World, config: EvaluateConfig) -> str:
-    """Why no generation of a run can be promoted, whatever it learns: there are tasks about too few things. "" where
-    there are enough, or none at all."""
+    """Why no generation of a run can be promoted, whatever it learns: there are tasks about too few things, or nearly
+    all are about a few of them. "" where there are enough, or none at all."""
     needed = math.ceil(2 / config.resolution)
     for name, of in (("fresh material", world.fresh), ("first slice", world.slices[0])):
         if 0 < (count := asked_about(world, of)) < needed:
+            as_many = f"{count:.1f}".removesuffix(".0")
             return (
-                f"the {name} of {world.name} gives tasks about {count} things, and no generation could be promoted: "
+                f"the {name} of {world.name} gives tasks about {as_many} things, and no generation could be promoted: "
                 f"with --evaluate.resolution {config.resolution} it takes {needed}; have more, or a higher resolution"
             )
     return ""
 
 
-def asked_about(world: World, of: Material) -> int:
-    """How many different things there are tasks about; proposed ones are about one document each."""
-    return len({t.document_ids for t in of.tasks} if of.tasks else of.documents if world.kinds else ())
+def asked_about(world: World, of: Material) -> float:
+    """How many different things there are tasks about, with equally many of each; if some have more tasks, it is how
+    many such things would tell as much. Proposed tasks are about one document each."""
+    if not of.tasks:
+        return float(len(of.documents)) if world.kinds else 0.0
+    about = {str(n): " ".join(t.document_ids) for n, t in enumerate(of.tasks)}
+    return effective_groups(about, about)
 
 
 def decide(candidate: Evaluation, promoted: Mapping[int, Evaluation], config: EvaluateConfig) -> dict:

@@ -154,7 +154,7 @@ def likelihood_of_wrong_thoughts(g: Generation, corrected: Sequence[Pair], param
     """Adds to wrongthink.json how likely the wrong steps of interrupted thoughts are before and after this generation's
     training, which must never make them likelier. The right steps before them become so, where it has learned them."""
     path = g.directory / "wrongthink.json"
-    thoughts = {t.forced: t for t, r in corrected if r.accepted}.values()
+    thoughts = {(t.task_id, t.forced): t for t, r in corrected if r.accepted}.values()
     if not thoughts or not g.run.commits.has(path) or g.run.commits.holds(path, "likelihood"):
         return
     measured = g.run.commits.read(path)

@@ -219,7 +219,7 @@ def mixture(
     shown = round((c.batch - half) * (c.demonstrations if earlier else 1.0))
     again = c.batch - half - shown
     old_students, old_simulators = _by_reader(earlier)
-    recalled = round(again * c.student)
+    recalled = round(again * c.student) if old_simulators else again
     return [
         (students, taught),
         (simulators, half - share - taught),

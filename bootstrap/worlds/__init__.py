@@ -66,14 +66,15 @@ def _own(name: str, seed: int, generations: int) -> World:
     if not function:
         known = "documents, lessons and arithmetic"
         raise ValueError(f"world: there is no {name!r}; set --world to one of {known}, or to package.module:function")
+    if not all(map(str.isidentifier, module.split("."))):
+        raise ValueError(f"world: {name!r} names no module; set --world to package.module:function")
     try:
-        create = getattr(importlib.import_module(module), function)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"world: {error}; install the package of {name} or set PYTHONPATH to its folder") from None
-    except AttributeError:
-        raise ValueError(
-            f"world: the module {module} has no function {function}; set --world to one that it has"
-        ) from None
+    create = getattr(imported, function, None)
+    if create is None:
+        raise ValueError(f"world: the module {module} has no function {function}; set --world to one that it has")
     try:
         inspect.signature(create).bind(seed, generations)
     except TypeError as error:

@@ -131,8 +131,9 @@ def _known(questions: Sequence[Question]) -> Known:
 
 
 def _probes(known: Known, found: Sequence[Document]) -> Material:
-    """A worked task for each question, and the documents that they are about. Those that the latest generations read,
-    or none, come first: they tell most about documents that nothing was trained on."""
+    """A worked task for each question, and the documents that they are about. Those that no generation of this run
+    reads come first, then those of the latest generations: they tell most about documents that nothing was trained on.
+    The fresh ones, by which generations are promoted, come last."""
     place = {d.id: n for n, d in enumerate(found)}
     order = sorted(known, key=lambda asked: (-place[asked[1]], asked))
     tasks = tuple(replace(_asked(*asked), answer=known[asked][0]) for asked in order)

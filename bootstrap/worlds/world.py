@@ -237,7 +237,9 @@ _BEFORE_SMALL = frozenset(
 """Abbreviations that a sentence may end with, unless it goes on in small letters or with a figure."""
 _LONGEST = 32
 """Letters of a word that are read before a point."""
-_NAME_OR_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|(?<=[a-z,;:] )[A-Z]\w+")
+_NAME_OR_NUMBER = re.compile(r"(?<!\w)\d+(?:[.,]\d+)*(?!\w)|(?<=[a-z,;:] )[A-Z]\w+")
+_OF_A_LIST = re.compile(r"\s*\d+[.)](?=\s)")
+"""The number of an item in a list, which says nothing that could be wrong."""
 
 
 def words(text: str) -> list[str]:
@@ -294,12 +296,21 @@ def swapped(task: Task, answer: str, heard: Sequence[str], random: Random) -> tu
     steps, found = sentences(answer), []
     for number, step in enumerate(steps):
         said = answer[step.start : step.end]
-        own = _NAME_OR_NUMBER.findall(said)
-        others = [w for w in known if own and w not in own and w[0].isdigit() == own[0][0].isdigit()]
+        listed = _OF_A_LIST.match(said)
+        own = [*_NAME_OR_NUMBER.finditer(said, listed.end() if listed else 0)]
+        same = {_value(word[0]) for word in own}
+        others = [w for w in known if own and _value(w) not in same and w[0].isdigit() == own[0][0][0].isdigit()]
         if others:
-            wrong = said.replace(own[0], random.choice(others), 1)
+            start, end = own[0].span()
+            wrong = said[:start] + random.choice(others) + said[end:]
             found.append(Spoiled(number, wrong, tuple(range(number, len(steps)))))
     return tuple(found)
+
+
+def _value(word: str) -> str:
+    """A name, or a number without what changes nothing of its value: "1,900" and "1900.0" are the same."""
+    number = re.sub(r",(?=\d{3}\b)", "", word)
+    return number.rstrip("0").rstrip(".") if number[0].isdigit() and "." in number else number
 
 
 def no_items(tasks: Sequence[Task]) -> tuple[Item, ...]:

@@ -193,6 +193,11 @@ def test_what_is_just_within_bounds_is_fine(name, value):
         ("train.columns", 144, "it must be above 144, which a prompt"),
         ("simulate.keep", 1025, "model.vocab_size is 1024; lower it"),
         ("train.lora", 4, "random weights are not worth adapting; give --base"),
+        ("train.optimizer.rate", float("inf"), "it must be a finite number"),
+        ("train.engine.profile", [10], "it must have 2 parts"),
+        ("train.engine.profile", [], "it must have 2 parts"),
+        ("train.engine.profile", [1, 2, 3], "it must have 2 parts"),
+        ("train.engine.profile", [13, 10], "comes after the first"),
         ("wrongthink.interruption", " ", "the supervisor has to say something"),
         ("rollouts.url", ["http://h:8000/v1"], "servers hold a model that others know; give its --base"),
         ("rollouts.url", ["http://h:8000/v1", "h:8000"], "give it as http://HOST:PORT/v1"),
@@ -201,6 +206,14 @@ def test_what_is_just_within_bounds_is_fine(name, value):
 def test_settings_at_odds_name_what_to_do(name, value, said):
     with pytest.raises(ConfigError, match=f"^config: {name} is .*{said}"):
         from_json(altered(name, value))
+
+
+@pytest.mark.parametrize(("name", "value"), [("kind", "muon"), ("average", 0.2)])
+def test_adapters_are_trained_by_adamw_and_are_no_averages(name, value):
+    own = {"lora": 4, "optimizer": {name: value}}
+    with pytest.raises(ConfigError, match=f"^config: train.optimizer.{name} is {value}; "):
+        from_json(json.dumps({"base": "smollm2", "train": own}))
+    assert from_json(json.dumps({"base": "smollm2", "train": own | {"lora": 0}}))
 
 
 def test_a_row_holds_the_longest_answer_and_heads_divide_the_width():

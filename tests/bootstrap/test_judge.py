@@ -109,6 +109,15 @@ def test_agreement_is_not_asked_of_what_stands_alone(run):
     assert Judge(own)(said(own, ("so.", True)), []) == [True]
 
 
+def test_a_rubric_that_requires_agreement_alone_judges_nothing(run):
+    own = without_oracle(run)
+    agreement = own.rubric[-1].model_copy(update={"id": "agreement", "kind": "likelihood", "of": "answer"})
+    advisory = own.rubric[0].model_copy(update={"standing": "advisory"})
+    own = replace(own, rubric=(advisory, agreement))
+    with pytest.raises(ValueError, match="none but agreement is required, and a single answer agrees with no other"):
+        Judge(own)(said(own, ("utter nonsense", False)), [])
+
+
 @pytest.mark.parametrize("standing", ["advisory", "earned", "required"])
 def test_probes_are_as_many_as_answers_only_where_agreement_may_decide(run, standing):
     asked = run.rubric[-1].model_copy(

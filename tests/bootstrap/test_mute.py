@@ -88,6 +88,8 @@ def test_the_files_of_its_tokenizer_are_committed_and_made_again(mute_run, tmp_p
     ("world", "said"),
     [
         ("mute:nothing", "world: the module mute has no function nothing"),
+        (".mute:create", "world: '.mute:create' names no module; set --world to package.module:function"),
+        (":create", "world: ':create' names no module"),
         ("nowhere:create", "world: No module named 'nowhere'; install the package of nowhere:create"),
         ("json:dumps", "world: json:dumps does not take a seed and the number of generations (too many positional"),
         ("mute:RUBRIC", "world: mute:RUBRIC does not take a seed"),

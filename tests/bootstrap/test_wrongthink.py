@@ -252,6 +252,8 @@ def test_a_world_says_which_steps_a_correction_repeats(torn, world, task, deeds)
     one, other = spoil(odd, torn.tokenizer, was, task, (), NO, 2)
     assert (one.forced_text, one.text) == (f"{first} so what.", f"{NO} {first}")
     assert (other.forced_text, other.text) == ("well.", f"{NO} {second} {first}")
+    for t in (one, other):  # whatever it repeats, it ends once, and at its end
+        assert t.tokens.count(torn.tokenizer.end) == 1 and t.tokens[-1] == torn.tokenizer.end
 
 
 def test_a_spoiled_answer_keeps_the_distributions_of_the_tokens_that_it_keeps(torn, world, task, deeds):

@@ -237,6 +237,16 @@ def test_a_reviewer_below_its_floor_stops_with_one_clear_line(answering, world, 
     assert caught.value.measured["review"]["recall"] == 0.5
 
 
+def test_where_no_answer_to_a_probe_is_right_there_is_no_recall(answering, world, passages, probes):
+    wrong = [replace(p, right=False) for p in probes]
+    reviewer = answering([Criterion(id="grounded", kind="rule", question="?")])
+    config = ReviewConfig(target_precision=0.0, minimum_recall=0.2)
+    with pytest.raises(ReviewerBelowFloor, match="none of the answers to the probes is right") as caught:
+        calibrate(reviewer, wrong, passages, config)
+    assert caught.value.measured["criteria"].keys() == {"grounded"}
+    calibrate(answering(by_rule(world)), wrong, passages, replace(config, minimum_recall=0.0))  # as the line says
+
+
 def test_junk_that_passes_stops_it_too(answering, passages, probes):
     with pytest.raises(ReviewerBelowFloor, match="1.00 of the junk probes passed at the strictest thresholds"):
         calibrate(answering([Criterion(id="finished", kind="rule", question="?")]), probes, passages, LAX)

@@ -142,6 +142,13 @@ def test_what_the_reviewer_got_wrong_joins_the_simulators():
     assert found == mistakes and count > 0
 
 
+def test_students_take_the_place_of_simulators_that_earlier_generations_lack():
+    earlier = [e for e in NEWEST if e.origin == "student"]
+    pools = mixed(NEWEST, earlier, SHOWN, student=0.5)
+    asked = sum(count for _, count in pools.values())
+    assert asked == 64 == sum(count for found, count in pools.values() if found)
+
+
 def test_a_step_weighs_so_many_tokens():
     pools = [(random_examples(4, seed=0), 3), ([], 5), (random_examples(2, seed=1), 1)]
     means = [np.mean([len(e.ids) for e in found]) for found, _ in pools if found]

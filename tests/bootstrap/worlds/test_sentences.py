@@ -1,8 +1,10 @@
 """Where sentences end, and what words are, in whatever script."""
 
+from random import Random
+
 import pytest
 
-from ratchet.bootstrap.worlds.world import sentences, words
+from ratchet.bootstrap.worlds.world import Task, sentences, swapped, words
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,23 @@ def test_scripts_without_spaces_need_none_after_a_mark():
 )
 def test_a_word_keeps_the_marks_on_its_letters(text, found):
     assert words(text) == found
+
+
+def wrong_steps(answer, *heard):
+    """What may stand in place of the steps of an answer, over many draws."""
+    return {(s.step, s.text) for n in range(30) for s in swapped(Task("t", (), ()), answer, heard, Random(n))}
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard", "wrong"),
+    [
+        ("1. Put it into the tray.\n2. Call the clerk.", ("5 francs",), set()),
+        ("1. Give him 3 francs.", ("5 francs",), {(0, f"1. Give him {n} francs.") for n in "15"}),
+        ("It cost 900 francs.", ("900.0", "1,900", "1900"), {(0, f"It cost {n} francs.") for n in ("1,900", "1900")}),
+        ("It cost 1,900 francs.", ("1900.00",), set()),
+        ("Anna told me that Ann fell.", ("and Tom",), {(0, "Anna told me that Tom fell.")}),
+        ("In 1984, 84 came.", ("7",), {(0, "In 7, 84 came.")}),
+    ],
+)
+def test_a_swapped_name_or_number_makes_a_step_wrong(answer, heard, wrong):
+    assert wrong_steps(answer, *heard) == wrong

@@ -9,7 +9,8 @@ from support import little_config
 
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import EvaluateConfig
-from ratchet.bootstrap.stages.promote import never
+from ratchet.bootstrap.run import _worked
+from ratchet.bootstrap.stages.promote import asked_about, never
 from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig, load
 from ratchet.bootstrap.worlds.world import Material
 
@@ -61,6 +62,23 @@ def test_worked_tasks_that_all_probe_the_reviewer_leave_nothing_to_learn_from(mo
 
 def test_worked_tasks_probe_nothing_where_nobody_knows_right_answers(monkeypatch):
     assert given(monkeypatch, replace(WORLD, known=None), review__probes=len(SEED.tasks))
+
+
+def test_things_that_nearly_all_tasks_are_about_tell_little():
+    """Ten things, of which one has 31 of the 40 tasks, tell as much as 1.6 with equally many."""
+    first, *others = FRESH.documents[:1] + tuple(replace(FRESH.documents[0], id=f"d{n}") for n in range(9))
+    task = FRESH.tasks[0]
+    of = [replace(task, document_ids=(d.id,)) for d in [*[first] * 31, *others]]
+    fresh = Material((first, *others), tuple(of))
+    assert asked_about(WORLD, fresh) == pytest.approx(40**2 / (31**2 + 9))
+    assert "gives tasks about 1.6 things" in never(replace(WORLD, fresh=fresh), EvaluateConfig(resolution=0.9))
+
+
+def test_what_probes_the_reviewer_is_shown_nowhere():
+    """Also where the seed has the same worked task twice."""
+    twice = SEED._replace(tasks=(*SEED.tasks, SEED.tasks[0]))
+    shown, probes = _worked(replace(WORLD, seed=twice), 1)
+    assert probes == SEED.tasks[:1] and SEED.tasks[0] not in shown and len(shown) == len(SEED.tasks) - 1
 
 
 @pytest.mark.parametrize(
