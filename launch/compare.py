@@ -25,7 +25,7 @@ from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
 from ratchet.train.trainer import TrainingDiverged
 
-_REVIEWED = ("simulate", "review", "calibration.json", "samples.json")
+_REVIEWED = ("propose", "probes.json", "simulate", "review", "calibration.json", "samples.json")
 _WRITTEN = (*_REVIEWED, "targets", "wrongthink", "wrongthink.json", "corrections", "dataset")
 KEPT = {"targets": _REVIEWED, "wrongthink": (*_REVIEWED, "targets"), "train": _WRITTEN, "controls": _WRITTEN}
 """By section of a varied setting, what of the compared generation no arm has to make anew."""
@@ -128,8 +128,15 @@ def _begin(directory: epath.Path, number: int, arm: Arm, place: epath.Path) -> C
     for name in names:
         _copy(directory / name, place / name)
         Commits(place).inherit(Commits(directory), place / name)
+    _forget_training(Commits(place), place / f"gen-{number:03d}" / "wrongthink.json")
     config_files.save(place, config)
     return config
+
+
+def _forget_training(commits: Commits, path: epath.Path) -> None:
+    """Leaves out what the training of another arm did to the likelihood of wrong thoughts."""
+    if commits.has(path) and commits.holds(path, "likelihood"):
+        commits.write(path, {name: found for name, found in commits.read(path).items() if name != "likelihood"})
 
 
 def _strange(directory: epath.Path, number: int, place: epath.Path) -> str:

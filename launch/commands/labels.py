@@ -125,6 +125,7 @@ def label(words: list[str]) -> int:
         f"`ratchet calibrate {typed(asked.directory)} --labels {typed(path)}` compares the review with them",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     return 0
 

@@ -24,9 +24,9 @@ def generation(
     rows = round_up(-(-config.train.batch // parts), config.train.engine.micro_batches)
     slots = -(-config.simulate.slots // parts)
     programs = {
-        "train": lambda: training.training(config, mesh, chip, rows),
-        "sample": lambda: inference.sampling(config, mesh, chip, slots),
-        "score": lambda: inference.scoring(config, mesh, chip, slots),
+        "train": lambda: training.training(config, mesh, chip, rows, "--train.batch"),
+        "sample": lambda: inference.sampling(config, mesh, chip, slots, "--simulate.slots"),
+        "score": lambda: inference.scoring(config, mesh, chip, slots, "--simulate.slots"),
     }
     steps = {}
     for number, (name, program) in enumerate(programs.items(), 1):
@@ -83,4 +83,5 @@ def _answers(config: Config) -> int:
     if config.world != "documents":
         return 0
     d = config.documents
-    return d.per_document * (d.slice * config.simulate.samples + d.fresh * config.evaluate.samples)
+    tasks = 1 if d.question else d.per_document
+    return tasks * (d.slice * config.simulate.samples + d.fresh * config.evaluate.samples)

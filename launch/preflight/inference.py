@@ -26,8 +26,11 @@ QUESTIONS = 8
 """Questions that the review is taken to ask of an answer: two criteria of each of four steps, for example."""
 
 
-def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: int) -> dict[str, Any]:
-    """What sampling takes with so many slots on each chip of data × fsdp. All bytes are a chip's.
+def sampling(
+    config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: int, option: str = "--slots"
+) -> dict[str, Any]:
+    """What sampling takes with so many slots on each chip of data × fsdp; the `option` says how many, in what is
+    advised. All bytes are a chip's.
 
     By the formula, a step reads the weights in the dtype of the engine and every column of every cache, once.
     """
@@ -49,7 +52,7 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
     given = {"weights for sampling": bytes_on_chip(weights), "caches of slots": bytes_on_chip(cache)}
     text, fit = compiled(lowered, chip, given, {"weights of training": bytes_on_chip(params)})
     found = {"slots": sampler.slots, "prompt_columns": columns, "new_tokens": c.new_tokens}
-    found |= fit | {"advice": _advice(fit, ", --simulate.int8-cache")}
+    found |= fit | {"advice": _advice(fit, f"{option}, --simulate.int8-cache")}
     if not text:
         return found
     read, formula = memory_traffic(text, _STEP), sum(given.values())
@@ -60,9 +63,12 @@ def sampling(config: Config, mesh: jax.sharding.Mesh, chip: Chip, slots_a_chip: 
     return found | {"step": step, "bound": bounds}
 
 
-def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chip: int) -> dict[str, Any]:
+def scoring(
+    config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chip: int, option: str = "--slots"
+) -> dict[str, Any]:
     """What a batch of the review's questions takes with so many questions on each chip of data × fsdp, QUESTIONS of
-    each context. Contexts are as long as they may be. All bytes are a chip's."""
+    each context; the `option` says how many, in what is advised. Contexts are as long as they may be. All bytes are a
+    chip's."""
     graphdef, params = _model(config, mesh)
     laid, engine, model = slots_sharding(mesh), config.train.engine, config.model
     parts = Inference(graphdef, rows=laid).parts
@@ -91,7 +97,7 @@ def scoring(config: Config, mesh: jax.sharding.Mesh, chip: Chip, questions_a_chi
             },
         }
         | fit
-        | {"advice": _advice(fit)}
+        | {"advice": _advice(fit, option)}
     )
     if not text:
         return found
@@ -142,6 +148,6 @@ def _model(config: Config, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.S
     return graphdef, laid_out(params, state_sharding(mesh, params))
 
 
-def _advice(fit: dict[str, Any], more: str = "") -> list[str]:
-    """What to change where a program does not fit; `more` is another option that would help."""
-    return [] if fit["fits"] else [f"fewer --slots{more}, or --mesh.tensor 2, which splits heads too"]
+def _advice(fit: dict[str, Any], options: str) -> list[str]:
+    """What to change where a program does not fit."""
+    return [] if fit["fits"] else [f"a smaller {options}, or --mesh.tensor 2, which splits heads too"]

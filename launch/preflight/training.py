@@ -13,7 +13,7 @@ from ratchet.bootstrap.config import Config
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
 from ratchet.launch.preflight.collectives import Collective, by_kind, collectives, memory_traffic
 from ratchet.models import decoder
-from ratchet.train import optimizer
+from ratchet.train import lora, optimizer
 from ratchet.train.flops import Chip, step_flops, traced_flops
 from ratchet.train.sharding import batch_sharding, laid_out, state_sharding
 from ratchet.train.trainer import State, make_step
@@ -24,22 +24,28 @@ _WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 """Leaves products with gathered weights whole: split into steps they send the same bytes, which are harder to read."""
 
 
-def training(config: Config, mesh: jax.sharding.Mesh, chip: Chip, rows_a_chip: int) -> dict[str, Any]:
-    """What a step takes with so many rows of a batch on each chip of data × fsdp. All bytes are a chip's."""
+def training(
+    config: Config, mesh: jax.sharding.Mesh, chip: Chip, rows_a_chip: int, option: str = "--rows"
+) -> dict[str, Any]:
+    """What a step takes with so many rows of a batch on each chip of data × fsdp; the `option` says how many, in what
+    is advised. All bytes are a chip's."""
     rows = rows_a_chip * mesh.shape["data"] * mesh.shape["fsdp"]
-    state, batch, step, plain_step = _step(config, mesh, rows)
+    (state, batch, frozen), step, plain_step = _step(config, mesh, rows)
     tokens, columns = rows * config.train.columns, config.train.columns
-    parts = {"weights": state.params, "optimizer state": state.optimizer, "batch": batch}
+    weights = state.params if frozen is None else frozen
+    parts = {"weights": weights, "optimizer state": state.optimizer, "batch": batch}
+    if frozen is not None:
+        parts["adapters"] = state.params
     with jax.set_mesh(mesh):
-        formula = step_flops(config.model, tokens, tokens, columns)
-        traced = traced_flops(inspect.unwrap(plain_step), state, batch)  # a trace takes no compiler's options
+        formula = step_flops(config.model, tokens, tokens, columns, frozen=frozen is not None)
+        traced = traced_flops(inspect.unwrap(plain_step), state, batch, frozen)  # it takes no compiler's options
         found = {
             "tokens_per_step": tokens,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights)),
             "flops": {"per_token": traced / tokens, "formula": formula / tokens, "ratio": traced / formula},
         }
         given = {name: bytes_on_chip(tree) for name, tree in parts.items()}
-        text, fit = compiled(step.lower(state, batch), chip, given, {}, **_WHOLE_PRODUCTS)
+        text, fit = compiled(step.lower(state, batch, frozen), chip, given, {}, **_WHOLE_PRODUCTS)
     found |= fit
     if text:
         sent, found["memory"]["traffic"] = collectives(text, mesh), memory_traffic(text)
@@ -50,7 +56,7 @@ def training(config: Config, mesh: jax.sharding.Mesh, chip: Chip, rows_a_chip: i
         ]
         found["fsdp"] = _fsdp(sent, found["parameters"], mesh)
         found["bound"] = _bound(found, sent, chip, mesh)
-    return found | {"advice": _advice(found, config, mesh)}
+    return found | {"advice": _advice(found, config, mesh, option)}
 
 
 def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -68,10 +74,13 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
-    """(state, batch, jitted step, the same without attention kernels, whose products do not show): shapes with their
-    layout; nothing is allocated."""
+    """((state, batch, frozen weights or None), jitted step, the same without attention kernels, whose products do not
+    show): shapes with their layout; nothing is allocated."""
     graphdef, params = decoder.shapes(config.model)
-    tx = optimizer.create(config.train.optimizer)
+    tx, frozen = optimizer.create(config.train.optimizer), None
+    if config.train.lora:
+        frozen = laid_out(params, state_sharding(mesh, params))
+        params = jax.eval_shape(lambda of: lora.create(of, config.train.lora, 0), params)
     state = State(params, jax.eval_shape(tx.init, params), jax.ShapeDtypeStruct((), jnp.int32))
     state = laid_out(state, state_sharding(mesh, state))
     columns, keep = config.train.columns, config.simulate.keep
@@ -81,7 +90,8 @@ def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes |= {"signal": ((rows,), jnp.int32), "rate": ((rows,), jnp.float32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
     engine = replace(config.train.engine, deterministic=False)  # which is for GPUs
-    return state, batch, *(make_step(graphdef, tx, e, state) for e in (engine, replace(engine, attention="plain")))
+    steps = (make_step(graphdef, tx, e, state) for e in (engine, replace(engine, attention="plain")))
+    return (state, batch, frozen), *steps
 
 
 def _fsdp(sent: list[Collective], parameters: int, mesh: jax.sharding.Mesh) -> dict[str, Any] | None:
@@ -120,7 +130,7 @@ def _wire(c: Collective, mesh: jax.sharding.Mesh) -> float:
     return c.total * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(c.kind, share)
 
 
-def _advice(found: dict[str, Any], config: Config, mesh: jax.sharding.Mesh) -> list[str]:
+def _advice(found: dict[str, Any], config: Config, mesh: jax.sharding.Mesh, option: str) -> list[str]:
     """What to change, the most useful first."""
     engine, advice = config.train.engine, []
     if not found["fits"]:
@@ -130,10 +140,11 @@ def _advice(found: dict[str, Any], config: Config, mesh: jax.sharding.Mesh) -> l
             advice.append("--train.engine.dtype bfloat16 halves activations and gathered weights")
         if mesh.shape["data"] > 1:
             advice.append("--mesh.fsdp -1 splits weights and optimizer over all chips of a slice")
-        advice.append(f"--train.engine.micro-batches {2 * engine.micro_batches}, or fewer --rows, shrinks temporaries")
+        fewer = f"--train.engine.micro-batches {2 * engine.micro_batches}, or a smaller {option}"
+        advice.append(f"{fewer}, shrinks temporaries")
         advice.append("--mesh.tensor 2 splits layers and vocabulary; or take more chips")
     elif found["bound"]["by"] == "network":
-        advice.append("the network is the bound: more --rows a chip, or fewer chips along fsdp")
+        advice.append(f"the network is the bound: a larger {option}, or fewer chips along fsdp")
     elif found["bound"]["by"] == "memory":
-        advice.append("memory traffic is the bound: more --rows a chip")
+        advice.append(f"memory traffic is the bound: a larger {option}")
     return advice

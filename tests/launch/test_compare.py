@@ -25,6 +25,15 @@ def test_every_combination_of_values_is_an_arm():
     assert len({a.name for a in arms}) == 4
 
 
+def test_an_arm_does_not_take_over_what_another_training_made_of_wrong_thoughts(tmp_path):
+    commits, path = Commits(epath.Path(tmp_path)), epath.Path(tmp_path) / "wrongthink.json"
+    compare._forget_training(commits, path)
+    assert not path.exists()
+    commits.write(path, {"chosen": 1, "likelihood": {"before": -1.0, "after": -2.0}})
+    compare._forget_training(commits, path)
+    assert commits.read(path) == {"chosen": 1}
+
+
 def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
     arms = arms_of([["wrongthink.sources", "inverted+spoiled", "spoiled", "none"]], tiny_config())
     assert [a.changes["wrongthink.sources"] for a in arms] == [["inverted", "spoiled"], ["spoiled"], []]

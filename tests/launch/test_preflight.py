@@ -11,9 +11,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from support import tiny_config
 
+from ratchet.bootstrap.worlds import DocumentsConfig
 from ratchet.launch import cli
 from ratchet.launch.output import make_console
-from ratchet.launch.preflight import Preflight, PreflightError, preflight, show, training
+from ratchet.launch.preflight import Preflight, PreflightError, generation, preflight, show, training
 from ratchet.launch.preflight.chips import described_chips, without_compilation_cache
 from ratchet.launch.preflight.collectives import collectives, memory_traffic
 from ratchet.models.decoder import DecoderConfig
@@ -96,9 +97,25 @@ def test_mistakes_are_one_line(capsys):
     assert "does not make 16 devices; change --mesh" in capsys.readouterr().err
 
 
+def test_with_adapters_the_weights_are_frozen_and_have_no_moments():
+    """What a chip holds, by the shapes alone."""
+    config, mesh = asked().config, make_mesh(MeshConfig(-1, -1, 1))
+    (whole, _, nothing), *_ = training._step(config, mesh, 8)
+    lora = replace(config, base="smollm2", train=replace(config.train, lora=4))
+    (state, _, frozen), *_ = training._step(lora, mesh, 8)
+    sizes = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert nothing is None and sizes(frozen) == sizes(whole.params)
+    assert sizes(state.params) < sizes(frozen) / 20 and sizes(state.optimizer) < 3 * sizes(state.params)
+
+
+def test_a_question_of_the_users_is_one_task_a_document():
+    answers = lambda **of: generation._answers(tiny_config(world="documents", documents=DocumentsConfig(**of)))
+    assert answers(per_document=3) == 3 * answers(per_document=3, question="What is it about?") > 0
+
+
 def test_a_chip_has_a_row_for_every_micro_batch(monkeypatch):
     taken = []
-    monkeypatch.setattr(training, "training", lambda config, mesh, chip, rows: taken.append(rows) or {})
+    monkeypatch.setattr(training, "training", lambda config, mesh, chip, rows, *_: taken.append(rows) or {})
     engine = replace(asked().config.train.engine, micro_batches=4)
     for rows in (1, 2, 8, 9):
         preflight(replace(asked(rows=rows), config=tiny_config(train__engine=engine, mesh=MeshConfig(-1, -1, 1))))
