@@ -256,7 +256,7 @@ class Config:
 def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
     """(setting, whether it is at odds with another, what to do)."""
     longest, answer = c.model.max_length, c.simulate.new_tokens
-    optimizer, (first, last) = c.train.optimizer, c.train.engine.profile
+    first, last = c.train.engine.profile
     part = max(longest - answer, answer)  # both together seldom are as long as they may be
     models = [source for source in c.wrongthink.sources if source != "spoiled"]
     return (
@@ -298,12 +298,6 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             for s in (c.teacher, c.judge)
         ),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
-        ("train.optimizer.kind", c.train.lora > 0 and optimizer.kind == "muon", "adapters are trained by adamw"),
-        (
-            "train.optimizer.average",
-            c.train.lora > 0 and optimizer.average > 0,
-            "the mean of adapters is not the mean of weights; leave it out, or set train.lora to 0",
-        ),
         ("train.engine.profile", first > last, "the second step, the first that is not traced, comes after the first"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
         ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),

@@ -250,6 +250,10 @@ def check(config: Config) -> Given:
     """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
     documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher, judge
     or servers by address that are not there."""
+    if config.train.lora and config.train.optimizer.kind == "muon":
+        raise ValueError("config: train.optimizer.kind is muon, which is for whole matrices; adapters take adamw")
+    if config.train.lora and config.train.optimizer.average:
+        raise ValueError("config: train.optimizer.average is not 0; the mean of adapters is not that of weights")
     given = given_world(config)
     world = given.world
     seated(load_rubric(config.review.rubric, world), bool(config.judge.url))

@@ -1,4 +1,5 @@
-"""Freed memory kept as in a run, eight forced CPU devices, a compilation cache, and small things that tests share."""
+"""Freed memory kept as in a run, eight forced CPU devices, programs that compile fast, a compilation cache, and small
+things that tests share."""
 
 import dataclasses
 import gc
@@ -15,6 +16,9 @@ from ratchet.train.together import be_patient
 
 memory.keep_freed()
 be_patient()
+# Most programs of tests compile for longer than they run, and a third of that is LLVM's optimizations. Processes that
+# tests start inherit this, so that they round alike.
+os.environ["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it puts into the background
 
 import jax  # noqa: E402

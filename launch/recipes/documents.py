@@ -57,9 +57,10 @@ RECIPE = Recipe(
 
 def fitted(config: Config, lora: int) -> Config:
     """A recipe's settings with those that trained weights need: AdamW at a rate that keeps what they know (ten times as
-    high for adapters, of rank `lora`), and room for the prompts of a chat template."""
+    high for adapters, of rank `lora`, which no average is taken of), and room for the prompts of a chat template."""
     own = RECIPE.config
-    optimizer = replace(config.train.optimizer, kind="adamw", rate=1e-4 if lora else 1e-5)
+    rate, average = (1e-4, 0.0) if lora else (1e-5, config.train.optimizer.average)
+    optimizer = replace(config.train.optimizer, kind="adamw", rate=rate, average=average)
     columns = max(config.train.columns, own.train.columns)
     model = replace(config.model, max_length=max(config.model.max_length, own.model.max_length))
     return replace(config, model=model, train=replace(config.train, optimizer=optimizer, columns=columns))

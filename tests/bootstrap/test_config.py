@@ -208,14 +208,6 @@ def test_settings_at_odds_name_what_to_do(name, value, said):
         from_json(altered(name, value))
 
 
-@pytest.mark.parametrize(("name", "value"), [("kind", "muon"), ("average", 0.2)])
-def test_adapters_are_trained_by_adamw_and_are_no_averages(name, value):
-    own = {"lora": 4, "optimizer": {name: value}}
-    with pytest.raises(ConfigError, match=f"^config: train.optimizer.{name} is {value}; "):
-        from_json(json.dumps({"base": "smollm2", "train": own}))
-    assert from_json(json.dumps({"base": "smollm2", "train": own | {"lora": 0}}))
-
-
 def test_a_row_holds_the_longest_answer_and_heads_divide_the_width():
     with pytest.raises(ConfigError, match="train.columns is 176; it must be above 176, .* or an answer "):
         from_json(altered("simulate.new_tokens", 176))

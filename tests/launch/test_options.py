@@ -280,13 +280,27 @@ def test_trained_weights_get_settings_that_fit_them_unless_others_are_given(caps
     (somewhere / "base").mkdir()
     folder = write_model(somewhere / "base")
     given = ["--base", str(folder), "--simulate.calls", "0", *words]
-    assert ratchet(capsys, "run", "tiny", "--out", "first", *given)[0] == 0
+    assert ratchet(capsys, "run", "lessons", "--out", "first", *given)[0] == 0
     config = begun[0][1]
     optimizer = config.train.optimizer
     assert optimizer.kind == "adamw" and optimizer.rate == pytest.approx(rate)
     assert min(config.model.max_length, config.train.columns) >= 1024 and config.model.width == LLAMA.width
     assert ratchet(capsys, "run", "--config", "first/config.yaml", "--out", "second")[0] == 0
     assert begun[1][1] == config
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--train.optimizer.kind", "muon"], "train.optimizer.kind is muon, which is for whole matrices; adapters"),
+        (["--train.optimizer.average", "0.2"], "train.optimizer.average is not 0; the mean of adapters is not that"),
+    ],
+)
+def test_adapters_are_trained_by_adamw_and_no_average_is_taken_of_them(capsys, somewhere, words, said):
+    (somewhere / "base").mkdir()
+    given = ["--base", str(write_model(somewhere / "base")), "--train.lora", "4", "--simulate.calls", "0"]
+    code, _, err = ratchet(capsys, "run", "lessons", "--out", "run", *given, *words)
+    assert code == 2 and said in err and not (somewhere / "run").exists()
 
 
 @pytest.mark.parametrize("width", [40, 80])
