@@ -6,6 +6,7 @@ The bound of a number lies with its field; `models.bounds` says what the texts m
 import dataclasses
 import difflib
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -298,6 +299,7 @@ def _relations(c: Config) -> tuple[tuple[str, bool, str], ...]:
             for s in (c.teacher, c.judge)
         ),
         ("train.lora", c.train.lora > 0 and not c.base, "random weights are not worth adapting; give --base"),
+        ("train.optimizer.rate", math.isinf(c.train.optimizer.rate), "it must be a finite number"),
         ("train.engine.profile", first > last, "the second step, the first that is not traced, comes after the first"),
         ("wrongthink.sources", len(models) > 1, f"{' and '.join(models)} are models; choose one"),
         ("wrongthink.interruption", not c.wrongthink.interruption.strip(), "the supervisor has to say something"),

@@ -19,7 +19,7 @@ from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress, timed
 from ratchet.bootstrap.proposals import Proposal, from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.review import Reviewer
+from ratchet.bootstrap.review import AGREEMENT, Reviewer
 from ratchet.bootstrap.rollouts.replicas import find_server
 from ratchet.bootstrap.rubric import Criterion, load_rubric, seated
 from ratchet.bootstrap.simulate import Writer, longest_passage
@@ -246,17 +246,27 @@ class Run:
         return place(params, state_sharding(self.mesh, params))
 
 
-def check(config: Config) -> Given:
-    """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
-    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher, judge
-    or servers by address that are not there."""
+def check_adapters(config: Config) -> None:
+    """Raises ValueError where adapters would be trained by an optimizer that is for whole weights."""
     if config.train.lora and config.train.optimizer.kind == "muon":
         raise ValueError("config: train.optimizer.kind is muon, which is for whole matrices; adapters take adamw")
     if config.train.lora and config.train.optimizer.average:
         raise ValueError("config: train.optimizer.average is not 0; the mean of adapters is not that of weights")
+
+
+def check(config: Config) -> Given:
+    """What a run is given to read. Raises ValueError for what a run would stumble over: world, rubric, mesh, model,
+    documents, a tokenizer in which no tool can be called, questions beside which no passage fits, or a teacher, judge
+    or servers by address that are not there."""
+    check_adapters(config)
     given = given_world(config)
     world = given.world
-    seated(load_rubric(config.review.rubric, world), bool(config.judge.url))
+    rubric = seated(load_rubric(config.review.rubric, world), bool(config.judge.url))
+    if not world.oracle and [c.id for c in rubric if c.standing != "advisory"] == [AGREEMENT]:
+        raise ValueError(
+            f"rubric: none but {AGREEMENT} is required, and a single answer of an evaluation agrees with no other; "
+            "give it one more that is"
+        )
     kinds = _kinds(world)
     engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:

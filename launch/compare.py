@@ -20,6 +20,7 @@ from ratchet.bootstrap.config_changes import changed
 from ratchet.bootstrap.given import INPUTS
 from ratchet.bootstrap.progress import Progress
 from ratchet.bootstrap.report.terminal import Fitted
+from ratchet.bootstrap.run import check_adapters
 from ratchet.train.commits import Commits
 from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
@@ -64,7 +65,7 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
         for chosen in itertools.product(*lists)
     ]
     for arm in arms:  # before the first of them trains
-        with_settings(config, arm.changes)
+        check_adapters(with_settings(config, arm.changes))
     return arms
 
 

@@ -1,7 +1,6 @@
 """Bounds of a config's numbers, said beside each field and checked all at once."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +26,8 @@ def bounded(default: Any, text: str) -> Any:
 def check(config: Any, prefix: str = "") -> None:
     """Raises ValueError for the first number of a dataclass, or of one inside it, that is out of its field's bound.
 
-    Of a tuple, each number is held to the bound. No number may be infinite, and no whole one beyond LARGEST either way.
-    With the prefix "train.", an error names the field "train.batch".
+    Of a tuple, each number is held to the bound. No whole number may be beyond LARGEST either way. With the prefix
+    "train.", an error names the field "train.batch".
     """
     for field in dataclasses.fields(config):
         value, name, text = getattr(config, field.name), f"{prefix}{field.name}", field.metadata.get("bound")
@@ -37,8 +36,6 @@ def check(config: Any, prefix: str = "") -> None:
             check(value, f"{name}.")
         elif text and not all(map(BOUNDS[text], numbers)):
             raise ValueError(f"config: {name} is {value}; it must be {text}")
-        elif any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ValueError(f"config: {name} is {value}; it must be a finite number")
         elif any(isinstance(number, int) and abs(number) > LARGEST for number in numbers):
             within = f"{text}, and at most {LARGEST}" if text else f"from -{LARGEST} to {LARGEST}"
             raise ValueError(f"config: {name} is {value}; it must be {within}")

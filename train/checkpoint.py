@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ratchet.train import goodput
-from ratchet.train.buckets import download, in_bucket, store_of, upload
+from ratchet.train.buckets import causes, download, in_bucket, store_of, upload
 from ratchet.train.buckets import reason as reason_of
 from ratchet.train.commits import sha256
 
@@ -167,9 +167,15 @@ def check_that_all_save(directory: epath.PathLike, processes: int) -> None:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether a checkpoint may be whole that could not be read for this."""
-    full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return full or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
+    """Whether a checkpoint may be whole that could not be read for this. TensorStore says the number of the system's
+    error in words."""
+    for one in causes(error):
+        told = re.search(r"os_error_code='(\d+)'", str(one))
+        number = int(told[1]) if told else one.errno if isinstance(one, OSError) else 0
+        full = str(one).startswith("RESOURCE_EXHAUSTED")
+        if full or number in _PASSING or isinstance(one, MemoryError):
+            return True
+    return False
 
 
 def _is_mirrored(directory: epath.PathLike) -> bool:
@@ -238,7 +244,7 @@ def has_weights(directory: epath.PathLike) -> bool:
 
 
 def load_weights(directory: epath.PathLike, like: Any) -> Any:
-    """Reads weights that `save_weights` wrote onto the shardings of `like`; raises CheckpointError if it cannot."""
+    """Reads weights that `save_weights` wrote onto the shardings of `like`; raises as `Checkpoints.restore` does."""
     if not epath.Path(directory).exists():
         raise CheckpointError(f"{directory}: no weights here; check the path of the generation's model directory")
     with Checkpoints(directory, keep=1) as checkpoints:

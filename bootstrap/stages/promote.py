@@ -43,8 +43,9 @@ def never(world: World, config: EvaluateConfig) -> str:
     all are about a few of them. "" where there are enough, or none at all."""
     needed = math.ceil(2 / config.resolution)
     for name, of in (("fresh material", world.fresh), ("first slice", world.slices[0])):
-        if 0 < (count := asked_about(world, of)) < needed:
-            as_many = f"{count:.1f}".removesuffix(".0")
+        count = asked_about(world, of)
+        if count and 2 / count > config.resolution:
+            as_many = f"{math.floor(10 * count) / 10:.1f}".removesuffix(".0")
             return (
                 f"the {name} of {world.name} gives tasks about {as_many} things, and no generation could be promoted: "
                 f"with --evaluate.resolution {config.resolution} it takes {needed}; have more, or a higher resolution"

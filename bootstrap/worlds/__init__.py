@@ -66,7 +66,7 @@ def _own(name: str, seed: int, generations: int) -> World:
     if not function:
         known = "documents, lessons and arithmetic"
         raise ValueError(f"world: there is no {name!r}; set --world to one of {known}, or to package.module:function")
-    if not all(map(str.isidentifier, module.split("."))):
+    if not all(module.split(".")):
         raise ValueError(f"world: {name!r} names no module; set --world to package.module:function")
     try:
         imported = importlib.import_module(module)

@@ -16,16 +16,16 @@ _NO_SIGNS = str.maketrans("", "", string.punctuation + "‘’“”")
 _BEFORE_A_WORD = re.compile(r"""(?<!\w)(?:a|(?:^|(?<=[.!?:]\s)|(?<=["“\n]))A|(?i:an|the))(?=\s+\W*\w)""")
 """An article, which a capital A is where a sentence begins. One that no word follows is a name's, as in "vitamin A"."""
 _MEANING = (
-    (re.compile(r"(?<!\w)[-−](?=\d)"), "minus"),
+    (re.compile(r"(?<!\w)[-‐‑–−](?=\d)"), "minus "),
     (re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
-    (re.compile(r"(?<=\d)\.(?=\d)"), "point"),
-    (re.compile(r"(?<=\d):(?=\d)"), "to"),
+    (re.compile(r"(?<=\d)[.,](?=\d)"), "point"),
     (re.compile(r"(?<=\w)#"), "sharp"),
     (re.compile(r"(?<=\w)\+\+"), "plusplus"),
-    (re.compile(r"(?<=\d)[-‐‑‒–—―−/](?=\d)"), " "),
 )
-"""Signs that make another number or name: -5 is not 5, nor 3.5 the same as 35, 12:30 as 1230, C# as C."""
-_DASH = re.compile(r"[-‐‑‒–—―/]")
+"""Signs that make another number or name, and words for them: -5 is not 5, 3.5 not 35, C# not C."""
+_WITHIN = re.compile(r"(?<=\w)[-‐‑‒–—―−/](?=\w)|(?<=\d):(?=\d)")
+"""A sign between parts of one word, number or range, as in "well-known", 3/4 and 12:30."""
+_MARK = "\ue000"
 
 
 def grade(text: str, known: Sequence[str]) -> Grade:
@@ -34,17 +34,22 @@ def grade(text: str, known: Sequence[str]) -> Grade:
     It is right when it holds the words of one in a row ("holds"), or shares enough words with one that F1 is at least
     one half ("overlaps"); else it is "wrong".
     """
-    overlaps = lambda k: max(map(_f1, _compared(text), _compared(k))) >= ENOUGH
+    overlaps = lambda k: _f1(_words(text), _words(k)) >= ENOUGH
     label = "holds" if any(holds(text, k) for k in known) else "overlaps" if any(map(overlaps, known)) else "wrong"
     return Grade(label != "wrong", label)
 
 
 def holds(text: str, known: str) -> bool:
-    """Whether a text has the words of a known answer in a row; of one that is signs alone, such as "%", those signs."""
-    if not any(sought := _compared(known)):
+    """Whether a text has the words of a known answer in a row; of one that is signs alone, such as "%", those signs.
+
+    A part of a compound or of a range is not the whole: "non-violent" does not hold "violent", nor 3/4 hold 4. But
+    "well-known", "well known" and "wellknown" are the same.
+    """
+    if not (sought := _said(known)):
         return bool(known.strip()) and plain(known).strip() in plain(text)
-    pairs = zip(sought, _compared(text), strict=True)
-    return any(f" {' '.join(those)} " in f" {' '.join(said)} " for those, said in pairs)
+    named = sought.endswith(" a")  # which people write small, where it looks like an article
+    texts = [_said(text), *([_said(text, articles=True)] if named else [])]
+    return any(re.search(_in_a_row(form(sought)), form(said)) for said in texts for form in (str, _closed))
 
 
 def f1(text: str, known: Sequence[str]) -> float:
@@ -65,13 +70,30 @@ def plain(text: str) -> str:
     return _common(text).casefold()
 
 
-def _compared(text: str) -> tuple[list[str], list[str]]:
-    """The words by which an answer is graded: with parts of compounds as words of their own, and as one word, since
-    people write "well-known", "well known" and "wellknown"."""
-    said = _BEFORE_A_WORD.sub(" ", _common(text)).casefold()
+def _said(text: str, articles: bool = False) -> str:
+    """The words by which an answer is graded, with a space between; "_" stands between the parts of a compound."""
+    said = _common(text)
+    said = (said if articles else _BEFORE_A_WORD.sub(" ", said)).casefold()
     for sign, meaning in _MEANING:
         said = sign.sub(meaning, said)
-    return tuple(words(_DASH.sub(between, said).translate(_NO_SIGNS)) for between in (" ", ""))
+    return " ".join(words(_WITHIN.sub(_MARK, said).translate(_NO_SIGNS).replace(_MARK, " _ ")))
+
+
+def _closed(said: str) -> str:
+    """What was said, with compounds of letters as one word."""
+    return re.sub(r"(?<=[^\W\d_]) _ (?=[^\W\d_])", "", said)
+
+
+def _in_a_row(sought: str) -> str:
+    """A pattern of words in a row, of which the first and the last are no parts of a larger compound or number."""
+    parts = [re.escape(word) for word in sought.split() if word != "_"]
+    positive = "" if parts[0] == "minus" else "(?<!minus )"
+    return rf"(?<!\S)(?<!_ ){positive}{'(?: _)? '.join(parts)}(?!\S)(?! _)"
+
+
+def _words(text: str) -> list[str]:
+    """The words of an answer, with a compound, a range and a number with its sign as one each."""
+    return re.sub(r"\bminus (?=\d)", "minus", _closed(_said(text)).replace(" _ ", "to")).split()
 
 
 def _common(text: str) -> str:

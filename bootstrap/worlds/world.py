@@ -237,7 +237,9 @@ _BEFORE_SMALL = frozenset(
 """Abbreviations that a sentence may end with, unless it goes on in small letters or with a figure."""
 _LONGEST = 32
 """Letters of a word that are read before a point."""
-_NAME_OR_NUMBER = re.compile(r"(?<!\w)\d+(?:[.,]\d+)*(?!\w)|(?<=[a-z,;:] )[A-Z]\w+")
+_NAME_OR_NUMBER = re.compile(
+    rf"(?<![^\W{UNSPACED}])(?<!\w[.,])\d++(?:[.,]\d++)*+(?!(?:st|nd|rd|th)\b)|(?<=[a-z,;:] )[A-Z]\w+"
+)
 _OF_A_LIST = re.compile(r"\s*\d+[.)](?=\s)")
 """The number of an item in a list, which says nothing that could be wrong."""
 

@@ -14,6 +14,7 @@ from ratchet.launch import compare
 from ratchet.launch.compare import arms_of
 from ratchet.train.commits import Commits
 from ratchet.train.files import read_unit
+from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.trainer import TrainingDiverged
 
 
@@ -32,6 +33,14 @@ def test_an_arm_does_not_take_over_what_another_training_made_of_wrong_thoughts(
     commits.write(path, {"chosen": 1, "likelihood": {"before": -1.0, "after": -2.0}})
     compare._forget_training(commits, path)
     assert commits.read(path) == {"chosen": 1}
+
+
+def test_arms_of_adapters_are_held_to_what_a_run_is():
+    config = tiny_config(base="smollm2", train__lora=4, train__optimizer=OptimizerConfig("adamw"))
+    with pytest.raises(ValueError, match="train.optimizer.kind is muon, which is for whole matrices"):
+        arms_of([["train.optimizer.kind", "adamw", "muon"]], config)
+    with pytest.raises(ValueError, match="train.optimizer.average is not 0"):
+        arms_of([["train.optimizer.average", "0", "0.2"]], config)
 
 
 def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():

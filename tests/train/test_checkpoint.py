@@ -94,6 +94,8 @@ def test_damaged_newest_falls_back_and_is_removed(tmp_path, caplog):
     "error",
     [
         OSError(errno.EMFILE, "Too many open files"), MemoryError(),
+        ValueError("RESOURCE_EXHAUSTED: Error opening file: Too many open files [os_error_code='24']"),
+        ValueError("NOT_A_STATUS: Error reading: Permission denied [os_error_code='13']"),
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes."),
     ],
 )  # fmt: skip

@@ -73,6 +73,9 @@ def wrong_steps(answer, *heard):
         ("It cost 1,900 francs.", ("1900.00",), set()),
         ("Anna told me that Ann fell.", ("and Tom",), {(0, "Anna told me that Tom fell.")}),
         ("In 1984, 84 came.", ("7",), {(0, "In 7, 84 came.")}),
+        ("他1984年来了。", ("他1990年来了。",), {(0, "他1990年来了。")}),
+        ("It is 1.5km away.", ("7",), {(0, "It is 7km away.")}),
+        ("On the 5th, v1.2.3 came.", ("7",), set()),
     ],
 )
 def test_a_swapped_name_or_number_makes_a_step_wrong(answer, heard, wrong):

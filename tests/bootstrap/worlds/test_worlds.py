@@ -72,6 +72,11 @@ def test_things_that_nearly_all_tasks_are_about_tell_little():
     fresh = Material((first, *others), tuple(of))
     assert asked_about(WORLD, fresh) == pytest.approx(40**2 / (31**2 + 9))
     assert "gives tasks about 1.6 things" in never(replace(WORLD, fresh=fresh), EvaluateConfig(resolution=0.9))
+    nearly = Material((first, *others), tuple(of[31:]) + tuple(of[32:]))
+    effective = asked_about(WORLD, nearly)
+    assert effective < 9
+    enough = never(replace(WORLD, fresh=nearly), EvaluateConfig(resolution=2 / effective + 1e-9))
+    assert "fresh material" not in enough, "as many as an evaluation asks for, and no whole one more"
 
 
 def test_what_probes_the_reviewer_is_shown_nowhere():
