@@ -19,7 +19,7 @@ from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Metrics, Progress, timed
 from ratchet.bootstrap.proposals import Proposal, from_json, shown_of, tasks_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.review import AGREEMENT, Reviewer
+from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rollouts.replicas import find_server
 from ratchet.bootstrap.rubric import Criterion, load_rubric, seated
 from ratchet.bootstrap.simulate import Writer, longest_passage
@@ -261,12 +261,7 @@ def check(config: Config) -> Given:
     check_adapters(config)
     given = given_world(config)
     world = given.world
-    rubric = seated(load_rubric(config.review.rubric, world), bool(config.judge.url))
-    if not world.oracle and [c.id for c in rubric if c.standing != "advisory"] == [AGREEMENT]:
-        raise ValueError(
-            f"rubric: none but {AGREEMENT} is required, and a single answer of an evaluation agrees with no other; "
-            "give it one more that is"
-        )
+    seated(load_rubric(config.review.rubric, world), bool(config.judge.url))
     kinds = _kinds(world)
     engines.sampler(config, decoder.shapes(config.model)[0], make_mesh(config.mesh))
     if config.base:
@@ -347,8 +342,8 @@ def _worked(world: World, count: int) -> tuple[tuple[Task, ...], tuple[Task, ...
     tasks = world.seed.tasks
     if world.probes.tasks or not world.known:
         return tasks, world.probes.tasks[:count]
-    held_out = {t.id for t in tasks[-count:]}
-    return tuple(t for t in tasks[:-count] if t.id not in held_out), tasks[-count:]
+    held_out = {(t.question, t.answer) for t in tasks[-count:]}
+    return tuple(t for t in tasks[:-count] if (t.question, t.answer) not in held_out), tasks[-count:]
 
 
 def _kinds(world: World) -> Kinds | None:
