@@ -58,9 +58,7 @@ def layer_weights(c: DecoderConfig) -> int:
     return attention + (3 if c.family.gated else 2) * c.width * c.mlp_width
 
 
-def step_flops(
-    c: DecoderConfig, tokens: float, predictions: float, columns: int, *, frozen: bool = False
-) -> float:
+def step_flops(c: DecoderConfig, tokens: float, predictions: float, columns: int, *, frozen: bool = False) -> float:
     """FLOPs of one step by the formula: `tokens` through the layers, `predictions` of them through the head.
 
     `columns` is the row length S, packed or not. Weights that are `frozen`, beside which adapters are trained, have no

@@ -115,11 +115,11 @@ def fit(
         if run.rank:
             trained = lora.create(params, run.rank, run.batches.seed)
             frozen = jax.device_put(params, state_sharding(run.mesh, params))
-        restored = _restored(run, tx, trained, checkpoints)
-        state = restored or _initial(run, tx, trained)
+        state = _restored(run, tx, trained, checkpoints)
+        saved = int(state.step) if state else -1
+        state = state or _initial(run, tx, trained)
         train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
         start = int(state.step)
-        saved = start if restored else -1
         report, running, signal = _Reporter(run, params, log, rate, clock, start), deque(), 0
         stream = batches.iterate(start, own_rows(run.mesh, batches.rows))
 
