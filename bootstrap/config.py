@@ -85,8 +85,11 @@ class ReviewConfig:
     rubric: str = ""
     """A YAML file of criteria, or grounded-knowledge, agent-safety or tool-use; empty: the world's own."""
     probes: int = bounded(60, "at least 1")
-    """Worked tasks, the last of the world's seed, that no demonstration shows: the reviewer is calibrated on them, if
-    the world grades them."""
+    """Worked tasks, the last of the world's seed, that nothing is trained on: they calibrate the reviewer, if the world
+    grades them."""
+    practice: int = bounded(0, "at least 0")
+    """Further worked tasks that no demonstration shows, if the world grades them: what the model as a reviewer gets
+    wrong about answers to them teaches it."""
     target_precision: float = bounded(0.97, "from 0 to 1")
     """The thresholds are the most lenient ones that reach this on the probes."""
     minimum_recall: float = bounded(0.2, "from 0 to 1")

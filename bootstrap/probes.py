@@ -33,23 +33,23 @@ def judged_by_seed(run: Run) -> bool:
     return bool(run.world.known and not run.world.has_oracle)
 
 
-def probe_answers(run: Run, writer: Writer, number: int, seed: int) -> list[Transcript]:
-    """A writer's own answers to the held-out worked tasks, `siblings_of` of each, in generation `number`."""
+def own_answers(run: Run, writer: Writer, tasks: Sequence[Task], number: int, seed: int) -> list[Transcript]:
+    """A writer's own answers to worked tasks, `siblings_of` of each, in generation `number`."""
     siblings = siblings_of(run)
-    drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in run.probes for n in range(siblings)]
+    drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in tasks for n in range(siblings)]
     with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
         return finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
 
 
-def labelled_probes(run: Run, written: Sequence[Transcript]) -> list[Probe]:
-    """What `probe_answers` gave, labelled by what the world knows, and junk."""
+def labelled_probes(run: Run, tasks: Sequence[Task], written: Sequence[Transcript]) -> list[Probe]:
+    """What `own_answers` gave to worked tasks, labelled by what the world knows, and junk."""
     siblings = siblings_of(run)
-    grades = [run.world.known(run.probes[n // siblings], t.text, "") for n, t in enumerate(written)]
+    grades = [run.world.known(tasks[n // siblings], t.text, "") for n, t in enumerate(written)]
     graded = {name for grade in grades for step in grade.steps for name in step}
     passages = {p.id: p for p in run.seed_index.passages}
     probes = []
     for n, (t, grade) in enumerate(zip(written, grades, strict=True)):
-        task = run.probes[n // siblings]
+        task = tasks[n // siblings]
         labels = {name: label for name in graded if (label := grade.of(name)) is not None}
         probes.append(Probe(t, task, grade.right and t.finished, labels))
         if n % JUNK_OF == 0:
@@ -57,19 +57,19 @@ def labelled_probes(run: Run, written: Sequence[Transcript]) -> list[Probe]:
     return probes
 
 
-ANSWERED = "probes.json"
-"""What a generation's writer answered to probes that reviewers learn from, with the passages in view."""
+PRACTISED = "practice.json"
+"""What a generation's writer answered to the tasks that reviewers practise on, with the passages in view."""
 
 
 def kept_answers(run: Run, number: int, answer: Callable[[], Sequence[Transcript]]) -> list[Transcript]:
-    """The committed answers to probes, sampled first where there are none: a GPU would sample others when a run goes
-    on. What they were asked in tokens is not kept."""
+    """The committed answers to what reviewers practise on, sampled first where there are none: a GPU would sample
+    others when a run goes on. What they were asked in tokens is not kept."""
 
     def make() -> list[dict]:
         short = [replace(t, prompt=(), student_prompt=(), capture=certain(())) for t in answer()]
         return [json.loads(to_json(t)) for t in short]
 
-    kept = run.commits.once(run.generation(number) / ANSWERED, make)
+    kept = run.commits.once(run.generation(number) / PRACTISED, make)
     return [transcript_from_json(json.dumps(one).encode()) for one in kept]
 
 
@@ -83,7 +83,7 @@ class Views:
 
     def __call__(self, e: Example, task: Task) -> list[tuple[Document, ...]]:
         """The views that an example about a worked task may have: a demonstration that of the task, and what was got
-        wrong of a probe those of the answers that said so."""
+        wrong in practice those of the answers that said so."""
         if e.origin == "seed":
             return [judged_view(self.writer, self.run.seed_index, task)]
         said, generation = (task.id, e.lineage.get("said")), e.lineage.get("generation")
@@ -91,8 +91,8 @@ class Views:
         return [tuple(self._passages[i] for i in view) for view in views]
 
     def _answers(self, number: int) -> dict[tuple[str, str], list[tuple[str, ...]]]:
-        """The passages in view of the answers to probes of a generation, by (task's id, text)."""
-        place = self.run.generation(number) / ANSWERED
+        """The passages in view of what was practised on in a generation, by (task's id, text)."""
+        place = self.run.generation(number) / PRACTISED
         if number not in self._read:
             found = self._read[number] = {}
             known = 0 < number <= self.number and self.run.commits.has(place)
@@ -144,7 +144,8 @@ def calibration_of_seed(run: Run) -> dict:
 
     def make() -> dict:
         params = run.seed_weights
-        probes = labelled_probes(run, probe_answers(run, run.writer(params), 0, run.seed("judge")))
+        answers = own_answers(run, run.writer(params), run.probes, 0, run.seed("judge"))
+        probes = labelled_probes(run, run.probes, answers)
         return calibrated(run, 0, run.reviewer(params), probes, {p.id: p for p in run.seed_index.passages})
 
     return run.commits.once(run.generation(0) / "calibration.json", make)

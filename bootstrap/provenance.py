@@ -49,8 +49,8 @@ class Sources:
     """Those that were read, by id."""
     shown: Sequence[Task]
     """The worked tasks that are demonstrated; several may have one id."""
-    probes: Sequence[Task]
-    """The worked tasks that probe reviewers."""
+    practice: Sequence[Task]
+    """The worked tasks that reviewers practise on."""
     reviewer: Reviewer
     """Whose model criteria verdicts are about."""
     accepted: Mapping[str, Transcript]
@@ -98,13 +98,13 @@ class Sources:
             return False  # two names have become one
         if set(_said(first).tolist()) <= set(self.tokenizer.verdicts):
             shown = [self.shown[n] for n in self._numbers.get(name, ())]
-            return any(self._judges(first, t) for t in (shown if e.origin == "seed" else self.probes) if t.id == name)
+            return any(self._judges(first, t) for t in (shown if e.origin == "seed" else self.practice) if t.id == name)
         return e.origin == "seed" and any(self._demonstrates(first, n) for n in self._numbers.get(name, ()))
 
     def _judges(self, e: Example, task: Task) -> bool:
         """Whether verdicts, each at the end of a question, are the right ones, beside sources that were in view. A
         demonstration is about steps of a worked answer, right and spoiled, and a verdict that a reviewer got wrong
-        about a probe's answer."""
+        about an answer of its own in practice."""
         said = e.lineage.get("said")
         taught = next((c for c in self.reviewer.criteria if c.id == e.lineage.get("kind")), None)
         at = np.flatnonzero(e.weights).tolist()

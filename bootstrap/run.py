@@ -11,7 +11,7 @@ from etils import epath
 from flax import nnx
 
 from ratchet.bootstrap import engines
-from ratchet.bootstrap.config import Config, flat
+from ratchet.bootstrap.config import Config, ReviewConfig, flat
 from ratchet.bootstrap.given import Given, base_config, base_model, check_inputs, given_world
 from ratchet.bootstrap.kinds import Kinds, read_kinds
 from ratchet.bootstrap.ledger import Stage
@@ -163,12 +163,17 @@ class Run:
     @property
     def shown(self) -> tuple[Task, ...]:
         """The worked tasks that are demonstrated."""
-        return _worked(self.world, self.config.review.probes)[0]
+        return _worked(self.world, self.config.review)[0]
+
+    @property
+    def practice(self) -> tuple[Task, ...]:
+        """The worked tasks that are not demonstrated, and teach reviewers what they get wrong about answers to them."""
+        return _worked(self.world, self.config.review)[1]
 
     @property
     def probes(self) -> tuple[Task, ...]:
-        """The worked tasks that are held out, for the reviewer's calibration."""
-        return _worked(self.world, self.config.review.probes)[1]
+        """The worked tasks that nothing is trained on, for the reviewer's calibration."""
+        return _worked(self.world, self.config.review)[2]
 
     def fitting(self, made: Sequence[Example], where: str) -> list[Example]:
         """The examples that a row of training holds. It is said how many are left out, and `where`."""
@@ -282,10 +287,13 @@ def check(config: Config) -> Given:
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
             "from a model with --base"
         )
-    elif not _worked(world, config.review.probes)[0]:
+    elif not _worked(world, config.review)[0]:
+        c = config.review
+        practice = f" and --review.practice {c.practice}" if c.practice else ""
         raise ValueError(
-            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, and --review.probes {config.review.probes} "
-            "of them probe the reviewer; a model from scratch learns from the others: have more, or fewer probes"
+            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, and --review.probes {c.probes}{practice} "
+            "of them are held out for the review; a model from scratch learns from the others: have more, or hold out "
+            "fewer"
         )
     for asked in (one for one in (config.teacher, config.judge) if one.url):
         find_model(Client(asked, asked.model, epath.Path()))
@@ -335,15 +343,24 @@ def prepare(
     )  # fmt: skip
 
 
-def _worked(world: World, count: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
-    """The worked tasks that are shown, and at most `count` that probe the reviewer: the world's own, else the last of
-    the seed's. What probes is not shown, also where the seed has it twice. None are held out where nobody knows right
-    answers, since nothing is calibrated by them."""
-    tasks = world.seed.tasks
-    if world.probes.tasks or not world.known:
-        return tasks, world.probes.tasks[:count]
-    held_out = {(t.question, t.answer) for t in tasks[-count:]}
-    return tuple(t for t in tasks[:-count] if (t.question, t.answer) not in held_out), tasks[-count:]
+def _worked(world: World, held_out: ReviewConfig) -> tuple[tuple[Task, ...], tuple[Task, ...], tuple[Task, ...]]:
+    """The worked tasks that are shown, those that reviewers practise on, and at most `held_out.probes` that probe them:
+    the world's own, else the last of the seed's. What probes is nowhere else, and what is practised on is not shown,
+    also where the seed has it twice. None are held out where nobody knows right answers, since nothing is graded."""
+    tasks, own = world.seed.tasks, world.probes.tasks
+    if not world.known:
+        return tasks, (), own[: held_out.probes]
+    end = len(tasks) if own else max(0, len(tasks) - held_out.probes)
+    start = max(0, end - held_out.practice)
+    probes = own[: held_out.probes] if own else tasks[end:]
+    practice = _without(tasks[start:end], probes)
+    return _without(tasks[:start], (*probes, *practice)), practice, probes
+
+
+def _without(tasks: Sequence[Task], others: Sequence[Task]) -> tuple[Task, ...]:
+    """The tasks whose question and answer no other has."""
+    taken = {(t.question, t.answer) for t in others}
+    return tuple(t for t in tasks if (t.question, t.answer) not in taken)
 
 
 def _kinds(world: World) -> Kinds | None:

@@ -26,7 +26,7 @@ from ratchet.train.files import whole
 from ratchet.train.stopping import Stopped
 from ratchet.train.trainer import TrainingDiverged
 
-_REVIEWED = ("propose", "probes.json", "simulate", "review", "calibration.json", "samples.json")
+_REVIEWED = ("propose", "practice.json", "simulate", "review", "calibration.json", "samples.json")
 _WRITTEN = (*_REVIEWED, "targets", "wrongthink", "wrongthink.json", "corrections", "dataset")
 KEPT = {"targets": _REVIEWED, "wrongthink": (*_REVIEWED, "targets"), "train": _WRITTEN, "controls": _WRITTEN}
 """By section of a varied setting, what of the compared generation no arm has to make anew."""

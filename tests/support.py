@@ -174,8 +174,9 @@ def tiny_config(**changes) -> Config:
 
 def little_config(**changes) -> Config:
     """The recipe `tiny` in the little world, changed."""
-    little = {"recipe": "lamps", "world": "little:create", "review__probes": 2, "model__vocab_size": 512}
-    return tiny_config(**little | {"train__optimizer": OptimizerConfig("adamw", 1e-2)} | changes)
+    little = {"recipe": "lamps", "world": "little:create", "review__probes": 2, "review__practice": 0}
+    learns = {"model__vocab_size": 512, "train__optimizer": OptimizerConfig("adamw", 1e-2)}
+    return tiny_config(**little | learns | changes)
 
 
 def start(directory, config: Config) -> epath.Path:

@@ -72,7 +72,7 @@ def audit_generation(
     result = audit(once_each, documents, own, list(transcripts.values()), reviews, max(GRAM, quoted))
     accepted = {i: t for i, t in transcripts.items() if reviews[i].accepted}
     views, known = Views(run, g.writer, g.number), {} if explained is None else explained
-    sources = Sources(run.world, run.tokenizer, g.read, run.shown, run.probes, reviewer, accepted, aims, views, known)
+    sources = Sources(run.world, run.tokenizer, g.read, run.shown, run.practice, reviewer, accepted, aims, views, known)
     result["unaccounted_tokens"] = unaccounted_tokens(once_each, sources)
     result["untaught_tokens"] = untaught_tokens(once_each, run.world, g.read, run.tokenizer.decode)
     result["unreviewed_mass"] = float(np.mean([one.unreviewed for one in found])) if found else 0.0

@@ -1,6 +1,5 @@
 """The review's calibration in a generation, and what the reviewer got wrong as training examples."""
 
-import functools
 from collections.abc import Mapping, Sequence
 
 from ratchet.bootstrap import examples
@@ -13,7 +12,7 @@ from ratchet.bootstrap.probes import (
     junk_probes,
     kept_answers,
     labelled_probes,
-    probe_answers,
+    own_answers,
 )
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion
@@ -26,22 +25,17 @@ JUNKED = 8
 """Answers of a generation that junk is made of, where no right verdicts are known."""
 
 
-def teaches(run: Run) -> bool:
-    """Whether reviewers learn from what they get wrong of their probes. Probes of their own are for measuring alone."""
-    return bool(run.world.known and not run.world.probes.tasks and (_own(run.rubric) or not run.config.judge.url))
-
-
 def probed(run: Run, number: int) -> int:
-    """How many tasks or, where no right answers are known, transcripts of a generation give the probes that its review
-    is calibrated by, and in generation 0 the run's judge; 0 where nothing is calibrated anew."""
-    judged = judged_by_seed(run)
-    if number == 0 and not judged or number == 1 and judged and not teaches(run):
-        return 0
-    return len(run.probes) if run.world.known else JUNKED
+    """How many tasks or, where no right answers are known, transcripts of a generation give the answers that its review
+    is calibrated by and practises on, and in generation 0 those that the run's judge is calibrated by."""
+    if not run.world.known:
+        return JUNKED if number else 0
+    anew = number > 1 or (number == 0) == judged_by_seed(run)  # the judge's calibration serves generation 1
+    return len(run.probes) * anew + len(run.practice) * (number > 0 and bool(_own(run.rubric)))
 
 
 def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer, dict, list[Example]]:
-    """The calibrated reviewer, its measured quality, and its failures on the probes as training examples.
+    """The calibrated reviewer, its measured quality, and its failures in practice as training examples.
 
     A world that knows no right verdicts leaves the thresholds as the rubric has them: what can be measured then is
     whether junk made of what was `written` passes. Raises ReviewerBelowFloor; what was measured is then in
@@ -51,23 +45,19 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     reviewer = run.reviewer(g.params)
     known = run.world.known is not None
     passages = {p.id: p for p in run.seed_index.passages} if known else g.passages
-    teach = teaches(run)
-
-    @functools.cache
-    def probes() -> list[Probe]:
-        if not known:
-            return _junk_of(g, written)
-        answer = lambda: probe_answers(run, g.author(captured=False), g.number, g.seed("probes"))
-        return labelled_probes(run, kept_answers(run, g.number, answer) if teach else answer())
 
     def make() -> dict:
-        if known and not teach and g.incumbent == 0:
+        if not known:
+            return waved_through()
+        if g.incumbent == 0:
             return calibration_of_seed(run)
-        return calibrated(run, g.number, reviewer, probes(), passages) if known else waved_through()
+        answers = own_answers(run, g.author(captured=False), run.probes, g.number, g.seed("probes"))
+        return calibrated(run, g.number, reviewer, labelled_probes(run, run.probes, answers), passages)
 
     def waved_through() -> dict:
-        reviews = reviewer.review([p.transcript for p in probes()], {p.task.id: p.task for p in probes()}, passages)
-        measured = measure(reviewer, probes(), reviews)
+        probes = _junk_of(g, written)
+        reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
+        measured = measure(reviewer, probes, reviews)
         passed = {"junk": measured["review"]["junk"]}
         if passed["junk"]:
             reason = (
@@ -91,9 +81,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
             auc = "AUC {value:.2f}, 95 % from {low:.2f} to {high:.2f}".format(**worth)
             standing = "needed to reach the target, though" if c.required else "advisory,"
             run.progress.line(f"gen {g.number} review: {c.id} is {standing} no better than chance ({auc})")
-    if not teach:
-        return reviewer, measured, []
-    return reviewer, measured, _mistakes(g, reviewer, probes(), passages)
+    return reviewer, measured, _mistakes(g, reviewer, passages) if known else []
 
 
 def _junk_of(g: Generation, written: Sequence[Transcript]) -> list[Probe]:
@@ -109,11 +97,14 @@ def _own(criteria: Sequence[Criterion]) -> list[Criterion]:
     return [c for c in criteria if c.kind == "model" and not c.labels and c.judge == "self"]
 
 
-def _mistakes(
-    g: Generation, reviewer: Reviewer, probes: Sequence[Probe], passages: Mapping[str, Document]
-) -> list[Example]:
-    """Examples from the probes on which a model criterion was wrong, labelled by what the world knows."""
+def _mistakes(g: Generation, reviewer: Reviewer, passages: Mapping[str, Document]) -> list[Example]:
+    """Examples of what a criterion of the model itself got wrong about answers to the tasks that it practises on,
+    labelled by what the world knows. The probes are others: what is measured with them is never learned from them."""
     run = g.run
+    if not run.practice or not _own(reviewer.criteria):
+        return []
+    answer = lambda: own_answers(run, g.author(captured=False), run.practice, g.number, g.seed("practice"))
+    probes = labelled_probes(run, run.practice, kept_answers(run, g.number, answer))
     reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
     made = []
     for criterion in _own(reviewer.criteria):

@@ -3,7 +3,7 @@
 ratchet run lessons --out runs/lessons
 """
 
-from ratchet.bootstrap.config import Config, ControlsConfig, SimulateConfig, TrainConfig, WrongthinkConfig
+from ratchet.bootstrap.config import Config, ControlsConfig, ReviewConfig, SimulateConfig, TrainConfig, WrongthinkConfig
 from ratchet.launch.recipes.recipe import Recipe
 from ratchet.models.decoder import DecoderConfig
 from ratchet.train.optimizer import OptimizerConfig
@@ -21,6 +21,7 @@ RECIPE = Recipe(
         world="lessons",
         model=MODEL,
         simulate=SIMULATE,
+        review=ReviewConfig(practice=60),
         wrongthink=WrongthinkConfig(interruption="no,", share=0.5),
         train=TrainConfig(
             seed_steps=550,

@@ -28,10 +28,10 @@ RECIPE = Recipe(
         recipe="tiny",
         world="lessons",
         generations=2,
-        lessons=LessonsConfig(slice=6, demonstrations=12, probes=4, prose=50, questions=1, fresh=4),
+        lessons=LessonsConfig(slice=6, demonstrations=12, held_out=8, prose=50, questions=1, fresh=4),
         model=replace(MODEL, width=32, layers=1, mlp_width=64),
         simulate=replace(SIMULATE, samples=2, slots=16, unit_tasks=3),
-        review=ReviewConfig(probes=4, target_precision=0.0, minimum_recall=0.0),
+        review=ReviewConfig(probes=4, practice=4, target_precision=0.0, minimum_recall=0.0),
         wrongthink=WrongthinkConfig(
             interruption="no,",
             steps=4,

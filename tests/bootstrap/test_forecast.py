@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from etils import epath
-from support import tiny_config
+from support import little_config, tiny_config
 
 from ratchet.bootstrap import forecast as forecasting
 from ratchet.bootstrap import loop
@@ -97,9 +97,9 @@ def test_a_run_calibrates_its_judge_and_each_review_in_stages_of_their_own(turn,
     work = lambda of: [s["work"] for s in stages if s["stage"] == of]
     write_json(run.directory / "plan.json", {"stages": stages})
     assert json.loads((run.generation(0) / "stages.json").read_text()) == {"calibrate": 300.0, "evaluate": 20.0}
-    assert work("calibrate") == [len(run.probes)] * 3, "probes are the same in each"
+    assert work("calibrate") == [len(run.probes)] * 2, "the judge's serve the first generation"
     ahead = outlook(run.directory).left()
-    assert ahead.low == 2 * 300.0 + 20.0 * sum(work("evaluate")[1:]) / work("evaluate")[0]
+    assert ahead.low == 300.0 + 20.0 * sum(work("evaluate")[1:]) / work("evaluate")[0]
 
 
 def test_a_review_is_calibrated_in_the_plan_where_it_is_in_the_run(little_run):
@@ -111,6 +111,9 @@ def test_a_review_is_calibrated_in_the_plan_where_it_is_in_the_run(little_run):
     count, own = len(little_run.probes), Material((), little_run.world.seed.tasks)
     assert probed() == [("gen-001", count), ("gen-002", count)], "an oracle judges"
     assert probed(oracle=None, probes=own) == [("gen-000", count), ("gen-002", count)], "the judge's serve the first"
+    more = little_config(review__practice=1)
+    work = [s["work"] for s in planned(replace(little_run, config=more), []) if s["stage"] == "calibrate"]
+    assert work == [count + 1] * 2, "what is practised on is answered anew in each"
     assert probed(oracle=None, known=None) == [("gen-001", JUNKED), ("gen-002", JUNKED)]
 
 

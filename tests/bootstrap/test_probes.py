@@ -18,6 +18,7 @@ from ratchet.bootstrap.stages.calibrate import calibration
 def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, torn, deeds, monkeypatch):
     g, given = turn(1), []
     first = g.run.probes[0]
+    monkeypatch.setattr(Run, "weights", lambda *_: g.params)
     says = lambda *texts: monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, *texts))
     says(little.answer(deeds, first), "so.")
     monkeypatch.setattr(probing, "calibrate", lambda by, probes, *_: given.extend(probes) or calibrate(by, probes, *_))
@@ -31,14 +32,15 @@ def test_answers_are_labelled_by_what_the_world_knows_and_some_give_junk(turn, t
     assert {p.transcript.text for p in given if p.junk} & {d.text for d in g.run.seed_index.passages}
     given.clear()
     says(little.answer(deeds, first, (1,)), "so.")
-    calibration(replace(g, number=2), [])
+    calibration(replace(g, number=2, incumbent=1), [])
     assert [p.labels for p in given if not p.junk] == [{"sure": False}, {}] * 2
 
 
-def test_answers_to_probes_are_sampled_once_however_often_a_run_goes_on(turn, torn, deeds, monkeypatch):
+def test_answers_that_are_practised_on_are_sampled_once_however_often_a_run_goes_on(turn, torn, deeds, monkeypatch):
     """Where sampling gives others the second time, as on a GPU, reviewers learn from those that were committed."""
-    g = turn(1)
-    first = g.run.probes[0]
+    g = turn(1, review__practice=1)
+    (first,) = g.run.practice
+    monkeypatch.setattr(Run, "weights", lambda *_: g.params)
     says = lambda *texts: monkeypatch.setattr(type(g.run), "writer", lambda self, params: saying(torn, *texts))
     no = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
     monkeypatch.setattr(stage, "with_thresholds", lambda reviewer, measured: replace(reviewer, criteria=(no,)))
@@ -50,7 +52,8 @@ def test_answers_to_probes_are_sampled_once_however_often_a_run_goes_on(turn, to
     (g.directory / "calibration.json").unlink()
     *_, anew = calibration(g, [])
     assert [e.id for e in anew] == [e.id for e in mistakes]
-    assert all(Views(g.run, g.writer, 1)(e, first) for e in mistakes if e.lineage["task"] == first.id)
+    assert {e.lineage["task"] for e in mistakes} == {first.id}
+    assert all(Views(g.run, g.writer, 1)(e, first) for e in mistakes)
 
 
 def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn, monkeypatch):
@@ -62,6 +65,7 @@ def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn
     of_judge = calibration_of_seed(g.run)
     monkeypatch.setattr(probing, "labelled_probes", None)
     monkeypatch.setattr(stage, "labelled_probes", None)
+    monkeypatch.setattr(stage, "own_answers", lambda *_: [])
     assert calibration(g, [])[1:] == (of_judge, [])
     assert json.loads((g.directory / "calibration.json").read_text()) == of_judge
     with pytest.raises(TypeError):  # an incumbent that has learned has probes of its own

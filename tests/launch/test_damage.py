@@ -35,7 +35,7 @@ DAMAGES = {
 }
 COMMITTED = (
     "config.json", "inputs.json", "plan.json", "tokenizer/model.spm", "gen-#/plan.json", "gen-#/calibration.json",
-    "gen-#/probes.json", "gen-#/samples.json", "gen-#/wrongthink.json", "gen-#/funnel.json", "gen-#/audit.json",
+    "gen-#/practice.json", "gen-#/samples.json", "gen-#/wrongthink.json", "gen-#/funnel.json", "gen-#/audit.json",
     "gen-#/training.json", "gen-#/evaluation.json", "gen-#/decision.json", "gen-#/DONE.json",
     "gen-#/dataset/1.0.0/record.json",
     "gen-#/dataset/1.0.0/dataset_info.json", "gen-#/dataset/1.0.0/features.json", "imitation/evaluation.json",

@@ -43,8 +43,8 @@ class LessonsConfig:
     """Share of situations with three possible actions instead of two; half of it in the seed."""
     demonstrations: int = bounded(200, "at least 1")
     """Situations of the worked tasks that are shown."""
-    probes: int = bounded(60, "at least 1")
-    """Situations of the worked tasks that the reviewer is calibrated on."""
+    held_out: int = bounded(120, "at least 1")
+    """Situations of the worked tasks that are held out for the review: what it practises on, and its probes."""
     prose: int = bounded(6000, "at least 0")
     """Lines of general prose for a model from scratch."""
 
@@ -55,7 +55,7 @@ def create(config: LessonsConfig, seed: int, generations: int) -> World:
     A world for more generations has further slices and is otherwise the same. Raises ValueError when more situations
     or questions are asked for than exist.
     """
-    read, worked = config.slice * generations, config.demonstrations + config.probes
+    read, worked = config.slice * generations, config.demonstrations + config.held_out
     _refuse_too_many(config, worked + config.fresh + read)
     share = config.third_option
     shown, unread, told = draw(seed, [(worked, share / 2), (config.fresh, share), (read, share)])  # slices come last
@@ -101,7 +101,7 @@ def _refuse_too_many(config: LessonsConfig, asked: int) -> None:
     if asked > EXISTING:
         raise ValueError(
             f"lessons: {asked} situations asked for, {EXISTING} exist; lower --generations, --lessons.slice, "
-            "--lessons.fresh, --lessons.demonstrations or --lessons.probes"
+            "--lessons.fresh, --lessons.demonstrations or --lessons.held-out"
         )
     if config.questions > len(SEEN):
         raise ValueError(

@@ -20,7 +20,7 @@ from templates import write_folder
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap import wrongthink
 from ratchet.bootstrap.generation import Generation
-from ratchet.bootstrap.probes import labelled_probes, probe_answers
+from ratchet.bootstrap.probes import labelled_probes, own_answers
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.rollouts import replicas
 from ratchet.bootstrap.rollouts.handover import hand_over
@@ -301,7 +301,7 @@ def test_corrections_alternatives_and_answers_to_probes_are_theirs_too(run, spea
         assert client.counts.answered == len(thoughts) + len(opened) > len(thoughts)
         before = client.counts.answered
         writers = g.author(captured=False), g.writer
-        probes = [labelled_probes(run, probe_answers(run, writer, 1, 5)) for writer in writers]
+        probes = [labelled_probes(run, run.probes, own_answers(run, w, run.probes, 1, 5)) for w in writers]
         assert [p.transcript.tokens for p in probes[0]] == [p.transcript.tokens for p in probes[1]]
         assert client.counts.answered == before + sum(not p.junk for p in probes[0]) > before
 

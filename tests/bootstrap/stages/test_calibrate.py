@@ -253,7 +253,7 @@ def test_junk_that_passes_stops_it_too(answering, passages, probes):
 
 
 def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds, tokenizer):
-    g = turn(1)
+    g = turn(2, review__practice=1)
     reviewer, measured, mistakes = calibration(g, [])
     written = json.loads((g.directory / "calibration.json").read_text())
     assert written == measured and [*measured["criteria"]] == [c.id for c in g.run.rubric]
@@ -264,12 +264,12 @@ def test_the_incumbents_own_answers_to_held_out_tasks_are_the_probes(turn, deeds
     for e in mistakes:
         asked = tokenizer.decode(e.tokens[:-1])
         true = any(asked.endswith(f"the {lamp} {deed}?") for lamp, deed in deeds.items())
-        assert e.origin == "review" and e.lineage["kind"] == "sure" and e.lineage["generation"] == 1
+        assert e.origin == "review" and e.lineage["kind"] == "sure" and e.lineage["generation"] == 2
         assert (e.tokens[-1] == yes) == true
 
 
 def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes, monkeypatch):
-    g = turn(1, review__target_precision=1.0)
+    g = turn(2, review__target_precision=1.0)
     junk = [p for p in probes if p.task in g.run.probes and p.transcript.text == ":"]
     g = replace(g, run=replace(g.run, rubric=tuple(c for c in g.run.rubric if c.id == "finished")))
     monkeypatch.setattr(stage, "labelled_probes", lambda *_: junk)
@@ -286,7 +286,7 @@ def test_a_reviewer_below_its_floor_stays_below_it_when_asked_again(turn, probes
     ("standing", "said"), [("required", "needed to reach the target, though"), ("advisory", "advisory,")]
 )
 def test_a_run_says_what_calibration_found_no_better_than_chance(turn, monkeypatch, standing, said):
-    g, lines = turn(1), []
+    g, lines = turn(2), []
     needed = tuple(c.model_copy(update={"standing": "required"}) for c in g.run.rubric)
     monkeypatch.setattr(type(g.run.progress), "line", lambda self, text: lines.append(text))
     g = replace(g, run=replace(g.run, rubric=needed))
@@ -301,7 +301,7 @@ def test_a_run_says_what_calibration_found_no_better_than_chance(turn, monkeypat
     calibration(g, [])
     models = [c.id for c in needed if c.kind == "model"]
     assert [line for line in lines if "chance" in line] == [
-        f"gen 1 review: {name} is {said} no better than chance (AUC 0.61, 95 % from 0.50 to 0.72)" for name in models
+        f"gen 2 review: {name} is {said} no better than chance (AUC 0.61, 95 % from 0.50 to 0.72)" for name in models
     ] and models
 
 
@@ -329,12 +329,12 @@ def test_where_nobody_knows_right_verdicts_junk_that_passes_stops_the_generation
 def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer, monkeypatch):
     """A reviewer that says no to everything is wrong about every right step, and only there. What the seed model judges
     is no mistake of the model's own."""
-    g = turn(1)
-    task = g.run.probes[0]
+    g = turn(2, review__practice=1)
+    (task,) = g.run.practice
     own = [d for d in g.run.seed_index.passages if d.id in task.document_ids]
     answers = [transcript(task, little.answer(deeds, task, wrong), own, tokenizer=tokenizer) for wrong in ((), (0, 1))]
     probes = [Probe(t, task, n == 0, dict.fromkeys(("sure", "firm"), n == 0)) for n, t in enumerate(answers)]
-    monkeypatch.setattr(stage, "probe_answers", lambda *_: answers)
+    monkeypatch.setattr(stage, "own_answers", lambda *_: answers)
     monkeypatch.setattr(stage, "labelled_probes", lambda *_: probes)
     never = g.run.rubric[-1].model_copy(update={"threshold": 1.0})
     firm = never.model_copy(update={"id": "firm", "judge": "seed", "standing": "advisory"})
@@ -345,17 +345,16 @@ def test_what_the_reviewer_got_wrong_becomes_its_examples(turn, deeds, tokenizer
     yes, _ = tokenizer.verdicts
     asked = [tokenizer.decode(e.tokens[:-1]) for e in mistakes]
     assert len(mistakes) == 2 and all(e.tokens[-1] == yes == e.ids[0, 0] for e in mistakes)
-    assert {e.lineage["generation"] for e in mistakes} == {1}
+    assert {e.lineage["generation"] for e in mistakes} == {2}
     for text, lamp in zip(asked, task.seek, strict=True):
         assert text.endswith(f"the {lamp} {deeds[lamp]}?")
-    assert [one["text"] for one in json.loads((g.directory / "probes.json").read_text())] == [t.text for t in answers]
-    shown, early = Views(g.run, g.writer, 1), Views(g.run, g.writer, 0)
+    assert [one["text"] for one in json.loads((g.directory / "practice.json").read_text())] == [t.text for t in answers]
+    shown, early = Views(g.run, g.writer, 2), Views(g.run, g.writer, 1)
     for e in mistakes:
         (view,) = shown(e, task)
         assert tuple(p.id for p in view) == answers[0].passages and early(e, task) == []
         assert shown(replace(e, lineage=e.lineage | {"said": "nobody said so."}), task) == []
         assert shown(e, replace(task, id="another")) == [] == shown(replace(e, lineage={}), task)
-    only_probes = replace(g.run.world, probes=g.run.world.seed)
-    measuring = replace(g, number=2, incumbent=1, run=replace(g.run, world=only_probes))
+    measuring = turn(2)
     _, measured, mistakes = calibration(measuring, [])
     assert mistakes == [] and measured["review"]["n"] == 2, "what is there to measure with teaches nothing"

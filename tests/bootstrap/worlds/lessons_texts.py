@@ -7,7 +7,7 @@ from ratchet.bootstrap.worlds.lessons.situations import ask, draw, stories
 from ratchet.bootstrap.worlds.world import Case
 
 SEED = 3
-SMALL = LessonsConfig(slice=10, fresh=5, demonstrations=14, probes=8, prose=60, third_option=0.5)
+SMALL = LessonsConfig(slice=10, fresh=5, demonstrations=14, held_out=8, prose=60, third_option=0.5)
 WORLD = create(SMALL, SEED, 2)
 SITUATIONS = draw(SEED, [(24, 0.5)])[0]
 FLIP = {"good": "bad", "bad": "good"}

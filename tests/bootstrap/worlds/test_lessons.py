@@ -93,7 +93,7 @@ def test_each_grader_knows_its_own_tasks_alone():
 
 
 def test_every_slice_has_its_share_of_three_options_and_the_seed_half_of_it():
-    world = create(LessonsConfig(slice=20, fresh=20, demonstrations=30, probes=10, prose=0, questions=1), 5, 4)
+    world = create(LessonsConfig(slice=20, fresh=20, demonstrations=30, held_out=10, prose=0, questions=1), 5, 4)
     three = lambda part: sum(len(task.seek) == 3 for task in part.tasks)
     assert [three(part) for part in (*world.slices, world.fresh, world.seed)] == [8] * 6
 
@@ -112,7 +112,7 @@ def test_more_situations_or_questions_than_exist_are_refused_by_name():
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="7 questions .*, 6 exist; lower --lessons.questions"):
         create(replace(SMALL, questions=7), 0, 1)
-    everything = EXISTING - SMALL.fresh - SMALL.demonstrations - SMALL.probes
+    everything = EXISTING - SMALL.fresh - SMALL.demonstrations - SMALL.held_out
     with pytest.raises(ValueError, match=f"{EXISTING + 1} situations"):
         create(replace(SMALL, slice=everything + 1), 0, 1)
 

@@ -8,7 +8,7 @@ import pytest
 from support import little_config
 
 from ratchet.bootstrap import run as runs
-from ratchet.bootstrap.config import EvaluateConfig
+from ratchet.bootstrap.config import EvaluateConfig, ReviewConfig
 from ratchet.bootstrap.run import _worked
 from ratchet.bootstrap.stages.promote import asked_about, never
 from ratchet.bootstrap.worlds import ArithmeticConfig, DocumentsConfig, LessonsConfig, load
@@ -55,9 +55,11 @@ def given(monkeypatch, world=WORLD, **changes):
 
 def test_worked_tasks_that_all_probe_the_reviewer_leave_nothing_to_learn_from(monkeypatch):
     count = len(SEED.tasks)
-    with pytest.raises(ValueError, match=f"has {count} worked tasks, and --review.probes {count} of them probe"):
+    with pytest.raises(ValueError, match=f"has {count} worked tasks, and --review.probes {count} of them are held"):
         given(monkeypatch, review__probes=count)
     assert given(monkeypatch, review__probes=count - 1)  # as the line says
+    with pytest.raises(ValueError, match="--review.probes 1 and --review.practice 9 of them are held"):
+        given(monkeypatch, review__probes=1, review__practice=9)
 
 
 def test_worked_tasks_probe_nothing_where_nobody_knows_right_answers(monkeypatch):
@@ -81,9 +83,19 @@ def test_things_that_nearly_all_tasks_are_about_tell_little():
 
 def test_what_probes_the_reviewer_is_shown_nowhere():
     """Also where the seed has the same worked task twice."""
-    twice = SEED._replace(tasks=(*SEED.tasks, SEED.tasks[0]))
-    shown, probes = _worked(replace(WORLD, seed=twice), 1)
-    assert probes == SEED.tasks[:1] and SEED.tasks[0] not in shown and len(shown) == len(SEED.tasks) - 1
+    first, second, *others = SEED.tasks
+    worked = lambda tasks, **held: _worked(replace(WORLD, seed=SEED._replace(tasks=tuple(tasks))), ReviewConfig(**held))
+    assert worked([*SEED.tasks, first], probes=1) == ((second, *others), (), (first,))
+    assert worked([*SEED.tasks, second, first], probes=1, practice=1) == (tuple(others), (second,), (first,))
+    assert worked([second, *others, first, first], probes=1, practice=1) == ((second, *others), (), (first,))
+
+
+def test_practice_is_the_seeds_also_where_probes_are_apart():
+    apart = replace(WORLD, probes=Material((), FRESH.tasks))
+    assert _worked(apart, ReviewConfig(probes=1, practice=1)) == (SEED.tasks[:-1], SEED.tasks[-1:], FRESH.tasks[:1])
+    assert _worked(apart, ReviewConfig(probes=1)) == (SEED.tasks, (), FRESH.tasks[:1])
+    unknown = replace(WORLD, known=None)
+    assert _worked(unknown, ReviewConfig(probes=1, practice=1)) == (SEED.tasks, (), ())
 
 
 @pytest.mark.parametrize(
