@@ -37,7 +37,7 @@ def own_answers(run: Run, writer: Writer, tasks: Sequence[Task], number: int, se
     """A writer's own answers to worked tasks, `siblings_of` of each, in generation `number`."""
     siblings = siblings_of(run)
     drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in tasks for n in range(siblings)]
-    with run.progress.stage(f"gen {number} probes", len(drafts)) as advance:
+    with run.progress.stage(f"gen {number} worked tasks", len(drafts)) as advance:
         return finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
 
 

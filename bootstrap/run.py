@@ -289,11 +289,11 @@ def check(config: Config) -> Given:
         )
     elif not _worked(world, config.review)[0]:
         c = config.review
-        practice = f" and --review.practice {c.practice}" if c.practice else ""
+        held_out = [f"--review.probes {c.probes}"] * (not world.probes.tasks)
+        held_out += [f"--review.practice {c.practice}"] * (c.practice > 0)
         raise ValueError(
-            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, and --review.probes {c.probes}{practice} "
-            "of them are held out for the review; a model from scratch learns from the others: have more, or hold out "
-            "fewer"
+            f"world: {world.name} has {len(world.seed.tasks)} worked tasks, and {' and '.join(held_out)} of them are "
+            "held out for the review; a model from scratch learns from the others: have more, or hold out fewer"
         )
     for asked in (one for one in (config.teacher, config.judge) if one.url):
         find_model(Client(asked, asked.model, epath.Path()))
@@ -353,8 +353,8 @@ def _worked(world: World, held_out: ReviewConfig) -> tuple[tuple[Task, ...], tup
     end = len(tasks) if own else max(0, len(tasks) - held_out.probes)
     start = max(0, end - held_out.practice)
     probes = own[: held_out.probes] if own else tasks[end:]
-    practice = _without(tasks[start:end], probes)
-    return _without(tasks[:start], (*probes, *practice)), practice, probes
+    practice = _without(tasks[start:end], own or probes)
+    return _without(tasks[:start], (*practice, *(own or probes))), practice, probes
 
 
 def _without(tasks: Sequence[Task], others: Sequence[Task]) -> tuple[Task, ...]:

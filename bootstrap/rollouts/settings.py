@@ -10,7 +10,7 @@ from ratchet.models.bounds import bounded
 class RolloutsConfig:
     """Servers of vLLM, SGLang or `ratchet serve --weights-from` that hold the model of `base` and write what the
     promoted weights write: transcripts where no teacher does, alternatives of their tokens, corrections, and answers to
-    probes. Each gets the weights of the last promotion, and is asked only while it answers by them.
+    worked tasks. Each gets the weights of the last promotion, and is asked only while it answers by them.
     Their key, if they want one, comes from the environment variable RATCHET_ROLLOUTS_KEY."""
 
     url: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 They are asked in tokens and answer in tokens: what the run's own sampler would read, and what it would say.
 
 What the promoted weights write goes to them: transcripts, the corrections of wrong thoughts, the continuations of
-alternatives that targets are made from, and answers to the probes of the review. What other weights write does not: an
+alternatives that targets are made from, and answers to the review's worked tasks. What other weights write does not: an
 evaluation asks those that are not promoted yet, a wrong-thinker's never are, and those of the seed model, which the
 judge of evaluations is calibrated on, are handed over for the first generations alone. Proposals do not go there
 either: their questions keep to a grammar, and the likelihood of their answers decides. Reviews read, and write nothing.

@@ -49,7 +49,7 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     def make() -> dict:
         if not known:
             return waved_through()
-        if g.incumbent == 0:
+        if g.incumbent == 0 and judged_by_seed(run):
             return calibration_of_seed(run)
         answers = own_answers(run, g.author(captured=False), run.probes, g.number, g.seed("probes"))
         return calibrated(run, g.number, reviewer, labelled_probes(run, run.probes, answers), passages)
@@ -104,7 +104,8 @@ def _mistakes(g: Generation, reviewer: Reviewer, passages: Mapping[str, Document
     if not run.practice or not _own(reviewer.criteria):
         return []
     answer = lambda: own_answers(run, g.author(captured=False), run.practice, g.number, g.seed("practice"))
-    probes = labelled_probes(run, run.practice, kept_answers(run, g.number, answer))
+    labelled = labelled_probes(run, run.practice, kept_answers(run, g.number, answer))
+    probes = [probe for probe in labelled if not probe.junk]
     reviews = reviewer.review([p.transcript for p in probes], {p.task.id: p.task for p in probes}, passages)
     made = []
     for criterion in _own(reviewer.criteria):

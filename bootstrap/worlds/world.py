@@ -334,10 +334,10 @@ class World:
     """What no generation reads: the simulator's pass rate is measured on its tasks, by which generations are promoted.
     Without any, none is."""
     seed: Material = Material()
-    """Worked tasks that everybody may know, with their documents. The last of them are probes of the reviewer, if
-    `known` grades them; the others are shown."""
+    """Worked tasks that everybody may know, with their documents. If `known` grades them, the last ones are held out
+    for the reviewer, to practise on or to probe it; the others are shown."""
     probes: Material = Material()
-    """Worked tasks that probe the reviewer in place of the seed's last ones. Nothing is ever trained on them."""
+    """Worked tasks that probe the reviewer in place of the seed's. Nothing is ever trained on them."""
     untaught: tuple[str, ...] = ()
     """Questions that nothing may be trained on, those of the probes among them; the audit looks for them."""
     prose: tuple[tuple[str, str], ...] = ()

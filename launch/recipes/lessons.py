@@ -4,6 +4,7 @@ ratchet run lessons --out runs/lessons
 """
 
 from ratchet.bootstrap.config import Config, ControlsConfig, ReviewConfig, SimulateConfig, TrainConfig, WrongthinkConfig
+from ratchet.bootstrap.worlds import LessonsConfig
 from ratchet.launch.recipes.recipe import Recipe
 from ratchet.models.decoder import DecoderConfig
 from ratchet.train.optimizer import OptimizerConfig
@@ -19,6 +20,7 @@ RECIPE = Recipe(
     config=Config(
         recipe="lessons",
         world="lessons",
+        lessons=LessonsConfig(held_out=120),
         model=MODEL,
         simulate=SIMULATE,
         review=ReviewConfig(practice=60),

@@ -18,7 +18,10 @@ from ratchet.train.stopping import AGAIN
 pytestmark = pytest.mark.long
 
 DRIVER = Path(__file__).with_name("kill_at.py")
-CONFIG = little_config(generations=1, simulate__unit_tasks=1, simulate__samples=8, controls__imitation=False)
+CONFIG = little_config(
+    generations=1, simulate__unit_tasks=1, simulate__samples=8, review__probes=1, review__practice=1,
+    controls__imitation=False,
+)  # fmt: skip
 
 
 def resume(directory, processes: int, points=("never",) * 2) -> list[subprocess.CompletedProcess]:

@@ -161,7 +161,7 @@ def test_a_demonstration_answers_its_own_question_and_nothing_stands_within_it(s
 
 @pytest.fixture(scope="module")
 def judged(sources, world, deeds, little_run):
-    """(verdict, question, right verdict, example of it) about a probe's answer whose first step is wrong."""
+    """(verdict, question, right verdict, example of it) about an answer in practice whose first step is wrong."""
     sure = next(c for c in little_run.rubric if c.id == "sure")
     task = world.seed.tasks[-1]
     told = little.answer(deeds, task, (0,))
@@ -171,7 +171,7 @@ def judged(sources, world, deeds, little_run):
 
 
 def taught_about(sources, task, told, criterion, view, origin="review") -> list[Example]:
-    """What a reviewer is taught of an answer to a probe, with passages in view."""
+    """What a reviewer is taught of an answer in practice, with passages in view."""
     lineage = {"kind": criterion.id, "task": task.id, "generation": 1, "said": told}
     asked = labelled(criterion, sources.world, task, told, view, sources.reviewer)
     return [verdict_example(sources.tokenizer, before, [(q, right)], origin, lineage) for before, q, right in asked]
@@ -190,6 +190,7 @@ def test_right_verdicts_are_accounted_for_and_turned_round_ones_are_not(sources,
     shown = seed.demonstrations(little_run, little_run.fresh_weights())["review"]
     rows = [e for e in shown if e.weights.sum() > 1]
     assert all(map(own.explain, (*judged, *shown))) and len(rows) > 4
+    assert not any(map(replace(own, practice=()).explain, judged)), "about a task that is not practised on"
     assert any(e.lineage.get("renamed") for e in shown)
     verdicts = sources.tokenizer.verdicts
     for e in (*judged, *rows):

@@ -21,7 +21,7 @@ from ratchet.train.files import read_unit
 pytestmark = pytest.mark.long
 
 DRIVER = Path(__file__).with_name("kill_at.py")
-CONFIG = little_config(simulate__unit_tasks=1, simulate__samples=8)
+CONFIG = little_config(simulate__unit_tasks=1, simulate__samples=8, review__probes=1, review__practice=1)
 COMMITTED_BEFORE = {
     "simulate": "simulate/unit-00000.json", "review": "simulate/unit-00001.json", "targets": "review/unit-00001.json",
     "choosing λ": "targets/unit-00001.json", "corrections": "wrongthink/unit-00000.json",

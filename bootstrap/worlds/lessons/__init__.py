@@ -43,7 +43,7 @@ class LessonsConfig:
     """Share of situations with three possible actions instead of two; half of it in the seed."""
     demonstrations: int = bounded(200, "at least 1")
     """Situations of the worked tasks that are shown."""
-    held_out: int = bounded(120, "at least 1")
+    held_out: int = bounded(60, "at least 1")
     """Situations of the worked tasks that are held out for the review: what it practises on, and its probes."""
     prose: int = bounded(6000, "at least 0")
     """Lines of general prose for a model from scratch."""
