@@ -26,6 +26,12 @@ ROWS = 1000
 """Transcripts written at a time."""
 UNKNOWN = "unknown"
 """The licence of a source that names none."""
+NAMED = (
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "gpl-2.0", "gpl-3.0",
+    "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odc-by", "odbl", "pddl", "gfdl", "unlicense", "wtfpl", "isc", "zlib",
+)  # fmt: skip
+"""Licences that a card may name, as Hugging Face has them."""
 _FUNCTION = pa.struct({"name": pa.string(), "arguments": pa.string()})
 _CALL = pa.struct({"id": pa.string(), "type": pa.string(), "function": _FUNCTION})
 _MESSAGE = pa.struct({"role": pa.string(), "content": pa.string()})
@@ -54,7 +60,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "prompt": (pa.list_(_MESSAGE), "what a user asks, and the student sees"),
     "completion": (pa.list_(_MESSAGE), "the answer that passed the review: the one thing to train on"),
     "messages": (pa.list_(_TURN), "the whole conversation, with the calls of tools that the teacher made"),
-    "tools": (pa.string(), "the tools that it could call, in JSON; `[]` where it called none"),
+    "teacher_tools": (
+        pa.string(), "the tools that it could call, in JSON; `[]` where it called none. Trainers show what they find "
+        "under `tools` in the prompt, and the student sees none",
+    ),
     "privileged_context": (pa.string(), "what the teacher saw and the student does not"),
     "soft_targets": (
         pa.list_(_TARGET), "by token of the completion, its end included: the token's id, the distribution to train on "
@@ -141,7 +150,7 @@ def _row(
 ) -> dict[str, Any]:
     sources = [passages[i] for i in t.passages]
     licences = [_licence(source) for source in sources]
-    called = any(m.get("tool_calls") for m in t.messages)
+    tools = run.tools.described if any(m.get("tool_calls") for m in t.messages) else []
     return {
         "id": t.id,
         "generation": t.generation,
@@ -149,7 +158,7 @@ def _row(
         "prompt": [{"role": m["role"], "content": m["content"]} for m in task.messages],
         "completion": [{"role": "assistant", "content": t.text}],
         "messages": list(map(_turn, t.messages)),
-        "tools": json.dumps([{"type": "function", "function": f} for f in run.tools.described] if called else []),
+        "teacher_tools": json.dumps([{"type": "function", "function": f} for f in tools]),
         "privileged_context": "\n\n".join(source.text for source in sources),
         "soft_targets": _soft(t, target.capture) if target else None,
         "sources": [
@@ -197,11 +206,11 @@ def _card(run: Run, generation: int, rows: int, licences: Counter[str]) -> str:
     """README.md, as Hugging Face's datasets have it: facts for programs first, then for people."""
     writers = {_writer(run, number) for number in range(1, generation + 1)} - {""}
     foreign = f" Some are by {' and '.join(sorted(writers))}, whose terms hold for them (`writer`)." if writers else ""
-    only = next(iter(licences)) if len(licences) == 1 else "other"
+    only = _named(next(iter(licences))) if len(licences) == 1 else "other"
     counted = "".join(f"* {licence}: {count}\n" for licence, count in licences.most_common())
     columns = "".join(f"| `{name}` | {said} |\n" for name, (_, said) in COLUMNS.items())
     return f"""---
-license: {json.dumps("other" if only == UNKNOWN else only)}
+license: {json.dumps(only)}
 size_categories:
 - {_size(rows)}
 tags:
@@ -229,6 +238,12 @@ on. Ids in `soft_targets` are those of the run's tokenizer, {run.tokenizer.hash}
 Licences of the sources, by transcripts that had one in view:
 
 {counted}"""
+
+
+def _named(licence: str) -> str:
+    """A licence as Hugging Face's cards name it; "other" where they have no name for it, and refuse the card."""
+    name = "-".join(licence.lower().split())
+    return name if name in NAMED else "other"
 
 
 def _size(rows: int) -> str:

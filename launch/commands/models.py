@@ -98,9 +98,9 @@ def chat(words: list[str]) -> int:
 def _exchange(model: api.Model, said: list[dict], line: str, temperature: float | None) -> list[dict]:
     """Prints the answer to a line; returns the conversation with both, less its beginning where there is no room."""
     asked = [*said, {"role": "user", "content": line}]
-    while len(asked) > 1 and not model.fits(asked):
-        asked = asked[2:]
     try:
+        while len(asked) > 1 and not model.fits(asked):
+            asked = asked[2:]
         answer = model.answer(asked, temperature=temperature, seed=len(asked))
     except ValueError as error:  # a line that is too long, or that the template refuses: the next one may be answered
         say(str(error))

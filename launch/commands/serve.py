@@ -86,8 +86,8 @@ def _served(asked: Serve) -> "Served":
 
 
 def listening(command: str, host: str, port: int) -> socket.socket:
-    """A socket that has this address, to listen on later. Raises UserError, before a model is read, where the address
-    cannot be had; port 0 is any that is free."""
+    """A socket that listens on this address, for whoever will answer there. Raises UserError, before a model is read,
+    where the address cannot be had; port 0 is any that is free."""
     try:
         if not 0 <= port < 2**16:
             raise OverflowError("there is no such port")
@@ -102,6 +102,7 @@ def _bound(family: int, kind: int, protocol: int, _: str, address: tuple) -> soc
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # until then, another process may bind the address as well
     except OSError:
         listener.close()
         raise

@@ -32,8 +32,10 @@ def ui(words: list[str]) -> int:
     if not asked.directories:
         raise UserError("ui: give DIR, the directory of a run, such as runs/lessons")
     needed_for("ui", "serve", "starlette", "uvicorn")
+    import jax
     import uvicorn
 
+    jax.config.update("jax_platforms", "cpu")  # an accelerator is for the run that works beside the pages
     from ratchet.launch.serve.ending import answer
     from ratchet.launch.ui.app import Site
     from ratchet.launch.ui.following import following

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from etils import epath
 from starlette.applications import Starlette
@@ -37,7 +36,7 @@ from ratchet.launch.serve.asked import (
     Tool,
 )
 from ratchet.launch.serve.calls import Offers
-from ratchet.launch.serve.desk import Desk
+from ratchet.launch.serve.desk import MOST_WAITING, Desk
 from ratchet.launch.serve.served import Served
 from ratchet.launch.serve.streams import Choice, after, merged, unless_gone, whole
 from ratchet.launch.serve.words import spelled
@@ -49,6 +48,8 @@ from ratchet.models.sampler import Request as Sample
 
 GRAMMARS = 64
 """Schemas whose grammars are kept compiled."""
+LEAST_MASS = 1e-6
+"""What `top_p` is at least: float32 has nothing between 0 and a smaller one."""
 
 
 class Form(NamedTuple):
@@ -92,6 +93,8 @@ class Server:
 
     async def completions(self, request: Request) -> Response:
         body = await self._read(Completion, request)
+        if (asked_for := len(body.prompts) * body.n) > MOST_WAITING:
+            raise Refused(f"prompt: these are {asked_for:,} answers; ask for at most {MOST_WAITING:,}", param="prompt")
         prompts = [self._prompt(prompt, body.add_special_tokens) for prompt in body.prompts]
         insists = "max_tokens" in body.model_fields_set
         rooms = [self._room(ids, body.max_tokens, insists, "prompt") for ids, _ in prompts]
@@ -101,16 +104,17 @@ class Server:
             for number in range(body.n)
         ]
 
-        def choice(index: int, piece: Piece) -> dict[str, Any]:
+        def choice(index: int, piece: Piece, begins: bool = True) -> dict[str, Any]:
             logs = None if body.logprobs is None else answers.legacy(self._served, piece.words, body.logprobs)
             made = {"index": index, "text": piece.text, "logprobs": logs, "finish_reason": piece.finish}
             if body.return_token_ids:
                 prompt = prompts[index // body.n][0]
-                said = piece.words[len(prompt) if body.echo else 0 :]
-                made |= {"prompt_token_ids": list(prompt), "token_ids": [word.id for word in said]}
+                said = piece.words[len(prompt) if body.echo and begins else 0 :]
+                made |= {"prompt_token_ids": list(prompt)} if begins else {}
+                made |= {"token_ids": [word.id for word in said]}
             return made
 
-        form = Form("cmpl", "text_completion", "text_completion", choice, lambda at, piece, _: choice(at, piece))
+        form = Form("cmpl", "text_completion", "text_completion", choice, choice)
         echoed = body.n if body.echo else 0
         return await self._answer(request, body, form, choices, sum(len(ids) for ids, _ in prompts), echoed)
 
@@ -171,7 +175,7 @@ class Server:
         if (body.prompt is None) == (body.messages is None):
             raise Refused("give either prompt or messages", param="prompt")
         if body.prompt is not None:
-            tokens = self._served.tokenizer.whole(body.prompt, body.add_special_tokens)
+            tokens = self._whole(body.prompt, body.add_special_tokens)
         else:
             tokens = self._rendered(body.messages, body.tools)
         names = [spelled(self._served.tokenizer, token) for token in tokens] if body.return_token_strs else None
@@ -242,18 +246,26 @@ class Server:
         """The ids and the text of a prompt, whichever was given."""
         tokenizer = self._served.tokenizer
         text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt, special=True)
-        ids = tokenizer.whole(prompt, begins) if isinstance(prompt, str) else prompt
+        ids = self._whole(prompt, begins) if isinstance(prompt, str) else prompt
         self._check_ids(ids, "prompt")
         if not ids:
             raise Refused("prompt: it has no tokens, and a model goes on from one at least", param="prompt")
         return tuple(ids), text
+
+    def _whole(self, text: str, begins: bool) -> list[int]:
+        """The ids of a text. Raises Refused for half a letter, which no tokenizer can spell."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Refused(f"prompt: there is half a letter at {error.start}; send it whole", param="prompt") from None
+        return self._served.tokenizer.whole(text, begins)
 
     def _rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """The ids of a conversation with an open turn. Raises Refused where the template refuses the messages."""
         given, offered = [message.plain() for message in messages], [tool.plain() for tool in tools]
         try:
             return tuple(self._served.tokenizer.render(given, tools=offered))
-        except (FolderError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise Refused(f"messages: {error}", param="messages") from error
 
     def _room(self, prompt: Sequence[int], longest: int, insists: bool, param: str) -> int:
@@ -274,7 +286,8 @@ class Server:
         """A choice's request: with a seed, the same prompt gives the same answer whatever else is asked meanwhile."""
         seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
         named = content_id(prompt, number) if number else content_id(prompt)
-        warp = Warp(body.temperature, max(body.top_k, 0), body.top_p, body.min_p)
+        top_k = min(max(body.top_k, 0), self._served.vocab_size)
+        warp = Warp(body.temperature, top_k, max(body.top_p, LEAST_MASS), body.min_p)
         return Asked(Sample(int(named[:8], 16), prompt, grammar), seed, room, warp)
 
     def _grammar(self, body: Chat) -> Grammar | None:
@@ -330,7 +343,7 @@ async def _from_its_first_word(pieces: AsyncIterator[Piece]) -> AsyncIterator[Pi
     """A choice of a chat, without the space that tokenizers like to begin a word with."""
     begun = False
     async for piece in pieces:
-        text = piece.text if begun else piece.text.lstrip()
+        text = piece.text if begun else piece.text.removeprefix(" ")
         begun = begun or bool(text)
         yield piece._replace(text=text)
 
@@ -338,7 +351,7 @@ async def _from_its_first_word(pieces: AsyncIterator[Piece]) -> AsyncIterator[Pi
 async def _json(request: Request) -> Any:
     """The body of a request, which no page of another site may send: browsers say where a request comes from."""
     origin = request.headers.get("origin")
-    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin and origin.partition("://")[2] != request.headers.get("host"):
         raise Refused(f"a page of {origin} may not ask this server", status=HTTPStatus.FORBIDDEN)
     try:
         return await request.json()

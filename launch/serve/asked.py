@@ -114,17 +114,34 @@ class Completion(Sampling):
         return [self.prompt] if isinstance(self.prompt, str) or _is_ids(self.prompt) else list(self.prompt)
 
 
+class Calling(BaseModel):
+    """The name of a tool that a message called, and its arguments in JSON."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class Called(BaseModel):
+    """A call in a message."""
+
+    model_config = ConfigDict(extra="allow")
+    function: Calling
+
+
 class Message(BaseModel):
     """A message of a conversation, with whatever else chat templates may read in one."""
 
     model_config = ConfigDict(extra="allow")
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[Called] | None = None
 
     def plain(self) -> dict[str, Any]:
         """The message as chat templates have it: the system's for a developer's, and text for parts."""
         role = "system" if self.role == "developer" else self.role
-        return {**(self.model_extra or {}), "role": role, "content": _text(self.content)}
+        calls = {"tool_calls": [call.model_dump() for call in self.tool_calls]} if self.tool_calls else {}
+        return {**(self.model_extra or {}), "role": role, "content": _text(self.content), **calls}
 
 
 class JsonSchema(BaseModel):
@@ -247,12 +264,18 @@ def read(kind: type[Body], body: Any) -> Body:
         return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else None
+        where, name = ".".join(map(_printable, first["loc"])), _printable(first["loc"][0]) if first["loc"] else None
         if first["type"] == "extra_forbidden":
-            said, code = f"unknown parameter {'.'.join(map(str, first['loc']))}; leave it out", "unknown_parameter"
+            said, code = f"unknown parameter {where}; leave it out", "unknown_parameter"
         else:
-            said, code = f"{name}: {first['msg']}", "missing_required_parameter" if first["type"] == "missing" else None
+            said = f"{where or 'the body'}: {first['msg']}"
+            code = "missing_required_parameter" if first["type"] == "missing" else None
         raise Refused(said, param=name, code=code) from None
+
+
+def _printable(name: str | int) -> str:
+    """A client's own name for something, whose halves of letters are spelled out."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _is_ids(prompt: Sequence[Any]) -> bool:
@@ -264,6 +287,6 @@ def _text(content: str | list[dict[str, Any]] | None) -> str | None:
     """The text of a message, whose parts are put together. Raises Refused for a part that is none."""
     if not isinstance(content, list):
         return content
-    if other := [part.get("type") for part in content if part.get("type") != "text" or "text" not in part]:
+    if other := [p.get("type") for p in content if p.get("type") != "text" or not isinstance(p.get("text"), str)]:
         raise Refused(f"messages: this server reads text, and no part of the type {other[0]}", param="messages")
-    return "".join(str(part["text"]) for part in content)
+    return "".join(part["text"] for part in content)

@@ -9,7 +9,7 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,17 +107,29 @@ class Desk:
     def _run(self) -> None:
         while self._open:
             self._take()
-            try:
-                if self._texts:
-                    self._score()
-                if not self._changes:
-                    self._seat()
-                elif not self._seated:
-                    self._change()
-                if self._seated:
-                    self._step()
-            except Exception as error:  # whatever went wrong, its requests are told, and the next are answered
-                self._fail(error)
+            if self._texts:
+                self._attempt(self._score, self._texts)
+            if not self._changes:
+                self._attempt(self._seat, self._requests)
+            elif not self._seated:
+                self._attempt(self._change, self._changes)
+            if self._seated:
+                self._attempt(self._step)
+
+    def _attempt(self, part: Callable[[], None], waiting: deque[_Work] | None = None) -> None:
+        """Does a part of the work. Where it goes wrong, those who wait for it are told, and the others answered: whom a
+        round answers are told when it is that which went wrong, and it is thrown away."""
+        try:
+            part()
+        except Exception as error:  # whatever it was, the next are answered
+            told = list(waiting or ())
+            if waiting is not self._texts:
+                told += self._seated.values()
+                self._seated, self._round = {}, None
+            for work in told:
+                work.tell(error)
+            if waiting:
+                waiting.clear()
 
     def _take(self) -> None:
         """Takes what has come in; waits for something where there is nothing to do."""
@@ -133,7 +145,7 @@ class Desk:
 
     def _score(self) -> None:
         scorer = self.served.scorer
-        self._texts = deque(work for work in self._texts if not work.given_up)
+        _leave(self._texts, [work for work in self._texts if not work.given_up])
         if not self._texts:
             return
         batch = [self._texts[n] for n in range(min(scorer.questions, len(self._texts)))]
@@ -151,15 +163,17 @@ class Desk:
 
     def _seat(self) -> None:
         """Gives free slots to those that wait, in their order."""
-        self._requests = deque(work for work in self._requests if not (work.given_up or self._too_late(work)))
+        _leave(self._requests, [work for work in self._requests if not (work.given_up or self._too_late(work))])
         if self._requests and not self._seated:
             first = [work.of for work in list(self._requests)[: self.served.sampler.slots]]
             alike = [a for a in first if (a.request.grammar is None) == (first[0].request.grammar is None)]
+            self._round = None  # two of them need not fit into memory
             self._round = Round(self.served.sampler, self.served.weights, self.served.ends, alike)
         while self._requests and self._round.free and self._round.fits(self._requests[0].of):
-            work = self._requests.popleft()
+            work = self._requests[0]
             work.turn.version = self._version
             self._seated[self._round.join(work.of)] = work
+            self._requests.popleft()
 
     def _too_late(self, work: _Work) -> bool:
         """Whether other weights began what a request goes on with, of which it is then told."""
@@ -180,13 +194,11 @@ class Desk:
             if len(part.tokens) or part.ended:
                 work.tell(part)
 
-    def _fail(self, error: Exception) -> None:
-        """Tells everyone who waits; the round that went wrong is thrown away."""
-        for work in (*self._seated.values(), *self._texts, *self._requests, *self._changes):
-            work.tell(error)
-        self._seated, self._round = {}, None
-        for waiting in (self._texts, self._requests, self._changes):
-            waiting.clear()
+
+def _leave(waiting: deque[_Work], wanted: Sequence[_Work]) -> None:
+    """Leaves in a queue those alone that are still wanted."""
+    waiting.clear()
+    waiting.extend(wanted)
 
 
 def _or_raise(found: Any) -> Any:

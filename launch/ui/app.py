@@ -1,9 +1,10 @@
 """The routes of the pages, and who may call them: browsers on this machine, and for labels these pages alone."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -58,7 +59,7 @@ class Site:
         ]
         handlers = {
             Wrong: self._refuse(HTTPStatus.BAD_REQUEST), Missing: self._refuse(HTTPStatus.NOT_FOUND),
-            HTTPException: self._refuse_route,
+            HTTPException: self._refuse_route, sqlite3.Error: self._refuse_for_a_while,
         }  # fmt: skip
         trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
         return Starlette(routes=routes, exception_handlers=handlers, middleware=[trusted])
@@ -85,7 +86,7 @@ class Site:
 
     async def label(self, request: Request) -> Response:
         """Adds a label, which only a form of these pages may send: browsers say where a form stood."""
-        if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
+        if request.headers.get("origin", "").partition("://")[2] != request.headers.get("host"):
             raise HTTPException(HTTPStatus.FORBIDDEN, "labels are taken from these pages alone")
         body = b""
         async for part in request.stream():
@@ -113,6 +114,10 @@ class Site:
 
     def _refuse(self, status: HTTPStatus) -> Callable[[Request, Exception], Response]:
         return lambda request, error: _page(self._pages.message(str(error)), status)
+
+    def _refuse_for_a_while(self, request: Request, error: Exception) -> Response:
+        line = f"the index of the transcripts cannot be read ({error}); it may be made anew: load this page again"
+        return _page(self._pages.message(line), HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _refuse_route(self, request: Request, error: HTTPException) -> Response:
         line = error.detail if error.status_code == HTTPStatus.FORBIDDEN else f"{request.url.path}: {error.detail}"

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,7 +28,8 @@ EVERY = 2.0
 
 @dataclass
 class Shown:
-    """A run that is shown: its name among the others, its index, and why that could not be updated, if so."""
+    """A run that is shown: its name among the others, its index, and why that could not be updated or its report not
+    be drawn, if so."""
 
     name: str
     directory: epath.Path
@@ -36,6 +37,7 @@ class Shown:
     watched: Watched
     sources: Sources
     failure: str = ""
+    undrawn: str = ""
     report: dict[str, Any] | None = None
     """What the template of the report shows, as it was last made."""
     wanted: bool = True
@@ -57,9 +59,10 @@ class Shown:
         """Makes the report anew, if somebody wants it and files have changed."""
         if not self.wanted or not (self.directory / "config.json").exists():
             return
-        self.wanted, files = False, _fingerprint(self.directory)
+        files = _fingerprint(self.directory)
         if files != self._files:
             self.report, self._files = page.content(self.directory), files
+        self.wanted = False
 
 
 def _fingerprint(directory: epath.Path) -> tuple:
@@ -104,11 +107,17 @@ def _follow(runs: Sequence[Shown], stopped: threading.Event) -> None:
     while not stopped.is_set():
         more = False
         for run in runs:
-            try:
-                run.draw()
-                more |= run.index.update()
-                run.failure = ""
-            except Exception as error:  # a store's client may raise anything; the next look may succeed
-                run.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            _, run.undrawn = _attempt(run.draw)
+            added, run.failure = _attempt(run.index.update)
+            more |= bool(added)
         if not more:
             stopped.wait(EVERY)
+
+
+def _attempt(do: Callable[[], Any]) -> tuple[Any, str]:
+    """What something returns, and why it could not be done, if so. A store's client may raise anything, and may not the
+    next time."""
+    try:
+        return do(), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"

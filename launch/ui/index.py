@@ -22,6 +22,8 @@ VERSION = 1
 """The version of the tables; a file of another one is made anew."""
 STAGES = ("simulate", "review", "wrongthink")
 """Stages whose units are read, in this order: a review follows its transcript."""
+PAIRS = "wrongthink"
+"""The stage whose units hold a correction, then its review, and so on."""
 TRANSCRIPT = {"id", "task_id", "generation", "source", "text", "forced_text"}
 REVIEW = {"transcript_id", "verdicts", "accepted"}
 """What records of transcripts and of reviews have; a unit with others counts as damaged."""
@@ -42,6 +44,8 @@ class Index:
     def __init__(self, directory: epath.Path, file: Path):
         self._directory, self.file = directory, file
         self._known: dict[str, str] = {}
+        self._damaged: set[str] = set()
+        self._coming: dict[str, Unit] | None = None
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
@@ -57,6 +61,8 @@ class Index:
             with self._writing() as connection:
                 known = connection.execute("pragma user_version").fetchone()[0] == VERSION
                 self._known = dict(connection.execute("select path, sha256 from unit")) if known else {}
+                damaged = connection.execute("select path from unit where damaged") if known else ()
+                self._damaged = {path for (path,) in damaged}
         except sqlite3.DatabaseError:
             known = False
         if not known:
@@ -64,20 +70,30 @@ class Index:
 
     def update(self) -> bool:
         """Adds the next unit that was committed; returns whether there was one."""
-        there = self._units()
-        if any(path not in there or there[path].sha256 != digest for path, digest in self._known.items()):
-            self._begin()
-        path = next((path for path in there if path not in self._known), None)
-        if path is None:
+        if not self._coming:
+            there = self._units()
+            if any(self._is_another(path, there.get(path)) for path in self._known):
+                self._begin()
+            self._coming = {path: unit for path, unit in there.items() if path not in self._known}
+        if not self._coming:
             return False
+        path, unit = next(iter(self._coming.items()))
         with self._writing() as connection, connection:
-            _add(connection, path, there[path])
-        self._known[path] = there[path].sha256
+            whole = _add(connection, path, unit)
+        self._known[path] = unit.sha256
+        self._damaged ^= set() if whole else {path}
+        del self._coming[path]
         return True
 
     def left(self) -> int:
-        """Units that are committed and not yet indexed."""
-        return sum(path not in self._known for path in self._units())
+        """Units that were committed at the last look, and are not yet indexed."""
+        return sum(path not in self._known for path in self._units()) if self._coming is None else len(self._coming)
+
+    def _is_another(self, path: str, unit: Unit | None) -> bool:
+        """Whether a unit that was indexed is another by now, or gone, or was damaged and is whole again."""
+        if unit is None or unit.sha256 != self._known[path]:
+            return True
+        return path in self._damaged and _records(unit) is not None
 
     def _units(self) -> dict[str, Unit]:
         """The committed units by their paths in the run's directory, in the order in which they are read."""
@@ -94,7 +110,7 @@ class Index:
         with self._writing() as connection:
             connection.execute("pragma journal_mode = wal")
             connection.executescript(f"{TABLES.read_text()} pragma user_version = {VERSION};")
-        self._known = {}
+        self._known, self._damaged = {}, set()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -103,21 +119,26 @@ class Index:
             yield connection
 
 
-def _add(connection: sqlite3.Connection, path: str, unit: Unit) -> None:
-    """Adds what a unit holds, unless another process did; a damaged unit is only noted."""
+def _records(unit: Unit) -> list[dict[str, Any]] | None:
+    """What a unit holds; None where it is damaged."""
     records, stage = unit.records(), unit.path.parent.name
-    pairs = stage == "wrongthink"  # a correction, then its review, and so on
-    needed, step = REVIEW if stage == "review" else TRANSCRIPT, 2 if pairs else 1
-    if records and any(needed - r.keys() for r in records[::step]):
-        records = None
+    needed, step = REVIEW if stage == "review" else TRANSCRIPT, 2 if stage == PAIRS else 1
+    return None if records and any(needed - r.keys() for r in records[::step]) else records
+
+
+def _add(connection: sqlite3.Connection, path: str, unit: Unit) -> bool:
+    """Adds what a unit holds, unless another process did; a damaged unit is only noted. Returns whether it is whole."""
+    records, stage = _records(unit), unit.path.parent.name
+    pairs, step = stage == PAIRS, 2 if stage == PAIRS else 1
     entry = path, unit.sha256, records is None
     added = connection.execute("insert or ignore into unit (path, sha256, damaged) values (?, ?, ?)", entry)
     if not added.rowcount or not records:
-        return
+        return records is not None
     if stage != "review":
         _add_transcripts(connection, added.lastrowid, [(i, records[i]) for i in range(0, len(records), step)])
     if stage == "review" or pairs:
         _add_reviews(connection, records[1::2] if pairs else records, counted=not pairs)
+    return True
 
 
 def _add_transcripts(

@@ -2,20 +2,25 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from etils import epath
 
 from ratchet.bootstrap import config_files, lineage
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.run import Run
+from ratchet.train.sharding import MeshConfig
 
 
 class Sources:
-    """The passages of a run. Its documents are read when they are first asked for, which may take seconds."""
+    """The passages of a run. Its documents are read when they are first asked for, which may take seconds, and again
+    when it goes on with other settings."""
 
     def __init__(self, directory: epath.Path):
         self._directory, self._lock, self._run = directory, threading.Lock(), None
+        self._config: Config | None = None
 
     def texts(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """(id, text) of these passages. Raises ValueError or OSError, in a line, when the run cannot be read."""
@@ -26,7 +31,8 @@ class Sources:
 
     def _opened(self) -> Run:
         with self._lock:
-            if self._run is None:
-                config = config_files.saved(self._directory)
-                self._run = runs.prepare(self._directory, config, Silent(), writes=False)
+            config = config_files.saved(self._directory)
+            if self._run is None or config != self._config:
+                here = replace(config, mesh=MeshConfig())  # the run's may be of devices that are not here
+                self._run, self._config = runs.prepare(self._directory, here, Silent(), writes=False), config
             return self._run

@@ -1,6 +1,7 @@
 """What was accepted, as a dataset for other trainers."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -65,8 +66,8 @@ def test_what_is_trained_on_is_the_answer_alone(rows, run, tokenizer):
 
 def test_calls_are_in_the_conversation_beside_the_tools(rows):
     plain, called = rows[:2]
-    assert json.loads(plain["tools"]) == [] and len(plain["messages"]) == 2
-    assert [tool["function"]["name"] for tool in json.loads(called["tools"])] == ["lookup"]
+    assert json.loads(plain["teacher_tools"]) == [] and len(plain["messages"]) == 2
+    assert [tool["function"]["name"] for tool in json.loads(called["teacher_tools"])] == ["lookup"]
     assert [m["role"] for m in called["messages"]] == ["user", "assistant", "tool", "assistant"]
     function = called["messages"][1]["tool_calls"][0]["function"]
     assert json.loads(function["arguments"]) == {"query": " lamp"} and called["messages"][2]["tool_call_id"] == "c1"
@@ -97,6 +98,16 @@ def test_the_card_says_what_it_is_and_which_file_to_open(folder):
     assert found["configs"][0]["data_files"] == [{"split": "train", "path": "train.parquet"}]
     assert all(f"`{name}`" in text for name in export_data.COLUMNS)
     assert "* CC0-1.0: 4" in text and "* unknown: 4" in text and "4 answers" in text
+
+
+@pytest.mark.parametrize(
+    ("licence", "name"),
+    [("CC0-1.0", "cc0-1.0"), ("CC BY-SA 4.0", "cc-by-sa-4.0"), ("https://example.org/by/4.0/", "other"),
+     ("unknown", "other")],
+)  # fmt: skip
+def test_the_card_names_a_licence_as_cards_do(run, licence, name):
+    card = export_data._card(run, 1, 1, Counter({licence: 1}))
+    assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == name and f"* {licence}: 1" in card
 
 
 def test_what_a_server_wrote_is_said_to_be_its_own(run, rows, tmp_path):

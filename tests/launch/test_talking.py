@@ -110,6 +110,14 @@ def test_bytes_that_are_no_utf8_are_refused_in_a_line_and_the_next_line_answered
 
 
 @pytest.mark.long
+def test_a_base_remembers_what_was_said_before_a_line_that_is_refused(capsys, monkeypatch, based):
+    heard, answer = [], api.Model.answer
+    monkeypatch.setattr(api.Model, "answer", lambda m, asked, **more: heard.append(asked) or answer(m, asked, **more))
+    code, _, err = chat(capsys, monkeypatch, "what is it?\ncaf\udce9?\nwhat is it?\n", based)
+    assert code == 0 and err.count("\n") == 1 and [len(asked) for asked in heard] == [1, 3]
+
+
+@pytest.mark.long
 def test_a_base_remembers_as_much_as_fits(capsys, monkeypatch, based):
     heard, answer = [], api.Model.answer
     monkeypatch.setattr(api.Model, "answer", lambda m, asked, **more: heard.append(asked) or answer(m, asked, **more))

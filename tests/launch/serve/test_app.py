@@ -268,6 +268,9 @@ WRONG = [
     ({"prompt": [3, 299]}, 400, "prompt", None),
     ({"prompt": [-1]}, 400, "prompt", None),
     ({"prompt": {"a": 1}}, 400, "prompt", None),
+    ({"prompt": "hi \ud83d"}, 400, "prompt", None),
+    ({"prompt": ["what"] * 40, "n": 128}, 400, "prompt", None),
+    ({"\ud800": 1}, 400, None, None),
     ({"prompt": "what " * 200}, 400, "prompt", "context_length_exceeded"),
     ({"max_tokens": 192}, 400, "prompt", "context_length_exceeded"),
     ({"max_tokens": -1}, 400, "max_tokens", None),
@@ -297,6 +300,44 @@ def test_a_mistake_has_its_status_and_names_what_is_wrong(address, name, change,
     assert error["type"] == "invalid_request_error" and "\n" not in error["message"]
 
 
+def test_an_echo_in_parts_has_the_ids_of_the_whole(address, name):
+    """Both answer with the prompt first, and of ids with those that were said alone."""
+    ask = {"model": name, "prompt": PROMPT * 4, "max_tokens": 8, "echo": True, "return_token_ids": True, **AT_ONCE}
+    (whole,) = post(address, "v1/completions", ask)[1]["choices"]
+    body = json.dumps(ask | {"stream": True}).encode()
+    request = urllib.request.Request(f"{address}/v1/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        lines = [line.removeprefix("data: ") for line in answer.read().decode().split("\n\n") if line]
+    choices = [json.loads(line)["choices"][0] for line in lines[:-1]]
+    assert [i for c in choices for i in c["token_ids"]] == whole["token_ids"] and len(whole["token_ids"]) == 8
+    assert [c.get("prompt_token_ids") for c in choices] == [whole["prompt_token_ids"], *[None] * (len(choices) - 1)]
+    assert "".join(c["text"] for c in choices) == whole["text"]
+
+
+def test_whoever_wants_more_of_the_likeliest_than_there_are_gets_all(address, name):
+    ask = {"model": name, "prompt": PROMPT, "max_tokens": 4, "seed": 1}
+    free = post(address, "v1/completions", ask)[1]["choices"][0]["text"]
+    status, made = post(address, "v1/completions", ask | {"top_k": 2**40})
+    assert status == 200 and made["choices"][0]["text"] == free
+    assert post(address, "v1/completions", ask | {"top_p": 1e-46})[1]["choices"][0]["text"] == (
+        post(address, "v1/completions", ask | {"temperature": 0})[1]["choices"][0]["text"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"content": "hi"}, "messages.0.role: Field required"),
+        ({"role": "assistant", "tool_calls": [{"id": "x"}]}, "messages.0.tool_calls.0.function: Field required"),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, "no part of the type text"),
+        ({"role": "user", "content": "hi \ud83d"}, "messages: "),
+    ],
+)
+def test_what_is_wrong_in_a_message_is_named_where_it_stands(address, name, message, said):
+    status, made = post(address, "v1/chat/completions", {"model": name, "messages": [message], "max_tokens": 2})
+    assert status == 400 and said in made["error"]["message"] and made["error"]["param"] == "messages"
+
+
 def test_a_page_that_has_its_own_name_lead_here_is_refused(address):
     for name, status in (("evil.example", 400), ("localhost:8000", 200)):
         request = urllib.request.Request(f"{address}/v1/models", headers={"Host": name})
@@ -311,7 +352,7 @@ def test_a_page_that_has_its_own_name_lead_here_is_refused(address):
 @pytest.mark.parametrize("path", ["v1/completions", "tokenize"])
 def test_a_page_of_another_site_may_ask_nothing(address, name, path):
     body = json.dumps({"model": name, "prompt": "so"}).encode()
-    for origin, status in (("http://evil.example", 403), ("null", 403), (address, 200)):
+    for origin, status in (("http://evil.example", 403), ("http://[", 403), ("null", 403), (address, 200)):
         headers = {"Origin": origin, "Content-Type": "text/plain"}
         request = urllib.request.Request(f"{address}/{path}", body, headers)
         if status == 200:

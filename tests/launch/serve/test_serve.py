@@ -1,6 +1,7 @@
 """What is served, and the command that serves it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import importlib.util
@@ -25,7 +26,9 @@ from support import awaken, start, tiny_config
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import api, cli
-from ratchet.launch.serve import ending, served
+from ratchet.launch.commands.serve import listening
+from ratchet.launch.lines import UserError
+from ratchet.launch.serve import desk, ending, served
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.listening import answering
 from ratchet.models import huggingface
@@ -204,6 +207,46 @@ def test_what_goes_wrong_is_told_to_those_who_wait_and_the_next_are_answered(fol
     assert found.own.shape == (3,) and np.all(np.isfinite(found.own))
 
 
+def test_a_round_that_goes_wrong_is_told_to_those_in_it_alone(folder, monkeypatch):
+    """One slot: the second waits while the first fails."""
+    model, step = of_folder(folder, slots=1), desk.Round.step
+
+    def once(turn):
+        monkeypatch.setattr(desk.Round, "step", step)
+        raise RuntimeError("lost its way")
+
+    async def ask(open_desk):
+        said = [open_desk.say(Asked(Request(n, (5, 6)), n, 4)) for n in range(2)]
+        first, second = (asyncio.create_task(anext(one)) for one in said)
+        with pytest.raises(RuntimeError, match="lost its way"):
+            await first
+        assert len((await second).tokens) > 0
+        for one in said:
+            await one.aclose()
+
+    monkeypatch.setattr(desk.Round, "step", once)
+    with Desk(model) as open_desk:
+        asyncio.run(ask(open_desk))
+
+
+def test_a_request_that_cannot_be_seated_is_told_too(folder, monkeypatch):
+    join = desk.Round.join
+
+    def once(turn, asked):
+        monkeypatch.setattr(desk.Round, "join", join)
+        raise OverflowError("too large a number")
+
+    async def ask(open_desk):
+        asked = Asked(Request(1, (5, 6)), 1, 4)
+        with pytest.raises(OverflowError):
+            await anext(open_desk.say(asked))
+        return [part async for part in open_desk.say(asked)]
+
+    monkeypatch.setattr(desk.Round, "join", once)
+    with Desk(of_folder(folder)) as open_desk:
+        assert asyncio.run(ask(open_desk))[-1].ended
+
+
 def test_a_text_whose_client_has_gone_is_not_scored(folder, monkeypatch):
     model = of_folder(folder)
     logs, scored, begun, going = type(model.scorer).logs, [], threading.Event(), threading.Event()
@@ -240,6 +283,13 @@ def test_a_text_whose_client_has_gone_is_not_scored(folder, monkeypatch):
 def test_sizes_that_do_not_fit_are_one_line(folder, settings, line):
     with pytest.raises(ValueError, match=line):
         of_folder(folder, **settings)
+
+
+def test_a_port_is_taken_from_the_moment_that_it_is_said_to_be():
+    """Two that only bind an address may both have it."""
+    first = listening("serve", "127.0.0.1", 0)
+    with contextlib.closing(first), pytest.raises(UserError, match="cannot listen on"):
+        listening("serve", "127.0.0.1", first.getsockname()[1])
 
 
 def test_a_port_that_is_taken_is_one_line_and_leaves_no_socket_open(capsys, folder):

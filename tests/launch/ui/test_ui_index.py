@@ -99,6 +99,29 @@ def test_a_damaged_unit_is_noted_and_the_others_are_read(run, index, damage):
     assert named == ([] if damage == "commit" else ["gen-002/simulate/unit-00003.array_record"])
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_unit_that_is_whole_again_is_read(run, index, tmp_path, anew):
+    """Its hash is what it was: what is made again is the same."""
+    path = run / "gen-002" / "simulate" / "unit-00007.array_record"
+    assert path.exists()
+    moved = path.rename(run / "away")
+    all_of(index)
+    assert not ids(index)
+    moved.rename(path)
+    index = made(run, tmp_path) if anew else index
+    assert all_of(index) == 2 and sorted(ids(index)) == sorted(TEXTS) and all_of(index) == 0
+    with index.open() as connection:
+        assert connection.execute("select count(*) from verdict").fetchone()[0] > 0
+
+
+def test_a_run_is_looked_through_once_for_all_units_that_came(run, index, monkeypatch):
+    """In a bucket every look takes a while."""
+    add(run, 8, 3)
+    looks, real = [], Index._units
+    monkeypatch.setattr(Index, "_units", lambda self: looks.append(self) or real(self))
+    assert all_of(index) == 4 and index.left() == 0 and len(looks) == 2
+
+
 @pytest.mark.parametrize("content", [b"no database", b""])
 def test_an_index_that_is_damaged_or_of_another_version_is_made_anew(run, index, tmp_path, content, monkeypatch):
     all_of(index)

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -13,10 +15,12 @@ import pytest
 from etils import epath
 from evil_run import ACCEPTED, EVIL, TEXTS, shown
 
-from ratchet.bootstrap import certificate
+from ratchet.bootstrap import certificate, config_files
 from ratchet.bootstrap.certificate import read_labels
 from ratchet.launch.ui import following
 from ratchet.launch.ui.index import Index
+from ratchet.launch.ui.sources import Sources
+from ratchet.train.sharding import MeshConfig
 
 LIST = "/runs/0/transcripts"
 
@@ -200,6 +204,37 @@ def test_a_run_that_has_not_begun_is_waited_for_and_one_that_is_damaged_named(ca
         for number in (0, 1):
             assert pages.ask(f"/runs/{number}").status == 200
             assert "0 found, of 0" in plain(pages.ask(f"/runs/{number}/transcripts").text)
+
+
+def test_a_report_that_cannot_be_drawn_says_why_and_transcripts_are_shown(cache, tmp_path, tiny_run, monkeypatch):
+    def fail(directory):
+        raise ValueError("a table is torn")
+
+    monkeypatch.setattr(following.page, "content", fail)
+    monkeypatch.setattr(following, "EVERY", 0.01)
+    place = epath.Path(shutil.copytree(tiny_run, tmp_path / "undrawn"))
+    with shown(place) as pages:
+        while "The report cannot be drawn: ValueError: a table is torn" not in plain(pages.ask("/runs/0").text):
+            time.sleep(0.01)
+        assert "Indexing stopped" not in plain(pages.ask("/runs/0/transcripts").text)
+
+
+def test_an_index_that_is_just_made_anew_is_no_bare_error(cache, tmp_path, monkeypatch):
+    with shown(epath.Path(tmp_path) / "anew") as pages:
+        monkeypatch.setattr(Index, "open", lambda self: sqlite3.connect("file:/no/where?mode=ro", uri=True))
+        asked = pages.ask("/runs/0/transcripts")
+        assert asked.status == 503 and "load this page again" in plain(asked.text)
+
+
+def test_sources_are_shown_where_the_runs_devices_are_not(tiny_run, tmp_path):
+    """And those of slices that a run was given later."""
+    place = epath.Path(shutil.copytree(tiny_run, tmp_path / "elsewhere"))
+    saved, sources = config_files.saved(place), Sources(place)
+    config_files.save(place, replace(saved, mesh=MeshConfig(data=64)))
+    first = sources._opened()
+    assert sources._opened() is first
+    config_files.save(place, saved)
+    assert sources._opened() is not first
 
 
 def test_a_run_is_followed_further_whatever_its_store_raises(cache, tmp_path, monkeypatch):
