@@ -150,8 +150,8 @@ def _compared(passes: Sequence[bool], own: Sequence[Label], passed: Sequence[boo
     missed = int(np.sum(~verdict & right))
     interval = _interval(share, (correct, missed), (accepted, rejected), len(passes))
     return figures | {
-        "tpr": found["tpr"],
-        "tnr": found["tnr"],
+        "tpr": found["tpr"] if right.any() else None,
+        "tnr": found["tnr"] if not right.all() else None,
         "kappa": found["kappa"],
         "rate": None if rate is None else {"value": rate, **interval},
     }

@@ -2,7 +2,7 @@
 trained."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
@@ -153,10 +153,18 @@ def _readable(run: Run, t: Transcript, target: Target) -> list[dict]:
     return [
         {
             "token": piece(token),
-            "target": {piece(i): round(p, 4) for i, p in zip(ids, probs, strict=True) if p > 0},
+            "target": _added_up([(piece(i), p) for i, p in zip(ids, probs, strict=True) if p > 0]),
         }
         for token, ids, probs in zip(t.tokens, c.ids_NK.tolist(), c.probs_NK.tolist(), strict=True)
     ]
+
+
+def _added_up(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Probabilities by how their tokens are spelled; parts of a letter are all spelled alike."""
+    found: dict[str, float] = {}
+    for piece, probability in pairs:
+        found[piece] = found.get(piece, 0.0) + probability
+    return {piece: round(probability, 4) for piece, probability in found.items()}
 
 
 def _trained(run: Run, t: Transcript) -> list[dict]:

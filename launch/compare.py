@@ -168,8 +168,9 @@ def table(arms: Sequence[Arm], show: Callable[[float], str] = lambda v: f"{100 *
     names = [n for n in names if all(n in run for run in evaluated)]
     rows = []
     for arm in arms:
-        cells, of_runs = [], [run for run in arm.metrics if run]
+        cells = []
         for n in names:
+            of_runs = [run for run in arm.metrics if run and run[n].get("n") != 0]
             if not of_runs:
                 cells.append("–")
                 continue

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ratchet.bootstrap.progress import Advance, Tallies, Tally
-from ratchet.bootstrap.report.numbers import duration
+from ratchet.bootstrap.report.numbers import duration, pace
 from ratchet.bootstrap.report.outlook import Outlook, in_words, outlook
 from ratchet.bootstrap.report.terminal import figures
 from ratchet.launch.lines import one_line
@@ -42,7 +42,7 @@ class Shown:
         if run.current:
             own = (tally.spent, tally.left) if run.is_current(self.title) else (0.0, None)
             needed += [f"stage {run.number} of {len(run.stages)}", in_words(run.left(*own))]
-        rate = [pace(tally.made, tally.own)] if tally.made > 0 and not self.about else []
+        rate = [pace(tally.made / max(tally.own, 1e-3))] if tally.made > 0 and not self.about else []
         return needed, [*self.about[1:], *rate]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -152,14 +152,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
-def pace(items: int, seconds: float) -> str:
-    """How fast items are made: "12.5/s", or "48 s each" of those that take long."""
-    rate = items / max(seconds, 1e-3)
-    return f"{rate:,.1f}/s" if rate >= 0.5 else f"{1 / rate:,.0f} s each"
-
-
 def _done(tally: Tally) -> str:
     """What a stage came to: items, seconds and rate."""
     before = f", {tally.found:,} of them before" if tally.found else ""
-    rate = f", {pace(tally.made, tally.own)}" if tally.made > 0 else ""
+    rate = f", {pace(tally.made / max(tally.own, 1e-3))}" if tally.made > 0 else ""
     return f"{f'{tally.done:,} ' if tally.done else ''}done{before} in {duration(tally.spent)}{rate}"

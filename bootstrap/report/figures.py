@@ -32,7 +32,7 @@ def arm_colour(number: int) -> int:
 def first_and_incumbent(state: Mapping[str, Any]) -> tuple[Row | None, Row | None]:
     """The rows of the first generation that was evaluated, and of the last one that was kept."""
     evaluated = [row for row in state["generations"] if row["metrics"]]
-    kept = [row for row in evaluated if row["promoted"] is not False]
+    kept = [row for row in evaluated if row["promoted"] or row["generation"] == 0]
     return (evaluated[0], (kept or evaluated)[-1]) if evaluated else (None, None)
 
 

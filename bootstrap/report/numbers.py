@@ -5,8 +5,8 @@ from typing import Any
 
 
 def value_of(metric: Any) -> float | None:
-    """The value of a metric, with or without its interval; None when absent or not a number."""
-    value = metric.get("value") if isinstance(metric, dict) else metric
+    """The value of a metric, with or without its interval; None when absent, not a number or a share of nothing."""
+    value = metric.get("value") if isinstance(metric, dict) and metric.get("n") != 0 else metric
     number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     return float(value) if number else None
 
@@ -38,6 +38,11 @@ def figure(value: Any) -> str:
 def measure(value: Any, unit: str) -> str:
     """A metric's value in its unit, without naming it: rates in per cent, all else with three decimals."""
     return percent(value) if unit == "%" else figure(value)
+
+
+def pace(rate: float) -> str:
+    """How fast items are made, by how many there are in a second: "12.5/s", or "48 s each" of those that take long."""
+    return f"{rate:,.1f}/s" if rate >= 0.5 else f"{1 / rate:,.0f} s each"
 
 
 def duration(seconds: Any) -> str:

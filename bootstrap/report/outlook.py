@@ -1,8 +1,9 @@
 """How long the rest of a run takes: the stages that its plan names, against the time of those that are done.
 
 A stage takes as long for its work as the same stage did before, in other generations of this run on whatever machines
-it had; the first time, which also compiles its programs, counts only until there is another. One that was never done
-takes what the run forecast when it began, between two bounds; without a forecast it counts as not measured.
+it had, in however many processes; the first time, which also compiles its programs, counts only until there is another.
+One that was never done takes what the run forecast when it began, between two bounds; without a forecast it counts as
+not measured.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from ratchet.bootstrap.report.goodput import goodput
 from ratchet.train.files import is_number, numbers_in, object_in
 
 
@@ -26,6 +28,8 @@ class Stage:
     expected: tuple[float, float] | None = None
     over: bool = False
     """Whether its whole generation or arm is done."""
+    begun: float = 0.0
+    """The seconds that what there is of it took, while it is not done."""
 
     @property
     def done(self) -> bool:
@@ -58,9 +62,10 @@ class Outlook:
         return self.stages[self.number - 1] if self.number <= len(self.stages) else None
 
     def left(self, spent: float = 0.0, ahead: float | None = None) -> Left:
-        """How long it is to the end of the run. `spent` are the seconds of the current stage so far; `ahead` are those
-        that it still takes, where it knows."""
+        """How long it is to the end of the run. `spent` are the seconds of the current stage so far, beside those from
+        which the outlook knows that it has `begun`; `ahead` are those that it still takes, where it knows."""
         took = self._took()
+        spent += self.current.begun if self.current else 0.0
         if self.current and ahead is not None:
             seconds, work = took.get(self.current.name, (0.0, 0.0))
             took[self.current.name] = seconds + spent + ahead, work + self.current.work
@@ -103,18 +108,24 @@ class Outlook:
         return self.current is not None and self.current.name in title.split()
 
 
-def outlook(directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any]] = object_in) -> Outlook:
-    """The stages that the run's plan names, as `read` has it; none before there is a plan."""
+def outlook(
+    directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any]] = object_in, now: float | None = None
+) -> Outlook:
+    """The stages that the run's plan names, as `read` has it; none before there is a plan. While a process is at work
+    that nothing else is known of, the stage under way has begun until `now`, in seconds since 1970."""
     planned, forecast = read(directory / "plan.json").get("stages", ()), read(directory / "forecast.json")
     places = {stage["place"]: directory / stage["place"] for stage in planned}
     took = {name: numbers_in(path / "stages.json") for name, path in places.items()}
     proof = lambda name: "DONE.json" if name.startswith("gen-") and int(name[4:]) else "evaluation.json"
     over = {name: (path / proof(name)).exists() for name, path in places.items()}
+    parts = (goodput(directory, now) or {}).get("stages", {}) if planned else {}
     made = []
     for stage in planned:
         place, name = stage["place"], stage["stage"]
-        seconds, expected = took[place].get(name), _bounds(forecast.get(place), name)
-        made.append(Stage(place, name, stage["work"], seconds, expected, over[place]))
+        expected, begun = _bounds(forecast.get(place), name), parts.get(place, {}).get(name, 0.0)
+        # stages.json has the whole of a stage only if one process did it.
+        seconds = max(took[place][name], begun) if name in took[place] else None
+        made.append(Stage(place, name, stage["work"], seconds, expected, over[place], begun))
     return Outlook(tuple(made))
 
 

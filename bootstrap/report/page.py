@@ -127,6 +127,7 @@ def content(directory: epath.Path) -> dict[str, Any]:
         "loss": _loss(lines_in(directory / "metrics.jsonl"), list(arms)),
         "funnel": _last(generations, lambda g: g.funnel),
         "calibrated": _last(generations, lambda g: g.calibration),
+        "certified": _last(generations, lambda g: g.certificate.get("accepted")),
         "audited": _last(generations, lambda g: g.audit),
         "transcribed": _last(generations, lambda g: g.samples.get("transcripts")),
         "token": _token(_last(generations, lambda g: g.samples.get("token"))),
@@ -202,12 +203,20 @@ def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return tuple([sum(p[k] for p in group) / len(group) for group in groups] for k in (0, 1))
 
 
+def _added_up(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Probabilities by how their tokens are spelled; parts of a letter are all spelled alike."""
+    found: dict[str, float] = {}
+    for piece, probability in pairs:
+        found[piece] = found.get(piece, 0.0) + probability
+    return found
+
+
 def _token(generation: Files | None) -> dict[str, Any] | None:
     """One position's distributions: rows (piece, teacher's probability, reviewed probability, emitted)."""
     if generation is None:
         return None
     token = generation.samples["token"]
-    teacher, reviewed = (dict(map(tuple, token.get(name) or ())) for name in ("teacher", "reviewed"))
+    teacher, reviewed = (_added_up(token.get(name) or ()) for name in ("teacher", "reviewed"))
     pieces = dict.fromkeys([*teacher, *reviewed])
     rows = [
         (piece, teacher.get(piece, 0.0), reviewed.get(piece, 0.0), piece == token.get("chosen")) for piece in pieces

@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from ratchet.bootstrap.report.goodput import said, spent
-from ratchet.bootstrap.report.numbers import duration, percent
-from ratchet.bootstrap.report.terminal import units
+from ratchet.bootstrap.report.numbers import duration, pace, percent
+from ratchet.bootstrap.report.terminal import shown, units
 
 SHOWN = 8
 """Criteria, and parts of the time, that are shown at most."""
@@ -51,7 +51,7 @@ def screen(found: Found) -> RenderableType:
     title = Text.assemble((found["recipe"] or "a run", "bold"), f", {found['directory']}: ", overflow="fold")
     title.append(found["state"], STYLES.get(found["state"], "yellow"))
     standing = [line for line in found["standing"] if line != found["state"]]
-    parts: list[RenderableType] = [title, *(Text(line, overflow="fold") for line in (*standing, *_now(found)))]
+    parts: list[RenderableType] = [title, *(shown(line, overflow="fold") for line in (*standing, *_now(found)))]
     if found["doing"] and found["doing"]["total"]:
         done = found["doing"]["done"] / found["doing"]["total"]
         parts.append(Bars([("done", done, f"{percent(done)} %")]))
@@ -65,7 +65,7 @@ def _now(found: Found) -> list[str]:
     doing, sampling = found["doing"] or {}, found["sampling"]
     lines = []
     if doing.get("rate"):
-        lines.append(f"{doing['rate']:,.1f}/s, {duration(doing['seconds_left'])} left of this stage")
+        lines.append(f"{pace(doing['rate'])}, {duration(doing['seconds_left'])} left of this stage")
     if sampling:
         rate = sampling["tokens_per_second"]
         said_now = "so far" if rate is None else f"now, {rate:,.0f} tokens/s"

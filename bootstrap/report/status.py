@@ -54,7 +54,7 @@ def status(directory: epath.Path) -> dict[str, Any]:
         "ended": ended,
         "finished": complete or ended is not None,
         "holder": holder,
-        "outlook": _outlook(files, directory, (holder or {}).get("doing")),
+        "outlook": _outlook(files, directory, holder),
         "goodput": goodput(directory, time.time() if holder else None),
         "stages": [s for number, path in generations.items() for s in _stages(files, number, path)],
         "metrics": _described(files, [*arms.values(), *generations.values()]),
@@ -63,17 +63,15 @@ def status(directory: epath.Path) -> dict[str, Any]:
     }
 
 
-def _outlook(files: RunFiles, directory: epath.Path, doing: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _outlook(files: RunFiles, directory: epath.Path, holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The number of the stage that is next or under way, its place and name, of how many, the least and the most
     seconds to the end of the run, and the stages that these leave out since nothing is known of them; None before there
     is a plan."""
-    found = outlook(directory, files.object)
+    found, doing = outlook(directory, files.object, time.time() if holder else None), (holder or {}).get("doing")
     if not found.stages:
         return None
-    spent, ahead, current = 0.0, None, found.current
-    if doing and found.is_current(doing["title"]):
-        spent, ahead = time.time() - doing["since"], doing["left"]
-    low, high, missing = found.left(spent, ahead)
+    ahead, current = doing["left"] if doing and found.is_current(doing["title"]) else None, found.current
+    low, high, missing = found.left(ahead=ahead)
     next_one = {"place": current.place, "name": current.name} if current else {"place": None, "name": None}
     number = min(found.number, len(found.stages))
     left = {"seconds_left": [low, high], "not_measured": list(missing)}
@@ -126,8 +124,8 @@ EXPLAINED = {
     "made": "transcripts that the simulator wrote",
     "accepted": "of these, accepted",
     "cover": "sources read so far that have an accepted transcript, %",
-    "prec": "accepted transcripts that are right, %",
-    "recall": "right transcripts that are accepted, %",
+    "prec": "accepted transcripts that are right, or probes where no oracle knows, %",
+    "recall": "right transcripts that are accepted, or probes where no oracle knows, %",
     "junk": "junk that is accepted, %",
     "fooled": "wrong answers that tried to pass and did",
     "promoted": "whether the generation was kept",
@@ -140,8 +138,9 @@ def _stages(files: RunFiles, number: int, path: epath.Path) -> list[dict[str, An
     took = numbers_in(path / "stages.json")
     units = files.object(path / "plan.json").get("units", {})
     stages = []
-    for stage in dict.fromkeys((*UNIT_STAGES, *units)) if number > 0 else ():
-        done, total = len(list((path / stage).glob("unit-*.json"))), units.get(stage)
+    for stage in dict.fromkeys((*UNIT_STAGES, *units)):
+        done = len(list((path / stage).glob("unit-*.json")))
+        total = units.get(stage, done if stage in took else None)
         if done or total or stage in took:
             stages.append({"generation": number, "stage": stage, "done": done, "total": total})
     for stage, proof in WHOLE_STAGES.items() if number > 0 else list(WHOLE_STAGES.items())[:2]:
@@ -180,7 +179,7 @@ def _row(files: RunFiles, number: int | None, path: epath.Path) -> dict[str, Any
         "accepted": funnel.get("passed"),
         "coverage": value_of(funnel.get("coverage")),
         "review": {n: value_of(quality.get(n)) for n in ("precision", "recall", "junk")} | {
-            "attacked": attacks.get("passed")
+            "attacked": attacks.get("passed") if attacks.get("tried") else None
         },
         "unreviewed_mass": value_of(audit.get("unreviewed_mass")),
         "audit": {name: audit.get(name) for name in AUDITED},
@@ -195,7 +194,8 @@ def _row(files: RunFiles, number: int | None, path: epath.Path) -> dict[str, Any
 
 def _intervals(measured: Mapping[str, Any]) -> dict[str, list[float]]:
     """The 95 % intervals of those that have one."""
-    both = {n: [value_of(m.get("low")), value_of(m.get("high"))] for n, m in measured.items() if isinstance(m, dict)}
+    there = {name: metric for name, metric in measured.items() if isinstance(metric, dict) and metric.get("n") != 0}
+    both = {name: [value_of(metric.get("low")), value_of(metric.get("high"))] for name, metric in there.items()}
     return {name: pair for name, pair in both.items() if None not in pair}
 
 

@@ -1,11 +1,13 @@
 """The run in a terminal: who works on it, its stages, and its figures, on whatever width there is."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +16,9 @@ from ratchet.bootstrap.report.numbers import percent
 from ratchet.bootstrap.report.outlook import Left, in_words, roughly
 from ratchet.bootstrap.report.status import EXPLAINED, UNIT_STAGES, WHOLE_STAGES, cells, described, header, in_columns
 from ratchet.train.files import typed
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Letters that a terminal obeys, but for tabs and line breaks."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,24 @@ class Fitted:
         yield from (Text(line, style="dim") for line in self.caption)
 
 
+def shown(text: str, style: str = "", **more: Any) -> Text:
+    """Words of a model or a document, in which nothing is markup and nothing moves a terminal's cursor: control letters
+    are spelled out, but for line breaks and tabs."""
+    return Text(CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), style, **more)
+
+
 def _width(columns: Sequence[Sequence[str]]) -> int:
     """Of a table with these columns, an edge on both sides and a space between them."""
-    return sum(max(map(len, column)) for column in columns) + len(columns) + 1
+    return sum(max(map(cell_len, column)) for column in columns) + len(columns) + 1
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0))
     for number, name in enumerate(heads):
-        shown.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
-    return shown
+        table.add_row(*map(Text, row))
+    return table
 
 
 def figures(status: Mapping[str, Any]) -> Fitted:

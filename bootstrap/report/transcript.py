@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet.bootstrap.report.numbers import decimals
+from ratchet.bootstrap.report.terminal import shown
 
 SHOWN = 8
 """Passages, targets, branches and corrections shown at most; JSON has all."""
@@ -67,7 +68,7 @@ def _counted(title: str, things: Sequence[Any] | Mapping[str, Any], none: str = 
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(text, style, overflow="fold")
+    return shown(text, style, overflow="fold")
 
 
 def _more(things: Sequence[Any]) -> list[Text]:

@@ -12,7 +12,8 @@ from rich.text import Text
 from ratchet.bootstrap import certificate, config_files, lineage, loop
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.certificate import OVERALL, Label
-from ratchet.bootstrap.report.terminal import Fitted
+from ratchet.bootstrap.report.terminal import Fitted, shown
+from ratchet.bootstrap.report.transcript import called
 from ratchet.bootstrap.review import Reviewer, with_thresholds
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Review, Transcript
@@ -84,7 +85,7 @@ def calibrate(words: list[str]) -> int:
     found["criteria"] = certificate.compared(
         {i: r for i, (_, r) in answers.items()}, known, {i: t.task_id for i, (t, _) in answers.items()}
     )
-    if OVERALL in found["criteria"]:
+    if OVERALL in found["criteria"] and not run.config.controls.random_share:
         found["certificate"] = certificate.certificate(found["criteria"][OVERALL], reviewer, number)
         write_json(run.generation(number) / WRITTEN, found["certificate"])
     if asked.json:
@@ -92,7 +93,10 @@ def calibrate(words: list[str]) -> int:
         return 0
     console = make_console()
     console.print(_table(found))
-    console.print(_line(found.get("certificate")), soft_wrap=True, highlight=False)
+    by_lot = "lots accept its answers (controls.random_share), and what they accept says nothing of the review"
+    why_none = by_lot if run.config.controls.random_share else f"none of the labels is {OVERALL}"
+    made = found.get("certificate")
+    console.print(_line(made) if made else f"no certificate: {why_none}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -158,9 +162,11 @@ def _reviewer(run: Run, number: int) -> Reviewer:
 def _show(console: Console, t: Transcript, texts: dict[str, str], question: str, place: str) -> None:
     console.rule(place)
     for passage in t.passages:
-        console.print(Panel(Text(texts.get(passage, "")), title="source", title_align="left"))
+        console.print(Panel(shown(texts.get(passage, "")), title="source", title_align="left"))
+    for line in called(t.messages):
+        console.print(Panel(shown(line), title="called", title_align="left"))
     asked = next((m["content"] for m in reversed(t.messages) if m["role"] == "user"), "")
-    console.print(Text(f"Question: {asked}"), Text(f"Answer: {t.answer}", style="bold"), sep="\n")
+    console.print(shown(f"Question: {asked}"), shown(f"Answer: {t.answer}", style="bold"), sep="\n")
     console.print(Text(f"{question}  ({KEYS})", style="cyan"))
 
 
@@ -210,10 +216,8 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _line(made: dict[str, Any] | None) -> str:
+def _line(made: dict[str, Any]) -> str:
     """A certificate in a line."""
-    if made is None:
-        return f"no certificate: none of the labels is {OVERALL}"
     of = f"{made['wrong']} of {made['accepted']} accepted answers that were labelled are wrong"
     what = f"precision ≥ {certificate.PRECISION:.0%} at one-sided {certificate.CONFIDENCE:.0%}"
     bound = f"judge {made['judge']}, rubric {made['rubric']}, generation {made['generation']}"

@@ -79,7 +79,8 @@ def evaluate(words: list[str]) -> int:
         return 0
     table = Table("metric", "value", "95 % interval", title=f"generation {asked.generation}")
     for name, m in found["metrics"].items():
-        table.add_row(name, f"{m['value']:.4f}", f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else "")
+        interval = f"{m['low']:.4f} – {m['high']:.4f}" if "low" in m else ""
+        table.add_row(name, *((f"{m['value']:.4f}", interval) if m.get("n") != 0 else ("–", "nothing was asked")))
     make_console().print(table)
     return 0
 

@@ -77,6 +77,12 @@ def test_those_labelled_stand_for_others_with_the_same_verdict():
     assert found["tnr"] == 1.0 and found["precision"] == 1.0
 
 
+@pytest.mark.parametrize(("right", "missing"), [(True, "tnr"), (False, "tpr")])
+def test_what_is_recognised_of_answers_that_nobody_labelled_is_not_known(right, missing):
+    found = compared(reviews(True, True, False, False), labels(*[right] * 4))[OVERALL]
+    assert [name for name in ("tpr", "tnr") if found[name] is None] == [missing]
+
+
 def test_a_criterion_is_compared_by_its_own_verdicts_and_its_scores():
     given = reviews(True, True, False, False, score=lambda n, ok: 1 - n / 4)
     found = compared(given, [*labels(True, True, False), *labels(True, False, False, False, criterion="sure")])

@@ -10,7 +10,7 @@ from rich.console import Console
 from ratchet.bootstrap.progress import Tally
 from ratchet.bootstrap.report.outlook import Outlook, Stage
 from ratchet.launch import console
-from ratchet.launch.console import Shown, Terminal, clock, laid_out, pace
+from ratchet.launch.console import Shown, Terminal, clock, laid_out
 from ratchet.launch.events import Events
 
 RUN = Outlook((Stage("gen-000", "train", 10, 20.0), Stage("gen-001", "train", 360), Stage("gen-002", "train", 60)))
@@ -46,10 +46,6 @@ def test_the_more_room_there_is_the_more_is_said_and_a_bar_fills_the_rest():
     assert laid_out(["one", "two"], ["three"], 6) == ["one", "two"]
     assert lines(120, shown())[-1].count("━") < lines(160, shown(STEP[:1]))[-1].count("━")
     assert "mfu 41.2 %" in " ".join(lines(160, shown()))
-
-
-def test_a_pace_is_said_in_items_a_second_or_in_seconds_an_item():
-    assert [pace(25_000, 20.0), pace(30, 60.0), pace(7, 336.1)] == ["1,250.0/s", "0.5/s", "48 s each"]
 
 
 def test_a_stage_of_unknown_length_is_counted():

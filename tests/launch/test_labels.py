@@ -3,11 +3,14 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from etils import epath
 from rich.console import Console
+from support import changed
 
+from ratchet.bootstrap import config_files
 from ratchet.bootstrap.certificate import OVERALL
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.launch import cli
@@ -16,8 +19,10 @@ from ratchet.launch.commands import labels
 
 @pytest.fixture(scope="module")
 def run(tiny_run, tmp_path_factory):
-    """A copy, which labels and a certificate may be written into."""
-    return epath.Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("labels") / "run"))
+    """A copy, which labels and a certificate may be written into. That lots accepted its answers is not said."""
+    place = epath.Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("labels") / "run"))
+    config_files.save(place, changed(config_files.saved(place), controls__random_share=0.0))
+    return place
 
 
 @pytest.fixture
@@ -67,6 +72,26 @@ def test_an_answer_is_shown_with_its_sources_and_without_its_verdict(run, ratche
     t = transcripts[entry["transcript"]]
     assert reviews[t.id].accepted and t.text.split(".")[0] in " ".join(out.split())
     assert "source" in out and "Is this answer right?" in out and "accepted" not in out.replace("--accepted", "")
+
+
+def test_what_was_called_is_shown_and_moves_no_cursor(run, capsys):
+    t = next(iter(reviewed(run / "gen-001")[0].values()))
+    call = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"query": "lamp"}'}}
+    asked, *_ = t.messages
+    answered = {"role": "tool", "content": "it \x1b[2Khums", "tool_call_id": "c1"}
+    t = replace(t, messages=(asked, {"role": "assistant", "content": "", "tool_calls": [call]}, answered))
+    labels._show(Console(), replace(t, passages=()), {}, "Is it right?", "1 of 1")
+    out = capsys.readouterr().out
+    assert 'lookup {"query": "lamp"}' in out and "→ it \\x1b[2Khums" in out and "\x1b" not in out
+
+
+def test_what_lots_accept_is_not_certified(tiny_run, ratchet, tmp_path):
+    place = epath.Path(shutil.copytree(tiny_run, tmp_path / "by lot"))
+    first = next(i for i, accepted in answers(place).items() if accepted)
+    (tmp_path / "l.jsonl").write_text(json.dumps({"transcript": first, "criterion": OVERALL, "label": True}))
+    code, out, _ = ratchet("calibrate", place, "--labels", tmp_path / "l.jsonl")
+    assert code == 0 and "no certificate: lots accept its answers (controls.random_share)" in out
+    assert not (place / "gen-002" / "certificate.json").exists()
 
 
 def test_labels_may_be_of_one_criterion(run, ratchet, tmp_path):

@@ -1,6 +1,10 @@
-import pytest
+import json
 
-from ratchet.bootstrap.report.outlook import Left, Outlook, Stage, in_words, roughly
+import pytest
+from etils import epath
+from written_run import put
+
+from ratchet.bootstrap.report.outlook import Left, Outlook, Stage, in_words, outlook, roughly
 
 
 def stages(*seconds):
@@ -89,3 +93,30 @@ def test_what_is_only_forecast_is_said_with_its_bounds():
     assert in_words(Left(40.0, 1200.0)) == "40 s to 20 min left in all"
     assert in_words(Left(1200.0, 9000.0)) == "20 min to 2.5 h left in all"
     assert in_words(Left(40.0, 400_000.0)) == "40 s to 5 days left in all"
+
+
+def test_a_stage_that_several_processes_did_took_as_long_as_all_of_them(tmp_path):
+    """The first was killed a minute after it had kept nine of ten parts of a training; the second did the tenth. Then
+    it was killed in the next training, a third of which was kept."""
+    run, of = epath.Path(tmp_path), {"custom_badput_event_type": "train", "place": "gen-001"}
+    planned = [{"place": f"gen-{n:03d}", "stage": "train", "work": 100} for n in (1, 2, 3)]
+    put(run / "plan.json", {"stages": [{"place": "gen-000", "stage": "train", "work": 1}, *planned]})
+    put(run / "gen-000" / "stages.json", {"train": 1000.0})
+    put(run / "gen-001" / "stages.json", {"train": 60.0})
+    begin, end = (lambda at, of=of, a=a: of | {f"custom_badput_event_{a}_time": at} for a in ("start", "end"))
+    later = of | {"place": "gen-002"}
+    events = [
+        {"job_start_time": 0.0}, begin(10.0), end(550.0), begin(550.0),
+        {"job_start_time": 700.0}, begin(710.0), end(770.0),
+        begin(780.0, later), end(980.0, later), begin(980.0, later),
+        {"job_start_time": 2000.0}, begin(2010.0, later),
+    ]  # fmt: skip
+    (run / "goodput.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    found = outlook(run)
+    assert [s.seconds for s in found.stages] == [1000.0, 600.0, None, None]
+    assert found.current.begun == 200.0 and found.left() == (400.0 + 600.0, 400.0 + 600.0, ())
+    assert found.left(spent=50.0) == (350.0 + 600.0, 350.0 + 600.0, ())
+    rate = (600.0 + 200.0 + 50.0 + 350.0) / 200
+    assert found.left(spent=50.0, ahead=350.0) == (350.0 + 100 * rate, 350.0 + 100 * rate, ())
+    now = outlook(run, now=2060.0)
+    assert now.current.begun == 250.0 and now.left() == found.left(spent=50.0)

@@ -99,6 +99,9 @@ def test_a_certificate_is_shown(tmp_path):
     said = plain(build(run).read_text())
     assert "certified By labels of people, 0 of 99 accepted answers of generation 3 are wrong" in said
     assert "precision is at least 97" in said and "for judge ab and rubric cd" in said
+    put(run / "gen-003" / "certificate.json", {})
+    put(run / "gen-002" / "certificate.json", made | {"generation": 2, "holds": True, "needed": 99})
+    assert "accepted answers of generation 2 are wrong" in plain(build(run).read_text()), "the later one has none"
 
 
 def test_markup_of_the_run_is_text(page):
@@ -178,6 +181,8 @@ def test_tiles_show_the_generation_that_was_kept(finished, tmp_path):
     run = epath.Path(shutil.copytree(finished, tmp_path / "run"))
     put(run / "gen-003" / "decision.json", {"promoted": False, "reasons": ["rhymes fell"]})
     assert "52 % of 240 95 %: 48–56 generation 1" in plain(build(run).read_text())
+    (run / "gen-003" / "decision.json").unlink()
+    assert "52 % of 240 95 %: 48–56 generation 1" in plain(build(run).read_text()), "nothing is decided yet"
 
 
 def test_every_rate_with_a_column_is_plotted_and_the_worst_context_beside_its_mean(page):

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.report.numbers import percent
+from ratchet.bootstrap.report.numbers import pace, percent
 from ratchet.bootstrap.report.status import status
 from ratchet.train.commits import Commits
 from ratchet.train.holder import LOCK, RECORD, holding
@@ -51,6 +51,30 @@ def test_rows_hold_plain_numbers(run):
     assert row["audit"] == dict.fromkeys(counted, 0)
     assert found["baselines"]["imitation"]["metrics"]["tilted"] == 0.64
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_share_of_nothing_is_no_figure(run):
+    """Where nothing was asked, no attack tried or no transcript right, nothing is said to be 0 %."""
+    nothing = {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+    oracle = {"precision": nothing, "recall": nothing, "attacked": {"tried": 0, "passed": 0}}
+    put(run / "gen-001" / "audit.json", audit(1) | {"oracle": oracle})
+    measured = evaluation(1, "loop")
+    measured["metrics"]["rhymes"] |= nothing
+    put(run / "gen-001" / "evaluation.json", measured)
+    row = status(run)["generations"][1]
+    assert row["review"] == {"precision": None, "recall": None, "junk": 0.0, "attacked": None}
+    assert row["metrics"]["rhymes"] is None
+    assert not {"rhymes", "review.precision"} & row["intervals"].keys() and row["out_of"]["rhymes"] == 0
+
+
+def test_units_that_no_plan_counted_are_all_there_once_their_stage_is_done(run):
+    for number, done in ((0, 2), (1, 3)):
+        gen = run / f"gen-{number:03d}"
+        for unit in range(done):
+            put(gen / "propose" / f"unit-{unit:05d}.json", {"count": 1})
+    put(run / "gen-000" / "stages.json", {"propose": 5.0, "train": 90.0, "evaluate": 10.0})
+    found = {(s["generation"], s["stage"]): (s["done"], s["total"]) for s in status(run)["stages"]}
+    assert found[0, "propose"] == (2, 2) and found[1, "propose"] == (3, None)
 
 
 def test_metrics_are_described_as_in_the_newest_evaluation_and_in_its_order(run):
@@ -213,3 +237,7 @@ def test_a_file_that_is_not_what_was_committed_is_named_and_nothing_of_it_is_sho
     assert len(found["altered"]) == 1
     for word in (f"{gen / 'funnel.json'}: it is not what was committed", "remove it", f"`ratchet resume {run}`"):
         assert word in found["altered"][0]
+
+
+def test_a_pace_is_said_in_items_a_second_or_in_seconds_an_item():
+    assert [pace(1250.0), pace(0.5), pace(7 / 336.1)] == ["1,250.0/s", "0.5/s", "48 s each"]

@@ -9,7 +9,7 @@ from rich.console import Console
 from written_run import METRICS, evaluation, put, write_run
 
 from ratchet.bootstrap.report.status import status
-from ratchet.bootstrap.report.terminal import Fitted, figures, standing, units
+from ratchet.bootstrap.report.terminal import Fitted, figures, shown, standing, units
 
 WIDTHS = (40, 60, 80, 100, 120, 160)
 
@@ -63,6 +63,13 @@ def test_columns_that_do_not_fit_even_so_stand_below():
     lines = printed(shown, 40)
     below = [line.split()[1:] for line in lines if line.startswith(" gen")]
     assert len(below) > 1 and sum(below, []) == [str(n) for n in range(10, 40)]
+
+
+def test_no_name_is_markup_or_too_wide_and_no_word_moves_the_cursor():
+    table = printed(Fitted(["criterion", "[b]"], [["[tone]", "1"], ["[/x]", "2"], ["灯笼" * 8, "3"]]), 40)
+    assert all(any(name in line for line in table) for name in ("[tone]", "[/x]", "[b]", "灯笼" * 8))
+    (line,) = printed(shown("a\x1b[2K\tb\r\x9bc"), 40)
+    assert line.split() == [r"a\x1b[2K", r"b\x0d\x9bc"]
 
 
 def test_a_run_without_figures_has_no_table(tmp_path):
