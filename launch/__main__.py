@@ -5,12 +5,17 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ratchet.launch.lines import say
 from ratchet.train import memory
 from ratchet.train.stopping import AGAIN, ASKING, heeded
+
+PARTING = 3.0
+"""Seconds for which the first process stays when it ends with a failure: through it the others hear of that, and JAX
+would end them with a status that says nothing of it."""
 
 
 def look_for_no_tpu() -> None:
@@ -64,6 +69,8 @@ def end(status: int) -> None:
     except OSError:  # who read it is gone, and Python would end with a status of its own
         os._exit(status)
     if status and current().count > 1:  # the others may never come to the end that JAX would wait for
+        if current().first:
+            time.sleep(PARTING)
         os._exit(status)
     sys.exit(status)
 

@@ -27,11 +27,13 @@ ROWS = 1000
 UNKNOWN = "unknown"
 """The licence of a source that names none."""
 NAMED = (
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "apache-2.0", "artistic-2.0", "cc-by-2.0", "cc-by-2.5", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-sa-3.0",
+    "cdla-permissive-2.0", "epl-2.0", "eupl-1.1", "lgpl-2.1", "openrail",
+    "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
     "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "gpl-2.0", "gpl-3.0",
     "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odc-by", "odbl", "pddl", "gfdl", "unlicense", "wtfpl", "isc", "zlib",
 )  # fmt: skip
-"""Licences that a card may name, as Hugging Face has them."""
+"""Licences that a card may name, of those that Hugging Face has."""
 _FUNCTION = pa.struct({"name": pa.string(), "arguments": pa.string()})
 _CALL = pa.struct({"id": pa.string(), "type": pa.string(), "function": _FUNCTION})
 _MESSAGE = pa.struct({"role": pa.string(), "content": pa.string()})

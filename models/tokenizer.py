@@ -198,16 +198,17 @@ class Tokenizer:
     def _turn(self, message: Mapping[str, Any]) -> list[int]:
         """A closed message: its role's symbol, its text, its calls, and the end."""
         calls = [call["function"] for call in message.get("tool_calls") or ()]
-        called = [token for c in calls for token in (*self.calls(c["name"]), *self.encode(_in_json(c["arguments"])))]
+        called = [token for c in calls for token in (*self.calls(c["name"]), *self.encode(in_json(c.get("arguments"))))]
         return [self._control[message["role"]], *self.encode(message.get("content") or ""), *called, self.end]
 
     def _sources(self, passages: Sequence[str]) -> list[int]:
         return [token for text in passages for token in self.document(text)]
 
 
-def _in_json(arguments: str | Mapping[str, Any]) -> str:
-    """Arguments of a call as they are written, which some clients send as an object."""
-    return arguments if isinstance(arguments, str) else json.dumps(arguments)
+def in_json(arguments: str | Mapping[str, Any] | None) -> str:
+    """Arguments of a call as a model writes them, which some clients send as an object, and some without any not at
+    all."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ import jax
 from jax._src import distributed  # JAX has no public way to its coordination service; Orbax takes this one too
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ratchet.train import buckets
 from ratchet.train.stopping import AGAIN, Ends
 
 PART = 1 << 20
@@ -31,6 +32,9 @@ HEARTBEAT = 30
 """Seconds without a sign of life after which JAX ends all processes, since one of them is gone."""
 MEETING = 300
 """Seconds that processes wait for all to come, when they begin."""
+GATHERING = 3600
+"""The same where a platform starts them, one machine of which it may have to find or to mend first: each start that
+ends for want of others counts as one of those that it allows."""
 
 
 class PeerGone(Ends):
@@ -40,11 +44,11 @@ class PeerGone(Ends):
 
 
 class PeerFailed(Ends):
-    """The first process could not go on, and has said why. `mistaken` is whether the user can mend it."""
+    """The first process could not go on, and has said why. The others end with the same exit `status`."""
 
-    def __init__(self, why: str, mistaken: bool):
+    def __init__(self, why: str, status: int):
         super().__init__(f"process 0: {why}")
-        self.status = 2 if mistaken else 1
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,12 @@ class Together:
         if not self.first:
             said = json.loads(self._told(key))
             if "failed" in said:
-                raise PeerFailed(said["failed"], said["mistaken"])
+                raise PeerFailed(said["failed"], said["status"])
             return said["value"]
         try:
             value = decide()
         except Exception as error:
-            self._tell(key, json.dumps({"failed": str(error), "mistaken": isinstance(error, ValueError)}))
+            self._tell(key, json.dumps({"failed": str(error), "status": _status_of(error)}))
             raise
         self._tell(key, json.dumps({"value": value}))
         return value
@@ -149,6 +153,16 @@ class Together:
                     ) from error
 
 
+def _status_of(error: Exception) -> int:
+    """The exit status of a process that this ends: a store or a server may do another time what it did not, and a user
+    can mend what is no value to work with."""
+    if isinstance(error, Ends):
+        return error.status
+    if buckets.reason(error) or isinstance(error, buckets.StoreError):
+        return AGAIN if getattr(error, "again", buckets.may_come_back(error)) else 2
+    return 2 if isinstance(error, ValueError) else 1
+
+
 ALONE = Together()
 """A process that runs by itself, or looks at a run."""
 _joined: list[Together] = []
@@ -178,7 +192,7 @@ def join(where: str, patience: float = Together.patience, heartbeat: int = HEART
     try:
         jax.distributed.initialize(
             **own,
-            initialization_timeout=max(MEETING, heartbeat),
+            initialization_timeout=GATHERING if where == "auto" else max(MEETING, heartbeat),
             heartbeat_timeout_seconds=heartbeat,
             shutdown_timeout_seconds=heartbeat,
         )

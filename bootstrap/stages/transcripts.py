@@ -95,12 +95,12 @@ def _at_random(reviews: Sequence[Review], share: float, seed: int) -> list[Revie
 
 
 def kept(unit: Reviewed, per_task: int) -> list[Transcript]:
-    """The accepted transcripts, at most `per_task` of each task, in the order sampled; answers with tool calls,
-    which are rare, before the others."""
+    """The accepted transcripts, at most `per_task` of each task, in the order sampled; those with tool calls, which are
+    rare, before the others."""
     count: Counter[str] = Counter()
     chosen = []
     accepted = [t for t, r in zip(*unit, strict=True) if r.accepted]
-    for t in sorted(accepted, key=lambda t: not t.called or bool(t.forced)):
+    for t in sorted(accepted, key=lambda t: not t.called):
         count[t.task_id] += 1
         if count[t.task_id] <= per_task:
             chosen.append(t)

@@ -113,8 +113,11 @@ def run(words: list[str]) -> int:
         raise UserError(f"--model.{own[0].replace('_', '-')} is for a model from scratch; with --base, leave it out")
     config = runs.with_base(config)
     given = None
-    if begun:  # who starts processes together starts them again in the same words
+    if begun:  # who starts processes together starts them again in the same words, or in others that may be changed
         _refuse_ended(directory)
+        read: list[Given] = []
+        together.decided("other settings", lambda: _change(directory, config, read))
+        given = next(iter(read), None)
     else:
         given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
         if reason := never(given.world, config.evaluate):
@@ -139,6 +142,16 @@ def resume(words: list[str]) -> int:
     if asked != saved:
         together.decided("other settings", lambda: world.append(loop.extend(directory, asked)))
     return _go(directory, asked, given.json, together, *world)
+
+
+def _change(directory: epath.Path, config: Config, read: list[Given]) -> None:
+    """Gives a run these settings if they are others, and puts what it reads into `read`. Raises UserError where it
+    cannot go on with them."""
+    saved = config_files.saved(directory)
+    if reason := config_changes.refusal(saved, config):
+        raise UserError(f"run: {directory}: {reason}")
+    if config != saved:
+        read.append(loop.extend(directory, config))
 
 
 def _refuse_ended(directory: epath.Path) -> None:

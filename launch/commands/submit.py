@@ -1,11 +1,10 @@
 """`submit`: a run for several processes, here or on a platform."""
 
-import dataclasses
-
 from etils import epath
 
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.engines import check_slots
+from ratchet.bootstrap.rubric import PACKS
 from ratchet.launch import preflight
 from ratchet.launch.lines import UserError, tell
 from ratchet.launch.options import asks_for_help, lacks_base, lacks_documents, parse_run, value_of
@@ -34,8 +33,7 @@ def submit(words: list[str]) -> int:
         raise UserError(f"submit: {reason}")
     manifest = platform.manifest(asked)  # before anything slow: what it refuses is known at once
     check_that_all_save(asked.directory, _processes(asked))
-    if isinstance(asked, Slurm):
-        _check_that_it_divides(asked)
+    _check_that_it_divides(asked)
     if isinstance(asked, OnSlices):
         _tell_where_it_reads(asked)
         _tell_what_keys_it_lacks(asked, to)
@@ -62,20 +60,32 @@ def _processes(asked: Submission) -> int:
     raise AssertionError(asked)
 
 
-def _check_that_it_divides(asked: Slurm) -> None:
+def _check_that_it_divides(asked: Submission) -> None:
     """Looks at what is known without a compiler. Raises UserError where the mesh and the sampler's slots do not divide
-    over a cluster's devices, of which JAX takes each machine's for a slice."""
+    over the devices of TPU slices or of a cluster, of which JAX takes each machine's for a slice."""
+    match asked:
+        case OnSlices():
+            devices, slices = asked.slice.chips * asked.slice.kind.devices, asked.slices
+            where = f"{slices} slices of {devices} devices" if slices > 1 else f"{devices} devices"
+        case Slurm():
+            devices, slices, where = asked.gpus, asked.nodes, f"{asked.nodes} nodes of {asked.gpus} GPUs"
+        case _:
+            return
     try:
-        data, fsdp, _ = mesh_shape(asked.config.mesh, asked.nodes * asked.gpus, asked.nodes)
+        data, fsdp, _ = mesh_shape(asked.config.mesh, slices * devices, slices)
         check_slots(asked.config, data * fsdp)
     except ValueError as error:
-        raise UserError(f"submit: on {asked.nodes} nodes of {asked.gpus} GPUs: {error}") from None
+        raise UserError(f"submit: on {where}: {error}") from None
 
 
 def _tell_where_it_reads(asked: OnSlices) -> None:
     """Says what the run will look for in its container, since a folder of this machine is not there."""
     config, documents = asked.config, asked.config.documents
-    given = {"base": config.base, "documents.path": documents.path, "documents.questions": documents.questions}
+    given = {
+        "base": config.base, "documents.path": documents.path, "documents.questions": documents.questions,
+        "documents.tasks": documents.tasks, "review.rubric": "" if config.review.rubric in PACKS else
+        config.review.rubric, "simulate.mcp": config.simulate.mcp, "world": config.world if ":" in config.world else "",
+    }  # fmt: skip
     inside = [
         f"--{option} {value}" for option, value in given.items()
         if value and not in_bucket(value) and value not in PACKAGES
@@ -88,14 +98,16 @@ def _tell_where_it_reads(asked: OnSlices) -> None:
 
 
 def _tell_what_keys_it_lacks(asked: OnSlices, to: str) -> None:
-    """Says which keys the run may ask for that do not come with it."""
+    """Says which keys the run may ask for that do not come with it. A secret of a cluster may hold them."""
     config = asked.config
     asks = {
-        "RATCHET_TEACHER_KEY": config.teacher.url, "RATCHET_JUDGE_KEY": config.judge.url, "WANDB_API_KEY": config.wandb,
+        "RATCHET_TEACHER_KEY": config.teacher.url, "RATCHET_JUDGE_KEY": config.judge.url,
+        "RATCHET_ROLLOUTS_KEY": config.rollouts.url, "WANDB_API_KEY": config.wandb,
     }  # fmt: skip
     keys = [name for name, there in asks.items() if there]
-    if keys and to != "gke":
-        tell(f"submit: --to {to} hands no key over; where {' and '.join(keys)} must be set, the image has to bring it")
+    if keys and not getattr(asked, "secret", ""):
+        mend = "give --secret" if to == "gke" else "the image has to bring it"
+        tell(f"submit: --to {to} hands no key over; where {' and '.join(keys)} must be set, {mend}")
 
 
 def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
@@ -106,28 +118,27 @@ def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
     tell(f"submit: preflight was not asked whether the run fits: {where}")
 
 
-def _as_known_here(asked: OnSlices) -> Config:
-    """The settings with a model whose shape is known on this machine: where its folder is in the container alone, the
-    recipe's own. Raises UserError when the recipe has none."""
+def _as_known_here(asked: OnSlices) -> Config | None:
+    """The settings with the recipe's own shape of a model, where its folder is in the container alone; None where it is
+    known here. Raises UserError when the recipe has no shape."""
     config = asked.config
     if not config.base or config.base in PACKAGES or in_bucket(config.base) or epath.Path(config.base).exists():
-        return config
+        return None
     if RECIPES[config.recipe].config.base:
         raise UserError(
             f"submit: {config.base} is not on this machine, so nobody knows here whether it fits; give a recipe of its "
             "shape, such as pod-0.6b, or submit all the same with --force"
         )
     tell(f"submit: {config.base} is not on this machine; preflight is asked about the shape of {config.recipe}")
-    return dataclasses.replace(config, base="")
+    return config
 
 
 def _check_that_it_fits(asked: OnSlices) -> None:
     """Compiles all steps of a generation and prints what they take. Raises UserError for what does not fit."""
     question = preflight.Preflight(
-        _as_known_here(asked), asked.topology, asked.slices, "generation",
-        dollars_per_chip_hour=asked.dollars_per_chip_hour,
-    )  # fmt: skip
-    found = preflight.preflight(question, tell)
+        asked.config, asked.topology, asked.slices, "generation", dollars_per_chip_hour=asked.dollars_per_chip_hour
+    )
+    found = preflight.preflight(question, tell, _as_known_here(asked))
     preflight.show(found, make_console(aside=True))
     if too_large := [step for step, one in found["steps"].items() if not one["fits"]]:
         raise UserError(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.run import with_base
 from ratchet.launch.options import File, Json, Settings
 from ratchet.launch.preflight import generation, inference, training
@@ -56,14 +57,17 @@ class Preflight:
     file: File = ""
 
 
-def preflight(asked: Preflight, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def preflight(
+    asked: Preflight, say: Callable[[str], None] = lambda text: None, shaped: Config | None = None
+) -> dict[str, Any]:
     """What a program takes on a topology, as `ratchet preflight --json` prints it. All bytes are a chip's. `say` is
-    told in a line that the compiler is at work, and how long it took.
+    told in a line that the compiler is at work, and how long it took. Settings that are `shaped` have the shape of
+    their model already; it is read from the folder of `--base` without them.
 
     Raises PreflightError without libtpu, for a topology that it does not know, or when the compiler's text cannot be
     read; ValueError when the mesh does not fit.
     """
-    config = with_base(asked.config)
+    config = shaped or with_base(asked.config)
     if min(asked.rows, asked.slices, asked.slots) < 1:
         raise PreflightError(
             f"preflight: rows {asked.rows}, slots {asked.slots}, slices {asked.slices}; all must be at least 1"

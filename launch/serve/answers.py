@@ -139,7 +139,7 @@ def message(piece: Piece) -> dict[str, Any]:
     if piece.call is None:
         return made
     calls = {"tool_calls": [_called(piece.call)]} if piece.call.name else {}
-    return {**made, "content": piece.text or None, **calls}
+    return {**made, "content": piece.text if piece.text.strip() else None, **calls}
 
 
 def delta(piece: Piece, begins: bool) -> dict[str, Any]:

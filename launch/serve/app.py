@@ -262,8 +262,8 @@ class Server:
 
     def _rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """The ids of a conversation with an open turn. Raises Refused where the template refuses the messages."""
-        given, offered = [message.plain() for message in messages], [tool.plain() for tool in tools]
         try:
+            given, offered = [message.plain() for message in messages], [tool.plain() for tool in tools]
             return tuple(self._served.tokenizer.render(given, tools=offered))
         except (ValueError, RecursionError) as error:
             raise Refused(f"messages: {error}", param="messages") from error
@@ -344,7 +344,7 @@ async def _from_its_first_word(pieces: AsyncIterator[Piece]) -> AsyncIterator[Pi
     begun = False
     async for piece in pieces:
         text = piece.text if begun else piece.text.removeprefix(" ")
-        begun = begun or bool(text)
+        begun = begun or bool(piece.text)
         yield piece._replace(text=text)
 
 

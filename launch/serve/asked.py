@@ -4,7 +4,7 @@ Unknown fields are refused, and so are those that ask for what this server canno
 what was asked is worse than none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -119,7 +119,7 @@ class Calling(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     name: str
-    arguments: str | dict[str, Any] = "{}"
+    arguments: str | dict[str, Any] | None = None
 
 
 class Called(BaseModel):
@@ -137,10 +137,17 @@ class Message(BaseModel):
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[Called] | None = None
 
+    @field_validator("tool_calls", mode="wrap")
+    @classmethod
+    def _as_they_came(cls, given: Any, check: Callable[[Any], Any]) -> Any:
+        """Templates may write a call as it came, whose members have an order."""
+        check(given)
+        return given
+
     def plain(self) -> dict[str, Any]:
         """The message as chat templates have it: the system's for a developer's, and text for parts."""
         role = "system" if self.role == "developer" else self.role
-        calls = {"tool_calls": [call.model_dump() for call in self.tool_calls]} if self.tool_calls else {}
+        calls = {"tool_calls": self.tool_calls} if self.tool_calls else {}
         return {**(self.model_extra or {}), "role": role, "content": _text(self.content), **calls}
 
 
@@ -287,6 +294,8 @@ def _text(content: str | list[dict[str, Any]] | None) -> str | None:
     """The text of a message, whose parts are put together. Raises Refused for a part that is none."""
     if not isinstance(content, list):
         return content
-    if other := [p.get("type") for p in content if p.get("type") != "text" or not isinstance(p.get("text"), str)]:
-        raise Refused(f"messages: this server reads text, and no part of the type {other[0]}", param="messages")
+    if other := [part.get("type") for part in content if part.get("type") != "text"]:
+        raise Refused(f"messages: this server reads text, and no part of the type {other[0]!r}", param="messages")
+    if not all(isinstance(part.get("text"), str) for part in content):
+        raise Refused("messages: a part of the type text has a text", param="messages")
     return "".join(part["text"] for part in content)

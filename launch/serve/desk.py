@@ -8,6 +8,7 @@ Other weights wait until the round has ended: no answer is begun by one model an
 import asyncio
 import queue
 import threading
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -122,6 +123,7 @@ class Desk:
         try:
             part()
         except Exception as error:  # whatever it was, the next are answered
+            traceback.clear_frames(error.__traceback__)  # which hold the round, whose memory the next one needs
             told = list(waiting or ())
             if waiting is not self._texts:
                 told += self._seated.values()

@@ -102,7 +102,8 @@ def manifest(asked: Gke) -> str:
         last=starting.LAST,
         grace=GRACE,
         image=asked.image,
-        command=["ratchet", *starting.words(config, directory, "auto")],
+        # Kubernetes puts variables in place of $(NAME), and one dollar in place of two.
+        command=[word.replace("$", "$$") for word in ("ratchet", *starting.words(config, directory, "auto"))],
         cache=f"{directory}/xla",
     )
 

@@ -18,6 +18,7 @@ from ratchet.launch.submit import starting
 from ratchet.launch.submit.asked import Submission
 from ratchet.train.stopping import passed_on
 
+_DEVICES = Path("/dev")
 _LOOK = 0.05
 """Seconds between two looks at the processes."""
 
@@ -105,10 +106,9 @@ class _Group:
         seconds. Returns the number of the process that failed first, 0 where none has."""
         failed, deadline = None, float("inf")
         while self.running():
-            if failed is None and (failed := self._failed()) is not None:
-                deadline = time.monotonic() + grace
-                if not self.asked:  # a second signal would end them at once
-                    self.send(signal.SIGTERM)
+            if failed is None and (failed := self._failed()) is not None and not self.asked:
+                deadline = time.monotonic() + grace  # who was asked takes as long as it takes, and would end at once
+                self.send(signal.SIGTERM)  # at a second signal
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
             time.sleep(_LOOK)
@@ -177,7 +177,20 @@ def _commands(asked: Local, port: int | str) -> list[list[str]]:
     """The command of each process."""
     joins = [f"127.0.0.1:{port}/{asked.processes}/{number}" for number in range(asked.processes)]
     words = [starting.words(asked.config, asked.directory, join) for join in joins]
-    return [[sys.executable, "-m", "ratchet.launch", *of_one] for of_one in words]
+    shares = _gpus_of(asked.processes)
+    own = [["env", f"JAX_LOCAL_DEVICE_IDS={share}"] if share else [] for share in shares]
+    start = [sys.executable, "-m", "ratchet.launch"]
+    return [[*before, *start, *of_one] for before, of_one in zip(own, words, strict=True)]
+
+
+def _gpus_of(processes: int) -> list[str]:
+    """The numbers of the GPUs that each process takes, such as ["0,1", "2,3"]; "" for each where there are none: every
+    process would take all. Raises UserError for more processes than GPUs."""
+    count = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    if 0 < count < processes:
+        raise UserError(f"submit: {processes} processes do not share {count} GPUs; give --processes {count} or fewer")
+    parts = [range(count * n // processes, count * (n + 1) // processes) for n in range(processes)]
+    return [",".join(map(str, part)) for part in parts]
 
 
 def _environment(asked: Local) -> dict[str, str]:

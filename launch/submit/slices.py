@@ -16,6 +16,8 @@ class Kind:
     cloud: str
     cores: int
     runtime: str
+    devices: int = 1
+    """JAX's devices to a chip."""
     flat: bool = False
     """Whether its chips are wired in two dimensions, in one of the few shapes of FLAT."""
 
@@ -25,7 +27,7 @@ KINDS = {
     "v5e": Kind("tpu-v5-lite-podslice", "v5litepod", 1, "v2-alpha-tpuv5-lite", flat=True),
     "v5p": Kind("tpu-v5p-slice", "v5p", 2, "v2-alpha-tpuv5"),
     "v6e": Kind("tpu-v6e-slice", "v6e", 1, "v2-alpha-tpuv6e", flat=True),
-    "tpu7x": Kind("tpu7x", "tpu7x", 2, ""),
+    "tpu7x": Kind("tpu7x", "tpu7x", 2, "", devices=2),
 }
 """By the name that `ratchet preflight --topology` and libtpu have for it."""
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

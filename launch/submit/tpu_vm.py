@@ -17,6 +17,8 @@ _FOLLOW = (
     f"while {_AT_WORK}; do sleep 5; done; sudo kill $! 2> /dev/null"
 )
 """What a worker is told to show until its run has ended."""
+_LAST_WORDS = "sudo journalctl --unit=ratchet --output=cat --lines=30 | sed \"s/^/$(hostname): /\""
+"""What every worker is told to show of a run that failed, before its machine goes."""
 _NOTE = "/run/ratchet-ended"
 """Where a worker notes how its run has ended, such as "exited 0" or "killed KILL", until it is rebooted: systemd itself
 forgets a run that ended well, and one that was there before."""
@@ -72,6 +74,7 @@ def manifest(asked: TpuVm) -> str:
         again_if_forgotten=f"{_AT_WORK} || test -e {_NOTE} || {start}",
         follow=_FOLLOW,
         ended=_ENDED,
+        last_words=_LAST_WORDS,
         sign=_SIGN,
         again=stopping.AGAIN,
         last=starting.LAST,

@@ -59,7 +59,7 @@ class Site:
         ]
         handlers = {
             Wrong: self._refuse(HTTPStatus.BAD_REQUEST), Missing: self._refuse(HTTPStatus.NOT_FOUND),
-            HTTPException: self._refuse_route, sqlite3.Error: self._refuse_for_a_while,
+            HTTPException: self._refuse_route, sqlite3.OperationalError: self._refuse_for_a_while,
         }  # fmt: skip
         trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
         return Starlette(routes=routes, exception_handlers=handlers, middleware=[trusted])

@@ -59,10 +59,10 @@ class Shown:
         """Makes the report anew, if somebody wants it and files have changed."""
         if not self.wanted or not (self.directory / "config.json").exists():
             return
+        self.wanted = False  # now: whoever asks meanwhile wants another
         files = _fingerprint(self.directory)
         if files != self._files:
             self.report, self._files = page.content(self.directory), files
-        self.wanted = False
 
 
 def _fingerprint(directory: epath.Path) -> tuple:
@@ -107,7 +107,8 @@ def _follow(runs: Sequence[Shown], stopped: threading.Event) -> None:
     while not stopped.is_set():
         more = False
         for run in runs:
-            _, run.undrawn = _attempt(run.draw)
+            if run.wanted:
+                _, run.undrawn = _attempt(run.draw)
             added, run.failure = _attempt(run.index.update)
             more |= bool(added)
         if not more:

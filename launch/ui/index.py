@@ -44,7 +44,7 @@ class Index:
     def __init__(self, directory: epath.Path, file: Path):
         self._directory, self.file = directory, file
         self._known: dict[str, str] = {}
-        self._damaged: set[str] = set()
+        self._damaged: dict[str, tuple[float, int] | None] = {}
         self._coming: dict[str, Unit] | None = None
 
     @contextlib.contextmanager
@@ -62,7 +62,7 @@ class Index:
                 known = connection.execute("pragma user_version").fetchone()[0] == VERSION
                 self._known = dict(connection.execute("select path, sha256 from unit")) if known else {}
                 damaged = connection.execute("select path from unit where damaged") if known else ()
-                self._damaged = {path for (path,) in damaged}
+                self._damaged = dict.fromkeys(path for (path,) in damaged)
         except sqlite3.DatabaseError:
             known = False
         if not known:
@@ -79,21 +79,27 @@ class Index:
             return False
         path, unit = next(iter(self._coming.items()))
         with self._writing() as connection, connection:
-            whole = _add(connection, path, unit)
+            damaged = _add(connection, path, unit)
         self._known[path] = unit.sha256
-        self._damaged ^= set() if whole else {path}
-        del self._coming[path]
+        if damaged:
+            self._damaged[path] = _looks(unit)
+        self._coming = {} if damaged else {at: other for at, other in self._coming.items() if at != path}
         return True
 
     def left(self) -> int:
         """Units that were committed at the last look, and are not yet indexed."""
-        return sum(path not in self._known for path in self._units()) if self._coming is None else len(self._coming)
+        coming = self._coming
+        return sum(path not in self._known for path in self._units()) if coming is None else len(coming)
 
     def _is_another(self, path: str, unit: Unit | None) -> bool:
-        """Whether a unit that was indexed is another by now, or gone, or was damaged and is whole again."""
+        """Whether a unit that was indexed is another by now, or gone, or was damaged and is whole again. What looks as
+        it did then is not read again."""
         if unit is None or unit.sha256 != self._known[path]:
             return True
-        return path in self._damaged and _records(unit) is not None
+        if path not in self._damaged or (looks := _looks(unit)) == self._damaged[path]:
+            return False
+        self._damaged[path] = looks
+        return _records(unit) is not None
 
     def _units(self) -> dict[str, Unit]:
         """The committed units by their paths in the run's directory, in the order in which they are read."""
@@ -110,7 +116,7 @@ class Index:
         with self._writing() as connection:
             connection.execute("pragma journal_mode = wal")
             connection.executescript(f"{TABLES.read_text()} pragma user_version = {VERSION};")
-        self._known, self._damaged = {}, set()
+        self._known, self._damaged = {}, {}
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -126,19 +132,30 @@ def _records(unit: Unit) -> list[dict[str, Any]] | None:
     return None if records and any(needed - r.keys() for r in records[::step]) else records
 
 
+def _looks(unit: Unit) -> tuple[float, int] | None:
+    """When a unit's file was written, and its size; None where it is not there, or does not say so."""
+    try:
+        found = unit.path.stat()
+    except Exception:  # a store's client may raise anything; the next look may succeed
+        return None
+    return found.mtime, found.length
+
+
 def _add(connection: sqlite3.Connection, path: str, unit: Unit) -> bool:
-    """Adds what a unit holds, unless another process did; a damaged unit is only noted. Returns whether it is whole."""
+    """Adds what a unit holds, unless another process did; a damaged unit is only noted. Returns whether it was."""
     records, stage = _records(unit), unit.path.parent.name
     pairs, step = stage == PAIRS, 2 if stage == PAIRS else 1
     entry = path, unit.sha256, records is None
     added = connection.execute("insert or ignore into unit (path, sha256, damaged) values (?, ?, ?)", entry)
-    if not added.rowcount or not records:
-        return records is not None
+    if not added.rowcount:
+        return bool(connection.execute("select damaged from unit where path = ?", (path,)).fetchone()[0])
+    if not records:
+        return records is None
     if stage != "review":
         _add_transcripts(connection, added.lastrowid, [(i, records[i]) for i in range(0, len(records), step)])
     if stage == "review" or pairs:
         _add_reviews(connection, records[1::2] if pairs else records, counted=not pairs)
-    return True
+    return False
 
 
 def _add_transcripts(

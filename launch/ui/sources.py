@@ -31,7 +31,12 @@ class Sources:
 
     def _opened(self) -> Run:
         with self._lock:
-            config = config_files.saved(self._directory)
+            try:
+                config = config_files.saved(self._directory)
+            except (ValueError, OSError):
+                if self._run is None:
+                    raise
+                return self._run  # which it was a moment ago
             if self._run is None or config != self._config:
                 here = replace(config, mesh=MeshConfig())  # the run's may be of devices that are not here
                 self._run, self._config = runs.prepare(self._directory, here, Silent(), writes=False), config

@@ -3,15 +3,19 @@ who takes a device at all."""
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import pytest
 from etils import epath
+from support import tiny_config
 
+from ratchet.bootstrap import config_files
 from ratchet.bootstrap.config import Config
 from ratchet.launch import cli
 from ratchet.launch.commands import start
 from ratchet.launch.commands.start import OutOfMemory, _with_remedy
+from ratchet.launch.lines import UserError
 from ratchet.train.buckets import answering
 from ratchet.train.together import ALONE, PeerGone, Together
 
@@ -67,6 +71,23 @@ def test_processes_that_could_not_save_together_do_not_begin(monkeypatch):
         start._joined("auto", Config(), epath.Path("s3://b/x"))
     assert start._joined("auto", Config(), epath.Path("gs://b/x")).count == 2
     assert start._joined("", Config(), epath.Path("s3://b/x")) is ALONE
+
+
+def test_whoever_starts_processes_again_may_change_what_a_resume_may(tmp_path, monkeypatch):
+    """A pod knows no other words than those of `run`."""
+    place, config, extended = epath.Path(tmp_path) / "run", tiny_config(), []
+    config_files.save(place, config)
+    monkeypatch.setattr(start.loop, "extend", lambda directory, new: extended.append(new) or "given")
+    read = []
+    start._change(place, config, read)
+    assert read == extended == []
+    more = replace(config, generations=5)
+    start._change(place, more, read)
+    assert (read, extended) == (["given"], [more])
+    with pytest.raises(UserError, match="run has 2 generations; --generations can be more, not fewer"):
+        start._change(place, replace(config, generations=1), [])
+    with pytest.raises(UserError, match="seed: 0 → 1 differs from the run; start a new run"):
+        start._change(place, replace(config, seed=1), [])
 
 
 def test_no_process_ends_before_the_report_is_made(tmp_path, monkeypatch):

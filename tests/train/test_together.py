@@ -10,7 +10,9 @@ import portpicker
 import pytest
 from jax._src.lib import _jax
 
+from ratchet.train.buckets import StoreError
 from ratchet.train.holder import Busy, holder_of, holding
+from ratchet.train.stopping import AGAIN, Ends
 from ratchet.train.together import ALONE, PART, PeerFailed, PeerGone, Together, join
 
 COUNT = 3
@@ -62,6 +64,34 @@ def test_where_the_first_fails_the_others_say_what_it_said(processes):
     assert isinstance(mine, ValueError) and {type(o) for o in others} == {PeerFailed}
     assert {(str(o), o.status) for o in others} == {(f"process 0: {mine}", 2)}
     assert [o.status for o in each(processes, lambda p: p.decided("b", fill))[1:]] == [1] * (COUNT - 1)
+
+
+class ServersGone(Ends):
+    status = AGAIN
+
+
+def in_store(again: bool) -> StoreError:
+    failed = StoreError("gs://b/run: the bucket does not do it")
+    failed.again = again
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ServersGone("they answer no more"), AGAIN),
+        (in_store(True), AGAIN),
+        (in_store(False), 2),
+        (ValueError("UNAVAILABLE: a store that TensorStore asks"), AGAIN),
+        (ValueError("PERMISSION_DENIED: a store that TensorStore asks"), 2),
+    ],
+)
+def test_all_end_with_the_status_of_the_first(processes, error, status):
+    """One of several that ends otherwise would end a run that is to be started again."""
+    def fail():
+        raise error
+
+    assert [o.status for o in each(processes, lambda p: p.decided("what is answered", fail))[1:]] == [status] * 2
 
 
 def test_nobody_goes_on_before_all_have_come(processes):

@@ -128,13 +128,6 @@ def test_of_the_accepted_those_that_looked_something_up_are_kept_first(world):
     assert kept(unit, 1) == [made[3], made[4]] and len(kept(unit, 9)) == 7
 
 
-def test_corrections_that_repeat_a_call_are_kept_before_no_others(world):
-    """A rule that spoils an answer leaves its calls: nothing that a wrong-thinker said would be kept beside it."""
-    unit = reviewed(world, lambda n: True)
-    unit = unit._replace(transcripts=[replace(t, forced=(1,)) for t in unit.transcripts])
-    assert any(t.called for t in unit.transcripts) and kept(unit, 1) == [unit.transcripts[0], unit.transcripts[4]]
-
-
 def test_what_was_accepted_is_counted_by_documents(g, world):
     unit = reviewed(world, lambda n: n in (0, 2, 5))
     first, second = (" ".join(t.document_ids) for t in g.tasks)

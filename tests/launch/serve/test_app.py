@@ -329,8 +329,9 @@ def test_whoever_wants_more_of_the_likeliest_than_there_are_gets_all(address, na
     [
         ({"content": "hi"}, "messages.0.role: Field required"),
         ({"role": "assistant", "tool_calls": [{"id": "x"}]}, "messages.0.tool_calls.0.function: Field required"),
-        ({"role": "user", "content": [{"type": "text", "text": None}]}, "no part of the type text"),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, "a part of the type text has a text"),
         ({"role": "user", "content": "hi \ud83d"}, "messages: "),
+        ({"role": "user", "content": [{"type": "\ud83d\n"}]}, r"no part of the type '\ud83d\n'"),
     ],
 )
 def test_what_is_wrong_in_a_message_is_named_where_it_stands(address, name, message, said):

@@ -239,7 +239,7 @@ def test_a_request_that_cannot_be_seated_is_told_too(folder, monkeypatch):
     async def ask(open_desk):
         asked = Asked(Request(1, (5, 6)), 1, 4)
         with pytest.raises(OverflowError):
-            await anext(open_desk.say(asked))
+            await asyncio.wait_for(anext(open_desk.say(asked)), FOR_EVER)
         return [part async for part in open_desk.say(asked)]
 
     monkeypatch.setattr(desk.Round, "join", once)

@@ -194,11 +194,16 @@ def test_a_recipe_about_documents_is_refused_without_a_model_before_anything_is_
 
 def test_what_is_read_in_the_container_is_named_and_what_lies_in_a_bucket_is_not(capsys):
     words = ["submit", "documents", "docs", "--documents.questions", "gs://b/q.jsonl", *GKE[2:], "--dry-run"]
+    words += ["--simulate.slots", "16"]
     assert cli.main(words) == 0
     assert capsys.readouterr().err == (
         "submit: --base smollm2: the image has to bring it: build it with EXTRAS=...,smollm2\n"
         "submit: --documents.path docs: looked for in the container; what lies in gs:// or s3:// is fetched\n"
     )
+    assert cli.main([*words, "--documents.tasks", "kinds.yaml", "--review.rubric", "mine.yaml"]) == 0
+    assert "docs, --documents.tasks kinds.yaml, --review.rubric mine.yaml: looked for in the" in capsys.readouterr().err
+    assert cli.main([*words, "--review.rubric", "agent-safety"]) == 0
+    assert "rubric" not in capsys.readouterr().err, "which comes with the image"
     assert cli.main([*GKE, "--dry-run"]) == 0 and not capsys.readouterr().err
 
 
@@ -208,7 +213,9 @@ def test_keys_that_a_platform_hands_over_to_nobody_are_named(capsys):
     assert cli.main(vms) == 0
     said = capsys.readouterr().err
     assert "--to tpu-vm hands no key over; where RATCHET_TEACHER_KEY and WANDB_API_KEY must be set, the image" in said
-    assert cli.main([*GKE, *far]) == 0 and "key" not in capsys.readouterr().err
+    assert cli.main([*GKE, *far]) == 0
+    assert "where RATCHET_TEACHER_KEY and WANDB_API_KEY must be set, give --secret" in capsys.readouterr().err
+    assert cli.main([*GKE, *far, "--secret", "keys"]) == 0 and "key" not in capsys.readouterr().err
 
 
 def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, monkeypatch, found):
@@ -233,6 +240,34 @@ def test_slurm_is_said_that_nothing_was_compiled_and_sizes_that_cannot_divide_ar
     said, refused = capsys.readouterr().err.splitlines()
     assert said.startswith("submit: preflight was not asked whether the run fits: programs for GPUs are compiled where")
     assert "sbatch is not on this machine" in refused
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        (["--simulate.slots", "12"], "on 16 devices: simulate.slots: 12 do not divide over 16 devices"),
+        (["--slices", "2"], "on 2 slices of 16 devices: simulate.slots: 16 do not divide over 32 devices"),
+        (["--topology", "tpu7x:2x2x4", "--simulate.slots", "16"], "on 32 devices: simulate.slots: 16 do not divide"),
+        (["--mesh.tensor", "3"], "on 16 devices: mesh: data × fsdp × tensor"),
+    ],
+)
+def test_sizes_that_do_not_divide_over_slices_are_refused_before_anything_is_compiled(capsys, sizes, says):
+    assert cli.main([*GKE, *sizes, "--dry-run"]) == 2
+    assert capsys.readouterr().err.startswith(f"ratchet: submit: {says}")
+
+
+def test_a_model_in_the_container_may_be_adapted(capsys, monkeypatch):
+    """Of its shape alone nothing is known here."""
+    asked = []
+
+    def ask(question, say, shaped):
+        asked.append(shaped)
+        raise preflight.PreflightError("preflight: asked")
+
+    monkeypatch.setattr(preflight, "preflight", ask)
+    words = ["submit", "pod-0.6b", "/documents", *GKE[2:], "--base", "/models/m", "--train.lora", "16"]
+    assert cli.main(words) == 2 and "preflight: asked" in capsys.readouterr().err
+    assert asked[0].base == "/models/m" and asked[0].model == RECIPES["pod-0.6b"].config.model
 
 
 def test_a_run_on_this_machine_is_said_to_show_by_itself_whether_it_fits(capsys, monkeypatch):

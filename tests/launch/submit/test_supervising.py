@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ratchet.launch.lines import UserError
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import local
 from ratchet.launch.submit.local import Local, Patience, supervise
@@ -140,6 +141,19 @@ def test_processes_meet_at_one_port():
     words = [words[3:] for words in local._commands(Local(TINY, "local", out="here", processes=3), 4242)]
     joins = [f"--join=127.0.0.1:4242/3/{number}" for number in range(3)]
     assert words == [["run", "tiny", "--out=here", join] for join in joins]
+
+
+def test_processes_share_the_gpus_that_there_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_DEVICES", tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert local._gpus_of(2) == ["", ""]
+    for number in range(4):
+        (tmp_path / f"nvidia{number}").touch()
+    assert [local._gpus_of(count) for count in (1, 2, 3)] == [["0,1,2,3"], ["0,1", "2,3"], ["0", "1", "2,3"]]
+    first, second = local._commands(Local(TINY, "local", out="here", processes=2), 4242)
+    assert (first[:2], second[:2]) == (["env", "JAX_LOCAL_DEVICE_IDS=0,1"], ["env", "JAX_LOCAL_DEVICE_IDS=2,3"])
+    with pytest.raises(UserError, match="5 processes do not share 4 GPUs; give --processes 4 or fewer"):
+        local._gpus_of(5)
 
 
 def test_any_split_into_processes_computes_with_as_many_threads_and_devices(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import jax
 import pytest
 import uvicorn
 from etils import epath
@@ -18,10 +19,13 @@ def test_without_its_libraries_it_names_the_extra_in_a_line(capsys, monkeypatch)
 
 
 def test_it_listens_on_this_machine_alone_and_says_where(capsys, monkeypatch, cache, tmp_path):
-    found = []
+    found, platforms = [], jax.config.jax_platforms
     monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: found.append(sockets[0].getsockname()))
+    jax.config.update("jax_platforms", None)
     assert cli.main(["ui", str(tmp_path / "later"), "--port", "0"]) == 0
     ((host, port),) = found
+    assert jax.config.jax_platforms == "cpu", "an accelerator is for a run"
+    jax.config.update("jax_platforms", platforms)
     assert host == "127.0.0.1" and f"http://127.0.0.1:{port} shows 1 run; Ctrl-C ends it" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 from etils import epath
 from evil_run import ACCEPTED, EVIL, TEXTS, shown
+from processes import FOR_EVER
 
 from ratchet.bootstrap import certificate, config_files
 from ratchet.bootstrap.certificate import read_labels
@@ -214,7 +215,9 @@ def test_a_report_that_cannot_be_drawn_says_why_and_transcripts_are_shown(cache,
     monkeypatch.setattr(following, "EVERY", 0.01)
     place = epath.Path(shutil.copytree(tiny_run, tmp_path / "undrawn"))
     with shown(place) as pages:
+        until = time.monotonic() + FOR_EVER
         while "The report cannot be drawn: ValueError: a table is torn" not in plain(pages.ask("/runs/0").text):
+            assert time.monotonic() < until
             time.sleep(0.01)
         assert "Indexing stopped" not in plain(pages.ask("/runs/0/transcripts").text)
 
