@@ -91,7 +91,7 @@ def test_a_generation_is_predicted_from_programs_as_large_as_its_settings(found)
 
 
 def test_what_fits_is_submitted_and_what_it_would_take_is_shown(kubectl, capsys, monkeypatch, found):
-    monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
+    monkeypatch.setattr(preflight, "preflight", lambda *_: found)
     assert cli.main(GKE) == 3
     err = capsys.readouterr().err
     assert "sampling" in err and "a generation, predicted" in err and "dollars at least" in err
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_not_submitted(kubectl, capsys, monkeypatch, found)
     too_large = train | {"fits": False, "memory": train["memory"] | {"needed": None}}
     less = {name: value for name, value in found.items() if name != "predicted"}
     less |= {"fits": False, "steps": found["steps"] | {"train": too_large}}
-    monkeypatch.setattr(preflight, "preflight", lambda asked, say: less)
+    monkeypatch.setattr(preflight, "preflight", lambda *_: less)
     assert cli.main(GKE) == 2
     err = capsys.readouterr().err
     assert "ratchet: submit: train would not fit v5e:4x4" in err and "--force" in err.splitlines()[-1]
@@ -112,15 +112,16 @@ def test_what_does_not_fit_is_not_submitted(kubectl, capsys, monkeypatch, found)
 
 def test_a_model_that_lies_in_the_container_is_asked_about_by_the_recipes_shape(kubectl, capsys, monkeypatch, found):
     asked = []
-    monkeypatch.setattr(preflight, "preflight", lambda question, say: asked.append(question.config.base) or found)
+    monkeypatch.setattr(preflight, "preflight", lambda question, say, shaped: asked.append(shaped.model) or found)
     pod = ["submit", "pod-0.6b", "/documents", *GKE[2:], "--base", "/models/Qwen3-0.6B"]
-    assert cli.main(pod) == 3 and asked == [""]
+    assert cli.main(pod) == 3 and asked == [RECIPES["pod-0.6b"].config.model]
     said = capsys.readouterr().err
     assert "/models/Qwen3-0.6B is not on this machine; preflight is asked about the shape of pod-0.6b" in said
     assert "--base=/models/Qwen3-0.6B" in (kubectl / "given").read_text()
-    assert cli.main(["submit", "documents", "/documents", *GKE[2:], "--base", "/models/m"]) == 2
+    slots = ["--simulate.slots", "16"]
+    assert cli.main(["submit", "documents", "/documents", *GKE[2:], *slots, "--base", "/models/m"]) == 2
     assert "/models/m is not on this machine, so nobody knows here whether it fits" in capsys.readouterr().err
-    assert cli.main(["submit", "documents", "/documents", *GKE[2:], "--dry-run"]) == 0
+    assert cli.main(["submit", "documents", "/documents", *GKE[2:], *slots, "--dry-run"]) == 0
     assert "the image has to bring it: build it with EXTRAS=...,smollm2" in capsys.readouterr().err
 
 
@@ -219,7 +220,7 @@ def test_keys_that_a_platform_hands_over_to_nobody_are_named(capsys):
 
 
 def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, monkeypatch, found):
-    monkeypatch.setattr(preflight, "preflight", lambda asked, say: found)
+    monkeypatch.setattr(preflight, "preflight", lambda *_: found)
     assert cli.main(["preflight", "pod-0.6b", "--step", "generation"]) == 0
     assert "of a model of the recipe's own shape" in capsys.readouterr().err
     assert cli.main(["preflight", "pod-0.6b", "--step", "generation", "--base", "/models/m"]) == 0
