@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.rule import Rule
 from rich.text import Text
 
 from ratchet.bootstrap.report.goodput import said, spent
@@ -14,6 +15,8 @@ from ratchet.bootstrap.report.terminal import shown, units
 
 SHOWN = 8
 """Criteria, and parts of the time, that are shown at most."""
+UNITS_OF = (1_000_000, 1_000_000, 2, 1, 0)
+"""Generations whose units are shown, the newest, by how much less than everything there is room for."""
 LONGEST = 24
 """Columns of a bar at most."""
 STYLES = {"at work": "green", "finished": "green", "ended": "red", "damaged": "red"}
@@ -46,8 +49,27 @@ def bar(share: float, width: int) -> str:
     return "━" * full + "·" * (width - full)
 
 
-def screen(found: Found) -> RenderableType:
-    """Everything that is known of one run now."""
+@dataclass(frozen=True)
+class Screens:
+    """Runs below each other, with a line between them, in `height` lines, or in as many as it takes where it is 0.
+
+    What has no room is left out: parts of the time and criteria, then the units of older generations, then those of
+    all.
+    """
+
+    found: Sequence[Found]
+    height: int = 0
+
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        for less in range(len(UNITS_OF) if self.height else 1):
+            parts = [part for one in self.found for part in (Rule(style="dim"), screen(one, less))]
+            if len(console.render_lines(Group(*parts[1:]))) <= self.height:
+                break
+        yield from parts[1:]
+
+
+def screen(found: Found, less: int = 0) -> RenderableType:
+    """Everything that is known of one run now, or `less` of it, by the number of an entry of UNITS_OF."""
     title = Text.assemble((found["recipe"] or "a run", "bold"), f", {found['directory']}: ", overflow="fold")
     title.append(found["state"], STYLES.get(found["state"], "yellow"))
     standing = [line for line in found["standing"] if line != found["state"]]
@@ -55,9 +77,11 @@ def screen(found: Found) -> RenderableType:
     if found["doing"] and found["doing"]["total"]:
         done = found["doing"]["done"] / found["doing"]["total"]
         parts.append(Bars([("done", done, f"{percent(done)} %")]))
-    if found["stages"]:
-        parts.append(units(found))
-    return Group(*parts, *_acceptance(found["acceptance"]), *_time(found["goodput"]))
+    newest = sorted({stage["generation"] for stage in found["stages"]})[-UNITS_OF[less] :] if UNITS_OF[less] else []
+    if newest:
+        parts.append(units({"stages": [stage for stage in found["stages"] if stage["generation"] in newest]}))
+    rows = 0 if less else SHOWN
+    return Group(*parts, *_acceptance(found["acceptance"], rows), *_time(found["goodput"], rows))
 
 
 def _now(found: Found) -> list[str]:
@@ -73,21 +97,21 @@ def _now(found: Found) -> list[str]:
     return lines + ([", ".join(doing["about"])] if doing.get("about") else [])
 
 
-def _acceptance(found: Found | None) -> list[RenderableType]:
-    """How many of the newest generation's transcripts pass; the criteria that fewest pass first."""
+def _acceptance(found: Found | None, most: int) -> list[RenderableType]:
+    """How many of the newest generation's transcripts pass; at most so many criteria, that which fewest pass first."""
     if not found:
         return []
     rows = [(name, share, f"{percent(share)} %") for name, share in found["criteria"].items()]
-    more = len(rows) - SHOWN
+    more = len(rows) - most if most else 0
     head = f"generation {found['generation']}, {found['reviewed']:,} reviewed: {percent(found['accepted'])} % accepted"
     rest = [Text(f"  and {more} criteria that more of them pass", "dim")] if more > 0 else []
-    return [Text(f"\n{head}", "bold"), Bars(rows[:SHOWN]), *rest]
+    return [Text(f"\n{head}" if most else head, "bold"), Bars(rows[:most]), *rest]
 
 
-def _time(found: Found | None) -> list[RenderableType]:
-    """The goodput, and where the time went."""
+def _time(found: Found | None, most: int) -> list[RenderableType]:
+    """The goodput, and where the time went, in at most so many parts."""
     if not found or not found["total_elapsed_time"]:
         return []
     whole = found["total_elapsed_time"]
     rows = [(what, seconds / whole, duration(seconds)) for what, seconds, _ in spent(found)]
-    return [Text(f"\n{said(found)}", "bold"), Bars(rows[:SHOWN])]
+    return [Text(f"\n{said(found)}" if most else said(found), "bold"), Bars(rows[:most])]

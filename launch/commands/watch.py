@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tyro
-from rich.console import Group
 from rich.live import Live
-from rich.rule import Rule
 
 from ratchet.bootstrap.report.live import Found, Watched
-from ratchet.bootstrap.report.screen import screen
+from ratchet.bootstrap.report.screen import Screens
 from ratchet.launch.lines import UserError
 from ratchet.launch.options import described, located, parse
 from ratchet.launch.output import make_console, quiet
@@ -52,9 +50,9 @@ def watch(words: list[str]) -> int:
             show = lambda found: print(json.dumps({"time": time.time(), "runs": found}), flush=True)
         elif console.is_terminal:
             live = entered.enter_context(Live(console=console, auto_refresh=False))
-            show = lambda found: live.update(_shown(found), refresh=True)
+            show = lambda found: live.update(Screens(found, console.height - 1), refresh=True)
         else:
-            show = lambda found: console.print(_shown(found))
+            show = lambda found: console.print(Screens(found))
         _follow(runs, asked.every, show)
     return 0
 
@@ -67,9 +65,3 @@ def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]],
         if all(one["state"] in OVER for one in found):
             return
         time.sleep(every)
-
-
-def _shown(found: Sequence[Found]) -> Group:
-    """All runs below each other, with a line between them."""
-    parts = [part for one in found for part in (Rule(style="dim"), screen(one))]
-    return Group(*parts[1:])

@@ -10,7 +10,7 @@ from written_run import put, write_run
 
 from ratchet.bootstrap.report import live
 from ratchet.bootstrap.report.live import Watched
-from ratchet.bootstrap.report.screen import screen
+from ratchet.bootstrap.report.screen import Screens
 from ratchet.train.commits import Commits
 from ratchet.train.files import write_unit
 
@@ -42,9 +42,9 @@ def review(run, unit: int, *passed: bool, number: int = 3) -> epath.Path:
     return path
 
 
-def printed(found, width: int) -> list[str]:
+def printed(*found, width: int, height: int = 0) -> list[str]:
     console = Console(width=width, file=io.StringIO())
-    console.print(screen(found))
+    console.print(Screens(found, height))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
@@ -60,7 +60,7 @@ def test_a_run_is_waited_for_until_it_begins(tmp_path):
         found = Watched(directory).look()
         assert found["state"] == "not begun" and found["standing"] == [f"{directory} holds no run yet"]
         assert json.loads(json.dumps(found)) == found
-        assert all(len(line) <= 40 for line in printed(found, 40))
+        assert all(len(line) <= 40 for line in printed(found, width=40))
 
 
 def test_a_run_without_its_settings_is_damaged(run):
@@ -75,7 +75,7 @@ def test_a_file_that_is_another_is_named(run):
     (run / "plan.json").write_text("{}")
     found = Watched(run).look()
     assert found["state"] == "damaged" and f"{run / 'plan.json'}: it is not what was committed" in found["standing"][0]
-    assert any("plan.json" in line for line in printed(found, 120))
+    assert any("plan.json" in line for line in printed(found, width=120))
 
 
 def test_a_run_is_waiting_finished_or_ended(run):
@@ -100,7 +100,7 @@ def test_what_a_process_does_has_a_rate_from_the_time_that_is_left(run, monkeypa
         "title": "gen 3 train (loop)", "done": 100, "total": 400, "about": ["loss 1.2", "gradient 0.1"],
         "seconds": 200.0, "seconds_left": 60.0, "rate": 5.0,
     }  # fmt: skip
-    lines = printed(found, 80)
+    lines = printed(found, width=80)
     assert "5.0/s, 1 min 00 s left of this stage" in lines and "loss 1.2, gradient 0.1" in lines
     assert any(line.endswith("25 %") for line in lines)
     assert Watched(run).look()["doing"] is None, "between stages"
@@ -167,7 +167,7 @@ def test_every_width_has_room_for_it(run, width, monkeypatch):
     title = "gen 3 train (with quite a long name that goes on and on)"
     doing = {"title": title, "since": 0.0, "done": 1, "total": 3, "left": 9.0, "about": ["loss 1.2345"] * 9}
     at_work(monkeypatch, doing=[doing], sampled=[{"steps": 9, "working": 70_000, "slots": 72_000}])
-    lines = printed(Watched(run).look(), width)
+    lines = printed(Watched(run).look(), width=width)
     assert max(map(len, lines)) <= width and title.split()[-1] in " ".join(lines)
     shown = " ".join(" ".join(lines).split())
     assert "generation 3, 12 reviewed: 50 % accepted" in shown and "slots 97.2 % busy" in shown
@@ -181,3 +181,26 @@ def test_a_real_run_is_watched_to_its_end(tiny_run):
         json.loads((tiny_run / "gen-002" / "funnel.json").read_text())["passed"] / found["acceptance"]["reviewed"]
     )
     assert found["goodput"]["share"] and json.loads(json.dumps(found)) == found
+
+
+def test_what_a_window_has_no_room_for_is_left_out_and_what_is_done_now_is_not():
+    """Twenty generations of eight stages, twelve criteria and eight parts of the time, in one run or in two."""
+    stages = [{"generation": g, "stage": f"s{n}", "done": 1, "total": 2} for g in range(20) for n in range(8)]
+    taken = {"share": 0.9, "goodput_time": 90.0, "total_elapsed_time": 100.0, "useful": {"train": 90.0}}
+    taken |= {"badput_time": {f"PART {n}": 1.0 for n in range(8)}}
+    accepted = {"generation": 19, "reviewed": 100, "accepted": 0.5, "criteria": {f"c{n}": 0.5 for n in range(12)}}
+    one = {
+        "recipe": "verses", "directory": "runs/x", "state": "at work", "standing": ["gen 19 review: 5 of 9"],
+        "doing": None, "sampling": None, "stages": stages, "acceptance": accepted, "goodput": taken,
+    }  # fmt: skip
+    for runs in ([one], [one, one]):
+        whole, rows = printed(*runs, width=80), []
+        assert any("PART 0" in line for line in whole)
+        for height in range(len(whole), 5 * len(runs), -1):
+            lines = printed(*runs, width=80, height=height)
+            assert len(lines) <= height and (height < len(whole) or lines == whole)
+            for said in ("gen 19 review: 5 of 9", "50 % accepted", "goodput 90 %"):
+                assert sum(said in line for line in lines) == len(runs)
+            rows.append([line.split()[0] for line in lines if line.strip() and line.split()[0].isdigit()])
+        assert rows == sorted(rows, key=len, reverse=True) and {len(one) // len(runs) for one in rows} == {20, 2, 1, 0}
+        assert all(one[-1] == "19" for one in rows if one)
