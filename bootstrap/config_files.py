@@ -9,6 +9,7 @@ import yaml
 from etils import epath
 
 from ratchet.bootstrap.config import Config, ConfigError, from_json
+from ratchet.train import buckets
 from ratchet.train.commits import Commits
 from ratchet.train.files import typed, whole
 
@@ -53,6 +54,8 @@ def saved(directory: epath.Path) -> Config:
     try:
         return from_json(path.read_text())
     except (OSError, ValueError, TypeError) as error:
+        if buckets.reason(error):
+            raise  # a bucket may answer another time
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{path} cannot be read: {reason}; put it back, or start a new run; one that another revision of Ratchet "

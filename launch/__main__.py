@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.launch.lines import say
+from ratchet.launch.lines import say, waiting
 from ratchet.train import memory
 from ratchet.train.stopping import AGAIN, ASKING, heeded
 
@@ -37,7 +37,8 @@ def join_others(words: Sequence[str]) -> int:
     parted = [part for word in words for part in (word.split("=", 1) if word.startswith("--join=") else [word])]
     try:
         if "--join" in parted[:-1]:
-            together.join(parted[parted.index("--join") + 1])
+            with waiting("the other processes"):
+                together.join(parted[parted.index("--join") + 1])
     except (ValueError, together.PeerGone) as error:
         say(str(error))
         return 2 if isinstance(error, ValueError) else AGAIN
@@ -69,7 +70,7 @@ def end(status: int) -> None:
     except OSError:  # who read it is gone, and Python would end with a status of its own
         os._exit(status)
     if status and current().count > 1:  # the others may never come to the end that JAX would wait for
-        if current().first:
+        if current().first and status != AGAIN:
             time.sleep(PARTING)
         os._exit(status)
     sys.exit(status)

@@ -154,10 +154,12 @@ class Together:
 
 
 def _status_of(error: Exception) -> int:
-    """The exit status of a process that this ends: a store or a server may do another time what it did not, and a user
-    can mend what is no value to work with."""
+    """The exit status of a process that this ends: a store, a server or a device may do another time what it did not,
+    and a user can mend what is no value to work with."""
     if isinstance(error, Ends):
         return error.status
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return AGAIN
     if buckets.reason(error) or isinstance(error, buckets.StoreError):
         return AGAIN if getattr(error, "again", buckets.may_come_back(error)) else 2
     return 2 if isinstance(error, ValueError) else 1

@@ -71,6 +71,14 @@ def goodput(directory: epath.Path, now: float | None = None) -> dict[str, Any] |
     }
 
 
+def until(directory: epath.Path, holder: Mapping[str, Any] | None, now: float) -> float | None:
+    """Until when the process that holds a run is known to be at work on it: `now`, or None where there is none, or none
+    that has recorded its beginning: what was recorded last is then of the one before."""
+    begun = [value_of(event.get("job_start_time")) for event in lines_in(directory / FILE)]
+    newest = max((moment for moment in begun if moment is not None), default=None)
+    return now if holder and newest is not None and newest >= holder.get("since", 0.0) else None
+
+
 @dataclass
 class _Sums:
     """Seconds by stage, by kind of badput, and by place and stage, and processes that were killed."""

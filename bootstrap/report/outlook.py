@@ -122,7 +122,9 @@ def outlook(
     made = []
     for stage in planned:
         place, name = stage["place"], stage["stage"]
-        expected, begun = _bounds(forecast.get(place), name), parts.get(place, {}).get(name, 0.0)
+        expected = _bounds(forecast.get(place), name)
+        # An arm is made anew for each last generation, and what the one before took is not of it.
+        begun = parts.get(place, {}).get(name, 0.0) if place.startswith("gen-") else 0.0
         # stages.json has the whole of a stage only if one process did it.
         seconds = max(took[place][name], begun) if name in took[place] else None
         made.append(Stage(place, name, stage["work"], seconds, expected, over[place], begun))

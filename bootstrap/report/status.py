@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap.report.files import RunFiles, generation_directories
-from ratchet.bootstrap.report.goodput import goodput
+from ratchet.bootstrap.report.goodput import goodput, until
 from ratchet.bootstrap.report.numbers import count, measure, percent, value_of
 from ratchet.bootstrap.report.outlook import outlook
 from ratchet.train.files import numbers_in
@@ -45,6 +45,7 @@ def status(directory: epath.Path) -> dict[str, Any]:
     ended = files.object(directory / "ended.json").get("reason")
     last = generations.get(plan.get("generations", -1))
     holder = holder_of(directory)
+    now = until(directory, holder, time.time())
     complete = last is not None and (last / "DONE.json").exists() and len(arms) == len(plan.get("arms", ()))
     return {
         "recipe": config.get("recipe"),
@@ -54,8 +55,8 @@ def status(directory: epath.Path) -> dict[str, Any]:
         "ended": ended,
         "finished": complete or ended is not None,
         "holder": holder,
-        "outlook": _outlook(files, directory, holder),
-        "goodput": goodput(directory, time.time() if holder else None),
+        "outlook": _outlook(files, directory, (holder or {}).get("doing"), now),
+        "goodput": goodput(directory, now),
         "stages": [s for number, path in generations.items() for s in _stages(files, number, path)],
         "metrics": _described(files, [*arms.values(), *generations.values()]),
         "generations": rows,
@@ -63,11 +64,13 @@ def status(directory: epath.Path) -> dict[str, Any]:
     }
 
 
-def _outlook(files: RunFiles, directory: epath.Path, holder: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _outlook(
+    files: RunFiles, directory: epath.Path, doing: Mapping[str, Any] | None, now: float | None
+) -> dict[str, Any] | None:
     """The number of the stage that is next or under way, its place and name, of how many, the least and the most
     seconds to the end of the run, and the stages that these leave out since nothing is known of them; None before there
     is a plan."""
-    found, doing = outlook(directory, files.object, time.time() if holder else None), (holder or {}).get("doing")
+    found = outlook(directory, files.object, now)
     if not found.stages:
         return None
     ahead, current = doing["left"] if doing and found.is_current(doing["title"]) else None, found.current
@@ -140,7 +143,7 @@ def _stages(files: RunFiles, number: int, path: epath.Path) -> list[dict[str, An
     stages = []
     for stage in dict.fromkeys((*UNIT_STAGES, *units)):
         done = len(list((path / stage).glob("unit-*.json")))
-        total = units.get(stage, done if stage in took else None)
+        total = units.get(stage, done if stage in took or units else None)  # which are known once all is proposed
         if done or total or stage in took:
             stages.append({"generation": number, "stage": stage, "done": done, "total": total})
     for stage, proof in WHOLE_STAGES.items() if number > 0 else list(WHOLE_STAGES.items())[:2]:

@@ -115,9 +115,7 @@ def run(words: list[str]) -> int:
     given = None
     if begun:  # who starts processes together starts them again in the same words, or in others that may be changed
         _refuse_ended(directory)
-        read: list[Given] = []
-        together.decided("other settings", lambda: _change(directory, config, read))
-        given = next(iter(read), None)
+        given = _changed("run", directory, config, together)
     else:
         given = runs.check(config)  # before anything is written: a mistake shall not leave a run that cannot be mended
         if reason := never(given.world, config.evaluate):
@@ -135,23 +133,30 @@ def resume(words: list[str]) -> int:
     given = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved))
     asked = given.config
     if reason := config_changes.refusal(saved, asked):
-        raise UserError(f"resume: {directory}: {reason}")
+        raise UserError(f"resume: {directory}: {reason}")  # before processes wait for one another
     together = _joined(given.join, asked, directory)
     _refuse_ended(directory)
-    world: list[Given] = []  # of the process that reads it now
-    if asked != saved:
-        together.decided("other settings", lambda: world.append(loop.extend(directory, asked)))
-    return _go(directory, asked, given.json, together, *world)
+    return _go(directory, asked, given.json, together, _changed("resume", directory, asked, together))
 
 
-def _change(directory: epath.Path, config: Config, read: list[Given]) -> None:
-    """Gives a run these settings if they are others, and puts what it reads into `read`. Raises UserError where it
-    cannot go on with them."""
-    saved = config_files.saved(directory)
-    if reason := config_changes.refusal(saved, config):
-        raise UserError(f"run: {directory}: {reason}")
-    if config != saved:
-        read.append(loop.extend(directory, config))
+def _changed(command: str, directory: epath.Path, config: Config, together: Together) -> Given | None:
+    """Gives a run these settings if they are others; what it reads, in the process that has read it now. Raises
+    UserError where it cannot go on with them."""
+    read: list[Given] = []
+
+    def change() -> None:
+        saved = config_files.saved(directory)
+        if reason := config_changes.refusal(saved, config):
+            raise UserError(f"{command}: {directory}: {reason}")
+        if config != saved:
+            others = "; ".join(config_changes.changed(saved, config))
+            say(f"{command}: {directory} goes on with other settings: {others}")
+            read.append(loop.extend(directory, config))
+
+    if together.count > 1:
+        jax.devices()  # which all have to look for at once, and the first one needs now
+    together.decided("other settings", change)
+    return next(iter(read), None)
 
 
 def _refuse_ended(directory: epath.Path) -> None:

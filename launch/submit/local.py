@@ -19,6 +19,8 @@ from ratchet.launch.submit.asked import Submission
 from ratchet.train.stopping import passed_on
 
 _DEVICES = Path("/dev")
+_ASKED = 6
+"""How often the usual time processes have that were all asked to end."""
 _LOOK = 0.05
 """Seconds between two looks at the processes."""
 
@@ -103,12 +105,14 @@ class _Group:
 
     def wait(self, grace: float) -> int:
         """Waits until all have ended; once one has failed the others are asked to end, and killed after `grace`
-        seconds. Returns the number of the process that failed first, 0 where none has."""
+        seconds, or later where all were asked to end, and a report is drawn. Returns the number of the process that
+        failed first, 0 where none has."""
         failed, deadline = None, float("inf")
         while self.running():
-            if failed is None and (failed := self._failed()) is not None and not self.asked:
-                deadline = time.monotonic() + grace  # who was asked takes as long as it takes, and would end at once
-                self.send(signal.SIGTERM)  # at a second signal
+            if failed is None and (failed := self._failed()) is not None:
+                deadline = time.monotonic() + grace * (_ASKED if self.asked else 1)
+                if not self.asked:  # a second signal would end them at once
+                    self.send(signal.SIGTERM)
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
             time.sleep(_LOOK)
@@ -184,9 +188,13 @@ def _commands(asked: Local, port: int | str) -> list[list[str]]:
 
 
 def _gpus_of(processes: int) -> list[str]:
-    """The numbers of the GPUs that each process takes, such as ["0,1", "2,3"]; "" for each where there are none: every
-    process would take all. Raises UserError for more processes than GPUs."""
-    count = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    """The numbers of the GPUs that each process takes, such as ["0,1", "2,3"], of those that it sees; "" for each where
+    there are none, or none are to be used: every process would take all. Raises UserError for more processes than
+    GPUs."""
+    platforms, seen = os.environ.get("JAX_PLATFORMS", ""), os.environ.get("CUDA_VISIBLE_DEVICES")
+    used = not platforms or any(name in platforms for name in ("cuda", "gpu"))
+    there = len(list(_DEVICES.glob("nvidia[0-9]*"))) if seen is None else len([one for one in seen.split(",") if one])
+    count = there if used else 0
     if 0 < count < processes:
         raise UserError(f"submit: {processes} processes do not share {count} GPUs; give --processes {count} or fewer")
     parts = [range(count * n // processes, count * (n + 1) // processes) for n in range(processes)]

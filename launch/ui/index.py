@@ -78,12 +78,14 @@ class Index:
         if not self._coming:
             return False
         path, unit = next(iter(self._coming.items()))
+        looks = _looks(unit)
         with self._writing() as connection, connection:
             damaged = _add(connection, path, unit)
         self._known[path] = unit.sha256
         if damaged:
-            self._damaged[path] = _looks(unit)
-        self._coming = {} if damaged else {at: other for at, other in self._coming.items() if at != path}
+            self._damaged[path] = looks
+        # Where a unit is damaged, others may be too that were replaced meanwhile: they are looked up again.
+        self._coming = None if damaged else {at: other for at, other in self._coming.items() if at != path}
         return True
 
     def left(self) -> int:
@@ -98,8 +100,9 @@ class Index:
             return True
         if path not in self._damaged or (looks := _looks(unit)) == self._damaged[path]:
             return False
+        whole = _records(unit) is not None
         self._damaged[path] = looks
-        return _records(unit) is not None
+        return whole
 
     def _units(self) -> dict[str, Unit]:
         """The committed units by their paths in the run's directory, in the order in which they are read."""

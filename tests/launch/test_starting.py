@@ -73,21 +73,19 @@ def test_processes_that_could_not_save_together_do_not_begin(monkeypatch):
     assert start._joined("", Config(), epath.Path("s3://b/x")) is ALONE
 
 
-def test_whoever_starts_processes_again_may_change_what_a_resume_may(tmp_path, monkeypatch):
+def test_whoever_starts_processes_again_may_change_what_a_resume_may(tmp_path, monkeypatch, capsys):
     """A pod knows no other words than those of `run`."""
     place, config, extended = epath.Path(tmp_path) / "run", tiny_config(), []
     config_files.save(place, config)
     monkeypatch.setattr(start.loop, "extend", lambda directory, new: extended.append(new) or "given")
-    read = []
-    start._change(place, config, read)
-    assert read == extended == []
+    assert start._changed("run", place, config, ALONE) is None and extended == []
     more = replace(config, generations=5)
-    start._change(place, more, read)
-    assert (read, extended) == (["given"], [more])
+    assert (start._changed("run", place, more, ALONE), extended) == ("given", [more])
+    assert "goes on with other settings: generations: 2 → 5" in capsys.readouterr().err
     with pytest.raises(UserError, match="run has 2 generations; --generations can be more, not fewer"):
-        start._change(place, replace(config, generations=1), [])
+        start._changed("run", place, replace(config, generations=1), ALONE)
     with pytest.raises(UserError, match="seed: 0 → 1 differs from the run; start a new run"):
-        start._change(place, replace(config, seed=1), [])
+        start._changed("run", place, replace(config, seed=1), ALONE)
 
 
 def test_no_process_ends_before_the_report_is_made(tmp_path, monkeypatch):

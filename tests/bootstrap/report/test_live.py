@@ -196,7 +196,7 @@ def test_what_a_window_has_no_room_for_is_left_out_and_what_is_done_now_is_not()
     for runs in ([one], [one, one]):
         whole, rows = printed(*runs, width=80), []
         assert any("PART 0" in line for line in whole)
-        for height in range(len(whole), 5 * len(runs), -1):
+        for height in range(len(whole), 5 * len(runs), -2):
             lines = printed(*runs, width=80, height=height)
             assert len(lines) <= height and (height < len(whole) or lines == whole)
             for said in ("gen 19 review: 5 of 9", "50 % accepted", "goodput 90 %"):

@@ -74,7 +74,10 @@ def test_units_that_no_plan_counted_are_all_there_once_their_stage_is_done(run):
             put(gen / "propose" / f"unit-{unit:05d}.json", {"count": 1})
     put(run / "gen-000" / "stages.json", {"propose": 5.0, "train": 90.0, "evaluate": 10.0})
     found = {(s["generation"], s["stage"]): (s["done"], s["total"]) for s in status(run)["stages"]}
-    assert found[0, "propose"] == (2, 2) and found[1, "propose"] == (3, None)
+    assert found[0, "propose"] == (2, 2) and found[1, "propose"] == (3, 3)
+    (run / "gen-001" / "plan.json").unlink()
+    found = {(s["generation"], s["stage"]): (s["done"], s["total"]) for s in status(run)["stages"]}
+    assert found[1, "propose"] == (3, None), "before the others are planned"
 
 
 def test_metrics_are_described_as_in_the_newest_evaluation_and_in_its_order(run):
@@ -212,14 +215,17 @@ def test_a_stage_under_way_takes_as_long_as_its_process_says(run, monkeypatch):
     assert (found["stage"], found["name"], found["seconds_left"]) == (2, "review", [192.5, 192.5])
 
 
-def test_goodput_is_told_until_now_while_a_process_is_at_work(run):
+def test_goodput_is_told_until_now_while_a_process_is_at_work(run, monkeypatch):
     assert status(run)["goodput"] is None
     begun, at = {"job_start_time": time.time() - 100}, {"custom_badput_event_start_time": time.time() - 90}
     stage = {"custom_badput_event_type": "train", "place": "gen-001"} | at
     (run / "goodput.jsonl").write_text("".join(json.dumps(event) + "\n" for event in (begun, stage)))
     assert status(run)["goodput"]["goodput_time"] == 0
-    with holding(run):
-        assert status(run)["goodput"]["useful"]["train"] >= 90
+    hold = lambda since: monkeypatch.setattr("ratchet.bootstrap.report.status.holder_of", lambda _: {"since": since})
+    hold(time.time() - 110)
+    assert status(run)["goodput"]["useful"]["train"] >= 90
+    hold(time.time() - 5)  # another that has taken over and recorded nothing yet: the first was killed
+    assert status(run)["goodput"]["goodput_time"] == 0
 
 
 def test_rates_are_shown_without_false_precision():

@@ -138,13 +138,15 @@ def test_a_supervisor_leaves_nobody_behind(processes, tmp_path):
 
 
 def test_processes_meet_at_one_port():
-    words = [words[3:] for words in local._commands(Local(TINY, "local", out="here", processes=3), 4242)]
+    words = [words[-4:] for words in local._commands(Local(TINY, "local", out="here", processes=3), 4242)]
     joins = [f"--join=127.0.0.1:4242/3/{number}" for number in range(3)]
     assert words == [["run", "tiny", "--out=here", join] for join in joins]
 
 
 def test_processes_share_the_gpus_that_there_are(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "_DEVICES", tmp_path)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "nvidiactl").touch()
     assert local._gpus_of(2) == ["", ""]
     for number in range(4):
@@ -154,6 +156,10 @@ def test_processes_share_the_gpus_that_there_are(monkeypatch, tmp_path):
     assert (first[:2], second[:2]) == (["env", "JAX_LOCAL_DEVICE_IDS=0,1"], ["env", "JAX_LOCAL_DEVICE_IDS=2,3"])
     with pytest.raises(UserError, match="5 processes do not share 4 GPUs; give --processes 4 or fewer"):
         local._gpus_of(5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    assert local._gpus_of(2) == ["0", "1"], "of those that are seen"
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert local._gpus_of(5) == [""] * 5
 
 
 def test_any_split_into_processes_computes_with_as_many_threads_and_devices(tmp_path):
