@@ -149,8 +149,9 @@ def _changed(command: str, directory: epath.Path, config: Config, together: Toge
         if reason := config_changes.refusal(saved, config):
             raise UserError(f"{command}: {directory}: {reason}")
         if config != saved:
-            others = "; ".join(config_changes.changed(saved, config))
-            say(f"{command}: {directory} goes on with other settings: {others}")
+            if command == "run":  # in the words of whoever began the run, which may set back what was changed since
+                others = "; ".join(config_changes.changed(saved, config))
+                say(f"run: {directory} goes on with other settings: {others}")
             read.append(loop.extend(directory, config))
 
     if together.count > 1:

@@ -13,6 +13,7 @@ from support import changed
 from ratchet.bootstrap import config_files
 from ratchet.bootstrap.certificate import OVERALL
 from ratchet.bootstrap.lineage import reviewed
+from ratchet.bootstrap.report.terminal import shown
 from ratchet.launch import cli
 from ratchet.launch.commands import labels
 
@@ -70,7 +71,7 @@ def test_an_answer_is_shown_with_its_sources_and_without_its_verdict(run, ratche
     _, out, _ = ratchet("label", run, "--generation", "1", "--labels", tmp_path / "l.jsonl", "--accepted", keys="yq")
     (entry,) = lines(tmp_path / "l.jsonl")
     t = transcripts[entry["transcript"]]
-    assert reviews[t.id].accepted and t.text.split(".")[0] in " ".join(out.split())
+    assert reviews[t.id].accepted and shown(t.text).plain.split(".")[0] in " ".join(out.split())
     assert "source" in out and "Is this answer right?" in out and "accepted" not in out.replace("--accepted", "")
 
 

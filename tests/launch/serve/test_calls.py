@@ -228,6 +228,12 @@ DEEP = {"type": "object"}
 for _ in range(400):
     DEEP = {"type": "object", "properties": {"a": DEEP}}
 FORM = {"type": "json_schema", "json_schema": {"name": "it", "schema": OBJECT}}
+
+
+def _called(call):
+    return {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
+
+
 WRONG = [
     ({"tools": [tool(parameters={"type": "object", "properties": {"a": {"type": "no such type"}}})]}, "tools", "look"),
     ({"tools": [tool("add"), tool(parameters=OBJECT | {"properties": {"a": {"$ref": "#/b"}}})]}, "tools", "look"),
@@ -246,8 +252,9 @@ WRONG = [
     ({"tool_choice": {"type": "function", "function": {"name": "see"}}}, "tool_choice", "a call of none of the tools"),
     ({"tool_choice": "required", "tools": []}, "tool_choice", "a call of none of the tools"),
     ({"response_format": FORM}, "response_format", "what may call tools keeps to no form"),
-    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "short", "function": {}}]}]}, "messages", "nine"),
-    ({"messages": [USER, {"role": "assistant", "tool_calls": 7}]}, "messages", "refuses the messages"),
+    (_called({"id": "short", "function": {"name": "look", "arguments": "{}"}}), "messages", "nine"),
+    (_called({"id": "short", "function": {}}), "messages", "messages.1.tool_calls.0.function.name: Field required"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": 7}]}, "messages", "messages.1.tool_calls: Input should"),
 ]  # fmt: skip
 
 
