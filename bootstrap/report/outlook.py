@@ -111,8 +111,8 @@ class Outlook:
 def outlook(
     directory: epath.Path, read: Callable[[epath.Path], Mapping[str, Any]] = object_in, now: float | None = None
 ) -> Outlook:
-    """The stages that the run's plan names, as `read` has it; none before there is a plan. While a process is at work
-    that nothing else is known of, the stage under way has begun until `now`, in seconds since 1970."""
+    """The stages that the run's plan names, as `read` has it; none before there is a plan. Where a process is at work,
+    the time of the stage under way counts until `now`, in seconds since 1970; else until the stage last kept a part."""
     planned, forecast = read(directory / "plan.json").get("stages", ()), read(directory / "forecast.json")
     places = {stage["place"]: directory / stage["place"] for stage in planned}
     took = {name: numbers_in(path / "stages.json") for name, path in places.items()}

@@ -15,7 +15,7 @@ SIMULATE = SimulateConfig(samples=16, passage_words=60, withhold=0.2, new_tokens
 
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
-    takes="6 to 15 minutes on two CPU cores",
+    takes="a quarter to half an hour on two CPU cores",
     reaches="knowledge 100 %, harm 0.4 to 0.7 %, recovery 88 to 93 %, pass rate on unread texts 93 to 95 % (3 seeds)",
     config=Config(
         recipe="lessons",
