@@ -68,7 +68,8 @@ class Proposer:
 
     def __call__(self, documents: Sequence[Document], seed: int) -> list[Proposal]:
         """Proposals of each kind about each document. Those of a document begin with another kind each time, so that
-        the first few of all documents are of all kinds; a document of several passages shows one after the other."""
+        the first few of all documents are of all kinds. A document of several passages shows one after the other, and
+        one of more than it has proposals shows some that lie equally far apart."""
         asked = [a for document in documents for a in self._asked(document)]
         proposed = self._proposed(asked, seed)
         return self._answered(list(zip(asked, proposed, strict=True)), seed)
@@ -77,7 +78,9 @@ class Proposer:
         passages, first = self.index.of(document.id, ""), int(content_id(document.id)[:8], 16)
         turned = [self.kinds.kinds[(first + n) % len(self.kinds.kinds)] for n in range(len(self.kinds.kinds))]
         every = [(kind, time) for kind in turned for time in range(kind.times)]
-        return [Asked(document, kind, time, passages[n % len(passages)]) for n, (kind, time) in enumerate(every)]
+        apart = max(1, len(passages) // len(every))
+        views = [passages[(first % apart + n * apart) % len(passages)] for n in range(len(every))]
+        return [Asked(document, kind, time, view) for (kind, time), view in zip(every, views, strict=True)]
 
     def _proposed(self, asked: Sequence[Asked], seed: int) -> list[Proposal]:
         """A question for each, or why there is none."""

@@ -26,6 +26,7 @@ WESTERN = 1 / 3
 """The share of letters with accents beyond which a text is no Western European one."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _HALF = re.compile("[\ud800-\udfff]")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _MARKED = re.compile(r"\A[\s\ufeff]*\ufeff|^\ufeff+", re.MULTILINE)
 _TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\w]|[¹²³ªº])[^\W\d_]")
 """A sign within a word, as letters of other alphabets become when they are read as Western European."""
@@ -46,17 +47,21 @@ def clean(text: str) -> str:
 
 
 def opened(file: BinaryIO, source: str) -> TextIO:
-    """An open file as text, read line by line in whatever it is encoded in. Raises NoText where that is nothing."""
-    form, decoder = "utf-8-sig", codecs.getincrementaldecoder("utf-8")()
+    """An open file as text, read line by line in whatever it is encoded in. Raises NoText where that is nothing.
+
+    The whole file is read first: one stray byte in it does not make what is UTF-8 before it another encoding.
+    """
+    doubtful, whole, damaged = None, 0, 0
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     for block in iter(lambda: file.read(BLOCK), b""):
-        try:
-            decoder.decode(block, final=len(block) < BLOCK)
-            plain = b"\0" not in block
-        except UnicodeDecodeError:
-            plain = False
-        if not plain:
-            form = encoding(block, source)
-            break
+        text = "" if block.isascii() and not decoder.getstate()[0] else decoder.decode(block, final=len(block) < BLOCK)
+        halves = len(_HALF.findall(text))
+        whole, damaged = whole + len(_BEYOND_ASCII.findall(text)) - halves, damaged + halves
+        if doubtful is None and (halves or b"\0" in block):
+            doubtful = block
+    form = "utf-8-sig"
+    if doubtful is not None and (b"\0" in doubtful or damaged > whole):
+        form = encoding(doubtful, source)
     file.seek(0)
     return io.TextIOWrapper(file, encoding=form, errors="replace", newline="")
 
@@ -66,8 +71,8 @@ def encoding(content: bytes, source: str, declared: str = "") -> str:
     for mark, form in MARKS:
         if content.startswith(mark) and _readable(content.decode(form, errors="replace")):
             return form
-    for form in filter(None, (declared, "utf-8")):
-        if _is_text(content, form):
+    for form in (("utf-8", "cp1252") if _is_latin(declared) else (declared, "utf-8")):
+        if form and _is_text(content, form):
             return form
     if _is_whole(content):
         return "utf-8"
@@ -77,13 +82,22 @@ def encoding(content: bytes, source: str, declared: str = "") -> str:
     raise NoText("is no text in any encoding")
 
 
+def _is_latin(declared: str) -> bool:
+    """Whether what a content says of itself is what pages say whose author knew no better: browsers take all of these
+    for Windows' Latin-1, and what is UTF-8 without a fault is that."""
+    try:
+        return codecs.lookup(declared).name in ("ascii", "iso8859-1", "cp1252")
+    except LookupError:
+        return False
+
+
 def _readable(text: str) -> bool:
     return len(_CONTROL.findall(text)) <= FEW * len(text)
 
 
 def _is_text(content: bytes, form: str) -> bool:
     """Whether a content reads as text in an encoding. Few of its letters beyond ASCII may be damaged, and the last one
-    may be cut off."""
+    may be cut off. Of UTF-8 half of them may be: several bytes make one of its letters, and hardly do so by chance."""
     try:
         b"a".decode(form)  # which refuses what is no encoding of text
         decoder = codecs.getincrementaldecoder(form)("replace")
@@ -92,7 +106,8 @@ def _is_text(content: bytes, form: str) -> bool:
         return False
     damaged, torn = text.count("\ufffd"), bool(decoder.getstate()[0])
     whole = len(text) - len(text.encode("ascii", "ignore")) - damaged
-    return 10 * damaged + torn <= whole and _readable(text)
+    few = 1 if codecs.lookup(form).name == "utf-8" else 10
+    return few * damaged + torn <= whole and _readable(text)
 
 
 def _is_whole(content: bytes) -> bool:

@@ -1,7 +1,8 @@
 """Everything at a path as documents: ids, what is left out, near duplicates."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,16 +43,19 @@ def read(config: DocumentsConfig) -> Found:
     """
     pieces = list(_pieces(nearby(config.path), config))
     left_out = [p for p in pieces if isinstance(p, LeftOut)]
-    documents, ids = [], dict[str, set[str]]()
+    ids = dict[str, set[str]]()
     whole = [p for p in pieces if isinstance(p, Document)]
-    for document, first in zip(whole, firsts(whole), strict=True):
+    of = list(firsts(whole))
+    documents = [document for document, first in zip(whole, of, strict=True) if first is None]
+    apart = {} if config.id_key else _apart(documents)
+    for document, first in zip(whole, of, strict=True):
         source = document.meta["source"]
-        if first is None:
-            documents.append(document)
-        else:
+        if first is not None:
             left_out.append(LeftOut(source, f"says nearly the same as {first.meta['source']}", "repeated"))
+        original = first or document
         for name in (source, document.id):
-            ids.setdefault(name, set()).add((first or document).id)
+            ids.setdefault(name, set()).add(apart.get(original.meta["source"], original.id))
+    documents = [replace(d, id=apart.get(d.meta["source"], d.id)) for d in documents]
     _refuse_two_of_one_id(documents, config)
     asked = questions(config.questions, ids) if config.questions and documents else []
     left_out += [q for q in asked if isinstance(q, LeftOut)]
@@ -59,6 +63,13 @@ def read(config: DocumentsConfig) -> Found:
     account = Account(config.path, len(documents), len(known), left_out)
     _refuse_too_little(account, config.strict)
     return Found(tuple(documents), known, account)
+
+
+def _apart(documents: Sequence[Document]) -> dict[str, str]:
+    """By their source, other ids for documents of one id: a column that nobody named may number the rows of each file.
+    Their source is then their id."""
+    shared = Counter(document.id for document in documents)
+    return {d.meta["source"]: d.meta["source"] for d in documents if shared[d.id] > 1}
 
 
 def _refuse_too_little(account: Account, strict: bool) -> None:
@@ -78,7 +89,7 @@ def _refuse_two_of_one_id(documents: Iterable[Document], config: DocumentsConfig
         if other is not document:
             raise ValueError(
                 f"documents: {other.meta['source']} and {document.meta['source']} in {config.path} have the same id, "
-                f"{document.id!r}; rename one or set --documents.id-key"
+                f"{document.id!r}; set --documents.id-key to a column that tells them apart"
             )
 
 
@@ -168,13 +179,13 @@ def _of_row(
             if key in asked:
                 yield LeftOut(source, because(error))
                 return
-    text, name = said.get(config.text_key), said.get(config.id_key or "id")
+    text, name = said.get(config.text_key), (said.get(config.id_key or "id") or "").strip()
     if text is None or not isinstance(row[config.text_key], str | bytes):
         yield LeftOut(source, f"has a {config.text_key!r} that is no text")
     else:
         more = {f"column {k}" if k in RESERVED else k: v for k, v in said.items() if v is not None and k not in asked}
         license = more.pop("column license", None) or license
-        yield _document(name if name and name.strip() else id, text, source, license, config, more)
+        yield _document(name or id, text, source, license, config, more)
 
 
 def _as_text(value: Any, source: str) -> str | None:

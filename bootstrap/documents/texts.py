@@ -3,8 +3,8 @@
 import io
 import logging
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ratchet.bootstrap.documents.account import library
 from ratchet.bootstrap.documents.encodings import decoded
@@ -17,6 +17,11 @@ class Text(NamedTuple):
     license: str = ""
 
 
+_NAMED = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+"""What elements of Word stand for."""
+_UNSEEN = ("pPr", "rPr", "sdtPr", "del", "moveFrom", "Fallback")
+"""Elements of Word that say how a part looks, what was taken out, or the same once more for older programs."""
 _DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?([\w-]+)""", re.IGNORECASE)
 
 
@@ -50,12 +55,38 @@ def pdf(content: bytes, source: str) -> Text:
 
 
 def word(content: bytes, source: str) -> Text:
-    """The paragraphs and tables of a Word document, a line for each row, its cells set apart by tabs."""
-    said = []
-    for block in library("docx", source).Document(io.BytesIO(content)).iter_inner_content():
-        rows = getattr(block, "rows", None)
-        said.append(block.text if rows is None else "\n".join("\t".join(c.text for c in row.cells) for row in rows))
-    return Text("\n\n".join(filter(str.strip, said)))
+    """The paragraphs and tables of a Word document, a line for each row, its cells set apart by tabs, as it reads when
+    all changes are accepted."""
+    body = library("docx", source).Document(io.BytesIO(content)).element.body
+    return Text("\n\n".join(filter(str.strip, _blocks(body))))
+
+
+def _blocks(parent: Any) -> Iterator[str]:
+    """The paragraphs and tables of a part of a Word document."""
+    for part in parent.iterchildren("{*}*"):
+        kind = part.tag.rpartition("}")[2]
+        if kind == "p":
+            yield "".join(_letters(part))
+        elif kind == "tbl":
+            yield "\n".join("\t".join(map(_cell, row.iterchildren(_NAMED + "tc"))) for row in part.iter(_NAMED + "tr"))
+        elif kind not in _UNSEEN:  # a form's field, an index, or the like, with paragraphs in it
+            yield from _blocks(part)
+
+
+def _cell(cell: Any) -> str:
+    return " ".join(filter(str.strip, _blocks(cell)))
+
+
+def _letters(part: Any) -> Iterator[str]:
+    """What a part of a paragraph says; paragraphs in it, which are those of text boxes, on lines of their own."""
+    for inner in part.iterchildren("{*}*"):
+        kind = inner.tag.rpartition("}")[2]
+        if kind == "t":
+            yield inner.text or ""
+        elif kind in _SIGNS:
+            yield _SIGNS[kind]
+        elif kind not in _UNSEEN:
+            yield from ["\n", *_letters(inner), "\n"] if kind == "p" else _letters(inner)
 
 
 FORMATS: Mapping[str, Callable[[bytes, str], Text]] = {

@@ -104,6 +104,16 @@ def test_a_model_of_random_weights_proposes_what_the_schema_allows(run, weights)
     assert all(p.question == f"what of {p.document}?" for p in found if p.kind == "lesson")
 
 
+def test_of_a_long_document_passages_are_shown_from_one_end_to_the_other(run, weights):
+    text = " ".join(f"word{n}." for n in range(4000))
+    index = Index(run.world.passages([Document("long", text)]))
+    found = dataclasses.replace(proposer_of(run, weights, text=SHORT), index=index)._asked(Document("long", text))
+    passages = [p.id for p in index.of("long", "")]
+    at = [passages.index(asked.view.id) for asked in found]
+    assert len(passages) > 16 and len(at) == 4
+    assert at[0] < len(passages) // 4 and at[-1] >= len(passages) // 2 and len(set(at)) == 4
+
+
 def test_gain_is_that_of_the_answer_with_the_text_over_without(run, weights):
     question, answer = f"where was the {run.material(1).documents[0].id}?", "to the tower."
     found = says(run, weights, question, answer)

@@ -130,8 +130,10 @@ def test_a_feature_that_is_not_one_text_is_named(tmp_path, feature, value):
 
 def test_two_rows_of_one_id_are_named(tmp_path):
     rows = [{"id": "a", "text": "a story"}, {"id": "a", "text": "another"}]
-    line = refused(dataset(tmp_path, rows, id=TEXT, text=TEXT))
-    assert "example 1 and example 2 in " in line and "the same id, 'a'; rename one or set --documents.id-key" in line
+    place = dataset(tmp_path, rows, id=TEXT, text=TEXT)
+    line = refused(place, id_key="id")
+    assert "example 1 and example 2 in " in line and "the same id, 'a'; set --documents.id-key" in line
+    assert [d.id for d in read(DocumentsConfig(str(place))).documents] == ["example 1", "example 2"]
 
 
 def test_blank_examples_are_left_out_unless_there_are_no_others(tmp_path):

@@ -1,5 +1,6 @@
 import random
 
+from ratchet.bootstrap.documents import duplicates
 from ratchet.bootstrap.documents.duplicates import ALIKE, BATCH, firsts
 from ratchet.bootstrap.worlds.world import Document
 
@@ -32,8 +33,20 @@ def test_what_is_found_is_what_comparing_word_by_word_finds():
 def test_documents_of_different_batches_are_compared(monkeypatch):
     made = versions(15)
     whole = list(firsts(made))
-    monkeypatch.setattr("ratchet.bootstrap.documents.duplicates.BATCH", 7)
+    monkeypatch.setattr(duplicates, "BATCH", 7)
     assert list(firsts(made)) == whole and len(made) < BATCH
+    monkeypatch.setattr(duplicates, "LETTERS", 2 * len(made[0].text))
+    assert list(firsts(made)) == whole and max(end - start for start, end in duplicates._batches(made)) == 2
+
+
+def test_a_text_is_taken_apart_a_few_times_however_many_are_alike(monkeypatch):
+    words = [f"w{n}" for n in range(300)]
+    filled = lambda n: " ".join([*words[:60], f"x{n}", *words[60:120], f"y{n}", *words[120:200], f"z{n}", *words[200:]])
+    apart, made = [], [Document(str(n), filled(n)) for n in range(90)]
+    trigrams_of = duplicates._trigrams
+    monkeypatch.setattr(duplicates, "_trigrams", lambda text: apart.append(text) or trigrams_of(text))
+    assert list(firsts(made)) == [None] + [made[0]] * 89
+    assert len(apart) <= 3 * len(made)
 
 
 def test_who_repeats_what_was_left_out_repeats_what_was_kept():

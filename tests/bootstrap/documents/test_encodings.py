@@ -47,6 +47,21 @@ def test_a_damaged_or_torn_letter_does_not_change_what_the_others_mean():
     assert clean(decoded(b"so it is. " * 100 + b"\0", "a")) == "so it is. " * 100
 
 
+def test_one_stray_byte_does_not_make_another_encoding_of_what_is_utf8():
+    text = "It is told of a crow that it did what others do not. " * 20 + "He don’t. " * 3
+    assert decoded(text.encode() + b"price \xa3 5", "a") == text + "price \ufffd 5"
+    plain = b"so it is.\n" * (BLOCK // 10 + 1)
+    said = list(opened(io.BytesIO("un café naïf\n".encode() + plain + b"un caf\xe9\n"), "a"))
+    assert (said[0], said[-1]) == ("un café naïf\n", "un caf\ufffd\n"), "of all blocks together"
+
+
+@pytest.mark.parametrize("declared", ["iso-8859-1", "Latin1", "us-ascii", "windows-1252"])
+def test_latin_is_what_browsers_take_it_for(declared):
+    text = "He said “don’t” — and left the café."
+    assert decoded(text.encode("cp1252"), "a", declared) == text
+    assert decoded(text.encode(), "a", declared) == text, "nothing else is UTF-8 without a fault by chance"
+
+
 @pytest.mark.parametrize("text", ["I don\ufffdt know", "\ufffd", "so it was\0", "\x1b so", "na\ufffdve, “so” it was"])
 def test_faultless_utf8_is_utf8_whatever_signs_it_holds(text):
     assert decoded(text.encode(), "a") == text

@@ -137,6 +137,46 @@ def test_a_row_with_words_beyond_the_last_name_is_listed_and_not_cut(tmp_path):
     assert one.source == "a.csv:1" and one.reason == "has cells beyond its 2 names; put texts with ',' in quotes"
 
 
+@pytest.mark.parametrize("delimiter", ["\t", ","])
+def test_a_text_that_begins_with_speech_holds_no_other_rows(tmp_path, delimiter):
+    said = ['"Hello said the crow', "Second", '"Third', "Fourth", '"Fifth said" he', "Sixth"]
+    rows = ["id\ttext", *(f"{n}\t{text}" for n, text in enumerate(said)), '6\t"Two\nlines"', '7\t"unclosed', "8\tlast"]
+    (tmp_path / "a.csv").write_text("\n".join(rows).replace("\t", delimiter) + "\n")
+    found = [d.text for d in read(DocumentsConfig(str(tmp_path))).documents]
+    alone = said[4] if delimiter == "\t" else "Fifth said he"
+    assert found == [*said[:4], alone, said[5], "Two\nlines", '"unclosed', "last"]
+
+
+def test_names_of_columns_have_no_space_around_them_and_ids_neither(tmp_path):
+    (tmp_path / "a.csv").write_text("id, text\na ,one\n")
+    assert [(d.id, d.text) for d in read(DocumentsConfig(str(tmp_path))).documents] == [("a", "one")]
+
+
+def test_numbers_of_rows_that_begin_anew_in_each_file_are_no_ids(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": 0, "text": "{name} one"}}\n{{"id": "{name}", "text": "{name} 2"}}\n')
+    (tmp_path / "questions.jsonl").write_text('{"question": "who?", "answer": "a", "document": "0"}\n'
+                                              '{"question": "who?", "answer": "a", "document": "b.jsonl:1"}\n')  # fmt: skip
+    config = DocumentsConfig(str(tmp_path), globs=("?.jsonl",), questions=str(tmp_path / "questions.jsonl"))
+    found = read(config)
+    assert [d.id for d in found.documents] == ["a.jsonl:1", "a", "b.jsonl:1", "b"]
+    assert [q.document for q in found.questions] == ["b.jsonl:1"]
+    (two,) = found.account.of("unread")
+    assert "which the documents 'a.jsonl:1' and 'b.jsonl:1' are both called" in two.reason
+
+
+def test_columns_that_nobody_reads_lose_no_rows(tmp_path):
+    table = pa.table({
+        "text": pa.array(["one", "two"]), "kind": pa.array(["a", "b"]).dictionary_encode(), "many": [[1], [2]],
+        "at": pa.array([1700000000123456789, 1], pa.timestamp("ns")), "day": pa.array([10**7, 1], pa.date32()),
+    })  # fmt: skip
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = read(DocumentsConfig(str(tmp_path)))
+    assert [(d.text, d.meta["kind"], len(d.meta)) for d in found.documents] == [("one", "a", 3), ("two", "b", 3)]
+    with pytest.raises(ValueError, match="a.parquet:1 has a 'many' that is no text"):
+        read(DocumentsConfig(str(tmp_path), text_key="many"))
+
+
 def test_texts_in_a_table_may_be_long_and_have_lines(tmp_path):
     long = "so it is, said he.\n" * 20_000
     with (tmp_path / "a.csv").open("w", newline="") as file:

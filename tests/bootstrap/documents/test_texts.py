@@ -85,6 +85,28 @@ def test_paragraphs_and_tables_of_a_word_document_are_read_in_order(tmp_path):
     assert text_of(tmp_path).text == "The crow\n\npebbles\tseven\n\nIt drank."
 
 
+PARTS = """<w:p xmlns:w="{w}" xmlns:mc="{mc}"><w:pPr><w:tabs><w:tab w:pos="9"/></w:tabs></w:pPr><w:r><w:t>Seven</w:t></w:r>
+<w:ins w:id="1" w:author="a"><w:r><w:tab/><w:t>new </w:t></w:r></w:ins><w:del w:id="2" w:author="a"><w:r><w:delText>old</w:delText>
+</w:r></w:del><w:hyperlink><w:r><w:t>stones</w:t></w:r></w:hyperlink><w:r><mc:AlternateContent><mc:Choice Requires="wps">
+<w:txbxContent><w:p><w:r><w:t>in a box</w:t></w:r></w:p></w:txbxContent></mc:Choice><mc:Fallback><w:p><w:r><w:t>again</w:t></w:r>
+</w:p></mc:Fallback></mc:AlternateContent></w:r></w:p>"""
+FORM = '<w:sdt xmlns:w="{w}"><w:sdtPr/><w:sdtContent><w:p><w:r><w:t>filled in</w:t></w:r></w:p></w:sdtContent></w:sdt>'
+
+
+def test_of_a_word_document_all_is_read_that_is_shown_once_and_as_it_was_accepted(tmp_path):
+    names = {"w": "http://schemas.openxmlformats.org/wordprocessingml/2006/main",
+             "mc": "http://schemas.openxmlformats.org/markup-compatibility/2006"}  # fmt: skip
+    written = docx.Document()
+    table = written.add_table(rows=2, cols=3)
+    table.cell(0, 0).merge(table.cell(0, 2)).text = "merged"
+    table.cell(1, 0).text = "one"
+    table.cell(1, 1).add_table(rows=1, cols=1).cell(0, 0).text = "nested"
+    for part in (PARTS, FORM):
+        written.element.body.insert(-1, docx.oxml.parse_xml(part.format(**names)))
+    written.save(tmp_path / "a.docx")
+    assert text_of(tmp_path).text == "merged\none\tnested\t\n\nSeven\tnew stones\nin a box\n\n\nfilled in"
+
+
 @pytest.mark.parametrize("suffix", [".pdf", ".docx"])
 @pytest.mark.parametrize("content", [b"\x8f\x12\x00 random bytes \xff" * 20, b"%PDF-1.4\n", b"PK\x03\x04", b"text"])
 def test_a_damaged_file_is_listed_with_the_reason_and_makes_no_documents(tmp_path, suffix, content):
