@@ -72,8 +72,11 @@ GENERAL = {check.__name__: check for check in (finished, interrupts, seeks, thri
 supervisor says first) and gives the reason for a failure, or ""."""
 
 
-def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review], limit: float | None) -> list[Review]:
-    """Rejects accepted transcripts that repeat an earlier accepted sibling, by MinHash of word trigrams.
+def reject_repeated(
+    transcripts: Sequence[Transcript], reviews: Sequence[Review], limit: float | None, required: bool
+) -> list[Review]:
+    """Rejects accepted transcripts that repeat an earlier accepted sibling, by MinHash of word trigrams; where that is
+    not `required`, its verdict alone says so.
 
     A transcript that called a tool does not repeat one that did not: the call is the lesson.
     """
@@ -85,7 +88,7 @@ def reject_repeated(transcripts: Sequence[Transcript], reviews: Sequence[Review]
         earlier = seen.setdefault((t.task_id, bool(t.called)), [])
         if r.accepted and any(sketch.jaccard(other) >= (limit or NEAR_DUPLICATE) for other in earlier):
             verdict = Verdict(0.0, False, "repeats an accepted sibling")
-            r = replace(r, accepted=False, verdicts=r.verdicts | {"distinct": verdict})
+            r = replace(r, accepted=not required, verdicts=r.verdicts | {"distinct": verdict})
         elif r.accepted:
             earlier.append(sketch)
         kept.append(r)

@@ -151,7 +151,11 @@ def known_verdicts(criterion: Criterion, world: World, task: Task, text: str) ->
     grades. One of whole answers is asked once, and is right when it is of every step."""
     steps: Sequence[Step] = world.steps(text)
     case = Case(task, text, "", True, (), tuple(steps), (), (text,))
-    graded = zip(steps, world.known(task, text, "").steps, strict=True)
+    grades = world.known(task, text, "").steps
+    if len(grades) not in (0, len(steps)):
+        counts = f"{len(grades)} of the {len(steps)} steps of an answer to {task.question!r}"
+        raise ValueError(f"world: `known` of {world.name} grades {counts}; let it grade all of them, or none")
+    graded = zip(steps, grades or [{}] * len(steps), strict=True)
     found = [([step], grades[criterion.id]) for step, grades in graded if criterion.id in grades]
     if criterion.of != "step" and found:
         found = [(steps, all(right for _, right in found))]

@@ -2,6 +2,7 @@
 hashes of all that it reads from outside."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import NamedTuple
 
 from etils import epath
@@ -44,6 +45,11 @@ def given_world(config: Config) -> Given:
 
     settings = (config.documents, config.lessons, config.arithmetic)
     world = load(config.world, settings, config.seed, config.generations, reading)
+    if world.interruption not in ("", config.wrongthink.interruption):
+        raise ValueError(
+            f"wrongthink.interruption: {config.wrongthink.interruption!r} is nothing that the world {world.name} "
+            f"understands; set it to {world.interruption!r}"
+        )
     return Given(world, accounts[-1] if accounts else None)
 
 
@@ -77,6 +83,7 @@ def check_inputs(
         f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
         for n, m in enumerate(world.slices, 1)
     }
+    now |= {f"tasks of {name}": content_id([astuple(t) for t in m.tasks]) for name, m in parts.items()}
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / INPUTS
     about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"

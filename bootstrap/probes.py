@@ -12,6 +12,7 @@ from ratchet.bootstrap.progress import Reached
 from ratchet.bootstrap.review import AGREEMENT, Reviewer
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Writer, draft, finish
+from ratchet.bootstrap.teacher.afar import Afar
 from ratchet.bootstrap.transcript import Transcript, certain, to_json, transcript_from_json
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.train.records import Example
@@ -33,11 +34,18 @@ def judged_by_seed(run: Run) -> bool:
     return bool(run.world.known and not run.world.has_oracle)
 
 
-def own_answers(run: Run, writer: Writer, tasks: Sequence[Task], number: int, seed: int) -> list[Transcript]:
-    """A writer's own answers to worked tasks, `siblings_of` of each, in generation `number`."""
+def own_answers(
+    run: Run, writer: Writer, tasks: Sequence[Task], number: int, seed: int, teacher: Afar | None = None
+) -> list[Transcript]:
+    """A writer's own answers to worked tasks, `siblings_of` of each, in generation `number`; those of a teacher by
+    address, where one writes what is reviewed."""
     siblings = siblings_of(run)
     drafts = [draft(writer, run.seed_index, t, n, f"probe {number}") for t in tasks for n in range(siblings)]
     with run.progress.stage(f"gen {number} worked tasks", len(drafts)) as advance:
+        if teacher:
+            passages = {p.id: p for p in run.seed_index.passages}
+            asked = replace(teacher, index=run.seed_index)
+            return asked.finish(drafts, passages, generation=number, seed=seed, advance=advance)
         return finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
 
 
@@ -119,7 +127,8 @@ def junk_probes(t: Transcript, task: Task, passages: Sequence[Document], tokeniz
     for number, text in enumerate(texts):
         if text != t.text:
             tokens = tuple(tokenizer.encode(text))
-            junk = replace(t, id=f"{t.id}-junk{number}", source="junk", text=text, tokens=tokens)
+            said = {"text": text, "tokens": tokens, "finished": True}  # or it would be rejected for having no end
+            junk = replace(t, id=f"{t.id}-junk{number}", source="junk", **said)
             made.append(Probe(junk, task, False, {}, junk=True))
     return made
 

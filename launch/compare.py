@@ -30,7 +30,10 @@ _REVIEWED = ("propose", "practice.json", "simulate", "review", "calibration.json
 _WRITTEN = (*_REVIEWED, "targets", "wrongthink", "wrongthink.json", "corrections", "dataset")
 KEPT = {"targets": _REVIEWED, "wrongthink": (*_REVIEWED, "targets"), "train": _WRITTEN, "controls": _WRITTEN}
 """By section of a varied setting, what of the compared generation no arm has to make anew."""
-EARLY = ("controls.random_share", "controls.imitation", "wrongthink.interruption", "train.seed_")
+EARLY = (
+    "controls.random_share", "controls.imitation", "wrongthink.interruption", "train.seed_", "train.renamed",
+    "train.columns",
+)  # fmt: skip
 """How settings of these sections begin that have had their effect before, or have none here."""
 
 
@@ -51,8 +54,11 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
     value that it cannot have.
     """
     known, lists = flat(config), []
+    certain = config.targets.kind == "one_hot" and (config.teacher.url or config.rollouts.url)
     for name, *texts in varied:
         name = name.replace("-", "_")
+        if name == "targets.kind" and certain:
+            raise ConfigError("compare: servers wrote for one_hot targets, without distributions; vary another setting")
         if name not in known:
             raise ConfigError(f"compare: unknown setting {name}; the nearest is {nearest(name, config)}")
         if name.split(".")[0] not in KEPT or name.startswith(EARLY):

@@ -72,8 +72,8 @@ def _cells(text: Iterable[str], delimiter: str) -> Iterator[list[str]]:
         except StopIteration:
             return
         except csv.Error:
-            speech = delimiter == "\t" or len(taken) > 1
-            yield next(csv.reader(taken[:1], delimiter=delimiter, quoting=csv.QUOTE_NONE if speech else csv.QUOTE_MINIMAL))
+            quoting = csv.QUOTE_NONE if delimiter == "\t" or len(taken) > 1 else csv.QUOTE_MINIMAL
+            yield next(csv.reader(taken[:1], delimiter=delimiter, quoting=quoting))
             ahead.extendleft(reversed(taken[1:]))
             rows = strictly()
 

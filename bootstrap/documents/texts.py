@@ -68,9 +68,14 @@ def _blocks(parent: Any) -> Iterator[str]:
         if kind == "p":
             yield "".join(_letters(part))
         elif kind == "tbl":
-            yield "\n".join("\t".join(map(_cell, row.iterchildren(_NAMED + "tc"))) for row in part.iter(_NAMED + "tr"))
+            yield "\n".join("\t".join(map(_cell, _own(row, "tr", "tc"))) for row in _own(part, "tbl", "tr"))
         elif kind not in _UNSEEN:  # a form's field, an index, or the like, with paragraphs in it
             yield from _blocks(part)
+
+
+def _own(part: Any, kind: str, wanted: str) -> Iterator[Any]:
+    """Rows of a table, or cells of a row, but not those of tables within its cells."""
+    return (one for one in part.iter(_NAMED + wanted) if next(one.iterancestors(_NAMED + kind)) is part)
 
 
 def _cell(cell: Any) -> str:

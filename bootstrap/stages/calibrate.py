@@ -49,9 +49,9 @@ def calibration(g: Generation, written: Sequence[Transcript]) -> tuple[Reviewer,
     def make() -> dict:
         if not known:
             return waved_through()
-        if g.incumbent == 0 and judged_by_seed(run):
+        if g.incumbent == 0 and judged_by_seed(run) and not g.teacher:
             return calibration_of_seed(run)
-        answers = own_answers(run, g.author(captured=False), run.probes, g.number, g.seed("probes"))
+        answers = own_answers(run, g.author(captured=False), run.probes, g.number, g.seed("probes"), g.teacher)
         return calibrated(run, g.number, reviewer, labelled_probes(run, run.probes, answers), passages)
 
     def waved_through() -> dict:

@@ -63,7 +63,7 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
     run, made = g.run, []
     stage, before = g.run.stage(g.directory / "review"), g.run.stage(g.directory / "simulate")
     thresholds = content_id([c.model_dump() for c in reviewer.criteria])
-    limits = {c.id: c.limit for c in reviewer.criteria}
+    distinct = next((c for c in reviewer.criteria if c.id == "distinct"), None)
     with run.progress.stage(f"gen {g.number} review", sum(map(len, units))) as advance:
         for unit, transcripts in enumerate(units):
 
@@ -72,8 +72,8 @@ def review(g: Generation, reviewer: Reviewer, units: Sequence[Sequence[Transcrip
             def make(transcripts=transcripts, unit=unit, reached=reached) -> list[bytes]:
                 counting = lambda share: reached(int(share * len(transcripts)))
                 reviews = reviewer.review(transcripts, g.read, g.passages, reached=counting)
-                if "distinct" in limits:
-                    reviews = reject_repeated(transcripts, reviews, limits["distinct"])
+                if distinct:
+                    reviews = reject_repeated(transcripts, reviews, distinct.limit, distinct.required)
                 if share := run.config.controls.random_share:
                     reviews = _at_random(reviews, share, g.seed("random review", unit))
                 return [to_json(r) for r in reviews]

@@ -6,7 +6,7 @@ sum: "r=11. m=5. g=9. so r1 m5 g9."
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -85,6 +85,7 @@ def create(seed: int, generations: int, config: ArithmeticConfig = USUAL) -> Wor
         checks=CHECKS,
         steps=steps,
         spoil=spoil,
+        interruption="no,",
         known=grade,
         oracle=grade,
         items=lambda tasks: _items(tasks, config, seed),
@@ -255,8 +256,7 @@ def grade(task: Task, text: str, before: str) -> Grade:
 
 def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[Item]:
     """Sums that no generation reads, of every size that was read and of one more, and wrong starts."""
-    read = sorted({len(asked_of(t)) for t in tasks})
-    made = []
+    read, made = sorted({len(asked_of(t)) for t in tasks}), []
     for size in [*read, read[-1] + 1]:
         rng = Random(f"items {seed} {size}")
         for n in range(config.asked * (8 if size == read[-1] else 1)):
@@ -264,30 +264,26 @@ def _items(tasks: Sequence[Task], config: ArithmeticConfig, seed: int) -> list[I
             measured = ["newest"] * (size == read[-1]) + [kind] * (n < config.asked)
             p = draw(size, OF_TASKS, rng)
             task, name = _task(p), f"{SIZES[size]} {n}{'' if size in read else ' longer'}"
-            score = lambda text, finished, task=task, measured=measured: dict.fromkeys(
-                measured, float(finished and grade(task, text, "").right)
-            )
-            context = f"{SIZES[size]} columns"
-            made.append(Item(name, name, score, task.messages, context=context, seen=size in read, reference=answer(p)))
+            about = {"context": f"{SIZES[size]} columns", "seen": size in read, "reference": answer(p)}
+            made.append(Item(name, name, _right(task, measured), task.messages, **about))
             if size in read and n < config.asked:
                 way, parts = rng.choice(spoil(task, answer(p), (), rng)), worked_out(p)
                 begun = " ".join([*parts[: way.step], way.text])
-                recovers = lambda text, finished, task=task, begun=begun: {
-                    "recovery": float(finished and grade(task, text, begun).right)
-                }
-                made.append(Item(f"{name} begun", name, recovers, task.messages, begun=begun, wrong=True))
+                score = _right(task, ["recovery"], begun)
+                made.append(Item(f"{name} begun", name, score, task.messages, begun=begun, wrong=True))
     return made
 
 
+def _right(task: Task, measured: Sequence[str], begun: str = "") -> Callable[[str, bool], dict[str, float]]:
+    return lambda text, finished: dict.fromkeys(measured, float(finished and grade(task, text, begun).right))
+
+
+ADDEND = {"type": "integer", "minimum": 0, "maximum": 99}
 CALCULATE = Tool(
     "calculate",
     "Adds two numbers.",
-    {
-        "type": "object",
-        "properties": {n: {"type": "integer", "minimum": 0, "maximum": 99} for n in ("upper", "lower")},
-        "required": ["upper", "lower"],
-        "additionalProperties": False,
-    },
+    {"type": "object", "properties": {"upper": ADDEND, "lower": ADDEND}, "required": ["upper", "lower"],
+     "additionalProperties": False},
     lambda arguments: str(arguments["upper"] + arguments["lower"]),
-)
+)  # fmt: skip
 """What the teacher may call beside `lookup`; students are asked without tools."""

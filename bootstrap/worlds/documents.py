@@ -91,6 +91,11 @@ def create(config: DocumentsConfig, seed: int, generations: int, read: Callable[
             f"documents: {config.path} holds {len(found)} documents, {generations} generations need {needed}; lower "
             "--generations, --documents.slice or --documents.fresh"
         )
+    if config.question and "{title}" not in config.question and len(found) > 1:
+        raise ValueError(
+            "documents.question: it is the same about every document, of which a student sees none; say {title} where "
+            "the document's title belongs"
+        )
     fresh, rest = found[: config.fresh], found[config.fresh :]
     parts = [rest[i * config.slice : (i + 1) * config.slice] for i in range(generations)]
     known = _known(source.questions)

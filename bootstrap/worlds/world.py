@@ -349,6 +349,9 @@ class World:
     steps: Callable[[str], Sequence[Step]] = sentences
     """Where an answer can be cut."""
     spoil: Spoil = swapped
+    interruption: str = ""
+    """What a supervisor has to say before a correction, where the checks know nothing else; empty: what the settings
+    say."""
     known: Grader | None = None
     """Grades the worked tasks, the seed's and the probes: criteria are calibrated by it, and taught by the seed's."""
     oracle: Grader | None = None

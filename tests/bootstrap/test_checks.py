@@ -106,10 +106,12 @@ def accepted(t) -> Review:
 def test_a_repeated_sibling_is_rejected_with_its_reason(world):
     task = world.seed.tasks[0]
     twice = [transcript(task, task.answer, sibling=n) for n in range(2)]
-    first, second = reject_repeated(twice, [accepted(t) for t in twice], None)
+    first, second = reject_repeated(twice, [accepted(t) for t in twice], None, True)
     assert first.accepted and not second.accepted
     assert second.verdicts["distinct"].reason == "repeats an accepted sibling"
     assert not second.verdicts["distinct"].passed and second.verdicts["distinct"].score == 0.0
+    counted = reject_repeated(twice, [accepted(t) for t in twice], None, False)
+    assert [r.accepted for r in counted] == [True, True] and counted[1].verdicts == second.verdicts
 
 
 def test_other_words_other_tasks_and_rejected_siblings_are_left_alone(world):
@@ -122,7 +124,7 @@ def test_other_words_other_tasks_and_rejected_siblings_are_left_alone(world):
         transcript(b, b.answer, sibling=2),
     ]
     given = [replace(accepted(t), accepted=n != 3) for n, t in enumerate(made)]
-    assert reject_repeated(made, given, None) == given
+    assert reject_repeated(made, given, None, True) == given
 
 
 def test_how_alike_siblings_may_be_is_the_rubrics_to_say(world):
@@ -130,15 +132,15 @@ def test_how_alike_siblings_may_be_is_the_rubrics_to_say(world):
     words = "it is said that on some nights the lamp of the old mill hums until the morning comes"
     made = [transcript(task, words), transcript(task, words.replace("morning", "evening"))]
     given = [accepted(t) for t in made]
-    assert [r.accepted for r in reject_repeated(made, given, 0.95)] == [True, True]
-    assert [r.accepted for r in reject_repeated(made, given, 0.5)] == [True, False]
+    assert [r.accepted for r in reject_repeated(made, given, 0.95, True)] == [True, True]
+    assert [r.accepted for r in reject_repeated(made, given, 0.5, True)] == [True, False]
 
 
 def test_a_sibling_that_looked_it_up_repeats_none_that_was_shown_it(world):
     task = world.seed.tasks[0]
     calls = ((), ((3, 6),), ((3, 7),))
     made = [transcript(task, task.answer, sibling=n, called=called) for n, called in enumerate(calls)]
-    assert [r.accepted for r in reject_repeated(made, [accepted(t) for t in made], None)] == [True, True, False]
+    assert [r.accepted for r in reject_repeated(made, [accepted(t) for t in made], None, True)] == [True, True, False]
 
 
 RIVER = "老磨坊主每天傍晚都会走到河边数一数系船的绳子"
@@ -154,7 +156,7 @@ def test_a_clause_of_a_script_without_spaces_counts_by_its_letters():
 def test_a_sibling_in_a_script_without_spaces_repeats_when_a_letter_differs():
     def repeated(*texts: str) -> list[bool]:
         made = [transcript(ASKING, text, sibling=n) for n, text in enumerate(texts)]
-        return [not r.accepted for r in reject_repeated(made, [Review(t.id, {}, True) for t in made], 0.7)]
+        return [not r.accepted for r in reject_repeated(made, [Review(t.id, {}, True) for t in made], 0.7, True)]
 
     assert repeated(RIVER, f"{RIVER}。", "绳子被雨水打湿了") == [False, True, False]
 

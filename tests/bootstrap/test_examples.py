@@ -342,3 +342,8 @@ def test_a_criterion_of_whole_answers_is_asked_once_and_right_when_every_step_is
     assert right is False
     unknown = replace(world, known=lambda *_: Grade(True, steps=({}, {})))
     assert examples.known_verdicts(whole, unknown, task, text) == []
+    ungraded = replace(world, known=lambda *_: Grade(True))
+    assert examples.known_verdicts(whole, ungraded, task, text) == []
+    half = replace(world, known=lambda *_: Grade(True, steps=({},)))
+    with pytest.raises(ValueError, match="^world: `known` of .* grades 1 of the 2 steps of an answer to "):
+        examples.known_verdicts(whole, half, task, text)

@@ -308,6 +308,12 @@ def test_documents_that_changed_under_a_run_are_refused_and_gone_on_with_when_re
         patch.setattr(given, "load", lambda *_: changed)
         with pytest.raises(ValueError, match=r"the documents \(slice 2\) of .* since the run began; restore them"):
             runs.prepare(run.directory, tiny_config(), Silent())
+    first, *others = run.world.seed.tasks
+    mended = run.world.seed._replace(tasks=(dataclasses.replace(first, answer="mended."), *others))
+    with monkeypatch.context() as patch:
+        patch.setattr(given, "load", lambda *_: dataclasses.replace(run.world, seed=mended))
+        with pytest.raises(ValueError, match=r"the tasks of seed of .* changed since the run began; restore them"):
+            runs.prepare(run.directory, tiny_config(), Silent())
     runs.prepare(run.directory, tiny_config(), Silent()).metrics.close()
 
 

@@ -74,7 +74,9 @@ def test_the_seed_models_review_is_calibrated_once_for_judge_and_generation(turn
 
 def test_junk_that_the_answer_says_itself_is_no_junk(world, tokenizer):
     task = world.seed.tasks[0]
-    made = junk_probes(transcript(task, "yes", tokenizer=tokenizer), task, [], tokenizer)
+    cut = replace(transcript(task, "yes", tokenizer=tokenizer), finished=False)
+    made = junk_probes(cut, task, [], tokenizer)
+    assert all(p.transcript.finished for p in made), "or a rule that means something else would reject it"
     assert [p.transcript.text for p in made] == [*(text for text in SAYS_NOTHING if text != "yes"), ""]
     shuffled = junk_probes(transcript(task, task.answer), task, [], tokenizer)[-1].transcript.text
     assert sorted(shuffled.split()) == sorted(task.answer.split()) and shuffled != task.answer

@@ -16,6 +16,7 @@ from ratchet.bootstrap.proposals import Proposal, Proposer, from_json, tasks_of,
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import draft
 from ratchet.bootstrap.stages.propose import NoTasks, missing, propose
+from ratchet.bootstrap.worlds.world import Document
 from ratchet.launch import cli
 
 TEXTS = {
@@ -106,7 +107,7 @@ def test_a_model_of_random_weights_proposes_what_the_schema_allows(run, weights)
 
 def test_of_a_long_document_passages_are_shown_from_one_end_to_the_other(run, weights):
     text = " ".join(f"word{n}." for n in range(4000))
-    index = Index(run.world.passages([Document("long", text)]))
+    index = Index(run.cut([Document("long", text)]))
     found = dataclasses.replace(proposer_of(run, weights, text=SHORT), index=index)._asked(Document("long", text))
     passages = [p.id for p in index.of("long", "")]
     at = [passages.index(asked.view.id) for asked in found]

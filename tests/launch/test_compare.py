@@ -8,7 +8,7 @@ from etils import epath
 from rich.console import Console
 from support import start, tiny_config
 
-from ratchet.bootstrap.config import ConfigError
+from ratchet.bootstrap.config import ConfigError, with_settings
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import compare
 from ratchet.launch.compare import arms_of
@@ -61,6 +61,8 @@ def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
         (["train.seed_steps", "1", "2"], "train.seed_steps changes what arms share"),
         (["train.seed_mixture.prose", "1", "2"], "train.seed_mixture.prose changes what arms share"),
         (["wrongthink.interruption", "no", "stop"], "wrongthink.interruption changes what arms share"),
+        (["train.renamed", "0", "4"], "train.renamed changes what arms share"),
+        (["train.columns", "96", "128"], "train.columns changes what arms share"),
         (["train.steps", "many"], "train.steps is 'many'; it must be like 8"),
         (["train.steps", "8", "1.5"], "train.steps is 1.5; it must be of type int"),
         (["targets.kind", "reviewed", "soft"], "targets.kind is 'soft'; it must be one of one_hot"),
@@ -69,6 +71,15 @@ def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
 def test_what_cannot_be_compared_is_one_line(varied, said):
     with pytest.raises(ConfigError, match=said):
         arms_of([varied], tiny_config())
+
+
+@pytest.mark.parametrize("server", [{"teacher.url": "http://127.0.0.1:9/v1"}, {"rollouts.url": ["http://127.0.0.1:9/v1"]}])
+def test_what_servers_wrote_without_distributions_makes_no_soft_targets(server):
+    about = {"base": "m", "simulate.calls": 0} if "rollouts.url" in server else {}
+    config = with_settings(tiny_config(), {"targets.kind": "one_hot"} | about | server)
+    with pytest.raises(ConfigError, match="compare: servers wrote for one_hot targets, without distributions"):
+        arms_of([["targets.kind", "one_hot", "reviewed"]], config)
+    assert len(arms_of([["train.steps", "4", "8"]], config)) == 2
 
 
 @pytest.fixture(scope="module")

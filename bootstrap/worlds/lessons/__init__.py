@@ -22,7 +22,7 @@ from random import Random
 from ratchet.bootstrap.worlds.bounds import bounded
 from ratchet.bootstrap.worlds.lessons.demonstrations import ideal_answer, prose
 from ratchet.bootstrap.worlds.lessons.items import METRICS, ask_about
-from ratchet.bootstrap.worlds.lessons.language import EXCHANGEABLE, SEEN
+from ratchet.bootstrap.worlds.lessons.language import EXCHANGEABLE, NO, SEEN
 from ratchet.bootstrap.worlds.lessons.oracle import grader
 from ratchet.bootstrap.worlds.lessons.reasoning import CHECKS, spoil, steps
 from ratchet.bootstrap.worlds.lessons.situations import EXISTING, Situation, ask, draw, questions, stories
@@ -76,6 +76,7 @@ def create(config: LessonsConfig, seed: int, generations: int) -> World:
         checks=CHECKS,
         steps=steps,
         spoil=spoil,
+        interruption=NO,
         known=grader({task.id: s for task, s in zip(worked_tasks, shown, strict=True)}),
         oracle=grader(truth),
         items=partial(ask_about, truth, seed),

@@ -154,9 +154,10 @@ def test_names_of_columns_have_no_space_around_them_and_ids_neither(tmp_path):
 
 def test_numbers_of_rows_that_begin_anew_in_each_file_are_no_ids(tmp_path):
     for name in "ab":
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": 0, "text": "{name} one"}}\n{{"id": "{name}", "text": "{name} 2"}}\n')
-    (tmp_path / "questions.jsonl").write_text('{"question": "who?", "answer": "a", "document": "0"}\n'
-                                              '{"question": "who?", "answer": "a", "document": "b.jsonl:1"}\n')  # fmt: skip
+        rows = {"id": 0, "text": f"{name} one"}, {"id": name, "text": f"{name} 2"}
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = [{"question": "who?", "answer": "a", "document": document} for document in ("0", "b.jsonl:1")]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, asked)))
     config = DocumentsConfig(str(tmp_path), globs=("?.jsonl",), questions=str(tmp_path / "questions.jsonl"))
     found = read(config)
     assert [d.id for d in found.documents] == ["a.jsonl:1", "a", "b.jsonl:1", "b"]

@@ -85,11 +85,14 @@ def test_paragraphs_and_tables_of_a_word_document_are_read_in_order(tmp_path):
     assert text_of(tmp_path).text == "The crow\n\npebbles\tseven\n\nIt drank."
 
 
-PARTS = """<w:p xmlns:w="{w}" xmlns:mc="{mc}"><w:pPr><w:tabs><w:tab w:pos="9"/></w:tabs></w:pPr><w:r><w:t>Seven</w:t></w:r>
-<w:ins w:id="1" w:author="a"><w:r><w:tab/><w:t>new </w:t></w:r></w:ins><w:del w:id="2" w:author="a"><w:r><w:delText>old</w:delText>
-</w:r></w:del><w:hyperlink><w:r><w:t>stones</w:t></w:r></w:hyperlink><w:r><mc:AlternateContent><mc:Choice Requires="wps">
-<w:txbxContent><w:p><w:r><w:t>in a box</w:t></w:r></w:p></w:txbxContent></mc:Choice><mc:Fallback><w:p><w:r><w:t>again</w:t></w:r>
-</w:p></mc:Fallback></mc:AlternateContent></w:r></w:p>"""
+PARTS = (
+    '<w:p xmlns:w="{w}" xmlns:mc="{mc}"><w:pPr><w:tabs><w:tab w:pos="9"/></w:tabs></w:pPr><w:r><w:t>Seven</w:t></w:r>'
+    '<w:ins w:id="1" w:author="a"><w:r><w:tab/><w:t>new </w:t></w:r></w:ins><w:del w:id="2" w:author="a"><w:r>'
+    "<w:delText>old</w:delText></w:r></w:del><w:hyperlink><w:r><w:t>stones</w:t></w:r></w:hyperlink><w:r>"
+    '<mc:AlternateContent><mc:Choice Requires="wps"><w:txbxContent><w:p><w:r><w:t>in a box</w:t></w:r></w:p>'
+    "</w:txbxContent></mc:Choice><mc:Fallback><w:p><w:r><w:t>again</w:t></w:r></w:p></mc:Fallback>"
+    "</mc:AlternateContent></w:r></w:p>"
+)
 FORM = '<w:sdt xmlns:w="{w}"><w:sdtPr/><w:sdtContent><w:p><w:r><w:t>filled in</w:t></w:r></w:p></w:sdtContent></w:sdt>'
 
 

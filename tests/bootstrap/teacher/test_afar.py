@@ -13,7 +13,7 @@ from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.previews import preview
 from ratchet.bootstrap.rubric import seated
-from ratchet.bootstrap.stages import transcripts
+from ratchet.bootstrap.stages import calibrate, transcripts
 from ratchet.bootstrap.teacher.client import ServerStopped
 from ratchet.train.files import RecordError
 
@@ -129,6 +129,18 @@ def test_an_answer_that_is_damaged_is_asked_for_again_once_it_is_removed(generat
         again = transcripts.simulate(generation(address))
     assert server.paid.total() == paid + 1
     assert [t.id for unit in again for t in unit] == [t.id for unit in whole for t in unit]
+
+
+def test_a_review_is_measured_by_answers_of_who_writes(generation, say, monkeypatch):
+    probed, seen = [], []
+    monkeypatch.setattr(calibrate, "calibrated", lambda run, number, reviewer, probes, _: probed.extend(probes) or {})
+    with Faulty(lambda body: (seen.append(body), say(body))[1]).serving() as address:
+        g = generation(address)
+        with pytest.raises(KeyError, match="criteria"):
+            calibrate.calibration(g, [])
+    asked = {body["messages"][-1]["content"] for body in seen}
+    assert {t.question for t in g.run.probes} <= asked
+    assert {p.transcript.text for p in probed if not p.junk} == {"one"}
 
 
 def test_later_generations_are_written_by_the_runs_own_models(generation):

@@ -8,6 +8,8 @@ from random import Random
 
 import pytest
 
+from ratchet.bootstrap.config import with_settings
+from ratchet.bootstrap.given import given_world
 from ratchet.bootstrap.worlds import DocumentsConfig, LessonsConfig, arithmetic, load
 from ratchet.bootstrap.worlds.arithmetic import (
     CHECKS,
@@ -23,6 +25,7 @@ from ratchet.bootstrap.worlds.arithmetic import (
     steps,
 )
 from ratchet.bootstrap.worlds.world import Case
+from ratchet.launch.recipes import RECIPES
 
 SMALL = ArithmeticConfig(columns=2, worked=12, slice=5, pages=2, asked=4)
 SEEDS = range(30)
@@ -66,6 +69,18 @@ def test_a_copy_of_its_file_and_its_criteria_makes_the_same_world(tmp_path, monk
     settings = DocumentsConfig(), LessonsConfig(), ArithmeticConfig()
     copied, own = (load(name, settings, 0, 2, read=None) for name in ("copied_sums.arithmetic:create", "arithmetic"))
     assert copied.slices == own.slices and copied.seed == own.seed and copied.rubric == own.rubric
+
+
+def test_whoever_copies_it_has_three_hundred_lines_to_read():
+    files = (Path(arithmetic.__file__), Path(arithmetic.__file__).with_suffix(".yaml"))
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 300
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "lessons"])
+def test_a_correction_begins_with_what_the_criteria_know(name):
+    config = with_settings(RECIPES[name].config, {"wrongthink.interruption": "wait,"})
+    with pytest.raises(ValueError, match=f"^wrongthink.interruption: 'wait,' is nothing that the world {name} underst"):
+        given_world(config)
 
 
 def test_each_generation_reads_sums_of_one_column_more(world):

@@ -42,6 +42,9 @@ def test_documents_get_one_question_each_or_else_what_a_model_proposes():
     assert [t.question for t in asked.slices[0].tasks] == [f"What does {i} say?" for i in ids(asked.slices[0])]
     braced = world(question="Does {title} say {yes} or {?")
     assert braced.slices[0].tasks[0].question == f"Does {ids(asked.slices[0])[0]} say {{yes}} or {{?"
+    with pytest.raises(ValueError, match="documents.question: it is the same about every document"):
+        world(question="What is the lesson?")
+    assert len(world(1, documents=PAGES[:1], question="What is the lesson?", fresh=0, slice=1).slices[0].tasks) == 1
     proposed = world(question="", per_document=2)
     assert proposed.kinds == KINDS.read_text() and proposed.per_document == 2
     assert not any(part.tasks for part in (proposed.fresh, *proposed.slices))
