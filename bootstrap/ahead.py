@@ -148,10 +148,13 @@ def _has_room(run: Run) -> bool:
     """Whether a sampler has room beside training on the one device that there is; a model of others leaves none."""
     if run.mesh.size > 1 or run.config.base:
         return False
-    _, shapes = decoder.shapes(run.config.model)
+    model, simulate = run.config.model, run.config.simulate
+    _, shapes = decoder.shapes(model)
     memory = run.mesh.devices.flat[0].memory_stats() or {}
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    return weights <= SMALL * memory.get("bytes_limit", math.inf)
+    column = 2 * 4 * model.layers * model.kv_heads * model.head_size
+    caches = 2 * simulate.slots * model.max_length * column  # of the slots, and of those who wait for one
+    return 2 * weights + caches <= SMALL * memory.get("bytes_limit", math.inf)
 
 
 def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:

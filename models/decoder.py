@@ -25,7 +25,7 @@ from ratchet.models.bounds import bounded
 from ratchet.models.family import ACTIVATIONS, Family, frequencies_and_window
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
-from ratchet.models.products import embed, joined, project, project_all
+from ratchet.models.products import embed, joined, matmul, project, project_all
 from ratchet.models.programs import platform
 
 INPUT_AXES = {"output": 2}
@@ -148,7 +148,7 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
         """Float32 logits [B, V] of a few hidden states; `head` is `head_DV()`, taken once outside a loop."""
-        logits_BV = jnp.dot(hidden_BD, head_DV, preferred_element_type=jnp.float32)
+        logits_BV = matmul(hidden_BD, head_DV, jnp.float32)
         return cap * jnp.tanh(logits_BV / cap) if (cap := self.config.family.logit_softcap) else logits_BV
 
     def __call__(
@@ -289,10 +289,10 @@ class Decoder(nnx.Module):
         return x_BTD * self.config.width**0.5 if self.config.family.scaled_embedding else x_BTD
 
     def _unroll(self, remat: Remat) -> int:
-        """A few layers run faster unrolled (0.9 times the step); many must not, or compile time grows with depth. But
-        on a GPU a loop copies all that layers keep into stacks and out of them, a tenth of a step, and 28 layers
-        compile in 12 seconds instead of 9."""
-        unrolls = self.config.layers <= 8 or (remat == "none" and platform() == "gpu")
+        """A few layers run faster unrolled (0.9 times the step); many must not, or compile time grows with depth. On a
+        GPU a loop copies what layers keep into stacks and back, a tenth of a step (28 layers compile in 12 seconds, not
+        9). What is to be computed again stays in a loop: out of it XLA merges that with the first time."""
+        unrolls = remat == "none" and (self.config.layers <= 8 or platform() == "gpu")
         return self.config.layers if unrolls else 1
 
     def _stacked(self) -> dict[str, jax.Array]:

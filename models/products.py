@@ -52,15 +52,16 @@ def project(x_BTD: jax.Array, weights: dict[str, jax.Array], name: str) -> jax.A
     return y if bias is None else y + bias
 
 
-def matmul(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:
-    """x @ weight over flat tokens: XLA's CPU backend takes 1.6 times as long for the gradient of the 3-D form.
+def matmul(x_BTI: jax.Array, weight_IO: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
+    """x @ weight over flat tokens: XLA's CPU backend takes 1.6 times as long for the gradient of the 3-D form. The sums
+    are given in `dtype`; None is that of x.
 
     For a single token XLA's GPU backend sums up products one by one, which takes twice as long as for eight.
     """
     x_NI = x_BTI.reshape(-1, x_BTI.shape[-1])
-    if len(x_NI) == 1 and platform() == "gpu":
-        return (jnp.pad(x_NI, ((0, 7), (0, 0))) @ weight_IO)[:1].reshape(*x_BTI.shape[:-1], -1)
-    return (x_NI @ weight_IO).reshape(*x_BTI.shape[:-1], -1)
+    padded = len(x_NI) == 1 and platform() == "gpu"
+    y_NO = jnp.matmul(jnp.pad(x_NI, ((0, 7), (0, 0))) if padded else x_NI, weight_IO, preferred_element_type=dtype)
+    return y_NO[: len(x_NI)].reshape(*x_BTI.shape[:-1], -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
 from etils import epath
-from support import arrays
 
 from ratchet.bootstrap.config import from_json
 from ratchet.models import decoder
@@ -30,6 +31,11 @@ LEFT_OUT = {
     "working": "the same in a bucket, by turns",
 }
 """Files and directories of a run that say how it went rather than what came of it, and why."""
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    """Leaves of a pytree by path, on the host."""
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def contents(directory) -> dict[str, str]:

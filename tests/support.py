@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 from flax import nnx
 from little import answer, create, deeds_of
+from runs import arrays
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -283,11 +284,6 @@ def learn_by_heart(run: Run, made: Sequence[Example], steps: int = 120) -> nnx.S
     batches = Batches([(made, len(made))], seed=0, steps=steps, columns=run.config.train.columns)
     training = Training(run.graphdef, batches, OptimizerConfig("adamw", 1e-2), run.mesh, EngineConfig(), {})
     return fit(training, run.fresh_weights(), None, lambda step, values: None)
-
-
-def arrays(tree) -> dict[str, np.ndarray]:
-    """Leaves of a pytree by path, on the host."""
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def assert_same_bits(a, b) -> None:

@@ -111,10 +111,7 @@ def fit(
     profile, watchdog = Profile(engine.profile, run.profile_directory), Watchdog(engine.stall_minutes, "train")
     with jax.set_mesh(run.mesh), stopping.deferred() as asked, watchdog, profile:
         signals = Signals(engine.save_minutes, clock, asked)
-        trained, frozen = params, None
-        if run.rank:
-            trained = lora.create(params, run.rank, run.batches.seed)
-            frozen = jax.device_put(params, state_sharding(run.mesh, params))
+        trained, frozen = _adapted(run, params)
         state = _restored(run, tx, trained, checkpoints)
         saved = int(state.step) if state else -1
         state = state or _initial(run, tx, trained)
@@ -131,6 +128,8 @@ def fit(
             due = engine.save_every and step > start and step % engine.save_every == 0
             signal = STOP if alone and asked() else signal
             if checkpoints and (signal or due) and step > saved:
+                for ended in running:  # one whose loss is no number made weights that are not to be kept
+                    _finite(*ended)
                 save(step)
                 saved = step
             if signal == STOP:
@@ -154,6 +153,13 @@ def fit(
             raise stopping.Stopped(asked() or SIGTERM)
     found = optimizers.final_weights(state.optimizer, state.params)
     return lora.merged(frozen, found, engine.deterministic) if run.rank else found
+
+
+def _adapted(run: Training, params: nnx.State) -> tuple[nnx.State, nnx.State | None]:
+    """What is trained, and the weights that adapters change, None where they are trained themselves."""
+    if not run.rank:
+        return params, None
+    return lora.create(params, run.rank, run.batches.seed), jax.device_put(params, state_sharding(run.mesh, params))
 
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, engine: EngineConfig, like: State,
@@ -271,13 +277,7 @@ class _Reporter:
 
     def __call__(self, step: int, sums: dict[str, jax.Array]) -> int:
         """Logs the step; returns the largest signal of the processes."""
-        host = {name: float(value) for name, value in jax.device_get(sums).items()}
-        for name, of in (("loss", "loss"), ("gradient_norm", "norm of the gradient")):
-            if not np.isfinite(host[name]):
-                raise TrainingDiverged(
-                    f"train: the {of} is {host[name]} at step {step}; start a new run with a lower "
-                    "--train.optimizer.rate"
-                )
+        host = _finite(step, sums)
         seconds = self._seconds(step)
         if self._alone:  # several processes have to report the same step together
             self.ahead = int(seconds < LONG)
@@ -304,6 +304,17 @@ class _Reporter:
             return max((now - self._began) / steps, 1e-9)
         took, self._began = now - self._began, now
         return max(took, 1e-9)
+
+
+def _finite(step: int, sums: dict[str, jax.Array]) -> dict[str, float]:
+    """What a step measured, once it has ended. Raises TrainingDiverged where that is no number."""
+    host = {name: float(value) for name, value in jax.device_get(sums).items()}
+    for name, of in (("loss", "loss"), ("gradient_norm", "norm of the gradient")):
+        if not np.isfinite(host[name]):
+            raise TrainingDiverged(
+                f"train: the {of} is {host[name]} at step {step}; start a new run with a lower --train.optimizer.rate"
+            )
+    return host
 
 
 def _initial(run: Training, tx: optax.GradientTransformation, params: nnx.State | lora.Adapters) -> State:

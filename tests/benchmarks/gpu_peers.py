@@ -70,6 +70,6 @@ def sampling_torch() -> Figures:
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=new_tokens,
             min_new_tokens=new_tokens, pad_token_id=0, cache_implementation="static", disable_compile=not CUDA,
         )  # fmt: skip
-        yield f"{rows}_rows_tokens_per_second", rows * new_tokens / torch_seconds(say, 2)
+        yield f"{rows}_rows_tokens_per_second", rows * new_tokens / torch_seconds(say, 3)
 
 

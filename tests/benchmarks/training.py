@@ -66,7 +66,7 @@ def dense_soft(hidden, head, ids, probs, tail, weights):
     v = head.shape[1]
     teacher = (tail / v)[..., None] + jnp.zeros((*ids.shape[:2], v), jnp.float32)
     teacher = jax.vmap(jax.vmap(lambda row, i, p: row.at[i].add(p)))(teacher, ids, probs)
-    logits = jnp.einsum("btd,dv->btv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    logits = (hidden @ head.astype(hidden.dtype)).astype(jnp.float32)  # so that its gradient has the dtype of hidden
     return (weights * optax.softmax_cross_entropy(logits, teacher)).sum()
 
 
@@ -76,8 +76,8 @@ def one_hot(hidden, head, ids, probs, tail, weights):
 
 
 def one_hot_lean(hidden, head, ids, probs, tail, weights):
-    """The same from float32 logits, as ours are, without the gather, whose gradient holds three arrays of them."""
-    logits = jnp.einsum("btd,dv->btv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    """The same without the gather, whose gradient holds three arrays of float32 logits."""
+    logits = (hidden @ head.astype(hidden.dtype)).astype(jnp.float32)
     is_label = ids[..., :1] == jnp.arange(head.shape[1])
     return (weights * (jax.nn.logsumexp(logits, -1) - jnp.where(is_label, logits, 0).sum(-1))).sum()
 

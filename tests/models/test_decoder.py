@@ -135,3 +135,15 @@ def test_gemmas_norms_are_rounded_once():
     exact = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6) * (1 + np.asarray(scale, np.float64))
     found = np.asarray(decoder._norm(x, scale, Family(norm_offset=True, norm_epsilon=1e-6)), np.float64)
     assert np.max(np.abs(found - exact) / np.abs(exact)) <= 2.0**-8
+
+
+def test_what_is_computed_again_is_not_kept():
+    config = DecoderConfig(vocab_size=64, width=32, layers=4, heads=4, kv_heads=4, mlp_width=64, max_length=64)
+    graphdef, params = decoder.shapes(config)
+    rows = jax.ShapeDtypeStruct((8, 64), jnp.int32)
+    kept = {}
+    for remat in ("none", "full"):
+        loss = lambda params, *rows, remat=remat: nnx.merge(graphdef, params)(*rows, remat=remat).sum()
+        compiled = jax.jit(jax.grad(loss)).lower(params, rows, rows, rows).compile()
+        kept[remat] = compiled.memory_analysis().temp_size_in_bytes
+    assert kept["full"] < 0.6 * kept["none"]

@@ -70,6 +70,7 @@ def test_a_single_token_of_a_gpu_is_multiplied_among_eight(monkeypatch):
     monkeypatch.setattr(products, "platform", lambda: "gpu")
     np.testing.assert_allclose(matmul(x, weight), plain, rtol=1e-5)
     assert matmul(x, weight).shape == (1, 1, 5)
+    assert matmul(x[0].astype(jnp.bfloat16), weight.astype(jnp.bfloat16), jnp.float32).dtype == jnp.float32
 
 
 def test_the_gradients_of_a_token_that_stands_everywhere_are_added_up_in_float32():

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import arrays, assert_same_bits, awaken, full_probs, random_examples
+from runs import arrays
+from support import assert_same_bits, awaken, full_probs, random_examples
 
 from ratchet.bootstrap.examples import example, one_hot
 from ratchet.models import decoder

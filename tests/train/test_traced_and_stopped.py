@@ -5,6 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 from support import awaken, random_examples
 
@@ -16,7 +17,7 @@ from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.optimizer import OptimizerConfig
 from ratchet.train.sharding import MeshConfig, make_mesh
 from ratchet.train.stopping import Stopped
-from ratchet.train.trainer import EngineConfig, Training, fit
+from ratchet.train.trainer import EngineConfig, Training, TrainingDiverged, fit
 
 CONFIG = DecoderConfig(vocab_size=64, width=16, layers=1, heads=2, kv_heads=2, mlp_width=32, max_length=40)
 nothing = lambda step, values: None
@@ -98,3 +99,14 @@ def test_all_of_several_processes_save_and_stop_when_one_is_told_to_in_the_last_
     with pytest.raises(Stopped):
         fit(run, model[1], kept, nothing)
     assert saved == [6]
+
+
+def test_weights_that_make_a_loss_no_number_are_never_saved(model, tmp_path):
+    graphdef, params = model
+    broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), params)
+    batches = Batches([(random_examples(8), 8)], seed=0, steps=5, columns=40, row_multiple=8)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    run = Training(graphdef, batches, OptimizerConfig("adamw", 1e-2), mesh, EngineConfig(save_every=1), {"data": "d"})
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(TrainingDiverged, match="at step 0"):
+        fit(run, broken, checkpoints, nothing)
+    assert not [*(tmp_path / "c").glob("[0-9]*")]

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import little
 import pytest
-from support import arrays, assert_same_bits, random_examples
+from runs import arrays
+from support import assert_same_bits, random_examples
 
 from ratchet.bootstrap.config import SeedMixture
 from ratchet.bootstrap.stages.seed import blend, demonstrations, train_seed_model

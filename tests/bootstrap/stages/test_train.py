@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import little
 import numpy as np
 import pytest
-from support import arrays, assert_same_bits, changed, little_config, random_examples, transcript
+from runs import arrays
+from support import assert_same_bits, changed, little_config, random_examples, transcript
 
 from ratchet.bootstrap.config import ControlsConfig, TrainConfig, WrongthinkConfig
 from ratchet.bootstrap.ledger import Stage
