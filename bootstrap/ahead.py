@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ratchet.bootstrap.retrieval import Index
@@ -36,7 +37,8 @@ from ratchet.train.sharding import laid_out, state_sharding
 from ratchet.train.trainer import Training, compile_step
 
 SMALL = 1 / 32
-"""The part of a device's memory that weights may take, so that a sampler has room beside training."""
+"""The part of a device's memory that what a rehearsal holds may take: weights, others laid out for sampling, and two
+caches. The rest is training's."""
 REVIEWED = 64
 """Worked answers that are reviewed."""
 
@@ -152,7 +154,7 @@ def _has_room(run: Run) -> bool:
     _, shapes = decoder.shapes(model)
     memory = run.mesh.devices.flat[0].memory_stats() or {}
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    column = 2 * 4 * model.layers * model.kv_heads * model.head_size
+    column = 2 * jnp.dtype(run.config.train.engine.dtype).itemsize * model.layers * model.kv_heads * model.head_size
     caches = 2 * simulate.slots * model.max_length * column  # of the slots, and of those who wait for one
     return 2 * weights + caches <= SMALL * memory.get("bytes_limit", math.inf)
 

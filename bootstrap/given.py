@@ -2,7 +2,6 @@
 hashes of all that it reads from outside."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import NamedTuple
 
 from etils import epath
@@ -83,7 +82,7 @@ def check_inputs(
         f"items of slice {n}": content_id([[i.id, i.reference] for i in world.items(m.tasks)])
         for n, m in enumerate(world.slices, 1)
     }
-    now |= {f"tasks of {name}": content_id([astuple(t) for t in m.tasks]) for name, m in parts.items()}
+    now |= {f"tasks of {name}": content_id([[*vars(t).values()] for t in m.tasks]) for name, m in parts.items()}
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / INPUTS
     about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"

@@ -44,8 +44,10 @@ def own_answers(
     with run.progress.stage(f"gen {number} worked tasks", len(drafts)) as advance:
         if teacher:
             passages = {p.id: p for p in run.seed_index.passages}
-            asked = replace(teacher, index=run.seed_index)
-            return asked.finish(drafts, passages, generation=number, seed=seed, advance=advance)
+            asked = replace(teacher, index=run.seed_index, scribe=replace(teacher.scribe, rescored=False))
+            written = asked.finish(drafts, passages, generation=number, seed=seed, advance=advance)
+            run.progress.line(f"gen {number} {teacher.summary}")
+            return written
         return finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
 
 

@@ -78,8 +78,9 @@ class Proposer:
         passages, first = self.index.of(document.id, ""), int(content_id(document.id)[:8], 16)
         turned = [self.kinds.kinds[(first + n) % len(self.kinds.kinds)] for n in range(len(self.kinds.kinds))]
         every = [(kind, time) for kind in turned for time in range(kind.times)]
-        apart = max(1, len(passages) // len(every))
-        views = [passages[(first % apart + n * apart) % len(passages)] for n in range(len(every))]
+        apart = max(1, len(passages) / len(every))
+        begin = first if apart > 1 else 0
+        views = [passages[(begin + int(n * apart)) % len(passages)] for n in range(len(every))]
         return [Asked(document, kind, time, view) for (kind, time), view in zip(every, views, strict=True)]
 
     def _proposed(self, asked: Sequence[Asked], seed: int) -> list[Proposal]:

@@ -54,11 +54,8 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
     value that it cannot have.
     """
     known, lists = flat(config), []
-    certain = config.targets.kind == "one_hot" and (config.teacher.url or config.rollouts.url)
     for name, *texts in varied:
         name = name.replace("-", "_")
-        if name == "targets.kind" and certain:
-            raise ConfigError("compare: servers wrote for one_hot targets, without distributions; vary another setting")
         if name not in known:
             raise ConfigError(f"compare: unknown setting {name}; the nearest is {nearest(name, config)}")
         if name.split(".")[0] not in KEPT or name.startswith(EARLY):
@@ -73,6 +70,17 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
     for arm in arms:  # before the first of them trains
         check_adapters(with_settings(config, arm.changes))
     return arms
+
+
+def check_distributions(config: Config, number: int, arms: Sequence[Arm]) -> None:
+    """Raises ConfigError where arms differ in their kind of targets, and generation `number` of a run has none but
+    one-hot ones: what servers wrote for those was never given distributions."""
+    served = config.rollouts.url or (config.teacher.url and number <= config.teacher.generations)
+    if config.targets.kind == "one_hot" and served and any("targets.kind" in arm.changes for arm in arms):
+        raise ConfigError(
+            f"compare: servers wrote generation {number} for one_hot targets, without distributions; vary another "
+            "setting"
+        )
 
 
 def _value(like: Any, text: str, name: str) -> Any:

@@ -291,7 +291,7 @@ class Decoder(nnx.Module):
     def _unroll(self, remat: Remat) -> int:
         """A few layers run faster unrolled (0.9 times the step); many must not, or compile time grows with depth. On a
         GPU a loop copies what layers keep into stacks and back, a tenth of a step (28 layers compile in 12 seconds, not
-        9). What is to be computed again stays in a loop: out of it XLA merges that with the first time."""
+        9). With remat it stays a loop: out of one XLA merges what is computed again with the first time."""
         unrolls = remat == "none" and (self.config.layers <= 8 or platform() == "gpu")
         return self.config.layers if unrolls else 1
 

@@ -38,8 +38,8 @@ def read(config: DocumentsConfig) -> Found:
 
     Every document has its `source` and its `license` in meta, beside the other texts and numbers of its row. Documents
     that nearly repeat an earlier one are left out, and so is what cannot be read, with the reason. Raises ValueError,
-    which names the source, where there is no text at all, for two documents of one id, for a library that is not
-    installed, and with `config.strict` for whatever cannot be read.
+    which names the source, where there is no text at all, for two documents of one id in `config.id_key`, for a library
+    that is not installed, and with `config.strict` for whatever cannot be read.
     """
     pieces = list(_pieces(nearby(config.path), config))
     left_out = [p for p in pieces if isinstance(p, LeftOut)]

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ Row = tuple[int, Mapping[str, Any] | LeftOut]
 ROWS = 4096
 """Rows of a parquet file that are read together."""
 SEPARATORS = ",;\t|"
+_QUOTE = "\ue000"
+"""A sign for private use, in the place of a quote that quotes nothing."""
 
 
 def jsonl(file: BinaryIO, source: str) -> Iterator[Row]:
@@ -41,19 +44,21 @@ def comma_separated(file: BinaryIO, source: str) -> Iterator[Row]:
     with opened(file, source) as text:
         names = next((line for line in text if line.strip("\ufeff\r\n\t ")), "").lstrip("\ufeff")
         delimiter = max(SEPARATORS, key=names.count)
-        header = [name.strip() for name in next(csv.reader([names], delimiter=delimiter), [])]
-        for number, cells in enumerate(filter(None, _cells(text, delimiter)), 1):
+        header, spaced = next(csv.reader([names], delimiter=delimiter), []), f"{delimiter} " in names
+        header = [name.strip(" \r\n") for name in header]
+        for number, cells in enumerate(filter(None, _cells(text, delimiter, len(header), spaced)), 1):
             why = f"has cells beyond its {len(header)} names; put texts with {delimiter!r} in quotes"
             beyond = any(cell.strip() for cell in cells[len(header) :])
             row = dict(itertools.zip_longest(header, cells[: len(header)]))
             yield number, LeftOut(f"{source}:{number}", why) if beyond else row
 
 
-def _cells(text: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """The cells of each row, which is a line, or several where quotes hold them together.
+def _cells(text: Iterable[str], delimiter: str, width: int, spaced: bool) -> Iterator[list[str]]:
+    """The cells of each row, which is a line, or several where quotes hold them together. `width` of them are named;
+    where they are `spaced`, a space follows each delimiter.
 
-    Quotes that do not end as quotes do are part of a text, which begins with speech: they hold no lines together, or
-    what stands up to the next quote would be in one cell.
+    A quote that opens a cell and does not end as quotes do may be speech, with which a text begins. It holds no lines
+    together then, or all up to the next quote would be in one cell.
     """
     rest, ahead, taken = iter(text), deque[str](), list[str]()
 
@@ -63,19 +68,49 @@ def _cells(text: Iterable[str], delimiter: str) -> Iterator[list[str]]:
             taken.append(line)
         return line
 
-    strictly = lambda: csv.reader(iter(take, None), delimiter=delimiter, strict=True)
+    form = {"delimiter": delimiter, "skipinitialspace": spaced}
+    strictly = lambda: csv.reader(iter(take, None), strict=True, **form)
     rows = strictly()
     while True:
         taken.clear()
         try:
             yield next(rows)
+            continue
         except StopIteration:
             return
-        except csv.Error:
-            quoting = csv.QUOTE_NONE if delimiter == "\t" or len(taken) > 1 else csv.QUOTE_MINIMAL
-            yield next(csv.reader(taken[:1], delimiter=delimiter, quoting=quoting))
-            ahead.extendleft(reversed(taken[1:]))
-            rows = strictly()
+        except csv.Error as error:
+            first, *others = taken
+            is_row = lambda line: len(next(csv.reader([line], **form), [])) >= width
+            if "unexpected end" in str(error):
+                speech = not others or any(map(is_row, others[:8]))
+            else:
+                speech = bool(others) and is_row(others[-1]) and _opens(others[-1], delimiter)
+        if speech:
+            ahead.extendleft(reversed(others))
+            at = _unclosed(first, delimiter)
+            (cells,) = csv.reader([first[:at] + _QUOTE + first[at + 1 :]], **form)
+            yield [cell.replace(_QUOTE, '"') for cell in cells]
+        elif delimiter == "\t" and not others:
+            yield next(csv.reader([first], quoting=csv.QUOTE_NONE, **form))
+        else:
+            ahead.extendleft(reversed(taken))
+            yield next(csv.reader(iter(take, None), **form))
+        rows = strictly()
+
+
+def _opens(line: str, delimiter: str) -> bool:
+    """Whether the first quote of a line, which should close what an earlier line opened, opens a cell itself."""
+    before = line.partition('"')[0].rstrip(" ")
+    return not before or before.endswith(delimiter)
+
+
+def _unclosed(line: str, delimiter: str) -> int:
+    """Where the quote stands that opens a cell of a line and is not closed in it."""
+    cell = re.compile(rf' *(?:"(?:[^"]|"")*")?[^{re.escape(delimiter)}"]*{re.escape(delimiter)}')
+    at = 0
+    while found := cell.match(line, at):
+        at = found.end()
+    return line.index('"', at)
 
 
 def parquet(file: BinaryIO, source: str) -> Iterator[Row]:
@@ -100,16 +135,16 @@ def _rows(batches: Iterator[Any], source: str) -> Iterator[Row]:
     """Rows with their texts and numbers. Images, lists and times, which nobody reads, are `...`: as Python's objects
     they may take much memory, or there may be none such."""
     of = library("pyarrow.types", source)
-    read = (of.is_string, of.is_large_string, of.is_string_view, of.is_binary, of.is_large_binary, of.is_integer,
-            of.is_floating, of.is_boolean, of.is_null)  # fmt: skip
+    read = (of.is_string, of.is_large_string, of.is_string_view, of.is_binary, of.is_large_binary,
+            of.is_fixed_size_binary, of.is_integer, of.is_floating, of.is_boolean, of.is_null)  # fmt: skip
     number = 0
     for batch in batches:
-        kinds = {f.name: f.type.value_type if of.is_dictionary(f.type) else f.type for f in batch.schema}
-        said = [name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in read)]
-        unread = dict.fromkeys(kinds.keys() - said, ...)
+        kinds = [f.type.value_type if of.is_dictionary(f.type) else f.type for f in batch.schema]
+        said = [n for n, kind in enumerate(kinds) if any(is_kind(kind) for is_kind in read)]
+        unread = dict.fromkeys(batch.schema.names, ...)
         for row in batch.select(said).to_pylist():
             number += 1
-            yield number, row | unread
+            yield number, unread | row
 
 
 FORMATS: Mapping[str, Callable[[BinaryIO, str], Iterator[Row]]] = {

@@ -18,10 +18,10 @@ class Text(NamedTuple):
 
 
 _NAMED = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+_SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "ptab": "\t", "noBreakHyphen": "-"}
 """What elements of Word stand for."""
-_UNSEEN = ("pPr", "rPr", "sdtPr", "del", "moveFrom", "Fallback")
-"""Elements of Word that say how a part looks, what was taken out, or the same once more for older programs."""
+_UNSEEN = ("pPr", "rPr", "sdtPr", "del", "moveFrom", "rt", "Fallback")
+"""Elements of Word that say how a part looks or sounds, what was taken out, or the same again for older programs."""
 _DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?([\w-]+)""", re.IGNORECASE)
 
 
@@ -74,8 +74,9 @@ def _blocks(parent: Any) -> Iterator[str]:
 
 
 def _own(part: Any, kind: str, wanted: str) -> Iterator[Any]:
-    """Rows of a table, or cells of a row, but not those of tables within its cells."""
-    return (one for one in part.iter(_NAMED + wanted) if next(one.iterancestors(_NAMED + kind)) is part)
+    """Rows of a table that are not taken out, or cells of a row, but not those of tables within its cells."""
+    own = (one for one in part.iter(_NAMED + wanted) if next(one.iterancestors(_NAMED + kind)) is part)
+    return (one for one in own if one.find(f"{_NAMED}trPr/{_NAMED}del") is None)
 
 
 def _cell(cell: Any) -> str:

@@ -30,7 +30,8 @@ def probed(run: Run, number: int) -> int:
     is calibrated by and practises on, and in generation 0 those that the run's judge is calibrated by."""
     if not run.world.known:
         return JUNKED if number else 0
-    anew = number > 1 or (number == 0) == judged_by_seed(run)  # the judge's calibration serves generation 1
+    taught = number == 1 and bool(run.config.teacher.url)
+    anew = taught or number > 1 or (number == 0) == judged_by_seed(run)  # the judge's calibration serves generation 1
     return len(run.probes) * anew + len(run.practice) * (number > 0 and bool(_own(run.rubric)))
 
 

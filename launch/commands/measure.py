@@ -117,6 +117,7 @@ def compare(words: list[str]) -> int:
     for directory, config in zip(directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):
             raise UserError(f"compare: {directory} has generations 1 to {config.generations}; set --generation to one")
+        comparison.check_distributions(config, asked.generation, arms)
     progress, found = Terminal(make_console(aside=asked.json)), []
     advice = "the same command goes on from what is committed"
     with heeded(say, patient=True, end=ends_as_found(), advice=advice):

@@ -111,6 +111,9 @@ def test_a_review_is_calibrated_in_the_plan_where_it_is_in_the_run(little_run):
     count, own = len(little_run.probes), Material((), little_run.world.seed.tasks)
     assert probed() == [("gen-001", count), ("gen-002", count)], "an oracle judges"
     assert probed(oracle=None, probes=own) == [("gen-000", count), ("gen-002", count)], "the judge's serve the first"
+    taught = replace(little_run, config=little_config(teacher__url="http://127.0.0.1:9/v1"),
+                     world=replace(little_run.world, oracle=None, probes=own))  # fmt: skip
+    assert [s["place"] for s in planned(taught, []) if s["stage"] == "calibrate"] == ["gen-000", "gen-001", "gen-002"]
     more = little_config(review__practice=1)
     work = [s["work"] for s in planned(replace(little_run, config=more), []) if s["stage"] == "calibrate"]
     assert work == [count + 1] * 2, "what is practised on is answered anew in each"

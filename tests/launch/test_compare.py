@@ -11,7 +11,7 @@ from support import start, tiny_config
 from ratchet.bootstrap.config import ConfigError, with_settings
 from ratchet.bootstrap.progress import Silent
 from ratchet.launch import compare
-from ratchet.launch.compare import arms_of
+from ratchet.launch.compare import arms_of, check_distributions
 from ratchet.train.commits import Commits
 from ratchet.train.files import read_unit
 from ratchet.train.optimizer import OptimizerConfig
@@ -73,13 +73,18 @@ def test_what_cannot_be_compared_is_one_line(varied, said):
         arms_of([varied], tiny_config())
 
 
-@pytest.mark.parametrize("server", [{"teacher.url": "http://127.0.0.1:9/v1"}, {"rollouts.url": ["http://127.0.0.1:9/v1"]}])
-def test_what_servers_wrote_without_distributions_makes_no_soft_targets(server):
-    about = {"base": "m", "simulate.calls": 0} if "rollouts.url" in server else {}
-    config = with_settings(tiny_config(), {"targets.kind": "one_hot"} | about | server)
-    with pytest.raises(ConfigError, match="compare: servers wrote for one_hot targets, without distributions"):
-        arms_of([["targets.kind", "one_hot", "reviewed"]], config)
-    assert len(arms_of([["train.steps", "4", "8"]], config)) == 2
+@pytest.mark.parametrize("section", ["teacher", "rollouts"])
+def test_what_servers_wrote_without_distributions_makes_no_soft_targets(section):
+    url = "http://127.0.0.1:9/v1"
+    servers = {"teacher": {"teacher.url": url}, "rollouts": {"rollouts.url": [url], "base": "m", "simulate.calls": 0}}
+    config = with_settings(tiny_config(), {"targets.kind": "one_hot"} | servers[section])
+    kinds, others = (arms_of([of], config) for of in (["targets.kind", "one_hot"], ["train.steps", "4"]))
+    with pytest.raises(ConfigError, match="compare: servers wrote generation 1 for one_hot targets, without distr"):
+        check_distributions(config, 1, kinds)
+    check_distributions(config, 1, others)
+    check_distributions(with_settings(config, {"targets.kind": "teacher"}), 1, kinds)
+    if section == "teacher":
+        check_distributions(config, config.teacher.generations + 1, kinds)
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_all_of_several_processes_save_and_stop_when_one_is_told_to_in_the_last_
     assert saved == [6]
 
 
-def test_weights_that_make_a_loss_no_number_are_never_saved(model, tmp_path):
+def test_what_a_step_without_a_finite_loss_made_is_not_saved(model, tmp_path):
     graphdef, params = model
     broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), params)
     batches = Batches([(random_examples(8), 8)], seed=0, steps=5, columns=40, row_multiple=8)

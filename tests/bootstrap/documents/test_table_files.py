@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import pyarrow as pa
@@ -6,6 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from ratchet.bootstrap.documents.reading import read
+from ratchet.bootstrap.documents.tables import comma_separated
 from ratchet.bootstrap.worlds import DocumentsConfig
 from ratchet.bootstrap.worlds.world import Document
 
@@ -147,6 +149,23 @@ def test_a_text_that_begins_with_speech_holds_no_other_rows(tmp_path, delimiter)
     assert found == [*said[:4], alone, said[5], "Two\nlines", '"unclosed', "last"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        ('id,text,author\n1,"Two\nlines" ,me\n2,b,c\n', [["1", "Two\nlines ", "me"], ["2", "b", "c"]]),
+        ('id,text\n1,"He came.\nHe said ""go"", so."\n2,b\n', [["1", 'He came.\nHe said "go", so.'], ["2", "b"]]),
+        ('id,text\n1,"He came.\nHe said "go" and so."\n2,b\n', [["1", 'He came.\nHe said go" and so."'], ["2", "b"]]),
+        ('id,author,text\n1,"Smith, J","Hello crow\n2,me,b\n', [["1", "Smith, J", '"Hello crow'], ["2", "me", "b"]]),
+        ('id,text\n1,a\n2,"Hello crow', [["1", "a"], ["2", '"Hello crow']]),
+        ('id,text\n1,"cut off\nin the middle\n', [["1", "cut off\nin the middle\n"]]),
+        ('id, text\n1, "a, b"\n2, "c"\n', [["1", "a, b"], ["2", "c"]]),
+    ],
+)
+def test_quotes_hold_together_what_they_are_meant_to(lines, rows):
+    found = [row for _, row in comma_separated(io.BytesIO(lines.encode()), "a.csv")]
+    assert [[*row.values()] for row in found] == rows
+
+
 def test_names_of_columns_have_no_space_around_them_and_ids_neither(tmp_path):
     (tmp_path / "a.csv").write_text("id, text\na ,one\n")
     assert [(d.id, d.text) for d in read(DocumentsConfig(str(tmp_path))).documents] == [("a", "one")]
@@ -174,6 +193,8 @@ def test_columns_that_nobody_reads_lose_no_rows(tmp_path):
     parquet.write_table(table, tmp_path / "a.parquet")
     found = read(DocumentsConfig(str(tmp_path)))
     assert [(d.text, d.meta["kind"], len(d.meta)) for d in found.documents] == [("one", "a", 3), ("two", "b", 3)]
+    with pytest.raises(ValueError, match=r"a.parquet:1 has no 'x' .it has text, kind, many, at, day.; see"):
+        read(DocumentsConfig(str(tmp_path), text_key="x"))
     with pytest.raises(ValueError, match="a.parquet:1 has a 'many' that is no text"):
         read(DocumentsConfig(str(tmp_path), text_key="many"))
 

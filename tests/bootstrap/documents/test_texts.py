@@ -104,6 +104,9 @@ def test_of_a_word_document_all_is_read_that_is_shown_once_and_as_it_was_accepte
     table.cell(0, 0).merge(table.cell(0, 2)).text = "merged"
     table.cell(1, 0).text = "one"
     table.cell(1, 1).add_table(rows=1, cols=1).cell(0, 0).text = "nested"
+    gone = table.add_row()
+    gone.cells[0].text = "a row that was taken out"
+    gone._tr.get_or_add_trPr().append(docx.oxml.OxmlElement("w:del"))
     for part in (PARTS, FORM):
         written.element.body.insert(-1, docx.oxml.parse_xml(part.format(**names)))
     written.save(tmp_path / "a.docx")
