@@ -31,7 +31,7 @@ from ratchet.train.commits import Commits, commits_in
 
 RESULT = Path(__file__).parent / "results" / "resuming.json"
 GENERATIONS = 8
-SETTINGS = "--lessons.slice 3 --wrongthink.first-generation 2 --controls.no-imitation"
+SETTINGS = "--lessons.slice 3 --wrongthink.first-generation 2 --controls.no-imitation --evaluate.rollbacks 8"
 LEFT = {
     "finished": (),
     "trained": ("DONE.json", "decision.json", "evaluation.json"),
