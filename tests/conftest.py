@@ -47,8 +47,8 @@ settings.register_profile(
 settings.load_profile("ratchet")
 
 LONGEST = (
-    "test_in_step.py", "test_resume.py", "test_damage.py", "test_loop.py", "test_mute.py", "test_base.py",
-    "test_walls.py",
+    "test_in_step.py", "test_resume.py", "test_huggingface.py", "test_few_programs.py", "test_calls.py",
+    "test_trainer.py", "test_rollouts.py", "test_scorer.py", "test_loop.py", "test_serve.py", "test_sampler.py",
 )  # fmt: skip
 """Files that take longest, longest first."""
 
