@@ -109,7 +109,7 @@ def test_a_missing_or_unknown_recipe_lists_them_with_what_they_do(capsys, somewh
          {"train.steps": 3, "controls.imitation": False, "seed": 5}),
         (["--train.seed_steps=4", "tiny", "--wrongthink.lambdas", "0.1", "0.2"], "runs/tiny",
          {"train.seed_steps": 4, "wrongthink.lambdas": (0.1, 0.2)}),
-        (["tiny", "--wrongthink.interruption", "stop,"], "runs/tiny", {"wrongthink.interruption": "stop,"}),
+        (["tiny", "--documents.license", "stop,"], "runs/tiny", {"documents.license": "stop,"}),
     ],
 )  # fmt: skip
 def test_options_count_wherever_they_stand(capsys, begun, words, out, set_to):
@@ -206,7 +206,7 @@ def test_a_mistake_is_plain_text_on_a_terminal_too(capsys, monkeypatch):
 
 
 def test_a_runs_own_file_gives_the_same_run(capsys, begun, somewhere):
-    given = ["--seed", "3", "--train.optimizer.rate", "1e-5", "--wrongthink.interruption", "1e5", "--review.rubric", ""]
+    given = ["--seed", "3", "--train.optimizer.rate", "1e-5", "--documents.license", "1e5", "--review.rubric", ""]
     assert ratchet(capsys, "run", "lessons", "--out", "first", *given)[0] == 0
     assert ratchet(capsys, "run", "--config", "first/config.yaml", "--out", "second")[0] == 0
     assert ratchet(capsys, "run", "--config=first/config.yaml", "--out=third", "--seed", "4", "lessons")[0] == 0
