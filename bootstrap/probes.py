@@ -46,7 +46,8 @@ def own_answers(
             passages = {p.id: p for p in run.seed_index.passages}
             asked = replace(teacher, index=run.seed_index, scribe=replace(teacher.scribe, rescored=False))
             written = asked.finish(drafts, passages, generation=number, seed=seed, advance=advance)
-            run.progress.line(f"gen {number} {teacher.summary}")
+            if teacher.summary:
+                run.progress.line(f"gen {number} {teacher.summary}")
             return written
         return finish(writer, run.seed_index, drafts, generation=number, seed=seed, advance=advance)
 

@@ -83,8 +83,8 @@ def encoding(content: bytes, source: str, declared: str = "") -> str:
 
 
 def _is_latin(declared: str) -> bool:
-    """Whether what a content says of itself is what pages say whose author knew no better: browsers take all of these
-    for Windows' Latin-1, and what is UTF-8 without a fault is that."""
+    """Whether a page declares ASCII, Latin-1 or Windows' version of it. Browsers read all three as the last (WHATWG's
+    Encoding Standard), and many such pages are UTF-8 nevertheless, which is tried first."""
     try:
         return codecs.lookup(declared).name in ("ascii", "iso8859-1", "cp1252")
     except LookupError:

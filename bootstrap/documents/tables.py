@@ -1,5 +1,6 @@
 """One file is many rows: JSONL, CSV, parquet and arrow, each row with named columns."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -19,6 +20,8 @@ ROWS = 4096
 SEPARATORS = ",;\t|"
 _QUOTE = "\ue000"
 """A sign for private use, in the place of a quote that quotes nothing."""
+OPENINGS = 64
+"""Quotes of a line that are tried, one after the other, as one that quotes nothing."""
 
 
 def jsonl(file: BinaryIO, source: str) -> Iterator[Row]:
@@ -85,11 +88,9 @@ def _cells(text: Iterable[str], delimiter: str, width: int, spaced: bool) -> Ite
                 speech = not others or any(map(is_row, others[:8]))
             else:
                 speech = bool(others) and is_row(others[-1]) and _opens(others[-1], delimiter)
-        if speech:
+        if speech and (cells := _with_speech(first, form)):
             ahead.extendleft(reversed(others))
-            at = _unclosed(first, delimiter)
-            (cells,) = csv.reader([first[:at] + _QUOTE + first[at + 1 :]], **form)
-            yield [cell.replace(_QUOTE, '"') for cell in cells]
+            yield cells
         elif delimiter == "\t" and not others:
             yield next(csv.reader([first], quoting=csv.QUOTE_NONE, **form))
         else:
@@ -104,13 +105,13 @@ def _opens(line: str, delimiter: str) -> bool:
     return not before or before.endswith(delimiter)
 
 
-def _unclosed(line: str, delimiter: str) -> int:
-    """Where the quote stands that opens a cell of a line and is not closed in it."""
-    cell = re.compile(rf' *(?:"(?:[^"]|"")*")?[^{re.escape(delimiter)}"]*{re.escape(delimiter)}')
-    at = 0
-    while found := cell.match(line, at):
-        at = found.end()
-    return line.index('"', at)
+def _with_speech(line: str, form: Mapping[str, Any]) -> list[str] | None:
+    """The cells of a line in which one quote opens a cell and quotes nothing; None where no quote is such a one."""
+    for found in itertools.islice(re.finditer(rf'(?:^|{re.escape(form["delimiter"])}) *"', line), OPENINGS):
+        with contextlib.suppress(csv.Error):
+            (cells,) = csv.reader([line[: found.end() - 1] + _QUOTE + line[found.end() :]], strict=True, **form)
+            return [cell.replace(_QUOTE, '"') for cell in cells]
+    return None
 
 
 def parquet(file: BinaryIO, source: str) -> Iterator[Row]:

@@ -4,6 +4,8 @@ import json
 
 import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from ratchet.bootstrap.documents.reading import read
@@ -164,6 +166,23 @@ def test_a_text_that_begins_with_speech_holds_no_other_rows(tmp_path, delimiter)
 def test_quotes_hold_together_what_they_are_meant_to(lines, rows):
     found = [row for _, row in comma_separated(io.BytesIO(lines.encode()), "a.csv")]
     assert [[*row.values()] for row in found] == rows
+
+
+@example('",\n,\\, ","a,a', ",")
+@example(',\\, ","a,a', ",")
+@given(st.text('",;\t \n\r\\aé', max_size=60), st.sampled_from(",;\t|"))
+def test_no_table_is_too_torn_to_be_read_to_its_end(torn, delimiter):
+    text = f"id{delimiter}text\n{torn}\n7{delimiter}last"
+    found = [row for _, row in comma_separated(io.BytesIO(text.encode()), "a.csv")]
+    assert any("last" in str(row) for row in found)
+
+
+@given(st.lists(st.lists(st.text('",;\t \n\'aé', min_size=1, max_size=8), min_size=2, max_size=2), max_size=5))
+def test_whatever_is_written_as_it_should_be_is_read_as_it_was(rows):
+    written = io.StringIO()
+    csv.writer(written).writerows([["id", "text"], *rows])
+    found = [[*row.values()] for _, row in comma_separated(io.BytesIO(written.getvalue().encode()), "a.csv")]
+    assert found == rows
 
 
 def test_names_of_columns_have_no_space_around_them_and_ids_neither(tmp_path):
