@@ -43,12 +43,12 @@ def read_labels(path: epath.Path) -> list[Label]:
     """The labels of a JSONL file: a line is `{"transcript": ID, "criterion": "overall", "label": true}`. Of several for
     the same, the last counts. Raises ValueError naming file, line and field."""
     found: dict[tuple[str, str], Label] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"labels: {path}, line {number}: no JSON ({error}); mend it or remove it") from None
         given = {"criterion": OVERALL} | entry if isinstance(entry, dict) else {}
         for name, kind in _FIELDS.items():
@@ -191,8 +191,9 @@ def _hash(params: nnx.State) -> str:
 
 
 def certificate(found: Mapping[str, Any], reviewer: Reviewer, generation: int) -> dict[str, Any]:
-    """What `compared` OVERALL comes to: whether PRECISION is certain enough, and of which judge and rubric."""
-    return {
+    """What `compared` OVERALL comes to: whether PRECISION is certain enough, and of which judge and rubric; with a hash
+    of that, so that a file of it which was changed is not believed."""
+    made = {
         "generation": generation,
         **identity(reviewer),
         "accepted": found["accepted"],
@@ -201,6 +202,7 @@ def certificate(found: Mapping[str, Any], reviewer: Reviewer, generation: int) -
         "holds": found["precision_floor"] >= PRECISION,
         "needed": needed(found["wrong"]),
     }
+    return made | {"sha256": content_id(made)}
 
 
 def holds_for(made: Mapping[str, Any], reviewer: Reviewer) -> bool:
@@ -210,8 +212,10 @@ def holds_for(made: Mapping[str, Any], reviewer: Reviewer) -> bool:
 
 
 def check(made: Mapping[str, Any], reviewer: Reviewer, where: str) -> None:
-    """Raises ValueError, which begins with `where`, when a certificate is stale: its judge or its rubric is not the
-    reviewer's."""
+    """Raises ValueError, which begins with `where`, when a certificate is not what was written, or is stale: its judge
+    or its rubric is not the reviewer's."""
+    if made.get("sha256") != content_id({name: value for name, value in made.items() if name != "sha256"}):
+        raise ValueError(f"{where} is damaged; give --labels, from which it is made anew")
     own = identity(reviewer)
     for what in ("judge", "rubric"):
         if made.get(what) != own[what]:

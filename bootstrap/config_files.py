@@ -41,6 +41,15 @@ def save(directory: epath.Path, config: Config) -> None:
     Commits(directory).write(directory / KEPT, asdict(config))
 
 
+def begin(directory: epath.Path, config: Config) -> None:
+    """Begins a run in a directory. Raises ConfigError where generations of a run lie there that is no more: this one
+    would take them for its own."""
+    left = [*directory.glob("gen-[0-9][0-9][0-9]"), *(directory / "checkpoints").glob("*-[0-9][0-9][0-9]")]
+    if left:
+        raise ConfigError(f"{left[0]} is what a run left whose {KEPT} is gone; give another --out")
+    save(directory, config)
+
+
 def saved(directory: epath.Path) -> Config:
     """The settings of the run in a directory. Raises ConfigError when there is none, or none that can be read."""
     path = directory / KEPT
@@ -53,7 +62,7 @@ def saved(directory: epath.Path) -> Config:
         )
     try:
         return from_json(path.read_text())
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         if buckets.reason(error):
             raise  # a bucket may answer another time
         reason = getattr(error, "strerror", None) or error

@@ -86,11 +86,13 @@ def check_inputs(
     now["labelled questions"] = content_id(sorted(world.untaught), [[t.id, t.answer] for t in world.probes.tasks])
     path = directory / INPUTS
     about = "hashes of what the run reads from outside this directory; it goes on only while they stay the same"
-    began = commits.read(path) if commits.has(path) else {"about": about}
+    missing = not commits.has(path) and commits.knows(path)  # it is made again, if it comes out the same
+    began = commits.read(path) if commits.has(path) or (missing and not writes) else {"about": about}
     if different := [name for name in now if name in began and now[name] != began[name]]:
         what = f"documents ({different[0]})" if different[0] in parts else different[0]
         raise ValueError(
             f"resume: the {what} of {directory} changed since the run began; restore them or start a new run"
         )
     if writes:
-        commits.write(path, dict(sorted((began | now).items())))
+        found = dict(sorted((began | now).items()))
+        commits.once(path, lambda: found) if missing else commits.write(path, found)

@@ -2,11 +2,11 @@
 
 A judge stays the same for a whole run: the review is that of the seed model, so that both sides of a comparison are
 judged alike. Its thresholds are calibrated on the seed model's own answers where the world knows right ones, and are
-the rubric's elsewhere; where no criterion is better than chance, all keep their say, since a judge of nothing would
-pass everything. Evaluation alone asks it.
+the rubric's elsewhere; where no criterion is better than chance, or the target is out of reach, all keep their say,
+since a judge of nothing, or of rules alone that do not reach it, would pass nonsense. Evaluation alone asks it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -15,7 +15,7 @@ from ratchet.bootstrap.probes import calibration_of_seed, judged_by_seed
 from ratchet.bootstrap.review import AGREEMENT, Reviewer, with_thresholds
 from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.run import Run
-from ratchet.bootstrap.worlds.world import Document
+from ratchet.bootstrap.worlds.world import Case, Document
 from ratchet.bootstrap.wrongthink import Said, as_cases
 
 
@@ -33,7 +33,8 @@ class Judge:
         if judged_by_seed(run):
             made = calibration_of_seed(run)
             criteria = made["criteria"]
-            if all(c["standing"] == "advisory" for name, c in criteria.items() if name != AGREEMENT):
+            by_nothing = all(c["standing"] == "advisory" for name, c in criteria.items() if name != AGREEMENT)
+            if by_nothing or "below_floor" in made:
                 criteria = {c.id: criteria[c.id] | {"standing": c.standing} for c in run.rubric}
             reviewer = with_thresholds(reviewer, made | {"criteria": criteria})
         alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
@@ -75,17 +76,22 @@ class Judge:
 
     def _reviewed(self, said: Sequence[Said], passages: Sequence[Document], before: Sequence[str]) -> list[bool]:
         """Whether each answer passes all required criteria, of which those that take longer are asked only of what has
-        passed the others."""
-        heard = tuple(s.text for s in said)
-        cases = as_cases(self._reviewer, said, passages, heard)
+        passed the others; as in `Reviewer.review`, finished ones that pass are then each other's siblings."""
+        cases = as_cases(self._reviewer, said, passages, ())
         cases = [replace(case, before=b) for case, b in zip(cases, before, strict=True)]
-        left = range(len(cases))
+        left = list(range(len(cases)))
         required = sorted((c for c in self._reviewer.criteria if c.required), key=_cost)
         for _, criteria in groupby(required, _cost):
-            found = replace(self._reviewer, criteria=tuple(criteria)).verdicts([cases[n] for n in left])
-            left = [n for n, of in zip(left, found, strict=True) if all(v.passed for v in of.values())]
-        passed = set(left)
+            left = self._passing(tuple(criteria), {n: cases[n] for n in left})
+        heard = tuple(cases[n].text for n in left if cases[n].finished)
+        among = {n: replace(cases[n], siblings=heard, among=cases[n].finished) for n in left}
+        passed = set(self._passing(tuple(c for c in required if c.kind == "rule"), among))
         return [n in passed for n in range(len(cases))]
+
+    def _passing(self, criteria: tuple[Criterion, ...], cases: Mapping[int, Case]) -> list[int]:
+        """The numbers of the cases that pass all these criteria."""
+        found = replace(self._reviewer, criteria=criteria).verdicts(list(cases.values()))
+        return [n for n, of in zip(cases, found, strict=True) if all(v.passed for v in of.values())]
 
 
 def _cost(criterion: Criterion) -> int:

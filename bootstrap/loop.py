@@ -123,7 +123,7 @@ def _opened(
     def begin() -> bool:
         if begun := config_files.begun(directory):
             return not begun
-        config_files.save(directory, config)
+        config_files.begin(directory, config)
         return True
 
     begins = together.decided("whether the run begins", begin)
@@ -223,7 +223,7 @@ def _begin_training_anew(r: Run) -> None:
     """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples, with what was
     written down of how those would be trained on."""
     untrained = [n for n in range(r.config.generations + 1) if not r.has_weights(r.generation(n))]
-    for checkpoints in (r.directory / "checkpoints").glob("*-*"):
+    for checkpoints in (r.directory / "checkpoints").glob("*-[0-9][0-9][0-9]"):
         arm, _, number = checkpoints.name.rpartition("-")
         if int(number) in untrained or (arm == baselines.PLACE and not r.has_weights(r.directory / arm)):
             checkpoints.rmtree()
@@ -246,11 +246,11 @@ def begin(r: Run, start: Seed, beside: ahead.Beside = ahead.NOTHING) -> None:
             for number in missing:
                 propose.propose(r, number, start.weights)
     beside.tasks_are_there()
-    if r.commits.has(place / "evaluation.json"):
-        return
-    if probed(r, 0):
+    if probed(r, 0) and not r.commits.has(place / "calibration.json"):
         with r.timed(place, "calibrate"):
             calibration_of_seed(r)
+    if r.commits.has(place / "evaluation.json"):
+        return
     with r.timed(place, "evaluate"):
         r.commits.once(place / "evaluation.json", lambda: evaluation(r, 0, start.weights, None))
 

@@ -311,12 +311,13 @@ def _halves(part: Part) -> tuple[Part, Part]:
 
 
 def _over_sources(criterion: Criterion, measured: Sequence[Measured]) -> Measured:
-    """What was measured with some sources in view, and with others, as one: any of them may do, or all must."""
+    """What was measured with some sources in view, and with others, as one: any of them may do, or all must. Who did
+    what is decided by those that make the text likeliest; by others, both ways round are nearly alike."""
     readable = [m for m in measured if not m.doubt.startswith(UNREADABLE)]
     if criterion.sources == "all" or not readable:
         unreadable = [m for m in measured if m not in readable]
         return unreadable[0] if unreadable else min(measured, key=lambda m: m.score)
-    return max(readable, key=lambda m: m.score)
+    return max(readable, key=lambda m: m.likely if criterion.id == "roles" else m.score)
 
 
 def _others(t: Transcript, beside: Sequence[Transcript]) -> tuple[str, ...]:
@@ -376,9 +377,9 @@ def _least(criterion: Criterion, answers: Sequence[Measured]) -> Verdict:
     unreadable = [a.doubt for a in answers if a.doubt.startswith(UNREADABLE)]
     if unreadable or not answers:
         return Verdict(0.0, False, unreadable[0] if answers else f"{UNREADABLE}: there is nothing to ask about")
-    score, doubt = min(answers, key=lambda a: a.score)
-    passed = score >= criterion.threshold
-    return Verdict(score, passed, "" if passed else doubt)
+    least = min(answers, key=lambda a: a.score)
+    passed = least.score >= criterion.threshold
+    return Verdict(least.score, passed, "" if passed else least.doubt)
 
 
 def with_thresholds(reviewer: Reviewer, calibration: dict) -> Reviewer:

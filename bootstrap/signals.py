@@ -30,10 +30,11 @@ _PART = re.compile(f"[{UNSPACED}]+|[^\\s{UNSPACED}]+")
 
 class Measured(NamedTuple):
     """A number, and the doubt that is spoken where it is too low. A doubt that begins with UNREADABLE says that there
-    is no number."""
+    is no number. `likely` is the log-probability of a text that was compared with its likes."""
 
     score: float
     doubt: str
+    likely: float = 0.0
 
 
 @functools.lru_cache(maxsize=4096)
@@ -141,7 +142,8 @@ def roles(own: float, others: Sequence[float], of: Sequence[str]) -> Measured:
     if not all(map(math.isfinite, (own, *others))):
         return Measured(0.0, f"{UNREADABLE}: its log-probability is {own}, and those of its likes {others}")
     best = max(range(len(others)), key=others.__getitem__)
-    return Measured(1 / (1 + math.exp(min(others[best] - own, 700.0))), f"likelier the other way round: {of[best]}")
+    share = 1 / (1 + math.exp(min(others[best] - own, 700.0)))
+    return Measured(share, f"likelier the other way round: {of[best]}", own)
 
 
 class Scale(NamedTuple):

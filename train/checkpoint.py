@@ -293,10 +293,16 @@ def _checksums_of(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _checksum(leaf: jax.Array) -> jax.Array:
-    """The wrapping uint32 sum of a leaf's bits, which no sharding or order of summation can change."""
+    """The wrapping uint32 sum of a leaf's words, each mixed with its place (by the finalizer of MurmurHash3): no
+    sharding or order of summation can change it, and values that change places do."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    if leaf.dtype == jnp.bool_:
-        return leaf.sum(dtype=jnp.uint32)
     word = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
-    return jax.lax.bitcast_convert_type(leaf, word).sum(dtype=jnp.uint32)
+    words = (leaf if leaf.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(leaf, word)).astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    mixed = words + (place + jnp.uint32(1)) * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return mixed.sum(dtype=jnp.uint32)

@@ -197,7 +197,7 @@ class Commits:
             said = json.loads(_bytes(path) or b"")
             known = _Known(said["files"], said["coming"])
             intact = said["sha256"] == sha256(_encoded(known._asdict()))
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             intact = False
         if not intact:
             raise AlteredError(self.line_about(FILE))

@@ -133,7 +133,7 @@ def object_in(path: epath.Path) -> dict[str, Any]:
     """The object in a JSON file on which nothing depends; {} when it is missing, damaged, or a directory."""
     try:
         found = json.loads(read(path))
-    except (FileNotFoundError, IsADirectoryError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -36,7 +36,7 @@ def lines_in(path: epath.Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() and not path.is_dir() else ():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             yield value

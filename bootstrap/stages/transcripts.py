@@ -127,7 +127,8 @@ def target(
                 half = lambda first, share: reached(int((first + share) / 2 * len(accepted)))
                 judged = functools.partial(half, 1)
                 asked = {t.task_id for t in accepted}
-                heard = (*siblings.heard, *(t for t in right if t.task_id in asked))
+                said = (*siblings.heard, *(t for t in right if t.task_id in asked))
+                heard = [t for t in said if t.source == "answer"]  # a correction would be an answer's second vote
                 beside = lambda drafts: reviewer.review(drafts, g.read, g.passages, heard, judged)
                 seed, sampled = g.seed(of[0], unit), functools.partial(half, 0)
                 writer = g.author(captured=False)

@@ -190,10 +190,8 @@ def _show_certificate(run: Run, number: int, reviewer: Reviewer, as_json: bool) 
             f"`ratchet label {typed(run.directory)}` and give --labels"
         )
     found = {path: object_in(path) for path in paths}
-    if not found[paths[0]]:
-        raise UserError(f"calibrate: {paths[0]} is damaged; give --labels, from which it is made anew")
-    made = next((c for c in found.values() if certificate.holds_for(c, reviewer)), found[paths[0]])
-    certificate.check(made, reviewer, str(paths[0]))
+    path = next((path for path, c in found.items() if certificate.holds_for(c, reviewer)), paths[0])
+    certificate.check(made := found[path], reviewer, f"calibrate: {path}")
     print_json({"certificate": made}) if as_json else make_console().print(_line(made), soft_wrap=True, highlight=False)
     return 0
 

@@ -2,10 +2,13 @@ import dataclasses
 import json
 
 import pytest
+from etils import epath
 from support import tiny_config
 
+from ratchet.bootstrap import loop
 from ratchet.bootstrap.config import Config, ConfigError, flat, from_json, nearest, with_settings
 from ratchet.bootstrap.config_changes import changed, refusal
+from ratchet.bootstrap.progress import Silent
 from ratchet.launch.recipes import RECIPES
 from ratchet.models.bounds import BOUNDS
 
@@ -229,3 +232,12 @@ def test_flat_names_every_leaf_once():
     names = flat(Config())
     assert {"seed", "train.optimizer.rate", "train.seed_mixture.prose", "mesh.tensor"} <= names.keys()
     assert not any(dataclasses.is_dataclass(value) for value in names.values())
+
+
+@pytest.mark.parametrize("left", ["gen-001", "checkpoints/loop-001"])
+def test_a_run_is_not_begun_among_what_another_left(tmp_path, left):
+    """Units and checkpoints do not say of which run they are."""
+    (tmp_path / left).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"{left} is what a run left whose config\.json is gone; give another --out"):
+        loop.run(epath.Path(tmp_path), tiny_config(), Silent())
+    assert not (tmp_path / "config.json").exists()

@@ -52,12 +52,23 @@ def test_without_an_oracle_the_review_of_the_seed_model_judges_with_the_document
     assert judge(answers, []) == [False] * 4, "no documents, nothing to stand in"
 
 
-def test_answers_that_are_judged_together_are_each_others_siblings(run):
+def test_finished_answers_that_pass_alone_are_each_others_siblings(run):
+    """An answer that is rejected or cut off outvotes nobody, and none is outvoted by itself."""
     own, seen = without_oracle(run, "grounded"), []
-    check = {"grounded": lambda case: seen.append(case.siblings) or ""}
+    fault = lambda case: seen.append((case.text, case.siblings, case.among)) or "why" * (case.text == "y.")
+    own = replace(own, world=replace(own.world, checks={"grounded": fault}))
+    answers = said(own, ("so.", True), ("no.", True), ("so on.", False), ("y.", True))
+    assert Judge(own)(answers, []) == [True, True, True, False]
+    texts, heard = ["so.", "no.", "so on."], ("so.", "no.")
+    assert seen[:4] == [(text, (), False) for text in (*texts, "y.")]
+    assert seen[4:] == [(text, heard, text in heard) for text in texts]
+
+
+def test_who_is_outvoted_by_those_that_pass_is_not_right(run):
+    own = without_oracle(run, "grounded")
+    check = {"grounded": lambda case: "alone" * (bool(case.siblings) and case.siblings.count(case.text) <= case.among)}
     own = replace(own, world=replace(own.world, checks=check))
-    assert Judge(own)(said(own, ("so.", True), ("no.", True)), []) == [True, True]
-    assert seen == [("so.", "no.")] * 2
+    assert Judge(own)(said(own, ("so.", True), ("so.", True), ("no.", True)), []) == [True, True, False]
 
 
 def test_the_seed_model_answers_what_only_a_model_can(run, deeds):
@@ -92,7 +103,8 @@ def test_where_right_answers_are_known_the_seed_models_thresholds_are_calibrated
     made = json.loads((run.generation(0) / "calibration.json").read_text())
     assert made["criteria"].keys() == {"finished", "sure"} and made["review"]["n"] > 0
     kept = {c.id: (c.threshold, c.standing) for c in Judge(known).supervisor.criteria}
-    assert kept == {name: (c["threshold"], c["standing"]) for name, c in made["criteria"].items()}
+    assert "below_floor" in made, "four probes tell too little, so that both keep their say"
+    assert kept == {name: (c["threshold"], "required") for name, c in made["criteria"].items()}
 
 
 def test_with_an_oracle_or_without_labels_nothing_is_calibrated(run):
@@ -132,4 +144,17 @@ def test_a_judge_of_which_nothing_is_better_than_chance_keeps_its_criteria(run):
     """Four probes tell nothing of the one criterion that there is; a judge of nothing would pass everything."""
     known = without_oracle(run, "sure", known=run.world.known)
     assert [c.required for c in Judge(known).supervisor.criteria] == [True]
+    assert Judge(known)(said(known, ("there is nothing to ask about.", True)), known.passages(1)) == [False]
+
+
+def test_a_judge_below_its_floor_keeps_its_criteria_beside_rules_too(run, monkeypatch):
+    """A teacher's answers may calibrate generation 1, so that the run goes on; rules alone would pass nonsense."""
+    known = without_oracle(run, "finished", "sure", known=run.world.known)
+    standing = {c.id: "required" if c.kind == "rule" else "advisory" for c in known.rubric}
+    made = {"criteria": {c.id: {"threshold": 0.75, "standing": standing[c.id]} for c in known.rubric}}
+    below = made | {"below_floor": "why"}
+    monkeypatch.setattr("ratchet.bootstrap.judge.calibration_of_seed", lambda run: below)
+    assert [(c.id, c.required, c.threshold) for c in Judge(known).supervisor.criteria] == [
+        ("finished", True, 0.75), ("sure", True, 0.75),
+    ]  # fmt: skip
     assert Judge(known)(said(known, ("there is nothing to ask about.", True)), known.passages(1)) == [False]

@@ -314,7 +314,15 @@ def test_documents_that_changed_under_a_run_are_refused_and_gone_on_with_when_re
         patch.setattr(given, "load", lambda *_: dataclasses.replace(run.world, seed=mended))
         with pytest.raises(ValueError, match=r"the tasks of seed of .* changed since the run began; restore them"):
             runs.prepare(run.directory, tiny_config(), Silent())
+    (run.directory / "inputs.json").unlink()  # which does not make other documents those that the run began with
+    with monkeypatch.context() as patch:
+        patch.setattr(given, "load", lambda *_: changed)
+        with pytest.raises(ValueError, match=r"inputs\.json: made again, it is not what was committed"):
+            runs.prepare(run.directory, tiny_config(), Silent())
+        with pytest.raises(ValueError, match=r"inputs\.json: the file is missing; `ratchet resume .*` makes it again"):
+            runs.prepare(run.directory, tiny_config(), Silent(), writes=False)
     runs.prepare(run.directory, tiny_config(), Silent()).metrics.close()
+    assert (run.directory / "inputs.json").exists()
 
 
 def test_labelled_questions_that_changed_under_a_run_are_refused(tiny_run, tmp_path, monkeypatch):

@@ -182,6 +182,28 @@ def test_sources_that_are_too_long_are_read_in_parts_and_the_likeliest_counts(re
     assert not found["likely"].readable and not found["gain"].readable
 
 
+def test_who_did_what_is_told_by_the_sources_that_make_an_answer_likeliest(reviewer):
+    """To those that do not speak of it, both ways round are as good as alike, and a little luck would do."""
+    text, pond = "The lamp hums at the hall.", Document("pond", "The pond is dry. No bird comes to it.")
+
+    class Reader:
+        """Knows from the crow's passage that it is the other way round; the pond's has it guess."""
+
+        def log_likelihoods(self, params, given, reached):
+            knows = [CROW[0].text in reviewer.tokenizer.decode(prompt) for prompt, _ in given]
+            said = [reviewer.tokenizer.decode(tokens) for _, tokens in given]
+            of = {(True, True): -2.0, (True, False): -1.0, (False, True): -5.0, (False, False): -5.1}
+            totals = [of[known, words.strip() == text] for known, words in zip(knows, said, strict=True)]
+            return [np.array([total], np.float32) for total in totals]
+
+    names = Criterion(id="roles", kind="likelihood", question="?")
+    judge = replace(reviewer, criteria=(names,), scorer=Reader())
+    prompt = reviewer.tokenizer.render(QUESTION.messages, passages=[CROW[0].text, pond.text])
+    for room in (len(prompt) + 50, len(prompt) - 1):  # read at once, and in two parts
+        (found,) = replace(judge, room=room).verdicts([case(text, (CROW[0], pond))])
+        assert not found["roles"].passed and found["roles"].score < 0.3
+
+
 def test_after_a_wrong_thought_a_correction_is_as_likely_as_there(reviewer):
     (found,) = reviewer.verdicts([case("no, it hums.", before="it drips.")])
     prompt = reviewer.tokenizer.render(QUESTION.messages, passages=[p.text for p in CROW])

@@ -14,6 +14,7 @@ from ratchet.bootstrap import config_files
 from ratchet.bootstrap.certificate import OVERALL
 from ratchet.bootstrap.lineage import reviewed
 from ratchet.bootstrap.report.terminal import shown
+from ratchet.bootstrap.worlds.world import content_id
 from ratchet.launch import cli
 from ratchet.launch.commands import labels
 
@@ -134,7 +135,7 @@ def test_of_several_certificates_the_newest_that_holds_is_shown(run, ratchet, mo
     other = own | {"judge": "ef", "generation": 2}
     for made in (own, other):
         file = run / f"gen-00{made['generation']}" / "certificate.json"
-        file.write_text(json.dumps(made | {"precision_floor": 0.97}))
+        file.write_text(json.dumps(made | {"sha256": content_id(made)}))
     monkeypatch.setattr("ratchet.bootstrap.certificate.identity", lambda reviewer: {"judge": "ab", "rubric": "cd"})
     code, out, _ = ratchet("calibrate", run, "--generation", "2", "--json")
     assert code == 0 and json.loads(out)["certificate"]["generation"] == 1
@@ -143,13 +144,13 @@ def test_of_several_certificates_the_newest_that_holds_is_shown(run, ratchet, mo
 def test_a_stale_certificate_is_refused(run, ratchet):
     """That of generation 2, for generation 1, whose judge is another."""
     made = {"judge": "ab", "rubric": "cd", "generation": 2, "accepted": 99, "wrong": 0, "holds": True, "needed": 99}
-    (run / "gen-002" / "certificate.json").write_text(json.dumps(made | {"precision_floor": 0.97}))
+    (run / "gen-002" / "certificate.json").write_text(json.dumps(made | {"sha256": content_id(made)}))
     for generation in ("1", "2"):
         code, _, error = ratchet("calibrate", run, "--generation", generation)
         assert code == 2 and "certificate.json is stale: its judge is ab" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"judge": "ab", "rubric": "cd", "holds": true}'])
 def test_a_damaged_certificate_is_one_line_that_names_it(run, ratchet, content):
     (run / "gen-002" / "certificate.json").write_text(content)
     code, _, error = ratchet("calibrate", run)
@@ -163,9 +164,11 @@ def test_mistakes_are_one_line(run, ratchet, tmp_path):
         ('{"transcript": "x", "label": true}', "labels no answer of generation 2"),
         ('{"transcript": "x"}', "line 1: label is None"),
         (json.dumps({"transcript": next(iter(answers(run))), "criterion": "z", "label": True}), "labels z; the rubric"),
+        ("\n\xe9", "labels.jsonl, line 2: no JSON ('utf-8' codec can't decode"),
+        ("[" * 100_000, "labels.jsonl, line 1: no JSON (maximum recursion"),
     ):
         if text:
-            file.write_text(text)
+            file.write_text(text, "latin-1")
         code, _, error = ratchet("calibrate", run, "--labels", file)
         assert code == 2 and named in error and error.count("\n") == 1, error
     code, _, error = ratchet("calibrate", run, "--generation", "7", "--labels", file)

@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ratchet.train.checkpoint import CheckpointError, Checkpoints, load_weights, save_weights
+from ratchet.train.checkpoint import CheckpointError, Checkpoints, fingerprint, load_weights, save_weights
 
 
 def train_state(seed=0):
@@ -143,3 +143,13 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
     save_weights(tmp_path / "model", {"w": jnp.ones((4, 4))})
     with pytest.raises(CheckpointError):
         load_weights(tmp_path / "model", {"w": jnp.ones((4, 5))})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8, jnp.bool_])
+def test_a_fingerprint_knows_where_every_value_lies(dtype):
+    """Rows in another order, two values exchanged, two signs turned: each has the sum of the bits that it had."""
+    signs = jnp.array([[1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 0, 0]]).astype(dtype)
+    values = signs if dtype == jnp.bool_ else 2 * signs - 1
+    exchanged = values.at[0, :2].set(values[0, 1::-1])
+    others = (values, values[::-1], values[:, ::-1], jnp.roll(values, 1, axis=1), exchanged)
+    assert len({fingerprint({"w": value}) for value in others}) == len(others)

@@ -96,11 +96,14 @@ def test_targets_are_made_of_what_is_kept_and_bound_to_its_review(g, monkeypatch
     seen = lambda self, *given: siblings.append(given[3]) or asked(self, *given)
     monkeypatch.setattr(Reviewer, "review", seen)
     made = transcripts.target(g, reviewer, units, 2, ("targets", "review"))
-    assert siblings == [unit.heard for unit in units]
+    assert siblings == [[*unit.heard] for unit in units]
     right = [t for unit in units for t in unit.heard]
     transcripts.target(g, reviewer, units, 2, ("corrections", "review"), right)
     of = lambda unit: [t for t in right if t.task_id in {own.task_id for own in kept(unit, 2)}]
-    assert siblings[len(units) :] == [(*unit.heard, *of(unit)) for unit in units], "what is right votes too"
+    assert siblings[len(units) :] == [[*unit.heard, *of(unit)] for unit in units], "what is right votes too"
+    corrected = [unit._replace(transcripts=[replace(t, source="spoiled") for t in unit.transcripts]) for unit in units]
+    transcripts.target(g, reviewer, corrected, 2, ("wrongthink", "review"), right)
+    assert siblings[2 * len(units) :] == [of(unit) for unit in units], "a correction has no vote beside its answer's"
     assert [[t.transcript_id for t in unit] for unit in made] == [[t.id for t in kept(unit, 2)] for unit in units]
     assert all(len(unit) == 2 for unit in made)
     monkeypatch.setattr(transcripts, "make_targets", unused)
