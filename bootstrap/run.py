@@ -296,7 +296,7 @@ def check(config: Config) -> Given:
             "held out for the review; a model from scratch learns from the others: have more, or hold out fewer"
         )
     for asked in (one for one in (config.teacher, config.judge) if one.url):
-        find_model(Client(asked, asked.model, epath.Path()))
+        find_model(Client(asked, asked.model, None), config.model.max_length)
     if config.rollouts.url:
         find_server(config.rollouts)
     return given

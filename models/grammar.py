@@ -106,6 +106,8 @@ class Guides:
         self._grammars, self._executor = grammars, LLExecutor()
         self._known = next((grammar.size for grammar in grammars if grammar), 0)
         self._said: dict[int, LLMatcher] = {}
+        self.lost: dict[int, str] = {}
+        """Requests whose grammar was lost, and why; they may say anything then, so that who called has to end them."""
         self.words = -(-vocab_size // 32) if self._known else 0
         """W; 0 when no request has a grammar."""
 
@@ -127,15 +129,22 @@ class Guides:
             consume_token_par(self._executor, moved)
         return still_B, self._allowed(np.where(still_B, said_B, -1))
 
+    def check(self) -> None:
+        """Raises ValueError when a grammar is lost."""
+        if self.lost:
+            raise ValueError(f"grammar: {next(iter(self.lost.values()))}")
+
     def _allowed(self, index_B: np.ndarray) -> np.ndarray:
-        """What the requests of these indices may say next, as words of bits [B, W]. Raises ValueError when a grammar is
-        lost, which llguidance would take for its end."""
+        """What the requests of these indices may say next, as words of bits [B, W]. A grammar that is lost, which
+        llguidance would take for its end, is noted."""
         known_BW = np.full((len(index_B), -(-self._known // 32)), -1, np.int32)
         rows = [(self._said[index], row) for row, index in enumerate(index_B.tolist()) if index in self._said]
         if rows:
             fill_next_token_bitmask_par(self._executor, rows, known_BW)
-        if lost := [_line(matcher.get_error()) for matcher, _ in rows if matcher.is_error()]:
-            raise ValueError(f"grammar: {lost[0]}; give it a simpler schema, of what the tokenizer can spell")
+        for index in [i for i in index_B.tolist() if i in self._said and self._said[i].is_error()]:
+            said = _line(self._said.pop(index).get_error())
+            self.lost[index] = f"{said}; give it a simpler schema, of what the tokenizer can spell"
+        rows = [(matcher, row) for matcher, row in rows if not matcher.is_error()]
         free_B = np.isin(np.arange(len(index_B)), [row for _, row in rows], invert=True)
         unknown_BW = np.where(free_B[:, None], -1, np.zeros((1, self.words - known_BW.shape[1]), np.int32))
         return np.concatenate([known_BW, unknown_BW.astype(np.int32)], axis=1)

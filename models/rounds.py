@@ -94,6 +94,13 @@ class Round:
         """Gives a request up; nothing more is heard of it."""
         self._gone.add(number)
 
+    def lost(self) -> dict[int, str]:
+        """The requests that are given up, by number, because their grammar was lost, and why; asked after a step."""
+        found, self._guides.lost = self._guides.lost, {}
+        for number in found.keys() & self._asked.keys():
+            self.leave(number)
+        return found
+
     def step(self) -> dict[int, Part]:
         """Decodes for a few steps; returns what each request said, by its number."""
         if self._gone:

@@ -129,6 +129,7 @@ class Sampler(Plan):
                 taken_M = np.zeros(self.parts, int)
                 queue = self.read(weights, requests, places_Q, columns, apart=self.reads_apart(model))
                 queue = queue._replace(allowed_QW=guides.first(places_Q))
+                guides.check()
                 state = slots.anew(state)
             # While slots have room for all of the queue and more wait, the next queue is read before a step is made.
             seats_only = waiting and np.all(working_M + self._count(places_Q) - taken_M <= self.slots // self.parts)
@@ -143,6 +144,7 @@ class Sampler(Plan):
             done = ended
             if guides.words:
                 still_B, next_BW = guides.after(said.index_CB[0], said.token_CB[0], index_B)
+                guides.check()
                 state = state._replace(allowed_BW=slots.allow(state.allowed_BW, still_B, next_BW, plan=self))
             self.meter.count(int(steps), int(np.sum(said.index_CB >= 0)), self.slots)
             given.append(said)

@@ -62,12 +62,17 @@ class Unaskable(Exception):
     """The server takes this question at no time, such as one that is too long for it."""
 
 
-class Failed(Exception):
-    """An attempt that may do better another time: why, and how long the server says to wait, in seconds."""
+class Unread(Exception):
+    """A question has been answered time after time, and never by what can be read."""
 
-    def __init__(self, reason: str, wait: float | None = None, busy: bool = False):
+
+class Failed(Exception):
+    """An attempt that may do better another time: why, and how long the server says to wait, in seconds. `unheard`
+    says that there was no answer to be read."""
+
+    def __init__(self, reason: str, wait: float | None = None, busy: bool = False, unheard: bool = False):
         super().__init__(reason)
-        self.reason, self.wait, self.busy = reason, wait, busy
+        self.reason, self.wait, self.busy, self.unheard = reason, wait, busy, unheard
 
 
 def checked(answer: Any) -> tuple[str, bool]:
@@ -113,11 +118,15 @@ class Counts:
     cost: float = 0.0
     again: Counter[str] = field(default_factory=Counter)
 
+    unread: int = 0
+    """Questions whose answers could not be read, however often they were asked."""
+
     def __str__(self) -> str:
         again = ", ".join(f"{reason} {count}" for reason, count in sorted(self.again.items()))
         parts = [f"{self.answered:,} answers", f"{self.kept:,} more had been kept", f"{self.tokens:,} tokens"]
         parts += [f"which cost {self.cost:.4g}"] if self.cost else []
         parts += [f"{self.unaskable:,} questions were refused"] if self.unaskable else []
+        parts += [f"{self.unread:,} were answered by nothing that can be read"] if self.unread else []
         return ", ".join([*parts, f"asked again: {again}"] if again else parts)
 
 
@@ -137,6 +146,7 @@ class Client:
     counts: Counts = field(default_factory=Counts)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
+    _in_a_row: Counter[str] = field(default_factory=Counter)
 
     @property
     def who(self) -> str:
@@ -177,8 +187,9 @@ class Client:
     def answers(
         self, bodies: Sequence[Body], advance: Callable[[int], None], read: Callable[[Any], Any] = checked
     ) -> list[Any]:
-        """What `read` makes of the server's answers to questions, in order; None for one that it cannot be asked. Equal
-        ones are asked once; one of which `read` raises Failed is asked for again.
+        """What `read` makes of the server's answers to questions, in order; None for one that it cannot be asked, or
+        never answers by what can be read. Equal ones are asked once; one of which `read` raises Failed is asked for
+        again.
 
         `advance(n)` is called when n more are there. Raises ServerStopped when the server is dead or the budget spent,
         ServerRefused when the key does not, or no longer, do, RecordError when a kept answer is damaged.
@@ -232,10 +243,19 @@ class Client:
                     f"{self.who}: {self.config.url} refuses every question ({refused}); see to what it takes"
                 ) from None
             return None
+        except Unread as unread:
+            with self._lock:
+                self.counts.unread += 1
+                self._in_a_row["unread"] += 1
+            if self._in_a_row["unread"] >= FIRST:
+                why = f"has answered {FIRST} questions in a row by nothing to be read ({unread})"
+                raise self._stopped(why) from None
+            return None
         if self.folder:
             keep(self.folder, body, answer)
         with self._lock:
             self.counts.answered += 1
+            self._in_a_row.clear()
         return read(answer)
 
     def _paid(self, body: Body, read: Callable[[Any], Any]) -> Any:
@@ -261,7 +281,7 @@ class Client:
 
     def _persistently(self, body: Body, read: Callable[[Any], Any]) -> dict[str, Any]:
         """Asks until there is an answer or too many attempts have failed."""
-        reason, asked = "", None
+        reason, asked, heard = "", None, True
         for attempt in range(ATTEMPTS):
             with self._pace:
                 if self._over.is_set():
@@ -272,20 +292,22 @@ class Client:
                     self._pace.answered()
                     return answer
                 except Failed as failed:
-                    reason, asked = failed.reason, failed.wait
+                    reason, asked, heard = failed.reason, failed.wait, heard and not failed.unheard
                     if failed.busy:
                         self._pace.busy()
                 with self._lock:
                     self.counts.again[reason] += attempt + 1 < ATTEMPTS
             if attempt + 1 < ATTEMPTS:
-                self._rest(attempt, asked)
-        why = f"has failed {ATTEMPTS} times in a row ({reason})"
-        raise ServerStopped(
-            f"{self.who}: {self.config.url} {why}; what it answered is kept; see to it, then `ratchet resume` goes on",
-            f"it {why}", again=True,
-        )  # fmt: skip
+                self.rest(attempt, asked)
+        if heard:
+            raise Unread(reason)
+        raise self._stopped(f"has failed {ATTEMPTS} times in a row ({reason})")
 
-    def _rest(self, attempt: int, asked: float | None) -> None:
+    def _stopped(self, why: str) -> ServerStopped:
+        mend = "what it answered is kept; see to it, then `ratchet resume` goes on"
+        return ServerStopped(f"{self.who}: {self.config.url} {why}; {mend}", f"it {why}", again=True)
+
+    def rest(self, attempt: int, asked: float | None) -> None:
         """Waits after an attempt that has failed, as long as the server has asked for, or longer each time."""
         own = self.pause * 2**attempt * (0.5 + random.random())
         self._over.wait(min(LONGEST_WAIT, asked if asked and asked > 0 else own))
@@ -298,7 +320,7 @@ class Client:
             except Failed as failed:
                 if not failed.busy:
                     raise
-                self._rest(attempt, failed.wait)
+                self.rest(attempt, failed.wait)
         return self.ask(path, body)
 
     def ask(self, path: str, body: Body | None = None) -> Any:
@@ -307,7 +329,7 @@ class Client:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            raise Failed("malformed JSON") from None
+            raise Failed("malformed JSON", unheard=True) from None
 
     def tell(self, path: str, body: Body | None = None) -> str:
         """The text of one answer, asked for once, at a path below the server's address, or an address of its own.
@@ -317,14 +339,14 @@ class Client:
         try:
             return self._server.told(path, body, self.longest)
         except TimeoutError:
-            raise Failed(f"not whole after {self.longest:g} s") from None
+            raise Failed(f"not whole after {self.longest:g} s", unheard=True) from None
         except openai.APITimeoutError:
-            raise Failed(f"silent for {self.patience:g} s") from None
+            raise Failed(f"silent for {self.patience:g} s", unheard=True) from None
         except openai.APIConnectionError as error:
-            raise Failed(f"no connection: {_line(error.__cause__ or error)}") from None
+            raise Failed(f"no connection: {_line(error.__cause__ or error)}", unheard=True) from None
         except openai.APIStatusError as error:
             self._refuse(error.status_code, _message(error))
-            raise Failed(str(error.status_code), _wait(error), error.status_code in _BUSY) from None
+            raise Failed(str(error.status_code), _wait(error), error.status_code in _BUSY, unheard=True) from None
 
     def stop(self) -> None:
         """Has questions that wait to be asked again given up."""
@@ -336,7 +358,8 @@ class Client:
             raise ServerRefused(f"{self.who}: {self.config.url}: {_NO_ENTRY[status]} ({status}); set {self.key}")
         if status == 404:
             raise ServerRefused(
-                f"{self.who}: {self.config.url} has no {self.model!r} ({message}); set --{self.who}.model"
+                f"{self.who}: {self.config.url} has no {self.model!r} ({message}); have it serve that, or see to "
+                f"--{self.who}.url, which ends in /v1"
             )
         if status in _UNASKABLE:
             raise Unaskable(message)

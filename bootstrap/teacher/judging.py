@@ -6,15 +6,16 @@ or, where it gives none, the word that it says.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.progress import Progress, counted
-from ratchet.bootstrap.teacher.client import Client, Failed, checked
+from ratchet.bootstrap.teacher.client import Client, Counts, Failed, checked
 from ratchet.bootstrap.teacher.probing import Probed, meet
 from ratchet.models.wording import ANSWERS, asking
 from ratchet.train.together import ALONE, Together
@@ -72,8 +73,10 @@ class FarJudge:
         if not self.likeliest:
             return {said: 1.0}
         try:
-            first = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            return {one["token"]: math.exp(one["logprob"]) for one in first}
+            found: Counter[str] = Counter()  # by their letters; of two tokens that show the same, both count
+            for one in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+                found[one["token"]] += math.exp(one["logprob"])
+            return found
         except (LookupError, TypeError, OverflowError):
             raise Failed("no log-probabilities") from None
 
@@ -113,6 +116,7 @@ def meet_judge(
 
     client, found = meet(directory, config.judge, config.model.max_length, progress, means, together)
     judge = FarJudge(client, found.likeliest, together)
-    if not met and sum(judge([PLAIN])[0]) < SURE:
+    asked_apart = replace(judge, client=replace(client, counts=Counts()))  # it says nothing of the run's own questions
+    if not met and sum(asked_apart([PLAIN])[0]) < SURE:
         progress.line(f"judge: it answers {PLAIN_QUESTION!r} by neither yes nor no; what it judges so is rejected")
     return judge

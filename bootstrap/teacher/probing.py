@@ -17,6 +17,10 @@ from ratchet.train.together import ALONE, Together
 KNOWN = "One, two, three, four, five."
 """A text whose tokens are counted."""
 _MOST_LIKELY = (20, 5, 1)
+_CANNOT = ("500", "malformed JSON")
+"""What servers answer, time after time, to what they do not know."""
+TRIES = 3
+"""Times that a server which cannot be heard is asked what it can do."""
 _CALL_ID = "call00000"
 """Nine letters and digits, which are all that Mistral's templates take."""
 _SCHEMA = {
@@ -79,7 +83,7 @@ def probe(client: Client, longest: int, calls: bool = False) -> Probed:
     Raises ServerRefused when it does not answer, has no such model, is too short, calls no tools although it has to, or
     counts no tokens although there is a budget; ServerStopped when it is too busy.
     """
-    listed = find_model(client)
+    listed = find_model(client, longest)
     client = replace(client, model=listed["id"])
     chat = {"model": client.model, "messages": [{"role": "user", "content": "Say: one."}], "max_tokens": 4}
     try:
@@ -91,7 +95,7 @@ def probe(client: Client, longest: int, calls: bool = False) -> Probed:
         raise ServerRefused(f"{client.who}: {client.config.url} does not answer a chat ({error}); see to it") from None
     found = Probed(
         model=client.model,
-        context=int(listed.get("max_model_len") or 0),
+        context=_context(listed),
         likeliest=_likeliest(client, chat),
         token_ids=_works(client, lambda: _takes_ids(client)),
         scores_text=_works(client, lambda: _scores(client)),
@@ -99,11 +103,6 @@ def probe(client: Client, longest: int, calls: bool = False) -> Probed:
         counts_tokens=bool((answer.get("usage") or {}).get("total_tokens")),
         tools=_works(client, lambda: _calls_tools(client, chat)),
     )
-    if 0 < found.context < longest:
-        raise ServerRefused(
-            f"{client.who}: {client.model} reads {found.context} tokens, and a prompt with its answer may take "
-            f"{longest}; lower --model.max-length, or give the server more"
-        )
     if calls and not found.tools:
         raise ServerRefused(
             f"{client.who}: {client.model} at {client.config.url} calls no tools; let the server parse calls, or start "
@@ -116,9 +115,9 @@ def probe(client: Client, longest: int, calls: bool = False) -> Probed:
     return found
 
 
-def find_model(client: Client) -> dict[str, Any]:
+def find_model(client: Client, longest: int) -> dict[str, Any]:
     """What the server lists of the model that was named, or of its only one. Raises ServerRefused where it has none
-    of that name or does not answer."""
+    of that name, does not answer, or reads fewer tokens than the `longest` prompt takes with its answer."""
     who, url, named = client.who, client.config.url, client.config.model
     try:
         models = {one["id"]: one for one in client.patiently("models")["data"]}
@@ -130,7 +129,18 @@ def find_model(client: Client) -> dict[str, Any]:
         raise ServerRefused(f"{who}: {url} has no model {named!r}; set --{who}.model to {_some(models)}")
     if not named and len(models) != 1:
         raise ServerRefused(f"{who}: {url} has {len(models)} models; set --{who}.model to {_some(models)}")
-    return models[named or next(iter(models))]
+    found = models[named or next(iter(models))]
+    if 0 < _context(found) < longest:
+        raise ServerRefused(
+            f"{who}: {found['id']} reads {_context(found)} tokens, and a prompt with its answer may take {longest}; "
+            "lower --model.max-length, or give the server more"
+        )
+    return found
+
+
+def _context(listed: dict[str, Any]) -> int:
+    """The tokens that a listed model reads; 0 where nothing is said of it."""
+    return int(listed.get("max_model_len") or 0)
 
 
 def _some(models: dict[str, Any]) -> str:
@@ -138,16 +148,21 @@ def _some(models: dict[str, Any]) -> str:
 
 
 def _works(client: Client, check: Callable[[], bool]) -> bool:
-    """Whether a server can do something; one that refuses, or answers nonsense, cannot. Raises ServerStopped when it is
-    too busy to tell: what is found here holds as long as the run."""
-    try:
-        return check()
-    except Failed as failed:
-        if failed.busy:
-            raise _busy(client, failed) from None
-        return False
-    except (Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
-        return False
+    """Whether a server can do something; one that refuses, or answers nonsense or 500 time after time, cannot. Raises
+    ServerStopped when it is too busy to tell, or cannot be heard: what is found here holds as long as the run."""
+    for attempt in range(TRIES):
+        try:
+            return check()
+        except Failed as error:
+            failed = error
+            if failed.busy or not failed.unheard:
+                break
+            client.rest(attempt, failed.wait)
+        except (Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
+            return False
+    if failed.busy or (failed.unheard and failed.reason not in _CANNOT):
+        raise _busy(client, failed)
+    return False
 
 
 def _busy(client: Client, failed: Failed) -> ServerStopped:

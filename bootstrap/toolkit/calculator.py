@@ -5,6 +5,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,8 @@ LONGEST = 200
 """Characters of an expression."""
 LARGEST = 1024
 """Bits of a numerator or a denominator; whatever needs more is too large."""
+DIGITS = 15
+"""Digits that are known of a root, or of a power that is rounded."""
 SIGNIFICANT = 12
 """Digits of an answer that is no whole number."""
 WRITTEN = {"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**"}
@@ -62,16 +65,22 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
             raise Incalculable("a root of a negative number")
         return _real(float(base) ** float(exponent))
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits * abs(exponent) > LARGEST and abs(base) != 1:
+    if bits * abs(exponent) <= LARGEST or abs(base) in (0, 1):
+        return base**exponent.numerator
+    if base.denominator == 1 and exponent > 0:
         raise Incalculable(_TOO_LARGE)
-    return base**exponent.numerator
+    with localcontext(prec=50, traps=[]):  # such as interest over many months: the exact fraction is longer
+        value = (Decimal(base.numerator) / base.denominator) ** exponent.numerator
+    if value.is_finite() and value and abs(value.adjusted()) < DIGITS:
+        return Fraction(f"{value:.{DIGITS}g}")
+    raise Incalculable("it is too close to zero" if value.is_finite() and value.adjusted() < 0 else _TOO_LARGE)
 
 
 def _real(value: float) -> Fraction:
-    """A number of which fifteen digits are known."""
+    """A number of which DIGITS are known."""
     if not math.isfinite(value):
         raise Incalculable(_TOO_LARGE)
-    return Fraction(f"{value:.15g}")
+    return Fraction(f"{value:.{DIGITS}g}")
 
 
 def _root(value: Fraction) -> Fraction:

@@ -4,6 +4,9 @@
 afterwards there are no files.
 """
 
+import __future__  # noqa: F401
+
+import _strptime  # noqa: F401
 import array  # noqa: F401
 import base64  # noqa: F401
 import bisect  # noqa: F401

@@ -189,7 +189,12 @@ class Desk:
             if work.given_up:
                 self._round.leave(number)
                 del self._seated[number]
-        for number, part in self._round.step().items():
+        parts = self._round.step()
+        for number, why in self._round.lost().items():
+            parts.pop(number, None)
+            if work := self._seated.pop(number, None):
+                work.tell(Refused(f"response_format or tools: {why}"))
+        for number, part in parts.items():
             work = self._seated[number]
             if part.ended:
                 del self._seated[number]

@@ -51,7 +51,8 @@ class Faulty:
         choice = {"index": 0, "message": message, "finish_reason": finish}
         likely = self.likely(body) if self.likely and body.get("logprobs") else None
         if likely:
-            of = [{"token": token, "logprob": math.log(share)} for token, share in likely.items()]
+            pairs = likely.items() if isinstance(likely, dict) else likely
+            of = [{"token": token, "logprob": math.log(share)} for token, share in pairs]
             shown = [*of, *({"token": f"t{n}", "logprob": -30.0} for n in range(len(of), body["top_logprobs"]))]
             choice["logprobs"] = {"content": [{**of[0], "top_logprobs": shown}]}
         return {"choices": [choice], "usage": usage}

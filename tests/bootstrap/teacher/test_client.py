@@ -229,7 +229,7 @@ def test_a_server_may_say_how_long_to_wait(tmp_path, monkeypatch):
     waits.clear()
     made = dataclasses.replace(client(address, tmp_path), pause=60.0)
     for asked in (0.0, -5.0):  # at once, or at a time that has passed
-        made._rest(0, asked)
+        made.rest(0, asked)
     own = [seconds for seconds in waits if seconds is not None]
     assert len(own) == 2 and min(own) >= 30.0, "as long as one waits by oneself"
 
@@ -266,9 +266,50 @@ def test_a_server_that_is_busy_while_it_is_met_is_asked_again(tmp_path):
         assert ended.value.status == AGAIN and busy.asked == answered + ATTEMPTS
 
 
+@pytest.mark.parametrize("fault", [502, "cut", 504, "malformed"])
+def test_a_fault_that_passes_does_not_make_a_server_less_able(tmp_path, fault):
+    """What a probe finds holds for a run's life."""
+    can = lambda body: json.dumps({"fit": "yes"}) if "response_format" in body else "one"
+    with Faulty(can).serving() as address:
+        found = probe(client(address, tmp_path), 500)
+    for number in range(1, 5):
+        with Faulty(can, {number: fault, number + 1: fault}).serving() as address:
+            assert probe(client(address, tmp_path), 500) == found
+
+
+def test_a_server_that_cannot_be_heard_is_not_taken_for_one_that_cannot(tmp_path):
+    one = lambda body: "one"
+    lost = Faulty(one, dict.fromkeys(range(1, 99), 502))
+    with lost.serving() as address, pytest.raises(ServerStopped, match="show what it can do .502") as ended:
+        probe(client(address, tmp_path), 500)
+    assert ended.value.status == AGAIN
+    with Faulty(one, dict.fromkeys(range(1, 99), 500)).serving() as address:  # as to what it does not know
+        assert not probe(client(address, tmp_path), 500).schemas
+
+
+def test_a_question_that_is_never_answered_readably_is_left_out_and_many_in_a_row_stop_the_run(tmp_path):
+    """Such as one of which a filter lets no answer through."""
+    server = Faulty(say, dict.fromkeys(range(1, 1 + ATTEMPTS), "empty"))
+    with server.serving() as address:
+        made = client(address, tmp_path / "one", concurrency=1)
+        found = made.answers(bodies(3), lambda n: None)
+    assert found[1] is None and texts([found[0], found[2]]) == ["said 0", "said 2"]
+    assert made.counts.unread == 1 and "1 were answered by nothing that can be read" in str(made.counts)
+    server = Faulty(say, dict.fromkeys(range(1, 999), "empty"))
+    with server.serving() as address, pytest.raises(ServerStopped, match="8 questions in a row by nothing to be read"):
+        client(address, tmp_path / "all", concurrency=1).answers(bodies(99), lambda n: None)
+    assert server.asked == 1 + FIRST * ATTEMPTS
+
+
+def test_a_model_that_is_there_no_more_is_one_line_that_can_be_heeded(tmp_path):
+    gone = Faulty(say, {0: 404})
+    with gone.serving() as address, pytest.raises(ServerRefused, match="have it serve that, or see to --teacher.url"):
+        client(address, tmp_path).answers(bodies(1), lambda n: None)
+
+
 def test_a_server_that_takes_echo_and_scores_its_own_words_alone_is_found_out(tmp_path):
     """As llama.cpp's does."""
-    with Faulty(say, echoes=False).serving() as address:
+    with Faulty(lambda body: "one", echoes=False).serving() as address:
         config = client(address, tmp_path)
         found = probe(dataclasses.replace(config), 500)
     assert not found.scores_text and not found.schemas

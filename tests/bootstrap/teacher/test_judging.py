@@ -18,7 +18,7 @@ from ratchet.bootstrap.probes import junk_probes
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rubric import Criterion, seated
-from ratchet.bootstrap.teacher.client import Client, ServerStopped
+from ratchet.bootstrap.teacher.client import Client, ServerRefused, ServerStopped
 from ratchet.bootstrap.teacher.judging import FarJudge, Posed, meet_judge, unmarked
 from ratchet.bootstrap.teacher.settings import JudgeConfig
 from ratchet.bootstrap.worlds.world import Case, Document, Task, sentences
@@ -64,6 +64,7 @@ def message(body) -> str:
     [
         (ASKED, {"Yes": 0.6, " yes": 0.1, "No": 0.2}, (0.7, 0.2)),
         (ASKED, {"Y": 0.5, "n": 0.3, "The": 0.1}, (0.5, 0.3)),
+        (ASKED, [("Yes", 0.6), ("No", 0.2), ("Yes", 0.1)], (0.7, 0.2)),  # two tokens of the same letters
         (ASKED, {"Maybe": 0.9, "": 0.05, " ": 0.05}, (0.0, 0.0)),
         (ASKED, {"Y\u200bes": 0.5, "\u202eYes": 0.4}, (0.0, 0.0)),
         (ASKED, {"Yesterday": 0.5, "None": 0.4}, (0.0, 0.0)),
@@ -251,3 +252,14 @@ def test_it_is_calibrated_on_labels_like_any_judge(tmp_path, reviewer, tokenizer
     assert [c.standing for c in calibrated.criteria] == ["required", "advisory"]
     assert measured["criteria"]["says"]["auc"]["value"] == 1.0 and measured["review"]["precision"] == 1.0
     assert calibrated.criteria[0].threshold <= 0.7 / 0.8
+
+
+def test_a_judge_that_answers_a_plain_question_and_refuses_all_others_ends_the_run(tmp_path, little_run):
+    """As one does whose context they do not fit into."""
+    server = Faulty(lambda body: "Yes", likely=lambda body: {"Yes": 0.9})
+    with server.serving() as address:
+        config = replace(little_run.config, judge=JudgeConfig(url=address, concurrency=1))
+        far = meet_judge(epath.Path(tmp_path), config, Silent(), ["says"])
+        server.faults |= dict.fromkeys(range(server.asked, server.asked + 99), 400)
+        with pytest.raises(ServerRefused, match="judge: .* refuses every question .not now.; see to what it takes"):
+            far([replace(ASKED, text=f"is it {n}?") for n in range(20)])

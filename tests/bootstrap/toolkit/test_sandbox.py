@@ -30,6 +30,8 @@ def printed(sandbox, *programs, seconds: float = 60.0) -> list[str]:
         ("from datetime import date\nprint((date(2024, 3, 1) - date(2024, 2, 1)).days)", "29"),
         ("import json, re\nprint(json.dumps(re.findall('a.', 'abac')))", '["ab", "ac"]'),
         ("x = 1", "nothing is printed"),
+        ("from __future__ import annotations\nprint(1)", "1"),
+        ("from datetime import datetime as d\nprint(d.strptime('3 May 2024', '%d %B %Y').date())", "2024-05-03"),
         ("print('é', end='')", "é"),
         ("def f(n): return n * f(n - 1) if n else 1\nprint(f(20))", "2432902008176640000"),
         ("import sys\nprint(sys.version_info[:1])", "(3,)"),
