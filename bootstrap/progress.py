@@ -185,6 +185,9 @@ class Metrics:
             self._outbox = Outbox(directory)
             self._outbox.fetch(METRICS)
             self._path = self._outbox.place / METRICS
+            if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+                with self._path.open("a") as file:
+                    file.write("\n")  # after a line that a kill or a full disk has torn
             import tensorboardX  # with torch, where there is one, which takes more than a second
 
             self._board = tensorboardX.SummaryWriter(str(self._outbox.place / "tensorboard"))

@@ -1,7 +1,7 @@
 """What stays the same while a run goes on, and how it is prepared."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -281,7 +281,7 @@ def check(config: Config) -> Given:
                 _ = caller(tools.described, tokenizer).grammar
             except FolderError as error:
                 raise FolderError(f"{error}, or have none called by --simulate.calls 0") from error
-        longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
+        longest_passage(tokenizer, config, tools, shown_of(kinds), world)
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "
@@ -336,7 +336,7 @@ def prepare(
     sampler, scorer = engines.sampler(config, graphdef, mesh, unused), engines.scorer(config, graphdef, mesh, unused)
     metrics = Metrics(directory, together.first, config.wandb, flat(config)) if writes else None
     kinds = _kinds(world)
-    longest = longest_passage(tokenizer, config, tools, shown_of(kinds), _asked(world))
+    longest = longest_passage(tokenizer, config, tools, shown_of(kinds), world)
     return Run(
         directory, config, world, tokenizer, rubric, graphdef, sampler, scorer, mesh, progress, metrics, tools, kinds,
         longest, together,
@@ -376,12 +376,6 @@ def _mesh(directory: epath.Path, config: Config) -> jax.sharding.Mesh:
     except ValueError as error:
         reason = str(error).rpartition("; ")[0]
         raise ValueError(f"{directory}: {reason}; go on where it was begun, or start a new run here") from error
-
-
-def _asked(world: World) -> Iterator[Task]:
-    """Tasks that are the same however many generations there are."""
-    for part in (world.seed, world.probes, world.fresh, world.slices[0]):
-        yield from part.tasks
 
 
 def with_base(config: Config) -> Config:

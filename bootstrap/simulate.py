@@ -7,7 +7,7 @@ import heapq
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -20,11 +20,13 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.toolkit.source import Answered, Asked
 from ratchet.bootstrap.tools import LOOKUP, Called, Caller, Toolbox, caller, lookup
 from ratchet.bootstrap.transcript import Capture, Source, Transcript
-from ratchet.bootstrap.worlds.world import Document, Item, Message, Task, content_id
+from ratchet.bootstrap.worlds.world import Document, Item, Message, Task, World, content_id
 from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled
 
+LETTERS = 20
+"""Letters of a token at most, as far as a text is cut by them before it is counted."""
 LONGEST_QUESTIONS = 8
 """Questions with the most letters of which one is taken to have the most tokens."""
 
@@ -211,22 +213,34 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
     return Draft(task, sibling, tuple(p.id for p in shown), tuple(prompt), messages=task.messages)
 
 
-def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown, tasks: Iterable[Task]) -> int:
+def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown, world: World) -> int:
     """Tokens that a passage may have: what the longest questions leave of a prompt, and at most three quarters of what
-    any leaves. Raises ValueError when that is nothing."""
+    any leaves. They are those that are the same however many generations there are. Raises ValueError when that is
+    nothing, or a question of a later generation leaves too little for its own document."""
     room = config.model.max_length - config.simulate.new_tokens
     described = tools.described if config.simulate.calls else ()
     letters = lambda messages: sum(len(m["content"]) for m in messages)
-    longest = heapq.nlargest(LONGEST_QUESTIONS, (t.messages for t in tasks), key=letters)
+    largest = lambda tasks: heapq.nlargest(LONGEST_QUESTIONS, tasks, key=lambda t: letters(t.messages))
+    first, *later = world.slices
+    longest = largest(t for part in (world.seed, world.probes, world.fresh, first) for t in part.tasks)
     left = lambda messages: room - len(shown.prompt(tokenizer, messages, ["so."], tools=described))
-    most = min([left(({"role": "user", "content": "so?"},)) * 3 // 4, *map(left, longest)])
+    most = min([left(({"role": "user", "content": "so?"},)) * 3 // 4, *(left(t.messages) for t in longest)])
     if most < 1:
-        asked = f"the question {longest[0][-1]['content'][:60]!r}" if longest else "what is said beside every question"
-        raise ValueError(
-            f"simulate: {asked} leaves no room for a passage in {room} tokens; raise "
-            "--model.max-length or lower --simulate.new-tokens"
-        )
+        raise _no_room(longest[0] if longest else None, room)
+    texts = {d.id: d.text for part in later for d in part.documents}
+    for t in largest(t for part in later for t in part.tasks):
+        own = [len(tokenizer.encode(texts[i][: LETTERS * most])) for i in t.document_ids if i in texts]
+        if left(t.messages) < min([most, *own]):
+            raise _no_room(t, room)
     return most
+
+
+def _no_room(asked: Task | None, room: int) -> ValueError:
+    what = f"the question {asked.question[:60]!r}" if asked else "what is said beside every question"
+    return ValueError(
+        f"simulate: {what} leaves no room for a passage in {room} tokens; raise --model.max-length or lower "
+        "--simulate.new-tokens"
+    )
 
 
 def finish(

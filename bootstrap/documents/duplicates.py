@@ -60,8 +60,8 @@ def _batches(documents: Sequence[Document]) -> Iterator[tuple[int, int]]:
 
 
 def _trigrams(text: str) -> list[str]:
-    """Every three words in a row, in small letters."""
-    said = words(text.lower())
+    """Every three words in a row, in small letters; a text without words, such as one in Braille, is one of its own."""
+    said = words(text.lower()) or (text.strip(),)
     return [" ".join(said[i : i + 3]) for i in range(max(1, len(said) - 2))]
 
 

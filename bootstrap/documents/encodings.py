@@ -24,6 +24,10 @@ FEW = 0.01
 """The share of control characters from which on something is no text."""
 WESTERN = 1 / 3
 """The share of letters with accents beyond which a text is no Western European one."""
+NAME = 24
+"""Letters of a name or two, which are too few to go by shares."""
+_ACCENTED_NAME = re.compile(r"(?:[^\W\d_]?(?:[\W\d_]|\Z)|(?=[À-ÿ]*[A-Za-z])[A-Za-zÀ-ÖØ-öø-ÿ]++)*")
+"""Words of Western letters, of which each has a plain one or is alone."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _HALF = re.compile("[\ud800-\udfff]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -149,7 +153,8 @@ def _detected(content: bytes, source: str) -> str:
 
 def _western_accents(text: str) -> int | None:
     """How many letters with accents a text has; None where they are too many, or signs tear words apart, for a text of
-    Western Europe."""
+    Western Europe. A name or two may have many, if they stand beside plain letters."""
     letters = [c for c in text if c.isalpha()]
     accents = sum(not c.isascii() for c in letters)
-    return accents if accents <= WESTERN * len(letters) and not _TORN_WORD.search(text) else None
+    few = accents <= WESTERN * len(letters) or (len(text) <= NAME and _ACCENTED_NAME.fullmatch(text))
+    return accents if few and not _TORN_WORD.search(text) else None

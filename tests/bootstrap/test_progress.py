@@ -7,6 +7,7 @@ from etils import epath
 from tensorboardX.event_file_writer import EventFileWriter
 
 from ratchet.bootstrap.progress import Metrics, Noted, Reached, Silent, Tallies, Tally, counted, timed
+from ratchet.bootstrap.report.files import lines_in
 from ratchet.train import goodput
 from ratchet.train.holder import holder_of, holding
 
@@ -158,3 +159,11 @@ def test_the_process_says_in_its_record_what_it_does_and_a_stage_within_a_stage_
             "in gen 2 train (anti), after 20 of 60",
         ]  # fmt: skip
         assert holder.doing is None
+
+
+def test_a_torn_line_of_metrics_takes_no_other_with_it(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"torn')
+    metrics = Metrics(epath.Path(tmp_path))
+    metrics.log(1, "loop", 20, {"loss": 1.0})
+    metrics.close()
+    assert [line["step"] for line in lines_in(epath.Path(tmp_path) / "metrics.jsonl")] == [0, 20]

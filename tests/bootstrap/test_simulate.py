@@ -14,7 +14,7 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.simulate import Draft, Shown, draft, finish, longest_passage, shown_passages, shows
 from ratchet.bootstrap.toolkit.source import Functions
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
-from ratchet.bootstrap.worlds.world import Document, Task, Tool
+from ratchet.bootstrap.worlds.world import Document, Material, Task, Tool, World
 from ratchet.models import decoder
 from ratchet.models.sampler import Sampled
 
@@ -190,13 +190,19 @@ def test_a_passage_is_as_long_as_the_longest_questions_leave_room_for(torn, litt
     config, tools, tokenizer = little_run.config, Toolbox(), torn.tokenizer
     room = config.model.max_length - config.simulate.new_tokens
     asked = [(Task("t", (), ({"role": "user", "content": "so it is " * n},))) for n in (1, 10, 12)]
-    limit = lambda some: longest_passage(tokenizer, config, tools, Shown(), some)
+    world = lambda *slices: World(name="w", slices=slices, rubric="")
+    limit = lambda some, *later: longest_passage(tokenizer, config, tools, Shown(), world(Material((), some), *later))
     assert limit([]) == limit(asked[:1]) and 0.7 * room < limit([]) < 0.75 * room, "a quarter is kept free"
     most = limit(asked)
     prompt = tokenizer.render(asked[2].messages, passages=["so."])
     assert most == min(limit([]), room - len(prompt))
     with pytest.raises(ValueError, match="the question .so it is .* leaves no room for a passage in 144 tokens"):
         limit([Task("t", (), ({"role": "user", "content": "so it is " * 100},))])
+    late = lambda n, text: Material((Document("d", text),), [replace(asked[2], document_ids=("d",)), long(n)])
+    long = lambda n: Task("u", ("d",), ({"role": "user", "content": "so it is " * n},))
+    assert limit(asked[:1], late(25, "so.")) == limit(asked[:1]), "a later question goes with a short document"
+    with pytest.raises(ValueError, match="the question .so it is .* leaves no room for a passage in 144 tokens"):
+        limit(asked[:1], late(25, "so it is. " * 50))
     config = replace(config, model=replace(config.model, max_length=config.simulate.new_tokens + 2))
     with pytest.raises(ValueError, match="simulate: what is said beside every question leaves no room"):
         limit([])

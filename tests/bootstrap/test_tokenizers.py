@@ -72,7 +72,19 @@ def test_a_long_document_that_is_no_text_shuts_out_no_word_of_others(tmp_path, w
     assert pieces_of(tokenizer, " ".join(words)) < 2 * len(words)
 
 
-def test_texts_are_taken_evenly_from_their_beginning():
+def test_what_many_long_documents_begin_with_shuts_out_no_word_of_what_follows(tmp_path, world):
+    licence = " ".join(f"{word} permission notice" for word in ("granted", "hereby", "warranty", "liable") * 45)
+    words = [f"{a}{b}{c}" for a in ("tru", "blo", "gri") for b in ("ster", "mund", "vack") for c in ("ing", "o", "el")]
+    texts = [f"{licence} {' '.join((words[n % 27:] + words[: n % 27]) * 4)}" for n in range(300)]
+    crowd = tuple(Document(f"d{n}", text) for n, text in enumerate(texts))
+    tokenizer = made(tmp_path / "a", replace(world, slices=(Material(crowd),)))
+    assert len(licence) > 10**6 // 300 and pieces_of(tokenizer, " ".join(words)) < 2 * len(words)
+
+
+def test_texts_are_taken_evenly_from_beginning_to_end():
+    text = "".join(map(chr, range(1000)))
+    assert evenly([text, "x"], 401) == [text[:100] + text[300:400] + text[600:700] + text[900:], "x"]
+    assert [len(evenly([text], letters)[0]) for letters in range(100, 110)] == [*range(100, 110)]
     assert evenly(["a" * 90_000, "b" * 9000], 10**6) == ["a" * MOST_OF_ONE, "b" * 9000]
     assert evenly(["a" * 90_000, "b" * 30_000], 10**6) == ["a" * 30_000, "b" * 30_000]
     assert evenly(["ab", "c" * 500, "", "d" * 900], 420) == ["ab", "c" * 209, "", "d" * 209]

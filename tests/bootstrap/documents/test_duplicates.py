@@ -56,7 +56,8 @@ def test_who_repeats_what_was_left_out_repeats_what_was_kept():
     assert list(firsts(made)) == [None, made[0], made[0]]
 
 
-def test_texts_without_words_are_one():
-    first, second, third = firsts([Document("a", "..."), Document("b", "!"), Document("c", "so")])
-    assert first is third is None and second.id == "a"
+def test_texts_without_words_repeat_what_is_the_same():
+    texts = ("\u2803\u2817\u2801\u280a", "\u280d\u280a\u2807", "...", "!", " ...\n", "so", "∀∃⊢")
+    found = list(firsts([Document(str(n), text) for n, text in enumerate(texts)]))
+    assert [of and of.id for of in found] == [None, None, None, None, "2", None, None]
     assert list(firsts([])) == []

@@ -55,6 +55,11 @@ def test_one_stray_byte_does_not_make_another_encoding_of_what_is_utf8():
     assert (said[0], said[-1]) == ("un café naïf\n", "un caf\ufffd\n"), "of all blocks together"
 
 
+@pytest.mark.parametrize("name", ["été", "Élève", "à été", "øl", "à", "Å", "a é", "Günther Grün"])
+def test_a_name_of_a_few_letters_may_have_many_accents(name):
+    assert decoded(name.encode("cp1252"), "a") == name
+
+
 @pytest.mark.parametrize("declared", ["iso-8859-1", "Latin1", "us-ascii", "windows-1252"])
 def test_latin_is_what_browsers_take_it_for(declared):
     text = "He said “don’t” — and left the café."

@@ -95,7 +95,7 @@ def test_a_run_whose_teacher_died_goes_on_as_if_it_had_not(generation, say, monk
     with Faulty(say).serving() as address:
         unbroken = generation(address, "unbroken")
         transcripts.simulate(unbroken)
-    server = Faulty(say, {10: "gone", 13: "gone"})  # after the first questions, by which it is met
+    server = Faulty(say, {9: "gone", 11: "gone"})  # after the first questions, by which it is met
     with server.serving() as address:
         for _ in range(2):
             with pytest.raises(ServerStopped):

@@ -262,4 +262,4 @@ def test_a_judge_that_answers_a_plain_question_and_refuses_all_others_ends_the_r
         far = meet_judge(epath.Path(tmp_path), config, Silent(), ["says"])
         server.faults |= dict.fromkeys(range(server.asked, server.asked + 99), 400)
         with pytest.raises(ServerRefused, match="judge: .* refuses every question .not now.; see to what it takes"):
-            far([replace(ASKED, text=f"is it {n}?") for n in range(20)])
+            far([ASKED._replace(text=f"is it {n}?") for n in range(20)])
