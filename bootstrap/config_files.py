@@ -88,6 +88,8 @@ def read(path: epath.Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ConfigError(f"{path}, line {mark.line + 1}: {error.problem}; mend the YAML") from error
+    except ImportError as error:
+        raise ConfigError(f"{path} lies in a bucket; `pip install 'ratchet[buckets]'` to read it") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"{path} cannot be read: {reason}; give --config a YAML file of settings") from error

@@ -52,6 +52,7 @@ class Watchdog:
         self._seconds, self._what, self._clock, self._end = 60 * minutes, what, clock, end
         self._together = together.current()
         self._beat = clock(), "before its first step"
+        self._heard = "" if self._together.first else self._together.published_by(0)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -75,6 +76,7 @@ class Watchdog:
         while not self._over.wait(min(self._seconds / 4, 5.0)):
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # whoever waits is told later, or not at all
                 self._together.publish(self._beat[1])
+            self._hear()
             if self.stalled():
                 line = (
                     f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({self._where()}); "
@@ -86,6 +88,11 @@ class Watchdog:
                     faulthandler.dump_traceback(all_threads=True)
                 self._end(AGAIN)
                 return
+
+    def _hear(self) -> None:
+        """What the first process goes on with is a beat of the others, which wait for what it decides."""
+        if not self._together.first and (at := self._together.published_by(0)) != self._heard:
+            self._heard, self._beat = at, (self._clock(), self._beat[1])
 
     def _where(self) -> str:
         """Which process this is, and where the others are."""

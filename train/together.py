@@ -24,6 +24,8 @@ from ratchet.train.stopping import AGAIN, Ends
 
 PART = 1 << 20
 """Characters of a message: the service takes no more than four million bytes at once."""
+MARGIN = 30.0
+"""Seconds that the others wait longer than the first process, which names those that are missing."""
 LOOK = 500
 """Milliseconds for which a process waits at a stretch for what another says: between two stretches it heeds signals."""
 PATIENT = 24 * 3600
@@ -99,18 +101,25 @@ class Together:
         key = f"ratchet/{next(self.turns)}/{what}"
         if not self.first:
             self._tell(f"{key}/{self.number}", "")
-            self._told(f"{key}/all")
+            self._told(f"{key}/first")
+            # The first one says who is missing, when its own patience ends.
+            if names := self._told(f"{key}/all", time.monotonic() + self.patience + MARGIN):
+                raise self._gone(names, what)
             return
+        self._tell(f"{key}/first", "")
         until, missing = time.monotonic() + self.patience, []
         for number in range(1, self.count):
             try:
                 self._told(f"{key}/{number}", until)
             except PeerGone:
                 missing.append(number)
+        names = ", ".join(map(str, missing))
+        self._tell(f"{key}/all", names)
         if missing:
-            names = ", ".join(map(str, missing))
-            raise PeerGone(f"process {names} of {self.count} did not come to {what} within {self.patience:g} seconds")
-        self._tell(f"{key}/all", "")
+            raise self._gone(names, what)
+
+    def _gone(self, names: str, what: str) -> PeerGone:
+        return PeerGone(f"process {names} of {self.count} did not come to {what} within {self.patience:g} seconds")
 
     def publish(self, at: str) -> None:
         """Says where this process is, for those that wait for it."""
@@ -119,13 +128,14 @@ class Together:
 
     def published(self) -> dict[int, str]:
         """By number, where the other processes said last that they are; "" for one that never did."""
-        found = {}
-        for number in (n for n in range(self.count) if n != self.number):
-            try:
-                found[number] = self.client.key_value_try_get(f"ratchet at {number}")
-            except jax.errors.JaxRuntimeError:
-                found[number] = ""
-        return found
+        return {n: self.published_by(n) for n in range(self.count) if n != self.number}
+
+    def published_by(self, number: int) -> str:
+        """Where a process said last that it is; "" for one that never did."""
+        try:
+            return self.client.key_value_try_get(f"ratchet at {number}")
+        except jax.errors.JaxRuntimeError:
+            return ""
 
     def _tell(self, key: str, text: str) -> None:
         parts = [text[at : at + PART] for at in range(0, len(text), PART)] or [""]
@@ -139,7 +149,7 @@ class Together:
         return text + "".join(self._waited_for(f"{key}/part/{n}", until) for n in range(1, int(count)))
 
     def _waited_for(self, key: str, until: float) -> str:
-        what = key.split("/", 2)[2]
+        what, at = key.split("/", 2)[2], ""
         while True:
             try:
                 return self.client.blocking_key_value_get(key, LOOK)
@@ -147,6 +157,9 @@ class Together:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     reason = str(error).splitlines()[0][:200]
                     raise PeerGone(f"the other processes cannot be reached any more ({reason})") from error
+                heard = "" if self.first else self.published_by(0)
+                if heard != at:  # it goes on with what takes long, such as questions to a server
+                    at, until = heard, max(until, time.monotonic() + self.patience)
                 if time.monotonic() > until:
                     raise PeerGone(
                         f"process 0 of {self.count} said nothing of {what} for {self.patience:g} seconds"

@@ -14,6 +14,7 @@ from ratchet.bootstrap.report.screen import Screens
 from ratchet.launch.lines import UserError
 from ratchet.launch.options import described, located, parse
 from ratchet.launch.output import make_console, quiet
+from ratchet.train.buckets import StoreError, may_come_back, reason
 
 OVER = ("finished", "ended")
 """What a run is when nothing more will happen to it."""
@@ -58,9 +59,16 @@ def watch(words: list[str]) -> int:
 
 
 def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]], None]) -> None:
-    """Looks at the runs and shows what was found, until all of them are over."""
+    """Looks at the runs and shows what was found, until all of them are over. What a bucket does not do once it may do
+    the next time."""
+    found: list[Found] = []
     while True:
-        found = [run.look() for run in runs]
+        try:
+            found = [run.look() for run in runs]
+        except Exception as error:
+            again = error.again if isinstance(error, StoreError) else reason(error) and may_come_back(error)
+            if not (found and again):
+                raise
         show(found)
         if all(one["state"] in OVER for one in found):
             return

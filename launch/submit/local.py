@@ -1,7 +1,9 @@
 """This machine: several processes of one run, watched, started again, and ended together."""
 
 import contextlib
+import itertools
 import os
+import re
 import shlex
 import signal
 import socket
@@ -19,6 +21,8 @@ from ratchet.launch.submit.asked import Submission
 from ratchet.train.stopping import passed_on
 
 _DEVICES = Path("/dev")
+_GPU = re.compile(r"\d+$|GPU-|MIG-")
+"""How CUDA_VISIBLE_DEVICES names a GPU."""
 _ASKED = 6
 """How often the usual time processes have that were all asked to end."""
 _LOOK = 0.05
@@ -80,7 +84,7 @@ def supervise(
             failed = group.wait(patience.grace)
             code, said, trace = group.code(failed), group.last_line(failed), group.trace(failed)
         if group.asked:
-            return 128 + group.asked
+            return code and 128 + group.asked
         if code == 0:
             return 0
         say(f"submit: process {failed} has ended with exit code {code}{': ' + said if said else ''}", *trace)
@@ -193,7 +197,8 @@ def _gpus_of(processes: int) -> list[str]:
     GPUs."""
     platforms, seen = os.environ.get("JAX_PLATFORMS", ""), os.environ.get("CUDA_VISIBLE_DEVICES")
     used = not platforms or any(name in platforms for name in ("cuda", "gpu"))
-    there = len(list(_DEVICES.glob("nvidia[0-9]*"))) if seen is None else len([one for one in seen.split(",") if one])
+    named = itertools.takewhile(_GPU.match, (seen or "").replace(" ", "").split(","))  # as CUDA does
+    there = len(list(_DEVICES.glob("nvidia[0-9]*") if seen is None else named))
     count = there if used else 0
     if 0 < count < processes:
         raise UserError(f"submit: {processes} processes do not share {count} GPUs; give --processes {count} or fewer")

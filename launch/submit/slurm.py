@@ -1,5 +1,6 @@
 """Slurm: one sbatch file for a cluster of GPUs whose machines share a file system."""
 
+import re
 import sys
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ _LONGEST = 63
 """Letters of a job's name."""
 NOTICE = 180
 """Seconds before its time is over that Slurm asks a job to end."""
+SHORTEST = 600
+"""Seconds that a job takes at least: it is asked to end up to a minute early, and starts before."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,20 @@ class Slurm(Job):
         for option in ("mem", "time", "partition", "account"):
             if any(letter.isspace() for letter in getattr(self, option)):
                 raise UserError(f"submit: --{option} {getattr(self, option)!r}: take one word of Slurm's")
+        if (seconds := _seconds(self.time)) is not None and seconds < SHORTEST:
+            raise UserError(f"submit: --time {self.time} is {seconds} seconds; give at least {SHORTEST}")
+
+
+def _seconds(time: str) -> int | None:
+    """The seconds of a time as Slurm writes it, such as 90, 24:00:00 or 2-12; None for what is written otherwise."""
+    written = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if not written:
+        return None
+    days, *parts = (int(part) if part else None for part in written.groups())
+    first, second, third = parts
+    if days is None and third is None:  # minutes, and seconds of one
+        return 60 * first + (second or 0)
+    return 86400 * (days or 0) + 3600 * first + 60 * (second or 0) + (third or 0)
 
 
 def manifest(asked: Slurm) -> str:
@@ -59,6 +76,7 @@ def manifest(asked: Slurm) -> str:
         account=asked.account,
         notice=NOTICE,
         again=stopping.AGAIN,
+        last=starting.LAST,
         restarts=asked.restarts,
         # The module of this interpreter: a job does not know what the shell here has activated.
         command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, asked.directory, "auto")],

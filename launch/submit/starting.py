@@ -3,6 +3,7 @@
 from typing import Any
 
 from ratchet.bootstrap.config import Config, flat
+from ratchet.launch.lines import UserError
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.train import stopping
@@ -18,10 +19,14 @@ def is_worth_repeating(code: int) -> bool:
 
 
 def settings(config: Config) -> list[str]:
-    """The options that make the settings of a run from those of its recipe, in the order of `ratchet run --help`."""
+    """The options that make the settings of a run from those of its recipe, in the order of `ratchet run --help`.
+    Raises UserError for one that a file of settings alone can have."""
     usual = RECIPES[config.recipe].config
     usual = flat(fitted(usual, config.train.lora) if config.base else usual)
-    return [word for name, value in flat(config).items() if value != usual[name] for word in _option(name, value)]
+    own = {name: value for name, value in flat(config).items() if value != usual[name]}
+    if strange := [name for name in own if name.startswith("model.family.")]:
+        raise UserError(f"submit: {strange[0]} is no option that a process starts with; leave it to --base")
+    return [word for name, value in own.items() for word in _option(name, value)]
 
 
 def _option(name: str, value: Any) -> list[str]:

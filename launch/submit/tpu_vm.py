@@ -14,9 +14,9 @@ _LONGEST = 56
 _AT_WORK = "systemctl is-active ratchet | grep --quiet --extended-regexp '^(active|activating|deactivating)$'"
 _FOLLOW = (
     "sudo journalctl --unit=ratchet --follow --output=cat --lines=50 & "
-    f"while {_AT_WORK}; do sleep 5; done; sudo kill $! 2> /dev/null"
+    f"for turn in $(seq 60); do {_AT_WORK} || break; sleep 5; done; sudo kill $! 2> /dev/null"
 )
-"""What a worker is told to show until its run has ended."""
+"""What a worker is told to show until its run has ended, or for five minutes: then the others are looked after."""
 _LAST_WORDS = "sudo journalctl --unit=ratchet --output=cat --lines=30 | sed \"s/^/$(hostname): /\""
 """What every worker is told to show of a run that failed, before its machine goes."""
 _NOTE = "/run/ratchet-ended"

@@ -8,6 +8,7 @@ import pytest
 
 from ratchet.launch import cli
 from ratchet.launch.commands import watch
+from ratchet.train.buckets import StoreError
 
 
 @pytest.fixture
@@ -58,3 +59,26 @@ def test_it_changes_nothing(ratchet, tiny_run):
 def test_a_mistake_is_one_line(ratchet, words, named):
     code, out, error = ratchet("watch", *words)
     assert (code, out) == (2, "") and named in error and error.count("\n") == 1
+
+
+def test_a_bucket_that_fails_once_ends_no_view_but_one_that_is_shut_does(ratchet, tiny_run, tmp_path, monkeypatch):
+    look, looks = watch.Watched.look, []
+
+    def failing(of, again=True):
+        looks.append(of)
+        if len(looks) == 2:
+            failed = StoreError("gs://b/x: the bucket does not do it (HttpError: 503)")
+            failed.again = again
+            raise failed
+        return look(of)
+
+    monkeypatch.setattr(watch.Watched, "look", failing)
+    begin = lambda seconds: len(looks) == 2 and shutil.copytree(tiny_run, tmp_path / "x")
+    monkeypatch.setattr(watch.time, "sleep", begin)
+    code, out, error = ratchet("watch", tmp_path / "x", "--json")
+    states = [json.loads(line)["runs"][0]["state"] for line in out.splitlines()]
+    assert (code, error, states) == (0, "", ["not begun", "not begun", "finished"])
+    looks.clear()
+    monkeypatch.setattr(watch.Watched, "look", lambda of: failing(of, again=False))
+    code, _, error = ratchet("watch", tmp_path / "y", "--json")
+    assert code != 0 and "the bucket does not do it" in error and error.count("\n") == 1

@@ -61,8 +61,8 @@ class Heard(Together):
             raise jax.errors.JaxRuntimeError("the coordinator did not answer")
         assert at in ("before its first step", "after step 7")
 
-    def published(self):
-        return {0: "after step 6", 2: ""}
+    def published_by(self, number):
+        return {0: "after step 6", 2: ""}[number]
 
 
 def test_the_watchdog_says_where_all_processes_are_and_ends_its_own(capsys, monkeypatch):
@@ -82,3 +82,27 @@ def test_the_watchdog_says_where_all_processes_are_and_ends_its_own(capsys, monk
     said = capsys.readouterr().err.splitlines()[0]
     where = "after step 7 (process 1 of 3; process 0: after step 6; process 2: never heard of)"
     assert said.startswith("train: nothing for") and where in said
+
+
+def test_what_the_first_process_goes_on_with_is_a_beat_of_those_that_wait_for_it(monkeypatch):
+    class Asks(Together):
+        """Process 0, say, asks a server one question after another."""
+
+        def publish(self, at):
+            pass
+
+        def published_by(self, number):
+            assert number == 0
+            return f"after question {min(int(clock.now), 5)}"
+
+    clock = Clock()
+    for number, stalls in ((0, 2), (1, 7)):
+        monkeypatch.setattr(monitor.together, "current", lambda number=number: Asks(number=number, count=2))
+        dog = Watchdog(1.5 / 60, "run", clock=clock)
+        found = []
+        for now in range(10):
+            clock.now = float(now)
+            dog._hear()
+            found.append(dog.stalled())
+        assert found.index(True) == stalls
+        clock.now = 0.0

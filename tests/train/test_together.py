@@ -4,6 +4,7 @@ Each process is a thread with a client of its own of one real coordination servi
 """
 
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import portpicker
@@ -110,8 +111,26 @@ def test_those_that_do_not_come_are_named(processes):
     first, _ = each(hasty[:2], lambda p: p.wait("the audit"))
     assert isinstance(first, PeerGone)
     assert str(first) == "process 2 of 3 did not come to the audit within 1 seconds"
+    for patience in (1.0, 3600.0):  # whoever came first, it is not the first process that is missing
+        some = [Together(p.number, COUNT, patience if p.number else 1.0, p.client) for p in processes[:2]]
+        found = each(some, lambda p, patience=patience: p.wait(f"{patience}"))
+        said = {str(error).partition(" within")[0] for error in found}
+        assert said == {f"process 2 of 3 did not come to {patience}"}
     waits = each(hasty[1:], lambda p: p.decided("a unit", int))
     assert {type(w) for w in waits} == {PeerGone} and "process 0 of 3 said nothing of a unit" in str(waits[0])
+
+
+def test_the_others_wait_for_as_long_as_the_first_goes_on(processes):
+    """It asks a server many questions, say, and says after each how far it is."""
+    hasty, over = [Together(p.number, COUNT, 1.0, p.client) for p in processes], threading.Event()
+
+    def ask():
+        for number in range(8):
+            over.wait(0.4)
+            hasty[0].publish(f"after {number} of 8")
+        return "answers"
+
+    assert each(hasty, lambda p: p.decided("what the judge answers", ask)) == ["answers"] * COUNT
 
 
 def test_each_says_where_it_is_for_those_that_wait(processes):

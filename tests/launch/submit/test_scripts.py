@@ -2,7 +2,9 @@
 
 import os
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,9 +108,71 @@ def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
     wanted = {"job-name=tiny", "nodes=4", "ntasks-per-node=2", "gpus-per-node=2", "partition=p", "account=a", "requeue"}
     assert wanted < set(asked)
     _, _, out = clients(script, srun='printf "%s\\n" "$@"')
-    assert out.splitlines()[4:] == ["-m", "ratchet.launch", "run", "tiny", "--out=/shared/my runs/x", "--join=auto"]
+    words = ["-m", "ratchet.launch", "run", "tiny", "--out=/shared/my runs/x", "--join=auto"]
+    assert out.splitlines()[-6:] == words and out.splitlines()[-7] == sys.executable
     with pytest.raises(UserError, match="--time '1 day': take one word"):
         Slurm(TINY, "slurm", time="1 day")
+
+
+TASKS = """
+while [ "$1" != bash ]; do shift; done
+shift 2  # bash -c, and then what each task does, where it notes its end, and the process
+most=0
+for does in "{}" "{}"; do
+  code=0
+  bash -c "$1" "$2" bash -c "$does" || code=$?
+  most=$((code > most ? code : most))
+done
+exit $most
+"""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ends", "starts"),
+    [
+        ("exit 1", "kill -ABRT $$", 1, 1),
+        ("exit 2", "exit 42", 2, 1),
+        ("exit 0", "kill -KILL $$", 137, 3),
+        ("exit 42", "exit 42", 42, 3),
+        ("exit 0", "exit 0", 0, 1),
+    ],
+)
+def test_a_task_that_ends_for_good_ends_the_job_though_the_others_are_killed_for_it(clients, one, other, ends, starts):
+    """Such as one whose device has too little memory: `srun` gives the highest code."""
+    script = slurm.manifest(Slurm(TINY, "slurm", restarts=2))
+    code, said, _ = clients(script, srun=TASKS.format(one, other))
+    assert (code, sum(line.startswith("srun ") for line in said)) == (ends, starts)
+    assert not [*Path.cwd().glob(".tiny-7.last")]
+
+
+def test_a_task_that_is_asked_to_end_waits_for_its_process(tmp_path):
+    """Slurm tells all processes of a task, the shell among them, which must not end before the run has committed."""
+    script = slurm.manifest(Slurm(TINY, "slurm"))
+    (line,) = [line for line in script.splitlines() if line.startswith("task=")]
+    (task,) = shlex.split(line.removeprefix("task="))
+    run = "trap 'sleep 0.3; echo committed; exit 42' TERM; echo begun; while :; do sleep 0.05; done"
+    words = ["bash", "-c", task, f"{tmp_path}/last", "bash", "-c", run]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as asked:
+        assert asked.stdout.readline() == "begun\n"
+        os.killpg(asked.pid, signal.SIGTERM)
+        assert asked.stdout.read() == "committed\n" and asked.wait() == 42
+    assert not (tmp_path / "last").exists()
+
+
+def test_what_does_not_end_in_time_goes_back_into_the_queue(clients):
+    """Slurm ends a job whose time is over for good."""
+    killed = 'echo timeout > $here/late; [ "$2" = 3955 ] && exit 137; exit 3'
+    late = {"timeout": killed, "date": "[ -e $here/late ] && echo 4950 || echo 1000", "scontrol": "exit 0"}
+    code, said, _ = clients(slurm.manifest(Slurm(TINY, "slurm")), **late)
+    assert code == 0 and said[-1] == "scontrol requeue 7"
+
+
+@pytest.mark.parametrize("time", ["9", "0:90", "00:04:00", "0-00:09", "9:59"])
+def test_a_time_in_which_nothing_could_be_done_is_refused(time):
+    with pytest.raises(UserError, match=f"--time {time} is .* seconds; give at least 600"):
+        Slurm(TINY, "slurm", time=time)
+    for enough in ("10", "10:00", "00:10:00", "0-01", "1-00:00:00", "UNLIMITED"):
+        Slurm(TINY, "slurm", time=enough)
 
 
 GCLOUD = """
@@ -172,6 +236,24 @@ def test_a_worker_that_was_rebooted_and_has_forgotten_its_run_begins_again(clien
     code, said, _ = on_vms(clients, ended=forgot)
     first, second = starts(said)
     assert code == 0 and "test -e" not in first and "|| test -e /run/ratchet-ended ||" in second
+
+
+def test_the_others_are_looked_after_while_the_first_worker_waits_for_them(clients):
+    """One of them was rebooted, and has nothing at work and no note."""
+    follow = "n=$(cat $here/n 2> /dev/null || echo 0); echo $((n + 1)) > $here/n"
+    ended = f"[ $(cat $here/n) -lt 3 ] || {ENDS}"
+    code, said, _ = on_vms(clients, follow=follow, ended=ended)
+    assert code == 0 and len(starts(said)) == 3 and all("|| test -e" in line for line in starts(said)[1:])
+    follows = [line for line in said if "--follow" in line]
+    assert ["--lines=50" in line for line in follows] == [True, False, False] and "--since=-30s" in follows[1]
+    assert all("for turn in $(seq 60)" in line for line in follows), "or nobody would look"
+
+
+def test_a_worker_that_has_ended_for_good_ends_the_job_of_which_the_first_waits(clients, tmp_path):
+    """The others of its slice go on, or were rebooted."""
+    ended = 'case "$*" in *worker=all*) echo ratchet-ended-with-exited 42; echo ratchet-ended-with-exited 1 ;; esac'
+    code, said, shown = on_vms(clients, ended=ended)
+    assert code == 1 and "tiny has ended with exit code 1" in shown and not (tmp_path / "made").exists()
 
 
 def starts(said):

@@ -158,6 +158,9 @@ def test_processes_share_the_gpus_that_there_are(monkeypatch, tmp_path):
         local._gpus_of(5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     assert local._gpus_of(2) == ["0", "1"], "of those that are seen"
+    for hidden, seen in (("-1", 0), ("", 0), ("NoDevFiles", 0), ("1,-1,2", 1), ("GPU-8932f937, MIG-52", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert local._gpus_of(1) == [",".join(map(str, range(seen)))], "the first that is none ends them, as in CUDA"
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert local._gpus_of(5) == [""] * 5
 
