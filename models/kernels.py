@@ -107,15 +107,15 @@ def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
                 kernel: Kernel) -> jax.Array:
     """Causal attention inside the segments of packed rows; a query of this layer attends to the last `window` keys."""
     t, g = k_BTGE.shape[1:3]
-    name = kernel.chosen(q_BTHE, g, t, scores)
+    name, slides = kernel.chosen(q_BTHE, g, t, scores), 0 < scores.window < t
     if name == "splash":
         k_BGTE, v_BGTE = k_BTGE.swapaxes(1, 2), v_BTGE.swapaxes(1, 2)
         return splash(q_BTHE, k_BGTE, v_BGTE, segments_BT, segments_BT, sliding, scores, kernel)
-    if name == "cudnn" and kernel.segments == 1 and not scores.window:
+    if name == "cudnn" and kernel.segments == 1 and not slides:
         causal = partial(cudnn.attend_causal, scale=scores.scale)
         return on_each_device(causal, kernel, "q", "q", "q", "rows")(q_BTHE, k_BTGE, v_BTGE, segments_BT)
     most = 1 << kernel.segments.bit_length()  # padding is one more, and powers of two are few
-    if name == "cudnn" and 1 < most <= cudnn.MOST_RUNS and not scores.window and cudnn.takes_runs():
+    if name == "cudnn" and 1 < most <= cudnn.MOST_RUNS and not slides and cudnn.takes_runs():
         return in_runs(q_BTHE, k_BTGE, v_BTGE, segments_BT, most, scores.scale, kernel)
     if name == "cudnn":
         columns_1T = jnp.arange(t)[None]
@@ -142,7 +142,8 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
     mask_BTS = causal_mask(positions_BT, positions_BS, window)
     if name == "cudnn":
         k_BSGE, v_BSGE = k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2)
-        if t == len(k_BSGE[0]) and not sliding and cudnn.takes_runs():
+        slides = sliding and scores.window < t
+        if t == len(k_BSGE[0]) and not slides and cudnn.takes_runs():
             real_BT = (positions_BS >= 0).astype(jnp.int32)
             return in_runs(q_BTHE, k_BSGE, v_BSGE, real_BT, 2, scores.scale, kernel)
         return masked(q_BTHE, k_BSGE, v_BSGE, mask_BTS, scores.scale, kernel)

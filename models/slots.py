@@ -67,8 +67,8 @@ class Plan(Inference):
 
     @property
     def distinct(self) -> int:
-        """Rows in which prompts are read where so few of them are distinct."""
-        return max(self.slots // 8, 1)
+        """Rows in which prompts are read where so few of them are distinct; each part of the mesh has as many."""
+        return round_up(max(self.slots // 8, 1), self.parts)
 
     def width(self, longest: int, columns: int) -> int:
         """Columns that prompts of so many tokens are read in, of those that slots have: on accelerators all, since

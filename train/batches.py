@@ -23,7 +23,7 @@ SHORT = 2048
 """Tokens of a batch that cost an accelerator little more than fewer would, since a small model's step waits for
 launches and a large one's reads its weights from memory."""
 SEGMENTS = 15
-"""Segments that a row of a batch may have where `SHORT` tokens are not filled."""
+"""Segments that a row may have, at least, where few shapes are wanted."""
 
 
 class Batches:
@@ -33,8 +33,9 @@ class Batches:
     of the pool each epoch, drawn by the `seed`. A row has so many `columns` of tokens. Rows are as many as the fullest
     step of the run needs, rounded up to the `row_multiple`, so that shapes never change, and no row of the run has more
     segments than `segments`. With `few` shapes, most runs of an arm have the same ones: rows are rounded up further, by
-    a sixteenth at most, weighted positions by an eighth of the columns, and kept ids to a power of two. Where `SHORT`
-    tokens are not filled, rows are as many as those fill, and all positions of a row may be weighted.
+    a sixteenth at most, weighted positions by an eighth of the columns, kept ids to a power of two, and segments, where
+    there are several, to `SEGMENTS`. Where `SHORT` tokens are not filled, rows are as many as those fill, and all
+    positions of a row may be weighted.
 
     Raises ValueError when there are no examples, or one is longer than a row.
     """
@@ -60,6 +61,7 @@ class Batches:
         if few and round_up(rows, row_multiple) * columns <= SHORT:
             rows, self.predictions, self.segments = SHORT // columns, columns, max(self.segments, SEGMENTS)
         if few:
+            self.segments = self.segments if self.segments == 1 else max(self.segments, SEGMENTS)
             row_multiple *= _few(rows // row_multiple)
             self.predictions = min(round_up(self.predictions, -(-columns // 8)), columns)
             self.keep = 1 << (self.keep - 1).bit_length()

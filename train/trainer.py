@@ -24,7 +24,7 @@ from ratchet.models.bounds import bounded
 from ratchet.models.decoder import Remat
 from ratchet.models.inference import columns_for
 from ratchet.models.kernels import Attention, Kernel
-from ratchet.models.programs import compiled, compiler_options
+from ratchet.models.programs import compiled, compiler_options, platform
 from ratchet.train import flops, lora, stopping
 from ratchet.train import optimizer as optimizers
 from ratchet.train.batches import Batch, Batches, pack
@@ -173,7 +173,9 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs,
     """
     layout = jax.tree.map(lambda x: x.sharding, like)
     options = compiler_options(engine.deterministic)
-    most = (1 << segments.bit_length()) - 1  # kernels round it up as well
+    device = min(jax.tree.leaves(layout)[0].device_set, key=lambda d: d.id)
+    counts = platform(device) == "gpu"  # whose kernels alone heed how many there are, rounded up as here
+    most = (1 << segments.bit_length()) - 1 if counts else 0
     step = _train_step(graphdef, tx, engine, most)
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None), compiler_options=options)
 

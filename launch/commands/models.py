@@ -72,7 +72,12 @@ def export(words: list[str]) -> int:
         written["folder"] = str(folders.write(model.run, asked.of))
     if asked.data:
         place = located(asked.of.to) / "data"
-        written["data"] = str(export_data.write(model.run, asked.of.generation, place))
+        try:
+            written["data"] = str(export_data.write(model.run, asked.of.generation, place))
+        except BaseException:
+            if written:  # half an export would be taken for a whole one
+                place.parent.rmtree()
+            raise
     print_json(written) if asked.json else print("\n".join(written.values()))
     return 0
 

@@ -258,9 +258,9 @@ def decoding(slots: int, prompt: int, new_tokens: int, keep: int) -> Figures:
         steps.append((made.meter.steps - before) / new_tokens)
     assert set(steps) == {1.0}, "every slot says all of its tokens at once"
     gaps = [later - earlier for run in ends[1:] for earlier, later in zip(run, run[1:], strict=False)]
-    taken = statistics.median(gaps) / 64
+    taken = statistics.median(gaps) / 64  # of a step after the first 64
     s = shape(QWEN)
-    kept = slots * (prompt + new_tokens / 2) * s.layers * 2 * s.kv_heads * s.head * 2
+    kept = slots * (prompt + (64 + new_tokens) / 2) * s.layers * 2 * s.kv_heads * s.head * 2
     name = f"{slots}_slots"
     yield f"{name}_step_ms", 1000 * taken
     yield f"{name}_bound_ms", 1000 * (weights + kept) / bandwidth()
@@ -330,7 +330,7 @@ def shared() -> Figures:
 
 
 def deterministic_step() -> Figures:
-    """What determinism costs a step, and whether two runs of ten steps end in the same bits."""
+    """What determinism costs a step, and whether two runs of seven steps end in the same bits."""
     ends, taken = [], 0.0
     for _ in range(2):
         step = Step(shape(QWEN), size(8, 2), size(2048, 64), 8, deterministic=True)

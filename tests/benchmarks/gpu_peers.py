@@ -16,6 +16,10 @@ def train_torch() -> Figures:
     once for all of them, and the loss; the whole would compile for minutes."""
     rows, columns = (8, 2048) if CUDA else (2, 64)
     model = Qwen3ForCausalLM(config(columns)).to("cuda" if CUDA else "cpu")
+    # What passes from layer to layer is in bfloat16, as ours is; autocast alone would leave it in float32.
+    model.model.embed_tokens.register_forward_hook(lambda module, given, found: found.to(torch.bfloat16))
+    for norm in (m for m in model.modules() if type(m).__name__ == "Qwen3RMSNorm"):
+        norm.to(torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     tokens = torch.randint(0, model.config.vocab_size, (rows, columns), device=model.device)
 

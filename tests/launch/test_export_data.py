@@ -12,6 +12,7 @@ from etils import epath
 
 from ratchet.bootstrap.config import TeacherConfig
 from ratchet.launch import api, cli, export_data
+from ratchet.launch.commands import models
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +138,20 @@ def test_a_run_whose_decoder_is_our_own_gives_its_data_alone(run, rows, tmp_path
     assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out) == {"data": str(tmp_path / "out" / "data")}
     assert pq.read_table(str(tmp_path / "out" / "data" / "train.parquet")).to_pylist() == rows
+
+
+def test_half_an_export_is_not_left_behind(run, tmp_path, monkeypatch):
+    """The same command would be refused, since its folder is there."""
+    out = tmp_path / "out"
+    words = ["export", str(run.directory), "--generation", "2", "--to", str(out), "--data", "--json"]
+    monkeypatch.setattr(api, "load", lambda directory, generation: api.Model(run, generation))
+    monkeypatch.setattr(models.architectures, "is_known", lambda config: True)
+    monkeypatch.setattr(models.folders, "write", lambda run, of: out.mkdir() or out)
+    with monkeypatch.context() as patch:
+
+        def full(*given):
+            raise ValueError("the disk is full")
+
+        patch.setattr(export_data, "write", full)
+        assert cli.main(words) == 2 and not out.exists()
+    assert cli.main(words) == 0 and (out / "data" / "train.parquet").exists()

@@ -3,13 +3,17 @@ import weakref
 from collections import Counter
 
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import random_examples
 
+from ratchet.models import decoder
+from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import round_up
-from ratchet.train.batches import Batches, _few
+from ratchet.train.batches import SEGMENTS, Batches, _few
+from ratchet.train.trainer import EngineConfig, make_step
 
 
 def batches(pools=((12, 3), (7, 2)), *, seed=0, steps=6, columns=40, keep=1, **more):
@@ -118,3 +122,23 @@ def test_bad_training_sets_are_one_clear_line():
         Batches([([], 4)], seed=0, steps=1, columns=40)
     with pytest.raises(ValueError, match="rows hold 5; raise --train.columns"):
         batches(columns=5)
+
+
+def test_where_shapes_are_few_rows_of_several_segments_have_room_for_as_many():
+    """Another generation's fullest row, of seven instead of eight, would otherwise compile anew on GPUs."""
+    some = random_examples(400)
+    of = lambda examples, columns, few: Batches(
+        [(examples, len(examples))], seed=0, steps=1, columns=columns, row_multiple=1, few=few
+    ).segments
+    assert 1 < of(some, 40, False) < SEGMENTS == of(some, 40, True)
+    alone = [e for e in some if len(e.tokens) > 10]
+    assert of(alone, 20, False) == of(alone, 20, True) == 1, "rows of one example stay such"
+
+
+def test_a_step_is_another_program_for_more_segments_on_gpus_alone(monkeypatch):
+    graphdef, params = decoder.create(DecoderConfig(vocab_size=64, width=8, layers=1, heads=2, mlp_width=8), 0)
+    tx = optax.with_extra_args_support(optax.sgd(0.1))
+    made = lambda segments: make_step(graphdef, tx, EngineConfig(), params, segments).__wrapped__
+    assert made(5) is made(9) is made(0)
+    monkeypatch.setattr("ratchet.train.trainer.platform", lambda device: "gpu")
+    assert made(5) is made(7) is not made(9)
