@@ -206,15 +206,19 @@ def certificate(found: Mapping[str, Any], reviewer: Reviewer, generation: int) -
 
 
 def holds_for(made: Mapping[str, Any], reviewer: Reviewer) -> bool:
-    """Whether a certificate is one of the reviewer's judge and rubric."""
+    """Whether a certificate is what was written, and one of the reviewer's judge and rubric."""
     own = identity(reviewer)
-    return all(made.get(what) == own[what] for what in ("judge", "rubric"))
+    return _is_whole(made) and all(made.get(what) == own[what] for what in ("judge", "rubric"))
+
+
+def _is_whole(made: Mapping[str, Any]) -> bool:
+    return made.get("sha256") == content_id({name: value for name, value in made.items() if name != "sha256"})
 
 
 def check(made: Mapping[str, Any], reviewer: Reviewer, where: str) -> None:
     """Raises ValueError, which begins with `where`, when a certificate is not what was written, or is stale: its judge
     or its rubric is not the reviewer's."""
-    if made.get("sha256") != content_id({name: value for name, value in made.items() if name != "sha256"}):
+    if not _is_whole(made):
         raise ValueError(f"{where} is damaged; give --labels, from which it is made anew")
     own = identity(reviewer)
     for what in ("judge", "rubric"):

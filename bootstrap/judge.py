@@ -37,7 +37,7 @@ class Judge:
             if by_nothing or "below_floor" in made:
                 criteria = {c.id: criteria[c.id] | {"standing": c.standing} for c in run.rubric}
             reviewer = with_thresholds(reviewer, made | {"criteria": criteria})
-        alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # what is judged here has no siblings
+        alone = tuple(c for c in reviewer.criteria if c.id != AGREEMENT)  # no two answers here are to the same task
         decided = any(c.required for c in run.rubric)
         if decided and not run.world.oracle and not any(c.required for c in alone):
             raise ValueError(

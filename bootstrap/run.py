@@ -22,7 +22,7 @@ from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.rollouts.replicas import find_server
 from ratchet.bootstrap.rubric import Criterion, load_rubric, seated
-from ratchet.bootstrap.simulate import Writer, longest_passage
+from ratchet.bootstrap.simulate import Writer, check_later, longest_passage
 from ratchet.bootstrap.teacher.afar import meet_teacher
 from ratchet.bootstrap.teacher.client import Client
 from ratchet.bootstrap.teacher.judging import FarJudge, meet_judge
@@ -281,7 +281,7 @@ def check(config: Config) -> Given:
                 _ = caller(tools.described, tokenizer).grammar
             except FolderError as error:
                 raise FolderError(f"{error}, or have none called by --simulate.calls 0") from error
-        longest_passage(tokenizer, config, tools, shown_of(kinds), world)
+        check_later(tokenizer, config, tools, shown_of(kinds), world)
     elif not world.seed.tasks:
         raise ValueError(
             f"world: {world.name} has no worked tasks, from which alone a model from scratch learns to answer; start "

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.bootstrap.config import Config, SimulateConfig
+from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.progress import Reached, counted
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.toolkit.source import Answered, Asked
@@ -25,8 +26,6 @@ from ratchet.models.draw import Warp
 from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled
 
-LETTERS = 20
-"""Letters of a token at most, as far as a text is cut by them before it is counted."""
 LONGEST_QUESTIONS = 8
 """Questions with the most letters of which one is taken to have the most tokens."""
 
@@ -216,26 +215,43 @@ def draft(writer: Writer, index: Index, task: Task, sibling: int, salt: str) -> 
 def longest_passage(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown, world: World) -> int:
     """Tokens that a passage may have: what the longest questions leave of a prompt, and at most three quarters of what
     any leaves. They are those that are the same however many generations there are. Raises ValueError when that is
-    nothing, or a question of a later generation leaves too little for its own document."""
-    room = config.model.max_length - config.simulate.new_tokens
-    described = tools.described if config.simulate.calls else ()
-    letters = lambda messages: sum(len(m["content"]) for m in messages)
-    largest = lambda tasks: heapq.nlargest(LONGEST_QUESTIONS, tasks, key=lambda t: letters(t.messages))
-    first, *later = world.slices
-    longest = largest(t for part in (world.seed, world.probes, world.fresh, first) for t in part.tasks)
-    left = lambda messages: room - len(shown.prompt(tokenizer, messages, ["so."], tools=described))
+    nothing."""
+    parts = (world.seed, world.probes, world.fresh, world.slices[0])
+    longest = _longest(t for part in parts for t in part.tasks)
+    left = _room_beside(tokenizer, config, tools, shown)
     most = min([left(({"role": "user", "content": "so?"},)) * 3 // 4, *(left(t.messages) for t in longest)])
     if most < 1:
-        raise _no_room(longest[0] if longest else None, room)
-    texts = {d.id: d.text for part in later for d in part.documents}
-    for t in largest(t for part in later for t in part.tasks):
-        own = [len(tokenizer.encode(texts[i][: LETTERS * most])) for i in t.document_ids if i in texts]
-        if left(t.messages) < min([most, *own]):
-            raise _no_room(t, room)
+        raise _no_room(longest[0] if longest else None, config)
     return most
 
 
-def _no_room(asked: Task | None, room: int) -> ValueError:
+def check_later(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown, world: World) -> None:
+    """Raises ValueError when one of the longest questions of later generations leaves no room for a passage of its own
+    documents: a run that begins shall not end with it."""
+    most, left = longest_passage(tokenizer, config, tools, shown, world), _room_beside(tokenizer, config, tools, shown)
+    texts = {d.id: d for part in world.slices for d in part.documents}
+    tokens = lambda text: len(tokenizer.encode(text))
+    for t in _longest(t for part in world.slices[1:] for t in part.tasks):
+        own = [texts[i] for i in t.document_ids if i in texts]
+        passages = passages_of(own, config.simulate.passage_words, lambda text: tokens(text) <= most)
+        if left(t.messages) < max((tokens(p.text) for p in passages), default=0):
+            raise _no_room(t, config)
+
+
+def _longest(tasks: Iterable[Task]) -> list[Task]:
+    """Those with the most letters, a few."""
+    return heapq.nlargest(LONGEST_QUESTIONS, tasks, key=lambda t: sum(len(m["content"]) for m in t.messages))
+
+
+def _room_beside(tokenizer: Any, config: Config, tools: Toolbox, shown: Shown) -> Callable[[Sequence[Message]], int]:
+    """Gives the tokens that messages leave for a passage."""
+    described = tools.described if config.simulate.calls else ()
+    beside = lambda messages: len(shown.prompt(tokenizer, messages, ["so."], tools=described))
+    return lambda messages: config.model.max_length - config.simulate.new_tokens - beside(messages)
+
+
+def _no_room(asked: Task | None, config: Config) -> ValueError:
+    room = config.model.max_length - config.simulate.new_tokens
     what = f"the question {asked.question[:60]!r}" if asked else "what is said beside every question"
     return ValueError(
         f"simulate: {what} leaves no room for a passage in {room} tokens; raise --model.max-length or lower "

@@ -144,6 +144,7 @@ class Guides:
         for index in [i for i in index_B.tolist() if i in self._said and self._said[i].is_error()]:
             said = _line(self._said.pop(index).get_error())
             self.lost[index] = f"{said}; give it a simpler schema, of what the tokenizer can spell"
+            known_BW[index_B == index] = -1
         rows = [(matcher, row) for matcher, row in rows if not matcher.is_error()]
         free_B = np.isin(np.arange(len(index_B)), [row for _, row in rows], invert=True)
         unknown_BW = np.where(free_B[:, None], -1, np.zeros((1, self.words - known_BW.shape[1]), np.int32))

@@ -91,7 +91,7 @@ class Watchdog:
 
     def _hear(self) -> None:
         """What the first process goes on with is a beat of the others, which wait for what it decides."""
-        if not self._together.first and (at := self._together.published_by(0)) != self._heard:
+        if not self._together.first and (at := self._together.published_by(0)) not in ("", self._heard):
             self._heard, self._beat = at, (self._clock(), self._beat[1])
 
     def _where(self) -> str:

@@ -103,7 +103,7 @@ class Together:
             self._tell(f"{key}/{self.number}", "")
             self._told(f"{key}/first")
             # The first one says who is missing, when its own patience ends.
-            if names := self._told(f"{key}/all", time.monotonic() + self.patience + MARGIN):
+            if names := self._told(f"{key}/all", time.monotonic() + self.patience + MARGIN + self.count):
                 raise self._gone(names, what)
             return
         self._tell(f"{key}/first", "")
@@ -149,7 +149,7 @@ class Together:
         return text + "".join(self._waited_for(f"{key}/part/{n}", until) for n in range(1, int(count)))
 
     def _waited_for(self, key: str, until: float) -> str:
-        what, at = key.split("/", 2)[2], ""
+        what, at = key.split("/", 2)[2].removesuffix("/all").removesuffix("/first"), ""
         while True:
             try:
                 return self.client.blocking_key_value_get(key, LOOK)
@@ -158,7 +158,7 @@ class Together:
                     reason = str(error).splitlines()[0][:200]
                     raise PeerGone(f"the other processes cannot be reached any more ({reason})") from error
                 heard = "" if self.first else self.published_by(0)
-                if heard != at:  # it goes on with what takes long, such as questions to a server
+                if heard not in ("", at):  # it goes on with what takes long, such as questions to a server
                     at, until = heard, max(until, time.monotonic() + self.patience)
                 if time.monotonic() > until:
                     raise PeerGone(

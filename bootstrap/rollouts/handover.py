@@ -154,7 +154,7 @@ def hand_over(
     weights = fingerprint(params)
     name, (scorer, texts) = f"gen-{number:03d}-{weights[:8]}", own
     logs = place / "logs" / f"{weights}.json"
-    there = lambda: logs.exists() and (place / name).exists()
+    there = lambda: _kept(logs) is not None and (place / name).exists()
     if not together.decided("whether the servers' weights are there", there):
         for old in place.glob("gen-*") if together.first else ():
             old.rmtree()
@@ -162,9 +162,18 @@ def hand_over(
             huggingface.save(epath.Path(folder), model, params, DTYPE)
         found = [of.own[:-1].tolist() for of in scorer.logs(params, texts, 1)]
         together.decided("that the servers' weights are there", lambda: write_json(logs, found))
-    read_all = lambda: {file.stem: json.loads(read(file)) for file in (place / "logs").glob("*.json")}
+    read_all = lambda: {file.stem: of for file in (place / "logs").glob("*.json") if (of := _kept(file)) is not None}
     known = together.decided("what weights are known", read_all)
     return Handover(weights, f"{seen}/{name}", model.max_length, tuple(texts), known)
+
+
+def _kept(file: epath.Path) -> list[list[float]] | None:
+    """The log-probabilities that some weights give to the texts; None where the file is missing or damaged."""
+    try:
+        found = json.loads(read(file))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) and all(isinstance(of, list) for of in found) else None
 
 
 def _filled_in(body: Body, folder: str) -> Body:

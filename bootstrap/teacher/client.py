@@ -146,7 +146,6 @@ class Client:
     counts: Counts = field(default_factory=Counts)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
-    _in_a_row: Counter[str] = field(default_factory=Counter)
 
     @property
     def who(self) -> str:
@@ -246,16 +245,14 @@ class Client:
         except Unread as unread:
             with self._lock:
                 self.counts.unread += 1
-                self._in_a_row["unread"] += 1
-            if self._in_a_row["unread"] >= FIRST:
-                why = f"has answered {FIRST} questions in a row by nothing to be read ({unread})"
-                raise self._stopped(why) from None
+                most = self.counts.unread > max(FIRST - 1, self.counts.answered + self.counts.kept)
+            if most:
+                raise self._stopped(f"answers most questions by nothing that can be read ({unread})") from None
             return None
         if self.folder:
             keep(self.folder, body, answer)
         with self._lock:
             self.counts.answered += 1
-            self._in_a_row.clear()
         return read(answer)
 
     def _paid(self, body: Body, read: Callable[[Any], Any]) -> Any:
@@ -281,7 +278,7 @@ class Client:
 
     def _persistently(self, body: Body, read: Callable[[Any], Any]) -> dict[str, Any]:
         """Asks until there is an answer or too many attempts have failed."""
-        reason, asked, heard = "", None, True
+        reason, asked, heard = "", None, 0
         for attempt in range(ATTEMPTS):
             with self._pace:
                 if self._over.is_set():
@@ -292,14 +289,14 @@ class Client:
                     self._pace.answered()
                     return answer
                 except Failed as failed:
-                    reason, asked, heard = failed.reason, failed.wait, heard and not failed.unheard
+                    reason, asked, heard = failed.reason, failed.wait, heard + (not failed.unheard)
                     if failed.busy:
                         self._pace.busy()
                 with self._lock:
                     self.counts.again[reason] += attempt + 1 < ATTEMPTS
             if attempt + 1 < ATTEMPTS:
                 self.rest(attempt, asked)
-        if heard:
+        if 2 * heard >= ATTEMPTS:
             raise Unread(reason)
         raise self._stopped(f"has failed {ATTEMPTS} times in a row ({reason})")
 

@@ -17,8 +17,6 @@ from ratchet.train.together import ALONE, Together
 KNOWN = "One, two, three, four, five."
 """A text whose tokens are counted."""
 _MOST_LIKELY = (20, 5, 1)
-_CANNOT = ("500", "malformed JSON")
-"""What servers answer, time after time, to what they do not know."""
 TRIES = 3
 """Times that a server which cannot be heard is asked what it can do."""
 _CALL_ID = "call00000"
@@ -85,7 +83,7 @@ def probe(client: Client, longest: int, calls: bool = False) -> Probed:
     """
     listed = find_model(client, longest)
     client = replace(client, model=listed["id"])
-    chat = {"model": client.model, "messages": [{"role": "user", "content": "Say: one."}], "max_tokens": 4}
+    chat = _plain(client)
     try:
         answer = client.patiently("chat/completions", {**chat, "temperature": 1.0, "top_p": 1.0, "seed": 1})
         checked(answer)
@@ -148,8 +146,9 @@ def _some(models: dict[str, Any]) -> str:
 
 
 def _works(client: Client, check: Callable[[], bool]) -> bool:
-    """Whether a server can do something; one that refuses, or answers nonsense or 500 time after time, cannot. Raises
-    ServerStopped when it is too busy to tell, or cannot be heard: what is found here holds as long as the run."""
+    """Whether a server can do something; one that refuses, or answers nonsense, cannot, and neither can one that is
+    asked TRIES times, is not heard, and answers a plain question. Raises ServerStopped when it is too busy to tell, or
+    answers that neither: what is found here holds as long as the run."""
     for attempt in range(TRIES):
         try:
             return check()
@@ -160,13 +159,23 @@ def _works(client: Client, check: Callable[[], bool]) -> bool:
             client.rest(attempt, failed.wait)
         except (Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
             return False
-    if failed.busy or (failed.unheard and failed.reason not in _CANNOT):
+    if failed.unheard and not failed.busy:
+        try:
+            client.ask("chat/completions", _plain(client))
+            return False
+        except Failed as error:
+            failed = error
+    if failed.unheard:
         raise _busy(client, failed)
     return False
 
 
+def _plain(client: Client) -> dict[str, Any]:
+    return {"model": client.model, "messages": [{"role": "user", "content": "Say: one."}], "max_tokens": 4}
+
+
 def _busy(client: Client, failed: Failed) -> ServerStopped:
-    why = f"is too busy to show what it can do ({failed})"
+    why = f"{'is too busy to show' if failed.busy else 'does not show'} what it can do ({failed})"
     line = f"{client.who}: {client.config.url} {why}; the same command may be given again"
     return ServerStopped(line, f"it {why}", again=True)
 

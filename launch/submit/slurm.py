@@ -51,15 +51,16 @@ class Slurm(Job):
 
 
 def _seconds(time: str) -> int | None:
-    """The seconds of a time as Slurm writes it, such as 90, 24:00:00 or 2-12; None for what is written otherwise."""
+    """The seconds of a time as Slurm writes it, such as 90, 24:00:00 or 2-12; None for what is written otherwise, and
+    where there is no limit, which is 0."""
     written = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if not written:
         return None
     days, *parts = (int(part) if part else None for part in written.groups())
     first, second, third = parts
     if days is None and third is None:  # minutes, and seconds of one
-        return 60 * first + (second or 0)
-    return 86400 * (days or 0) + 3600 * first + 60 * (second or 0) + (third or 0)
+        return 60 * first + (second or 0) or None
+    return 86400 * (days or 0) + 3600 * first + 60 * (second or 0) + (third or 0) or None
 
 
 def manifest(asked: Slurm) -> str:
@@ -76,7 +77,6 @@ def manifest(asked: Slurm) -> str:
         account=asked.account,
         notice=NOTICE,
         again=stopping.AGAIN,
-        last=starting.LAST,
         restarts=asked.restarts,
         # The module of this interpreter: a job does not know what the shell here has activated.
         command=[sys.executable, "-m", "ratchet.launch", *starting.words(asked.config, asked.directory, "auto")],

@@ -11,7 +11,7 @@ from support import half_told, saying
 
 from ratchet.bootstrap.passages import passages_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.simulate import Draft, Shown, draft, finish, longest_passage, shown_passages, shows
+from ratchet.bootstrap.simulate import Draft, Shown, check_later, draft, finish, longest_passage, shown_passages, shows
 from ratchet.bootstrap.toolkit.source import Functions
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Document, Material, Task, Tool, World
@@ -191,18 +191,19 @@ def test_a_passage_is_as_long_as_the_longest_questions_leave_room_for(torn, litt
     room = config.model.max_length - config.simulate.new_tokens
     asked = [(Task("t", (), ({"role": "user", "content": "so it is " * n},))) for n in (1, 10, 12)]
     world = lambda *slices: World(name="w", slices=slices, rubric="")
-    limit = lambda some, *later: longest_passage(tokenizer, config, tools, Shown(), world(Material((), some), *later))
+    limit = lambda some: longest_passage(tokenizer, config, tools, Shown(), world(Material((), some)))
     assert limit([]) == limit(asked[:1]) and 0.7 * room < limit([]) < 0.75 * room, "a quarter is kept free"
     most = limit(asked)
     prompt = tokenizer.render(asked[2].messages, passages=["so."])
     assert most == min(limit([]), room - len(prompt))
     with pytest.raises(ValueError, match="the question .so it is .* leaves no room for a passage in 144 tokens"):
         limit([Task("t", (), ({"role": "user", "content": "so it is " * 100},))])
-    late = lambda n, text: Material((Document("d", text),), [replace(asked[2], document_ids=("d",)), long(n)])
-    long = lambda n: Task("u", ("d",), ({"role": "user", "content": "so it is " * n},))
-    assert limit(asked[:1], late(25, "so.")) == limit(asked[:1]), "a later question goes with a short document"
+    check = lambda n, text: check_later(tokenizer, config, tools, Shown(), world(Material((), asked[:1]), Material(
+        (Document("d", text),), [Task("u", ("d",), ({"role": "user", "content": "so it is " * n},))]
+    )))  # fmt: skip
+    assert check(25, "so.") is check(1, "so it is. " * 50) is None
     with pytest.raises(ValueError, match="the question .so it is .* leaves no room for a passage in 144 tokens"):
-        limit(asked[:1], late(25, "so it is. " * 50))
+        check(25, "so it is. " * 50)
     config = replace(config, model=replace(config.model, max_length=config.simulate.new_tokens + 2))
     with pytest.raises(ValueError, match="simulate: what is said beside every question leaves no room"):
         limit([])

@@ -6,15 +6,17 @@ Each process is a thread with a client of its own of one real coordination servi
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import portpicker
 import pytest
 from jax._src.lib import _jax
 
+from ratchet.train import together
 from ratchet.train.buckets import StoreError
 from ratchet.train.holder import Busy, holder_of, holding
 from ratchet.train.stopping import AGAIN, Ends
-from ratchet.train.together import ALONE, PART, PeerFailed, PeerGone, Together, join
+from ratchet.train.together import ALONE, LOOK, PART, PeerFailed, PeerGone, Together, join
 
 COUNT = 3
 
@@ -120,14 +122,16 @@ def test_those_that_do_not_come_are_named(processes):
     assert {type(w) for w in waits} == {PeerGone} and "process 0 of 3 said nothing of a unit" in str(waits[0])
 
 
-def test_the_others_wait_for_as_long_as_the_first_goes_on(processes):
+def test_the_others_wait_for_as_long_as_the_first_goes_on(processes, monkeypatch):
     """It asks a server many questions, say, and says after each how far it is."""
-    hasty, over = [Together(p.number, COUNT, 1.0, p.client) for p in processes], threading.Event()
+    hasty, over, seconds = [Together(p.number, COUNT, 1.0, p.client) for p in processes], threading.Event(), [0.0]
+    monkeypatch.setattr(together, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
 
     def ask():
-        for number in range(8):
-            over.wait(0.4)
-            hasty[0].publish(f"after {number} of 8")
+        for number in range(4):
+            hasty[0].publish(f"after {number} of 4")
+            over.wait(2 * LOOK / 1000)  # in which the others look
+            seconds[0] += 0.9
         return "answers"
 
     assert each(hasty, lambda p: p.decided("what the judge answers", ask)) == ["answers"] * COUNT

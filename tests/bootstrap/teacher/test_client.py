@@ -283,8 +283,10 @@ def test_a_server_that_cannot_be_heard_is_not_taken_for_one_that_cannot(tmp_path
     with lost.serving() as address, pytest.raises(ServerStopped, match="show what it can do .502") as ended:
         probe(client(address, tmp_path), 500)
     assert ended.value.status == AGAIN
-    with Faulty(one, dict.fromkeys(range(1, 99), 500)).serving() as address:  # as to what it does not know
-        assert not probe(client(address, tmp_path), 500).schemas
+    can = lambda body: json.dumps({"fit": "yes"}) if "response_format" in body else "one"
+    for fault in (500, "cut"):  # as to what it does not know: it answers a plain question after that
+        with Faulty(can, dict.fromkeys((4, 5, 6), fault)).serving() as address:
+            assert not probe(client(address, tmp_path), 500).schemas
 
 
 def test_a_question_that_is_never_answered_readably_is_left_out_and_many_in_a_row_stop_the_run(tmp_path):
@@ -296,9 +298,21 @@ def test_a_question_that_is_never_answered_readably_is_left_out_and_many_in_a_ro
     assert found[1] is None and texts([found[0], found[2]]) == ["said 0", "said 2"]
     assert made.counts.unread == 1 and "1 were answered by nothing that can be read" in str(made.counts)
     server = Faulty(say, dict.fromkeys(range(1, 999), "empty"))
-    with server.serving() as address, pytest.raises(ServerStopped, match="8 questions in a row by nothing to be read"):
+    with server.serving() as address, pytest.raises(ServerStopped, match="answers most questions by nothing that can"):
         client(address, tmp_path / "all", concurrency=1).answers(bodies(99), lambda n: None)
     assert server.asked == 1 + FIRST * ATTEMPTS
+
+
+def test_few_that_are_never_answered_readably_among_many_stop_nothing_now_or_after_a_resume(tmp_path):
+    """They come last, since they are asked again and again."""
+    filtered = lambda body: body["seed"] % 4 == 0
+    server = Faulty(lambda body: None if filtered(body) else say(body))
+    with server.serving() as address:
+        for _ in range(2):
+            made = client(address, tmp_path, concurrency=8)
+            found = made.answers(bodies(40), lambda n: None)
+            assert [answer is None for answer in found] == [n % 4 == 0 for n in range(40)]
+            assert made.counts.unread == 10 and made.counts.answered + made.counts.kept == 30
 
 
 def test_a_model_that_is_there_no_more_is_one_line_that_can_be_heeded(tmp_path):

@@ -29,12 +29,14 @@ from ratchet.launch import api, cli
 from ratchet.launch.commands.serve import listening
 from ratchet.launch.lines import UserError
 from ratchet.launch.serve import desk, ending, served
+from ratchet.launch.serve.asked import Refused
 from ratchet.launch.serve.desk import Desk
 from ratchet.launch.serve.listening import answering
 from ratchet.models import huggingface
 from ratchet.models.architectures import read_config
 from ratchet.models.decoder import create
 from ratchet.models.draw import Warp
+from ratchet.models.grammar import Grammar
 from ratchet.models.rounds import Asked
 from ratchet.models.sampler import Request
 
@@ -245,6 +247,28 @@ def test_a_request_that_cannot_be_seated_is_told_too(folder, monkeypatch):
     monkeypatch.setattr(desk.Round, "join", once)
     with Desk(of_folder(folder)) as open_desk:
         assert asyncio.run(ask(open_desk))[-1].ended
+
+
+def test_a_grammar_that_is_lost_is_told_to_its_own_request_alone(folder):
+    """llguidance takes the schema, and can make nothing of it when the first token is due."""
+    model = of_folder(folder)
+    circle = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    bad, fit = (Grammar.of_json(schema, model.tokenizer.spelled()) for schema in (circle, {"type": "boolean"}))
+
+    async def ask(open_desk, grammar, seed):
+        request = Request(seed, (5, 6), grammar=grammar)
+        return [part async for part in open_desk.say(Asked(request, seed, 8))]
+
+    async def together(open_desk):
+        asked = [ask(open_desk, grammar, seed) for seed, grammar in enumerate((fit, bad, fit))]
+        first, lost, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(lost, Refused) and lost.status == 400 and "give it a simpler schema" in str(lost)
+        for parts in (first, third, await ask(open_desk, fit, 3)):
+            tokens = [int(token) for part in parts for token in part.tokens]
+            assert parts[-1].ended and len(tokens) > 0
+
+    with Desk(model) as open_desk:
+        asyncio.run(together(open_desk))
 
 
 def test_a_text_whose_client_has_gone_is_not_scored(folder, monkeypatch):

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -114,51 +113,6 @@ def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
         Slurm(TINY, "slurm", time="1 day")
 
 
-TASKS = """
-while [ "$1" != bash ]; do shift; done
-shift 2  # bash -c, and then what each task does, where it notes its end, and the process
-most=0
-for does in "{}" "{}"; do
-  code=0
-  bash -c "$1" "$2" bash -c "$does" || code=$?
-  most=$((code > most ? code : most))
-done
-exit $most
-"""
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "ends", "starts"),
-    [
-        ("exit 1", "kill -ABRT $$", 1, 1),
-        ("exit 2", "exit 42", 2, 1),
-        ("exit 0", "kill -KILL $$", 137, 3),
-        ("exit 42", "exit 42", 42, 3),
-        ("exit 0", "exit 0", 0, 1),
-    ],
-)
-def test_a_task_that_ends_for_good_ends_the_job_though_the_others_are_killed_for_it(clients, one, other, ends, starts):
-    """Such as one whose device has too little memory: `srun` gives the highest code."""
-    script = slurm.manifest(Slurm(TINY, "slurm", restarts=2))
-    code, said, _ = clients(script, srun=TASKS.format(one, other))
-    assert (code, sum(line.startswith("srun ") for line in said)) == (ends, starts)
-    assert not [*Path.cwd().glob(".tiny-7.last")]
-
-
-def test_a_task_that_is_asked_to_end_waits_for_its_process(tmp_path):
-    """Slurm tells all processes of a task, the shell among them, which must not end before the run has committed."""
-    script = slurm.manifest(Slurm(TINY, "slurm"))
-    (line,) = [line for line in script.splitlines() if line.startswith("task=")]
-    (task,) = shlex.split(line.removeprefix("task="))
-    run = "trap 'sleep 0.3; echo committed; exit 42' TERM; echo begun; while :; do sleep 0.05; done"
-    words = ["bash", "-c", task, f"{tmp_path}/last", "bash", "-c", run]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as asked:
-        assert asked.stdout.readline() == "begun\n"
-        os.killpg(asked.pid, signal.SIGTERM)
-        assert asked.stdout.read() == "committed\n" and asked.wait() == 42
-    assert not (tmp_path / "last").exists()
-
-
 def test_what_does_not_end_in_time_goes_back_into_the_queue(clients):
     """Slurm ends a job whose time is over for good."""
     killed = 'echo timeout > $here/late; [ "$2" = 3955 ] && exit 137; exit 3'
@@ -171,7 +125,7 @@ def test_what_does_not_end_in_time_goes_back_into_the_queue(clients):
 def test_a_time_in_which_nothing_could_be_done_is_refused(time):
     with pytest.raises(UserError, match=f"--time {time} is .* seconds; give at least 600"):
         Slurm(TINY, "slurm", time=time)
-    for enough in ("10", "10:00", "00:10:00", "0-01", "1-00:00:00", "UNLIMITED"):
+    for enough in ("0", "0:00", "10", "10:00", "00:10:00", "0-01", "1-00:00:00", "UNLIMITED"):
         Slurm(TINY, "slurm", time=enough)
 
 
@@ -245,7 +199,8 @@ def test_the_others_are_looked_after_while_the_first_worker_waits_for_them(clien
     code, said, _ = on_vms(clients, follow=follow, ended=ended)
     assert code == 0 and len(starts(said)) == 3 and all("|| test -e" in line for line in starts(said)[1:])
     follows = [line for line in said if "--follow" in line]
-    assert ["--lines=50" in line for line in follows] == [True, False, False] and "--since=-30s" in follows[1]
+    assert ["--lines=50" in line for line in follows] == [True, False, False], "nothing is shown twice"
+    assert all("--since=@1000" in line for line in follows[1:]), "and nothing left out"
     assert all("for turn in $(seq 60)" in line for line in follows), "or nobody would look"
 
 
