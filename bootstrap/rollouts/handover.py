@@ -171,7 +171,7 @@ def _kept(file: epath.Path) -> list[list[float]] | None:
     """The log-probabilities that some weights give to the texts; None where the file is missing or damaged."""
     try:
         found = json.loads(read(file))
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and all(isinstance(of, list) for of in found) else None
 

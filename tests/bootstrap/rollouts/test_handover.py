@@ -12,6 +12,7 @@ from etils import epath
 from safetensors.numpy import load_file
 
 from ratchet.bootstrap.config import SimulateConfig
+from ratchet.bootstrap.rollouts import handover
 from ratchet.bootstrap.rollouts.writing import Rollouts
 from ratchet.models.sampler import Request
 from ratchet.train.sharding import make_mesh
@@ -54,3 +55,13 @@ def test_a_server_is_asked_for_all_that_it_might_take_from_a_models_own_settings
     assert (body["top_k"], body["top_p"], body["min_p"]) == said
     ways = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
     assert ways.items() <= body.items()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[[-1.0", b"\xff", b"{}", b"[1.0]", b"[" * 100_000])
+def test_what_some_weights_were_told_by_is_told_anew_where_it_is_damaged(tmp_path, content):
+    file = epath.Path(tmp_path) / "weights.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert handover._kept(file) is None
+    file.write_bytes(b"[[-1.0, -2.5]]")
+    assert handover._kept(file) == [[-1.0, -2.5]]
