@@ -52,7 +52,7 @@ class Watchdog:
         self._seconds, self._what, self._clock, self._end = 60 * minutes, what, clock, end
         self._together = together.current()
         self._beat = clock(), "before its first step"
-        self._heard = "" if self._together.first else self._together.published_by(0)
+        self._heard = self._together.published_by(0)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -74,9 +74,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._seconds / 4, 5.0)):
+            self._hear()
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # whoever waits is told later, or not at all
                 self._together.publish(self._beat[1])
-            self._hear()
             if self.stalled():
                 line = (
                     f"{self._what}: nothing for {self._seconds / 60:g} minutes {self._beat[1]} ({self._where()}); "
@@ -90,8 +90,10 @@ class Watchdog:
                 return
 
     def _hear(self) -> None:
-        """What the first process goes on with is a beat of the others, which wait for what it decides."""
-        if not self._together.first and (at := self._together.published_by(0)) not in ("", self._heard):
+        """What the first process goes on with, as it or what asks a server there says, is a beat of all: the others
+        wait for what it decides."""
+        own = self._beat[1] if self._together.first else ""
+        if (at := self._together.published_by(0)) not in ("", own, self._heard):
             self._heard, self._beat = at, (self._clock(), self._beat[1])
 
     def _where(self) -> str:

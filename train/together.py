@@ -131,7 +131,9 @@ class Together:
         return {n: self.published_by(n) for n in range(self.count) if n != self.number}
 
     def published_by(self, number: int) -> str:
-        """Where a process said last that it is; "" for one that never did."""
+        """Where a process said last that it is; "" for one that never did, or is alone."""
+        if self.count == 1:
+            return ""
         try:
             return self.client.key_value_try_get(f"ratchet at {number}")
         except jax.errors.JaxRuntimeError:

@@ -54,7 +54,12 @@ class FarJudge:
     ) -> list[tuple[float, float]]:
         """P(pass) and P(fail) of each question, 0 and 0 where the server refuses it. `reached` is called with the share
         that is answered. Raises what `Client.answers` raises."""
-        advance = counted(lambda done: reached(done / len(posed)))
+
+        def answered(done: int) -> None:
+            self.together.publish(f"after {done} of {len(posed)} questions to the judge")
+            reached(done / len(posed))
+
+        advance = counted(answered)
         ask = lambda: self.client.answers([self._body(one) for one in posed], advance, self._read)
         said = self.together.decided("what the judge answers", ask)
         return [self._verdict(one, likely or {}) for one, likely in zip(posed, said, strict=True)]
