@@ -35,6 +35,8 @@ _CHUNK_LOGITS = 2**26
 _GPU_ROWS, _GPU_SHARE = 4096, 32
 """A GPU has many matrix units, which more rows fill (0.47 of the time with 4096 instead of 441, on an H100), as long as
 their float32 logits take no more than one in so many bytes of its memory, by the data sheet: all hosts choose alike."""
+_SCATTERED = 2**26
+"""Numbers of the head's gradient that are added up over chips at a time: 256 MB, which keep a network busy."""
 _GRADIENT_BYTES = 2**30
 """What `auto` lets the gradients take that `grad_in_forward` holds from the forward to the backward pass."""
 
@@ -230,13 +232,32 @@ def _sums_and_gradients(plan: _Plan, hidden_BTD, head_DV, targets):
     if plan.vocab_axis:
         grad_hidden_ND = jax.lax.psum(grad_hidden_ND, plan.vocab_axis)
     if plan.mesh is not None:
-        if _scattered(plan, len(head_DV)):
-            grad_head_DV = jax.lax.psum_scatter(grad_head_DV, "fsdp", scatter_dimension=0, tiled=True)
-        else:
-            grad_head_DV = jax.lax.psum(grad_head_DV, "fsdp")
+        grad_head_DV = _scatter(grad_head_DV) if _scattered(plan, len(head_DV)) else jax.lax.psum(grad_head_DV, "fsdp")
         grad_head_DV = jax.lax.psum(grad_head_DV, "data")
-    grad_hidden_BTD = grad_hidden_ND.reshape(hidden_BTD.shape).astype(hidden_BTD.dtype)
-    return _over_rows(plan, sums), (grad_hidden_BTD, grad_head_DV.astype(wide))
+    gradients = grad_hidden_ND.reshape(hidden_BTD.shape).astype(hidden_BTD.dtype), grad_head_DV.astype(wide)
+    if plan.mesh is not None:
+        # The layers' backward pass shall begin when a chip has no more than its own rows of the head's gradient: a
+        # compiler that may add them up later keeps the whole beside all that this pass takes.
+        gradients = jax.lax.optimization_barrier(gradients)
+    return _over_rows(plan, sums), gradients
+
+
+def _scatter(grad_DV: jax.Array) -> jax.Array:
+    """The sum of the chips' gradients over fsdp, of which each keeps its own rows. It is made some columns at a time,
+    for TPUs add up the whole before they cut it."""
+    width, vocab = grad_DV.shape
+    block = min(vocab, max(1, _SCATTERED // width // 128) * 128)
+
+    def one(number: int, sum_DV: jax.Array) -> jax.Array:
+        start = jnp.minimum(number * block, vocab - block)  # the last block begins within the one before
+        part_DC = jax.lax.dynamic_slice_in_dim(grad_DV, start, block, 1)
+        part_DC = jax.lax.psum_scatter(part_DC, "fsdp", scatter_dimension=0, tiled=True)
+        return jax.lax.dynamic_update_slice_in_dim(sum_DV, part_DC, start, 1)
+
+    if block == vocab:
+        return jax.lax.psum_scatter(grad_DV, "fsdp", scatter_dimension=0, tiled=True)
+    own = jnp.zeros((width // jax.lax.axis_size("fsdp"), vocab), grad_DV.dtype)
+    return jax.lax.fori_loop(0, -(-vocab // block), one, own)
 
 
 def _chunk_sums(plan: _Plan, softmax: _Softmax, ids_CK, probs_CK, tail_C, weights_C) -> LossSums:

@@ -279,6 +279,25 @@ def test_chips_exchange_no_logits():
     assert T * V // 2 > D * V // 2  # so that a sequence's logits would show
 
 
+def test_a_large_gradient_of_the_head_is_added_up_some_columns_at_a_time(monkeypatch):
+    """The last block of 128 columns begins within the one before it."""
+    width, vocab = 16, 300
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    grads_NDV = np.random.default_rng(0).integers(-99, 99, (8 * width, vocab)).astype(np.float32)
+
+    def scattered():
+        own = {"in_specs": P("fsdp"), "out_specs": P("fsdp"), "mesh": mesh, "check_vma": False}
+        run = jax.jit(jax.shard_map(loss._scatter, **own))
+        text = run.lower(grads_NDV).compile().as_text()
+        return np.asarray(run(grads_NDV)), re.findall(r"f32\[(\d+),(\d+)\][^=]* reduce-scatter\(", text)
+
+    want, whole = scattered()
+    monkeypatch.setattr(loss, "_SCATTERED", width * 128)
+    got, parts = scattered()
+    assert (got == grads_NDV.reshape(8, width, vocab).sum(0)).all() and (got == want).all()
+    assert whole == [("2", "300")] and parts == [("2", "128")]
+
+
 def test_the_mean_gradient_of_sampled_targets_is_that_of_the_dense_one():
     """2,000 draws of counts from the teacher: within three standard errors, almost everywhere."""
     hidden, head, *targets = problem(16, kept=V, tail=False)
