@@ -156,12 +156,15 @@ def _works(client: Client, check: Callable[[], bool]) -> bool:
             failed = error
             if failed.busy or not failed.unheard:
                 break
-            client.rest(attempt, failed.wait)
+            if attempt + 1 < TRIES:
+                client.rest(attempt, failed.wait)
         except (Unaskable, ServerRefused, LookupError, TypeError, ValueError, AttributeError):
             return False
     if failed.unheard and not failed.busy:
         try:
             client.ask("chat/completions", _plain(client))
+            return False
+        except Unaskable:
             return False
         except Failed as error:
             failed = error

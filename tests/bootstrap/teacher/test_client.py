@@ -277,7 +277,7 @@ def test_a_fault_that_passes_does_not_make_a_server_less_able(tmp_path, fault):
             assert probe(client(address, tmp_path), 500) == found
 
 
-def test_a_server_that_cannot_be_heard_is_not_taken_for_one_that_cannot(tmp_path):
+def test_a_server_that_cannot_be_heard_is_not_taken_for_one_that_cannot(tmp_path, monkeypatch):
     one = lambda body: "one"
     lost = Faulty(one, dict.fromkeys(range(1, 99), 502))
     with lost.serving() as address, pytest.raises(ServerStopped, match="show what it can do .502") as ended:
@@ -287,6 +287,10 @@ def test_a_server_that_cannot_be_heard_is_not_taken_for_one_that_cannot(tmp_path
     for fault in (500, "cut"):  # as to what it does not know: it answers a plain question after that
         with Faulty(can, dict.fromkeys((4, 5, 6), fault)).serving() as address:
             assert not probe(client(address, tmp_path), 500).schemas
+    rests = []
+    monkeypatch.setattr(Client, "rest", lambda self, attempt, asked: rests.append(attempt))
+    with Faulty(can, dict.fromkeys((4, 5, 6), "cut") | {7: 400}).serving() as address:  # a refusal is an answer
+        assert not probe(client(address, tmp_path), 500).schemas and rests == [0, 1]
 
 
 def test_a_question_that_is_never_answered_readably_is_left_out_and_many_in_a_row_stop_the_run(tmp_path):
