@@ -9,6 +9,7 @@ import yaml
 from etils import epath
 
 from ratchet.bootstrap.config import Config, ConfigError, from_json
+from ratchet.models.extras import installing
 from ratchet.train import buckets
 from ratchet.train.commits import Commits
 from ratchet.train.files import typed, whole
@@ -89,7 +90,7 @@ def read(path: epath.Path) -> dict[str, Any]:
         mark = error.problem_mark
         raise ConfigError(f"{path}, line {mark.line + 1}: {error.problem}; mend the YAML") from error
     except ImportError as error:
-        raise ConfigError(f"{path} lies in a bucket; `pip install 'ratchet[buckets]'` to read it") from error
+        raise ConfigError(f"{path} lies in a bucket; {installing('buckets')} to read it") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"{path} cannot be read: {reason}; give --config a YAML file of settings") from error

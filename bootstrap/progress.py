@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from ratchet.models.extras import installing
 from ratchet.train import goodput, memory
 from ratchet.train.buckets import UPLOADED, Outbox
 from ratchet.train.files import numbers_in, whole
@@ -229,7 +230,7 @@ def _sending(directory: epath.Path, project: str, settings: Mapping[str, Any] | 
     try:
         import wandb
     except ModuleNotFoundError as error:
-        raise ValueError("wandb: it needs the library wandb; `pip install 'ratchet[wandb]'`") from error
+        raise ValueError(f"wandb: it needs the library wandb; {installing('wandb')}") from error
     try:
         return wandb.init(
             project=project,

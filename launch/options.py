@@ -26,6 +26,7 @@ from ratchet.launch.lines import UserError, waiting
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.recipes.documents import fitted
 from ratchet.launch.recipes.recipe import Recipe
+from ratchet.models.extras import installing
 from ratchet.train.buckets import place_of, reach
 from ratchet.train.files import typed
 
@@ -69,7 +70,7 @@ Join = described(
 def needed_for(what: str, extra: str, *libraries: str) -> None:
     """Raises UserError, which names the extra, unless all of the libraries are installed."""
     if missing := [name for name in libraries if not importlib.util.find_spec(name)]:
-        raise UserError(f"{what}: it needs {missing[0]}; `pip install 'ratchet[{extra}]'`")
+        raise UserError(f"{what}: it needs {missing[0]}; {installing(extra)}")
 
 
 def parse(
@@ -100,10 +101,18 @@ def parse(
 
 
 def _folded(text: str) -> str:
-    """Help with lines that are no wider than the terminal, in plain text."""
-    width, lines = shutil.get_terminal_size().columns, Text.from_ansi(text).plain.splitlines()
-    fold = lambda line: textwrap.fill(line, width, break_on_hyphens=False)
-    return "".join(f"{line if line[:1] in tuple('│╭╰') else fold(line)}\n" for line in lines)
+    """Help in plain text, its paragraphs broken where the terminal ends and not where their source does."""
+    width, paragraphs = shutil.get_terminal_size().columns, list[tuple[str, int]]()
+    for line in re.sub(r"\n{3,}", "\n\n", Text.from_ansi(text).plain).splitlines():
+        column = len(line) - len(line.lstrip())
+        before = paragraphs[-1][0] if paragraphs else ""
+        beneath = column == 0 or column > 4 and before[:column].endswith("  ")  # the text, or what it explains
+        if line.strip() and beneath and before[column : column + 1].strip():
+            paragraphs[-1] = f"{before} {line.strip()}", column
+        else:
+            paragraphs.append((line, column))
+    fold = lambda line, column: textwrap.fill(line, width, subsequent_indent=" " * column, break_on_hyphens=False)
+    return "".join(f"{fold(*paragraph)}\n" for paragraph in paragraphs)
 
 
 def _too_many(kind: type, words: Sequence[str], word: str) -> str:
@@ -123,7 +132,7 @@ def located(place: str, may_be_file: bool = False) -> epath.Path:
         with waiting(f"the store that {place} lies in"):
             reach(path)
     except ImportError as error:
-        said = f"{place}: {str(error).splitlines()[0]}; `pip install 'ratchet[buckets]'`"
+        said = f"{place}: {str(error).splitlines()[0]}; {installing('buckets')}"
         raise UserError(f"{said}, or give a directory on a disk") from error
     if not may_be_file and path.exists() and not path.is_dir():
         raise UserError(f"{place} is a file; give a directory")
@@ -211,7 +220,8 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
     """Lists the recipes, the nearest first, as help or as a mistake."""
     takes, example = COMMANDS[command][1], _EXAMPLES.get(command, "tiny")
     alike = lambda name: difflib.SequenceMatcher(None, named, name).ratio()
-    lines = (f"  {name:<12}{RECIPES[name].summary}" for name in sorted(RECIPES, key=alike, reverse=True))
+    there = [name for name in RECIPES if command != "preview" or RECIPES[name].config.world == "documents"]
+    lines = (f"  {name:<12}{RECIPES[name].summary}" for name in sorted(there, key=alike, reverse=True))
     listed = "\n".join(textwrap.fill(line, 80, subsequent_indent=" " * 14) for line in lines)
     if not wants_help:
         said = f"there is no recipe {named!r}" if named else f"give a recipe, as in `ratchet {command} {example}`"
@@ -223,7 +233,8 @@ def _no_recipe(command: str, named: str, wants_help: bool) -> None:
     fold = lambda text, indent="": textwrap.fill(text, 80, subsequent_indent=indent, break_on_hyphens=False)
     print(fold(f"usage: ratchet {command} {takes}", " " * 8))
     print(f"\n{listed}\n")
-    print(fold(f"`ratchet {command} RECIPE --help` lists every setting and what the recipe makes of it."))
+    where = " --to PLATFORM" if command == "submit" else ""
+    print(fold(f"`ratchet {command} RECIPE{where} --help` lists every setting and what the recipe makes of it."))
     raise SystemExit(0)
 
 

@@ -20,6 +20,7 @@ from ratchet.models import gguf_vocabulary, tensors
 from ratchet.models.architectures import FolderError, decoder_of
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig
+from ratchet.models.extras import installer
 from ratchet.models.family import Family, frequencies
 from ratchet.models.settings import ChatSettings
 from ratchet.models.tensors import Held, Names, Shardings
@@ -193,7 +194,7 @@ def _library(where: str) -> Any:
     try:
         return importlib.import_module("gguf")
     except ImportError as error:
-        raise FolderError(f"{where}: GGUF files are read by gguf; pip install 'ratchet[smollm2]'") from error
+        raise FolderError(f"{where}: the library gguf reads GGUF files; `{installer()} gguf`") from error
 
 
 def read(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:

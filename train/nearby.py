@@ -19,6 +19,7 @@ from typing import Any
 import fsspec
 from etils import epath
 
+from ratchet.models.extras import installing
 from ratchet.train.buckets import StoreError, answering, in_bucket, place_of
 from ratchet.train.commits import sha256
 
@@ -46,7 +47,7 @@ def nearby(path: str) -> epath.Path:
     try:
         store, root = fsspec.core.url_to_fs(whole)
     except ImportError as error:
-        raise StoreError(f"{path}: {str(error).splitlines()[0]}; `pip install 'ratchet[buckets]'`") from error
+        raise StoreError(f"{path}: {str(error).splitlines()[0]}; {installing('buckets')}") from error
     with answering(path):
         objects = _objects(store.find(root, detail=True), root)
     if not objects:

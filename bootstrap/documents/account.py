@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from etils import epath
 
 from ratchet.bootstrap.progress import Progress
+from ratchet.models.extras import installing
 from ratchet.train.files import write_json
 
 FILE = "documents.json"
@@ -43,7 +44,7 @@ def library(module: str, source: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         name = error.name or module
-        raise NotInstalled(f"documents: {source} needs {name}; pip install 'ratchet[documents]'") from error
+        raise NotInstalled(f"documents: {source} needs {name}; {installing('documents')}") from error
 
 
 def because(error: Exception) -> str:

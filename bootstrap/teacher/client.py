@@ -24,6 +24,7 @@ from ratchet.bootstrap.teacher.kept import all_kept, keep, kept, place_of
 from ratchet.bootstrap.teacher.pace import Pace
 from ratchet.bootstrap.teacher.settings import ServerConfig
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.models.extras import installing
 from ratchet.train.stopping import AGAIN, Ends
 
 ATTEMPTS = 6
@@ -163,9 +164,8 @@ class Client:
         try:
             import openai
         except ModuleNotFoundError as error:
-            raise ServerRefused(
-                f"{self.who}.url: it needs the library openai; `pip install 'ratchet[endpoint]'`"
-            ) from error
+            said = f"{self.who}.url: it needs the library openai; {installing('endpoint')}"
+            raise ServerRefused(said) from error
         key = os.environ.get(self.key, "none").strip()
         if not (key.isascii() and key.isprintable()):  # it would stand in the error of whoever puts it into a header
             raise ServerRefused(f"{self.who}.url: {self.key} holds what no key can hold; set it again")

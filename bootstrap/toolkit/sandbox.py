@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.bootstrap.toolkit.source import Answered, Asked, timed
+from ratchet.models.extras import installing
 
 FUEL = 5 * 10**9
 """Instructions that a program may take, some seconds."""
@@ -67,7 +68,7 @@ class Sandbox:
             there = self._file.exists()
         except metadata.PackageNotFoundError as error:
             raise ValueError(
-                f"simulate.tools: python needs the library {error.name}; `pip install 'ratchet[tools]'`"
+                f"simulate.tools: python needs the library {error.name}; {installing('tools')}"
             ) from error
         if not there:
             say("making the sandbox of Python, for half a minute; the next run finds it in ~/.cache/ratchet")

@@ -13,6 +13,7 @@ from typing import IO, Any
 from ratchet.bootstrap.toolkit.servers import Server, read_servers
 from ratchet.bootstrap.toolkit.source import Answered, Asked, Listed
 from ratchet.bootstrap.worlds.world import content_id
+from ratchet.models.extras import installing
 from ratchet.models.grammar import refusal
 
 STARTING = 60.0
@@ -56,7 +57,7 @@ def list_tools(path: str) -> dict[str, dict[str, Any]]:
     try:
         import mcp  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ValueError("simulate.mcp: it needs the library mcp; `pip install 'ratchet[tools]'`") from error
+        raise ValueError(f"simulate.mcp: it needs the library mcp; {installing('tools')}") from error
     return {s.name: {"command": content_id(s.command), "tools": _listed(s)} for s in read_servers(path)}
 
 

@@ -31,6 +31,8 @@ def ui(words: list[str]) -> int:
     asked = parse("ui", Ui, words)
     if not asked.directories:
         raise UserError("ui: give DIR, the directory of a run, such as runs/lessons")
+    quiet()
+    places = [located(place) for place in asked.directories]
     needed_for("ui", "serve", "starlette", "uvicorn")
     import jax
     import uvicorn
@@ -40,8 +42,6 @@ def ui(words: list[str]) -> int:
     from ratchet.launch.ui.app import Site
     from ratchet.launch.ui.following import following
 
-    quiet()
-    places = [located(place) for place in asked.directories]
     with contextlib.closing(listening("ui", HOST, asked.port)) as listener, following(places) as runs:
         port = listener.getsockname()[1]
         count = f"{len(runs)} run{'s' * (len(runs) > 1)}"

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from ratchet.models.extras import installing
 from ratchet.train import stopping
 from ratchet.train.flops import Chip
 
@@ -27,7 +28,7 @@ class PreflightError(ValueError):
 def described_chips(topology: str, slices: int = 1) -> list[jax.Device]:
     """The chips of a topology such as "v5e:4x4", of so many slices. Raises PreflightError if there is none such."""
     if importlib.util.find_spec("libtpu") is None:
-        raise PreflightError("preflight: the TPU compiler is missing; pip install 'ratchet[preflight]'")
+        raise PreflightError(f"preflight: the TPU compiler is missing; {installing('preflight')}")
     # libtpu asks the cloud for these on a TPU machine; here nobody would answer.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",

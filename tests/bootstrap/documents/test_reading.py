@@ -9,6 +9,7 @@ import pytest
 from ratchet.bootstrap.documents.reading import read
 from ratchet.bootstrap.worlds import DocumentsConfig
 from ratchet.bootstrap.worlds.world import Document
+from ratchet.models.extras import installing
 
 
 def found(place, **settings):
@@ -162,7 +163,7 @@ def test_a_name_of_several_lines_is_told_in_one(tmp_path):
 def test_a_library_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n")
     monkeypatch.setitem(sys.modules, "pypdf", None)
-    assert refused(tmp_path) == "documents: a.pdf needs pypdf; pip install 'ratchet[documents]'"
+    assert refused(tmp_path) == f"documents: a.pdf needs pypdf; {installing('documents')}"
     (tmp_path / "b.txt").write_text("plain text needs nothing")
     assert ids(tmp_path, globs=("*.txt",)) == ["b"]
 

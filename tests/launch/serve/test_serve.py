@@ -36,6 +36,7 @@ from ratchet.models import huggingface
 from ratchet.models.architectures import read_config
 from ratchet.models.decoder import create
 from ratchet.models.draw import Warp
+from ratchet.models.extras import installing
 from ratchet.models.grammar import Grammar
 from ratchet.models.rounds import Asked
 from ratchet.models.sampler import Request
@@ -328,7 +329,7 @@ def test_without_the_web_library_it_is_one_line_that_names_the_extra(monkeypatch
     installed = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "uvicorn" and installed(name))
     assert cli.main(["serve", "--base", str(folder), "--port", "0"]) == 2
-    assert capsys.readouterr().err.endswith("it needs uvicorn; `pip install 'ratchet[serve]'`\n")
+    assert capsys.readouterr().err.endswith(f"it needs uvicorn; {installing('serve')}\n")
 
 
 def test_tasks_of_lm_eval_without_it_are_one_line_that_names_the_extra(monkeypatch, capsys, tmp_path):
@@ -336,7 +337,7 @@ def test_tasks_of_lm_eval_without_it_are_one_line_that_names_the_extra(monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "lm_eval" and installed(name))
     directory = generation_0(tmp_path / "mine")
     assert cli.main(["evaluate", str(directory), "--generation", "0", "--tasks", "arc_easy"]) == 2
-    assert capsys.readouterr().err == "ratchet: evaluate --tasks: it needs lm_eval; `pip install 'ratchet[eval]'`\n"
+    assert capsys.readouterr().err == f"ratchet: evaluate --tasks: it needs lm_eval; {installing('eval')}\n"
 
 
 def test_the_command_serves_on_loopback_until_ctrl_c(folder):

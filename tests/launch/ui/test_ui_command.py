@@ -9,13 +9,14 @@ from etils import epath
 
 from ratchet.launch import cli
 from ratchet.launch.ui import following as followed
+from ratchet.models.extras import installing
 
 
 def test_without_its_libraries_it_names_the_extra_in_a_line(capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "starlette" else find(name, *of))
     assert cli.main(["ui", "runs/x"]) == 2
-    assert capsys.readouterr().err == "ratchet: ui: it needs starlette; `pip install 'ratchet[serve]'`\n"
+    assert capsys.readouterr().err == f"ratchet: ui: it needs starlette; {installing('serve')}\n"
 
 
 def test_it_listens_on_this_machine_alone_and_says_where(capsys, monkeypatch, cache, tmp_path):
