@@ -13,6 +13,7 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
 from ratchet.bootstrap.wrongthink import correction_id
+from ratchet.train.files import object_in
 from ratchet.train.records import read_examples
 
 
@@ -26,13 +27,19 @@ def trace(run: Run, transcript_id: str) -> dict[str, Any]:
     for generation in sorted(run.directory.glob("gen-*")):
         found |= _found(generation, transcript_id)
     if not found:
-        raise ValueError(
-            f"show: {run.directory} has no transcript {transcript_id}; the report and gen-*/samples.json list some"
-        )
+        some = f"; there is {such_as(run.directory)}" if such_as(run.directory) else ""
+        raise ValueError(f"show: {run.directory} has no transcript {transcript_id}{some}")
     if len(found) > 1 and transcript_id not in found:
         some = ", ".join(list(found)[:3])
         raise ValueError(f"show: {len(found)} transcripts begin with {transcript_id}, such as {some}; give more of one")
     return _traced(run, *found.get(transcript_id, next(iter(found.values()))))
+
+
+def such_as(directory: epath.Path) -> str:
+    """"ID or ID", of transcripts that the newest reviewed generation shows; "" where there are none yet."""
+    files = sorted(directory.glob("gen-*/samples.json"))
+    shown = object_in(files[-1]).get("transcripts") if files else None
+    return " or ".join(one["id"] for one in shown[:2]) if shown else ""
 
 
 def _found(generation: epath.Path, wanted: str) -> dict[str, tuple[epath.Path, Transcript, Review | None]]:

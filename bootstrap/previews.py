@@ -13,14 +13,15 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.teacher.afar import Afar, Scribe
 from ratchet.bootstrap.transcript import Review, Transcript
-from ratchet.bootstrap.worlds.world import Task
+from ratchet.bootstrap.worlds.world import Document, Task
 
 
 @dataclass(frozen=True)
 class Previewed:
-    """A task with the answers that the simulator gives to it, and their reviews."""
+    """A task with what it is about, the answers that the simulator gives to it, and their reviews."""
 
     task: Task
+    documents: tuple[Document, ...]
     transcripts: tuple[Transcript, ...]
     reviews: tuple[Review, ...]
 
@@ -62,12 +63,14 @@ def _preview(run: Run, aside: Run, params: nnx.State, count: int, number: int) -
     seed = lambda: params if number == 1 else run.seed_weights
     reviewer = replace(aside.reviewer(params), seed=seed)
     reviews = reviewer.review(written, {t.id: t for t in tasks}, passages)
-    return Preview(refused, tuple(_of_tasks(tasks, written, reviews, samples)))
+    about = {d.id: d for d in material.documents}
+    return Preview(refused, tuple(_of_tasks(tasks, about, written, reviews, samples)))
 
 
 def _of_tasks(
-    tasks: tuple[Task, ...], written: list[Transcript], reviews: list[Review], samples: int
+    tasks: tuple[Task, ...], about: dict[str, Document], written: list[Transcript], reviews: list[Review], samples: int
 ) -> Iterator[Previewed]:
     for number, task in enumerate(tasks):
         own = slice(number * samples, (number + 1) * samples)
-        yield Previewed(task, tuple(written[own]), tuple(reviews[own]))
+        documents = tuple(about[i] for i in task.document_ids if i in about)
+        yield Previewed(task, documents, tuple(written[own]), tuple(reviews[own]))

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
+import tyro
 from etils import epath
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +26,7 @@ class Export:
 
     generation: int
     """Which generation to write."""
-    to: str
+    to: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """A directory that does not exist yet."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """In which the files hold the weights."""

@@ -13,10 +13,9 @@ from ratchet.bootstrap.report.goodput import said, spent
 from ratchet.bootstrap.report.numbers import duration, pace, percent
 from ratchet.bootstrap.report.terminal import shown, units
 
-SHOWN = 8
-"""Criteria, and parts of the time, that are shown at most."""
-UNITS_OF = (1_000_000, 1_000_000, 2, 1, 0)
-"""Generations whose units are shown, the newest, by how much less than everything there is room for."""
+ROOM = ((1_000_000, 8), (2, 8), (1, 8), (1, 4), (1, 2), (0, 2), (0, 0))
+"""The newest generations whose units are shown, and the criteria and parts of the time that are shown at most, from
+everything to what takes fewest lines."""
 LONGEST = 24
 """Columns of a bar at most."""
 STYLES = {"at work": "green", "finished": "green", "ended": "red", "damaged": "red"}
@@ -53,23 +52,24 @@ def bar(share: float, width: int) -> str:
 class Screens:
     """Runs below each other, with a line between them, in `height` lines, or in as many as it takes where it is 0.
 
-    What has no room is left out: parts of the time and criteria, then the units of older generations, then those of
-    all.
+    What has no room is left out: the units of older generations, then parts of the time and criteria, then the units of
+    the newest generation.
     """
 
     found: Sequence[Found]
     height: int = 0
 
     def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
-        for less in range(len(UNITS_OF) if self.height else 1):
-            parts = [part for one in self.found for part in (Rule(style="dim"), screen(one, less))]
+        for generations, rows in ROOM if self.height else ROOM[:1]:
+            parts = [part for one in self.found for part in (Rule(style="dim"), screen(one, generations, rows))]
             if len(console.render_lines(Group(*parts[1:]))) <= self.height:
                 break
         yield from parts[1:]
 
 
-def screen(found: Found, less: int = 0) -> RenderableType:
-    """Everything that is known of one run now, or `less` of it, by the number of an entry of UNITS_OF."""
+def screen(found: Found, generations: int, rows: int) -> RenderableType:
+    """What is known of one run now: with the units of so many generations, and so many criteria and parts of the
+    time."""
     title = Text.assemble((found["recipe"] or "a run", "bold"), f", {found['directory']}: ", overflow="fold")
     title.append(found["state"], STYLES.get(found["state"], "yellow"))
     standing = [line for line in found["standing"] if line != found["state"]]
@@ -77,10 +77,9 @@ def screen(found: Found, less: int = 0) -> RenderableType:
     if found["doing"] and found["doing"]["total"]:
         done = found["doing"]["done"] / found["doing"]["total"]
         parts.append(Bars([("done", done, f"{percent(done)} %")]))
-    newest = sorted({stage["generation"] for stage in found["stages"]})[-UNITS_OF[less] :] if UNITS_OF[less] else []
+    newest = sorted({stage["generation"] for stage in found["stages"]})[-generations:] if generations else []
     if newest:
         parts.append(units({"stages": [stage for stage in found["stages"] if stage["generation"] in newest]}))
-    rows = 0 if less else SHOWN
     return Group(*parts, *_acceptance(found["acceptance"], rows), *_time(found["goodput"], rows))
 
 

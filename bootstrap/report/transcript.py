@@ -87,11 +87,11 @@ def called(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     for message in messages:
         calls = [call["function"] for call in message.get("tool_calls", ())]
         said += [f"{call['name']} {call['arguments']}" for call in calls]
-        said += [f"→ {_shortened(message['content'])}"] if message["role"] == "tool" else []
+        said += [f"→ {shortened(message['content'])}"] if message["role"] == "tool" else []
     return said
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """A text on one line, cut where it is long."""
     flat = " ".join(text.split())
     return flat if len(flat) <= PASSAGE else flat[: PASSAGE - 2] + " …"
@@ -99,7 +99,7 @@ def _shortened(text: str) -> str:
 
 def _passages(documents: Mapping[str, str]) -> list[Text]:
     shown = list(documents.values())
-    return [_line(f"· {_shortened(text)}") for text in shown[:SHOWN]] + _more(shown)
+    return [_line(f"· {shortened(text)}") for text in shown[:SHOWN]] + _more(shown)
 
 
 def _thought(found: Found) -> list[Text]:
@@ -156,7 +156,7 @@ def _branches(branches: Sequence[Found]) -> list[Text]:
     lines = []
     for b in sorted(branches, key=lambda b: -b["probability"])[:SHOWN]:
         line = _verdict(b["passed"], ("passed", "failed", ""))
-        line.append(f" “{b['piece']}” {b['probability']:.2f}: ", "bold").append(_shortened(b["text"]), "none")
+        line.append(f" “{b['piece']}” {b['probability']:.2f}: ", "bold").append(shortened(b["text"]), "none")
         lines.append(line.append(f" ({b['reason']})" if b["reason"] else "", "dim"))
     return lines + _more(branches)
 

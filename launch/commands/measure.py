@@ -27,6 +27,8 @@ from ratchet.launch.options import (
 )
 from ratchet.launch.output import ends_as_found, make_console, print_json, quiet
 from ratchet.launch.preflight import Preflight
+from ratchet.train.commits import Commits
+from ratchet.train.files import typed
 from ratchet.train.stopping import heeded
 
 SLOTS = 16
@@ -117,6 +119,9 @@ def compare(words: list[str]) -> int:
     for directory, config in zip(directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):
             raise UserError(f"compare: {directory} has generations 1 to {config.generations}; set --generation to one")
+        if not Commits(directory).has(directory / f"gen-{asked.generation:03d}" / "decision.json"):
+            unfinished = f"{directory} has not finished generation {asked.generation}"
+            raise UserError(f"compare: {unfinished}; see `ratchet status {typed(directory)}`")
         comparison.check_distributions(config, asked.generation, arms)
     progress, found = Terminal(make_console(aside=asked.json)), []
     advice = "the same command goes on from what is committed"

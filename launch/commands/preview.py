@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from etils import epath
 from flax import nnx
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from ratchet.bootstrap import config_files, previews
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, ConfigError, flat
 from ratchet.bootstrap.progress import Silent
-from ratchet.bootstrap.report.transcript import called
+from ratchet.bootstrap.report.transcript import called, shortened
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Verdict
 from ratchet.launch import api
@@ -103,30 +105,40 @@ def _as_json(found: previews.Preview) -> dict:
 
 
 def _print(found: previews.Preview, run: Run, console: Console) -> None:
-    say = lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False)
+    def say(text: str, indent: int = 0) -> None:  # on a terminal, what has no room goes on below its own beginning
+        if console.is_terminal:
+            console.print(Padding(Text(text), (0, 0, 0, indent)))
+        else:
+            console.print(Text(" " * indent + text), soft_wrap=True)
+
     for proposal in found.refused:
-        say(f"refused: {proposal.document} ({proposal.kind}): {proposal.question or '-'}\n    {proposal.reason}")
+        say(f"refused: {proposal.document} ({proposal.kind}): {proposal.question or '-'}")
+        say(proposal.reason, 4)
     decides = {c.id for c in run.rubric if c.required}
-    for shown in found.tasks:
-        say(f"\n{', '.join(shown.task.document_ids)}: {shown.task.question}")
+    floors = {c.id: c.threshold for c in run.rubric if c.kind != "rule"}
+    for number, shown in enumerate(found.tasks, 1):
+        say(f"\n{number}. {shown.task.question}")
+        for document in shown.documents:
+            say(f"{document.id}: {shortened(document.text)}", 2)
         for t, review in zip(shown.transcripts, shown.reviews, strict=True):
-            say(f"  {'accepted' if review.accepted else 'rejected'}: {t.text}")
+            say(f"{'accepted' if review.accepted else 'rejected'}: {t.text}", 2)
             for line in called(t.messages):
-                say(f"      {line}")
-            for line in _verdicts(review.verdicts, decides):
-                say(f"      {line}")
+                say(line, 6)
+            for line in _verdicts(review.verdicts, decides, floors):
+                say(line, 6)
     reviews = [r for shown in found.tasks for r in shown.reviews]
     tasks = "1 task" if len(found.tasks) == 1 else f"{len(found.tasks)} tasks"
     say(f"\n{tasks}; {sum(r.accepted for r in reviews)} of {len(reviews)} answers accepted")
 
 
-def _verdicts(verdicts: Mapping[str, Verdict], decides: Set[str]) -> list[str]:
+def _verdicts(verdicts: Mapping[str, Verdict], decides: Set[str], floors: Mapping[str, float]) -> list[str]:
     """Lines about the verdicts of an answer: one names all of those that `decides` holds which pass for certain, and
-    each other has its own."""
+    each other has its own, with its floor where it is measured."""
     certain = [name for name, v in verdicts.items() if v.passed and v.score == 1.0 and name in decides]
     lines = [f"pass: {', '.join(certain)}"] if certain else []
     for name, v in verdicts.items():
         if name not in certain:
             said = "pass" if v.passed else f"fail ({v.reason})"
+            said += f", passes from {floors[name]:.2f}" if name in floors else ""
             lines.append(f"{name:<12}{v.score:6.2f}  {said}{'' if name in decides else ', advisory'}")
     return lines

@@ -13,7 +13,9 @@ from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.train.commits import Commits
 
-Transcript = described(tyro.conf.Positional[str], "a transcript's id or its beginning; the page has some", metavar="ID")
+Transcript = described(
+    tyro.conf.Positional[str], "a transcript's id or its beginning", metavar="ID", help_behavior_hint="(required)"
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Show:
     """Shows one transcript with its documents, verdicts, branches and targets, and where it was trained."""
 
     directory: Directory
-    transcript: Transcript
+    transcript: Transcript = ""
     json: Json = False
 
 
@@ -35,10 +37,11 @@ class Report:
 
 def show(words: list[str]) -> int:
     asked = parse("show", Show, words)
-    if not asked.transcript:
-        raise UserError("show: give ID, a transcript's id or its beginning; the page has some")
     quiet()
     directory = located(asked.directory)
+    if not asked.transcript:
+        some = lineage.such_as(directory)
+        raise UserError(f"show: give ID, a transcript's id or its beginning{f', such as {some}' if some else ''}")
     progress = Terminal(make_console(aside=True))
     run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
     found = lineage.trace(run, asked.transcript)

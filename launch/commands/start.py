@@ -84,12 +84,19 @@ class Resume:
     .stall-minutes and .profile; of a teacher by address --teacher.url,
     .concurrency and .budget, and the same of a judge; --rollouts.url,
     .concurrency and .directory; --wandb. Other settings stay the run's own.
+    `ratchet run RECIPE --help` says what each of them means.
     """
 
     directory: Directory
-    config: Settings
     json: AsEvents = False
     join: Join = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Resume):
+    """What it is asked with the settings, which its help leaves out, since few of them may change."""
+
+    config: Settings
 
 
 def run(words: list[str]) -> int:
@@ -126,11 +133,13 @@ def run(words: list[str]) -> int:
 
 
 def resume(words: list[str]) -> int:
-    named = first_word(Resume, words)
+    if asks_for_help(words):
+        parse("resume", Resume, words)
+    named = first_word(Resumed, words)
     quiet()
     directory = located(named)
-    saved = config_files.saved(directory) if named and not asks_for_help(words) else Config()
-    given = parse("resume", Resume, words, Resume(named or tyro.MISSING, saved))
+    saved = config_files.saved(directory) if named else Config()
+    given = parse("resume", Resumed, words, Resumed(named or tyro.MISSING, config=saved))
     asked = given.config
     if reason := config_changes.refusal(saved, asked):
         raise UserError(f"resume: {directory}: {reason}")  # before processes wait for one another

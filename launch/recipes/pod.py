@@ -67,7 +67,7 @@ def _on_a_pod(size: str, topologies: str, slots: int, micro_batches: int) -> Rec
     )
     return Recipe(
         summary=f"Your own documents on {topologies}, read by Qwen3-{size.upper()}: --base DIR --documents.path DIR.",
-        takes="predicted only: launch/recipes/README.md",
+        takes="predicted only, in launch/recipes",
         reaches="not measured",
         config=Config(
             recipe=f"pod-{size}", generations=5, documents=DocumentsConfig(slice=2000, fresh=200), model=_MODELS[size],

@@ -12,10 +12,14 @@ import jinja2
 import yaml
 
 from ratchet.launch.lines import UserError
-from ratchet.launch.options import File, Settings
+from ratchet.launch.options import File, Settings, described
 from ratchet.launch.submit.slices import Slice, slice_of
 
-Target = Literal["gke", "xpk", "tpu-vm", "slurm", "local"]
+Target = described(
+    Literal["gke", "xpk", "tpu-vm", "slurm", "local"],
+    "where it runs: local is this machine; with --to gke and so on, --help lists what is asked there",
+    help_behavior_hint="(required)",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,6 @@ class Submission:
 
     config: Settings
     to: Target = "local"
-    """Where it runs: gke, xpk, tpu-vm, slurm, or local, which is this machine."""
     out: str = ""
     """Directory of the run, which all processes see. One that holds a run already is gone on with."""
     restarts: int = 8

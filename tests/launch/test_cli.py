@@ -201,9 +201,12 @@ def test_show_prints_a_transcripts_lineage(capsys, tiny_run):
     found = json.loads(out)
     assert code == 0 and found["transcript"] == sample["id"]
     assert {"documents", "verdicts", "branches", "targets", "trained"} <= found.keys()
-    assert "has no transcript zzz" in mistake(capsys, "show", tiny_run, "zzz")
+    some = json.loads((tiny_run / "gen-002" / "samples.json").read_text())["transcripts"][0]["id"]
+    assert f"has no transcript zzz; there is {some} or " in mistake(capsys, "show", tiny_run, "zzz")
     for words in ((), ("",)):
-        assert "show: give ID, a transcript's id" in mistake(capsys, "show", tiny_run, *words)
+        assert f"show: give ID, a transcript's id or its beginning, such as {some} or " in mistake(
+            capsys, "show", tiny_run, *words
+        )
 
 
 def test_show_wants_one_transcript(capsys, tiny_run):

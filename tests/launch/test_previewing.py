@@ -7,10 +7,11 @@ from support import transcript
 
 from ratchet.bootstrap import previews
 from ratchet.bootstrap.transcript import Review, Verdict
-from ratchet.bootstrap.worlds.world import Task
+from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.launch.commands import preview
 
 TASK = Task("t", ("crow",), ({"role": "user", "content": "How many pebbles are six times seven?"},))
+CROW = Document("crow", "A thirsty crow\ndropped pebbles " + "into the pitcher " * 99)
 FUNCTION = {"name": "calculate", "arguments": '{"expression":"6*7"}'}
 CALLED = (
     *TASK.messages,
@@ -31,9 +32,13 @@ def shown(monkeypatch, capsys, as_json: bool) -> str:
     """What is printed of a preview of one answer."""
     answer = transcript(TASK, "They are 42.", messages=CALLED)
     review = Review(answer.id, VERDICTS, True)
-    found = previews.Preview((), (previews.Previewed(TASK, (answer,), (review,)),))
+    found = previews.Preview((), (previews.Previewed(TASK, (CROW,), (answer,), (review,)),))
     monkeypatch.setattr(previews, "preview", lambda run, weights, count, number: found)
-    run = SimpleNamespace(rubric=[SimpleNamespace(id=name, required=name not in ("sure", "kind")) for name in VERDICTS])
+    kind = lambda name: "likelihood" if name in ("likely", "gain") else "rule"
+    run = SimpleNamespace(rubric=[
+        SimpleNamespace(id=name, required=name not in ("sure", "kind"), kind=kind(name), threshold=0.125)
+        for name in VERDICTS
+    ])  # fmt: skip
     assert preview._show(run, None, SimpleNamespace(tasks=1, json=as_json), 1) == 0
     return capsys.readouterr().out
 
@@ -53,7 +58,14 @@ def test_what_passes_for_certain_is_named_together_and_every_other_verdict_has_i
     lines = [line.strip() for line in shown(monkeypatch, capsys, False).splitlines()]
     at = lines.index("pass: finished, seeks")
     assert lines[at + 1 : at + 5] == [
-        "likely       -0.30  pass", "gain          0.00  fail (too little)",
+        "likely       -0.30  pass, passes from 0.12", "gain          0.00  fail (too little), passes from 0.12",
         "sure          0.25  fail (doubts: all), advisory", "kind          1.00  pass, advisory",
     ]  # fmt: skip
     assert lines[at + 6 :] == ["1 task; 1 of 1 answers accepted"]
+
+
+def test_people_see_what_a_task_is_about_on_a_line(monkeypatch, capsys):
+    lines = shown(monkeypatch, capsys, False).splitlines()
+    at = lines.index("1. How many pebbles are six times seven?")
+    assert lines[at + 1].startswith("  crow: A thirsty crow dropped pebbles into") and lines[at + 1].endswith(" …")
+    assert lines[at + 2] == "  accepted: They are 42."
