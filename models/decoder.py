@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
         stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self._stacked() | adapters).items()}
         rows = None if kernel.spec is None else PartitionSpec(kernel.spec[0])
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
-        first_BTD = lay(self._embed(tokens_BT, dtype))
+        first_BTD = lay(self._embed(tokens_BT, dtype, rows))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
         sliding_L = jnp.array(c.family.sliding) if any(c.family.sliding) else None
 
@@ -282,10 +282,10 @@ class Decoder(nnx.Module):
         x_BTD = _norm(x_BTD, self.final_norm[...], family)
         return x_BTD, Cache(*zip(*made, strict=True), positions_BS)
 
-    def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+    def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None, rows=None) -> jax.Array:
         """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""
         embedding_VD = self.embedding[...]
-        x_BTD = embed(embedding_VD, tokens_BT, dtype or embedding_VD.dtype)
+        x_BTD = embed(embedding_VD, tokens_BT, dtype or embedding_VD.dtype, rows)
         return x_BTD * self.config.width**0.5 if self.config.family.scaled_embedding else x_BTD
 
     def _unroll(self, remat: Remat) -> int:

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from ratchet.models.programs import platform
@@ -64,23 +65,31 @@ def matmul(x_BTI: jax.Array, weight_IO: jax.Array, dtype: DTypeLike | None = Non
     return y_NO[: len(x_NI)].reshape(*x_BTI.shape[:-1], -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def embed(embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLike) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def embed(
+    embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLike, rows: PartitionSpec | None = None
+) -> jax.Array:
     """The tokens' rows in another type. Their gradients are added up in that of the embedding: a sum in bfloat16 stops
-    to grow after 256 equal ones, and a token may stand in a batch many times more."""
+    to grow after 256 equal ones, and a token may stand in a batch many times more.
+
+    `rows` is how those of a batch lie over a mesh, such as P(("data", "fsdp")), whose last axis cuts the embedding's
+    width. Gradients change chips while they are narrow, so that each has its own part of the width of them all.
+    """
     return embedding_VD.astype(dtype)[tokens_BT]
 
 
-def _embed_forward(embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLike):
-    return embed(embedding_VD, tokens_BT, dtype), (embedding_VD, tokens_BT)
+def _embed_forward(embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLike, rows: PartitionSpec | None):
+    return embed(embedding_VD, tokens_BT, dtype, rows), (embedding_VD, tokens_BT)
 
 
-def _embed_backward(dtype: DTypeLike, kept: tuple[jax.Array, jax.Array], grad_BTD: jax.Array):
+def _embed_backward(dtype: DTypeLike, rows: PartitionSpec | None, kept: tuple[jax.Array, jax.Array], grad_BTD):
     embedding_VD, tokens_BT = kept
-    (grad_VD,) = jax.linear_transpose(lambda rows_VD: rows_VD[tokens_BT], embedding_VD)(
-        grad_BTD.astype(embedding_VD.dtype)
-    )
-    return grad_VD, None
+    if rows is not None:
+        *outer, inner = (rows[0],) if isinstance(rows[0], str) else rows[0]
+        if grad_BTD.shape[-1] % jax.sharding.get_abstract_mesh().shape[inner] == 0:
+            grad_BTD = jax.lax.with_sharding_constraint(grad_BTD, PartitionSpec(tuple(outer), None, inner))
+    add = jax.linear_transpose(lambda rows_VD: rows_VD[tokens_BT], embedding_VD)
+    return *add(grad_BTD.astype(embedding_VD.dtype)), None
 
 
 embed.defvjp(_embed_forward, _embed_backward)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from support import requests
 
 from ratchet.models import decoder, products
@@ -82,6 +83,22 @@ def test_the_gradients_of_a_token_that_stands_everywhere_are_added_up_in_float32
     (gradient_VD,) = pull(jnp.ones_like(rows_BTD))
     assert gradient_VD.dtype == jnp.float32
     np.testing.assert_array_equal(gradient_VD[:, 0], [3999, 0, 0, 0, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize(("rows", "width"), [(P(("data", "fsdp")), 8), (P(("data", "fsdp")), 6), (P("fsdp"), 8)])
+def test_gradients_of_rows_over_a_mesh_are_those_of_one_chip(rows, width):
+    """Also where the chips do not divide the width."""
+    embedding_VD = jax.random.normal(jax.random.key(0), (10, width))
+    tokens_BT = jax.random.randint(jax.random.key(1), (8, 16), 0, 10)
+    grad_BTD = jax.random.normal(jax.random.key(2), (8, 16, width)).astype(jnp.bfloat16)
+
+    def gradient(embedding_VD, tokens_BT, grad_BTD, rows):
+        return jax.vjp(lambda e: embed(e, tokens_BT, jnp.bfloat16, rows), embedding_VD)[1](grad_BTD)[0]
+
+    want_VD = gradient(embedding_VD, tokens_BT, grad_BTD, None)
+    with jax.set_mesh(jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)):
+        got_VD = jax.jit(gradient, static_argnums=3)(embedding_VD, tokens_BT, grad_BTD, rows)
+    np.testing.assert_allclose(got_VD, want_VD, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bfloat16_step_adds_up_embeddings_as_a_float32_step_does():
