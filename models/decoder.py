@@ -282,7 +282,7 @@ class Decoder(nnx.Module):
         x_BTD = _norm(x_BTD, self.final_norm[...], family)
         return x_BTD, Cache(*zip(*made, strict=True), positions_BS)
 
-    def _embed(self, tokens_BT: jax.Array, dtype: jax.typing.DTypeLike | None = None, rows=None) -> jax.Array:
+    def _embed(self, tokens_BT: jax.Array, dtype=None, rows: PartitionSpec | None = None) -> jax.Array:
         """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""
         embedding_VD = self.embedding[...]
         x_BTD = embed(embedding_VD, tokens_BT, dtype or embedding_VD.dtype, rows)

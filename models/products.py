@@ -72,8 +72,9 @@ def embed(
     """The tokens' rows in another type. Their gradients are added up in that of the embedding: a sum in bfloat16 stops
     to grow after 256 equal ones, and a token may stand in a batch many times more.
 
-    `rows` is how those of a batch lie over a mesh, such as P(("data", "fsdp")), whose last axis cuts the embedding's
-    width. Gradients change chips while they are narrow, so that each has its own part of the width of them all.
+    `rows` says how a batch's rows lie over a mesh, as P(("data", "fsdp")) does; its last axis also splits the
+    embedding's width. In the backward pass gradients change chips before they are cast to the wider type; then each
+    chip holds its part of the width for all rows.
     """
     return embedding_VD.astype(dtype)[tokens_BT]
 
@@ -82,7 +83,9 @@ def _embed_forward(embedding_VD: jax.Array, tokens_BT: jax.Array, dtype: DTypeLi
     return embed(embedding_VD, tokens_BT, dtype, rows), (embedding_VD, tokens_BT)
 
 
-def _embed_backward(dtype: DTypeLike, rows: PartitionSpec | None, kept: tuple[jax.Array, jax.Array], grad_BTD):
+def _embed_backward(
+    dtype: DTypeLike, rows: PartitionSpec | None, kept: tuple[jax.Array, jax.Array], grad_BTD: jax.Array
+):
     embedding_VD, tokens_BT = kept
     if rows is not None:
         *outer, inner = (rows[0],) if isinstance(rows[0], str) else rows[0]

@@ -235,18 +235,21 @@ def _sums_and_gradients(plan: _Plan, hidden_BTD, head_DV, targets):
         grad_head_DV = _scatter(grad_head_DV) if _scattered(plan, len(head_DV)) else jax.lax.psum(grad_head_DV, "fsdp")
         grad_head_DV = jax.lax.psum(grad_head_DV, "data")
     gradients = grad_hidden_ND.reshape(hidden_BTD.shape).astype(hidden_BTD.dtype), grad_head_DV.astype(wide)
-    if plan.mesh is not None:
-        # The layers' backward pass shall begin when a chip has no more than its own rows of the head's gradient: a
-        # compiler that may add them up later keeps the whole beside all that this pass takes.
+    if plan.mesh is not None and platform() == "tpu":
+        # Otherwise the compiler may add up the head's gradient later, and then a chip keeps all of its rows during the
+        # layers' backward pass.
         gradients = jax.lax.optimization_barrier(gradients)
     return _over_rows(plan, sums), gradients
 
 
 def _scatter(grad_DV: jax.Array) -> jax.Array:
-    """The sum of the chips' gradients over fsdp, of which each keeps its own rows. It is made some columns at a time,
-    for TPUs add up the whole before they cut it."""
+    """The sum of the chips' gradients over fsdp, of which each chip keeps its own rows. TPUs add up the whole before
+    they cut it, so they are given some columns at a time."""
     width, vocab = grad_DV.shape
-    block = min(vocab, max(1, _SCATTERED // width // 128) * 128)
+    count = -(-width * vocab // _SCATTERED) if platform() == "tpu" else 1
+    block = min(vocab, -(-vocab // count // 128) * 128)
+    if block == vocab:
+        return jax.lax.psum_scatter(grad_DV, "fsdp", scatter_dimension=0, tiled=True)
 
     def one(number: int, sum_DV: jax.Array) -> jax.Array:
         start = jnp.minimum(number * block, vocab - block)  # the last block begins within the one before
@@ -254,8 +257,6 @@ def _scatter(grad_DV: jax.Array) -> jax.Array:
         part_DC = jax.lax.psum_scatter(part_DC, "fsdp", scatter_dimension=0, tiled=True)
         return jax.lax.dynamic_update_slice_in_dim(sum_DV, part_DC, start, 1)
 
-    if block == vocab:
-        return jax.lax.psum_scatter(grad_DV, "fsdp", scatter_dimension=0, tiled=True)
     own = jnp.zeros((width // jax.lax.axis_size("fsdp"), vocab), grad_DV.dtype)
     return jax.lax.fori_loop(0, -(-vocab // block), one, own)
 

@@ -1,5 +1,7 @@
 """Matrices side by side give what they give apart; GPUs alone have them so."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +101,23 @@ def test_gradients_of_rows_over_a_mesh_are_those_of_one_chip(rows, width):
     with jax.set_mesh(jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)):
         got_VD = jax.jit(gradient, static_argnums=3)(embedding_VD, tokens_BT, grad_BTD, rows)
     np.testing.assert_allclose(got_VD, want_VD, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_rows_change_chips_before_they_are_wider():
+    """Each chip then adds up its own part of the width for all rows; it is not sent whole rows."""
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows, tokens_BT = P(("data", "fsdp")), jnp.zeros((8, 16), jnp.int32)
+
+    def gradient(embedding_VD, grad_BTD):
+        grad_BTD = jax.lax.with_sharding_constraint(grad_BTD, rows)
+        return jax.vjp(lambda e: embed(e, tokens_BT, jnp.bfloat16, rows), embedding_VD)[1](grad_BTD)[0]
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(gradient, out_shardings=jax.sharding.NamedSharding(mesh, P(None, "fsdp")))
+        args = jnp.zeros((512, 64)), jnp.zeros((8, 16, 64), jnp.bfloat16)
+        text, traced = step.lower(*args).compile().as_text(), str(jax.make_jaxpr(gradient)(*args))
+    assert " all-to-all(" in text and not re.search(r"\[8,16,64\][^=]* all-gather\(", text)
+    assert traced.rindex("sharding_constraint") < traced.rindex("convert_element_type[new_dtype=float32")
 
 
 def test_a_bfloat16_step_adds_up_embeddings_as_a_float32_step_does():

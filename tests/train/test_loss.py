@@ -279,10 +279,10 @@ def test_chips_exchange_no_logits():
     assert T * V // 2 > D * V // 2  # so that a sequence's logits would show
 
 
-def test_a_large_gradient_of_the_head_is_added_up_some_columns_at_a_time(monkeypatch):
-    """The last block of 128 columns begins within the one before it."""
-    width, vocab = 16, 300
-    mesh = make_mesh(MeshConfig(1, 8, 1))
+@pytest.mark.parametrize(("vocab", "block"), [(300, 128), (128, 128), (400, 128), (100, 100)])
+def test_tpus_add_up_a_large_gradient_of_the_head_some_columns_at_a_time(monkeypatch, vocab, block):
+    """The last block begins within the one before it."""
+    width, mesh = 16, make_mesh(MeshConfig(1, 8, 1))
     grads_NDV = np.random.default_rng(0).integers(-99, 99, (8 * width, vocab)).astype(np.float32)
 
     def scattered():
@@ -292,10 +292,12 @@ def test_a_large_gradient_of_the_head_is_added_up_some_columns_at_a_time(monkeyp
         return np.asarray(run(grads_NDV)), re.findall(r"f32\[(\d+),(\d+)\][^=]* reduce-scatter\(", text)
 
     want, whole = scattered()
-    monkeypatch.setattr(loss, "_SCATTERED", width * 128)
+    monkeypatch.setattr(loss, "_SCATTERED", width * 100)
+    assert scattered()[1] == whole, "others at once"
+    monkeypatch.setattr(loss, "platform", lambda: "tpu")
     got, parts = scattered()
     assert (got == grads_NDV.reshape(8, width, vocab).sum(0)).all() and (got == want).all()
-    assert whole == [("2", "300")] and parts == [("2", "128")]
+    assert whole == [("2", str(vocab))] and parts == [("2", str(block))]
 
 
 def test_the_mean_gradient_of_sampled_targets_is_that_of_the_dense_one():
