@@ -28,6 +28,8 @@ CONFIDENCE = 0.95
 """How surely: one-sided, by Clopper and Pearson (doi 10.1093/biomet/26.4.404)."""
 OVERALL = "overall"
 """The name by which labels are of a whole answer and not of a criterion."""
+LABELS = "labels.jsonl"
+"""The file of a run's directory that holds what people say of its answers."""
 _FIELDS = {"transcript": str, "criterion": str, "label": bool}
 
 

@@ -27,7 +27,7 @@ def trace(run: Run, transcript_id: str) -> dict[str, Any]:
     for generation in sorted(run.directory.glob("gen-*")):
         found |= _found(generation, transcript_id)
     if not found:
-        some = f"; there is {such_as(run.directory)}" if such_as(run.directory) else ""
+        some = f"; there is {ids}" if (ids := such_as(run.directory)) else ""
         raise ValueError(f"show: {run.directory} has no transcript {transcript_id}{some}")
     if len(found) > 1 and transcript_id not in found:
         some = ", ".join(list(found)[:3])
@@ -36,7 +36,7 @@ def trace(run: Run, transcript_id: str) -> dict[str, Any]:
 
 
 def such_as(directory: epath.Path) -> str:
-    """"ID or ID", of transcripts that the newest reviewed generation shows; "" where there are none yet."""
+    """Two ids of transcripts, joined by "or", from the newest generation that has samples; "" where none has."""
     files = sorted(directory.glob("gen-*/samples.json"))
     shown = object_in(files[-1]).get("transcripts") if files else None
     return " or ".join(one["id"] for one in shown[:2]) if shown else ""

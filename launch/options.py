@@ -7,10 +7,11 @@ import importlib.util
 import io
 import itertools
 import math
+import os
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -47,6 +48,8 @@ _EXAMPLES = {"preview": "documents tales", "submit": "tiny --to local"}
 """By command, what it may be given, where `tiny` alone is not enough."""
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 """Words that other programs take as the value of a switch."""
+_WIDEST = 120
+"""Columns that help takes at most. In more, tyro lays groups of options side by side."""
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
 
 
@@ -85,7 +88,7 @@ def parse(
         _refuse_unknown(kind, words)
     said, shown = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), _no_wider(_WIDEST):
             parsed, left = tyro.cli(
                 kind, args=list(words), prog=f"ratchet {command} {recipe}".strip(), return_unknown_args=True,
                 **({"default": default} if default else {}),
@@ -100,14 +103,26 @@ def parse(
     return parsed
 
 
+@contextlib.contextmanager
+def _no_wider(most: int) -> Iterator[None]:
+    """Within, a wider terminal is taken for one of so many columns."""
+    columns, given = shutil.get_terminal_size().columns, os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(min(columns, most))
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS") if given is None else os.environ.update(COLUMNS=given)
+
+
 def _folded(text: str) -> str:
-    """Help in plain text, its paragraphs broken where the terminal ends and not where their source does."""
-    width, paragraphs = shutil.get_terminal_size().columns, list[tuple[str, int]]()
-    for line in re.sub(r"\n{3,}", "\n\n", Text.from_ansi(text).plain).splitlines():
+    """Help in plain text, its paragraphs broken where the terminal ends and not where their source does. Consecutive
+    lines that begin in one column are one paragraph, also if they were meant for a list."""
+    width, paragraphs = min(shutil.get_terminal_size().columns, _WIDEST), list[tuple[str, int]]()
+    for line in map(str.rstrip, re.sub(r"\n{3,}", "\n\n", Text.from_ansi(text).plain).splitlines()):
         column = len(line) - len(line.lstrip())
         before = paragraphs[-1][0] if paragraphs else ""
         beneath = column == 0 or column > 4 and before[:column].endswith("  ")  # the text, or what it explains
-        if line.strip() and beneath and before[column : column + 1].strip():
+        if line and beneath and before[column : column + 1].strip():
             paragraphs[-1] = f"{before} {line.strip()}", column
         else:
             paragraphs.append((line, column))

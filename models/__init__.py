@@ -23,7 +23,7 @@ Text to ids and back
 
 Models that others trained
   pretrained.py     what is asked for by a path or a name
-  extras.py         what a feature needs beside it, as the command that installs it
+  extras.py         the pip commands that install optional libraries
   architectures.py  config.json of Hugging Face folders
   huggingface.py    their weights, read onto the mesh and written
   gguf.py           GGUF files: sizes, weights in full precision, chat

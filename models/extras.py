@@ -1,4 +1,4 @@
-"""What a feature needs beside what was installed, as the command that installs it."""
+"""The pip commands that install optional libraries."""
 
 import shlex
 import shutil

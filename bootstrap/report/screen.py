@@ -52,8 +52,8 @@ def bar(share: float, width: int) -> str:
 class Screens:
     """Runs below each other, with a line between them, in `height` lines, or in as many as it takes where it is 0.
 
-    What has no room is left out: the units of older generations, then parts of the time and criteria, then the units of
-    the newest generation.
+    What has no room is left out: the units of older generations, then all but two criteria and parts of the time, then
+    the units of the newest generation, and those two at last.
     """
 
     found: Sequence[Found]

@@ -1,5 +1,6 @@
 """What a server can do, found out by the kinds of request that a run makes, before anything is spent."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -147,8 +148,8 @@ def _some(models: dict[str, Any]) -> str:
 
 def _works(client: Client, check: Callable[[], bool]) -> bool:
     """Whether a server can do something; one that refuses, or answers nonsense, cannot, and neither can one that is
-    asked TRIES times, is not heard, and answers a plain question. Raises ServerStopped when it is too busy to tell, or
-    answers that neither: what is found here holds as long as the run."""
+    asked TRIES times, is not heard, and answers a plain question or refuses it. Raises ServerStopped when it is too
+    busy to tell, or answers that neither: what is found here holds as long as the run."""
     for attempt in range(TRIES):
         try:
             return check()
@@ -162,9 +163,8 @@ def _works(client: Client, check: Callable[[], bool]) -> bool:
             return False
     if failed.unheard and not failed.busy:
         try:
-            client.ask("chat/completions", _plain(client))
-            return False
-        except Unaskable:
+            with contextlib.suppress(Unaskable):
+                client.ask("chat/completions", _plain(client))
             return False
         except Failed as error:
             failed = error

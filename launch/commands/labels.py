@@ -21,7 +21,6 @@ from ratchet.launch.console import Terminal
 from ratchet.launch.lines import UserError
 from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
-from ratchet.launch.ui.labels import FILE
 from ratchet.train.buckets import place_of
 from ratchet.train.files import object_in, typed, write_json
 
@@ -73,7 +72,7 @@ def calibrate(words: list[str]) -> int:
         return _show_certificate(run, number, reviewer, asked.json)
     path = place_of(asked.labels)
     if not path.exists():
-        made = f"ratchet label {typed(asked.directory)} --labels {typed(path)}"
+        made = f"ratchet label {typed(asked.directory)}{_of(asked.generation)} --labels {typed(path)}"
         raise UserError(f"calibrate: {path} is missing; make it with `{made}`")
     if path.is_dir():
         raise UserError(f"calibrate: {path} is a directory; give the file that `ratchet label` wrote")
@@ -106,7 +105,7 @@ def label(words: list[str]) -> int:
     asked = parse("label", Labelled, words)
     quiet()
     run, number = _reviewed_generation(asked.directory, asked.generation)
-    path = place_of(asked.labels) if asked.labels else run.directory / FILE
+    path = place_of(asked.labels) if asked.labels else run.directory / certificate.LABELS
     questions = {OVERALL: "Is this answer right?"} | {c.id: c.question for c in run.rubric}
     if asked.criterion not in questions:
         raise UserError(f"label: there is no criterion {asked.criterion}; there are {', '.join(questions)}")
@@ -128,10 +127,15 @@ def label(words: list[str]) -> int:
         at = max(0, at - 1) if key == "u" else at + (key in ("y", "n", "s"))
     said = f"{added} labels added to {path}"
     if added or there:
-        compared = f"ratchet calibrate {typed(asked.directory)} --labels {typed(path)}"
+        compared = f"ratchet calibrate {typed(asked.directory)}{_of(asked.generation)} --labels {typed(path)}"
         said += f"; `{compared}` compares the review with them"
     console.print(said, soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def _of(number: int | None) -> str:
+    """The option that names a generation where one was given."""
+    return "" if number is None else f" --generation {number}"
 
 
 def _reviewed_generation(directory: str, number: int | None) -> tuple[Run, int]:
@@ -187,7 +191,7 @@ def _show_certificate(run: Run, number: int, reviewer: Reviewer, as_json: bool) 
     if not paths:
         raise UserError(
             f"calibrate: {run.directory} has no certificate; label some answers with "
-            f"`ratchet label {typed(run.directory)}` and give --labels {typed(run.directory / FILE)}"
+            f"`ratchet label {typed(run.directory)}` and give --labels {typed(run.directory / certificate.LABELS)}"
         )
     found = {path: object_in(path) for path in paths}
     path = next((path for path, c in found.items() if certificate.holds_for(c, reviewer)), paths[0])

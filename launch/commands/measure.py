@@ -119,7 +119,8 @@ def compare(words: list[str]) -> int:
     for directory, config in zip(directories, saved, strict=True):
         if asked.generation not in range(1, config.generations + 1):
             raise UserError(f"compare: {directory} has generations 1 to {config.generations}; set --generation to one")
-        if not Commits(directory).has(directory / f"gen-{asked.generation:03d}" / "decision.json"):
+        commits, decided = Commits(directory), directory / f"gen-{asked.generation:03d}" / "decision.json"
+        if not (commits.has(decided) or commits.has(directory / "ended.json")):  # which may be why it is looked into
             unfinished = f"{directory} has not finished generation {asked.generation}"
             raise UserError(f"compare: {unfinished}; see `ratchet status {typed(directory)}`")
         comparison.check_distributions(config, asked.generation, arms)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from rich.text import Text
 
 from ratchet.launch import api, export_data, folders
 from ratchet.launch.lines import say, tell
@@ -111,6 +110,5 @@ def _exchange(model: api.Model, said: list[dict], line: str, temperature: float 
     except ValueError as error:  # a line that is too long, or that the template refuses: the next one may be answered
         say(str(error))
         return said
-    console = make_console()
-    console.print(Text(answer), soft_wrap=not console.is_terminal)
+    print(answer, flush=True)
     return [*asked, {"role": "assistant", "content": answer}]

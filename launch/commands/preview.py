@@ -107,7 +107,7 @@ def _as_json(found: previews.Preview) -> dict:
 def _print(found: previews.Preview, run: Run, console: Console) -> None:
     def say(text: str, indent: int = 0) -> None:  # on a terminal, what has no room goes on below its own beginning
         if console.is_terminal:
-            console.print(Padding(Text(text), (0, 0, 0, indent)))
+            console.print(Padding.indent(Text(text), indent))
         else:
             console.print(Text(" " * indent + text), soft_wrap=True)
 
@@ -115,11 +115,12 @@ def _print(found: previews.Preview, run: Run, console: Console) -> None:
         say(f"refused: {proposal.document} ({proposal.kind}): {proposal.question or '-'}")
         say(proposal.reason, 4)
     decides = {c.id for c in run.rubric if c.required}
-    floors = {c.id: c.threshold for c in run.rubric if c.kind != "rule"}
+    floors = {c.id: c.threshold for c in run.rubric}
     for number, shown in enumerate(found.tasks, 1):
+        texts = {document.id: document.text for document in shown.documents}
         say(f"\n{number}. {shown.task.question}")
-        for document in shown.documents:
-            say(f"{document.id}: {shortened(document.text)}", 2)
+        for i in shown.task.document_ids:
+            say(f"{i}: {shortened(texts[i])}" if i in texts else i, 2)
         for t, review in zip(shown.transcripts, shown.reviews, strict=True):
             say(f"{'accepted' if review.accepted else 'rejected'}: {t.text}", 2)
             for line in called(t.messages):
@@ -133,12 +134,12 @@ def _print(found: previews.Preview, run: Run, console: Console) -> None:
 
 def _verdicts(verdicts: Mapping[str, Verdict], decides: Set[str], floors: Mapping[str, float]) -> list[str]:
     """Lines about the verdicts of an answer: one names all of those that `decides` holds which pass for certain, and
-    each other has its own, with its floor where it is measured."""
+    each other has its own, with the floor that its score is measured by where that is no plain yes or no."""
     certain = [name for name, v in verdicts.items() if v.passed and v.score == 1.0 and name in decides]
     lines = [f"pass: {', '.join(certain)}"] if certain else []
     for name, v in verdicts.items():
         if name not in certain:
             said = "pass" if v.passed else f"fail ({v.reason})"
-            said += f", passes from {floors[name]:.2f}" if name in floors else ""
+            said += f", passes from {floors[name]:.3g}" if not v.score.is_integer() else ""
             lines.append(f"{name:<12}{v.score:6.2f}  {said}{'' if name in decides else ', advisory'}")
     return lines

@@ -94,7 +94,7 @@ class Resume:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed(Resume):
-    """What it is asked with the settings, which its help leaves out, since few of them may change."""
+    """`Resume` with the run's settings, which the help of `resume` leaves out, since few of them may change."""
 
     config: Settings
 
@@ -134,7 +134,7 @@ def run(words: list[str]) -> int:
 
 def resume(words: list[str]) -> int:
     if asks_for_help(words):
-        parse("resume", Resume, words)
+        parse("resume", Resume, words)  # which ends the command
     named = first_word(Resumed, words)
     quiet()
     directory = located(named)

@@ -17,7 +17,7 @@ from ratchet.launch.submit.slices import Slice, slice_of
 
 Target = described(
     Literal["gke", "xpk", "tpu-vm", "slurm", "local"],
-    "where it runs: local is this machine; with --to gke and so on, --help lists what is asked there",
+    "where it runs: local is this machine; `--to gke --help` lists the options of gke, and likewise of the others",
     help_behavior_hint="(required)",
 )
 
@@ -27,7 +27,7 @@ class Submission:
     """A run for several processes. Every default of a setting is the recipe's."""
 
     config: Settings
-    to: Target = "local"
+    to: Target = "local"  # which `submit` refuses to take for granted
     out: str = ""
     """Directory of the run, which all processes see. One that holds a run already is gone on with."""
     restarts: int = 8

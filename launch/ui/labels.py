@@ -10,15 +10,12 @@ from etils import epath
 from ratchet.bootstrap import certificate
 from ratchet.bootstrap.certificate import OVERALL, Label
 
-FILE = "labels.jsonl"
-"""The file of a run's directory in which `ratchet label` keeps labels too."""
-
 
 class Labels:
     """The labels of a run, in its directory."""
 
     def __init__(self, directory: epath.Path):
-        self.path, self._writing = directory / FILE, threading.Lock()
+        self.path, self._writing = directory / certificate.LABELS, threading.Lock()
 
     def read(self) -> dict[tuple[str, str], bool]:
         """What was said, by transcript and criterion. Raises ValueError, naming the line, for a file that is

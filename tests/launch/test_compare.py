@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -10,7 +11,7 @@ from support import start, tiny_config
 
 from ratchet.bootstrap.config import ConfigError, with_settings
 from ratchet.bootstrap.progress import Silent
-from ratchet.launch import compare
+from ratchet.launch import cli, compare
 from ratchet.launch.compare import arms_of, check_distributions
 from ratchet.train.commits import Commits
 from ratchet.train.files import read_unit
@@ -165,6 +166,22 @@ def test_an_arm_that_ends_is_a_row_without_figures_and_the_others_are_trained(ti
     console.print(compare.table([compare.Arm(a.name, a.changes, (f,)) for a, f in zip(arms, found, strict=True)]))
     ended = next(line for line in console.export_text().splitlines() if "rate 0.02" in line)
     assert "–" in ended and not any(c.isdigit() for c in ended.partition("0.02")[2])
+
+
+def test_a_generation_that_is_not_finished_is_refused_and_one_that_a_run_ended_with_is_not(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "gen-002" / "decision.json").unlink()
+    varied, out = ["--vary", "targets.kind", "one_hot"], tmp_path / "o"
+    words = ["compare", str(run), "--generation", "2", *varied, "--out", str(out)]
+    assert cli.main(words) == 2
+    said = f"ratchet: compare: {run} has not finished generation 2; see `ratchet status {run}`\n"
+    assert capsys.readouterr().err == said and not out.exists()
+    asked = []
+    monkeypatch.setattr(compare, "compare", lambda directory, *_: asked.append(directory) or [{}])
+    Commits(epath.Path(run)).write(epath.Path(run) / "ended.json", {"reason": "the loss is no number"})
+    assert cli.main(words) == 0 and asked == [epath.Path(run)]
 
 
 def test_truth_is_said_as_in_json_or_in_python():

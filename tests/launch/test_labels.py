@@ -157,6 +157,20 @@ def test_a_damaged_certificate_is_one_line_that_names_it(run, ratchet, content):
     assert code == 2 and "gen-002/certificate.json is damaged; give --labels" in error and error.count("\n") == 1
 
 
+def test_what_is_advised_names_the_file_and_the_generation(run, ratchet, tmp_path):
+    file, of = tmp_path / "mine.jsonl", ("--generation", "1")
+    for kept in run.glob("gen-*/certificate.json"):
+        kept.unlink()
+    made = f"make it with `ratchet label {run} --generation 1 --labels {file}`"
+    assert made in ratchet("calibrate", run, *of, "--labels", file)[2]
+    assert f"`ratchet label {run}` and give --labels {run / 'labels.jsonl'}" in ratchet("calibrate", run)[2]
+    out = ratchet("label", run, *of, "--labels", file, keys="q")[1]
+    assert "0 labels added" in out and "ratchet calibrate" not in out and not file.exists()
+    out = ratchet("label", run, *of, "--labels", file, keys="yq")[1]
+    assert f"`ratchet calibrate {run} --generation 1 --labels {file}` compares the review with them" in out
+    assert ratchet("calibrate", run, *of, "--labels", file)[0] == 0
+
+
 def test_mistakes_are_one_line(run, ratchet, tmp_path):
     file = tmp_path / "labels.jsonl"
     for text, named in (

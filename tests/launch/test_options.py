@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 
 import pytest
 import yaml
@@ -69,6 +70,31 @@ def test_help_is_no_wider_than_the_terminal(capsys, monkeypatch, command, width)
     lines = ratchet(capsys, command, "--help")[1].splitlines()
     told = [line for line in lines if line[:1] not in tuple("│╭╰ -")]
     assert len(told) > 3 and max(map(len, told)) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_help_breaks_its_paragraphs_where_the_terminal_ends(capsys, monkeypatch, width):
+    """Not where those of the source end, and with every setting above its own help."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = ratchet(capsys, "run", "documents", "--help")[1].splitlines()
+    at, words = lines.index("  --base STR") + 1, []
+    while not lines[at].startswith("  --"):
+        if words:
+            assert len(lines[at - 1]) + 1 + len(lines[at].split()[0]) > min(width, 120), "the word had room"
+        words += lines[at].split()
+        at += 1
+    assert " ".join(words).startswith("A model to start from, not random weights: smollm2, a Hugging Face folder or")
+    assert " ".join(words).endswith("chat template that of SentencePiece. (default: smollm2)")
+    assert max(map(len, lines)) <= min(width, 120) and os.environ["COLUMNS"] == str(width)
+
+
+def test_help_of_a_command_names_what_it_takes_and_no_more(capsys):
+    resumed, submitted = ratchet(capsys, "resume", "--help")[1], ratchet(capsys, "submit", "tiny", "--help")[1]
+    assert "--train.columns may be raised" in resumed and "--seed" not in resumed
+    assert "(required)" in submitted.split("--to {")[1].split("  --out ")[0]
+    assert "submit RECIPE --to PLATFORM --help" in ratchet(capsys, "submit", "--help")[1]
+    listed = ratchet(capsys, "preview", "--help")[1]
+    assert "  documents " in listed and "  lessons " not in listed
 
 
 def test_help_of_compare_has_what_it_is_for(capsys):

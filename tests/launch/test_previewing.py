@@ -10,7 +10,7 @@ from ratchet.bootstrap.transcript import Review, Verdict
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.launch.commands import preview
 
-TASK = Task("t", ("crow",), ({"role": "user", "content": "How many pebbles are six times seven?"},))
+TASK = Task("t", ("crow", "fox"), ({"role": "user", "content": "How many pebbles are six times seven?"},))
 CROW = Document("crow", "A thirsty crow\ndropped pebbles " + "into the pitcher " * 99)
 FUNCTION = {"name": "calculate", "arguments": '{"expression":"6*7"}'}
 CALLED = (
@@ -23,7 +23,7 @@ CALLED = (
 
 VERDICTS = {
     "finished": Verdict(1.0, True), "likely": Verdict(-0.3, True), "seeks": Verdict(1.0, True),
-    "gain": Verdict(0.0, False, "too little"), "sure": Verdict(0.25, False, "doubts: all"),
+    "gain": Verdict(0.01, False, "too little"), "sure": Verdict(0.25, False, "doubts: all"),
     "kind": Verdict(1.0, True),
 }  # fmt: skip
 
@@ -34,9 +34,9 @@ def shown(monkeypatch, capsys, as_json: bool) -> str:
     review = Review(answer.id, VERDICTS, True)
     found = previews.Preview((), (previews.Previewed(TASK, (CROW,), (answer,), (review,)),))
     monkeypatch.setattr(previews, "preview", lambda run, weights, count, number: found)
-    kind = lambda name: "likelihood" if name in ("likely", "gain") else "rule"
+    floors = {"likely": -0.5, "gain": 0.0625, "sure": 0.275}
     run = SimpleNamespace(rubric=[
-        SimpleNamespace(id=name, required=name not in ("sure", "kind"), kind=kind(name), threshold=0.125)
+        SimpleNamespace(id=name, required=name not in ("sure", "kind"), threshold=floors.get(name, 0.5))
         for name in VERDICTS
     ])  # fmt: skip
     assert preview._show(run, None, SimpleNamespace(tasks=1, json=as_json), 1) == 0
@@ -58,8 +58,8 @@ def test_what_passes_for_certain_is_named_together_and_every_other_verdict_has_i
     lines = [line.strip() for line in shown(monkeypatch, capsys, False).splitlines()]
     at = lines.index("pass: finished, seeks")
     assert lines[at + 1 : at + 5] == [
-        "likely       -0.30  pass, passes from 0.12", "gain          0.00  fail (too little), passes from 0.12",
-        "sure          0.25  fail (doubts: all), advisory", "kind          1.00  pass, advisory",
+        "likely       -0.30  pass, passes from -0.5", "gain          0.01  fail (too little), passes from 0.0625",
+        "sure          0.25  fail (doubts: all), passes from 0.275, advisory", "kind          1.00  pass, advisory",
     ]  # fmt: skip
     assert lines[at + 6 :] == ["1 task; 1 of 1 answers accepted"]
 
@@ -68,4 +68,4 @@ def test_people_see_what_a_task_is_about_on_a_line(monkeypatch, capsys):
     lines = shown(monkeypatch, capsys, False).splitlines()
     at = lines.index("1. How many pebbles are six times seven?")
     assert lines[at + 1].startswith("  crow: A thirsty crow dropped pebbles into") and lines[at + 1].endswith(" …")
-    assert lines[at + 2] == "  accepted: They are 42."
+    assert lines[at + 2 : at + 4] == ["  fox", "  accepted: They are 42."]

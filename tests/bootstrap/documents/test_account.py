@@ -51,5 +51,5 @@ def test_why_something_cannot_be_read_is_one_line():
 
 
 def test_a_library_that_there_is_not_names_the_extra():
-    with pytest.raises(NotInstalled, match="documents: a.txt needs no_such_library; pip install 'ratchet.documents.'"):
+    with pytest.raises(NotInstalled, match="a.txt needs no_such_library; `.*pip install 'ratchet.documents.'`"):
         library("no_such_library", "a.txt")

@@ -194,7 +194,7 @@ def test_what_a_window_has_no_room_for_is_left_out_and_what_is_done_now_is_not()
         "doing": None, "sampling": None, "stages": stages, "acceptance": accepted, "goodput": taken,
     }  # fmt: skip
     for runs in ([one], [one, one]):
-        whole, rows = printed(*runs, width=80), []
+        whole, rows, bars = printed(*runs, width=80), [], set()
         assert any("PART 0" in line for line in whole)
         for height in range(len(whole), 5 * len(runs), -2):
             lines = printed(*runs, width=80, height=height)
@@ -202,5 +202,7 @@ def test_what_a_window_has_no_room_for_is_left_out_and_what_is_done_now_is_not()
             for said in ("gen 19 review: 5 of 9", "50 % accepted", "goodput 90 %"):
                 assert sum(said in line for line in lines) == len(runs)
             rows.append([line.split()[0] for line in lines if line.strip() and line.split()[0].isdigit()])
+            bars.add((len(rows[-1]) // len(runs), sum("PART" in line for line in lines) // len(runs)))
         assert rows == sorted(rows, key=len, reverse=True) and {len(one) // len(runs) for one in rows} == {20, 2, 1, 0}
         assert all(one[-1] == "19" for one in rows if one)
+        assert {(2, 7), (1, 3), (1, 1), (0, 1), (0, 0)} <= bars, "of the eight that are shown one is useful time"
