@@ -7,6 +7,7 @@ options.py      what a command is asked, in words
 lines.py        what is said to people a line at a time
 output.py       what commands print on
 api.py          a run's generations from Python: to talk to, to measure
+extending.py    gives a run that has begun other settings
 compare.py      arms that differ in a setting, from one generation's data, in one table
 console.py      progress for people
 events.py       the same for programs

@@ -17,6 +17,7 @@ from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import page
 from ratchet.bootstrap.report.status import status
 from ratchet.bootstrap.stages.promote import asked_about, never
+from ratchet.launch import extending
 from ratchet.launch.console import Terminal
 from ratchet.launch.events import Events
 from ratchet.launch.lines import UserError, say
@@ -161,7 +162,7 @@ def _changed(command: str, directory: epath.Path, config: Config, together: Toge
             if command == "run":  # in the words of whoever began the run, which may set back what was changed since
                 others = "; ".join(config_changes.changed(saved, config))
                 say(f"run: {directory} goes on with other settings: {others}")
-            read.append(loop.extend(directory, config))
+            read.append(extending.extend(directory, config))
 
     if together.count > 1:
         jax.devices()  # which all have to look for at once, and the first one needs now

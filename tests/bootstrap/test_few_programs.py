@@ -26,6 +26,7 @@ from ratchet.bootstrap.simulate import draft, finish
 from ratchet.bootstrap.thinkers import control_text
 from ratchet.bootstrap.tools import Toolbox, call_text
 from ratchet.bootstrap.worlds.world import Case, Material
+from ratchet.launch import extending
 from ratchet.models import decoder, programs
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.sampler import Sampler
@@ -182,7 +183,7 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     sampled = {"jit(dispatch)", "jit(prefill)", "jit(empty)", "jit(allow)"}
     assert not inverted and not grown and not {*sampled, "jit(answer_probabilities)"} & set(later)
     longer = replace(begun.config, generations=2)
-    given = loop.extend(begun.directory, longer)
+    given = extending.extend(begun.directory, longer)
     with compiling() as second:
         loop.run(begun.directory, longer, Silent(), given=given)
     assert (begun.directory / "gen-002" / "DONE.json").exists() and not second
@@ -383,7 +384,7 @@ def test_a_generation_after_those_with_all_stages_compiles_nothing(tmp_path):
     directory = start(tmp_path / "run", little_config(**changes))
     loop.run(directory, little_config(**changes), Silent())
     longer = little_config(**changes | {"generations": 4})
-    given = loop.extend(directory, longer)
+    given = extending.extend(directory, longer)
     with compiling() as later:
         loop.run(directory, longer, Silent(), given=given)
     assert (directory / "gen-004" / "DONE.json").exists() and not later

@@ -17,7 +17,6 @@ from support import assert_same_bits, awaken, start, tiny_config
 from ratchet.bootstrap import given, ledger, lineage, loop, probes
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.calibration import ReviewerBelowFloor
-from ratchet.bootstrap.config import with_settings
 from ratchet.bootstrap.loop import Past, RunEnded, Seed
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report import status
@@ -26,6 +25,7 @@ from ratchet.bootstrap.stages import evaluate, train
 from ratchet.bootstrap.stages.evaluate import evaluation
 from ratchet.bootstrap.stages.train import TooFewAccepted
 from ratchet.bootstrap.worlds.world import Document, Material
+from ratchet.launch import extending
 from ratchet.models.sampler import Sampler
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.commits import FILE, Commits
@@ -138,7 +138,7 @@ def test_a_run_on_which_another_process_works_is_neither_gone_on_with_nor_writte
         with pytest.raises(Busy, match=r"process \d+ on .* works on this run"):
             loop.run(directory, tiny_config(), Silent())
         with pytest.raises(Busy):
-            loop.extend(directory, tiny_config(generations=3))
+            extending.extend(directory, tiny_config(generations=3))
         assert set(directory.iterdir()) == before
 
 
@@ -331,35 +331,6 @@ def test_labelled_questions_that_changed_under_a_run_are_refused(tiny_run, tmp_p
     monkeypatch.setattr(given, "load", lambda *_: dataclasses.replace(run.world, untaught=("another question?",)))
     with pytest.raises(ValueError, match=r"the labelled questions of .* changed since the run began; restore them"):
         runs.prepare(run.directory, tiny_config(), Silent())
-
-
-def test_a_world_that_begins_differently_for_more_generations_cannot_grow(tiny_run, tmp_path, monkeypatch):
-    """The run is as it was, and can be resumed."""
-    directory = as_it_was(tiny_run, tmp_path / "run", 2)
-    (directory / "imitation").mkdir()
-    world = given.load("lessons", (None, tiny_config().lessons, None), 0, 3, None)
-    monkeypatch.setattr(given, "load", lambda *_: dataclasses.replace(world, slices=world.slices[::-1]))
-    with pytest.raises(ValueError, match=r"the documents \(slice 1\) of .* changed"):
-        loop.extend(directory, tiny_config(generations=3))
-    assert read(directory / "config.json")["generations"] == 2 and (directory / "imitation").exists()
-
-
-def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_stays(tiny_run, tmp_path):
-    directory = as_it_was(tiny_run, tmp_path / "run", 1)
-    lacking = directory / "gen-002" / "dataset" / "1.0.0"
-    for place in (lacking, *(directory / "checkpoints" / name for name in ("loop-002", "anti-002", "imitation-002"))):
-        place.mkdir(parents=True)
-    (lacking / "record.json").write_text(json.dumps({"left_out": 3, "longest": 200}))
-    trained = directory / "gen-002" / "training.json"
-    trained.write_text("{}")
-    loop.extend(directory, with_settings(tiny_config(), {"train.engine.save_every": 7}))
-    assert lacking.exists() and trained.exists() and (directory / "checkpoints" / "loop-002").exists()
-    loop.extend(directory, tiny_config(train__columns=200))
-    assert read(directory / "config.json")["train"]["columns"] == 200 and not lacking.exists()
-    assert not trained.exists(), "it said what a step takes of the dataset that is made anew"
-    assert (directory / "gen-001" / "training.json").exists()
-    assert {p.name for p in (directory / "checkpoints").iterdir()} == {"seed-000", "loop-001"}
-    assert (directory / "gen-001" / "dataset" / "1.0.0").exists()
 
 
 def test_a_run_whose_first_beginning_fails_can_be_begun_otherwise_in_the_same_place(tmp_path):

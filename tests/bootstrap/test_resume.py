@@ -16,6 +16,7 @@ from ratchet.bootstrap import loop
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages import train
+from ratchet.launch import extending
 from ratchet.train.files import read_unit
 
 pytestmark = pytest.mark.long
@@ -58,7 +59,7 @@ def killed(tmp_path_factory):
     directory = start(tmp_path_factory.mktemp("killed") / "run", short)
     go_on(directory, short)
     assert (directory / "imitation" / "evaluation.json").exists()
-    loop.extend(directory, CONFIG)
+    extending.extend(directory, CONFIG)
     assert list(COMMITTED_BEFORE) == list(POINTS)
     for point, before in COMMITTED_BEFORE.items():
         with pytest.raises(Killed), POINTS[point](die):
