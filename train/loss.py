@@ -32,6 +32,9 @@ Mode = Literal["auto", "recompute", "grad_in_forward"]
 _LARGEST_Q = 1.0 - 1e-6
 _CHUNK_LOGITS = 2**26
 """Logits of a chunk, of which float32 takes 256 MB: far below a chip's memory, enough rows to fill its matrix unit."""
+_TPU_WIDTH = 8
+"""On a TPU, a chunk has a row for so many of the head's at least: each chunk reads and writes the whole gradient of the
+head, which is most of what the loss of a wide model moves."""
 _GPU_ROWS, _GPU_SHARE = 4096, 32
 """A GPU has many matrix units, which more rows fill (0.47 of the time with 4096 instead of 441, on an H100), as long as
 their float32 logits take no more than one in so many bytes of its memory, by the data sheet: all hosts choose alike."""
@@ -149,7 +152,8 @@ def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, softcap: 
     assert shape[0] % rows == 0, f"{shape[0]} rows do not divide over {rows} chips"
     assert vocab % parts == 0, f"a vocabulary of {vocab} does not divide over {parts} chips"
     tokens, vocab = shape[0] // rows * shape[1], vocab // parts
-    most = max(128, 2 ** ((_chunk_logits(vocab) // vocab).bit_length() - 1))
+    wide = shape[2] // _TPU_WIDTH if platform() == "tpu" else 0
+    most = max(128, wide, 2 ** ((_chunk_logits(vocab) // vocab).bit_length() - 1))
     held = 4 * shape[2] * (vocab + tokens)
     in_forward = held <= _GRADIENT_BYTES if config.mode == "auto" else config.mode == "grad_in_forward"
     return _Plan(min(chunk or most, max(tokens, 1)), in_forward, config.temperature, config.z_loss, softcap, mesh)

@@ -245,6 +245,14 @@ def test_bfloat16_in_float32_inside():
     assert_close([np.float32(g) for g in grads], exact[1], 1e-2)
 
 
+def test_chunks_of_a_wide_model_are_larger_on_tpus(monkeypatch):
+    """Of 151,936 logits a row, 2²⁶ are 441 rows, of which the chunk takes a power of two."""
+    rows = lambda width: loss._plan(LossConfig(), (2, 2048, width), 151_936, 0.0, 0).chunk
+    assert [rows(1024), rows(4096), rows(8192)] == [256, 256, 256]
+    monkeypatch.setattr(loss, "platform", lambda: "tpu")
+    assert [rows(1024), rows(4096), rows(8192)] == [256, 512, 1024]
+
+
 @MODES
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)])
 def test_every_mesh_gives_the_same(shape, mode):
