@@ -77,7 +77,7 @@ def test_whoever_starts_processes_again_may_change_what_a_resume_may(tmp_path, m
     """A pod knows no other words than those of `run`."""
     place, config, extended = epath.Path(tmp_path) / "run", tiny_config(), []
     config_files.save(place, config)
-    monkeypatch.setattr(start.loop, "extend", lambda directory, new: extended.append(new) or "given")
+    monkeypatch.setattr(start.extending, "extend", lambda directory, new: extended.append(new) or "given")
     assert start._changed("run", place, config, ALONE) is None and extended == []
     more = replace(config, generations=5)
     assert (start._changed("run", place, more, ALONE), extended) == ("given", [more])

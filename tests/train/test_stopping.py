@@ -84,8 +84,10 @@ def test_it_is_answered_while_no_instruction_of_python_runs_in_the_main_thread()
     os.close(reader), os.close(writer)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stop_that_the_garbage_collector_discards_comes_again():
-    """What a callback of the collector raises is discarded, and JAX has such a callback, in which a signal may come."""
+    """What a callback of the collector raises is discarded, and JAX has such a callback, in which a signal may come.
+    What other tests have left is collected as well, such as a bucket's connection, and complains of that."""
     answers = Answers(1)
 
     def collecting(phase: str, _) -> None:
