@@ -63,7 +63,8 @@ def test_two_processes_of_which_one_is_killed_make_what_one_makes(alone, tmp_pat
         assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
         assert left.returncode in (AGAIN, -signal.SIGABRT), left.stderr[-2000:]
         assert (directory / "gen-001" / before).exists()
-    assert left.returncode == AGAIN and "another process is gone" in left.stderr.splitlines()[-1]
+        # JAX ends it where that hears first, which depends on the machine: the contract has both.
+        assert left.returncode != AGAIN or "another process is gone" in left.stderr.splitlines()[-1]
     ended = resume(directory, 2)
     assert [one.returncode for one in ended] == [0, 0], [one.stderr[-2000:] for one in ended]
     assert ended[1].stdout == "" and f"report: {directory}" in ended[0].stdout and "Gloo" not in ended[0].stdout
