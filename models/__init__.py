@@ -2,6 +2,7 @@
 
 The decoder
   decoder.py        one decoder-only transformer
+  layer.py          what a layer does to tokens, but for what attends
   family.py         what a family of decoders has that others have not
   attention.py      rotary positions and masked attention, by matrix products
   kernels.py        attention by a device's own kernel, chosen where it is compiled
@@ -37,6 +38,7 @@ Sampling and scoring
   slots.py          what that runs on the device: slots that are refilled, distributions captured
   draw.py           from logits to a token and what is kept of its distribution
   pages.py          keys and values in pages, for the kernel that TPUs decode with
+  readings.py       texts that go on after others, read by one layer after the other
   scorer.py         questions answered by the next token's probabilities, and what given tokens are drawn from
   programs.py       how programs are compiled: fast, or the same from run to run
   inference.py      weights and rows of a model that is only read, on a mesh

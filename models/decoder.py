@@ -19,13 +19,13 @@ from flax import nnx
 from jax.extend.core import Primitive
 from jax.sharding import PartitionSpec
 
-from ratchet.models import pages
-from ratchet.models.attention import Int8, quantized, rotate
+from ratchet.models import layer, pages
+from ratchet.models.attention import Int8, quantized
 from ratchet.models.bounds import bounded
-from ratchet.models.family import ACTIVATIONS, Family, frequencies_and_window
+from ratchet.models.family import Family, frequencies_and_window
 from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
-from ratchet.models.products import embed, joined, matmul, project, project_all
+from ratchet.models.products import embed, joined, matmul
 from ratchet.models.programs import platform
 
 INPUT_AXES = {"output": 2}
@@ -165,26 +165,26 @@ class Decoder(nnx.Module):
         `adapters` are low-rank changes of matrices (`train.lora`), stacked like them.
         """
         c = self.config
-        stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self._stacked() | adapters).items()}
+        stacked = {n: weight.astype(dtype or weight.dtype) for n, weight in (self.stacked() | adapters).items()}
         rows = None if kernel.spec is None else PartitionSpec(kernel.spec[0])
         lay = (lambda x: x) if rows is None else lambda x: jax.lax.with_sharding_constraint(x, rows)
-        first_BTD = lay(self._embed(tokens_BT, dtype, rows))
+        first_BTD = lay(self.embedded(tokens_BT, dtype, rows))
         nothing_BCD = jnp.zeros((len(first_BTD), c.conv - 1, c.width), first_BTD.dtype)
         sliding_L = jnp.array(c.family.sliding) if any(c.family.sliding) else None
 
-        def layer(x_BTD, xs):
+        def one(x_BTD, xs):
             weights, sliding = xs
             frequencies_E, window = frequencies_and_window(c.family, c.head_size, sliding)
-            normed_BTD = _norm(x_BTD, weights["attention_norm"], c.family)
-            y_BTD, _ = _convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
-            q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, c.family)
+            normed_BTD = layer.norm(x_BTD, weights["attention_norm"], c.family)
+            y_BTD, _ = layer.convolve(nothing_BCD, normed_BTD, positions_BT, weights.get("conv"))
+            q, k, v = layer.queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, c.family)
             mixed = attend_rows(q, k, v, segments_BT, sliding, window, c.scores, kernel)
-            return lay(_finish_layer(x_BTD, mixed, nothing_BCD, positions_BT, weights, c.family)[0]), None
+            return lay(layer.finish(x_BTD, mixed, nothing_BCD, positions_BT, weights, c.family)[0]), None
 
         if remat != "none" or first_BTD.dtype != jnp.float32:
-            layer = jax.checkpoint(layer, policy=REMAT.get(remat, _takes_long), prevent_cse=False)
-        x_BTD, _ = jax.lax.scan(layer, first_BTD, (stacked, sliding_L), unroll=self._unroll(remat))
-        return _norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), c.family)
+            one = jax.checkpoint(one, policy=REMAT.get(remat, _takes_long), prevent_cse=False)
+        x_BTD, _ = jax.lax.scan(one, first_BTD, (stacked, sliding_L), unroll=self._unroll(remat))
+        return self.normed(x_BTD)
 
     def new_cache(self, batch: int, length: int, int8: bool = False, paged: bool = False) -> Cache:
         """An empty cache of `length` columns a row, of the weights' dtype or, for keys and values, of a byte a number
@@ -202,8 +202,8 @@ class Decoder(nnx.Module):
     def unstacked(self, join: bool = False) -> Layers:
         """The weights as `extend` takes them; call it outside of loops. With `join`, matrices that multiply the same
         input lie side by side."""
-        stacked = joined(self._stacked()) if join else self._stacked()
-        return tuple({name: weight[layer] for name, weight in stacked.items()} for layer in range(self.config.layers))
+        stacked = joined(self.stacked()) if join else self.stacked()
+        return tuple({name: weight[at] for name, weight in stacked.items()} for at in range(self.config.layers))
 
     def extend(
         self, layers: Layers | None, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
@@ -251,8 +251,31 @@ class Decoder(nnx.Module):
         self, layers: Layers | None, tokens_BT: jax.Array, cache: Cache, positions_BT: jax.Array,
         positions_BS: jax.Array, attend: Callable,
     ) -> tuple[jax.Array, Cache]:
-        """All layers over new tokens; `attend(kept, q, k, v, sliding, window)` gives what attention finds, and a
-        layer's (keys, values) that are kept with the new ones among them."""
+        """All layers over new tokens; `attend` as in `one_layer`."""
+        one, sliding = self.one_layer(positions_BT, attend), self.sliding
+        x_BTD = self.embedded(tokens_BT)
+        caches = list(zip(sliding, zip(cache.keys, cache.values, strict=True), cache.last, strict=True))
+        if layers is None:
+            together = jax.tree.map(lambda *own: jnp.stack(own), *caches)
+            x_BTD, made = jax.lax.scan(one, x_BTD, (self.stacked(), *together))
+            made = [jax.tree.map(lambda x_L, at=at: x_L[at], made) for at in range(self.config.layers)]
+        else:
+            made = []
+            for weights, of_layer in zip(layers, caches, strict=True):
+                x_BTD, own = one(x_BTD, (weights, *of_layer))
+                made.append(own)
+        return self.normed(x_BTD), Cache(*zip(*made, strict=True), positions_BS)
+
+    @property
+    def sliding(self) -> tuple[bool | None, ...]:
+        """By layer, whether its queries attend to the last tokens only; None where none does."""
+        sliding = self.config.family.sliding
+        return sliding if any(sliding) else (None,) * self.config.layers
+
+    def one_layer(self, positions_BT: jax.Array, attend: Callable) -> Callable:
+        """A layer over new tokens, as a loop over layers takes it: (x, (weights, sliding, kept, last)) to what x is
+        then and (keys, values, last), which are kept. `attend(kept, q, k, v, sliding, window)` gives what attention
+        finds, and a layer's keys and values with the new ones among them."""
         family, dtype = self.config.family, self.embedding[...].dtype
 
         def one(x_BTD, xs):
@@ -260,33 +283,25 @@ class Decoder(nnx.Module):
             weights = {name: weight.astype(dtype) for name, weight in weights.items()}
             last_BCD, last_mlp_BCD = jnp.split(last_BC2D, 2, axis=-1)
             frequencies_E, window = frequencies_and_window(family, self.config.head_size, sliding)
-            normed_BTD = _norm(x_BTD, weights["attention_norm"], family)
-            y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
-            q, k, v = _queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
+            normed_BTD = layer.norm(x_BTD, weights["attention_norm"], family)
+            y_BTD, history_BTD = layer.convolve(last_BCD, normed_BTD, positions_BT, weights.get("conv"))
+            q, k, v = layer.queries_keys_values(y_BTD, positions_BT, frequencies_E, weights, family)
             mixed, keys, values = attend(kept, q, k, v, sliding, window)
-            x_BTD, mlp_history_BTD = _finish_layer(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
+            x_BTD, mlp_history_BTD = layer.finish(x_BTD, mixed, last_mlp_BCD, positions_BT, weights, family)
             histories_BT2D = jnp.concatenate([history_BTD, mlp_history_BTD], axis=-1)
             return x_BTD, (keys, values, histories_BT2D[:, histories_BT2D.shape[1] - last_BCD.shape[1] :])
 
-        x_BTD, sliding = self._embed(tokens_BT), family.sliding if any(family.sliding) else (None,) * self.config.layers
-        caches = list(zip(sliding, zip(cache.keys, cache.values, strict=True), cache.last, strict=True))
-        if layers is None:
-            together = jax.tree.map(lambda *own: jnp.stack(own), *caches)
-            x_BTD, made = jax.lax.scan(one, x_BTD, (self._stacked(), *together))
-            made = [jax.tree.map(lambda x_L, at=at: x_L[at], made) for at in range(self.config.layers)]
-        else:
-            made = []
-            for weights, of_layer in zip(layers, caches, strict=True):
-                x_BTD, own = one(x_BTD, (weights, *of_layer))
-                made.append(own)
-        x_BTD = _norm(x_BTD, self.final_norm[...], family)
-        return x_BTD, Cache(*zip(*made, strict=True), positions_BS)
+        return one
 
-    def _embed(self, tokens_BT: jax.Array, dtype=None, rows: PartitionSpec | None = None) -> jax.Array:
+    def embedded(self, tokens_BT: jax.Array, dtype=None, rows: PartitionSpec | None = None) -> jax.Array:
         """Token embeddings; scaled, they have unit variance: what a token is outweighs what early layers add."""
         embedding_VD = self.embedding[...]
         x_BTD = embed(embedding_VD, tokens_BT, dtype or embedding_VD.dtype, rows)
         return x_BTD * self.config.width**0.5 if self.config.family.scaled_embedding else x_BTD
+
+    def normed(self, x_BTD: jax.Array) -> jax.Array:
+        """Hidden states: what the last layer gives, normed."""
+        return layer.norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.family)
 
     def _unroll(self, remat: Remat) -> int:
         """A few layers run faster unrolled (0.9 times the step); many must not, or compile time grows with depth. On a
@@ -295,7 +310,8 @@ class Decoder(nnx.Module):
         unrolls = remat == "none" and (self.config.layers <= 8 or platform() == "gpu")
         return self.config.layers if unrolls else 1
 
-    def _stacked(self) -> dict[str, jax.Array]:
+    def stacked(self) -> dict[str, jax.Array]:
+        """The weights of all layers, by name, each a stack."""
         return {name: param[...] for name, param in self.layers.items()}
 
 
@@ -338,63 +354,3 @@ def _written(kept_BGSE: jax.Array | Int8, new_BGTE: jax.Array, column: jax.Array
     new = quantized(new_BGTE) if isinstance(kept_BGSE, Int8) else new_BGTE
     put = lambda kept, new: jax.lax.dynamic_update_slice(kept, new, (0, 0, column, 0))
     return jax.tree.map(put, kept_BGSE, new)
-
-
-def _norm(x_BTD: jax.Array, scale_D: jax.Array, family: Family) -> jax.Array:
-    """RMSNorm (arXiv 1910.07467)."""
-    variance = jnp.mean(jnp.square(x_BTD.astype(jnp.float32)), axis=-1, keepdims=True)
-    normed_BTD = x_BTD * jax.lax.rsqrt(variance + family.norm_epsilon)
-    if family.norm_offset:  # Gemma's, which are rounded once in the end
-        return (normed_BTD * (1 + scale_D.astype(jnp.float32))).astype(x_BTD.dtype)
-    return normed_BTD.astype(x_BTD.dtype) * scale_D
-
-
-def _convolve(
-    last_BCD: jax.Array, x_BTD: jax.Array, positions_BT: jax.Array, weight_CD: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """Depthwise causal convolution of T tokens preceded by C-1 earlier ones, and all its inputs, earlier ones first.
-
-    It stops at the start of a sequence. Without a weight the tokens stay as they are.
-    """
-    if weight_CD is None:
-        return x_BTD, x_BTD
-    history_BTD = jnp.concatenate([last_BCD, x_BTD], axis=1)
-    t, c = positions_BT.shape[1], weight_CD.shape[0]
-    mixed = 0.0
-    for back in range(c):
-        before_BTD = jax.lax.dynamic_slice_in_dim(history_BTD, c - 1 - back, t, axis=1)
-        mixed += weight_CD[back] * jnp.where(positions_BT[..., None] >= back, before_BTD, 0)
-    return mixed, history_BTD
-
-
-def _queries_keys_values(
-    y_BTD: jax.Array, positions_BT: jax.Array, frequencies_E: jax.Array, weights: dict[str, jax.Array], family: Family
-):
-    """Queries and keys, normed where the family does and rotated, and values: [B, T, H or G, E]."""
-    q, k, v = project_all(y_BTD, weights, ("query", "key", "value"))
-    if family.query_key_norm:
-        q, k = _norm(q, weights["query_norm"], family), _norm(k, weights["key_norm"], family)
-    return rotate(q, positions_BT, frequencies_E), rotate(k, positions_BT, frequencies_E), v
-
-
-def _finish_layer(
-    x_BTD: jax.Array, mixed_BTHE: jax.Array, last_BCD: jax.Array, positions_BT: jax.Array,
-    weights: dict[str, jax.Array], family: Family,
-) -> tuple[jax.Array, jax.Array]:
-    """Adds what attention found, then the MLP; also returns the MLP's inputs, C-1 earlier ones first."""
-    found_BTD = project(mixed_BTHE.reshape(*x_BTD.shape[:2], -1), weights, "output")
-    if family.post_norms:
-        found_BTD = _norm(found_BTD, weights["attention_post_norm"], family)
-    x_BTD = x_BTD + found_BTD
-    normed_BTD = _norm(x_BTD, weights["mlp_norm"], family)
-    y_BTD, history_BTD = _convolve(last_BCD, normed_BTD, positions_BT, weights.get("mlp_conv"))
-    activate = ACTIVATIONS[family.activation]
-    if family.gated:
-        gate_BTF, up_BTF = project_all(y_BTD, weights, ("gate", "up"))
-        up_BTF = activate(gate_BTF) * up_BTF
-    else:
-        up_BTF = activate(project(y_BTD, weights, "up"))
-    down_BTD = project(up_BTF, weights, "down")
-    if family.post_norms:
-        down_BTD = _norm(down_BTD, weights["mlp_post_norm"], family)
-    return x_BTD + down_BTD, history_BTD

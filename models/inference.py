@@ -27,15 +27,16 @@ SHALLOW = 8
 
 
 class Weights(NamedTuple):
-    """What a call reads: parameters, but each layer on its own."""
+    """What a call reads: parameters, but each layer on its own; without `layers`, a loop goes over their stacks."""
 
     params: nnx.State
     layers: Layers
 
     @property
     def read(self) -> list[jax.Array]:
-        """All but the stacks of layers, which stay in `params` unread."""
-        rest = [w for path, w in jax.tree_util.tree_leaves_with_path(self.params) if path[0].key != "layers"]
+        """All but the stacks of layers, which stay in `params` unread where each layer is there on its own."""
+        given = jax.tree_util.tree_leaves_with_path(self.params)
+        rest = [w for path, w in given if not self.layers or path[0].key != "layers"]
         return [*rest, *jax.tree.leaves(self.layers)]
 
 
@@ -78,7 +79,7 @@ class Inference:
 
     def compiles_long(self, config: DecoderConfig) -> bool:
         """Whether each width that prompts are read in compiles for seconds: on accelerators, and for deep models."""
-        return self.few or config.layers > SHALLOW
+        return self.few or deep(config)
 
     def reads_apart(self, config: DecoderConfig) -> bool:
         """Whether what prompts begin with alike is read apart (`models.beginnings`). On accelerators each length of it
@@ -88,7 +89,11 @@ class Inference:
     def layers(self, weights: Weights, config: DecoderConfig) -> Layers | None:
         """The layers as many tokens at once are read with them; None: by a loop over their stacks, in which a deep
         model is read as fast on a CPU, and compiles in a third of the time."""
-        return weights.layers if self.few or config.layers <= SHALLOW else None
+        return weights.layers if weights.layers and (self.few or not deep(config)) else None
+
+    def stacks(self, config: DecoderConfig) -> bool:
+        """Whether `weights` leaves layers in their stacks. A step of sampling would copy each out of them."""
+        return False
 
     def of_tokens(self, logits_BV: jax.Array) -> jax.Array:
         """Logits [B, V] in which an unused id has -inf."""
@@ -102,13 +107,12 @@ class Inference:
         many calls."""
         if isinstance(params, Weights):
             return params
-        weights = _cast(params, self.graphdef, self.dtype, self.kernel.joins)
+        weights = self._cast(params)
         return jax.device_put(weights, self._layout(params, weights))
 
     def shapes(self, params: nnx.State) -> Weights:
         """The shapes of what `weights` gives, with their layout, for shapes of parameters with theirs."""
-        cast = functools.partial(_cast, graphdef=self.graphdef, dtype=self.dtype, join=self.kernel.joins)
-        weights = jax.eval_shape(cast, params)
+        weights = jax.eval_shape(self._cast, params)
         laid = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         return jax.tree.map(laid, weights, self._layout(params, weights))
 
@@ -155,6 +159,11 @@ class Inference:
 
         return mapped
 
+    def _cast(self, params: nnx.State) -> Weights:
+        """Weights in one dtype."""
+        stacks = self.stacks(nnx.merge(self.graphdef, params).config)
+        return _cast(params, self.graphdef, self.dtype, self.kernel.joins, stacks)
+
     def _layout(self, params: nnx.State, weights: Weights) -> Weights:
         """Where weights lie: as the parameters, but whole along the axes of rows."""
         if self.rows is None:  # what programs give would else be laid out over a mesh of one, and they compile anew
@@ -168,8 +177,13 @@ class Inference:
             return NamedSharding(self.rows.mesh, PartitionSpec(*spec))
 
         layers = tuple({name: whole(stacks[FIRST.get(name, name)], 1) for name in layer} for layer in weights.layers)
-        rest = lambda path, x: x.sharding if path[0].key == "layers" else whole(x, 0)
+        rest = lambda path, x: x.sharding if path[0].key == "layers" and layers else whole(x, 0)
         return Weights(jax.tree_util.tree_map_with_path(rest, params), layers)
+
+
+def deep(config: DecoderConfig) -> bool:
+    """Whether a program over all layers compiles for seconds on a CPU too."""
+    return config.layers > SHALLOW
 
 
 def columns_for(length: int, bucket: int, few: bool) -> int:
@@ -193,10 +207,13 @@ def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[n
     return out_BP, real_BP
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "dtype", "join"))
-def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str, join: bool) -> Weights:
-    """Weights in one dtype, each layer on its own; the stacks of layers stay as they are, unread."""
-    own = nnx.merge(graphdef, params).unstacked(join)
+@functools.partial(jax.jit, static_argnames=("graphdef", "dtype", "join", "stacks"))
+def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str, join: bool, stacks: bool) -> Weights:
+    """Weights in one dtype: in their `stacks`, or each layer on its own, and the stacks of layers as they are,
+    unread."""
     cast = lambda x: x.astype(dtype)
+    if stacks:
+        return Weights(jax.tree.map(cast, params), ())
+    own = nnx.merge(graphdef, params).unstacked(join)
     rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)
     return Weights(rest, jax.tree.map(cast, own))

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ratchet.models.beginnings import Prompts, lengths, read, split, widened
-from ratchet.models.decoder import Decoder
+from ratchet.models.beginnings import Prompts, lengths, split
+from ratchet.models.decoder import Decoder, DecoderConfig
 from ratchet.models.draw import Captured, Logs, capture, logs
-from ratchet.models.inference import Inference, Weights, columns_for
+from ratchet.models.inference import Inference, Weights, columns_for, deep
 from ratchet.models.programs import compiled, program
+from ratchet.models.readings import Reading, follow
 
 Tokens = tuple[int, ...]
 Question = tuple[Tokens, Tokens]
@@ -52,6 +53,11 @@ class Scorer(Inference):
 
     questions: int
     bucket: int = 32
+
+    def stacks(self, config: DecoderConfig) -> bool:
+        """Whether a loop goes over the layers' stacks: one layer is compiled then instead of all, and reads as fast. On
+        a CPU a few layers compile at once, and a GPU, where it was not tried, keeps them apart."""
+        return {"tpu": True, "gpu": False}.get(self.kernel.platform, deep(config))
 
     def __call__(
         self, params: nnx.State, asked: Sequence[Question], answers: Tokens,
@@ -235,11 +241,15 @@ def _by_column(plan: Scorer, shared: Shared, batch: Batch, of: Callable) -> Any:
 
 
 def _read(plan: Scorer, shared: Shared, batch: Batch) -> tuple[Decoder, jax.Array]:
-    """Reads the contexts, gives every question the cache of its own, and reads the questions: hidden states."""
+    """The model, and hidden states [B, T, D] of the questions, which are read after what contexts begin with, where
+    that is read apart, and the contexts."""
     model = nnx.merge(plan.graphdef, shared.weights.params)
     layers = plan.layers(shared.weights, model.config)
-    (a, r), t = batch.contexts.rest_AR.shape, batch.question_BT.shape[1]
-    cache = read(model, layers, batch.contexts, plan.kernel)[1] if r else model.new_cache(a, r)
-    own, real_BT = widened(cache, batch.place_B, t), jnp.arange(t) <= batch.ends_B[:, None]
-    width = cache.positions.shape[1]
-    return model, model.extend(layers, batch.question_BT, real_BT, own, width, plan.kernel)[0]
+    begun_EL, begun_A, rest_AR, real_AR = batch.contexts
+    real_BT = jnp.arange(batch.question_BT.shape[1]) <= batch.ends_B[:, None]
+    readings = [Reading(batch.question_BT, real_BT, batch.place_B)]
+    if rest_AR.shape[1]:
+        readings.insert(0, Reading(rest_AR, real_AR, begun_A))
+    if rest_AR.shape[1] and begun_EL.shape[1]:
+        readings.insert(0, Reading(begun_EL, jnp.ones(begun_EL.shape, bool), jnp.zeros(len(begun_EL), int)))
+    return model, follow(model, layers, readings, plan.kernel)

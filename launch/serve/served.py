@@ -77,7 +77,7 @@ def of_run(model: api.Model, slots: int, context: int) -> Served:
     name, size = f"{run.directory.name}-gen-{model.number:03d}", run.config.model
     sampler = replace(run.sampler, slots=_slots(slots, run.sampler.parts), keep=_kept(size))
     scorer = replace(run.scorer, questions=slots, unused=())  # as transformers would, of every row
-    return Served(name, run.tokenizer, sampler, scorer, scorer.weights(model.weights), _context(context, size))
+    return Served(name, run.tokenizer, sampler, scorer, sampler.weights(model.weights), _context(context, size))
 
 
 def of_base(named: str, slots: int, context: int) -> Served:
@@ -105,9 +105,9 @@ def of_base(named: str, slots: int, context: int) -> Served:
         found = pretrained.Folder(folder)
         if replace(found.config, max_length=config.max_length) != config:
             raise FolderError(f"{folder}: it is a decoder of another shape than {name}; give weights of that one")
-        return scorer.weights(found.weights(laid_out))
+        return sampler.weights(found.weights(laid_out))
 
-    return Served(name, tokenizer, sampler, scorer, scorer.weights(weights), context, other)
+    return Served(name, tokenizer, sampler, scorer, sampler.weights(weights), context, other)
 
 
 def _kept(model: DecoderConfig) -> int:

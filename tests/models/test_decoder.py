@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from support import awaken
 
-from ratchet.models import decoder
+from ratchet.models import decoder, layer
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
 
@@ -133,7 +133,7 @@ def test_gemmas_norms_are_rounded_once():
     scale = jnp.asarray(3 + 2 * rng.normal(size=128), jnp.bfloat16)
     exact = np.asarray(x, np.float64)
     exact = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6) * (1 + np.asarray(scale, np.float64))
-    found = np.asarray(decoder._norm(x, scale, Family(norm_offset=True, norm_epsilon=1e-6)), np.float64)
+    found = np.asarray(layer.norm(x, scale, Family(norm_offset=True, norm_epsilon=1e-6)), np.float64)
     assert np.max(np.abs(found - exact) / np.abs(exact)) <= 2.0**-8
 
 

@@ -6,7 +6,7 @@ import pytest
 from support import awaken, full_probs, requests
 
 from ratchet.launch.preflight.collectives import collectives
-from ratchet.models import decoder, inference
+from ratchet.models import decoder, inference, readings, scorer
 from ratchet.models.decoder import Decoder, DecoderConfig
 from ratchet.models.sampler import Sampler
 from ratchet.models.scorer import Scorer
@@ -39,10 +39,16 @@ def in_a_loop_or_not(monkeypatch, run):
     sizes = {"vocab_size": 64, "width": 16, "layers": 9, "heads": 2, "kv_heads": 1, "mlp_width": 32}
     graphdef, params = decoder.create(DecoderConfig(**sizes, max_length=96), 0)
     params, loops, extend = awaken(params), [], Decoder.extend
-    noted = lambda self, layers, tokens_BT, *given: (
-        loops.append((layers is None, tokens_BT.shape[1])) or extend(self, layers, tokens_BT, *given)
-    )
+    def noted(self, layers, tokens_BT, *given):
+        loops.append((layers is None, tokens_BT.shape[1]))
+        return extend(self, layers, tokens_BT, *given)
+
+    def followed(model, layers, given, kernel):
+        loops.extend((layers is None, reading.tokens_BT.shape[1]) for reading in given)
+        return readings.follow(model, layers, given, kernel)
+
     monkeypatch.setattr(Decoder, "extend", noted)
+    monkeypatch.setattr(scorer, "follow", followed)
     looped, until = run(graphdef, params, 32), len(loops)
     monkeypatch.setattr(inference, "SHALLOW", 9)
     return looped, run(graphdef, params, 16), loops[:until], loops[until:]
