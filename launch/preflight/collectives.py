@@ -151,10 +151,23 @@ def _sliced(line: str, lines: dict[str, list[str]]) -> dict[int, int]:
             continue
         name = re.compile(rf"%{re.escape(match[1])}\b(?![.\-])")
         uses = [inner for inner in body if inner != parameter and name.search(inner)]
-        slices = [re.match(r"\s*(?:ROOT )?%[\w.\-]+ = (\S+) dynamic-slice\(%([\w.\-]+)", inner) for inner in uses]
-        if uses and all(one and one[2] == match[1] for one in slices):
-            found[int(match[2])] = sum(_arrays(one[1])[0][0] for one in slices)
+        slices = [_slice_of(match[1], inner, lines) for inner in uses]
+        if uses and None not in slices:
+            found[int(match[2])] = sum(slices)
     return found
+
+
+def _slice_of(name: str, line: str, lines: dict[str, list[str]]) -> int | None:
+    """Bytes of the slices that an operation takes of an array, or a fusion inside of a fusion; None where it reads the
+    whole."""
+    if not (match := _INSTRUCTION.match(line)):
+        return None
+    shape, op, inputs = _parts(match[2])
+    given = re.findall(r"%([\w.\-]+)", inputs)
+    if op == "dynamic-slice" and given[0] == name:
+        return _arrays(shape)[0][0]
+    sliced = [_sliced(line, lines).get(place) for place, one in enumerate(given) if one == name]
+    return None if op != "fusion" or None in sliced else sum(sliced)
 
 
 def _updates_in_place(line: str, lines: dict[str, list[str]]) -> bool:

@@ -95,6 +95,32 @@ ENTRY %main (p: bf16[64,32], c: bf16[8,100]) -> bf16[64] {
     assert memory_traffic(text) == broadcast + copied + sliced + updated + summed
 
 
+@pytest.mark.parametrize(("more", "read"), [("", 100), ("  %whole = f32[10,100]{1,0} negate(%a.1)\n", 1000)])
+def test_of_what_a_fusion_within_a_fusion_slices_the_slice_counts(more, read):
+    text = f"""%part (a: f32[10,100], i: s32[]) -> f32[1,100] {{
+  %a = f32[10,100]{{1,0}} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %d = f32[1,100]{{1,0}} dynamic-slice(%a, %i), dynamic_slice_sizes={{1,100}}
+}}
+
+%product (a.1: f32[10,100], i.1: s32[], x: f32[1,100]) -> f32[1,100] {{
+  %x = f32[1,100]{{1,0}} parameter(2)
+  %a.1 = f32[10,100]{{1,0}} parameter(0)
+{more}  %i.1 = s32[] parameter(1)
+  %own = f32[1,100]{{1,0}} fusion(%a.1, %i.1), kind=kLoop, calls=%part
+  ROOT %m = f32[1,100]{{1,0}} multiply(%x, %own)
+}}
+
+ENTRY %main (stack: f32[10,100], at: s32[], other: f32[1,100]) -> f32[1,100] {{
+  %stack = f32[10,100]{{1,0}} parameter(0)
+  %at = s32[] parameter(1)
+  %other = f32[1,100]{{1,0}} parameter(2)
+  ROOT %f = f32[1,100]{{1,0}} fusion(%stack, %at, %other), kind=kOutput, calls=%product
+}}
+"""
+    assert memory_traffic(text) == 4 * (read + 1 + 100 + 100)
+
+
 def test_loops_count_as_often_as_they_run_and_what_they_take_of_a_stack_alone():
     text = """%part (a: f32[10,100], i: s32[]) -> f32[100] {
   %a = f32[10,100]{1,0} parameter(0)
