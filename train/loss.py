@@ -293,11 +293,23 @@ def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, dtype, ids_CK, probs_
     # What is set lies in memory: in the dtype of products, unless more is to be multiplied.
     grad_CV, kept_grad_CK = (x if plan.softcap else x.astype(dtype) for x in (grad_CV, kept_grad_CK))
     # Setting, not adding: a difference of two terms in t/(1−Q) would lose the kept ids' gradient when 1−Q is small.
-    place = jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop"))
-    grad_CV = place(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
+    grad_CV = _set(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
     if plan.softcap:
         grad_CV = grad_CV * (1 - jnp.square(logits_CV * plan.temperature / plan.softcap))
     return grad_CV.astype(dtype)
+
+
+def _set(grad_CV: jax.Array, slots_CK: jax.Array, kept_grad_CK: jax.Array) -> jax.Array:
+    """The gradient with other numbers in some slots; those past its end are dropped. To set single numbers, a TPU would
+    lay out all of them anew, and again for the products; to compare each with K slots costs it no memory."""
+    if platform() != "tpu":
+        place = jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop"))
+        return place(grad_CV, slots_CK, kept_grad_CK)
+    columns_CV = jax.lax.broadcasted_iota(jnp.int32, grad_CV.shape, 1)
+    for slot in range(slots_CK.shape[1]):
+        one = slice(slot, slot + 1)
+        grad_CV = jnp.where(columns_CV == slots_CK[:, one], kept_grad_CK[:, one], grad_CV)
+    return grad_CV
 
 
 def _softmax(plan: _Plan, logits_CV, ids_CK, probs_CK) -> _Softmax:

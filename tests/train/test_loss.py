@@ -335,6 +335,19 @@ def test_logits_are_never_whole():
 
 
 @MODES
+def test_a_tpu_compares_columns_where_others_set_them(monkeypatch, mode):
+    rng, args, config = np.random.default_rng(0), problem(8), LossConfig(mode=mode)
+    slots_CK = np.stack([rng.permutation(V + K)[:K] for _ in range(T)])
+    set_by = lambda: loss._set(jnp.zeros((T, V)), np.minimum(slots_CK, V), np.float32(slots_CK))
+    others = set_by()
+    monkeypatch.setattr(loss, "platform", lambda: "tpu")
+    np.testing.assert_array_equal(set_by(), others)
+    assert others.sum() == slots_CK[slots_CK < V].sum() > 0
+    assert_close(ours(args, chunk=18, config=config), reference(args), 1e-5)
+    assert "scatter" not in str(sums_and_grads.trace(*args, chunk=18, config=config).jaxpr)
+
+
+@MODES
 def test_a_gpu_reads_logits_once_in_chunks_that_fill_it(monkeypatch, mode):
     here = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(loss, "platform", lambda: "gpu")
