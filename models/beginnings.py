@@ -76,11 +76,11 @@ def read(
     if length:
         all_EL = jnp.ones((e, length), bool)
         begun = model.extend(layers, prompts.begun_EL, all_EL, model.new_cache(e, length, int8), 0, kernel)[1]
-        cache = widened(begun, prompts.begun_A, r)
+        cache = _widened(begun, prompts.begun_A, r)
     return model.extend(layers, prompts.rest_AR, prompts.real_AR, cache, length, kernel)
 
 
-def widened(cache: Cache, rows_A: jax.Array, columns: int) -> Cache:
+def _widened(cache: Cache, rows_A: jax.Array, columns: int) -> Cache:
     """Some rows of a cache, with so many more columns on the right."""
     widen = lambda x: jnp.pad(x[rows_A], ((0, 0), (0, 0), (0, columns), (0, 0)))
     keys, values = jax.tree.map(widen, (cache.keys, cache.values))

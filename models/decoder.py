@@ -4,7 +4,7 @@ The defaults are the small model of the laptop recipe (squared ReLU, convolution
 has the traits that make it a Llama, Qwen, Gemma or Mistral.
 
 Shapes: B batch, T new tokens, S all keys (cache and new), D width, H query heads, G key/value heads, E head width,
-F MLP width, L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
+L layers, V vocabulary. Layers are stacked on a leading L axis and scanned.
 """
 
 from collections.abc import Callable, Mapping
@@ -199,6 +199,10 @@ class Decoder(nnx.Module):
         per_layer = ((keys,) * c.layers, (values,) * c.layers, (last_BC2D,) * c.layers)
         return Cache(*per_layer, jnp.full((batch, length), -1, jnp.int32))
 
+    def stacked(self) -> dict[str, jax.Array]:
+        """The weights of all layers, by name, each a stack."""
+        return {name: param[...] for name, param in self.layers.items()}
+
     def unstacked(self, join: bool = False) -> Layers:
         """The weights as `extend` takes them; call it outside of loops. With `join`, matrices that multiply the same
         input lie side by side."""
@@ -251,8 +255,8 @@ class Decoder(nnx.Module):
         self, layers: Layers | None, tokens_BT: jax.Array, cache: Cache, positions_BT: jax.Array,
         positions_BS: jax.Array, attend: Callable,
     ) -> tuple[jax.Array, Cache]:
-        """All layers over new tokens; `attend` as in `one_layer`."""
-        one, sliding = self.one_layer(positions_BT, attend), self.sliding
+        """All layers over new tokens; `attend` as in `layer_step`."""
+        one, sliding = self.layer_step(positions_BT, attend), self.sliding
         x_BTD = self.embedded(tokens_BT)
         caches = list(zip(sliding, zip(cache.keys, cache.values, strict=True), cache.last, strict=True))
         if layers is None:
@@ -272,7 +276,7 @@ class Decoder(nnx.Module):
         sliding = self.config.family.sliding
         return sliding if any(sliding) else (None,) * self.config.layers
 
-    def one_layer(self, positions_BT: jax.Array, attend: Callable) -> Callable:
+    def layer_step(self, positions_BT: jax.Array, attend: Callable) -> Callable:
         """A layer over new tokens, as a loop over layers takes it: (x, (weights, sliding, kept, last)) to what x is
         then and (keys, values, last), which are kept. `attend(kept, q, k, v, sliding, window)` gives what attention
         finds, and a layer's keys and values with the new ones among them."""
@@ -309,10 +313,6 @@ class Decoder(nnx.Module):
         9). With remat it stays a loop: out of one XLA merges what is computed again with the first time."""
         unrolls = remat == "none" and (self.config.layers <= 8 or platform() == "gpu")
         return self.config.layers if unrolls else 1
-
-    def stacked(self) -> dict[str, jax.Array]:
-        """The weights of all layers, by name, each a stack."""
-        return {name: param[...] for name, param in self.layers.items()}
 
 
 def check_sizes(config: DecoderConfig) -> None:

@@ -1,5 +1,5 @@
-"""A model that is only read: weights in one dtype, each layer on its own, laid out once; and rows that stay on their
-own part of a mesh.
+"""A model that is only read: weights in one dtype, each layer on its own or in stacks, laid out once; and rows that
+stay on their own part of a mesh.
 
 Shapes: A rows of any kind (slots, prompts, questions), M parts of the mesh that they are split into, B padded rows of P
 columns.
@@ -87,11 +87,12 @@ class Inference:
         return not self.few and config.conv == 1
 
     def layers(self, weights: Weights, config: DecoderConfig) -> Layers | None:
-        """The layers as many tokens at once are read with them; None: by a loop over their stacks, in which a deep
-        model is read as fast on a CPU, and compiles in a third of the time."""
+        """The layers as many tokens at once are read with them; None: by a loop over their stacks, because nothing else
+        is there (`keeps_stacks`), or on a CPU, where a deep model is read as fast by a loop, and compiles in a third of
+        the time."""
         return weights.layers if weights.layers and (self.few or not deep(config)) else None
 
-    def stacks(self, config: DecoderConfig) -> bool:
+    def keeps_stacks(self, config: DecoderConfig) -> bool:
         """Whether `weights` leaves layers in their stacks. A step of sampling would copy each out of them."""
         return False
 
@@ -104,8 +105,10 @@ class Inference:
 
     def weights(self, params: nnx.State | Weights) -> Weights:
         """The weights of a call, cast and laid out. What this gives may be passed in place of parameters, to be read by
-        many calls."""
+        many calls. A scorer reads a sampler's too; a sampler does not read a scorer's, which may lie in stacks."""
         if isinstance(params, Weights):
+            config = nnx.merge(self.graphdef, params.params).config
+            assert params.layers or self.keeps_stacks(config), "weights in stacks, which a scorer alone reads"
             return params
         weights = self._cast(params)
         return jax.device_put(weights, self._layout(params, weights))
@@ -160,9 +163,9 @@ class Inference:
         return mapped
 
     def _cast(self, params: nnx.State) -> Weights:
-        """Weights in one dtype."""
-        stacks = self.stacks(nnx.merge(self.graphdef, params).config)
-        return _cast(params, self.graphdef, self.dtype, self.kernel.joins, stacks)
+        """Weights in the dtype, in stacks or not."""
+        keeps_stacks = self.keeps_stacks(nnx.merge(self.graphdef, params).config)
+        return _cast(params, self.graphdef, self.dtype, self.kernel.joins, keeps_stacks)
 
     def _layout(self, params: nnx.State, weights: Weights) -> Weights:
         """Where weights lie: as the parameters, but whole along the axes of rows."""
@@ -207,12 +210,11 @@ def left_pad(prompts: Sequence[Sequence[int]], width: int, rows: int) -> tuple[n
     return out_BP, real_BP
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "dtype", "join", "stacks"))
-def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str, join: bool, stacks: bool) -> Weights:
-    """Weights in one dtype: in their `stacks`, or each layer on its own, and the stacks of layers as they are,
-    unread."""
+@functools.partial(jax.jit, static_argnames=("graphdef", "dtype", "join", "keeps_stacks"))
+def _cast(params: nnx.State, graphdef: nnx.GraphDef, dtype: str, join: bool, keeps_stacks: bool) -> Weights:
+    """Weights in one dtype: layers in their stacks, or each on its own, and the stacks as they are, unread."""
     cast = lambda x: x.astype(dtype)
-    if stacks:
+    if keeps_stacks:
         return Weights(jax.tree.map(cast, params), ())
     own = nnx.merge(graphdef, params).unstacked(join)
     rest = jax.tree_util.tree_map_with_path(lambda path, x: x if path[0].key == "layers" else cast(x), params)

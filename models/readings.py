@@ -16,8 +16,12 @@ from ratchet.models.kernels import Kernel, attend_cache
 
 
 class Reading(NamedTuple):
-    """Texts [B, T], padded on either side, and which of their tokens are real. Row b goes on after row `after_B[b]` of
-    the reading before; what is read first goes on after nothing, row 0."""
+    """Texts [B, T], and which of their tokens are real. Row b goes on after row `after_B[b]` of the reading before;
+    what is read first goes on after nothing, row 0.
+
+    Tokens of a row follow each other without gaps. The last reading alone may be padded on the right. Where a model
+    has convolutions, the first alone may be padded on the left: they would see padding behind a text.
+    """
 
     tokens_BT: jax.Array
     real_BT: jax.Array
@@ -37,24 +41,24 @@ def follow(model: Decoder, layers: Layers | None, readings: Sequence[Reading], k
         positions_BT = jnp.maximum(length_B1 + jnp.cumsum(reading.real_BT, axis=1) - 1, 0)
         before_AS = jnp.concatenate([after_BS, jnp.where(reading.real_BT, positions_BT, -1)], axis=1)
         attend = _attend(model, kernel, reading.after_B, positions_BT, before_AS)
-        steps.append(model.one_layer(positions_BT, attend))
+        steps.append(model.layer_step(positions_BT, attend))
 
-    def one(read: list[jax.Array], xs: tuple) -> tuple[list[jax.Array], None]:
+    def one(hidden: list[jax.Array], xs: tuple) -> tuple[list[jax.Array], None]:
         (weights, sliding), found = xs, []
         keys, values, last_AC2D = _nothing(model)
-        for x_BTD, step, reading in zip(read, steps, readings, strict=True):
+        for x_BTD, step, reading in zip(hidden, steps, readings, strict=True):
             given = (weights, sliding, (keys, values), last_AC2D[reading.after_B])
             x_BTD, (keys, values, last_AC2D) = step(x_BTD, given)
             found.append(x_BTD)
         return found, None
 
-    read, sliding = [model.embedded(reading.tokens_BT) for reading in readings], model.sliding
+    hidden, sliding = [model.embedded(reading.tokens_BT) for reading in readings], model.sliding
     if layers is None:
-        read, _ = jax.lax.scan(one, read, (model.stacked(), jnp.array(sliding) if any(sliding) else None))
+        hidden, _ = jax.lax.scan(one, hidden, (model.stacked(), jnp.array(sliding) if any(sliding) else None))
     else:
         for own in zip(layers, sliding, strict=True):
-            read, _ = one(read, own)
-    return model.normed(read[-1])
+            hidden, _ = one(hidden, own)
+    return model.normed(hidden[-1])
 
 
 def _attend(

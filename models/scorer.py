@@ -3,8 +3,8 @@ they are drawn from.
 
 A context is read once for all that follows it.
 
-Shapes: A contexts, W columns of a context, B questions, T columns of a question, V vocabulary, M parts of a mesh, each
-with contexts and questions of its own.
+Shapes: A contexts, E what contexts begin with, L columns of that, R those of the rest, W = L + R, B questions,
+T columns of a question, D width, V vocabulary, M parts of a mesh, each with contexts and questions of its own.
 """
 
 import functools
@@ -54,9 +54,10 @@ class Scorer(Inference):
     questions: int
     bucket: int = 32
 
-    def stacks(self, config: DecoderConfig) -> bool:
-        """Whether a loop goes over the layers' stacks: one layer is compiled then instead of all, and reads as fast. On
-        a CPU a few layers compile at once, and a GPU, where it was not tried, keeps them apart."""
+    def keeps_stacks(self, config: DecoderConfig) -> bool:
+        """Whether `weights` leaves layers in their stacks, for a loop: one layer is compiled then instead of all. On a
+        CPU a few layers compile at once. On a GPU loops were not tried: cuDNN's kernel asks of each layer whether it
+        slides, before it is compiled. A server has layers on their own, which its sampler reads too."""
         return {"tpu": True, "gpu": False}.get(self.kernel.platform, deep(config))
 
     def __call__(

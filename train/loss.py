@@ -38,6 +38,9 @@ head, which is most of what the loss of a wide model moves."""
 _GPU_ROWS, _GPU_SHARE = 4096, 32
 """A GPU has many matrix units, which more rows fill (0.47 of the time with 4096 instead of 441, on an H100), as long as
 their float32 logits take no more than one in so many bytes of its memory, by the data sheet: all hosts choose alike."""
+_COMPARED = 32
+"""Kept ids of a token that a TPU compares every column with, by rough arithmetic: of more, it takes longer than laying
+out the logits anew."""
 _SCATTERED = 2**26
 """Numbers of the head's gradient that are added up over chips at a time: 256 MB, which keep a network busy."""
 _GRADIENT_BYTES = 2**30
@@ -290,7 +293,7 @@ def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, dtype, ids_CK, probs_
     scale_C1 = (weights_C / plan.temperature)[:, None]
     kept_grad_CK = (total_C[:, None] * q_CK - probs_CK) * scale_C1
     grad_CV = (elsewhere_C[:, None] * scale_C1) * q_CV
-    # What is set lies in memory: in the dtype of products, unless more is to be multiplied.
+    # Where it is set in memory, in the dtype of products, unless more is to be multiplied.
     grad_CV, kept_grad_CK = (x if plan.softcap else x.astype(dtype) for x in (grad_CV, kept_grad_CK))
     # Setting, not adding: a difference of two terms in t/(1−Q) would lose the kept ids' gradient when 1−Q is small.
     grad_CV = _set(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
@@ -302,7 +305,7 @@ def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, dtype, ids_CK, probs_
 def _set(grad_CV: jax.Array, slots_CK: jax.Array, kept_grad_CK: jax.Array) -> jax.Array:
     """The gradient with other numbers in some slots; those past its end are dropped. To set single numbers, a TPU would
     lay out all of them anew, and again for the products; to compare each with K slots costs it no memory."""
-    if platform() != "tpu":
+    if platform() != "tpu" or slots_CK.shape[1] > _COMPARED:
         place = jax.vmap(lambda row_V, slots_K, grad_K: row_V.at[slots_K].set(grad_K, mode="drop"))
         return place(grad_CV, slots_CK, kept_grad_CK)
     columns_CV = jax.lax.broadcasted_iota(jnp.int32, grad_CV.shape, 1)

@@ -160,9 +160,7 @@ def _sliced(line: str, lines: dict[str, list[str]]) -> dict[int, int]:
 def _slice_of(name: str, line: str, lines: dict[str, list[str]]) -> int | None:
     """Bytes of the slices that an operation takes of an array, or a fusion inside of a fusion; None where it reads the
     whole."""
-    if not (match := _INSTRUCTION.match(line)):
-        return None
-    shape, op, inputs = _parts(match[2])
+    shape, op, inputs = _parts(_INSTRUCTION.match(line)[2])
     given = re.findall(r"%([\w.\-]+)", inputs)
     if op == "dynamic-slice" and given[0] == name:
         return _arrays(shape)[0][0]

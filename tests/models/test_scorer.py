@@ -91,11 +91,14 @@ def test_weights_are_cast(small, asked):
     assert 1e-6 < np.abs(rough - fine).max() < 0.02
 
 
-@pytest.fixture(scope="module")
-def spread(small):
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+@pytest.fixture(params=["each layer on its own", "a loop over stacks"])
+def spread(small, request, monkeypatch):
+    mesh, loops = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), request.param == "a loop over stacks"
     params = jax.device_put(small[1], state_sharding(mesh, small[1]))
-    return Scorer(small[0], questions=8, bucket=16, rows=slots_sharding(mesh)), params, mesh
+    monkeypatch.setattr(inference, "SHALLOW", 0 if loops else 8)
+    scorer = Scorer(small[0], questions=8, bucket=24 if loops else 16, rows=slots_sharding(mesh))
+    assert bool(scorer.weights(params).layers) != loops
+    return scorer, params, mesh
 
 
 def test_over_a_mesh_it_says_the_same(small, spread, asked):
@@ -108,10 +111,24 @@ def test_over_a_mesh_it_says_the_same(small, spread, asked):
 
 def test_parts_of_a_mesh_exchange_nothing_but_answers(spread):
     scorer, params, mesh = spread
-    lowered, _ = scorer.lowered(params, contexts=1, width=16, length=16)
+    lowered, given = scorer.lowered(params, contexts=1, width=16, length=16)
     sent = collectives(lowered.compile().as_text(), mesh)
     assert sent, "layers are split over tensor"
     assert sum(c.bytes for c in sent if set(c.axes) & {"data", "fsdp"}) <= 8 * 2 * 4
+    weights = given[0].weights
+    read = jax.tree_util.tree_leaves_with_path(weights.layers or weights.params["layers"])
+    laid = [(jax.tree_util.keystr(path), str(x.sharding.spec)) for path, x in read]
+    assert not any(axis in spec for _, spec in laid for axis in ("data", "fsdp"))
+    assert all("tensor" in spec for name, spec in laid if "query" in name)
+
+
+def test_a_scorer_reads_a_samplers_weights_and_not_the_other_way_round(small, asked, monkeypatch):
+    monkeypatch.setattr(inference, "SHALLOW", 0)
+    scorer, sampler = Scorer(small[0], questions=8, bucket=40), Sampler(small[0], slots=2, new_tokens=2, keep=1)
+    shared = sampler.weights(small[1])
+    np.testing.assert_array_equal(scorer(shared, asked, (5, 9)), scorer(small[1], asked, (5, 9)))
+    with pytest.raises(AssertionError, match="weights in stacks, which a scorer alone reads"):
+        sampler.weights(scorer.weights(small[1]))
 
 
 def test_given_tokens_have_the_distributions_of_the_full_forward(small):
