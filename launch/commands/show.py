@@ -39,11 +39,12 @@ def show(words: list[str]) -> int:
     asked = parse("show", Show, words)
     quiet()
     directory = located(asked.directory)
+    config = config_files.saved(directory)
     if not asked.transcript:
         some = lineage.such_as(directory)
         raise UserError(f"show: give ID, a transcript's id or its beginning{f', such as {some}' if some else ''}")
     progress = Terminal(make_console(aside=True))
-    run = runs.prepare(directory, config_files.saved(directory), progress, writes=False)
+    run = runs.prepare(directory, config, progress, writes=False)
     found = lineage.trace(run, asked.transcript)
     print_json(found) if asked.json else make_console().print(transcript.transcript(found))
     return 0

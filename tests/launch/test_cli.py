@@ -57,6 +57,7 @@ def mistake(capsys, *words):
         (["evaluate", "nowhere", "--generation", "1"], "holds no run"),
         (["serve"], "serve: give DIR, the directory of a run, or --base MODEL, and not both"),
         (["serve", "nowhere", "--port", "0"], "holds no run"),
+        (["show", "nowhere"], "holds no run"),
         (["serve", "--base", "nowhere", "--port", "0"], "nowhere: nothing is there; give a Hugging Face folder or a"),
         (["serve", "--base", "nowhere", "--generation", "1"], "--generation is of a run, and --base has none"),
         (["serve", "runs/x", "--weights-from", "w"], "--weights-from is for a model that is served with --base"),
