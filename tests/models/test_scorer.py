@@ -91,9 +91,10 @@ def test_weights_are_cast(small, asked):
     assert 1e-6 < np.abs(rough - fine).max() < 0.02
 
 
-@pytest.fixture(params=["each layer on its own", "a loop over stacks"])
+@pytest.fixture
 def spread(small, request, monkeypatch):
-    mesh, loops = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), request.param == "a loop over stacks"
+    """A scorer over a mesh, which has each layer on its own or, by `LOOPS`, their stacks."""
+    mesh, loops = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), getattr(request, "param", False)
     params = jax.device_put(small[1], state_sharding(mesh, small[1]))
     monkeypatch.setattr(inference, "SHALLOW", 0 if loops else 8)
     scorer = Scorer(small[0], questions=8, bucket=24 if loops else 16, rows=slots_sharding(mesh))
@@ -101,6 +102,10 @@ def spread(small, request, monkeypatch):
     return scorer, params, mesh
 
 
+LOOPS = pytest.mark.parametrize("spread", [False, True], indirect=True)
+
+
+@LOOPS
 def test_over_a_mesh_it_says_the_same(small, spread, asked):
     scorer, params, _ = spread
     alone = Scorer(small[0], questions=8, bucket=16)(small[1], asked, (5, 9))
@@ -109,6 +114,7 @@ def test_over_a_mesh_it_says_the_same(small, spread, asked):
     np.testing.assert_allclose(scorer(params, few, (5, 9)), alone[:3], atol=1e-6)
 
 
+@LOOPS
 def test_parts_of_a_mesh_exchange_nothing_but_answers(spread):
     scorer, params, mesh = spread
     lowered, given = scorer.lowered(params, contexts=1, width=16, length=16)
