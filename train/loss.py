@@ -293,7 +293,7 @@ def _chunk_grad(plan: _Plan, softmax: _Softmax, logits_CV, dtype, ids_CK, probs_
     scale_C1 = (weights_C / plan.temperature)[:, None]
     kept_grad_CK = (total_C[:, None] * q_CK - probs_CK) * scale_C1
     grad_CV = (elsewhere_C[:, None] * scale_C1) * q_CV
-    # Where it is set in memory, in the dtype of products, unless more is to be multiplied.
+    # Most devices set numbers in memory, hence in the dtype of products, unless more is to be multiplied.
     grad_CV, kept_grad_CK = (x if plan.softcap else x.astype(dtype) for x in (grad_CV, kept_grad_CK))
     # Setting, not adding: a difference of two terms in t/(1−Q) would lose the kept ids' gradient when 1−Q is small.
     grad_CV = _set(grad_CV, _slots(plan, ids_CK, probs_CK > 0, logits_CV.shape[-1]), kept_grad_CK)
