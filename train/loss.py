@@ -16,7 +16,7 @@ C a chunk of N.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,6 @@ from jax.sharding import PartitionSpec as P
 from ratchet.models.bounds import bounded
 from ratchet.models.programs import platform
 from ratchet.train import flops
-
-Mode = Literal["auto", "recompute", "grad_in_forward"]
 
 # 1−Q is a float32 difference: closer to 1 than this Q is rounding, and t/(1−Q) would amplify it.
 _LARGEST_Q = 1.0 - 1e-6
@@ -43,13 +41,11 @@ _COMPARED = 32
 out the logits anew."""
 _SCATTERED = 2**26
 """Numbers of the head's gradient that are added up over chips at a time: 256 MB, which keep a network busy."""
-_GRADIENT_BYTES = 2**30
-"""What `auto` lets the gradients take that `grad_in_forward` holds from the forward to the backward pass."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How a token's loss is made of logits and target, and how its gradient is computed."""
+    """How a token's loss is made of logits and target."""
 
     hard_weight: float = bounded(0.0, "from 0 to 1")
     """Share of the target that is the emitted token alone (one-hot), the rest being the teacher's distribution."""
@@ -57,9 +53,6 @@ class LossConfig:
     """q = softmax(z / temperature), for targets that were taken at that temperature."""
     z_loss: float = bounded(0.0, "at least 0")
     """Weight of lse², which keeps the logits' scale (PaLM, arXiv 2204.02311, uses 1e-4)."""
-    mode: Mode = "auto"
-    """Logits again in the backward pass (8·N·D·V FLOPs, least memory), gradients in the forward pass (6·N·D·V), or the
-    latter where the gradients take at most 1 GiB a chip."""
 
 
 class LossSums(NamedTuple):
@@ -79,7 +72,6 @@ class _Plan(NamedTuple):
     """What is known before tracing."""
 
     chunk: int
-    in_forward: bool
     temperature: float
     z_loss: float
     softcap: float
@@ -157,9 +149,7 @@ def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, softcap: 
     tokens, vocab = shape[0] // rows * shape[1], vocab // parts
     wide = shape[2] // _TPU_WIDTH if platform() == "tpu" else 0
     most = max(128, wide, 2 ** ((_chunk_logits(vocab) // vocab).bit_length() - 1))
-    held = 4 * shape[2] * (vocab + tokens)
-    in_forward = held <= _GRADIENT_BYTES if config.mode == "auto" else config.mode == "grad_in_forward"
-    return _Plan(min(chunk or most, max(tokens, 1)), in_forward, config.temperature, config.z_loss, softcap, mesh)
+    return _Plan(min(chunk or most, max(tokens, 1)), config.temperature, config.z_loss, softcap, mesh)
 
 
 def _chunk_logits(vocab: int) -> int:
@@ -174,16 +164,13 @@ def _loss(plan: _Plan, hidden_BTD, head_DV, targets) -> LossSums:
 
 
 def _forward(plan: _Plan, hidden_BTD, head_DV, targets):
-    if not plan.in_forward:
-        return _loss(plan, hidden_BTD, head_DV, targets), (hidden_BTD, head_DV, targets)
+    """The sums, and the gradients as residuals. The loss ends the forward pass, so they wait for nothing, and to take
+    the logits again in the backward pass would save no memory."""
     return _on_every_chip(_sums_and_gradients, plan, hidden_BTD, head_DV, targets)
 
 
-def _backward(plan: _Plan, residuals, cotangent: LossSums):
-    if not plan.in_forward:
-        _, residuals = _on_every_chip(_sums_and_gradients, plan, *residuals)
-    grad_hidden_BTD, grad_head_DV = residuals
-    scaled = [(g.astype(jnp.float32) * cotangent.loss).astype(g.dtype) for g in (grad_hidden_BTD, grad_head_DV)]
+def _backward(plan: _Plan, gradients: tuple[jax.Array, jax.Array], cotangent: LossSums):
+    scaled = [(g.astype(jnp.float32) * cotangent.loss).astype(g.dtype) for g in gradients]
     return *scaled, None
 
 

@@ -102,51 +102,44 @@ def assert_close(got, want, tolerance):
         assert np.linalg.norm(x - y) <= tolerance * max(np.linalg.norm(y), 1e-3)
 
 
-MODES = pytest.mark.parametrize("mode", ["recompute", "grad_in_forward"])
-
-
-@MODES
 @pytest.mark.parametrize("chunk", [1, 17, 0])
 @pytest.mark.parametrize("tail", [True, False])
-def test_matches_float64_autodiff(chunk, tail, mode):
+def test_matches_float64_autodiff(chunk, tail):
     args = problem(chunk, tail=tail)
-    assert_close(ours(args, chunk=chunk, config=LossConfig(mode=mode)), reference(args), 1e-5)
+    assert_close(ours(args, chunk=chunk), reference(args), 1e-5)
 
 
-@MODES
 @pytest.mark.parametrize("settings", [{"temperature": 2.5}, {"z_loss": 1e-2}, {"temperature": 1.5, "z_loss": 1e-3}])
-def test_temperature_and_z_loss_match_float64_autodiff(settings, mode):
-    args, config = problem(12), LossConfig(mode=mode, **settings)
+def test_temperature_and_z_loss_match_float64_autodiff(settings):
+    args, config = problem(12), LossConfig(**settings)
     assert_close(ours(args, chunk=17, config=config), reference(args, config), 1e-5)
 
 
-@MODES
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
-def test_capped_logits_match_float64_autodiff(temperature, mode):
-    args, config = problem(18, scale=2.0), LossConfig(mode=mode, temperature=temperature)
+def test_capped_logits_match_float64_autodiff(temperature):
+    args, config = problem(18, scale=2.0), LossConfig(temperature=temperature)
     assert_close(ours(args, chunk=17, config=config, softcap=4.0), reference(args, config, softcap=4.0), 1e-5)
 
 
-@MODES
 @pytest.mark.parametrize("weight", [0.3, 1.0])
-def test_a_hard_weight_mixes_the_two_losses(weight, mode):
+def test_a_hard_weight_mixes_the_two_losses(weight):
     args, labels = problem(13), labels_of()
     labels = np.where(np.arange(T) % 2, labels, args[2][..., 0])  # every second label is a kept id
-    config = LossConfig(mode=mode, hard_weight=weight)
+    config = LossConfig(hard_weight=weight)
     sums, grads = ours(args, chunk=17, config=config, labels=labels)
     want, want_grads = reference(args, config, labels)
     assert_close((sums.loss, sums.weight, grads), (want.loss, want.weight, want_grads), 1e-5)
 
 
-def test_auto_holds_gradients_while_they_are_small_and_recomputes_when_they_are_not():
-    def products(vocab):
-        shapes = ((1, 8, D), (D, vocab), (1, 8, K), (1, 8, K), (1, 8), (1, 8))
-        kinds = (jnp.float32, jnp.float32, jnp.int32, jnp.float32, jnp.float32, jnp.float32)
-        args = [jax.ShapeDtypeStruct(*both) for both in zip(shapes, kinds, strict=True)]
-        return str(jax.make_jaxpr(jax.grad(lambda *a: soft_target_loss(*a).loss, (0, 1)))(*args)).count("dot_general")
-
-    assert products(1024) == 3
-    assert products(2**25) == 4
+def test_a_chunk_is_multiplied_three_times_for_a_gradient_and_once_without():
+    """Sums and gradients come from the same logits, however many columns the head has."""
+    kinds = (jnp.float32, jnp.float32, jnp.int32, jnp.float32, jnp.float32, jnp.float32)
+    shapes = ((1, 8, D), (D, 2**25), (1, 8, K), (1, 8, K), (1, 8), (1, 8))
+    args = [jax.ShapeDtypeStruct(*both) for both in zip(shapes, kinds, strict=True)]
+    products = lambda of: str(jax.make_jaxpr(of)(*args)).count("dot_general")
+    both = jax.value_and_grad(lambda *a: (lambda sums: (sums.loss, sums))(soft_target_loss(*a)), (0, 1), has_aux=True)
+    assert products(both) == 3
+    assert products(soft_target_loss) == 1
 
 
 def test_mass_need_not_be_one():
@@ -253,11 +246,10 @@ def test_chunks_of_a_wide_model_are_larger_on_tpus(monkeypatch):
     assert [rows(1024), rows(4096), rows(8192)] == [256, 512, 1024]
 
 
-@MODES
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)])
-def test_every_mesh_gives_the_same(shape, mode):
+def test_every_mesh_gives_the_same(shape):
     mesh = make_mesh(MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
-    config, labels = LossConfig(mode=mode, hard_weight=0.2, z_loss=1e-3), np.tile(labels_of(), (2, 1))
+    config, labels = LossConfig(hard_weight=0.2, z_loss=1e-3), np.tile(labels_of(), (2, 1))
     first, second = problem(11), problem(14)
     args = [a if a is first[1] else np.concatenate([a, b]) for a, b in zip(first, second, strict=True)]
     rows = P(("data", "fsdp"))
@@ -278,7 +270,7 @@ def test_chips_exchange_no_logits():
     specs = rows, P("fsdp", "tensor"), *[rows] * 4
     placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(args, specs, strict=True)]
     with jax.set_mesh(mesh):
-        text = sums_and_grads.lower(*placed, chunk=T, config=LossConfig(mode="grad_in_forward")).compile().as_text()
+        text = sums_and_grads.lower(*placed, chunk=T).compile().as_text()
     sent = [
         int(np.prod([int(n) for n in shape.split(",") if n]))
         for shape in re.findall(r"f32\[([\d,]*)\][^=]* (?:all-reduce|all-gather|all-to-all|collective-permute)", text)
@@ -334,9 +326,8 @@ def test_logits_are_never_whole():
     assert step.lower(*specs).compile().memory_analysis().temp_size_in_bytes < b * t * v * 4 // 3
 
 
-@MODES
-def test_a_tpu_compares_columns_where_others_set_them(monkeypatch, mode):
-    rng, args, config = np.random.default_rng(0), problem(8), LossConfig(mode=mode)
+def test_a_tpu_compares_columns_where_others_set_them(monkeypatch):
+    rng, args, config = np.random.default_rng(0), problem(8), LossConfig()
     slots_CK = np.stack([rng.permutation(V + K)[:K] for _ in range(T)])
     set_by = lambda: loss._set(jnp.zeros((T, V)), np.minimum(slots_CK, V), np.float32(slots_CK))
     others = set_by()
@@ -350,13 +341,12 @@ def test_a_tpu_compares_columns_where_others_set_them(monkeypatch, mode):
     assert scatters(chunk=20), "of many kept ids none is compared"
 
 
-@MODES
-def test_a_gpu_reads_logits_once_in_chunks_that_fill_it(monkeypatch, mode):
+def test_a_gpu_reads_logits_once_in_chunks_that_fill_it(monkeypatch):
     here = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(loss, "platform", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [here])
     args = problem(7)
-    assert_close(ours(args, chunk=19, config=LossConfig(mode=mode)), reference(args), 1e-5)
+    assert_close(ours(args, chunk=19), reference(args), 1e-5)
     rows = lambda vocab: loss._plan(LossConfig(), (8, 2048, 64), vocab, 0.0, 0).chunk
     assert rows(151_936) == rows(1000) == 4096
     assert rows(400_000) == 1024, "float32 logits of 2048 would take more than a 32nd of the memory"

@@ -221,7 +221,7 @@ def test_the_traced_step_costs_what_the_formula_says(settings):
     batch = trainer.pack([evenly(320)] * 2, (0, 1), 2, 320, 319, 4)
 
     def cost(remat):
-        engine = EngineConfig(remat=remat, loss=LossConfig(mode="grad_in_forward"))
+        engine = EngineConfig(remat=remat)
         return flops.traced_flops(jax.grad(lambda p: trainer.loss_sums(graphdef, p, batch, engine).loss), params)
 
     formula = flops.step_flops(config, 640, 638, 320)
