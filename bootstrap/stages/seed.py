@@ -19,7 +19,8 @@ Skills = Mapping[str, list[Example]]
 def demonstrations(run: Run, params: nnx.State) -> Skills:
     """The worked tasks as examples by skill, and general prose. `params` are any weights: nothing is sampled.
 
-    Examples longer than a row of training are left out. Raises ValueError when no answer is left.
+    A reviewer's examples are many, and are made only where the seed's mixture has a share of them. Examples longer than
+    a row of training are left out. Raises ValueError when no answer is left.
     """
     world, c = run.world, run.config
     if not run.shown:
@@ -32,7 +33,7 @@ def demonstrations(run: Run, params: nnx.State) -> Skills:
         interruption = c.wrongthink.interruption
         if shown := examples.interrupt_demonstration(writer, index, world, task, heard, interruption):
             made["interrupt"].append(shown)
-        if world.known:
+        if world.known and c.train.seed_mixture.review:
             made["review"] += examples.review_demonstrations(writer, index, world, reviewer, task, heard)
     for skill, shown in made.items():
         made[skill] = [copy for e in shown for copy in examples.renamed(world.names, run.tokenizer, e, c.train.renamed)]

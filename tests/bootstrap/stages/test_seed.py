@@ -46,6 +46,9 @@ def test_a_world_without_worked_tasks_or_known_verdicts_demonstrates_less(run):
     unknowing = replace(run, world=replace(run.world, known=None, spoil=lambda *_: []))
     made = demonstrations(unknowing, run.fresh_weights())
     assert made["simulate"] and not made["review"] and not made["interrupt"]
+    mixture = replace(run.config.train.seed_mixture, review=0)
+    untaught = replace(run, config=replace(run.config, train=replace(run.config.train, seed_mixture=mixture)))
+    assert not demonstrations(untaught, run.fresh_weights())["review"], "a skill without a share of the mixture"
     bare = replace(run, world=replace(run.world, seed=Material()))
     assert not any(demonstrations(bare, run.fresh_weights()).values())
 
