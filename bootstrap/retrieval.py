@@ -36,15 +36,17 @@ STOPWORDS = frozenset(STOPWORDS_EN_PLUS)
 BATCH = 20_000
 """Passages whose words are held in memory together while an index is made."""
 
-_RUN = re.compile(f"[{UNSPACED}]+")
-_WORD = rf"\w[\w{COMBINING}]+|[{UNSPACED}]+"
+_PAIRED = f"{UNSPACED}\uac00-\ud7a3"
+"""Letters that are indexed in pairs: beside scripts without spaces Korean's, whose nouns carry their particles."""
+_RUN = re.compile(f"[{_PAIRED}]+")
+_WORD = rf"\w[\w{COMBINING}]+|[{_PAIRED}]+"
 
 
 class Index:
     """BM25 (Lucene's variant) over the passages of a corpus. Ties go to the earlier passage.
 
-    A script without spaces is indexed by its letters and by pairs of them. Where a corpus or a query has no words but
-    stop words, the passages are found in their order.
+    A script without spaces is indexed by its letters and by pairs of them, and so is Korean. Where a corpus or a query
+    has no words but stop words, the passages are found in their order.
     """
 
     def __init__(self, passages: Sequence[Document]):
@@ -85,7 +87,7 @@ class Index:
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    """The words of each text but for stop words; a run of a script without spaces gives its letters and their pairs."""
+    """The words of each text but for stop words; letters that are indexed in pairs give themselves and these."""
     spaced = [_RUN.sub(lambda run: f" {' '.join(_letters_and_pairs(run[0]))} ", text) for text in texts]
     ids = bm25s.tokenize(spaced, stopwords="en", token_pattern=_WORD, show_progress=False, return_ids=False)
     return [list(words) for words in ids]

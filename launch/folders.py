@@ -33,22 +33,31 @@ class Export:
 
 
 def read(named: str, template: str = "") -> dict[str, Any]:
-    """Reads a model's weights over all devices; returns what they are. Raises FolderError for what cannot be read."""
+    """Reads a model's weights over all devices; returns what they are. `template` names a file with a chat template in
+    place of the model's own. Raises FolderError for what cannot be read."""
+    written = _template(template) if template else ""
     base, mesh = base_model(named), make_mesh(MeshConfig(1, -1, 1))
     config, weights = base.config, base.weights(lambda params: state_sharding(mesh, params))
     sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
     return {
         "model": named, "parameters": sum(x.size for x in jax.tree.leaves(weights)),
-        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(base, template),
+        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(base, written),
     }
 
 
+def _template(named: str) -> str:
+    """A file's chat template. Raises FolderError where there is none."""
+    if text := settings.text_of(place_of(named)):
+        return text
+    raise FolderError(f"{named}: is empty; give --template a file with a chat template")
+
+
 def _chat(base: Pretrained, template: str) -> dict[str, Any]:
-    """Whether a run can start from the model, by its tokenizer and chat template, and what they can do. What is wrong
-    with them is a warning: the weights are described all the same."""
+    """Whether a run can start from the model, by its tokenizer and chat template, its own unless another is given, and
+    what they can do. What is wrong with them is a warning: the weights are described all the same."""
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        own = base.tokenizer(settings.text_of(place_of(template)) if template else "")
+        own = base.tokenizer(template)
         own.check()
         found = own.chat(said).said.any()
     except FolderError as error:

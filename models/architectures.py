@@ -17,6 +17,8 @@ from ratchet.models.decoder import DecoderConfig, check_sizes
 from ratchet.models.family import Activation, Family
 
 _Size = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+_Layers = Annotated[int, pydantic.Field(ge=1, le=10_000)]
+"""How many there may be: far more than any model has, and few enough to list."""
 _Positive = Annotated[float, pydantic.Field(gt=0)]
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _KINDS = ("full_attention", "sliding_attention")
@@ -41,7 +43,7 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
     vocab_size: _Size
     hidden_size: _Size
     intermediate_size: _Size
-    num_hidden_layers: _Size
+    num_hidden_layers: _Layers
     num_attention_heads: _Size
     num_key_value_heads: _Size | None = None
     head_dim: _Size | None = None
@@ -128,6 +130,8 @@ class _Model(pydantic.BaseModel, strict=True, allow_inf_nan=False):
         if self.original_max_position_embeddings is not None:
             every[_BANDS[2]] = self.original_max_position_embeddings
         numbers = _NUMBERS.validate_python({name: every[name] for name in ("rope_theta", *needs)})
+        if kind == "llama3" and numbers[_BANDS[0]] >= numbers[_BANDS[1]]:
+            raise ValueError(f"{_BANDS[0]} is {numbers[_BANDS[0]]}; it must be below {_BANDS[1]}")
         return {
             "rope_base": numbers["rope_theta"], "rope_factor": numbers.get("factor", 1.0),
             "rope_bands": tuple(numbers[name] for name in _BANDS if name in needs),

@@ -31,7 +31,7 @@ _ACCENTED_NAME = re.compile(r"(?:[^\W\d_]?(?:[\W\d_]|\Z)|(?=[À-ÿ]*[A-Za-z])[A-
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _HALF = re.compile("[\ud800-\udfff]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-_MARKED = re.compile(r"\A[\s\ufeff]*\ufeff|^\ufeff+", re.MULTILINE)
+_MARK = "\ufeff"
 _TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\w]|[¹²³ªº])[^\W\d_]")
 """A sign within a word, as letters of other alphabets become when they are read as Western European."""
 
@@ -43,10 +43,10 @@ def decoded(content: bytes, source: str, declared: str = "") -> str:
 
 
 def clean(text: str) -> str:
-    """A text without control characters, and without byte order marks before its first letter or at the beginning of
-    lines, where files were put together; its lines are ended by \\n. For half a letter, which JSON may spell, it has
-    the sign of a damaged one."""
-    lines = _MARKED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    """A text without control characters and byte order marks, which stand in a text where files were put together, and
+    of which any sentence may come to begin a passage; its lines are ended by \\n. For half a letter, which JSON may
+    spell, it has the sign of a damaged one."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace(_MARK, "")
     return _HALF.sub("\ufffd", _CONTROL.sub("", lines))
 
 

@@ -81,6 +81,7 @@ def test_where_a_passage_does_not_fit_those_of_its_document_are_shorter():
     [
         "江水流过山谷，渔夫在船上唱歌。" * 400,
         "แมวนอนบนหลังคา" * 500,
+        "𓀀𓀁𓀂𓀃" * 1000,
         "see 手机 iPhone15手机 " * 300,
         "ACGT" * 50_000,
         '{"a":[1,2,3]},' * 2000,
