@@ -46,12 +46,14 @@ class Proposal:
 
 
 class Asked(NamedTuple):
-    """A kind of task that is asked for about a document, for the so-manyth time, and the passage that is shown."""
+    """A kind of task that is asked for about a document, for the so-manyth time, the passage that is shown, and the
+    document's longest."""
 
     document: Document
     kind: Kind
     time: int
     view: Document
+    longest: Document
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Proposer:
         one of more than it has proposals shows some that lie equally far apart."""
         asked = [a for document in documents for a in self._asked(document)]
         proposed = self._proposed(asked, seed)
-        return self._answered(list(zip(asked, proposed, strict=True)), seed)
+        return self._answered([(a, self._with_room(a, p)) for a, p in zip(asked, proposed, strict=True)], seed)
 
     def _asked(self, document: Document) -> list[Asked]:
         passages, first = self.index.of(document.id, ""), int(content_id(document.id)[:8], 16)
@@ -81,21 +83,22 @@ class Proposer:
         apart = max(1, len(passages) / len(every))
         begin = first if apart > 1 else 0
         views = [passages[(begin + int(n * apart)) % len(passages)] for n in range(len(every))]
-        return [Asked(document, kind, time, view) for (kind, time), view in zip(every, views, strict=True)]
+        longest = max(passages, key=lambda p: len(p.text))
+        return [Asked(document, kind, time, view, longest) for (kind, time), view in zip(every, views, strict=True)]
 
     def _proposed(self, asked: Sequence[Asked], seed: int) -> list[Proposal]:
         """A question for each, or why there is none."""
         spelled = self.writer.tokenizer.spelled()
         grammars = {kind.id: Grammar.of_json(kind.schema, spelled) for kind in self.kinds.kinds if not kind.question}
         requests: dict[int, Request] = {}
-        for at, (document, kind, time, view) in enumerate(asked):
+        for at, (document, kind, time, view, _) in enumerate(asked):
             prompt = () if kind.question else tuple(self.writer.tokenizer.render(_chat(self.kinds, kind, view.text)))
             if 0 < len(prompt) <= self.writer.room:
                 number = int(content_id(document.id, kind.id, time)[:8], 16)
                 requests[at] = Request(number, prompt, grammars[kind.id])
         said = dict(zip(requests, self.writer.sample(list(requests.values()), seed=seed), strict=True))
         made = []
-        for at, (document, kind, _, _) in enumerate(asked):
+        for at, (document, kind, *_) in enumerate(asked):
             if kind.question:
                 made.append(Proposal(document.id, kind.id, kind.question.replace("{title}", title_of(document))))
             elif at not in said:
@@ -111,6 +114,14 @@ class Proposer:
         spoken = json.loads(text)
         name = f"{kind.id}: {spoken['kind'].strip()}" if kind.open else kind.id
         return Proposal(document.id, name, spoken["question"].strip())
+
+    def _with_room(self, asked: Asked, proposal: Proposal) -> Proposal:
+        """The proposal, no task where its question leaves no room for a passage of its document, which has to be in the
+        view of whoever answers it."""
+        message, shown = [{"role": "user", "content": proposal.question}], [asked.longest.text]
+        prompt = self.writer.shown.prompt(self.writer.tokenizer, message, shown, tools=self.writer.offered)
+        fits = proposal.reason or len(prompt) <= self.writer.room
+        return proposal if fits else replace(proposal, reason="leaves no room for a passage")
 
     def _answered(self, pairs: Sequence[tuple[Asked, Proposal]], seed: int) -> list[Proposal]:
         """The proposals with the likeliest answer, what the passage adds to it, and why some are no tasks."""

@@ -116,6 +116,18 @@ def test_of_a_long_document_passages_are_shown_from_one_end_to_the_other(run, we
     assert all(abs(gap - len(passages) / 4) < 1 for gap in gaps), "they lie equally far apart, all around"
 
 
+def test_what_is_proposed_about_a_long_document_leaves_room_for_its_longest_passage(run, weights):
+    """Whoever answers sees the passage that the question finds, which may be longer than the one that was shown."""
+    passages = [Document(f"d#{n}", "so it is. " * times, {"document": "d"}) for n, times in enumerate((90, 1))]
+    proposer = dataclasses.replace(proposer_of(run, weights), index=Index(passages))
+    asked = proposer._asked(Document("d", "so it is."))
+    assert {a.longest.id for a in asked} == {"d#0"}
+    for words, reason in ((3, ""), (60, "leaves no room for a passage")):
+        one = proposal("d", "where is it? " * words)
+        assert proposer._with_room(asked[0]._replace(view=passages[1]), one).reason == reason
+    assert proposer._with_room(asked[0], proposal("d", "", "cut off")).reason == "cut off"
+
+
 def test_gain_is_that_of_the_answer_with_the_text_over_without(run, weights):
     question, answer = f"where was the {run.material(1).documents[0].id}?", "to the tower."
     found = says(run, weights, question, answer)
@@ -140,6 +152,7 @@ def test_gain_is_that_of_the_answer_with_the_text_over_without(run, weights):
         ("where was the {id}?", "to mars by rocket.", ASK.replace("grounded: 0", "grounded: 0.5"),
          "the answer says too much that is in no passage: mars, rocket"),
         ("where was the {id}?", "to the tower.", ASK.replace("gain: -99", "gain: 99"), "the text adds too little"),
+        ("where " * 400 + "was the {id}?", "to the tower.", ASK, "leaves no room for a passage"),
     ],
 )  # fmt: skip
 def test_what_is_no_task_is_refused_with_the_reason(run, weights, question, answer, text, reason):
