@@ -134,11 +134,12 @@ def test_a_hard_weight_mixes_the_two_losses(weight):
 def test_a_chunk_is_multiplied_three_times_for_a_gradient_and_once_without():
     """Sums and gradients come from the same logits, however many columns the head has."""
     kinds = (jnp.float32, jnp.float32, jnp.int32, jnp.float32, jnp.float32, jnp.float32)
-    shapes = ((1, 8, D), (D, 2**25), (1, 8, K), (1, 8, K), (1, 8), (1, 8))
+    shapes = ((1, 8, D), (D, 2**20), (1, 8, K), (1, 8, K), (1, 8), (1, 8))
     args = [jax.ShapeDtypeStruct(*both) for both in zip(shapes, kinds, strict=True)]
-    products = lambda of: str(jax.make_jaxpr(of)(*args)).count("dot_general")
-    both = jax.value_and_grad(lambda *a: (lambda sums: (sums.loss, sums))(soft_target_loss(*a)), (0, 1), has_aux=True)
-    assert products(both) == 3
+    products = lambda of: jax.jit(of).lower(*args).compile().as_text().count(" dot(")
+    loss = lambda *a: (lambda sums: (sums.loss, sums))(soft_target_loss(*a))
+    assert products(jax.value_and_grad(loss, (0, 1), has_aux=True)) == 3
+    assert products(jax.value_and_grad(loss, has_aux=True)) == 2, "where the head is frozen, as with adapters"
     assert products(soft_target_loss) == 1
 
 
