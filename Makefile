@@ -60,10 +60,12 @@ bench-peers: .venv/tested .venv-peers/installed
 	$(BIN)/python tests/benchmarks/peers.py
 	$(BIN)/python tests/benchmarks/sampling_peers.py
 
-# lm-eval against our server, TRL on our data: two minutes, after an installation of several.
+# lm-eval against our server, TRL on our data, chat templates of TRL and oumi: three minutes, after an installation of several.
 bench-serving: .venv/tested
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[eval,serve]' trl==1.16.0
+	$(BIN)/pip install --quiet --no-deps oumi==0.9
 	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 $(BIN)/python tests/benchmarks/serving_peers.py
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/chat_templates.py
 
 # What SmolLM2 knows of passages of SQuAD after training on them, on its own reviewed answers and on others, and what its
 # review is worth. SQUAD is the folder of squad200.jsonl. An hour; a run that was cut goes on.

@@ -5,9 +5,11 @@ answer is with the document in view than without it. And its question must find 
 else to tell what is asked about.
 """
 
+import heapq
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from rensa import RMinHash
@@ -21,6 +23,8 @@ from ratchet.models.grammar import Grammar
 from ratchet.models.sampler import Request, Sampled
 from ratchet.models.scorer import Scorer
 
+LONGEST_PASSAGES = 16
+"""Passages with the most bytes whose tokens are counted."""
 REPEATED = 0.8
 """The similarity of two questions from which on the later one is left out."""
 
@@ -46,14 +50,12 @@ class Proposal:
 
 
 class Asked(NamedTuple):
-    """A kind of task that is asked for about a document, for the so-manyth time, the passage that is shown, and the
-    document's longest."""
+    """A kind of task that is asked for about a document, for the so-manyth time, and the passage that is shown."""
 
     document: Document
     kind: Kind
     time: int
     view: Document
-    longest: Document
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Proposer:
         one of more than it has proposals shows some that lie equally far apart."""
         asked = [a for document in documents for a in self._asked(document)]
         proposed = self._proposed(asked, seed)
-        return self._answered([(a, self._with_room(a, p)) for a, p in zip(asked, proposed, strict=True)], seed)
+        return self._answered([(a, self._with_room(p)) for a, p in zip(asked, proposed, strict=True)], seed)
 
     def _asked(self, document: Document) -> list[Asked]:
         passages, first = self.index.of(document.id, ""), int(content_id(document.id)[:8], 16)
@@ -83,22 +85,21 @@ class Proposer:
         apart = max(1, len(passages) / len(every))
         begin = first if apart > 1 else 0
         views = [passages[(begin + int(n * apart)) % len(passages)] for n in range(len(every))]
-        longest = max(passages, key=lambda p: len(p.text))
-        return [Asked(document, kind, time, view, longest) for (kind, time), view in zip(every, views, strict=True)]
+        return [Asked(document, kind, time, view) for (kind, time), view in zip(every, views, strict=True)]
 
     def _proposed(self, asked: Sequence[Asked], seed: int) -> list[Proposal]:
         """A question for each, or why there is none."""
         spelled = self.writer.tokenizer.spelled()
         grammars = {kind.id: Grammar.of_json(kind.schema, spelled) for kind in self.kinds.kinds if not kind.question}
         requests: dict[int, Request] = {}
-        for at, (document, kind, time, view, _) in enumerate(asked):
+        for at, (document, kind, time, view) in enumerate(asked):
             prompt = () if kind.question else tuple(self.writer.tokenizer.render(_chat(self.kinds, kind, view.text)))
             if 0 < len(prompt) <= self.writer.room:
                 number = int(content_id(document.id, kind.id, time)[:8], 16)
                 requests[at] = Request(number, prompt, grammars[kind.id])
         said = dict(zip(requests, self.writer.sample(list(requests.values()), seed=seed), strict=True))
         made = []
-        for at, (document, kind, *_) in enumerate(asked):
+        for at, (document, kind, _, _) in enumerate(asked):
             if kind.question:
                 made.append(Proposal(document.id, kind.id, kind.question.replace("{title}", title_of(document))))
             elif at not in said:
@@ -115,10 +116,17 @@ class Proposer:
         name = f"{kind.id}: {spoken['kind'].strip()}" if kind.open else kind.id
         return Proposal(document.id, name, spoken["question"].strip())
 
-    def _with_room(self, asked: Asked, proposal: Proposal) -> Proposal:
-        """The proposal, no task where its question leaves no room for a passage of its document, which has to be in the
-        view of whoever answers it."""
-        message, shown = [{"role": "user", "content": proposal.question}], [asked.longest.text]
+    @cached_property
+    def _longest(self) -> str:
+        """The passage with the most tokens, of those with the most bytes."""
+        tokens = lambda text: len(self.writer.tokenizer.encode(text))
+        texts = [p.text for p in self.index.passages]
+        return max(heapq.nlargest(LONGEST_PASSAGES, texts, key=lambda text: len(text.encode())), key=tokens)
+
+    def _with_room(self, proposal: Proposal) -> Proposal:
+        """The proposal, no task where its question leaves no room for every passage: whoever answers it sees one at
+        least, which may be any that the question finds."""
+        message, shown = [{"role": "user", "content": proposal.question}], [self._longest]
         prompt = self.writer.shown.prompt(self.writer.tokenizer, message, shown, tools=self.writer.offered)
         fits = proposal.reason or len(prompt) <= self.writer.room
         return proposal if fits else replace(proposal, reason="leaves no room for a passage")

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 import sys
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -87,8 +88,10 @@ class Index:
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    """The words of each text but for stop words; letters that are indexed in pairs give themselves and these."""
-    spaced = [_RUN.sub(lambda run: f" {' '.join(_letters_and_pairs(run[0]))} ", text) for text in texts]
+    """The words of each text but for stop words, and of letters that are indexed in pairs each letter and each pair.
+    Letters that are spelled by several signs, as files of macOS have them, are put together (NFC)."""
+    whole = [unicodedata.normalize("NFC", text) for text in texts]
+    spaced = [_RUN.sub(lambda run: f" {' '.join(_letters_and_pairs(run[0]))} ", text) for text in whole]
     ids = bm25s.tokenize(spaced, stopwords="en", token_pattern=_WORD, show_progress=False, return_ids=False)
     return [list(words) for words in ids]
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ratchet.bootstrap.given import base_model
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, huggingface, settings
+from ratchet.models import architectures, huggingface
 from ratchet.models.architectures import FolderError
 from ratchet.models.pretrained import Pretrained
 from ratchet.train.buckets import place_of
@@ -47,9 +47,14 @@ def read(named: str, template: str = "") -> dict[str, Any]:
 
 def _template(named: str) -> str:
     """A file's chat template. Raises FolderError where there is none."""
-    if text := settings.text_of(place_of(named)):
-        return text
-    raise FolderError(f"{named}: is empty; give --template a file with a chat template")
+    mend = "give --template a file with a chat template"
+    try:
+        text = place_of(named).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FolderError(f"{named}: cannot be read ({error}); {mend}") from error
+    if not text.strip():
+        raise FolderError(f"{named}: is empty; {mend}")
+    return text
 
 
 def _chat(base: Pretrained, template: str) -> dict[str, Any]:

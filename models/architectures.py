@@ -18,7 +18,7 @@ from ratchet.models.family import Activation, Family
 
 _Size = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
 _Layers = Annotated[int, pydantic.Field(ge=1, le=10_000)]
-"""How many there may be: far more than any model has, and few enough to list."""
+"""How many layers there may be: far more than any model has, and few enough to list."""
 _Positive = Annotated[float, pydantic.Field(gt=0)]
 _ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _KINDS = ("full_attention", "sliding_attention")

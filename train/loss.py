@@ -164,8 +164,8 @@ def _loss(plan: _Plan, hidden_BTD, head_DV, targets) -> LossSums:
 
 
 def _forward(plan: _Plan, hidden_BTD, head_DV, targets):
-    """The sums, and the gradients as residuals. The loss ends the forward pass, so they wait for nothing, and to take
-    the logits again in the backward pass would save no memory."""
+    """The sums, and the gradients as residuals. The loss ends the forward pass, so they wait for nothing. To take the
+    logits again in the backward pass would save little memory or none, and multiplies once more."""
     return _on_every_chip(_sums_and_gradients, plan, hidden_BTD, head_DV, targets)
 
 

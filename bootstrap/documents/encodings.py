@@ -43,9 +43,9 @@ def decoded(content: bytes, source: str, declared: str = "") -> str:
 
 
 def clean(text: str) -> str:
-    """A text without control characters and byte order marks, which stand in a text where files were put together, and
-    of which any sentence may come to begin a passage; its lines are ended by \\n. For half a letter, which JSON may
-    spell, it has the sign of a damaged one."""
+    """A text without control characters, whose lines are ended by \\n. For half a letter, which JSON may spell, it has
+    the sign of a damaged one. Byte order marks stand where files were put together; since any sentence may begin a
+    passage, they are removed everywhere."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace(_MARK, "")
     return _HALF.sub("\ufffd", _CONTROL.sub("", lines))
 

@@ -116,16 +116,20 @@ def test_of_a_long_document_passages_are_shown_from_one_end_to_the_other(run, we
     assert all(abs(gap - len(passages) / 4) < 1 for gap in gaps), "they lie equally far apart, all around"
 
 
-def test_what_is_proposed_about_a_long_document_leaves_room_for_its_longest_passage(run, weights):
-    """Whoever answers sees the passage that the question finds, which may be longer than the one that was shown."""
-    passages = [Document(f"d#{n}", "so it is. " * times, {"document": "d"}) for n, times in enumerate((90, 1))]
-    proposer = dataclasses.replace(proposer_of(run, weights), index=Index(passages))
-    asked = proposer._asked(Document("d", "so it is."))
-    assert {a.longest.id for a in asked} == {"d#0"}
-    for words, reason in ((3, ""), (60, "leaves no room for a passage")):
-        one = proposal("d", "where is it? " * words)
-        assert proposer._with_room(asked[0]._replace(view=passages[1]), one).reason == reason
-    assert proposer._with_room(asked[0], proposal("d", "", "cut off")).reason == "cut off"
+def test_what_is_proposed_leaves_room_for_the_longest_passage(run, weights):
+    """Whoever answers sees a passage that the question finds, which may be longer than the one that was shown. Tokens
+    count: of figures there are fewer letters, and more tokens."""
+    brief, long, figures = Document("brief", "so it is."), Document("long", "so it is. " * 90), "7 3 1 9 " * 100
+    reason_beside = lambda words, *passages: dataclasses.replace(
+        proposer_of(run, weights), index=Index(passages)
+    )._with_room(proposal("brief", "where is it? " * words)).reason  # fmt: skip
+    assert reason_beside(3, brief, long) == reason_beside(60, brief) == ""
+    assert reason_beside(60, brief, long) == "leaves no room for a passage"
+    encoded = lambda text: len(run.tokenizer.encode(text))
+    assert len(figures) < len(long.text) and encoded(figures) > encoded(long.text)
+    mixed = dataclasses.replace(proposer_of(run, weights), index=Index([long, Document("figures", figures)]))
+    assert mixed._longest == figures
+    assert mixed._with_room(proposal("d", "", "cut off")).reason == "cut off"
 
 
 def test_gain_is_that_of_the_answer_with_the_text_over_without(run, weights):

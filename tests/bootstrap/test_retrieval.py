@@ -1,4 +1,5 @@
 import logging
+import unicodedata
 
 import bm25s
 import numpy as np
@@ -79,6 +80,7 @@ SCRIPTS = {
         ("𓁑𓁒", "egy2"),
         ("물레방아는 어디에 있나", "ko2"),
         ("꽃", "ko"),
+        (unicodedata.normalize("NFD", "강가"), "ko2"),
         ("दुनिया", "hi"),
         ("घी", "hi"),
         ("জল নদী", "bn"),

@@ -101,12 +101,13 @@ def test_import_warns_in_one_line_that_no_run_can_start_from_a_folder(folder, tm
     assert not chat["base"] and "\n" not in chat["warning"]
     assert chat["warning"].startswith(f"a run with --base refuses this model: {folder}: the chat template refuses")
     assert "no run can start from it with --base; see below" in told and "warning: a run with --base" in told
-    for content, reason in ((None, "cannot be read"), ("", "is empty")):
+    for content, reason in ((None, "cannot be read"), ("", "is empty"), (" \n", "is empty")):
         named = tmp_path / "mistyped.jinja"
         if content is not None:
             named.write_text(content)
         assert cli.main(["import", str(folder), "--template", str(named)]) == 2, "which is no fault of the model's"
-        assert f"{named}: {reason}" in capsys.readouterr().err
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"{named}: {reason}" in told and told.endswith("; give --template a file with a chat template")
 
 
 def test_a_run_whose_decoder_is_our_own_says_so(tiny_run, tmp_path, capsys):

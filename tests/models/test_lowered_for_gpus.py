@@ -75,7 +75,7 @@ def test_a_training_step_attends_once_a_layer_in_each_direction(hopper, monkeypa
         return trainer.loss_sums(graphdef, params, batch, EngineConfig(dtype="bfloat16"), segments=3).loss
 
     text = lowered(jax.grad(objective), params, ints | floats | kept)
-    assert asked_of_cudnn(text) == ONCE, "the layers are one loop in each direction"
+    assert asked_of_cudnn(text) == ONCE, "the layers share one function in each direction"
     assert f"{LENGTH}x{LENGTH}x" not in text
     monkeypatch.setattr(decoder, "_LONG", ("dot_general",))
     again = lowered(jax.grad(objective), params, ints | floats | kept)
