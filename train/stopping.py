@@ -5,19 +5,24 @@ Python calls its handlers between two of its own instructions, which may be minu
 compiles. A thread that reads the numbers of signals from a pipe answers at once.
 """
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that ask a process to end; under nohup, which has SIGHUP ignored, that one does not."""
 AGAIN = 42
 """The exit status of a process that is to be started again: what it did is committed, and it goes on from there."""
+_PAUSE = 0.01
+"""Seconds after which a signal is sent again whose exception was discarded."""
 
 
 class Ends(RuntimeError):
@@ -57,19 +62,19 @@ def heeded(
         return
 
     def stop(number: int, _) -> None:
-        if patient:
+        if patient and not again.busy:
             raise Stopped(number, advice)
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    repeated: deque[int] = deque()
-    asked = (reader, say, patient, end, asking, repeated, advice)
+    again = _Again()
+    asked = (reader, say, patient, end, asking, again.sent, advice)
     answers = threading.Thread(target=_listen, args=asked, daemon=True, name="signals")
     answers.start()
     before = _handled(asking, stop)
     woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        with _raised_again(repeated):
+        with _raised_again(again):
             yield
     finally:
         signal.set_wakeup_fd(woken)
@@ -86,21 +91,38 @@ def _handled(numbers: Sequence[int], handler: Callable[[int, Any], None]) -> dic
     return {number: signal.signal(number, handler) for number in numbers if number not in ignored}
 
 
-@contextlib.contextmanager
-def _raised_again(repeated: deque[int]) -> Iterator[None]:
-    """Within, a signal is sent once more when Python discards the Stopped that it raised, as it does with whatever is
-    raised in finalizers and in callbacks of the garbage collector. The number sent is added to `repeated`."""
-    main, others = threading.main_thread().ident, sys.unraisablehook
+@dataclass
+class _Again:
+    """What sends signals once more. The numbers `sent` are not those of new signals. While it is `busy`, what another
+    signal raised would be lost, and it sends one anyway."""
 
-    def again(number: int) -> None:
-        repeated.append(number)
-        signal.pthread_kill(main, number)
+    sent: deque[int] = field(default_factory=deque)
+    busy: bool = False
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the main thread after a pause, when what discards exceptions has returned. To start a
+        `threading.Thread` waits for it, and takes a lock that whatever was interrupted may hold."""
+        _thread.start_new_thread(self._later, (number,))
+
+    def _later(self, number: int) -> None:
+        time.sleep(_PAUSE)
+        self.sent.append(number)
+        signal.pthread_kill(threading.main_thread().ident, number)
+
+
+@contextlib.contextmanager
+def _raised_again(again: _Again) -> Iterator[None]:
+    """Within, a signal is sent once more when Python discards the Stopped that it raised, as it does with whatever is
+    raised in finalizers and in callbacks of the garbage collector."""
+    others = sys.unraisablehook
 
     def discarded(found) -> None:
-        if isinstance(found.exc_value, Stopped):
-            threading.Timer(0.01, again, [found.exc_value.number]).start()  # when the callback has returned
-        else:
+        if not isinstance(found.exc_value, Stopped):
             others(found)
+            return
+        again.busy = True
+        again.send(found.exc_value.number)
+        again.busy = False  # Python looks for signals after calls, and there is none between this and the end
 
     sys.unraisablehook = discarded
     try:

@@ -1,5 +1,6 @@
 """Signals are raised by the test itself, in the process of the test."""
 
+import _thread
 import gc
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 
 import pytest
 
+from ratchet.train import stopping
 from ratchet.train.stopping import AGAIN, Stopped, deferred, heeded, passed_on
 
 
@@ -87,21 +89,49 @@ def test_it_is_answered_while_no_instruction_of_python_runs_in_the_main_thread()
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stop_that_the_garbage_collector_discards_comes_again():
     """What a callback of the collector raises is discarded, and JAX has such a callback, in which a signal may come.
-    What other tests have left is collected as well, such as a bucket's connection, and complains of that."""
+    What other tests have left is collected as well, such as a bucket's connection, and complains of that. Threads of
+    other tests may collect too, and a signal that is raised in one wakes nobody."""
     answers = Answers(1)
 
     def collecting(phase: str, _) -> None:
-        gc.callbacks.remove(collecting)
-        signal.raise_signal(signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread():
+            gc.callbacks.remove(collecting)
+            signal.raise_signal(signal.SIGTERM)
 
     def collect_and_wait() -> None:
         gc.callbacks.append(collecting)
-        gc.collect()
+        while collecting in gc.callbacks:  # while another thread collects, nothing is collected here
+            gc.collect()
         threading.Event().wait(3600)
 
     with pytest.raises(Stopped) as stopped, heeded(answers, patient=True, end=answers):
         collect_and_wait()
     assert stopped.value.number == signal.SIGTERM
+    assert answers.wait() == ["stopping after this step; another signal ends at once"]
+
+
+def test_a_stop_that_comes_while_another_is_sent_again_is_not_lost(monkeypatch):
+    """What a signal raises in the hook for what was discarded is lost, so that nothing would stop."""
+    answers, came, start = Answers(1), [], _thread.start_new_thread
+
+    def interrupted(later, given):
+        if not came:
+            came.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return start(later, given)
+
+    class Leaving:
+        def __del__(self):
+            raise Stopped(signal.SIGTERM)
+
+    def leave_and_wait() -> None:
+        Leaving()
+        threading.Event().wait(3600)
+
+    monkeypatch.setattr(stopping._thread, "start_new_thread", interrupted)
+    with pytest.raises(Stopped) as raised, heeded(answers, patient=True, end=answers):
+        leave_and_wait()
+    assert raised.value.number == signal.SIGTERM and came
     assert answers.wait() == ["stopping after this step; another signal ends at once"]
 
 
