@@ -61,6 +61,7 @@ def described(kind: Any, text: str, **more: str) -> Any:
 Directory = described(tyro.conf.Positional[str], "the directory of a run, such as runs/lessons", metavar="DIR")
 Generation = described(int, "a finished generation; 0 is the seed model", metavar="N")
 Json = described(bool, "print one JSON object, for programs")
+AsLine = described(bool, "print where it answers as one JSON object, on a line of its own, for programs")
 AsEvents = described(bool, "print what happens as one JSON object a line, the last one the result, for programs")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 File = described(str, "a YAML file of settings, such as a run's config.yaml; options win over it", name="config")

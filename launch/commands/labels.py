@@ -61,6 +61,7 @@ class Labelled:
     """The JSONL file that labels are added to; default labels.jsonl in the run's directory."""
     accepted: bool = False
     """Only accepted answers, which are those that a certificate counts."""
+    json: Json = False
 
 
 def calibrate(words: list[str]) -> int:
@@ -114,7 +115,7 @@ def label(words: list[str]) -> int:
     answers = {i: pair for i, pair in _answers(run, number).items() if not pair[1].repeats}
     order = certificate.in_turn({i: r.accepted for i, (_, r) in answers.items()}, number, asked.accepted)
     left = [answers[i][0] for i in order if i not in done]
-    texts, console = {p.id: p.text for p in run.passages(number)}, make_console()
+    texts, console = {p.id: p.text for p in run.passages(number)}, make_console(aside=asked.json)
     at, added = 0, 0
     while at < len(left):
         _show(console, left[at], texts, questions[asked.criterion], f"{at + 1} of {len(left)}")
@@ -125,6 +126,9 @@ def label(words: list[str]) -> int:
         elif key in ("q", ""):
             break
         at = max(0, at - 1) if key == "u" else at + (key in ("y", "n", "s"))
+    if asked.json:
+        print_json({"added": added, "labels": str(path)})
+        return 0
     said = f"{added} labels added to {path}"
     if added or there:
         compared = f"ratchet calibrate {typed(asked.directory)}{_of(asked.generation)} --labels {typed(path)}"

@@ -1,6 +1,7 @@
 """What reads, writes and talks to models: `import`, `export` and `chat`."""
 
 import contextlib
+import json
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +17,7 @@ from ratchet.models import architectures
 Named = described(tyro.conf.Positional[str], "a Hugging Face folder, a GGUF file, or smollm2", metavar="MODEL")
 Exported = Annotated[folders.Export, tyro.conf.arg(name="")]
 Promoted = described(int | None, "generation that answers", metavar="N", help_behavior_hint="(default: the newest)")
+Answers = described(bool, "print each question and its answer as one JSON object a line, for programs")
 Warmth = described(float | None, "how freely it is sampled", metavar="T", help_behavior_hint="(default: the run's own)")
 
 
@@ -48,6 +50,7 @@ class Chat:
     directory: Directory
     generation: Promoted = None
     temperature: Warmth = None
+    json: Answers = False
 
 
 def import_model(words: list[str]) -> int:
@@ -94,21 +97,21 @@ def chat(words: list[str]) -> int:
     with contextlib.suppress(EOFError):
         while True:
             if line := input("> " if at_terminal else "").strip():
-                said = _exchange(model, said if remembers else [], line, asked.temperature)
+                said = _exchange(model, said if remembers else [], line, asked)
     if at_terminal:
         print()  # the shell's prompt stands on a line of its own
     return 0
 
 
-def _exchange(model: api.Model, said: list[dict], line: str, temperature: float | None) -> list[dict]:
+def _exchange(model: api.Model, said: list[dict], line: str, chat: Chat) -> list[dict]:
     """Prints the answer to a line; returns the conversation with both, less its beginning where there is no room."""
     asked = [*said, {"role": "user", "content": line}]
     try:
         while len(asked) > 1 and not model.fits(asked):
             asked = asked[2:]
-        answer = model.answer(asked, temperature=temperature, seed=len(asked))
+        answer = model.answer(asked, temperature=chat.temperature, seed=len(asked))
     except ValueError as error:  # a line that is too long, or that the template refuses: the next one may be answered
         say(str(error))
         return said
-    print(answer, flush=True)
+    print(json.dumps({"question": line, "answer": answer}) if chat.json else answer, flush=True)
     return [*asked, {"role": "assistant", "content": answer}]

@@ -1,6 +1,7 @@
 """`serve`: a model behind OpenAI's web API."""
 
 import contextlib
+import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import tyro
 
 from ratchet.launch import api
 from ratchet.launch.lines import UserError, tell
-from ratchet.launch.options import described, located, needed_for, parse
+from ratchet.launch.options import AsLine, described, located, needed_for, parse
 from ratchet.launch.output import quiet
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Serve:
     weights_from: str = ""
     """Takes other weights of --base from folders below this one, on a disk, by SGLang's /update_weights_from_disk;
     empty: from nowhere. So a run gives its weights to servers that write for it (--rollouts.url)."""
+    json: AsLine = False
 
 
 def serve(words: list[str]) -> int:
@@ -67,7 +69,10 @@ def serve(words: list[str]) -> int:
     with contextlib.closing(listening("serve", asked.host, asked.port)) as listener, Desk(_served(asked)) as desk:
         host = f"[{asked.host}]" if ":" in asked.host else asked.host
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
-        tell(f"serving {desk.served.name} on {address}; Ctrl-C ends it")
+        if asked.json:
+            print(json.dumps({"url": address, "model": desk.served.name}), flush=True)
+        else:
+            tell(f"serving {desk.served.name} on {address}; Ctrl-C ends it")
         names = LOOPBACK if asked.host in LOOPBACK else ("*",)
         weights = Path(asked.weights_from) if asked.weights_from else None
         app, seconds = Server(desk, weights).app(names), FOR_WHAT_IS_BEGUN

@@ -8,7 +8,7 @@ from ratchet.bootstrap.rubric import PACKS
 from ratchet.launch import preflight
 from ratchet.launch.lines import UserError, tell
 from ratchet.launch.options import asks_for_help, lacks_base, lacks_documents, parse_run, value_of
-from ratchet.launch.output import make_console, quiet
+from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.launch.recipes import RECIPES
 from ratchet.launch.submit import PLATFORMS
 from ratchet.launch.submit.asked import OnSlices, Submission
@@ -38,7 +38,7 @@ def submit(words: list[str]) -> int:
         _tell_where_it_reads(asked)
         _tell_what_keys_it_lacks(asked, to)
     if asked.dry_run:
-        print(manifest, end="")
+        print_json({"to": asked.to, "manifest": manifest}) if asked.json else print(manifest, end="")
         return 0
     quiet()
     if not isinstance(asked, OnSlices):

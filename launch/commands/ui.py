@@ -1,13 +1,14 @@
 """`ui`: runs in a browser on this machine."""
 
 import contextlib
+import json
 from dataclasses import dataclass
 
 import tyro
 
 from ratchet.launch.commands.serve import listening
 from ratchet.launch.lines import UserError, tell
-from ratchet.launch.options import described, located, needed_for, parse
+from ratchet.launch.options import AsLine, described, located, needed_for, parse
 from ratchet.launch.output import quiet
 
 HOST = "127.0.0.1"
@@ -25,6 +26,7 @@ class Ui:
     directories: Directories
     port: int = 8001
     """0: any that is free."""
+    json: AsLine = False
 
 
 def ui(words: list[str]) -> int:
@@ -43,9 +45,11 @@ def ui(words: list[str]) -> int:
     from ratchet.launch.ui.following import following
 
     with contextlib.closing(listening("ui", HOST, asked.port)) as listener, following(places) as runs:
-        port = listener.getsockname()[1]
-        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-        tell(f"http://{HOST}:{port} shows {count}; Ctrl-C ends it")
+        address = f"http://{HOST}:{listener.getsockname()[1]}"
+        if asked.json:
+            print(json.dumps({"url": address, "runs": len(runs)}), flush=True)
+        else:
+            tell(f"{address} shows {len(runs)} run{'s' * (len(runs) > 1)}; Ctrl-C ends it")
         # Without a `log_config`, which would close the handlers that libraries have set up.
         config = uvicorn.Config(
             Site(runs).app(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1

@@ -21,6 +21,8 @@ Target = described(
     help_behavior_hint="(required)",
 )
 
+Shown = described(bool, "with --dry-run, print that as one JSON object, for programs")
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -34,9 +36,12 @@ class Submission:
     """How often the run is started again after exit code 42 or a killed process."""
     dry_run: bool = False
     """Print what would be submitted, and do nothing."""
+    json: Shown = False
     file: File = ""
 
     def __post_init__(self):
+        if self.json and not self.dry_run:
+            raise UserError("submit: --json is how --dry-run prints; give both, or none")
         if self.restarts < 0:
             raise UserError(f"submit: --restarts is {self.restarts}; it must be at least 0")
 

@@ -58,6 +58,8 @@ def test_one_key_labels_an_answer_and_the_next_call_goes_on(run, ratchet, tmp_pa
     assert ratchet("label", run, "--labels", file, keys="n")[0] == 0, "the end of input ends it"
     again = lines(file)
     assert again[:3] == first and again[3]["transcript"] not in {entry["transcript"] for entry in first}
+    code, out, err = ratchet("label", run, "--labels", file, "--json", keys="y")
+    assert code == 0 and json.loads(out) == {"added": 1, "labels": str(file)} and "Is this answer right?" in err
 
 
 def test_a_key_goes_back_and_the_last_label_counts(run, ratchet, tmp_path):

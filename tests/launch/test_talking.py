@@ -1,6 +1,7 @@
 """Talking to a generation: in a pipe, by the Python API, from scratch and from a base."""
 
 import io
+import json
 
 import jax
 import pytest
@@ -93,6 +94,8 @@ def test_each_line_of_a_pipe_is_answered_alike_until_it_ends(capsys, monkeypatch
     greedy = api.load(scratch).answer(user("what is it?"), temperature=0.0)
     assert code == 0 and not err and lines == "\n".join([greedy, greedy]).splitlines()
     assert sorted(p.name for p in scratch.iterdir()) == before
+    code, lines, err = chat(capsys, monkeypatch, "what is it?\n", scratch, "--temperature", "0", "--json")
+    assert code == 0 and not err and json.loads(*lines) == {"question": "what is it?", "answer": greedy}
 
 
 def test_a_line_that_is_too_long_is_refused_and_the_next_one_answered(capsys, monkeypatch, scratch):

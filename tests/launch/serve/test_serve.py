@@ -340,12 +340,19 @@ def test_tasks_of_lm_eval_without_it_are_one_line_that_names_the_extra(monkeypat
     assert capsys.readouterr().err == f"ratchet: evaluate --tasks: it needs lm_eval; {installing('eval')}\n"
 
 
-def test_the_command_serves_on_loopback_until_ctrl_c(folder):
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_serves_on_loopback_until_ctrl_c(folder, as_json):
     command = [sys.executable, "-m", "ratchet.launch", "serve", "--base", str(folder), "--port", "0"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
-        line = next(line for line in running.stderr if line.startswith("serving"))
-        name, address = line.split()[1], line.split()[3].rstrip(";").removesuffix("/v1")
+    environment, pipe = {**os.environ, "JAX_PLATFORMS": "cpu"}, subprocess.PIPE
+    command += ["--json"] * as_json
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as running:
+        if as_json:
+            told = json.loads(running.stdout.readline())
+            name, address = told["model"], told["url"]
+        else:
+            line = next(line for line in running.stderr if line.startswith("serving"))
+            name, address = line.split()[1], line.split()[3].rstrip(";")
+        address = address.removesuffix("/v1")
         assert name == folder.name and address.startswith("http://127.0.0.1:")
         while True:
             try:

@@ -1,5 +1,6 @@
 """The command: what it asks before anything is submitted, and the container that it has pulled."""
 
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -55,6 +56,10 @@ def test_the_client_gets_what_a_dry_run_shows_and_its_exit_code_is_returned(kube
     assert cli.main([*GKE, "--force"]) == 3
     assert (kubectl / "told").read_text() == "apply --filename -\n"
     assert (kubectl / "given").read_text() == shown and "kind: JobSet" in shown
+    assert cli.main([*GKE, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"to": "gke", "manifest": shown}
+    assert cli.main([*GKE, "--json"]) == 2
+    assert "--json is how --dry-run prints; give both, or none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("state", ["", "Failed", "Completed"])

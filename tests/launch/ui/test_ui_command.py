@@ -1,6 +1,7 @@
 """The command that shows runs in a browser."""
 
 import importlib.util
+import json
 
 import jax
 import pytest
@@ -28,6 +29,10 @@ def test_it_listens_on_this_machine_alone_and_says_where(capsys, monkeypatch, ca
     assert jax.config.jax_platforms == "cpu", "an accelerator is for a run"
     jax.config.update("jax_platforms", platforms)
     assert host == "127.0.0.1" and f"http://127.0.0.1:{port} shows 1 run; Ctrl-C ends it" in capsys.readouterr().err
+    assert cli.main(["ui", str(tmp_path / "later"), "--port", "0", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"url": f"http://127.0.0.1:{found[1][1]}", "runs": 1}
+    jax.config.update("jax_platforms", platforms)
 
 
 @pytest.mark.parametrize("names", [("a/run", "b/run", "c/other")])
