@@ -112,7 +112,7 @@ def _cut(text: str, start: int, end: int, words: int) -> Iterator[Part]:
         some = pieces[at : at + words]
         for begin in range(some[0].start(), some[-1].end(), longest):
             part = text[begin : min(begin + longest, some[-1].end())]
-            if said := part.strip():
+            if said := part.strip().lstrip("\ufeff").lstrip():  # a mark that a sentence without a space before it has
                 left = begin + part.index(said)
                 count = len(some) if len(part) < longest else words
                 yield Part(left, left + len(said), count, left == start)

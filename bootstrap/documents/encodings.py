@@ -31,7 +31,7 @@ _ACCENTED_NAME = re.compile(r"(?:[^\W\d_]?(?:[\W\d_]|\Z)|(?=[À-ÿ]*[A-Za-z])[A-
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _HALF = re.compile("[\ud800-\udfff]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-_MARK = "\ufeff"
+_MARKS = re.compile(r"(?<!\S)\ufeff+")
 _TORN_WORD = re.compile(r"[^\W\d_](?![’‘–—…·\xad\xa0])(?:[^\x00-\x7f\w]|[¹²³ªº])[^\W\d_]")
 """A sign within a word, as letters of other alphabets become when they are read as Western European."""
 
@@ -44,10 +44,10 @@ def decoded(content: bytes, source: str, declared: str = "") -> str:
 
 def clean(text: str) -> str:
     """A text without control characters, whose lines are ended by \\n. For half a letter, which JSON may spell, it has
-    the sign of a damaged one. Byte order marks stand where files were put together; since any sentence may begin a
-    passage, they are removed everywhere."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace(_MARK, "")
-    return _HALF.sub("\ufffd", _CONTROL.sub("", lines))
+    the sign of a damaged one. Byte order marks are removed where they begin the text, a line or a word, as where files
+    were put together; within a word they join its parts."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _HALF.sub("\ufffd", _MARKS.sub("", _CONTROL.sub("", lines)))
 
 
 def opened(file: BinaryIO, source: str) -> TextIO:

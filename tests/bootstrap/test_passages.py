@@ -67,6 +67,12 @@ def test_a_line_that_no_sign_ends_goes_on_in_the_next():
     assert [p.text for p in made] == ["one two\nthree four.", "five six\nseven eight.", "nine"]
 
 
+def test_no_passage_begins_with_a_byte_order_mark():
+    for text in ("one two three. \ufeffFour five six.", "甲乙丙丁戊己。\ufeff庚辛壬癸子丑。"):
+        made = [p.text for p in passages_of([Document("d", text)], 3)]
+        assert "".join("".join(made).split()) == "".join(text.replace("\ufeff", "").split())
+
+
 def test_where_a_passage_does_not_fit_those_of_its_document_are_shorter():
     long = Document("long", "so it is, said he. " * 40)
     made = passages_of([long, Document("short", "so it is.")], 100, lambda text: len(text) <= 150)

@@ -86,7 +86,7 @@ def test_marks_and_control_characters_are_no_part_of_a_text_and_lines_end_alike(
         assert clean(f"{before}\ufefftwo").lstrip() == "two", "a mark behind what is no part of a text either"
     assert clean("one\n\ufefftwo\r\n\ufeff\ufeffthree") == "one\ntwo\nthree", "files that were put together"
     assert clean("half \ud800 a letter, and 😀") == "half \ufffd a letter, and 😀"
-    assert clean("\ufeff\ufeffone\r\ntwo\rthree\x00\x07 in\ufeffside\tx") == "one\ntwo\nthree inside\tx"
+    assert clean("\ufeff\ufeffone\r\ntwo\rthree\x00\x07 in\ufeffside\tx") == "one\ntwo\nthree in\ufeffside\tx"
 
 
 PICTURE = bytes([137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 2, 0])
