@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from flax import nnx
 
+from ratchet.bootstrap.given import base_weights
 from ratchet.bootstrap.probes import JUNK, JUNK_OF, siblings_of
 from ratchet.bootstrap.retrieval import Index
-from ratchet.bootstrap.run import Run, base_weights
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import draft
 from ratchet.bootstrap.worlds.world import Task
 from ratchet.models.sampler import Pace

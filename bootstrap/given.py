@@ -1,10 +1,12 @@
 """What a run is given: its world, an account of the documents that were read for it, the model that it begins with, and
 hashes of all that it reads from outside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 from etils import epath
+from flax import nnx
 
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.documents.account import Account
@@ -13,13 +15,14 @@ from ratchet.bootstrap.rubric import Criterion
 from ratchet.bootstrap.tools import Toolbox
 from ratchet.bootstrap.worlds import DocumentsConfig, load
 from ratchet.bootstrap.worlds.world import World, content_id
-from ratchet.models import pretrained
+from ratchet.models import pretrained, rows
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.gguf import SUFFIX
 from ratchet.models.pretrained import Pretrained
 from ratchet.train.buckets import in_bucket, place_of
 from ratchet.train.commits import Commits
 from ratchet.train.nearby import nearby
+from ratchet.train.sharding import state_sharding
 
 INPUTS = "inputs.json"
 """Hashes of the documents and the rubric, which lie outside a run's directory and must stay what they were."""
@@ -64,6 +67,21 @@ def base_config(named: str) -> DecoderConfig:
     if in_bucket(place_of(named)) and not named.endswith(SUFFIX):
         return pretrained.Folder(nearby(f"{named.rstrip('/')}/config.json").parent).config
     return base_model(named).config
+
+
+def base_weights(config: Config, mesh: jax.sharding.Mesh, tell: Callable[[str], None] = lambda said: None) -> nnx.State:
+    """The weights of the model that `base` names, over the mesh. Where a chat template writes tokens that no training
+    shows in, their rows begin as the mean of the others, and `tell` hears of it. Raises ValueError where adapters would
+    be trained, which change no rows."""
+    base = base_model(config.base)
+    tokenizer = base.tokenizer()
+    params = base.weights(lambda params: state_sharding(mesh, params))
+    if new := rows.untrained(params, tokenizer):
+        said = f"{config.base}: {rows.described(new, tokenizer)}"
+        if config.train.lora:
+            raise ValueError(f"{said}, and adapters would not train them; set --train.lora 0")
+        tell(f"{said}; they begin as the mean of the others")
+    return rows.with_means(params, new, tokenizer)
 
 
 def check_inputs(

@@ -385,8 +385,3 @@ def with_base(config: Config) -> Config:
         return config
     model = base_config(config.base)
     return replace(config, model=replace(model, max_length=config.model.max_length))
-
-
-def base_weights(config: Config, mesh: jax.sharding.Mesh) -> nnx.State:
-    """The weights of the model that `base` names, over the mesh."""
-    return base_model(config.base).weights(lambda params: state_sharding(mesh, params))

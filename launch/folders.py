@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 from etils import epath
+from flax import nnx
 from rich.table import Table
 from rich.text import Text
 
 from ratchet.bootstrap.given import base_model
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, huggingface
+from ratchet.models import architectures, huggingface, rows
 from ratchet.models.architectures import FolderError
 from ratchet.models.pretrained import Pretrained
 from ratchet.train.buckets import place_of
@@ -41,7 +42,7 @@ def read(named: str, template: str = "") -> dict[str, Any]:
     sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("family", "conv")}
     return {
         "model": named, "parameters": sum(x.size for x in jax.tree.leaves(weights)),
-        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(base, written),
+        **sizes, "family": dataclasses.asdict(config.family), "chat": _chat(base, weights, written),
     }
 
 
@@ -57,7 +58,7 @@ def _template(named: str) -> str:
     return text
 
 
-def _chat(base: Pretrained, template: str) -> dict[str, Any]:
+def _chat(base: Pretrained, weights: nnx.State, template: str) -> dict[str, Any]:
     """Whether a run can start from the model, by its tokenizer and chat template, its own unless another is given, and
     what they can do. What is wrong with them is a warning: the weights are described all the same."""
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -68,7 +69,10 @@ def _chat(base: Pretrained, template: str) -> dict[str, Any]:
     except FolderError as error:
         return {"base": False, "warning": f"a run with --base refuses this model: {error}"}
     marks = "by the template" if own.marks else "by how turns open and close" if found else "not at all"
-    return {"base": True, "tokens": own.vocab_size, "calls_tools": own.can_call, "marks": marks, "warning": ""}
+    new = rows.untrained(weights, own)
+    mended = f"{rows.described(new, own)}; a run begins them as the mean of the others, and needs --train.lora 0"
+    found = {"base": True, "tokens": own.vocab_size, "calls_tools": own.can_call, "marks": marks}
+    return found | {"warning": mended if new else ""}
 
 
 def _sentence(chat: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ The decoder
   attention.py      rotary positions and masked attention, by matrix products
   kernels.py        attention by a device's own kernel, chosen where it is compiled
   cudnn.py          what the kernel of GPUs is told
+  rows.py           rows of tokens that a folder names and its model was not trained with
   products.py       products of a layer's input with its matrices
   bounds.py         what a config's numbers may be, said beside each
 

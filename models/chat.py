@@ -61,9 +61,9 @@ class ChatTokenizer:
 
     `hash` identifies the tokenizer, its templates, the wording, and the day where a template asks for it; `ids` are all
     that have a token, `left_out` the special ones, which `decode` leaves out, and `vocab_size` is one more than the
-    largest. `whole` and `spell` are those of `Vocabulary`, and `described` is what transformers is told. Any template
-    is read that transformers reads. What a run needs beyond that, such as `end` and `verdicts`, is looked for when it
-    is first asked for; `check` tells whether all of it is there.
+    largest. `late`, `whole` and `spell` are those of `Vocabulary`, and `described` is what transformers is told. Any
+    template is read that transformers reads. What a run needs beyond that, such as `end` and `verdicts`, is looked for
+    when it is first asked for; `check` tells whether all of it is there.
     """
 
     asks_in_a_row = False
@@ -82,7 +82,8 @@ class ChatTokenizer:
         identity = json.dumps([self._vocabulary.source, *spoken], sort_keys=True)
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
-        self.left_out, self._symbols = self._vocabulary.left_out, frozenset(self._vocabulary.symbols.values())
+        self.late, self.left_out = self._vocabulary.late, self._vocabulary.left_out
+        self._symbols = frozenset(self._vocabulary.symbols.values())
         self.whole, self.spell = self._vocabulary.whole, self._vocabulary.spell
         self.described = {**of_folder.named, "chat_template": of_folder.default}
         self._calls = functools.lru_cache(_MOST_KNOWN)(self._find_calls)

@@ -42,7 +42,8 @@ class Token(NamedTuple):
 class Vocabulary:
     """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template; the files `beside` this
     one add tokens, and others tell how transformers is `reading` it. `symbols` holds ids by name, `ids` all that have a
-    token, `left_out` the special ones, which no text shows, and `size` is one more than the largest id.
+    token, `late` those that templates write and tokenizer.json has not, `left_out` the special ones, which no text
+    shows, and `size` is one more than the largest id.
 
     What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
     dropout of merges. `source` is the text without it, else as it was given.
@@ -57,7 +58,8 @@ class Vocabulary:
         self._where, whole = where, as_read(given, reading)
         changed = whole != given
         changed |= _forgets_calls(whole)
-        changed |= _takes(whole, beside, where)
+        takes = _takes(whole, beside, where)
+        changed |= takes
         self.source = json.dumps(whole) if changed else source
         added = [token for token in whole["added_tokens"] if token["content"].strip()]
         written = [token for token in added if token["special"] or token["content"] in markup]
@@ -77,6 +79,9 @@ class Vocabulary:
         self._tokenizer = _read(self._marked, where)
         number = self._tokenizer.token_to_id  # which is not always what the file says: transformers goes by it as well
         self.symbols = {token["content"]: number(token["content"]) for token in written}
+        had = _read(source, where).get_vocab() if takes else self.symbols
+        came = {one.token.content for one in beside if one.is_written} - had.keys()
+        self.late = frozenset(self.symbols[name] for name in came if name in self.symbols)
         self._stripped = {name.strip(): name for name in self.symbols}
         self.left_out = frozenset(map(number, special))
         self.ids = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())

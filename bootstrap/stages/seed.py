@@ -9,7 +9,8 @@ from flax import nnx
 from ratchet.bootstrap import examples
 from ratchet.bootstrap.arms import arm_of, forget_checkpoints, train_arm
 from ratchet.bootstrap.config import SeedMixture
-from ratchet.bootstrap.run import Run, base_weights
+from ratchet.bootstrap.given import base_weights
+from ratchet.bootstrap.run import Run
 from ratchet.train.records import Example
 
 Skills = Mapping[str, list[Example]]
@@ -62,7 +63,7 @@ def train_seed_model(run: Run, skills: Callable[[], Skills]) -> nnx.State:
     if run.has_weights(place):
         return run.seed_weights
     made = skills()
-    params = base_weights(c, run.mesh) if c.base else run.fresh_weights()
+    params = base_weights(c, run.mesh, run.progress.line) if c.base else run.fresh_weights()
     pools = [(made[skill], share) for skill, share in asdict(c.train.seed_mixture).items() if made[skill] and share]
     if pools:
         params = train_arm(run, params, arm_of(run, 0, "seed", pools, c.train.seed_steps))

@@ -14,6 +14,7 @@ from rich.text import Text
 from ratchet.bootstrap import config_files, previews
 from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.config import Config, ConfigError, flat
+from ratchet.bootstrap.given import base_weights
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.report.transcript import called, shortened
 from ratchet.bootstrap.run import Run
@@ -54,7 +55,7 @@ def preview(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         config_files.save(epath.Path(place), config)
         run = runs.prepare(epath.Path(place), config, Silent(), given=given)
-        return _show(run, runs.base_weights(config, run.mesh), asked, 1)
+        return _show(run, base_weights(config, run.mesh), asked, 1)
 
 
 def _check(asked: Preview) -> None:

@@ -22,6 +22,7 @@ from support import changed, start  # noqa: E402
 
 from ratchet.bootstrap import run as runs  # noqa: E402
 from ratchet.bootstrap.calibration import ReviewerBelowFloor, calibrate, measure  # noqa: E402
+from ratchet.bootstrap.given import base_weights  # noqa: E402
 from ratchet.bootstrap.probes import labelled_probes, own_answers  # noqa: E402
 from ratchet.bootstrap.progress import Silent  # noqa: E402
 from ratchet.bootstrap.review import Reviewer  # noqa: E402
@@ -81,7 +82,7 @@ def text_of(row: Mapping, text: str = "") -> str:
 
 def measured(run: Run) -> dict:
     """What the criteria make of the answers of the run's own base."""
-    params = runs.base_weights(run.config, run.mesh)
+    params = base_weights(run.config, run.mesh)
     said = own_answers(run, run.writer(params), run.probes, 0, run.seed("reviewing"))
     probes = [p for p in labelled_probes(run, run.probes, said) if not p.junk]
     passages = {p.id: p for p in run.seed_index.passages}

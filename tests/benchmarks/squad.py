@@ -45,6 +45,7 @@ from ratchet.bootstrap.arms import arm_of, train_arm  # noqa: E402
 from ratchet.bootstrap.calibration import ReviewerBelowFloor  # noqa: E402
 from ratchet.bootstrap.examples import for_students, imitation_examples  # noqa: E402
 from ratchet.bootstrap.generation import Generation  # noqa: E402
+from ratchet.bootstrap.given import base_weights  # noqa: E402
 from ratchet.bootstrap.progress import Silent  # noqa: E402
 from ratchet.bootstrap.proposals import from_json  # noqa: E402
 from ratchet.bootstrap.review import Reviewer, with_thresholds  # noqa: E402
@@ -113,7 +114,7 @@ def main(folder: str, count: int = PASSAGES, seeds: int = 1) -> None:
     arms: dict[str, list[dict]] = {}
     for seed in range(seeds):
         run = prepared(Path("runs") / f"squad-{count}-{seed}", rows, count, tell, seed=seed)
-        made = one_generation(run, runs.base_weights(run.config, run.mesh))
+        made = one_generation(run, base_weights(run.config, run.mesh))
         read = read_by(run, rows)
         own = items_of(read)
         for name, pools in arms_of(made, read).items():
@@ -357,7 +358,7 @@ def rates(folder: str) -> float:
     which the known answers to their questions are likeliest."""
     began, rows = time.monotonic(), rows_of(folder)
     run = prepared(Path("runs") / "squad-rates", rows, PASSAGES, Telling(began))
-    base, own = runs.base_weights(run.config, run.mesh), read_by(run, rows)
+    base, own = base_weights(run.config, run.mesh), read_by(run, rows)
     others = [f"passage {n}" for n in range(len(rows)) if f"passage {n}" not in own]
     other = {i: row_of(i, rows) for i in others[:TRIED]}
     items, pools = items_of(other), raw(run, [Document(i, text_of(row)) for i, row in other.items()])

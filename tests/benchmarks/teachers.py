@@ -28,6 +28,7 @@ from support import changed  # noqa: E402
 from ratchet.bootstrap import config_files  # noqa: E402
 from ratchet.bootstrap import run as runs  # noqa: E402
 from ratchet.bootstrap.generation import Generation  # noqa: E402
+from ratchet.bootstrap.given import base_weights  # noqa: E402
 from ratchet.bootstrap.progress import Silent  # noqa: E402
 from ratchet.bootstrap.review import Reviewer  # noqa: E402
 from ratchet.bootstrap.stages import transcripts  # noqa: E402
@@ -97,7 +98,7 @@ def generation(place: Path, address: str) -> Generation:
     if not config_files.begun(directory):
         config_files.save(directory, config)
     run = runs.prepare(directory, config, Silent())
-    params = runs.base_weights(config, run.mesh)
+    params = base_weights(config, run.mesh)
     return Generation(run, 1, 0, params, params, run.tasks(1), {t.id: t for t in run.read(1)})
 
 

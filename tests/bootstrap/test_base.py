@@ -11,6 +11,7 @@ from templates import write_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.given import base_weights
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.transcript import transcript_from_json
@@ -54,7 +55,7 @@ def ran(folder, tmp_path_factory):
 def test_the_model_is_the_folders_own(folder, ran):
     config, _ = ran
     assert (config.model.width, config.model.family, config.model.vocab_size) == (32, LLAMA.family, 704)
-    ours = runs.base_weights(config, runs.make_mesh(config.mesh))["embedding"][...]
+    ours = base_weights(config, runs.make_mesh(config.mesh))["embedding"][...]
     theirs = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(ours, theirs)
 
@@ -62,7 +63,7 @@ def test_the_model_is_the_folders_own(folder, ran):
 def test_the_seed_model_goes_on_from_the_folders_weights(ran):
     config, directory = ran
     run = runs.prepare(directory, config, Silent())
-    base = runs.base_weights(config, run.mesh)
+    base = base_weights(config, run.mesh)
     moved = np.abs(run.weights(0)["layers"]["up"][...] - base["layers"]["up"][...]).max()
     assert 0 < moved < np.abs(base["layers"]["up"][...]).max()  # eight small steps
 

@@ -8,6 +8,7 @@ from support import little_config, saying, start, write_model
 
 from ratchet.bootstrap import kinds
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.given import base_weights
 from ratchet.bootstrap.kinds import read_kinds
 from ratchet.bootstrap.ledger import Stage
 from ratchet.bootstrap.loop import planned
@@ -76,7 +77,7 @@ def run(base, texts, tmp_path, monkeypatch):
 
 @pytest.fixture
 def weights(run):
-    return runs.base_weights(run.config, run.mesh)
+    return base_weights(run.config, run.mesh)
 
 
 def proposer_of(run, weights, *said, text=ASK):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support import transcript, write_model
 
-from ratchet.bootstrap import run as runs
 from ratchet.bootstrap.generation import Generation
+from ratchet.bootstrap.given import base_weights
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.stages.train import mixture
 from ratchet.bootstrap.worlds.world import Task
@@ -84,7 +84,7 @@ def test_arms_are_trained_on_as_many_tokens_and_asked_the_same(tmp_path, monkeyp
         tmp_path / "run", rows, 2, Silent(), base=str(write_model(tmp_path / "model")), simulate__new_tokens=16,
         documents__question="What is {title}?", train__columns=3072, model__max_length=3072, train__lora=2,
     )  # fmt: skip
-    base, tasks = runs.base_weights(run.config, run.mesh), {t.id: t for t in run.read(1)}
+    base, tasks = base_weights(run.config, run.mesh), {t.id: t for t in run.read(1)}
     g = Generation(run, 1, 0, base, base, run.tasks(1), tasks)
     kept = [transcript(task, "It is doubled.", tokenizer=run.tokenizer) for task in tasks.values()]
     made, items = squad.Made(g, kept, [], {}), squad.items_of(squad.read_by(run, rows))

@@ -1,0 +1,97 @@
+"""Rows of tokens that a folder names beside its tokenizer.json: known for untrained, begun as the mean, refused to
+adapters."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from support import CHATML, LLAMA, SPECIAL, awaken, little_config, write_chat
+
+from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.given import base_model, base_weights
+from ratchet.launch import folders
+from ratchet.models import decoder, huggingface, rows
+from ratchet.models.chat import ChatTokenizer
+from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
+
+STOP = "<|stop|>"
+TEMPLATE = CHATML.replace("<|im_end|>", "{{ eos_token }}")
+
+
+def folder(place, scale, tied=False, template=TEMPLATE, special=SPECIAL[:2], name=STOP):
+    """A model with rows for more tokens than its tokenizer.json has, of which tokenizer_config.json names one. The rows
+    beyond are as long as those in use, times `scale`."""
+    place.mkdir()
+    write_chat(place, template, special)
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": name}))
+    used = len(json.loads((place / "tokenizer.json").read_text())["model"]["vocab"])
+    config = dataclasses.replace(LLAMA, family=dataclasses.replace(LLAMA.family, tied=tied))
+    params = awaken(decoder.create(config, 3)[1])
+    beyond = lambda name, x: x.at[used:].multiply(scale) if name == "embedding" else x.at[:, used:].multiply(scale)
+    is_wide = lambda path: path[0].key in ("embedding", "head")
+    params = jax.tree_util.tree_map_with_path(lambda p, x: beyond(p[0].key, x) if is_wide(p) else x, params)
+    huggingface.save(place, config, params, "float32")
+    return place, used
+
+
+def begun(place, **changes):
+    """What a run on the folder begins with, and what it says of it."""
+    sizes = {"train__columns": 1024, "model__max_length": 1024}
+    config, told = runs.with_base(little_config(base=str(place), **sizes | changes)), []
+    return base_weights(config, make_mesh(config.mesh), told.append), told
+
+
+def matrices(params):
+    """The embedding and the head as rows by id."""
+    return [x for x in (params["embedding"][...], params["head"][...].T if "head" in params else None) if x is not None]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scale", [0.0, 0.01, 100.0])
+def test_a_named_token_without_a_trained_row_begins_as_the_mean_of_the_rows_in_use(tmp_path, scale, tied):
+    place, used = folder(tmp_path / "model", scale, tied)
+    params, told = begun(place)
+    for x_VD in matrices(params):
+        np.testing.assert_allclose(x_VD[used], np.mean(x_VD[:used], axis=0), rtol=1e-5, atol=1e-7)
+        assert scale or not np.any(x_VD[used + 1 :])  # what no token has stays as it is
+    assert len(told) == 1 and told[0].startswith(f"{place}: no training shows in the rows of {STOP}, which its chat")
+
+
+def test_the_layout_over_a_mesh_stays_and_the_rows_are_the_same(tmp_path):
+    place, used = folder(tmp_path / "model", 0.0)
+    tokenizer, meshes = ChatTokenizer.load(place, 400), (MeshConfig(1, 1, 1), MeshConfig(1, 2, 2))
+    made = []
+    for sizes in meshes:
+        mesh = make_mesh(sizes, jax.devices()[: sizes.fsdp * sizes.tensor])
+        params = base_model(str(place)).weights(lambda p, mesh=mesh: state_sharding(mesh, p))
+        assert rows.untrained(params, tokenizer) == (used,)
+        mended = rows.with_means(params, (used,), tokenizer)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, params, mended)))
+        made.append(mended)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), *made)
+
+
+def test_rows_like_the_others_and_tokens_that_no_template_writes_stay_as_they_are(tmp_path):
+    trained, _ = folder(tmp_path / "trained", 1.0)
+    unwritten, used = folder(tmp_path / "unwritten", 0.0, template=CHATML, special=SPECIAL)
+    known, _ = folder(tmp_path / "known", 0.0, special=SPECIAL, name=SPECIAL[2])
+    for place in (trained, unwritten, known):
+        params, told = begun(place)
+        own = base_model(str(place)).weights(lambda p: state_sharding(make_mesh(MeshConfig(-1, 1, 1)), p))
+        assert not told and all(np.array_equal(a, b) for a, b in zip(matrices(params), matrices(own), strict=True))
+
+
+def test_adapters_are_refused_since_they_would_train_no_row(tmp_path):
+    place, _ = folder(tmp_path / "model", 0.0)
+    with pytest.raises(ValueError, match=r"<\|stop\|>.*, and adapters would not train them; set --train.lora 0$"):
+        begun(place, train__lora=4)
+
+
+def test_import_warns_of_such_a_token(tmp_path):
+    place, _ = folder(tmp_path / "model", 0.0)
+    chat = folders.read(str(place))["chat"]
+    assert chat["base"] and STOP in chat["warning"] and "\n" not in chat["warning"]
+    assert "--train.lora 0" in chat["warning"]
