@@ -18,8 +18,8 @@ def generation(
 ) -> dict[str, Any]:
     """What a step of training takes with a whole batch, an example a row, and sampling and scoring with all slots; and
     from their bounds the least that a generation takes, where all chips together cost so many `dollars` an hour. `say`
-    is told what is compiled next. Of each program, `seconds` are the processor's, for compiling it and reading what was
-    made."""
+    is told what is compiled next. Of each program, `seconds` passed while it was compiled and what was made was read,
+    and for `processor_seconds` the processor's cores worked at that."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = round_up(-(-config.train.batch // parts), config.train.engine.micro_batches)
     slots = -(-config.simulate.slots // parts)
@@ -31,8 +31,10 @@ def generation(
     steps = {}
     for number, (name, program) in enumerate(programs.items(), 1):
         say(f"preflight: {number} of {len(programs)}: {name}")
-        began = time.process_time()
-        steps[name] = program() | {"seconds": round(time.process_time() - began)}
+        began, worked = time.monotonic(), time.process_time()
+        made = program()
+        took = {"seconds": time.monotonic() - began, "processor_seconds": time.process_time() - worked}
+        steps[name] = made | {what: round(seconds) for what, seconds in took.items()}
     fits = all(one["fits"] for one in steps.values())
     return {"fits": fits, "steps": steps, **({"predicted": predicted(config, steps, dollars)} if fits else {})}
 

@@ -1,8 +1,8 @@
 """What preflight predicts of the recipes for pods, on the topologies that they name: the table of
 launch/recipes/README.md. A prediction is no measurement.
 
-python tests/benchmarks/pods.py [RESULT.json]: an hour. What the file holds already is not compiled again. The last
-column are the processor's seconds that each of the three programs took.
+python tests/benchmarks/pods.py [RESULT.json]: half an hour on two cores. What the file holds already is not compiled
+again. The last columns are the seconds that each of the three programs took, and those that the processor worked.
 """
 
 import json
@@ -62,21 +62,23 @@ def _by_arithmetic(recipe: str, devices: int, kind: str) -> str:
     needed = " ".join(f"{count / 2**30:.1f}" for count in memory)
     rates = f"{tokens / step:,.0f} | {c.simulate.slots * chip.bandwidth / read:,.0f} | –"
     memory = f"> {needed} – of {chip.memory / 2**30:.0f}"
-    return f"| {recipe} on {devices} × {kind} | {memory} | {step:.2f} s | {rates} | – | – | – |"
+    return f"| {recipe} on {devices} × {kind} | {memory} | {step:.2f} s | {rates} | – | – | – | – |"
 
 
 def _row(name: str, one: dict) -> str:
     needed = [step["memory"]["needed"] for step in one["steps"].values()]
     memory = " ".join("–" if n is None else f"{n / 2**30:.1f}" for n in needed)
     of = f"{one['steps']['train']['memory']['of'] / 2**30:.0f}"
-    took = " ".join(f"{step['seconds']}" for step in one["steps"].values())
+    took = " | ".join(
+        " ".join(f"{step[what]}" for step in one["steps"].values()) for what in ("seconds", "processor_seconds")
+    )
     if not one["fits"]:
-        return f"| {name} | {memory} of {of} | does not fit | | | | | | {took} s |"
+        return f"| {name} | {memory} of {of} | does not fit | | | | | | {took} |"
     p = one["predicted"]
     rates = (p["trained_tokens_a_second"], p["sampled_tokens_a_second"], p["questions_a_second"])
     cells = [name, f"{memory} of {of}", f"{p['step_seconds']:.2f} s", *(f"{rate:,.0f}" for rate in rates)]
     hours = f"{p['hours']:.2f}", f"{p['hours'] * one['chips']:.1f}"
-    return "| " + " | ".join([*cells, *hours, f"{took} s"]) + " |"
+    return "| " + " | ".join([*cells, *hours, took]) + " |"
 
 
 if __name__ == "__main__":
