@@ -39,6 +39,7 @@ Sampling and scoring
   slots.py          what that runs on the device: slots that are refilled, distributions captured
   draw.py           from logits to a token and what is kept of its distribution
   pages.py          keys and values in pages, for the kernel that TPUs decode with
+  triton.py         a kernel that GPUs can decode with, which reads a prompt that slots share once
   readings.py       texts that go on after others, read by one layer after the other
   scorer.py         questions answered by the next token's probabilities, and what given tokens are drawn from
   programs.py       how programs are compiled: fast, or the same from run to run

@@ -17,10 +17,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ratchet.models import cudnn, programs
 from ratchet.models.attention import Int8, attend, attend_packed, causal_mask
 
-Attention = Literal["auto", "plain", "splash", "cudnn"]
+Attention = Literal["auto", "plain", "splash", "cudnn", "triton"]
 """What attends. "auto" chooses by device: splash on TPU, cudnn on GPU, plain elsewhere. "plain" is matrix products, the
 reference. "splash" is the TPU's kernels (the one for pages is in `models.pages`); on other devices a slow interpreter
-runs them. "cudnn" is the GPU's kernel."""
+runs them. "cudnn" is the GPU's kernel. "triton" is auto, but steps of decoding take the kernel of `models.triton`,
+which is made for GPUs; on other devices an interpreter runs it."""
 Laid = Literal["q", "kv", "pages", "rows", "all"]
 LANES, LARGEST_BLOCK = 128, 512
 """Splash pads sequences to multiples of LANES, and works in the largest blocks that divide them, of LARGEST_BLOCK at
@@ -60,7 +61,7 @@ class Kernel:
         if self.attention == "cudnn" and platform != "gpu":
             raise ValueError(f"train.engine.attention: cudnn needs a GPU and here is a {platform}; leave it at auto")
         by_device = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
-        name = by_device if self.attention == "auto" else self.attention
+        name = by_device if self.attention in ("auto", "triton") else self.attention
         mesh, of_rows, of_heads = self.axes
         uneven = mesh and (rows % axis_size(mesh, of_rows) or kv_heads % axis_size(mesh, of_heads))
         odd = width % 8 or width > 128 or length % 2 or keys % 2

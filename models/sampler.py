@@ -5,6 +5,7 @@ device. A request's randomness depends only on (seed, request id, position): its
 not change what it says. Shapes are those of `models.slots`.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,10 @@ class Sampler(Plan):
         (both,) = split([prompts], self.slots if prompt_Q is None else self.distinct, width, self.bucket, apart)
         id_Q = np.array([asked[q].id & 0xFFFFFFFF if q in asked else 0 for q in range(self.slots)], np.uint32)
         read = slots.prefill(weights, both, prompt_Q, columns=columns, plan=self)
-        return slots.Queue(*read, places_Q.astype(np.int32), id_Q, None, self._count(places_Q).astype(np.int32))
+        shares = self.shares(nnx.merge(self.graphdef, weights.params).config, columns)
+        prints = (_fingerprint(asked[q].prompt if q in asked else ()) for q in range(self.slots))
+        requested = places_Q.astype(np.int32), id_Q, None, np.stack([*prints]) if shares else None
+        return slots.Queue(*read, *requested, self._count(places_Q).astype(np.int32))
 
     def compile(self, weights: Weights, columns: int, words: int, cuts: bool = False) -> None:
         """Compiles what samples after prompts of so many columns, with so many words of allowed ids and a warp that
@@ -213,7 +217,8 @@ class Sampler(Plan):
             (prompts,) = split([[]], rows, columns, self.bucket, apart=False)
             read = compiled(slots.prefill, weights, prompts, prompt_Q, columns=columns, plan=self)
         allowed_QW = np.zeros((self.slots, words), np.int32) if words else None
-        queue = slots.Queue(*read, whole_Q, id_Q, allowed_QW, np.zeros(self.parts, np.int32))
+        print_QF = None if state.print_BF is None else np.zeros(state.print_BF.shape, np.uint32)
+        queue = slots.Queue(*read, whole_Q, id_Q, allowed_QW, print_QF, np.zeros(self.parts, np.int32))
         settings = jax.eval_shape(lambda: settings_of((), [0], [Warp()], [self.new_tokens]))
         flags = np.int32(0), np.bool_(False)
         compiled(slots.dispatch, weights, state, queue, settings, *flags, cuts=cuts, plan=self)
@@ -231,12 +236,18 @@ class Sampler(Plan):
         whole_SP = split([[]], self.slots, columns, self.bucket, apart=False)[0]
         prompts = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole_SP)
         read = over(slots.prefill.shapes(weights, prompts, None, columns=columns, plan=self))
-        queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.taken_M)
+        queue = slots.Queue(*read, state.index_B, state.id_B, state.allowed_BW, state.print_BF, state.taken_M)
         warp = Warp(*(number(kind, 1) for kind in (jnp.float32, jnp.int32, jnp.float32, jnp.float32)))
         settings = slots.Settings(number(jnp.int32, 2), number(jnp.uint32, 1), warp, number(jnp.int32, 1))
         flags = number(jnp.int32), number(bool)
         lowered = slots.dispatch.lower(weights, state, queue, settings, *flags, cuts=False, plan=self)
         return lowered, weights.read, state.cache
+
+
+def _fingerprint(prompt: Sequence[int]) -> np.ndarray:
+    """A prompt in a few words [F]."""
+    digest = hashlib.sha256(np.array(prompt, np.int32).tobytes()).digest()
+    return np.frombuffer(digest[: 4 * slots.WORDS], np.uint32)
 
 
 def settings_of(

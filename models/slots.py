@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ratchet.models import pages
+from ratchet.models import pages, triton
 from ratchet.models.beginnings import Prompts, read
 from ratchet.models.decoder import Cache, DecoderConfig
 from ratchet.models.draw import Captured, Warp, capture, draw
@@ -31,6 +31,8 @@ from ratchet.models.programs import program
 LEAST_STEPS, MOST_STEPS = 16, 64
 """A dispatch decodes for so many steps at most. When slots are free and further prompts have to be read for them, it
 ends early, but not before the first of these numbers."""
+WORDS = 2
+"""F, of which the fingerprint of a prompt consists."""
 REFILL = 32
 """Free slots are refilled as soon as one slot in so many is free."""
 
@@ -53,6 +55,10 @@ class Plan(Inference):
         """Whether slots keep pages, each its own one after the other, instead of a ring that all turn together."""
         heads = model.heads, model.kv_heads, model.head_size
         return not self.int8 and pages.fits(self.kernel, self.slots, *heads, self.dtype)
+
+    def shares(self, model: DecoderConfig, columns: int) -> bool:
+        """Whether slots are told which of them have the same prompt, for a kernel that reads it once."""
+        return not self.int8 and triton.fits(self.kernel, columns, model.head_size, self.dtype)
 
     def length(self, model: DecoderConfig, columns: int) -> int:
         """Columns of a slot's cache: those for prompts, and those for what is said, in whole pages where there are
@@ -78,19 +84,22 @@ class Plan(Inference):
 
 class Queue(NamedTuple):
     """Requests whose prompts have been read: the last hidden state [Q, D], the cache of the P columns of their prompts,
-    their indices and ids, and which ids their answers may begin with; of each part the first `count` are real."""
+    their indices and ids, which ids their answers may begin with, and the fingerprints of their prompts, where slots
+    share them; of each part the first `count` are real."""
 
     hidden_QD: jax.Array
     cache: Cache
     index_Q: jax.Array
     id_Q: jax.Array
     allowed_QW: jax.Array | None
+    print_QF: jax.Array | None
     count_M: jax.Array
 
 
 class Slots(NamedTuple):
-    """What slots work at: the request's index or -1, its id, the tokens it has said, what it may say next; how many of
-    each part of the queue have been taken; and the next column of the ring."""
+    """What slots work at: the request's index or -1, its id, the tokens it has said, what it may say next, and the
+    fingerprint of its prompt, where slots share prompts; how many of each part of the queue have been taken; and the
+    next column of the ring."""
 
     hidden_BD: jax.Array
     cache: Cache
@@ -98,6 +107,7 @@ class Slots(NamedTuple):
     id_B: jax.Array
     said_B: jax.Array
     allowed_BW: jax.Array | None
+    print_BF: jax.Array | None
     taken_M: jax.Array
     column: jax.Array
 
@@ -139,7 +149,8 @@ def empty(weights: Weights, columns: int, words: int, plan: Plan) -> Slots:
     hidden_BD, taken_M = jnp.zeros((batch, model.config.width), plan.dtype), jnp.zeros(plan.parts, jnp.int32)
     requests = nothing_B - 1, nothing_B.astype(jnp.uint32), nothing_B
     allowed_BW = jnp.full((batch, words), -1, jnp.int32) if words else None
-    return plan.over_rows(Slots(hidden_BD, cache, *requests, allowed_BW, taken_M, jnp.int32(0)))
+    print_BF = jnp.zeros((batch, WORDS), jnp.uint32) if plan.shares(model.config, columns) else None
+    return plan.over_rows(Slots(hidden_BD, cache, *requests, allowed_BW, print_BF, taken_M, jnp.int32(0)))
 
 
 def anew(slots: Slots) -> Slots:
@@ -212,8 +223,9 @@ def dispatch(
         if plan.paged(model.config):
             hidden_B1D, cache = model.extend_pages(*tokens, plan.kernel)
         else:
-            column = slots.cache.positions.shape[1] - plan.new_tokens + slots.column
-            hidden_B1D, cache = model.extend(*tokens, column, plan.kernel)
+            columns = slots.cache.positions.shape[1] - plan.new_tokens
+            prompts = None if slots.print_BF is None else triton.Prompts(slots.print_BF, busy_B, columns)
+            hidden_B1D, cache = model.extend(*tokens, columns + slots.column, plan.kernel, prompts)
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,
@@ -311,7 +323,8 @@ def _seat(plan: Plan, slots: Slots, queue: Queue) -> Slots:
         return slots._replace(
             hidden_BD=put(slots.hidden_BD, queue.hidden_QD), cache=jax.tree.map(put, slots.cache, read),
             index_B=put(slots.index_B, queue.index_Q), id_B=put(slots.id_B, queue.id_Q),
-            allowed_BW=jax.tree.map(put, slots.allowed_BW, queue.allowed_QW), said_B=slots.said_B.at[row].set(0),
+            allowed_BW=jax.tree.map(put, slots.allowed_BW, queue.allowed_QW),
+            print_BF=jax.tree.map(put, slots.print_BF, queue.print_QF), said_B=slots.said_B.at[row].set(0),
             taken_M=slots.taken_M + 1,
         )
 

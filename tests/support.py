@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -307,6 +307,25 @@ CHATML = """{%- if tools %}<|im_start|>system
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[list[str]]:
+    """Within, the list that it gives grows by the name of each function that is compiled, or read from a cache."""
+    names = []
+
+    def told(event: str, seconds: float, fun_name: str = "", **_) -> None:
+        if event == COMPILED:
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(told)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(told)
 
 
 def write_chat(place, template=CHATML, special=SPECIAL):

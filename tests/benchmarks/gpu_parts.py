@@ -230,12 +230,12 @@ def loss() -> Figures:
     yield "memory_to_dense", held["ours"] / held["dense"]
 
 
-def sampler(slots: int, new_tokens: int, keep: int, length: int):
+def sampler(slots: int, new_tokens: int, keep: int, length: int, attention: str):
     """A sampler of Qwen3-0.6B's shape in bfloat16, its weights, and the bytes of these."""
     graphdef, params = decoders.create(decoder(shape(QWEN), length), SEED)
     noisy = lambda x: (x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape)).astype(jnp.bfloat16)
     params = jax.jit(functools.partial(jax.tree.map, noisy))(params)
-    made = Sampler(graphdef, slots=slots, new_tokens=new_tokens, keep=keep, dtype="bfloat16")
+    made = Sampler(graphdef, slots=slots, new_tokens=new_tokens, keep=keep, dtype="bfloat16", attention=attention)
     return made, params, sum(2 * x.size for x in jax.tree.leaves(params))
 
 
@@ -245,10 +245,10 @@ def requests(count: int, length: int, distinct: int | None = None) -> list:
     return [Request(i, prompts[i * len(prompts) // count]) for i in range(count)]
 
 
-def decoding(slots: int, prompt: int, new_tokens: int, keep: int) -> Figures:
+def decoding(slots: int, prompt: int, new_tokens: int, keep: int, attention: str = "auto") -> Figures:
     """Steps alone, between dispatches: a step reads every weight once, and of each slot the keys and values so far."""
     slots, prompt, new_tokens = size(slots, 4), size(prompt, 32), size(new_tokens, 192)
-    made, params, weights = sampler(slots, new_tokens, keep, prompt + new_tokens)
+    made, params, weights = sampler(slots, new_tokens, keep, prompt + new_tokens, attention)
     asked, ends, steps, whole = requests(slots, prompt), [], [], []
     for _ in range(4):
         ends.append([])
@@ -278,6 +278,19 @@ def decode_256() -> Figures:
 
 def decode_1() -> Figures:
     yield from decoding(1, 64, 256, 0)
+
+
+def decode_64_triton() -> Figures:
+    """The same steps as those of `decode_64`, with attention by `models.triton`."""
+    yield from decoding(64, 896, 256, 0, "triton")
+
+
+def decode_256_triton() -> Figures:
+    yield from decoding(256, 448, 192, 16, "triton")
+
+
+def decode_1_triton() -> Figures:
+    yield from decoding(1, 64, 256, 0, "triton")
 
 
 def cache() -> Figures:
@@ -311,11 +324,11 @@ def cache() -> Figures:
             yield f"{rows}x{length}_{name}_difference", float(jnp.abs(said[name] - said["ours"]).max())
 
 
-def shared() -> Figures:
+def shared(attention: str = "auto") -> Figures:
     """64 completions of 128 tokens: of 8 prompts of 512, 8 each, against 64 prompts; and how much faster it would be if
     reading took no time but for an eighth of the prompts."""
     slots, prompt, new_tokens = size(64, 8), size(512, 32), 128
-    made, params, _ = sampler(slots, new_tokens, 0, prompt + new_tokens)
+    made, params, _ = sampler(slots, new_tokens, 0, prompt + new_tokens, attention)
 
     def say(asked: list) -> tuple[float, float]:
         began, ends = time.perf_counter(), []
@@ -327,6 +340,10 @@ def shared() -> Figures:
     yield "own_prompts_tokens_per_second", slots * new_tokens / apart
     yield "speed_to_own_prompts", apart / once
     yield "speed_bound", apart / (apart - reading * 7 / 8)
+
+
+def shared_triton() -> Figures:
+    yield from shared("triton")
 
 
 def deterministic_step() -> Figures:

@@ -3,20 +3,18 @@
 Counted is what JAX tells of its compiler, by the name of the function.
 """
 
-import contextlib
 import itertools
 import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import pytest
 from flax import nnx
-from support import changed, little_config, random_examples, requests, start
+from support import changed, compiling, little_config, random_examples, requests, start
 
 from ratchet.bootstrap import ahead, engines, loop, wrongthink
 from ratchet.bootstrap.progress import Silent
@@ -38,7 +36,6 @@ from ratchet.train.sharding import MeshConfig, make_mesh
 from ratchet.train.trainer import EngineConfig, Training, fit, mean_loss
 
 SHORT = {"seed": 0, "steps": 2, "columns": 48, "row_multiple": 2}
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @pytest.fixture(autouse=True)
@@ -46,22 +43,6 @@ def accelerators(monkeypatch):
     """Shapes are chosen as on accelerators, and nothing is compiled that other tests have left."""
     jax.clear_caches()
     monkeypatch.setattr(programs, "few", lambda device=None: True)
-
-
-@contextlib.contextmanager
-def compiling() -> Iterator[list[str]]:
-    """Within, the list that it gives grows by the name of each function that is compiled, or read from a cache."""
-    names = []
-
-    def told(event: str, seconds: float, fun_name: str = "", **_) -> None:
-        if event == COMPILED:
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(told)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(told)
 
 
 def test_other_prompts_questions_and_stops_are_sampled_and_scored_by_the_same_programs(small):

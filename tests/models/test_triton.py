@@ -1,0 +1,165 @@
+"""The kernel that GPUs decode with, by the interpreter, and what is lowered for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from support import awaken, compiling, requests
+
+from ratchet.models import decoder, triton
+from ratchet.models.attention import attend
+from ratchet.models.decoder import DecoderConfig
+from ratchet.models.family import Family
+from ratchet.models.kernels import Kernel, Scores
+from ratchet.models.sampler import Request, Sampler
+from ratchet.models.triton import Prompts
+from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
+
+HEADS, KV_HEADS, WIDTH = 6, 2, 16
+COLUMNS, NEW = 48, 21
+"""Columns of prompts, and of a ring that ends within a block."""
+BY_TRITON = Kernel("triton")
+STOP = (1,)
+
+
+def ring(rng, prompts, said, turned):
+    """Rows that read so many tokens, padded on the left, and said so many in a ring that began at `turned`: keys,
+    values, the position of each column, and that of the last token."""
+    rows = len(prompts)
+    k, v = jnp.asarray(rng.normal(size=(2, rows, KV_HEADS, COLUMNS + NEW, WIDTH)), jnp.float32)
+    positions = np.full((rows, COLUMNS + NEW), -1)
+    for row, (read, spoken, start) in enumerate(zip(prompts, said, turned, strict=True)):
+        positions[row, COLUMNS - read : COLUMNS] = np.arange(read)
+        positions[row, COLUMNS + (start + np.arange(spoken)) % NEW] = read + np.arange(spoken)
+    return k, v, jnp.asarray(positions), jnp.asarray(np.max(positions, axis=1, keepdims=True))
+
+
+def of(prints, busy=None):
+    """Prompts with such fingerprints."""
+    words = jnp.stack([jnp.array(prints, jnp.uint32), jnp.full(len(prints), 7, jnp.uint32)], axis=1)
+    return Prompts(words, jnp.array([True] * len(prints) if busy is None else busy), COLUMNS)
+
+
+@pytest.mark.parametrize("programs", [1, 512])
+@pytest.mark.parametrize(("window", "scores"), [(0, Scores(0.3)), (9, Scores(0.3, window=9)), (0, Scores(2.0, 3.0))])
+def test_a_ring_is_attended_to_as_matrix_products_do(monkeypatch, programs, window, scores):
+    monkeypatch.setattr(triton, "PROGRAMS", programs)
+    rng = np.random.default_rng(0)
+    k, v, positions_BS, at_B1 = ring(rng, [1, 16, 17, COLUMNS, 30], [1, 5, NEW, 2, 20], [0, 19, 3, 0, 10])
+    q = jnp.asarray(rng.normal(size=(5, 1, HEADS, WIDTH)), jnp.float32)
+    mask = (positions_BS >= 0) & (at_B1 - positions_BS < (window or 1000))
+    expected = attend(q, k, v, mask[:, None], scores.scale, scores.softcap)
+    run = jax.jit(lambda *o: triton.attend(*o, window, scores, BY_TRITON, of(range(5))))
+    np.testing.assert_allclose(run(q, k, v, at_B1, positions_BS), expected, atol=2e-6)
+
+
+def test_a_prompt_is_read_from_the_first_row_at_work_that_has_it_and_from_no_other():
+    """What others hold of it is no number, which would show; a row that is not at work reads its own."""
+    rng = np.random.default_rng(1)
+    k, v, positions_BS, at_B1 = ring(rng, [20, 20, 33, 20, 33], [4, 9, 2, 7, 5], [0, 3, 20, 0, 1])
+    same, busy = [0, 0, 2, 0, 2], [False, True, True, True, True]
+    q = jnp.asarray(rng.normal(size=(5, 1, HEADS, WIDTH)), jnp.float32)
+    first = np.array([0, 1, 2, 1, 2])
+    prompt = jnp.arange(COLUMNS + NEW)[None, None, :, None] < COLUMNS
+    whole = [jnp.where(prompt, x[first], x) for x in (k, v)]
+    expected = attend(q, *whole, (positions_BS >= 0)[:, None], 0.3)
+    reads_its_own = (jnp.arange(5) == first)[:, None, None, None]
+    holes = [jnp.where(prompt & ~reads_its_own, jnp.nan, x) for x in (k, v)]
+    found = triton.attend(q, *holes, at_B1, positions_BS, 0, Scores(0.3), BY_TRITON, of(same, busy))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert triton.leaders(*of(same, busy)[:2]).tolist() == first.tolist()
+
+
+def test_columns_without_a_token_are_not_read_and_a_row_without_any_gives_numbers():
+    rng = np.random.default_rng(2)
+    k, v, positions_BS, at_B1 = ring(rng, [3, 16], [1, 2], [0, 0])
+    q = jnp.asarray(rng.normal(size=(2, 1, HEADS, WIDTH)), jnp.float32)
+    empty = (np.arange(COLUMNS + NEW) // 16 < 2)[None, None, :, None]  # both prompts lie in the third block
+    holes = [jnp.where(empty, jnp.nan, x) for x in (k, v)]
+    expected = attend(q, k, v, (positions_BS >= 0)[:, None], 0.3)
+    found = triton.attend(q, *holes, at_B1, positions_BS, 0, Scores(0.3), BY_TRITON, of([0, 1]))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    none = triton.attend(q, k, v, at_B1, jnp.full_like(positions_BS, -1), 0, Scores(0.3), BY_TRITON, of([0, 1]))
+    assert np.isfinite(none).all()
+
+
+def test_where_it_is_asked_for_and_fits():
+    fits = lambda kernel=BY_TRITON, columns=96, width=64, dtype="float32": triton.fits(kernel, columns, width, dtype)
+    assert fits() and fits(width=256) and fits(dtype="bfloat16") and fits(columns=16)
+    assert not fits(Kernel()) and not fits(Kernel("plain")) and not fits(columns=24)
+    assert not fits(width=8) and not fits(width=96) and not fits(width=512)
+
+
+def model(**more):
+    family = Family("x", sliding=(True, False), window=12, attention_softcap=5.0, gated=True)
+    sizes = {"vocab_size": 64, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp_width": 64, "max_length": 160}
+    return DecoderConfig(**sizes | {"head_width": WIDTH, "conv": 3, "family": family} | more)
+
+
+@pytest.fixture(scope="module")
+def small():
+    graphdef, params = decoder.create(model(), 0)
+    return graphdef, awaken(params)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Prompts of two lengths, three times each, in another order than slots take them, and some of their own."""
+    shared = [*requests(2, longest=40), *requests(1, seed=1, shortest=60, longest=90)]
+    alike = [Request(10 * n + copy, r.prompt) for copy in range(3) for n, r in enumerate(shared)]
+    return [*alike, *(Request(100 + r.id, r.prompt) for r in requests(4, seed=5, longest=30))]
+
+
+def test_slots_say_what_they_say_by_matrix_products(small, asked):
+    """Slots are taken again, by requests with the same prompt and with others."""
+    made = {name: Sampler(small[0], slots=4, new_tokens=9, keep=6, attention=name) for name in ("triton", "plain")}
+    assert made["triton"].shares(model(), 64) and not made["plain"].shares(model(), 64)
+    told = {name: one(small[1], asked, seed=3, temperature=1.0, stop=STOP) for name, one in made.items()}
+    for a, b in zip(told["triton"], told["plain"], strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist()
+        np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
+
+
+def test_slots_over_a_mesh_say_the_same(small, asked):
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+    params = jax.device_put(small[1], state_sharding(mesh, small[1]))
+    sizes = {"slots": 4, "new_tokens": 5, "keep": 6, "attention": "triton"}
+    alone = Sampler(small[0], **sizes)(small[1], asked, seed=3, temperature=1.0, stop=STOP)
+    spread = Sampler(small[0], **sizes, rows=slots_sharding(mesh))(params, asked, seed=3, temperature=1.0, stop=STOP)
+    for a, b in zip(alone, spread, strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist()
+        np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
+
+
+def test_what_is_compiled_ahead_is_what_runs(small, asked):
+    made = Sampler(small[0], slots=4, new_tokens=5, keep=0, attention="triton")
+    columns = made.columns(model(), max(len(r.prompt) for r in asked))
+    with compiling() as before:
+        made.compile(made.weights(small[1]), columns, 0)
+    with compiling() as after:
+        made(small[1], asked, seed=0, temperature=1.0, stop=STOP)
+    assert "jit(dispatch)" in before and "jit(dispatch)" not in after
+
+
+def test_a_step_of_decoding_is_lowered_for_gpus_as_one_kernel_a_layer(monkeypatch):
+    """And no array of scores, a number for each head and column, is in memory."""
+    monkeypatch.setattr(Kernel, "platform", property(lambda kernel: "gpu"))
+    config, rows, length = model(head_width=64, conv=1, family=Family("x", gated=True)), 8, 128 + 64
+    graphdef, params = decoder.shapes(config)
+    def step(params, tokens, cache, column, prints, busy, attention):
+        made, prompts = nnx.merge(graphdef, params), Prompts(prints, busy, 128) if attention == "triton" else None
+        return made.extend(made.unstacked(), tokens, busy[:, None], cache, column, Kernel(attention), prompts)
+
+    def lowered(attention):
+        half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
+        cache = jax.eval_shape(lambda p: nnx.merge(graphdef, p).new_cache(rows, length), half)
+        ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+        prints, busy = jax.ShapeDtypeStruct((rows, 2), jnp.uint32), jax.ShapeDtypeStruct((rows,), bool)
+        traced = jax.jit(step, static_argnums=6).trace(half, ints(rows, 1), cache, ints(), prints, busy, attention)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    by_triton, plain = lowered("triton"), lowered("plain")
+    scores = f"{rows}x{config.kv_heads}x{config.heads // config.kv_heads}x1x{length}"
+    assert by_triton.count("custom_call @__gpu$xla.gpu.triton") == config.layers
+    assert scores not in by_triton and scores in plain and "triton" not in plain
