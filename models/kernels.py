@@ -58,8 +58,9 @@ class Kernel:
         Raises ValueError when these do not have the one asked for.
         """
         platform, (rows, length, _, width) = self.platform, q_BTHE.shape
-        if self.attention == "cudnn" and platform != "gpu":
-            raise ValueError(f"train.engine.attention: cudnn needs a GPU and here is a {platform}; leave it at auto")
+        if platform not in {"cudnn": ("gpu",), "triton": ("gpu", "cpu")}.get(self.attention, (platform,)):
+            asked = f"train.engine.attention: {self.attention}"
+            raise ValueError(f"{asked} needs a GPU and here is a {platform}; leave it at auto")
         by_device = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
         name = by_device if self.attention in ("auto", "triton") else self.attention
         mesh, of_rows, of_heads = self.axes

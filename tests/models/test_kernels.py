@@ -207,7 +207,7 @@ def test_where_runs_are_and_whether_these_are_all():
     assert not cudnn.runs(jnp.array([[1, 2, 1]]), 2)[2]
 
 
-def test_the_kernel_is_the_devices_own_where_it_can_be():
+def test_the_kernel_is_the_devices_own_where_it_can_be(monkeypatch):
     choose = lambda kernel, rows=8, kv_heads=2: kernel.chosen(
         jnp.zeros((rows, 64, 8, 16)), kv_heads, 64, Scores(0.25)
     )
@@ -217,8 +217,12 @@ def test_the_kernel_is_the_devices_own_where_it_can_be():
     assert choose(mesh) == "plain", "two heads cannot be split in four"
     assert choose(mesh, kv_heads=4) == "splash"
     assert choose(mesh, kv_heads=4, rows=3) == "plain"
+    assert choose(Kernel("triton")) == "plain", "which decodes, and leaves other tokens to what auto chooses"
     with pytest.raises(ValueError, match=r"cudnn needs a GPU and here is a cpu; leave it at auto"):
         choose(Kernel("cudnn"))
+    monkeypatch.setattr(Kernel, "platform", property(lambda kernel: "tpu"))
+    with pytest.raises(ValueError, match=r"triton needs a GPU and here is a tpu; leave it at auto"):
+        choose(Kernel("triton"))
 
 
 @pytest.mark.parametrize(
