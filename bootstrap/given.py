@@ -70,9 +70,9 @@ def base_config(named: str) -> DecoderConfig:
 
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh, tell: Callable[[str], None] = lambda said: None) -> nnx.State:
-    """The weights of the model that `base` names, over the mesh. Where a chat template writes tokens that no training
-    shows in, their rows begin as the mean of the others, and `tell` hears of it. Raises ValueError where adapters would
-    be trained, which change no rows."""
+    """The weights of the model that `base` names, over the mesh. Rows of its template's tokens that show no training
+    (`models.rows`) begin as the mean of the others, and `tell` hears of it. Raises ValueError where adapters would be
+    trained, which change no rows."""
     base = base_model(config.base)
     tokenizer = base.tokenizer()
     params = base.weights(lambda params: state_sharding(mesh, params))

@@ -27,7 +27,7 @@ from ratchet.models.kernels import Kernel, Scores, attend_cache, attend_rows
 from ratchet.models.pages import Pages
 from ratchet.models.products import embed, joined, matmul
 from ratchet.models.programs import platform
-from ratchet.models.triton import Prompts
+from ratchet.models.triton import Shared
 
 INPUT_AXES = {"output": 2}
 """Axes of a layer's matrix that its product sums over; of all others the first."""
@@ -212,14 +212,14 @@ class Decoder(nnx.Module):
 
     def extend(
         self, layers: Layers | None, tokens_BT: jax.Array, real_BT: jax.Array, cache: Cache, column: int | jax.Array,
-        kernel: Kernel = PLAIN, prompts: Prompts | None = None,
+        kernel: Kernel = PLAIN, shared: Shared | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Writes T new tokens at `column` of the cache; returns their hidden states [B, T, D] and the cache. Without
         `layers`, a loop goes over those of the model, and copies each.
 
         `real_BT` is False at padding; a token's position is the number of real tokens before it in its row. All rows
-        write the same columns. Rows padded on the right can only be read, not extended again. A single token of each
-        row whose `prompts` are told of attends by `models.triton`.
+        write the same columns. Rows padded on the right can only be read, not extended again. Where rows are told which
+        prompts they have `shared`, a single token of each attends by `models.triton`.
         """
         positions_BT = jnp.maximum(_length(cache)[:, None] + jnp.cumsum(real_BT, axis=1) - 1, 0)
         kept_BT = jnp.where(real_BT, positions_BT, -1)
@@ -228,8 +228,8 @@ class Decoder(nnx.Module):
         def attend(kept, q, k, v, sliding, window):
             keys, values = (_written(old, new.swapaxes(1, 2), column) for old, new in zip(kept, (k, v), strict=True))
             scores, operands = self.config.scores, (q, keys, values, positions_BT, positions_BS)
-            if prompts is not None:
-                mixed = triton.attend(*operands, scores.window if sliding else 0, scores, kernel, prompts)
+            if shared is not None:
+                mixed = triton.attend(*operands, scores.window if sliding else 0, scores, kernel, shared)
             else:
                 mixed = attend_cache(*operands, sliding, window, scores, kernel, column)
             return mixed, keys, values

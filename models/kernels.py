@@ -20,8 +20,8 @@ from ratchet.models.attention import Int8, attend, attend_packed, causal_mask
 Attention = Literal["auto", "plain", "splash", "cudnn", "triton"]
 """What attends. "auto" chooses by device: splash on TPU, cudnn on GPU, plain elsewhere. "plain" is matrix products, the
 reference. "splash" is the TPU's kernels (the one for pages is in `models.pages`); on other devices a slow interpreter
-runs them. "cudnn" is the GPU's kernel. "triton" is auto, but steps of decoding take the kernel of `models.triton`,
-which is made for GPUs; on other devices an interpreter runs it."""
+runs them. "cudnn" is the GPU's kernel. "triton" is auto, but steps of decoding on a GPU take the kernel of
+`models.triton` where it fits; on a CPU an interpreter runs it."""
 Laid = Literal["q", "kv", "pages", "rows", "all"]
 LANES, LARGEST_BLOCK = 128, 512
 """Splash pads sequences to multiples of LANES, and works in the largest blocks that divide them, of LARGEST_BLOCK at

@@ -58,7 +58,12 @@ class Plan(Inference):
 
     def shares(self, model: DecoderConfig, columns: int) -> bool:
         """Whether slots are told which of them have the same prompt, for a kernel that reads it once."""
-        return not self.int8 and triton.fits(self.kernel, columns, model.head_size, self.dtype)
+        sizes = self.slots, model.kv_heads, model.head_size, columns
+        return not self.int8 and triton.fits(self.kernel, *sizes, self.dtype)
+
+    def reads_apart(self, config: DecoderConfig) -> bool:
+        """As of any `Inference`; but where slots may share a prompt, all lay it out alike, padded on the left."""
+        return super().reads_apart(config) and self.attention != "triton"
 
     def length(self, model: DecoderConfig, columns: int) -> int:
         """Columns of a slot's cache: those for prompts, and those for what is said, in whole pages where there are
@@ -224,8 +229,8 @@ def dispatch(
             hidden_B1D, cache = model.extend_pages(*tokens, plan.kernel)
         else:
             columns = slots.cache.positions.shape[1] - plan.new_tokens
-            prompts = None if slots.print_BF is None else triton.Prompts(slots.print_BF, busy_B, columns)
-            hidden_B1D, cache = model.extend(*tokens, columns + slots.column, plan.kernel, prompts)
+            shared = None if slots.print_BF is None else triton.Shared(slots.print_BF, busy_B, columns)
+            hidden_B1D, cache = model.extend(*tokens, columns + slots.column, plan.kernel, shared)
         slots = slots._replace(
             hidden_BD=hidden_B1D[:, 0], cache=cache, index_B=jnp.where(ends_B, -1, slots.index_B),
             said_B=slots.said_B + 1, column=(slots.column + 1) % plan.new_tokens,

@@ -20,7 +20,7 @@ from ratchet.bootstrap.report.transcript import called, shortened
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Verdict
 from ratchet.launch import api
-from ratchet.launch.lines import UserError
+from ratchet.launch.lines import UserError, say
 from ratchet.launch.options import File, Json, Settings, described, first_word, lacks_documents, located, parse_run
 from ratchet.launch.output import make_console, print_json, quiet
 
@@ -55,7 +55,7 @@ def preview(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         config_files.save(epath.Path(place), config)
         run = runs.prepare(epath.Path(place), config, Silent(), given=given)
-        return _show(run, base_weights(config, run.mesh), asked, 1)
+        return _show(run, base_weights(config, run.mesh, say), asked, 1)
 
 
 def _check(asked: Preview) -> None:

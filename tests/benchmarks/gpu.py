@@ -234,6 +234,7 @@ BOUNDS = {
     "decode_64": {"64_slots_share_of_bound": -0.70},
     "decode_256": {"256_slots_share_of_bound": -0.60},
     "decode_1": {"1_slots_share_of_bound": -0.40},
+    "cache": {"64x1024_triton_difference": 0.01, "256x512_triton_difference": 0.01},
     "shared": {"speed_to_own_prompts": -1.5},
     "deterministic_step": {"sums_that_differ": 0},
     "tiny": {"cold_seconds": 90, "warm_seconds": 25},

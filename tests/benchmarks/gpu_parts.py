@@ -17,6 +17,7 @@ import numpy as np  # noqa: E402
 from jax.experimental.pallas.ops.gpu.decode_attention import gqa  # noqa: E402
 
 from ratchet.models import decoder as decoders  # noqa: E402
+from ratchet.models import triton  # noqa: E402
 from ratchet.models.attention import attend  # noqa: E402
 from ratchet.models.decoder import DecoderConfig  # noqa: E402
 from ratchet.models.family import Family  # noqa: E402
@@ -295,7 +296,7 @@ def decode_1_triton() -> Figures:
 
 def cache() -> Figures:
     """Attention of one token a row to the keys and values before it, over all layers: the matrix products that decoding
-    takes, against the time that memory takes to read them, Pallas' kernel for it, and cuDNN's."""
+    takes, against the time that memory takes to read them, our kernel for it, Pallas', and cuDNN's."""
     s = shape(QWEN)
     for rows, length in ((64, 1024), (256, 512), (1, 256)):
         rows, length = size(rows, min(rows, 4)), size(length, 64)
@@ -309,8 +310,13 @@ def cache() -> Figures:
         pallas = functools.partial(gqa, k_splits=size(16, 1), block_k=size(min(128, length // 16), 64),
                                    interpret=not on_gpu())  # fmt: skip
         cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn" if on_gpu() else None)
+        places = jnp.full((rows, 1), length - 1), jnp.tile(jnp.arange(length), (rows, 1))
+        shared = triton.Shared(jnp.arange(rows, dtype=jnp.uint32)[:, None], jnp.ones(rows, bool), length)
+        kernel = functools.partial(triton.attend, window=0, scores=Scores(s.head**-0.5), kernel=Kernel("triton"),
+                                   shared=shared)  # fmt: skip
         arms = {
             "ours": (lambda q, k, v, mask=mask: attend(q, k, v, mask, s.head**-0.5), halves),
+            "triton": (lambda q, k, v, run=kernel, at=places: run(q, k, v, *at), halves),
             "pallas": (lambda q, k, v, run=pallas: run(q[:, 0], k.swapaxes(1, 2), v.swapaxes(1, 2))[:, None], halves),
             "cudnn": (cudnn, turned),
         }

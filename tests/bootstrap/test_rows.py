@@ -20,9 +20,9 @@ STOP = "<|stop|>"
 TEMPLATE = CHATML.replace("<|im_end|>", "{{ eos_token }}")
 
 
-def folder(place, scale, tied=False, template=TEMPLATE, special=SPECIAL[:2], name=STOP):
-    """A model with rows for more tokens than its tokenizer.json has, of which tokenizer_config.json names one. The rows
-    beyond are as long as those in use, times `scale`."""
+def folder(place, scale, tied=False, template=TEMPLATE, special=SPECIAL[:2], name=STOP, scaled=("embedding", "head")):
+    """A model with rows for more tokens than its tokenizer.json has, of which tokenizer_config.json names one. In the
+    matrices that are `scaled`, the rows beyond are as long as those in use, times `scale`. One row in use is zeros."""
     place.mkdir()
     write_chat(place, template, special)
     settings = json.loads((place / "tokenizer_config.json").read_text())
@@ -30,9 +30,12 @@ def folder(place, scale, tied=False, template=TEMPLATE, special=SPECIAL[:2], nam
     used = len(json.loads((place / "tokenizer.json").read_text())["model"]["vocab"])
     config = dataclasses.replace(LLAMA, family=dataclasses.replace(LLAMA.family, tied=tied))
     params = awaken(decoder.create(config, 3)[1])
-    beyond = lambda name, x: x.at[used:].multiply(scale) if name == "embedding" else x.at[:, used:].multiply(scale)
-    is_wide = lambda path: path[0].key in ("embedding", "head")
-    params = jax.tree_util.tree_map_with_path(lambda p, x: beyond(p[0].key, x) if is_wide(p) else x, params)
+    factors = np.ones(config.vocab_size, np.float32)
+    factors[3], factors[used:] = 0, scale
+    by_row = lambda name, x: x * (factors if name == "head" else factors[:, None])
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: by_row(path[0].key, x) if path[0].key in scaled else x, params
+    )
     huggingface.save(place, config, params, "float32")
     return place, used
 
@@ -60,6 +63,20 @@ def test_a_named_token_without_a_trained_row_begins_as_the_mean_of_the_rows_in_u
     assert len(told) == 1 and told[0].startswith(f"{place}: no training shows in the rows of {STOP}, which its chat")
 
 
+@pytest.mark.parametrize("scaled", ["embedding", "head"])
+def test_a_row_that_is_trained_in_one_matrix_stays_there(tmp_path, scaled):
+    """A token that was always said, and never read, has a row of the head alone."""
+    place, used = folder(tmp_path / "model", 0.0, scaled=(scaled,))
+    params, told = begun(place)
+    own = base_model(str(place)).weights(lambda p: state_sharding(make_mesh(MeshConfig(-1, 1, 1)), p))
+    for name, ours, theirs in zip(("embedding", "head"), matrices(params), matrices(own), strict=True):
+        if name == scaled:
+            np.testing.assert_allclose(ours[used], np.mean(theirs[:used], axis=0), rtol=1e-5, atol=1e-7)
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+    assert len(told) == 1
+
+
 def test_the_layout_over_a_mesh_stays_and_the_rows_are_the_same(tmp_path):
     place, used = folder(tmp_path / "model", 0.0)
     tokenizer, meshes = ChatTokenizer.load(place, 400), (MeshConfig(1, 1, 1), MeshConfig(1, 2, 2))
@@ -67,8 +84,8 @@ def test_the_layout_over_a_mesh_stays_and_the_rows_are_the_same(tmp_path):
     for sizes in meshes:
         mesh = make_mesh(sizes, jax.devices()[: sizes.fsdp * sizes.tensor])
         params = base_model(str(place)).weights(lambda p, mesh=mesh: state_sharding(mesh, p))
-        assert rows.untrained(params, tokenizer) == (used,)
-        mended = rows.with_means(params, (used,), tokenizer)
+        assert (found := rows.untrained(params, tokenizer)) == {"embedding": [used], "head": [used]}
+        mended = rows.with_means(params, found, tokenizer)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, params, mended)))
         made.append(mended)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), *made)

@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 from support import awaken, compiling, requests
 
-from ratchet.models import decoder, triton
+from ratchet.models import cudnn, decoder, triton
 from ratchet.models.attention import attend
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.family import Family
 from ratchet.models.kernels import Kernel, Scores
 from ratchet.models.sampler import Request, Sampler
-from ratchet.models.triton import Prompts
+from ratchet.models.triton import Shared
 from ratchet.train.sharding import MeshConfig, make_mesh, slots_sharding, state_sharding
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 16
@@ -36,9 +36,9 @@ def ring(rng, prompts, said, turned):
 
 
 def of(prints, busy=None):
-    """Prompts with such fingerprints."""
+    """Prompts with such fingerprints, of rows that are at work unless it is said of them that they are not."""
     words = jnp.stack([jnp.array(prints, jnp.uint32), jnp.full(len(prints), 7, jnp.uint32)], axis=1)
-    return Prompts(words, jnp.array([True] * len(prints) if busy is None else busy), COLUMNS)
+    return Shared(words, jnp.array([True] * len(prints) if busy is None else busy), COLUMNS)
 
 
 @pytest.mark.parametrize("programs", [1, 512])
@@ -55,7 +55,7 @@ def test_a_ring_is_attended_to_as_matrix_products_do(monkeypatch, programs, wind
 
 
 def test_a_prompt_is_read_from_the_first_row_at_work_that_has_it_and_from_no_other():
-    """What others hold of it is no number, which would show; a row that is not at work reads its own."""
+    """What others hold of it is no number, which would show; nor is anything that a row holds which is not at work."""
     rng = np.random.default_rng(1)
     k, v, positions_BS, at_B1 = ring(rng, [20, 20, 33, 20, 33], [4, 9, 2, 7, 5], [0, 3, 20, 0, 1])
     same, busy = [0, 0, 2, 0, 2], [False, True, True, True, True]
@@ -64,11 +64,12 @@ def test_a_prompt_is_read_from_the_first_row_at_work_that_has_it_and_from_no_oth
     prompt = jnp.arange(COLUMNS + NEW)[None, None, :, None] < COLUMNS
     whole = [jnp.where(prompt, x[first], x) for x in (k, v)]
     expected = attend(q, *whole, (positions_BS >= 0)[:, None], 0.3)
-    reads_its_own = (jnp.arange(5) == first)[:, None, None, None]
-    holes = [jnp.where(prompt & ~reads_its_own, jnp.nan, x) for x in (k, v)]
+    of_others = (prompt & (jnp.arange(5) != first)[:, None, None, None]) | ~jnp.array(busy)[:, None, None, None]
+    holes = [jnp.where(of_others, jnp.nan, x) for x in (k, v)]
     found = triton.attend(q, *holes, at_B1, positions_BS, 0, Scores(0.3), BY_TRITON, of(same, busy))
-    np.testing.assert_allclose(found, expected, atol=2e-6)
-    assert triton.leaders(*of(same, busy)[:2]).tolist() == first.tolist()
+    np.testing.assert_allclose(found[1:], expected[1:], atol=2e-6)
+    assert not np.any(found[0])
+    assert triton.leaders(*of(same, busy)[:2])[1:].tolist() == first[1:].tolist()
 
 
 def test_columns_without_a_token_are_not_read_and_a_row_without_any_gives_numbers():
@@ -84,11 +85,21 @@ def test_columns_without_a_token_are_not_read_and_a_row_without_any_gives_number
     assert np.isfinite(none).all()
 
 
-def test_where_it_is_asked_for_and_fits():
-    fits = lambda kernel=BY_TRITON, columns=96, width=64, dtype="float32": triton.fits(kernel, columns, width, dtype)
+def test_where_it_is_asked_for_and_fits(monkeypatch):
+    def fits(kernel=BY_TRITON, rows=8, kv_heads=2, width=64, columns=96, dtype="float32"):
+        return triton.fits(kernel, rows, kv_heads, width, columns, dtype)
+
     assert fits() and fits(width=256) and fits(dtype="bfloat16") and fits(columns=16)
     assert not fits(Kernel()) and not fits(Kernel("plain")) and not fits(columns=24)
     assert not fits(width=8) and not fits(width=96) and not fits(width=512)
+    spread = Kernel("triton", slots_sharding(make_mesh(MeshConfig(data=2, tensor=4))))
+    assert fits(spread, kv_heads=4) and not fits(spread) and not fits(spread, rows=3, kv_heads=4)
+    monkeypatch.setattr(Kernel, "platform", property(lambda kernel: "gpu"))
+    for capability, runs in ((9.0, True), (7.5, False)):
+        monkeypatch.setattr(cudnn, "capability", lambda of=capability: of)
+        assert fits(dtype="bfloat16") == runs and not fits()
+    monkeypatch.setattr(Kernel, "platform", property(lambda kernel: "tpu"))
+    assert not fits() and not fits(dtype="bfloat16")
 
 
 def model(**more):
@@ -121,13 +132,30 @@ def test_slots_say_what_they_say_by_matrix_products(small, asked):
         np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
 
 
-def test_slots_over_a_mesh_say_the_same(small, asked):
-    mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+def test_a_prompt_that_is_read_in_several_queues_lies_alike_in_all_of_them():
+    """Without convolutions, long beginnings that prompts share would be read apart, with padding behind them."""
+    graphdef, params = decoder.create(model(conv=1, max_length=400), 0)
+    begins = tuple(2 + n % 60 for n in range(260))
+    asked = [Request(n, (*begins, 2 + min(n, 7))) for n in range(14)]
+    made = (Sampler(graphdef, slots=8, new_tokens=3, keep=6, attention=name) for name in ("triton", "plain"))
+    told = [one(awaken(params), asked, seed=3, temperature=1.0, stop=STOP) for one in made]
+    for a, b in zip(*told, strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist()
+        np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sizes", "shares"), [({"data": 2, "tensor": 2}, True), ({"data": 2, "tensor": 4}, False)])
+def test_slots_over_a_mesh_say_the_same(small, asked, sizes, shares):
+    """Two heads of keys cannot be split in four: matrix products attend."""
+    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: sizes["data"] * sizes["tensor"]])
     params = jax.device_put(small[1], state_sharding(mesh, small[1]))
-    sizes = {"slots": 4, "new_tokens": 5, "keep": 6, "attention": "triton"}
-    alone = Sampler(small[0], **sizes)(small[1], asked, seed=3, temperature=1.0, stop=STOP)
-    spread = Sampler(small[0], **sizes, rows=slots_sharding(mesh))(params, asked, seed=3, temperature=1.0, stop=STOP)
-    for a, b in zip(alone, spread, strict=True):
+    alone, spread = (
+        Sampler(small[0], slots=4, new_tokens=5, keep=6, attention="triton", rows=rows)
+        for rows in (None, slots_sharding(mesh))
+    )
+    assert spread.shares(model(), 96) == shares
+    told = [one(w, asked, seed=3, temperature=1.0, stop=STOP) for one, w in ((alone, small[1]), (spread, params))]
+    for a, b in zip(*told, strict=True):
         assert a.tokens.tolist() == b.tokens.tolist()
         np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
 
@@ -142,14 +170,16 @@ def test_what_is_compiled_ahead_is_what_runs(small, asked):
     assert "jit(dispatch)" in before and "jit(dispatch)" not in after
 
 
-def test_a_step_of_decoding_is_lowered_for_gpus_as_one_kernel_a_layer(monkeypatch):
-    """And no array of scores, a number for each head and column, is in memory."""
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_a_step_of_decoding_is_lowered_for_gpus_as_one_kernel_a_layer(monkeypatch, width):
+    """And no array of scores, a number for each head and column, is in memory. One layer slides, scores are capped."""
     monkeypatch.setattr(Kernel, "platform", property(lambda kernel: "gpu"))
-    config, rows, length = model(head_width=64, conv=1, family=Family("x", gated=True)), 8, 128 + 64
+    config, rows, length = model(head_width=width, conv=1), 8, 128 + 56
     graphdef, params = decoder.shapes(config)
+
     def step(params, tokens, cache, column, prints, busy, attention):
-        made, prompts = nnx.merge(graphdef, params), Prompts(prints, busy, 128) if attention == "triton" else None
-        return made.extend(made.unstacked(), tokens, busy[:, None], cache, column, Kernel(attention), prompts)
+        made, shared = nnx.merge(graphdef, params), Shared(prints, busy, 128) if attention == "triton" else None
+        return made.extend(made.unstacked(), tokens, busy[:, None], cache, column, Kernel(attention), shared)
 
     def lowered(attention):
         half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
