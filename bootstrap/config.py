@@ -332,7 +332,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     for name, value in settings.items():
         if name not in known:
             within = [n for n in known if n.startswith(name + ".")]
-            remedy = f"it holds settings, such as {within[0]}" if within else f"nearest is {nearest(name)}"
+            remedy = f"it holds settings, such as {within[0]}" if within else _there(name)
             raise ConfigError(f"config: unknown setting {name}; {remedy}")
         part = fields
         *sections, leaf = name.split(".")
@@ -342,11 +342,18 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return _build(Config, fields, "")
 
 
-def nearest(name: str, config: Config | None = None) -> str:
-    """The known dotted setting closest to an unknown one: of those whose last word is the same, if there are any."""
-    known = list(flat(config or Config()))
+def nearest(name: str) -> str | None:
+    """The known dotted setting closest to an unknown one: of those whose last word is the same, if there are any; None
+    where none is close."""
+    known = list(flat(Config()))
     leaf = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
-    return difflib.get_close_matches(name, leaf or known, n=1, cutoff=0.0)[0]
+    return next(iter(difflib.get_close_matches(name, leaf or known, n=1, cutoff=0.0 if leaf else 0.6)), None)
+
+
+def _there(name: str) -> str:
+    """What there is in place of an unknown setting."""
+    close = nearest(name)
+    return f"nearest is {close}" if close else "`ratchet run RECIPE --help` lists all"
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
@@ -355,7 +362,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
-            raise ConfigError(f"config: unknown setting {prefix}{name}; nearest is {nearest(prefix + name)}")
+            raise ConfigError(f"config: unknown setting {prefix}{name}; {_there(prefix + name)}")
     return kind(**{name: _value(hints[name], value, prefix + name) for name, value in values.items()})
 
 

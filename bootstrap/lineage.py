@@ -92,11 +92,13 @@ def passages(run: Run, ids: Iterable[str]) -> dict[str, str]:
 
 
 def verdicts(run: Run, generation: epath.Path, review: Review) -> dict[str, dict]:
-    """Verdicts with the kinds of their criteria and the thresholds that stood in that generation."""
+    """Verdicts with the kinds of their criteria, and with the thresholds and the standing that these had in that
+    generation."""
     place = generation / "calibration.json"
     measured = run.commits.read(place).get("criteria", {}) if run.commits.has(place) else {}
-    known = {c.id: {"kind": c.kind, "threshold": c.threshold} for c in run.rubric}
-    known |= {name: {key: c[key] for key in ("kind", "threshold")} for name, c in measured.items()}
+    of = ("kind", "threshold", "standing")
+    known = {c.id: {key: getattr(c, key) for key in of} for c in run.rubric}
+    known |= {name: {key: c[key] for key in of} for name, c in measured.items()}
     return {name: vars(verdict) | known[name] for name, verdict in review.verdicts.items()}
 
 

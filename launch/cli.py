@@ -34,8 +34,8 @@ def usage() -> str:
     return (
         f"ratchet: grow a language model on reviewed simulations of what it should do\n\n{listed}\n"
         "`ratchet COMMAND --help` lists a command's options, `ratchet run RECIPE --help`\n"
-        "every setting; --version says the version. All but chat, label, serve, submit\n"
-        "and ui take --json: one JSON object; of run, resume and watch one a line."
+        "every setting; --version says the version. All take --json: one JSON object;\n"
+        "of run, resume, watch and chat one a line."
     )
 
 

@@ -57,7 +57,9 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
     for name, *texts in varied:
         name = name.replace("-", "_")
         if name not in known:
-            raise ConfigError(f"compare: unknown setting {name}; the nearest is {nearest(name, config)}")
+            close = nearest(name)
+            there = f"the nearest is {close}" if close else "`ratchet run RECIPE --help` lists all"
+            raise ConfigError(f"compare: unknown setting {name}; {there}")
         if name.split(".")[0] not in KEPT or name.startswith(EARLY):
             raise ConfigError(f"compare: {name} changes what arms share; vary one of {', '.join(KEPT)}")
         if not texts:

@@ -308,11 +308,13 @@ def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
         if _OPTION.match(word) and name not in options and options.get(_unnegated(name)) != 0:
             plain = _unnegated(re.sub(r"^no-(?=.*\.)", "", name))
             close = difflib.get_close_matches(name, [n for n in options if "." not in n], n=1)
-            if not close and any("." in n for n in options):
-                close = [nearest(plain.replace("-", "_")).replace("_", "-")]
+            settings = any("." in n for n in options)
+            if not close and settings and (found := nearest(plain.replace("-", "_"))):
+                close = [found.replace("_", "-")]
             if name != plain and close and options.get(close[0]) == 0:
                 close = [_negated(close[0])]
-            there = f"the nearest is --{close[0]}" if close else f"this command has --{', --'.join(options)}"
+            listed = "--help lists all" if settings else f"this command has --{', --'.join(options)}"
+            there = f"the nearest is --{close[0]}" if close else listed
             raise UserError(f"unknown setting {word}; {there}")
 
 

@@ -22,6 +22,7 @@ from ratchet.bootstrap.report.numbers import count, decimals, duration, figure, 
 from ratchet.bootstrap.report.plots import Curve
 from ratchet.bootstrap.report.status import described, status
 from ratchet.bootstrap.report.tables import narrowing, wrong_thinkers
+from ratchet.bootstrap.report.units import advisory
 from ratchet.bootstrap.report.wrongthink import wrongthink
 from ratchet.train.files import whole
 
@@ -81,7 +82,8 @@ def environment(*more: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (percent, count, decimals, duration, figure, measure, described, share, headed, narrowing, said, spent)
+    numbers = (percent, count, decimals, duration, figure, measure)
+    shown = (*numbers, described, share, headed, narrowing, said, spent, advisory)
     made.filters |= {show.__name__: show for show in shown}
     return made
 

@@ -118,7 +118,9 @@ def _steps(found: Found) -> list[Text]:
 
 def _passed(found: Found) -> str:
     verdicts = found["verdicts"].values()
-    return f"Verdicts: {sum(v['passed'] for v in verdicts)} of {len(verdicts)} passed"
+    overruled = sum(not v["passed"] and v["standing"] == "advisory" for v in verdicts)
+    advisory = f"; {overruled} that failed decide nothing" if overruled else ""
+    return f"Verdicts: {sum(v['passed'] for v in verdicts)} of {len(verdicts)} passed{advisory}"
 
 
 def _verdicts(verdicts: Mapping[str, Found]) -> Table:
@@ -130,9 +132,9 @@ def _verdicts(verdicts: Mapping[str, Found]) -> Table:
     table.add_column("why not", overflow="fold")
     for name, v in verdicts.items():
         figures = (decimals(v["score"]), decimals(v["threshold"]))
-        table.add_row(
-            Text(name), _verdict(v["passed"], ("passed", "failed", "")), v["kind"], *figures, Text(v["reason"] or "")
-        )
+        said = _verdict(v["passed"], ("passed", "failed", ""))
+        by = f"{v['kind']}, advisory" if v["standing"] == "advisory" else v["kind"]
+        table.add_row(Text(name), said, by, *figures, Text(v["reason"] or ""))
     return table
 
 

@@ -43,3 +43,14 @@ def verdicts_in(review: Mapping[str, Any]) -> dict[str, Verdict]:
     """The verdicts of a review, by criterion."""
     found = review.get("verdicts") or {}
     return {name: Verdict(bool(v.get("passed")), v.get("score"), v.get("reason") or "") for name, v in found.items()}
+
+
+def advisory(criteria: Any) -> list[str]:
+    """The names of those of a calibration's criteria that were measured and decided nothing."""
+    measured = criteria.items() if isinstance(criteria, Mapping) else ()
+    return [name for name, c in measured if isinstance(c, Mapping) and c.get("standing") == "advisory"]
+
+
+def advisory_in(generation: epath.Path) -> list[str]:
+    """The same, of a generation by its directory."""
+    return advisory(object_in(generation / "calibration.json").get("criteria"))

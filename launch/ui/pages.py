@@ -13,7 +13,7 @@ from ratchet.bootstrap.report import page, tables
 from ratchet.bootstrap.report.numbers import value_of
 from ratchet.bootstrap.report.status import status
 from ratchet.bootstrap.report.tables import Across
-from ratchet.bootstrap.report.units import Unit, verdicts_in
+from ratchet.bootstrap.report.units import Unit, advisory_in, verdicts_in
 from ratchet.launch.ui import labels, search
 from ratchet.launch.ui.following import Shown
 from ratchet.launch.ui.search import MARKS, Query
@@ -72,8 +72,9 @@ class Pages:
             generations = [row["generation"] for row in there]
             criteria = labels.criteria(connection)[1:]
             state = self._indexed(run, connection)
+        standing = {number: advisory_in(run.directory / f"gen-{number:03d}") for number in generations}
         asked = {"query": query, "found": found, "failed": failed, "generations": generations, "criteria": criteria}
-        known = {"run": run, "indexed": state, "by_lot": by_lot(run.directory)}
+        known = {"run": run, "indexed": state, "by_lot": by_lot(run.directory), "advisory_in": standing}
         return self._shown("transcripts", number=number, **known, **asked)
 
     def transcript(self, number: int, name: str, criterion: str = OVERALL) -> str:
@@ -99,7 +100,8 @@ class Pages:
         shown = {"row": row, "record": record, "verdicts": verdicts_in(review), "passages": passages, "others": others}
         mine = {at: right for (transcript, at), right in said.items() if transcript == name}
         asked = {"criteria": criteria, "criterion": criterion, "mine": mine, "following": following, "wrong": wrong}
-        known = {"run": run, "why_not": why_not, "by_lot": by_lot(run.directory)}
+        standing = advisory_in(run.directory / f"gen-{row['generation']:03d}")
+        known = {"run": run, "why_not": why_not, "by_lot": by_lot(run.directory), "advisory": standing}
         return self._shown("transcript", number=number, **known, **shown, **asked)
 
     def message(self, line: str) -> str:

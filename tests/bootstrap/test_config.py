@@ -79,6 +79,9 @@ def test_a_server_may_move_and_neither_leave_nor_join(server):
 
 def test_of_settings_that_end_alike_the_closest_is_named():
     assert nearest("trian.steps") == "train.steps" and nearest("wrongthinking.steps") == "wrongthink.steps"
+    assert nearest("nonsense") is None
+    with pytest.raises(ConfigError, match="unknown setting nonsense; `ratchet run RECIPE --help` lists all"):
+        from_json(altered("nonsense", 1))
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,8 @@ def test_a_trained_transcript_leads_to_its_documents_verdicts_branches_and_examp
     found = trace(g.run, first[:12])
     assert (found["transcript"], found["generation"], found["source"], found["accepted"]) == (first, 1, "answer", True)
     assert found["documents"] == {d.id: d.text for d in g.run.passages(1)[:2]}
-    assert found["verdicts"] == {
-        "grounded": {"score": 1.0, "passed": True, "reason": "", "kind": "rule", "threshold": 0.5}
-    }
+    known = {"kind": "rule", "threshold": 0.5, "standing": "required"}
+    assert found["verdicts"] == {"grounded": {"score": 1.0, "passed": True, "reason": ""} | known}
     assert " ".join(found["steps"]).split() == found["text"].split() and len(found["steps"]) > 1
     assert found["branches"][0]["piece"] == tokenizer.piece(found["branches"][0]["token"])
     assert found["branches"][0]["text"] == "hums" and not found["branches"][0]["passed"]
@@ -103,15 +102,16 @@ def test_a_correction_and_a_rejected_transcript_are_traced_too(g):
     assert found["verdicts"]["grounded"]["reason"] == "why"
 
 
-def test_verdicts_have_the_thresholds_that_stood_in_their_generation(g):
+def test_verdicts_have_the_thresholds_and_the_standing_of_their_generation(g):
     wanted = accepted_answers(g.run, [1])[0].id
-    measured = {"criteria": {"grounded": {"kind": "model", "threshold": 0.42}}}
+    measured = {"criteria": {"grounded": {"kind": "model", "threshold": 0.42, "standing": "advisory"}}}
     g.run.commits.write(g.directory / "calibration.json", measured)
     try:
         verdict = trace(g.run, wanted)["verdicts"]["grounded"]
     finally:
         (g.directory / "calibration.json").unlink()
-    assert (verdict["kind"], verdict["threshold"], verdict["score"]) == ("model", 0.42, 1.0)
+    found = tuple(verdict[name] for name in ("kind", "threshold", "standing", "score"))
+    assert found == ("model", 0.42, "advisory", 1.0)
 
 
 def test_an_answer_and_the_corrections_of_it_spoiled_lead_to_each_other(g, tokenizer, tmp_path):

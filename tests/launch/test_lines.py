@@ -7,6 +7,7 @@ import os
 import queue
 import re
 import shlex
+import sys
 import threading
 
 import pytest
@@ -28,6 +29,19 @@ def test_what_breaks_a_line_or_steers_a_terminal_is_spelled_out(letters):
     said = one_line(f"a{letters}b é\u00a0☂\u200d\ue000 \\")
     assert said == f"a{letters.encode('unicode_escape').decode()}b é\u00a0☂\u200d\ue000 \\"
     assert said.splitlines() == [said]
+
+
+def test_in_a_terminal_a_long_line_ends_between_words_and_within_no_command(capsys, monkeypatch):
+    command = "`ratchet resume /a/directory --train.steps 3`"
+    said = f"stopped by SIGTERM, after a while and in the middle of it; {command} goes on from what is committed"
+    lines.say(said, "  one below, which stays as long as it is, since it may be a table of some kind")
+    assert capsys.readouterr().err.splitlines()[0] == f"ratchet: {said}"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    lines.say(said, below := "  one below, which stays as long as it is, since it may be a table of some kind")
+    *wrapped, last = capsys.readouterr().err.splitlines()
+    assert max(map(len, wrapped)) <= 60 and " ".join(wrapped) == f"ratchet: {said}" and last == below
+    assert any(command in line for line in wrapped) and len(wrapped) > 2
 
 
 @pytest.mark.parametrize("odd", ["no\nwhere", "no\r\nwhere\x1b[1A", "no\u2028where\x85"])

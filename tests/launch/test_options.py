@@ -172,7 +172,7 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["run", "--nonsense"], "unknown setting --nonsense; the nearest is --"),
+        (["run", "--nonsense"], "unknown setting --nonsense; --help lists all"),
         (["run", "--nonsense", "tiny"], "unknown setting --nonsense"),
         (["run", "--no-imitation"], "the nearest is --controls.no-imitation"),
         (["run", "tiny", "lessons"], "'lessons' is one word too many"),

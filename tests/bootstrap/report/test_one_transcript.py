@@ -12,8 +12,8 @@ INJECTED = "[red]no markup[/red]"
 
 def found(**changes) -> dict:
     """What is known of an accepted answer."""
-    verdict = {"score": 1.0, "passed": True, "reason": "", "kind": "rule", "threshold": 0.5}
-    model = {"score": 0.58, "passed": True, "reason": "", "kind": "model", "threshold": 0.07}
+    verdict = {"score": 1.0, "passed": True, "reason": "", "kind": "rule", "threshold": 0.5, "standing": "required"}
+    model = {"score": 0.58, "passed": True, "reason": "", "kind": "model", "threshold": 0.07, "standing": "earned"}
     branch = {"position": 1, "token": 7, "probability": 0.28, "passed": False, "piece": " lean"}
     return {
         "transcript": "c0ffee0000000000",
@@ -82,9 +82,18 @@ def test_every_score_stands_beside_the_threshold_that_it_passes_from():
 
 def test_a_rejected_transcript_says_why_and_that_nothing_is_trained_on():
     why = {"score": 0.0, "passed": False, "reason": f"in no passage {INJECTED}", "kind": "model", "threshold": 0.5}
+    why |= {"standing": "required"}
     said = " ".join(" ".join(shown(accepted=False, verdicts={"sure": why}, targets=[], trained=[])).split())
     assert "rejected" in said and "Verdicts: 0 of 1 passed" in said and "failed" in said
     assert "none: it was not kept for training" in said and "Trained on in nothing" in said
+
+
+def test_a_criterion_that_decides_nothing_is_told_from_those_that_do():
+    told = found()["verdicts"]
+    lines = shown(verdicts=told | {"sure": told["rhyming"] | {"passed": False, "standing": "advisory"}})
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert rows["sure"] == ["failed", "model,", "advisory", "0.58", "0.07"]
+    assert "Verdicts: 2 of 3 passed; 1 that failed decide nothing" in lines
 
 
 @pytest.mark.parametrize(("accepted", "said"), [(True, "accepted"), (False, "rejected")])

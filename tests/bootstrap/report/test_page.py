@@ -68,11 +68,24 @@ def test_where_lots_decide_it_is_not_said_that_verdicts_do(finished, tmp_path, p
     config = json.loads((run / "config.json").read_text())
     put(run / "config.json", config | {"controls": {"random_share": 0.5}})
     drawn = "Lots accept 50 % of them, whatever their verdicts are, and nothing of a rejected one"
-    decided = "One failed criterion is enough to reject a transcript, and nothing of a rejected one"
+    decided = "One failed criterion that is not advisory is enough to reject a transcript, and nothing of"
     assert [said in plain(page) for said in (drawn, decided)] == [False, True]
     by_lot = plain(build(run).read_text())
     assert [said in by_lot for said in (drawn, decided)] == [True, False]
     assert "accepted at random" in by_lot and "rejected at random" in by_lot and "at random" not in plain(page)
+
+
+def test_a_failed_criterion_that_decides_nothing_is_told_from_those_that_do(page, finished, tmp_path):
+    chips = set(re.findall(r'<li class="(chip[ \w]*)">✗ ([\w ,]+)</li>', page))
+    assert chips == {("chip", f"{name}, advisory") for name in CRITERIA[:2]} | {("chip fail", CRITERIA[2])}
+    assert f'<th scope="row">{CRITERIA[0]} <small>advisory</small></th>' in page
+    assert re.search(rf"Advisory in generation \d, and so without a say: {', '.join(CRITERIA[:2])}\.", plain(page))
+    run = epath.Path(shutil.copytree(finished, tmp_path / "run"))
+    for path in run.glob("gen-*/calibration.json"):
+        made = json.loads(path.read_text())
+        put(path, {"criteria": {name: c | {"standing": "required"} for name, c in made["criteria"].items()}})
+    all_decide = build(run).read_text()
+    assert "advisory" not in all_decide and "One failed criterion is enough to reject" in plain(all_decide)
 
 
 def test_what_each_criterion_is_worth_is_said_and_who_has_no_say(page):

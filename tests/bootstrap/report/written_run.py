@@ -92,7 +92,7 @@ def transcript(number: int, accepted: bool) -> dict:
     verdicts = {
         name: {
             "score": 0.97,
-            "passed": accepted or i > 1,
+            "passed": accepted or i > 2,
             "reason": None if i else "'lean the pole' is in no passage",
         }
         for i, name in enumerate(CRITERIA)
