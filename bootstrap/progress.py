@@ -89,6 +89,12 @@ class Tally:
     left: float | None = None
     aside: float = 0.0
     began: float = field(default_factory=lambda: time.monotonic())
+    newest: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def waited(self) -> float:
+        """Seconds since items were last done."""
+        return time.monotonic() - self.newest
 
     @property
     def spent(self) -> float:
@@ -109,6 +115,7 @@ class Tally:
         """Counts items as `Advance` takes them."""
         self.done += count
         self.found += count * found
+        self.newest = time.monotonic()
         rest = max(self.total - self.done, 0)
         self.left = self.own * rest / self.made if left is None and self.made > 0 else left
 

@@ -38,7 +38,8 @@ class Shown:
         tally, run = self.tally, self.run
         needed = [self.title, f"{tally.done:,}/{tally.total:,}" if tally.total else f"{tally.done:,}", *self.about[:1]]
         if tally.left is not None:
-            needed.append(f"{clock(tally.left)} left")
+            late = tally.waited - tally.left  # something else is done first: a program is compiled, most likely
+            needed.append(f"{clock(-late)} left" if late < 1 else f"nothing new for {clock(tally.waited)}")
         if run.current:
             own = (tally.spent, tally.left) if run.is_current(self.title) else (0.0, None)
             needed += [f"stage {run.number} of {len(run.stages)}", in_words(run.left(*own))]

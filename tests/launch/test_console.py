@@ -17,6 +17,12 @@ RUN = Outlook((Stage("gen-000", "train", 10, 20.0), Stage("gen-001", "train", 36
 STEP = ("loss 1.2345", "gradient 0.512", "rate 0.03", "1,234 tokens/s", "mfu 41.2 %", "kl 0.2500")
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """No time passes since items were done."""
+    monkeypatch.setattr(Tally, "waited", 0.0)
+
+
 def shown(about=STEP, total=360) -> Shown:
     """Step 120 of 360, 200 seconds before the end of the stage."""
     tally = Tally(total)
@@ -46,6 +52,13 @@ def test_the_more_room_there_is_the_more_is_said_and_a_bar_fills_the_rest():
     assert laid_out(["one", "two"], ["three"], 6) == ["one", "two"]
     assert lines(120, shown())[-1].count("━") < lines(160, shown(STEP[:1]))[-1].count("━")
     assert "mfu 41.2 %" in " ".join(lines(160, shown()))
+
+
+def test_time_left_runs_down_and_where_nothing_is_done_in_it_that_is_said(monkeypatch):
+    for waited, said in ((80.0, "2:00 left"), (200.5, "0:00 left"), (209.0, "nothing new for 3:29")):
+        monkeypatch.setattr(Tally, "waited", waited)
+        text = " ".join(lines(80, shown()))
+        assert said in text and (":00 left" in text) == ("left" in said)
 
 
 def test_a_stage_of_unknown_length_is_counted():
