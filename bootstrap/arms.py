@@ -18,6 +18,9 @@ from ratchet.train.monitor import describe
 from ratchet.train.records import Example
 from ratchet.train.trainer import Training, fit
 
+LOGGED, POINTS = 20, 20
+"""Every so-manyth step is written down, or, of an arm with few steps, so many of them."""
+
 
 def arm_of(
     run: Run,
@@ -45,7 +48,7 @@ def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
     """Trains an arm from `params`, with progress and, in a run that is written, checkpoints of the arm's own and
     metrics."""
     name, generation, steps = (arm.position[key] for key in ("arm", "generation", "steps"))
-    reached = None
+    every, reached = min(max(steps // POINTS, 1), LOGGED), None
     with contextlib.ExitStack() as entered:
         advance = entered.enter_context(run.progress.stage(f"gen {generation} train ({name})", steps))
         saved = run.directory / "checkpoints" / _name(arm.position)
@@ -59,7 +62,7 @@ def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:
             left = values.get("seconds_left")
             reached = before if left is None else step + 1  # the first step compiles, so it counts with the second
             advance(reached - before, describe(values), left=left)
-            if run.metrics and (step % 20 == 0 or step == steps - 1):
+            if run.metrics and (step % every == 0 or step == steps - 1):
                 run.metrics.log(generation, name, step, values)
                 goodput.event(step_count=step + 1, step_start_time=time.time(), generation=generation, arm=name)
 

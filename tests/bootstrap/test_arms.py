@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from support import little_config, random_examples, start
@@ -52,3 +53,15 @@ def test_checkpoints_of_what_is_trained_go_unless_some_were_asked_for(tmp_path, 
     arms.forget_checkpoints(run, 1)
     assert checkpoints() == left
     run.metrics.close()
+
+
+@pytest.mark.parametrize(
+    ("steps", "logged"),
+    [(3, [0, 1, 2]), (10, [*range(10)]), (45, [*range(0, 45, 2)]), (550, [*range(0, 550, 20), 549])],
+)
+def test_of_few_steps_all_are_written_down_and_of_many_every_twentieth(little_run, monkeypatch, steps, logged):
+    found = []
+    run = replace(little_run, metrics=SimpleNamespace(log=lambda generation, arm, step, values: found.append(step)))
+    monkeypatch.setattr(arms, "fit", lambda training, params, checkpoints, log: [log(n, STEP) for n in range(steps)])
+    arms.train_arm(run, None, arms.arm_of(run, 1, "loop", [(random_examples(4), 2)], steps))
+    assert found == logged
