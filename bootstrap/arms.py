@@ -19,7 +19,8 @@ from ratchet.train.records import Example
 from ratchet.train.trainer import Training, fit
 
 LOGGED, POINTS = 20, 20
-"""Every so-manyth step is written down, or, of an arm with few steps, so many of them."""
+"""Every so-manyth step is written down; of an arm with fewer steps, so many that there are POINTS of them at least, or
+all."""
 
 
 def arm_of(

@@ -332,7 +332,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     for name, value in settings.items():
         if name not in known:
             within = [n for n in known if n.startswith(name + ".")]
-            remedy = f"it holds settings, such as {within[0]}" if within else _there(name)
+            remedy = f"it holds settings, such as {within[0]}" if within else in_place_of(name)
             raise ConfigError(f"config: unknown setting {name}; {remedy}")
         part = fields
         *sections, leaf = name.split(".")
@@ -343,15 +343,16 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def nearest(name: str) -> str | None:
-    """The known dotted setting closest to an unknown one: of those whose last word is the same, if there are any; None
-    where none is close."""
-    known = list(flat(Config()))
-    leaf = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    """The known dotted setting closest to an unknown one: of those whose last word is the same or, if there are none,
+    close; else of all. None where none is close."""
+    known, last = list(flat(Config())), lambda setting: setting.split(".")[-1]
+    words = difflib.get_close_matches(last(name), {*map(last, known)}, n=1)
+    leaf = [k for k in known if last(k) in ([last(name)] if last(name) in map(last, known) else words)]
     return next(iter(difflib.get_close_matches(name, leaf or known, n=1, cutoff=0.0 if leaf else 0.6)), None)
 
 
-def _there(name: str) -> str:
-    """What there is in place of an unknown setting."""
+def in_place_of(name: str) -> str:
+    """What is said of an unknown setting: which one is near, or where all are."""
     close = nearest(name)
     return f"nearest is {close}" if close else "`ratchet run RECIPE --help` lists all"
 
@@ -362,7 +363,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
-            raise ConfigError(f"config: unknown setting {prefix}{name}; {_there(prefix + name)}")
+            raise ConfigError(f"config: unknown setting {prefix}{name}; {in_place_of(prefix + name)}")
     return kind(**{name: _value(hints[name], value, prefix + name) for name, value in values.items()})
 
 

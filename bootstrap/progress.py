@@ -137,6 +137,7 @@ class Tallies:
             self._open.pop()
             for around in self._open[-1:]:
                 around.aside += tally.spent
+                around.newest = time.monotonic()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from ratchet.bootstrap import config_files, loop
-from ratchet.bootstrap.config import Config, ConfigError, flat, nearest, with_settings
+from ratchet.bootstrap.config import Config, ConfigError, flat, in_place_of, with_settings
 from ratchet.bootstrap.config_changes import changed
 from ratchet.bootstrap.given import INPUTS
 from ratchet.bootstrap.progress import Progress
@@ -57,9 +57,7 @@ def arms_of(varied: Sequence[Sequence[str]], config: Config) -> list[Arm]:
     for name, *texts in varied:
         name = name.replace("-", "_")
         if name not in known:
-            close = nearest(name)
-            there = f"the nearest is {close}" if close else "`ratchet run RECIPE --help` lists all"
-            raise ConfigError(f"compare: unknown setting {name}; {there}")
+            raise ConfigError(f"compare: unknown setting {name}; {in_place_of(name)}")
         if name.split(".")[0] not in KEPT or name.startswith(EARLY):
             raise ConfigError(f"compare: {name} changes what arms share; vary one of {', '.join(KEPT)}")
         if not texts:

@@ -22,6 +22,8 @@ EVERY = 15.0
 """Seconds between plain lines of one stage."""
 BAR = 8
 """Columns that a bar needs at least."""
+LATE = 2.0
+"""Seconds after the time that was foretold from which on it is said that nothing is done."""
 
 
 @dataclass
@@ -37,11 +39,13 @@ class Shown:
         """What is always shown, and what is shown where there is room: both with what matters most first."""
         tally, run = self.tally, self.run
         needed = [self.title, f"{tally.done:,}/{tally.total:,}" if tally.total else f"{tally.done:,}", *self.about[:1]]
-        if tally.left is not None:
-            late = tally.waited - tally.left  # something else is done first: a program is compiled, most likely
-            needed.append(f"{clock(-late)} left" if late < 1 else f"nothing new for {clock(tally.waited)}")
+        left = None if tally.left is None else max(tally.left - tally.waited, 0.0)
+        if left is not None and tally.waited < tally.left + LATE:
+            needed.append(f"{clock(left)} left")
+        elif left is not None:  # something else is done first: a program is compiled, most likely
+            needed.append(f"nothing new for {clock(tally.waited)}")
         if run.current:
-            own = (tally.spent, tally.left) if run.is_current(self.title) else (0.0, None)
+            own = (tally.spent, left) if run.is_current(self.title) else (0.0, None)
             needed += [f"stage {run.number} of {len(run.stages)}", in_words(run.left(*own))]
         rate = [pace(tally.made / max(tally.own, 1e-3))] if tally.made > 0 and not self.about else []
         return needed, [*self.about[1:], *rate]

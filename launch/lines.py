@@ -1,8 +1,8 @@
 """What is said to people a line at a time, whatever it names: a path or a setting may hold line breaks."""
 
 import contextlib
+import os
 import re
-import shutil
 import sys
 import textwrap
 import threading
@@ -39,9 +39,9 @@ def say(line: str, *below: str) -> None:
     """Tells in a line what a command has come to, and what is listed below it. In a terminal, a line that is longer
     than the terminal is wide ends between words, and within no `command` that may be copied."""
     said = one_line(f"ratchet: {line}")
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():  # a process may have been begun without one
         kept = re.sub("`[^`]*`", lambda command: command.group().replace(" ", "\0"), said)
-        width = shutil.get_terminal_size().columns
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
         parts = textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False)
         tell(*(part.replace("\0", " ") for part in parts), *below)
     else:

@@ -22,7 +22,7 @@ from ratchet.bootstrap.report.numbers import count, decimals, duration, figure, 
 from ratchet.bootstrap.report.plots import Curve
 from ratchet.bootstrap.report.status import described, status
 from ratchet.bootstrap.report.tables import narrowing, wrong_thinkers
-from ratchet.bootstrap.report.units import advisory
+from ratchet.bootstrap.report.units import advisory, is_advisory
 from ratchet.bootstrap.report.wrongthink import wrongthink
 from ratchet.train.files import whole
 
@@ -83,7 +83,7 @@ def environment(*more: Path) -> Environment:
         lstrip_blocks=True,
     )
     numbers = (percent, count, decimals, duration, figure, measure)
-    shown = (*numbers, described, share, headed, narrowing, said, spent, advisory)
+    shown = (*numbers, described, share, headed, narrowing, said, spent, advisory, is_advisory)
     made.filters |= {show.__name__: show for show in shown}
     return made
 

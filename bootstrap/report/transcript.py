@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ratchet.bootstrap.report.numbers import decimals
 from ratchet.bootstrap.report.terminal import shown
+from ratchet.bootstrap.report.units import is_advisory
 
 SHOWN = 8
 """Passages, targets, branches and corrections shown at most; JSON has all."""
@@ -118,8 +119,8 @@ def _steps(found: Found) -> list[Text]:
 
 def _passed(found: Found) -> str:
     verdicts = found["verdicts"].values()
-    overruled = sum(not v["passed"] and v["standing"] == "advisory" for v in verdicts)
-    advisory = f"; {overruled} that failed decide nothing" if overruled else ""
+    overruled = sum(not v["passed"] and is_advisory(v) for v in verdicts)
+    advisory = f"; advisory, and failed: {overruled}" if overruled else ""
     return f"Verdicts: {sum(v['passed'] for v in verdicts)} of {len(verdicts)} passed{advisory}"
 
 
@@ -133,7 +134,7 @@ def _verdicts(verdicts: Mapping[str, Found]) -> Table:
     for name, v in verdicts.items():
         figures = (decimals(v["score"]), decimals(v["threshold"]))
         said = _verdict(v["passed"], ("passed", "failed", ""))
-        by = f"{v['kind']}, advisory" if v["standing"] == "advisory" else v["kind"]
+        by = f"{v['kind']}, advisory" if is_advisory(v) else v["kind"]
         table.add_row(Text(name), said, by, *figures, Text(v["reason"] or ""))
     return table
 

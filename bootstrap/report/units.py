@@ -45,10 +45,15 @@ def verdicts_in(review: Mapping[str, Any]) -> dict[str, Verdict]:
     return {name: Verdict(bool(v.get("passed")), v.get("score"), v.get("reason") or "") for name, v in found.items()}
 
 
+def is_advisory(criterion: Any) -> bool:
+    """Whether a criterion, as a calibration or a verdict tells of it, was measured and decided nothing: one that is
+    advisory, and one that has not yet earned a say."""
+    return isinstance(criterion, Mapping) and criterion.get("standing") in ("advisory", "earned")
+
+
 def advisory(criteria: Any) -> list[str]:
-    """The names of those of a calibration's criteria that were measured and decided nothing."""
-    measured = criteria.items() if isinstance(criteria, Mapping) else ()
-    return [name for name, c in measured if isinstance(c, Mapping) and c.get("standing") == "advisory"]
+    """The names of such ones among a calibration's criteria."""
+    return [name for name, c in (criteria.items() if isinstance(criteria, Mapping) else ()) if is_advisory(c)]
 
 
 def advisory_in(generation: epath.Path) -> list[str]:

@@ -39,6 +39,9 @@ def altered(name, value, config=None):
         ("simulate.temprature", "simulate.temperature"),
         ("steps", "steps"),
         ("controls.imitate", "controls.imitation"),
+        ("stepz", "steps"),
+        ("micro_batch", "train.engine.micro_batches"),
+        ("sampels", "simulate.samples"),
     ],
 )
 def test_an_unknown_setting_names_the_nearest(name, near):

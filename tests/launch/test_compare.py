@@ -54,7 +54,7 @@ def test_values_of_a_tuple_are_joined_by_a_plus_and_none_is_empty():
 @pytest.mark.parametrize(
     ("varied", "said"),
     [
-        (["targets.kin", "one_hot"], "unknown setting targets.kin; the nearest is targets.kind"),
+        (["targets.kin", "one_hot"], "unknown setting targets.kin; nearest is targets.kind"),
         (["targets.kind"], "targets.kind has no values"),
         (["simulate.samples", "1", "2"], "simulate.samples changes what arms share"),
         (["controls.random_share", "0.1"], "controls.random_share changes what arms share"),

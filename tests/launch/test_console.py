@@ -55,7 +55,7 @@ def test_the_more_room_there_is_the_more_is_said_and_a_bar_fills_the_rest():
 
 
 def test_time_left_runs_down_and_where_nothing_is_done_in_it_that_is_said(monkeypatch):
-    for waited, said in ((80.0, "2:00 left"), (200.5, "0:00 left"), (209.0, "nothing new for 3:29")):
+    for waited, said in ((80.0, "2:00 left"), (200.9, "0:00 left"), (209.0, "nothing new for 3:29")):
         monkeypatch.setattr(Tally, "waited", waited)
         text = " ".join(lines(80, shown()))
         assert said in text and (":00 left" in text) == ("left" in said)

@@ -37,11 +37,17 @@ def test_in_a_terminal_a_long_line_ends_between_words_and_within_no_command(caps
     lines.say(said, "  one below, which stays as long as it is, since it may be a table of some kind")
     assert capsys.readouterr().err.splitlines()[0] == f"ratchet: {said}"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)
+    monkeypatch.setattr(os, "get_terminal_size", lambda of: os.terminal_size((60, 20)))
     lines.say(said, below := "  one below, which stays as long as it is, since it may be a table of some kind")
     *wrapped, last = capsys.readouterr().err.splitlines()
     assert max(map(len, wrapped)) <= 60 and " ".join(wrapped) == f"ratchet: {said}" and last == below
     assert any(command in line for line in wrapped) and len(wrapped) > 2
+
+
+def test_what_nobody_can_hear_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as of a process that was begun without one
+    lines.say("a line")
 
 
 @pytest.mark.parametrize("odd", ["no\nwhere", "no\r\nwhere\x1b[1A", "no\u2028where\x85"])

@@ -134,12 +134,16 @@ def test_slots_say_what_they_say_by_matrix_products(small, asked):
 
 def test_a_prompt_that_is_read_in_several_queues_lies_alike_in_all_of_them():
     """Without convolutions, long beginnings that prompts share would be read apart, with padding behind them."""
-    graphdef, params = decoder.create(model(conv=1, max_length=400), 0)
-    begins = tuple(2 + n % 60 for n in range(260))
-    asked = [Request(n, (*begins, 2 + min(n, 7))) for n in range(14)]
-    made = (Sampler(graphdef, slots=8, new_tokens=3, keep=6, attention=name) for name in ("triton", "plain"))
-    told = [one(awaken(params), asked, seed=3, temperature=1.0, stop=STOP) for one in made]
-    for a, b in zip(*told, strict=True):
+    graphdef, params = decoder.create(model(conv=1, max_length=400, family=Family("x", gated=True)), 0)
+    rng, made = np.random.default_rng(0), []
+    drawn = lambda count: tuple(rng.integers(2, 64, count).tolist())
+    begins = drawn(256)
+    prompts = sorted((*begins, *drawn(30)) for _ in range(8))
+    asked = [*map(Request, range(8), prompts), *(Request(100 + n, prompts[-1]) for n in range(6))]
+    for name in ("triton", "plain"):
+        sampler = Sampler(graphdef, slots=8, new_tokens=40, keep=6, attention=name)
+        made.append(sampler(awaken(params), asked, seed=3, temperature=1.0, stop=(1, 2, 3)))
+    for a, b in zip(*made, strict=True):
         assert a.tokens.tolist() == b.tokens.tolist()
         np.testing.assert_allclose(a.probs, b.probs, atol=1e-5)
 

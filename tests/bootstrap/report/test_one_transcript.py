@@ -13,7 +13,7 @@ INJECTED = "[red]no markup[/red]"
 def found(**changes) -> dict:
     """What is known of an accepted answer."""
     verdict = {"score": 1.0, "passed": True, "reason": "", "kind": "rule", "threshold": 0.5, "standing": "required"}
-    model = {"score": 0.58, "passed": True, "reason": "", "kind": "model", "threshold": 0.07, "standing": "earned"}
+    model = {"score": 0.58, "passed": True, "reason": "", "kind": "model", "threshold": 0.07, "standing": "always"}
     branch = {"position": 1, "token": 7, "probability": 0.28, "passed": False, "piece": " lean"}
     return {
         "transcript": "c0ffee0000000000",
@@ -88,12 +88,13 @@ def test_a_rejected_transcript_says_why_and_that_nothing_is_trained_on():
     assert "none: it was not kept for training" in said and "Trained on in nothing" in said
 
 
-def test_a_criterion_that_decides_nothing_is_told_from_those_that_do():
+@pytest.mark.parametrize("standing", ["advisory", "earned"])
+def test_a_criterion_that_decides_nothing_is_told_from_those_that_do(standing):
     told = found()["verdicts"]
-    lines = shown(verdicts=told | {"sure": told["rhyming"] | {"passed": False, "standing": "advisory"}})
+    lines = shown(verdicts=told | {"sure": told["rhyming"] | {"passed": False, "standing": standing}})
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
     assert rows["sure"] == ["failed", "model,", "advisory", "0.58", "0.07"]
-    assert "Verdicts: 2 of 3 passed; 1 that failed decide nothing" in lines
+    assert "Verdicts: 2 of 3 passed; advisory, and failed: 1" in lines
 
 
 @pytest.mark.parametrize(("accepted", "said"), [(True, "accepted"), (False, "rejected")])
