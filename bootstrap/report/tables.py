@@ -24,7 +24,7 @@ STEPS = {
     "finished": "came to an end",
     "distinct": "different texts",
     "reviewed": "reviewed",
-    "acceptable": "passed every criterion",
+    "acceptable": "passed all criteria that decide",
     "passed": "and repeat no other",
     "kept": "kept for training",
     "branches": "branches reviewed",
