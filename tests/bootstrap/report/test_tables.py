@@ -54,9 +54,8 @@ def test_a_funnel_only_narrows_within_one_scale_and_says_the_scale(page):
         "Branches, of 5,210",
         "Corrections, of 60",
     ]
-    assert "passed all criteria that decide 930 64.6 % and repeat no other 800 55.6 % kept for training 400 27.8 %" in plain(
-        shown
-    )
+    passed = "passed all criteria that decide 930 64.6 %"
+    assert f"{passed} and repeat no other 800 55.6 % kept for training 400 27.8 %" in plain(shown)
     assert tables.narrowing({"made": 0, "passed": 0}) == []
 
 
