@@ -343,11 +343,11 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def nearest(name: str) -> str | None:
-    """The known dotted setting closest to an unknown one: of those whose last word is the same or, if there are none,
-    close; else of all. None where none is close."""
+    """The known dotted setting closest to an unknown one: of those whose last word is closest or the same; where none
+    is close, of all. None where none of these is close either."""
     known, last = list(flat(Config())), lambda setting: setting.split(".")[-1]
     words = difflib.get_close_matches(last(name), {*map(last, known)}, n=1)
-    leaf = [k for k in known if last(k) in ([last(name)] if last(name) in map(last, known) else words)]
+    leaf = [k for k in known if last(k) in words]
     return next(iter(difflib.get_close_matches(name, leaf or known, n=1, cutoff=0.0 if leaf else 0.6)), None)
 
 

@@ -45,9 +45,9 @@ class Inference:
     """How a model is read. Weights are cast to `dtype`. `rows` lays rows, and of their caches the heads, out over a
     mesh; weights then lie whole along the axes of rows (a step would else gather them), and results whole on every
     host. `attention` is the kernel for many tokens at once (`models.kernels`), and whether a step may read pages
-    (`models.pages`). `deterministic` programs give the same bits from run to run on a GPU too (`models.programs`).
-    `unused` are the ids that no token has, such as rows that pad an embedding: they have no probability, whatever lies
-    in them."""
+    (`models.pages`) or, where it is asked for, a shared prompt once (`models.triton`). `deterministic` programs give
+    the same bits from run to run on a GPU too (`models.programs`). `unused` are the ids that no token has, such as rows
+    that pad an embedding: they have no probability, whatever lies in them."""
 
     graphdef: nnx.GraphDef
     dtype: str = field(default="float32", kw_only=True)

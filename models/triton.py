@@ -96,16 +96,16 @@ def _attend(
 
 
 def _part(
-    query_RE, k_BGSE, v_BGSE, at_B, positions_BS, leader_B, mixed_RE, most_R, total_R, *, scores: Scores, window: int,
-    columns: int, block: int, each: int, real: int,
+    query_ref, k_BGSE, v_BGSE, at_B, positions_BS, leader_B, mixed_ref, most_ref, total_ref, *, scores: Scores,
+    window: int, columns: int, block: int, each: int, real: int,
 ) -> None:  # fmt: skip
     """The kernel. It gives, of some blocks of a row's columns and for the `real` queries of one head of keys, what
     values sum up to, weighed by the exponentials of scores less the largest; that largest score; and the sum of the
     weights."""
     row, head, part = (pl.program_id(axis) for axis in range(3))
-    height = query_RE.shape[0]  # a product has more rows than there are queries
+    height = query_ref.shape[0]  # a product has more rows than there are queries
     is_real_R, all_R = jnp.arange(height) < real, pl.ds(0, height)
-    q_RE = gpu.load(query_RE.at[all_R, :], mask=is_real_R[:, None], other=0)
+    q_RE = gpu.load(query_ref.at[all_R, :], mask=is_real_R[:, None], other=0)
     at, leader = at_B[row], leader_B[row]
 
     def add(number, sums):
@@ -136,6 +136,6 @@ def _part(
     nothing_R = jnp.zeros(height, jnp.float32)
     begun = jnp.zeros(q_RE.shape, jnp.float32), nothing_R + _NOTHING, nothing_R
     mixed, most, total = jax.lax.fori_loop(0, each, add, begun)
-    gpu.store(mixed_RE.at[all_R, :], mixed, mask=is_real_R[:, None])
-    gpu.store(most_R.at[all_R], most, mask=is_real_R)
-    gpu.store(total_R.at[all_R], total, mask=is_real_R)
+    gpu.store(mixed_ref.at[all_R, :], mixed, mask=is_real_R[:, None])
+    gpu.store(most_ref.at[all_R], most, mask=is_real_R)
+    gpu.store(total_ref.at[all_R], total, mask=is_real_R)

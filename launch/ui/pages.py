@@ -72,7 +72,7 @@ class Pages:
             generations = [row["generation"] for row in there]
             criteria = labels.criteria(connection)[1:]
             state = self._indexed(run, connection)
-        standing = {number: advisory_in(run.directory / f"gen-{number:03d}") for number in generations}
+        standing = {of: advisory_in(run.directory / f"gen-{of:03d}") for of in generations}
         asked = {"query": query, "found": found, "failed": failed, "generations": generations, "criteria": criteria}
         known = {"run": run, "indexed": state, "by_lot": by_lot(run.directory), "advisory_in": standing}
         return self._shown("transcripts", number=number, **known, **asked)

@@ -308,3 +308,17 @@ def test_what_lots_accepted_is_said_to_be_accepted_at_random_and_a_correction_is
     with shown(decided) as others:
         assert chips(others.ask(f"{LIST}?words=lantern").text) == {"accepted", "rejected"}
         assert "at random" not in plain(others.ask(f"{LIST}/aaaa0001").text)
+
+
+@pytest.mark.parametrize("standing", ["required", "advisory"])
+def test_a_failed_criterion_that_decides_nothing_is_told_from_those_that_do(run, cache, tmp_path, standing):
+    copy = epath.Path(shutil.copytree(run, tmp_path / "copy"))
+    for generation in copy.glob("gen-*"):
+        (generation / "calibration.json").write_text(json.dumps({"criteria": {"grounded": {"standing": standing}}}))
+    rejected = next(name for name in TEXTS if name not in ACCEPTED)
+    with shown(copy) as pages:
+        found, one = pages.ask(f"{LIST}?words=lantern&kind=").text, pages.ask(f"{LIST}/{rejected}").text
+    advisory = standing == "advisory"
+    assert ('<li class="chip">✗ grounded, advisory</li>' in found) == advisory
+    assert ('<li class="chip fail">✗ grounded</li>' in found) != advisory
+    assert ('<th scope="row">grounded <small>advisory</small></th>' in one) == advisory
