@@ -39,13 +39,20 @@ def say(line: str, *below: str) -> None:
     """Tells in a line what a command has come to, and what is listed below it. In a terminal, a line that is longer
     than the terminal is wide ends between words, and within no `command` that may be copied."""
     said = one_line(f"ratchet: {line}")
-    if sys.stderr and sys.stderr.isatty():  # a process may have been begun without one
+    if width := _width():
         kept = re.sub("`[^`]*`", lambda command: command.group().replace(" ", "\0"), said)
-        width = os.get_terminal_size(sys.stderr.fileno()).columns
         parts = textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False)
         tell(*(part.replace("\0", " ") for part in parts), *below)
     else:
         tell(said, *below)
+
+
+def _width() -> int:
+    """Columns of the terminal that hears what is told; 0 where none does, or one that does not know its width."""
+    with contextlib.suppress(OSError):  # it may be gone
+        if sys.stderr and sys.stderr.isatty():  # a process may have been begun without a standard error
+            return os.get_terminal_size(sys.stderr.fileno()).columns
+    return 0
 
 
 @contextlib.contextmanager

@@ -43,6 +43,9 @@ def test_in_a_terminal_a_long_line_ends_between_words_and_within_no_command(caps
     *wrapped, last = capsys.readouterr().err.splitlines()
     assert max(map(len, wrapped)) <= 60 and " ".join(wrapped) == f"ratchet: {said}" and last == below
     assert any(command in line for line in wrapped) and len(wrapped) > 2
+    monkeypatch.setattr(os, "get_terminal_size", lambda of: os.terminal_size((0, 0)))  # as of one without a size
+    lines.say(said)
+    assert capsys.readouterr().err.splitlines() == [f"ratchet: {said}"]
 
 
 def test_what_nobody_can_hear_is_no_error(monkeypatch):
