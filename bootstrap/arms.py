@@ -42,7 +42,8 @@ def arm_of(
     data = content_id([e.id for examples, _ in pools for e in examples])
     position = {"arm": arm, "generation": generation, "steps": steps, "data": data}
     profile = str(run.directory / "profile" / _name(position))
-    return Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora)
+    new = tuple(sorted(run.tokenizer.late)) if c.lora else ()
+    return Training(run.graphdef, batches, optimizer, run.mesh, c.engine, position, profile, c.lora, new)
 
 
 def train_arm(run: Run, params: nnx.State, arm: Training) -> nnx.State:

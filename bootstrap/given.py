@@ -71,16 +71,12 @@ def base_config(named: str) -> DecoderConfig:
 
 def base_weights(config: Config, mesh: jax.sharding.Mesh, tell: Callable[[str], None] = lambda said: None) -> nnx.State:
     """The weights of the model that `base` names, over the mesh. Rows of its template's tokens that show no training
-    (`models.rows`) begin as the mean of the others, and `tell` hears of it. Raises ValueError where adapters would be
-    trained, which change no rows."""
+    (`models.rows`) begin as the mean of the others, and `tell` hears of it."""
     base = base_model(config.base)
     tokenizer = base.tokenizer()
     params = base.weights(lambda params: state_sharding(mesh, params))
     if new := rows.untrained(params, tokenizer):
-        said = f"{config.base}: {rows.described(new, tokenizer)}"
-        if config.train.lora:
-            raise ValueError(f"{said}, and adapters would not train them; set --train.lora 0")
-        tell(f"{said}; they begin as the mean of the others")
+        tell(f"{config.base}: {rows.described(new, tokenizer)}; they begin as the mean of the others")
     return rows.with_means(params, new, tokenizer)
 
 

@@ -70,7 +70,7 @@ def _chat(base: Pretrained, weights: nnx.State, template: str) -> dict[str, Any]
         return {"base": False, "warning": f"a run with --base refuses this model: {error}"}
     marks = "by the template" if own.marks else "by how turns open and close" if found else "not at all"
     new = rows.untrained(weights, own)
-    mended = f"{rows.described(new, own)}; a run begins them as the mean of the others, and needs --train.lora 0"
+    mended = f"{rows.described(new, own)}; a run begins them as the mean of the others, and trains them"
     found = {"base": True, "tokens": own.vocab_size, "calls_tools": own.can_call, "marks": marks}
     return found | {"warning": mended if new else ""}
 
@@ -113,7 +113,7 @@ def write(run: Run, asked: Export) -> epath.Path:
     with whole(place) as fresh:
         huggingface.save(fresh, model, weights, asked.dtype, run.tokenizer.special_ids)
         if run.config.base:
-            run.tokenizer.save(fresh, dated=False)
+            run.tokenizer.save(fresh, of_run=False)
         else:
             (fresh / "tokenizer.model").write_bytes(run.tokenizer.model)
     return place

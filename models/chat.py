@@ -83,6 +83,7 @@ class ChatTokenizer:
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
         self.late, self.left_out = self._vocabulary.late, self._vocabulary.left_out
+        self.late |= {i for name, i in self._vocabulary.symbols.items() if name in of_folder.late}
         self._symbols = frozenset(self._vocabulary.symbols.values())
         self.whole, self.spell = self._vocabulary.whole, self._vocabulary.spell
         self.described = {**of_folder.named, "chat_template": of_folder.default}
@@ -110,11 +111,12 @@ class ChatTokenizer:
             raise FolderError(f"{path}: has the id {made.vocab_size - 1}, but the model's embedding has {rows} rows")
         return made
 
-    def save(self, folder: epath.Path, dated: bool = True) -> None:
-        """Writes the files that `load` and transformers read. tokenizer.json appears last, and whole. `dated` records
-        the time that templates were told, so that they are told it again."""
+    def save(self, folder: epath.Path, of_run: bool = True) -> None:
+        """Writes the files that `load` and transformers read. tokenizer.json appears last, and whole. The folder
+        `of_run` records the time that templates were told, so that they are told it again, and which tokens are late."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._settings.write(folder, self._now if dated else None)
+        late = {name: i for name, i in sorted(self._vocabulary.symbols.items()) if of_run and i in self.late}
+        self._settings.write(folder, self._now if of_run else None, late)
         (folder / "tokenizer.json.part").write_text(self._vocabulary.source)
         (folder / "tokenizer.json.part").rename(folder / "tokenizer.json")
 

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ratchet.models.chat import ChatTokenizer
 
-_IDS_ALONG = {"embedding": 0, "head": 1}
+IDS_ALONG = {"embedding": 0, "head": 1}
 """The axis of a matrix along which its ids lie."""
 FAR = 4.0
 """How many times as long as nearly all rows in use, or as short, a row is that shows no training."""
@@ -31,9 +31,9 @@ def untrained(params: nnx.State, tokenizer: ChatTokenizer) -> Rows:
     than those of nearly all ids that it has."""
     used = sorted(tokenizer.ids - tokenizer.late)
     found: dict[str, Sequence[int]] = {}
-    for name in _IDS_ALONG if tokenizer.late else ():
+    for name in IDS_ALONG if tokenizer.late else ():
         if name in params:
-            norm_V = _norms(params[name][...], _IDS_ALONG[name])
+            norm_V = _norms(params[name][...], IDS_ALONG[name])
             short, long = np.percentile(norm_V[used], _NEARLY_ALL)
             found[name] = sorted(i for i in tokenizer.late if not short / FAR < norm_V[i] < long * FAR)
     return {name: ids for name, ids in found.items() if ids}
@@ -51,7 +51,7 @@ def with_means(params: nnx.State, found: Rows, tokenizer: ChatTokenizer) -> nnx.
     def of(path, leaf: jax.Array) -> jax.Array:
         if (name := path[0].key) not in found:
             return leaf
-        along = _IDS_ALONG[name]
+        along = IDS_ALONG[name]
         is_used_V = np.isin(np.arange(leaf.shape[along]), sorted(tokenizer.ids - tokenizer.late))
         put = jax.jit(_with_means, static_argnums=3, out_shardings=leaf.sharding)
         return put(leaf, np.array(found[name]), is_used_V, along)

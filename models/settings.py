@@ -16,7 +16,7 @@ from ratchet.models.template import asks_for_the_date
 _SETTINGS = "tokenizer_config.json"
 _ALONE, _OTHERS = "chat_template.jinja", "additional_chat_templates"
 _SPLIT = "split_special_tokens"
-_NOW = "chat_date.txt"
+_NOW, _LATE = "chat_date.txt", "late_tokens.json"
 _MAP, _LEGACY = "special_tokens_map.json", "added_tokens.json"
 _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _END_OF_TEXT = "<|endoftext|>"
@@ -43,6 +43,7 @@ class ChatSettings:
     `named` holds special tokens by the name that templates call them, such as `bos_token`. `now` is the time that a
     template is told, None in a folder that records none. `others` are settings that only transformers reads, and
     `added` what they and other files add to the tokens of tokenizer.json; `reading` is how transformers reads that.
+    `late` are tokens of a run's tokenizer.json that its base's has not.
     """
 
     default: str
@@ -52,14 +53,16 @@ class ChatSettings:
     now: datetime.datetime | None = None
     added: tuple[Added, ...] = ()
     reading: Reading = AS_IT_IS
+    late: tuple[str, ...] = ()
 
     @property
     def dated(self) -> bool:
         """Whether what the templates write depends on the day."""
         return asks_for_the_date(self.default) or asks_for_the_date(self.with_tools)
 
-    def write(self, folder: epath.Path, now: datetime.datetime | None) -> None:
-        """Writes the files that `read` and transformers read. `now` is recorded for templates that ask for the date."""
+    def write(self, folder: epath.Path, now: datetime.datetime | None, late: Mapping[str, int]) -> None:
+        """Writes the files that `read` and transformers read. `now` is recorded for templates that ask for the date,
+        and `late` tokens, ids by name, where there are any."""
         (folder / _ALONE).write_text(self.default)
         if self.with_tools != self.default:
             (folder / _OTHERS).mkdir(exist_ok=True)
@@ -67,6 +70,8 @@ class ChatSettings:
         (folder / _SETTINGS).write_text(json.dumps({**self.others, **self.named}, indent=1))
         if now and self.dated:
             (folder / _NOW).write_text(now.isoformat())
+        if late:
+            (folder / _LATE).write_text(json.dumps(dict(late)))
 
 
 def read(folder: epath.Path, template: str = "") -> ChatSettings:
@@ -95,7 +100,8 @@ def read(folder: epath.Path, template: str = "") -> ChatSettings:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise FolderError(f"{folder / _SETTINGS}: lists tokens that are none ({error}); fetch it again") from error
     reading = Reading(of_class, settings.get("add_prefix_space"), bool(settings.get("legacy")))
-    return ChatSettings(default, with_tools, named, settings, _now(folder / _NOW), added, reading)
+    now, late = _now(folder / _NOW), tuple(_mapping(folder / _LATE))
+    return ChatSettings(default, with_tools, named, settings, now, added, reading, late)
 
 
 def text_of(path: epath.Path) -> str:

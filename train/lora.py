@@ -1,26 +1,33 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): W + A·B in place of W, with A and B alone trained.
 
-Shapes: L layers, I inputs and O outputs of a matrix, R rank.
+An embedding and a head get none, but for rows of tokens that are new to a model: those are trained whole, at any rank.
+
+Shapes: L layers, I inputs and O outputs of a matrix, R rank, N new tokens, D width.
 """
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ratchet.models.decoder import INPUT_AXES
 from ratchet.models.programs import compiler_options
+from ratchet.models.rows import IDS_ALONG
 
 ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
 """The matrices of a layer that get adapters, as far as the family has them."""
 
 Adapters = dict[str, jax.Array]
-"""`NAME_into` [L, I, R] and `NAME_out` [L, R, O] by the matrix's name."""
+"""`NAME_into` [L, I, R] and `NAME_out` [L, R, O] by the matrix's name, and `embedding_rows` and `head_rows` [N, D]."""
 
 
-def create(params: nnx.State, rank: int, seed: int) -> Adapters:
-    """Adapters that change nothing yet: A is random, of the scale of a fresh matrix, and B is 0."""
+def create(params: nnx.State, rank: int, seed: int, new: Sequence[int] = ()) -> Adapters:
+    """Adapters that change nothing yet: A is random, of the scale of a fresh matrix, B is 0, and so is what is added to
+    the rows of tokens whose ids are `new`."""
     made, key = {}, jax.random.key(seed)
     for number, name in enumerate(ADAPTED):
         if name not in params["layers"]:
@@ -28,15 +35,31 @@ def create(params: nnx.State, rank: int, seed: int) -> Adapters:
         layers, inputs, outputs = _sizes(name, params["layers"][name][...])
         into = jax.random.normal(jax.random.fold_in(key, number), (layers, inputs, rank)) * inputs**-0.5
         made |= {f"{name}_into": into, f"{name}_out": jnp.zeros((layers, rank, outputs))}
-    return made
+    with_rows = [name for name in IDS_ALONG if new and name in params]
+    return made | {f"{name}_rows": jnp.zeros((len(new), params["embedding"].shape[1])) for name in with_rows}
 
 
-def merged(params: nnx.State, adapters: Adapters, deterministic: bool = False) -> nnx.State:
+def split(params: nnx.State, adapters: Adapters, new: Sequence[int] = ()) -> tuple[nnx.State, Adapters]:
+    """The weights with what adapters add to rows of `new` tokens, and the adapters of layers, as the decoder takes
+    them."""
+
+    def add(path, leaf):
+        rows_ND = adapters.get(f"{path[0].key}_rows")
+        if rows_ND is None:
+            return leaf
+        ids_N, change_ND = np.array(new), rows_ND.astype(leaf.dtype)
+        return leaf.at[ids_N].add(change_ND) if IDS_ALONG[path[0].key] == 0 else leaf.at[:, ids_N].add(change_ND.T)
+
+    of_layers = {name: x for name, x in adapters.items() if not name.endswith("_rows")}
+    return jax.tree_util.tree_map_with_path(add, params), of_layers
+
+
+def merged(params: nnx.State, adapters: Adapters, new: Sequence[int] = (), deterministic: bool = False) -> nnx.State:
     """The weights with what the adapters add to them. A `deterministic` sum is the same on a GPU each time."""
-    return jax.jit(_merge, compiler_options=compiler_options(deterministic))(params, adapters)
+    return jax.jit(partial(_merge, new=new), compiler_options=compiler_options(deterministic))(params, adapters)
 
 
-def _merge(params: nnx.State, adapters: Adapters) -> nnx.State:
+def _merge(params: nnx.State, adapters: Adapters, new: Sequence[int]) -> nnx.State:
     # Adapters are not closed over: the compiler would multiply them itself, for half a minute.
     def add(path, leaf):
         name = next((str(key.key) for key in reversed(path) if getattr(key, "key", None) in ADAPTED), "")
@@ -45,7 +68,7 @@ def _merge(params: nnx.State, adapters: Adapters) -> nnx.State:
         change = jnp.einsum("lir,lro->lio", adapters[f"{name}_into"], adapters[f"{name}_out"])
         return leaf + change.reshape(leaf.shape).astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(add, params)
+    return jax.tree_util.tree_map_with_path(add, split(params, adapters, new)[0])
 
 
 def _sizes(name: str, weight: jax.Array) -> tuple[int, int, int]:

@@ -90,6 +90,8 @@ class Training:
     rank: int = 0
     """Rank of the adapters that are trained instead of the weights, and merged into them at the end; 0: the weights are
     trained."""
+    new: tuple[int, ...] = ()
+    """Ids of tokens whose rows are trained beside adapters, since the model does not know them."""
 
 
 class TrainingDiverged(Ends):
@@ -115,7 +117,7 @@ def fit(
         state = _restored(run, tx, trained, checkpoints)
         saved = int(state.step) if state else -1
         state = state or _initial(run, tx, trained)
-        train_step = make_step(run.graphdef, tx, engine, state, batches.segments)
+        train_step = make_step(run.graphdef, tx, engine, state, batches.segments, run.new)
         start = int(state.step)
         report, running, signal = _Reporter(run, params, log, rate, clock, start), deque(), 0
         stream = batches.iterate(start, own_rows(run.mesh, batches.rows))
@@ -152,21 +154,23 @@ def fit(
                 save(batches.steps)
             raise stopping.Stopped(asked() or SIGTERM)
     found = optimizers.final_weights(state.optimizer, state.params)
-    return lora.merged(frozen, found, engine.deterministic) if run.rank else found
+    return lora.merged(frozen, found, run.new, engine.deterministic) if run.rank else found
 
 
 def _adapted(run: Training, params: nnx.State) -> tuple[nnx.State, nnx.State | None]:
     """What is trained, and the weights that adapters change, None where they are trained themselves."""
     if not run.rank:
         return params, None
-    return lora.create(params, run.rank, run.batches.seed), jax.device_put(params, state_sharding(run.mesh, params))
+    adapters = lora.create(params, run.rank, run.batches.seed, run.new)
+    return adapters, jax.device_put(params, state_sharding(run.mesh, params))
 
 
 def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, engine: EngineConfig, like: State,
-              segments: int = 0):
+              segments: int = 0, new: tuple[int, ...] = ()):
     """The jitted step (state, batch, frozen) -> (state, sums and gradient norm). `frozen` are the weights that trained
-    adapters change, None where the weights themselves are trained. Rows have at most so many `segments`; 0 where that
-    is not known. Every row of the batch says the `signal` and the `rate` beside what `Batches` gives.
+    adapters change, None where the weights themselves are trained, and `new` the tokens whose rows they change. Rows
+    have at most so many `segments`; 0 where that is not known. Every row of the batch says the `signal` and the `rate`
+    beside what `Batches` gives.
 
     It leaves the state laid out as `like`, a state or its shapes, so that the next step is the same program; so is a
     step of another run with batches of the same shapes.
@@ -176,19 +180,19 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs,
     device = min(jax.tree.leaves(layout)[0].device_set, key=lambda d: d.id)
     counts = platform(device) == "gpu"  # whose kernels alone heed how many there are, rounded up as here
     most = (1 << segments.bit_length()) - 1 if counts else 0
-    step = _train_step(graphdef, tx, engine, most)
+    step = _train_step(graphdef, tx, engine, most, new)
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None), compiler_options=options)
 
 
 @functools.lru_cache(maxsize=16)
 def _train_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, engine: EngineConfig,
-                segments: int) -> Callable:
+                segments: int, new: tuple[int, ...]) -> Callable:
     """The function that `make_step` compiles; JAX knows a program by it."""
 
     def train_step(state: State, batch, frozen: nnx.State | None = None) -> tuple[State, dict[str, jax.Array]]:
         def objective(trained, batch) -> tuple[jax.Array, LossSums]:
-            weights = (trained, {}) if frozen is None else (frozen, trained)
-            sums = loss_sums(graphdef, weights[0], batch, engine, weights[1], segments)
+            weights, adapters = (trained, {}) if frozen is None else lora.split(frozen, trained, new)
+            sums = loss_sums(graphdef, weights, batch, engine, adapters, segments)
             return sums.loss, sums
 
         signal, rate = jnp.max(batch["signal"]), jnp.max(batch["rate"])
@@ -244,13 +248,13 @@ def compile_step(run: Training, params: nnx.State) -> None:
     """Compiles the step that `fit` trains with from such weights, and runs nothing."""
     tx, mesh, engine = optimizers.create(run.optimizer), run.mesh, run.engine
     with jax.set_mesh(mesh):
-        adapters = lambda: lora.create(params, run.rank, run.batches.seed)
+        adapters = lambda: lora.create(params, run.rank, run.batches.seed, run.new)
         trained = jax.eval_shape(adapters) if run.rank else params
         state = _layout(run, tx, trained)
         frozen = laid_out(params, state_sharding(mesh, params)) if run.rank else None
         own = own_rows(mesh, run.batches.rows)
         batch = place_batch(mesh, run.batches.rows, _signed(run.batches.part(0, own)))
-        compiled(make_step(run.graphdef, tx, engine, state, run.batches.segments), state, batch, frozen)
+        compiled(make_step(run.graphdef, tx, engine, state, run.batches.segments, run.new), state, batch, frozen)
 
 
 def _signed(batch: Batch, signal: int = 0, rate: float = 0.0) -> Batch:

@@ -56,7 +56,7 @@ def commands(place: Path) -> dict[str, list[str]]:
     base, folder = pretrained.find("smollm2"), epath.Path(place) / "smollm2"
     weights = base.weights(lambda params: state_sharding(make_mesh(MeshConfig()), params))
     huggingface.save(folder, base.config, weights, "float32")
-    base.tokenizer().save(folder, dated=False)
+    base.tokenizer().save(folder, of_run=False)
     theirs = "from transformers.cli.transformers import main; main()"
     return {
         "transformers serve": [sys.executable, "-c", theirs, "serve", str(folder), "--device", "cpu"],

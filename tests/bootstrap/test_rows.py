@@ -1,5 +1,5 @@
-"""Rows of tokens that a folder names beside its tokenizer.json: known for untrained, begun as the mean, refused to
-adapters."""
+"""Rows of tokens that a folder names beside its tokenizer.json: known for untrained, begun as the mean, and trained
+with adapters too."""
 
 import dataclasses
 import json
@@ -7,13 +7,17 @@ import json
 import jax
 import numpy as np
 import pytest
-from support import CHATML, LLAMA, SPECIAL, awaken, little_config, write_chat
+from support import CHATML, LLAMA, SPECIAL, awaken, little_config, start, write_chat
 
 from ratchet.bootstrap import run as runs
+from ratchet.bootstrap.arms import arm_of, train_arm
+from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.given import base_model, base_weights
+from ratchet.bootstrap.progress import Silent
 from ratchet.launch import folders
 from ratchet.models import decoder, huggingface, rows
 from ratchet.models.chat import ChatTokenizer
+from ratchet.models.tokenizer import load as load_tokenizer
 from ratchet.train.sharding import MeshConfig, make_mesh, state_sharding
 
 STOP = "<|stop|>"
@@ -101,14 +105,26 @@ def test_rows_like_the_others_and_tokens_that_no_template_writes_stay_as_they_ar
         assert not told and all(np.array_equal(a, b) for a, b in zip(matrices(params), matrices(own), strict=True))
 
 
-def test_adapters_are_refused_since_they_would_train_no_row(tmp_path):
-    place, _ = folder(tmp_path / "model", 0.0)
-    with pytest.raises(ValueError, match=r"<\|stop\|>.*, and adapters would not train them; set --train.lora 0$"):
-        begun(place, train__lora=4)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_such_a_row_is_trained_whatever_the_rank(tmp_path, rank):
+    place, used = folder(tmp_path / "model", 0.0)
+    sizes = {"train__columns": 1024, "model__max_length": 1024, "train__lora": rank, "simulate__calls": 0}
+    config = runs.with_base(little_config(base=str(place), **sizes))
+    run = runs.prepare(start(tmp_path / "run", config), config, Silent())
+    before = base_weights(config, run.mesh)
+    said = (5, used, 6)
+    learned = [example((7,), said, one_hot(said), "seed", {})]
+    after = train_arm(run, before, arm_of(run, 1, "rows", [(learned, config.train.batch)], 3))
+    run.metrics.close()
+    for name, old, new in zip(("embedding", "head"), matrices(before), matrices(after), strict=True):
+        changed = [i for i in range(len(old)) if not np.array_equal(old[i], new[i])]
+        assert used in changed and (not rank or changed == [used])
+    assert load_tokenizer(run.directory / "tokenizer").late == {used}  # as those who go on with the run read it
+    run.tokenizer.save(tmp_path / "export", of_run=False)
+    assert not load_tokenizer(tmp_path / "export").late
 
 
 def test_import_warns_of_such_a_token(tmp_path):
     place, _ = folder(tmp_path / "model", 0.0)
     chat = folders.read(str(place))["chat"]
     assert chat["base"] and STOP in chat["warning"] and "\n" not in chat["warning"]
-    assert "--train.lora 0" in chat["warning"]

@@ -214,7 +214,7 @@ def test_a_resumed_run_is_told_the_day_on_which_it_began(tmp_path):
 
 def test_a_folder_for_other_programs_records_no_day(tmp_path):
     place = folder(tmp_path, {"chat_template": DATED})
-    ChatTokenizer.load(place, now=THEN).save(place / "out", dated=False)
+    ChatTokenizer.load(place, now=THEN).save(place / "out", of_run=False)
     assert ChatTokenizer.load(place / "out", now=LATER).hash == ChatTokenizer.load(place, now=LATER).hash
 
 
@@ -267,7 +267,7 @@ def test_a_setting_of_another_type_is_one_line_that_names_it(tmp_path, settings,
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *((f"{n}.json", c) for n in ("tokenizer_config", "special_tokens_map", "added_tokens")
+        *((f"{n}.json", c) for n in ("tokenizer_config", "special_tokens_map", "added_tokens", "late_tokens")
           for c in (b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000)),
         ("chat_template.jinja", b"\xff\xfe"), ("chat_date.txt", b"yesterday"),
     ],

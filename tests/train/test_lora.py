@@ -56,8 +56,28 @@ def test_merged_weights_give_what_the_adapters_give(model):
     batch = {name: jnp.asarray(x) for name, x in batch.items()}
     beside = loss_sums(graphdef, params, batch, EngineConfig(), adapters)
     within = loss_sums(graphdef, lora.merged(params, adapters), batch, EngineConfig())
+    changed = lora.split(params, adapters | {"embedding_rows": jnp.ones((2, 32))}, (3, 9))
+    assert [*changed[1]] == [*adapters] and float(jnp.sum(changed[0]["embedding"][...] != params["embedding"][...])) == 64
     assert float(beside.loss) == pytest.approx(float(within.loss), rel=1e-5)
     assert float(beside.loss) != pytest.approx(float(loss_sums(graphdef, params, batch, EngineConfig()).loss), rel=1e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_rows_of_new_tokens_are_trained_beside_the_layers_and_merged(tied, devices):
+    """The other rows stay as they are; what is merged gives the loss of what was trained."""
+    config, new = replace(QWEN, family=replace(QWEN.family, tied=tied)), (40, 63)
+    graphdef, params = decoder.create(config, 0)
+    params, said = awaken(params), (40, 5, 63, 2)
+    examples = [example((20 + n, 40), said, one_hot(said), "seed", {"number": n}) for n in range(8)]
+    run = replace(training(graphdef, examples, devices=devices), new=new)
+    losses = []
+    trained = fit(run, params, None, lambda step, values: losses.append(values["loss"]))
+    for name, along in (("embedding", 0), *(() if tied else (("head", 1),))):
+        before, after = (np.moveaxis(np.asarray(p[name][...]), along, 0) for p in (params, trained))
+        assert [i for i in range(64) if not np.array_equal(before[i], after[i])] == [*new]
+    assert losses[-1] < 0.3 * losses[0]
+    assert mean_loss(graphdef, trained, examples) == pytest.approx(losses[-1], rel=0.1)
 
 
 @pytest.mark.long
