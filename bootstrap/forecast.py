@@ -131,12 +131,14 @@ def by_servers(run: Run, place: str, stage: str) -> bool:
 
 
 def _scale(run: Run, params: nnx.State, tasks: Sequence[Task]) -> Scale:
-    """Times the sampler with prompts as they will be."""
+    """Times the sampler with prompts as they will be. Several processes time it together, so that the clock of the
+    first one tells all of them whether they do so again."""
     writer, index, end = run.writer(params), Index(run.passages(1)), run.tokenizer.end
     drafts = [draft(writer, index, task, 0, "forecast") for task in tasks]
     longest = max((d.prompt for d in drafts), key=len)
     paces, began = [], time.monotonic()
-    while not paces or (len(paces) < TIMINGS and time.monotonic() - began < ENOUGH):
+    soon = lambda: time.monotonic() - began < ENOUGH
+    while not paces or (len(paces) < TIMINGS and run.decided("whether to time this machine again", soon)):
         paces.append(run.sampler.pace(params, longest, (end, end)))
     times = [asdict(pace) for pace in paces]
     fast, slow = (Pace(**{name: of([t[name] for t in times]) for name in times[0]}) for of in (min, fmean))

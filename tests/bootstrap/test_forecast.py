@@ -44,6 +44,16 @@ def test_a_machine_of_half_the_pace_takes_twice_as_long(foretold):
     assert all(twice[name] == pytest.approx(bounds.times(2, 2)) for name, bounds in once.items())
 
 
+@pytest.mark.parametrize(("said", "times"), [((False,), 1), ((True, False), 2), ((True, True), 3)])
+def test_processes_time_the_machine_as_often_as_the_first_of_them(little_run, monkeypatch, said, times):
+    """Each has a clock of its own, and a program that one of several runs alone waits for the others for ever."""
+    told, timed = iter(said), []
+    together = SimpleNamespace(decided=lambda what, decide: next(told))
+    monkeypatch.setattr(Sampler, "pace", lambda *_: timed.append(1) or Pace(2.0, 1e-4, 1e-2))
+    forecast(replace(little_run, together=together), None, planned(little_run, ["imitation"]))
+    assert len(timed) == times and not [*told]
+
+
 def test_more_steps_take_longer_and_other_stages_do_not(little_run, foretold):
     config = replace(little_run.config, train=replace(little_run.config.train, steps=80))
     few, many = (foretold(Pace(0.0, 1e-4, 1e-2), run) for run in (little_run, replace(little_run, config=config)))
