@@ -18,12 +18,20 @@ PARTING = 3.0
 would end them with a status that says nothing of it."""
 
 
-def look_for_no_tpu() -> None:
-    """Has JAX use the CPU where libtpu is installed for `preflight` and there is no TPU: it would complain at length
-    whenever JAX looks for devices."""
-    present = any(Path("/dev").glob("accel*")) or Path("/dev/vfio").exists()
-    others = importlib.util.find_spec("jax_plugins")
-    if importlib.util.find_spec("libtpu") and not present and not others:
+_OF_CHIPS = ("accel*", "vfio", "nvidia*", "dxg", "kfd")
+"""What a machine has in /dev for TPUs, and for GPUs of NVIDIA, the same in WSL, and AMD."""
+
+
+def look_for_no_chips(devices: Path = Path("/dev")) -> None:
+    """Has JAX use the CPU where it finds the compilers of chips that `preflight` needs, and none of those chips: it
+    would complain at length whenever it looks for devices."""
+    plugins = importlib.util.find_spec("jax_plugins")
+    places = [*plugins.submodule_search_locations] if plugins else []
+    found = [path.name for place in places for path in Path(place).iterdir()]
+    compilers = [name for name in found if name.startswith("xla_cuda")]
+    others = [name for name in found if name not in compilers and not name.startswith("_")]
+    compiles = compilers or importlib.util.find_spec("libtpu")
+    if compiles and not others and not any(any(devices.glob(name)) for name in _OF_CHIPS):
         import jax
 
         jax.config.update("jax_platforms", "cpu")
@@ -50,7 +58,7 @@ def entry() -> None:
     memory.keep_freed()
     memory.give_back_now_and_then()
     with heeded(say, patient=False):
-        look_for_no_tpu()
+        look_for_no_chips()
         if status := join_others(sys.argv[1:]):
             os._exit(status)  # JAX may still wait for the others
         from ratchet.launch.cli import main  # what it imports may start threads

@@ -98,7 +98,6 @@ class ChatTokenizer:
 
         A template that asks for the date is told the one that the folder records, as those of runs do, else `now`,
         which is the time of the call unless it is given.
-
         Raises FolderError when something is missing or cannot be read, and when the tokenizer has ids that the model
         has not.
         """
@@ -112,11 +111,11 @@ class ChatTokenizer:
         return made
 
     def save(self, folder: epath.Path, of_run: bool = True) -> None:
-        """Writes the files that `load` and transformers read. tokenizer.json appears last, and whole. The folder
-        `of_run` records the time that templates were told, so that they are told it again, and which tokens are late."""
+        """Writes the files that `load` and transformers read. tokenizer.json appears last, and whole. A folder `of_run`
+        records the time that templates were told, to be told it again, and which tokens are late."""
         folder.mkdir(parents=True, exist_ok=True)
-        late = {name: i for name, i in sorted(self._vocabulary.symbols.items()) if of_run and i in self.late}
-        self._settings.write(folder, self._now if of_run else None, late)
+        late = {name: i for name, i in sorted(self._vocabulary.symbols.items()) if i in self.late}
+        self._settings.write(folder, *((self._now, late) if of_run else (None, {})))
         (folder / "tokenizer.json.part").write_text(self._vocabulary.source)
         (folder / "tokenizer.json.part").rename(folder / "tokenizer.json")
 

@@ -24,6 +24,12 @@ def platform(device: Any = None) -> str:
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
+def kind() -> str:
+    """What a vendor calls the devices that a program is compiled for, such as "NVIDIA H100 80GB HBM3", asked inside
+    jit."""
+    return (jax.sharding.get_abstract_mesh().abstract_device or jax.local_devices()[0]).device_kind
+
+
 def few(device: Any = None) -> bool:
     """Whether arrays are padded to few shapes, since each program compiles for seconds: on accelerators. The device is
     that of `platform`."""

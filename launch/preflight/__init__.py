@@ -1,12 +1,14 @@
-"""Compiles a real program for a TPU topology on a machine without TPUs, and says what it would take.
+"""Compiles a real program for TPUs or GPUs on a machine without any, and says what it would take.
 
-`libtpu` holds the TPU compiler; the topology is described, not present. What the compiler says of memory and of
-collectives is what the pod would do; FLOPs are counted from the traced program; times are bounds from data sheets.
+`libtpu` holds the TPU compiler, and JAX's plugin for CUDA that of GPUs; the topology is described, not present. What
+the compiler says of memory and of collectives is what the chips would do; FLOPs are counted from the traced program;
+times are bounds from data sheets.
 
 training.py     a step of training
 inference.py    the sampler's dispatch, and a batch of the review's questions
 generation.py   all of these as large as the settings have them, and what a generation takes by their bounds
 chips.py        chips that are described, programs compiled for them, and what these take of a chip's memory
+gpus.py         GPUs that are described, and what JAX is told of them
 collectives.py  what a compiled program moves, between chips and between a chip and its memory
 """
 
@@ -15,6 +17,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Console
@@ -23,7 +26,7 @@ from rich.table import Table
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.run import with_base
 from ratchet.launch.options import File, Json, Settings
-from ratchet.launch.preflight import generation, inference, training
+from ratchet.launch.preflight import generation, gpus, inference, training
 from ratchet.launch.preflight.chips import PreflightError, described_chips, gib, without_compilation_cache
 from ratchet.models.inference import round_up
 from ratchet.train.flops import chip_of
@@ -36,11 +39,13 @@ _TITLES = {"train": "training step", "sample": "sampling", "score": "scoring", "
 
 @dataclass(frozen=True)
 class Preflight:
-    """Compiles a program for TPUs without one: memory, traffic, bound, advice. Settings are the recipe's by default."""
+    """Compiles a program for TPUs or GPUs without one: memory, traffic, bound, advice. Settings are the recipe's by
+    default."""
 
     config: Settings
     topology: str = "v5e:4x4"
-    """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2 or tpu7x:2x2x1, whose chips are two devices."""
+    """Chips of a slice, such as v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2 or tpu7x:2x2x1, whose chips are two devices; or
+    GPUs of a host, such as h100:8 or h200:4."""
     slices: int = 1
     """Slices, joined by a slower network along the data axis."""
     step: Literal["train", "sample", "score", "generation"] = "train"
@@ -64,15 +69,18 @@ def preflight(
     told in a line that the compiler is at work, and how long it took. Settings that are `shaped` have the shape of
     their model already; it is read from the folder of `--base` without them.
 
-    Raises PreflightError without libtpu, for a topology that it does not know, or when the compiler's text cannot be
-    read; ValueError when the mesh does not fit.
+    Raises PreflightError without the compiler, for a topology that it does not know, or when the compiler's text cannot
+    be read; ValueError when the mesh does not fit.
     """
     config = shaped or with_base(asked.config)
     if min(asked.rows, asked.slices, asked.slots) < 1:
         raise PreflightError(
             f"preflight: rows {asked.rows}, slots {asked.slots}, slices {asked.slices}; all must be at least 1"
         )
-    mesh = make_mesh(config.mesh, described_chips(asked.topology, asked.slices))
+    if gpus.is_card(asked.topology) and asked.slices > 1:
+        raise PreflightError("preflight: slices are of TPUs; a topology of GPUs is one host, leave --slices at 1")
+    by_name = gpus.described if gpus.is_card(asked.topology) else partial(described_chips, slices=asked.slices)
+    mesh = make_mesh(config.mesh, by_name(asked.topology))
     kind = mesh.devices.flat[0].device_kind
     chip = chip_of(kind)
     if chip is None:
@@ -81,7 +89,7 @@ def preflight(
     where |= {"chips": mesh.size, "mesh": dict(mesh.shape)}
     say(f"preflight: compiling {_TITLES[asked.step]} for {mesh.size} devices; a large model takes minutes")
     began = time.monotonic()
-    with without_compilation_cache():
+    with without_compilation_cache(), gpus.as_if_present(mesh):
         if asked.step == "generation":
             sizes = re.findall(r"\d+", asked.topology.partition(":")[2])
             chips = math.prod(map(int, sizes)) * asked.slices  # of which each may be two devices

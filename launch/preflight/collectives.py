@@ -19,7 +19,9 @@ _COLLECTIVE = re.compile(
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
-_MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "copy-done", "slice-done", "while"}
+_MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "while"}
+_GIVES_OPERANDS = ("all-gather", "collective-permute", "reduce-scatter")
+"""Collectives whose start gives (operand, result, ...), on GPUs of several arrays: ((one, other), (one, other))."""
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
 
@@ -86,8 +88,8 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
 
 
 def memory_traffic(text: str, step: str = "") -> int:
-    """Bytes that a TPU program reads from and writes to its HBM, loops as often as they run; or, once, the body of the
-    loop with most operations whose names contain `step`.
+    """Bytes that a program reads from and writes to the HBM of its chip, loops as often as they run; or, once, the body
+    of the loop with most operations whose names contain `step`.
 
     The compiler's own sum also counts what moves within the chip: arrays with memory space S(1), into which it copies
     weights ahead of their use. A gather is taken to read the whole of what it gathers from, and a kernel all that it is
@@ -124,7 +126,9 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
             if not (branches := _branches(line)):
                 raise NotationError("has a conditional without branches")
             total += max(_traffic(lines[branch], lines) for branch in branches)
-        elif op not in _MOVES_NOTHING:
+        elif op.removesuffix("-start") in _GIVES_OPERANDS and op.endswith("-start"):
+            total += sum(size for size, _ in _arrays(_elements(shape)[1])) + sum(o[0][0] for o in operands if o)
+        elif op not in _MOVES_NOTHING and not op.endswith("-done"):
             sliced = _sliced(line, lines)
             kept = re.findall(r"\{(\d*)\}: \((\d+), ", line) if op == "custom-call" else ()
             made, given = ({int(pair[side] or 0) for pair in kept} for side in (0, 1))
@@ -191,6 +195,20 @@ def _parts(instruction: str) -> tuple[str, str, str]:
     raise NotationError(f"has the line {instruction[:80]!r}, which names no operation")
 
 
+def _elements(shape: str) -> list[str]:
+    """The parts of a tuple's shape, such as ["(f32[2], f32[4])", "f32[8]"]; of an array's, itself alone."""
+    if not shape.startswith("("):
+        return [shape]
+    parts, depth = [""], 0
+    for character in shape[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def _arrays(shape: str) -> list[tuple[int, bool]]:
     """(bytes, whether on the chip itself) of every array of a shape."""
     found = []
@@ -229,7 +247,8 @@ def _times(lines: dict[str, list[str]]) -> dict[str, int]:
             if " while(" in line:
                 if not (condition := re.search(r"condition=%?([\w.\-]+)", line)) or condition[1] not in lines:
                     raise NotationError("has a loop without a condition")
-                inner = count * _trips(lines[condition[1]])
+                known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+                inner = count * (int(known[1]) if known else _trips(lines[condition[1]]))
             waiting += [(called, inner) for called in _CALLED.findall(line) + _branches(line) if called in lines]
     return times
 
@@ -243,12 +262,12 @@ def _trips(condition: list[str]) -> int:
 def _bytes(shape: str, kind: str, line: str) -> int:
     """Bytes that count for a collective: of its result, or of the operand of a reduce-scatter, which is as many times
     larger as its groups have members."""
-    sizes = [size for size, _ in _arrays(shape)]
-    if "-start(" in line and kind in ("all-gather", "collective-permute"):
-        sizes = sizes[1:2]  # (operand, result, ...)
+    parts = _elements(shape)
+    if "-start(" in line and kind in _GIVES_OPERANDS:
+        parts = parts[1:2]
     if kind == "send":
-        sizes = sizes[:1]  # (operand, context, token)
-    size = sum(sizes)
+        parts = parts[:1]  # (operand, context, token)
+    size = sum(size for part in parts for size, _ in _arrays(part))
     return size * len(_groups(line)[0]) if kind == "reduce-scatter" else size
 
 

@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from ratchet.bootstrap.config import Config
+from ratchet.launch.preflight import gpus
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
 from ratchet.launch.preflight.collectives import by_kind, collectives, memory_traffic
 from ratchet.models import decoder
@@ -50,7 +51,7 @@ def sampling(
     columns = sampler.columns(config.model, config.model.max_length - c.new_tokens)
     lowered, weights, cache = sampler.lowered(params, columns)
     given = {"weights for sampling": bytes_on_chip(weights), "caches of slots": bytes_on_chip(cache)}
-    text, fit = compiled(lowered, chip, given, {"weights of training": bytes_on_chip(params)})
+    text, fit = compiled(lowered, chip, given, {"weights of training": bytes_on_chip(params)}, **gpus.options(mesh))
     found = {"slots": sampler.slots, "prompt_columns": columns, "new_tokens": c.new_tokens}
     found |= fit | {"advice": _advice(fit, f"{option}, --simulate.int8-cache")}
     if not text:
@@ -83,7 +84,7 @@ def scoring(
     flops = traced_flops(plainly, shared, batch)
     formula = _formula(model, contexts * parts, scorer.questions, width, length)
     given = {"weights for scoring": bytes_on_chip(shared.weights.read)}
-    text, fit = compiled(lowered, chip, given, {"weights of training": bytes_on_chip(params)})
+    text, fit = compiled(lowered, chip, given, {"weights of training": bytes_on_chip(params)}, **gpus.options(mesh))
     found = (
         {
             "questions": scorer.questions,

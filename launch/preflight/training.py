@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ratchet.bootstrap.config import Config
+from ratchet.launch.preflight import gpus
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
 from ratchet.launch.preflight.collectives import Collective, by_kind, collectives, memory_traffic
 from ratchet.models import decoder
@@ -45,7 +46,8 @@ def training(
             "flops": {"per_token": traced / tokens, "formula": formula / tokens, "ratio": traced / formula},
         }
         given = {name: bytes_on_chip(tree) for name, tree in parts.items()}
-        text, fit = compiled(step.lower(state, batch, frozen), chip, given, {}, **_WHOLE_PRODUCTS)
+        options = gpus.options(mesh) or _WHOLE_PRODUCTS
+        text, fit = compiled(step.lower(state, batch, frozen), chip, given, {}, **options)
     found |= fit
     if text:
         sent, found["memory"]["traffic"] = collectives(text, mesh), memory_traffic(text)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
-from ratchet.launch.__main__ import look_for_no_tpu
+from ratchet.launch.__main__ import look_for_no_chips
 
-look_for_no_tpu()
+look_for_no_chips()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

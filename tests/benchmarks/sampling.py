@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ratchet.launch.__main__ import look_for_no_tpu
+from ratchet.launch.__main__ import look_for_no_chips
 from ratchet.train import memory
 
 memory.keep_freed()
-look_for_no_tpu()
+look_for_no_chips()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

@@ -64,11 +64,11 @@ def write_model(folder: Path) -> None:
 
 
 def ours(folder: Path, size: int) -> Say:
-    from ratchet.launch.__main__ import look_for_no_tpu
+    from ratchet.launch.__main__ import look_for_no_chips
     from ratchet.train import memory
 
     memory.keep_freed()
-    look_for_no_tpu()
+    look_for_no_chips()
     import jax
     from etils import epath
 
@@ -179,11 +179,11 @@ def run(name: str, folder: str, size: int) -> float:
 
 
 def main() -> None:
-    from ratchet.launch.__main__ import look_for_no_tpu
+    from ratchet.launch.__main__ import look_for_no_chips
     from ratchet.train import memory
 
     memory.keep_freed()
-    look_for_no_tpu()
+    look_for_no_chips()
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model")
         place = str(Path(folder) / "model")

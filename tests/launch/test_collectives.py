@@ -201,3 +201,40 @@ def test_a_step_that_no_loop_has_is_one_line():
     compiled = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((8,), jnp.float32)).compile()
     with pytest.raises(NotationError, match="has no loop with operations of while/body"):
         memory_traffic(compiled.as_text(), "while/body")
+
+
+IN_ONE = """%cond (c: (s32[])) -> pred[] {
+  %c = (s32[]) parameter(0)
+  ROOT %less = pred[] fusion(%c), kind=kLoop, calls=%compared
+}
+
+%body (b: (s32[])) -> (s32[]) {
+  %b = (s32[]) parameter(0)
+  %one = bf16[4,8]{1,0} get-tuple-element(%b), index=1
+  %other = f32[2]{0} get-tuple-element(%b), index=2
+  %g = ((bf16[4,8]{1,0}, f32[2]{0}), (bf16[32,8]{1,0}, /*index=1*/f32[16]{0})) all-gather-start(%one, %other), \
+channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+  %got = (bf16[32,8]{1,0}, f32[16]{0}) all-gather-done(%g)
+  %s = ((f32[32]{0}), f32[4]{0}) reduce-scatter-start(%whole), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}
+  %sum = f32[4]{0} reduce-scatter-done(%s)
+  ROOT %next = (s32[]) tuple(%i)
+}
+
+ENTRY %main (p: (s32[])) -> (s32[]) {
+  %p = (s32[]) parameter(0)
+  ROOT %w = (s32[]) while(%p), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"7"},"x":1}
+}
+"""
+"""A loop as GPUs' compiler writes it, which joins collectives and says how often the loop runs."""
+
+
+def test_collectives_that_a_gpus_compiler_has_joined_count_with_all_of_their_arrays():
+    gathered, scattered = 2 * 32 * 8 + 4 * 16, 4 * 4 * 8
+    assert {c.kind: (c.bytes, c.times) for c in collectives(IN_ONE, MESH)} == {
+        "all-gather": (gathered, 7), "reduce-scatter": (scattered, 7),
+    }  # fmt: skip
+
+
+def test_what_begins_and_ends_apart_moves_once():
+    given, gathered, part = 2 * 4 * 8 + 4 * 2, 2 * 32 * 8 + 4 * 16, 4 * 4
+    assert memory_traffic(IN_ONE) == 7 * (given + gathered + part)

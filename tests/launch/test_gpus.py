@@ -1,0 +1,117 @@
+"""Preflight for GPUs compiles with the real compiler of JAX's plugin for CUDA, for a small model and no card."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_preflight import MODEL, asked, total
+
+from ratchet.launch import __main__ as begins
+from ratchet.launch.output import make_console
+from ratchet.launch.preflight import PreflightError, gpus, preflight, show
+from ratchet.models import cudnn, programs
+from ratchet.models.kernels import Kernel, Scores, attend_rows
+from ratchet.train import loss
+from ratchet.train.flops import CHIPS, chip_of
+from ratchet.train.sharding import MeshConfig, make_mesh
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return preflight(asked(topology="h100:4"))
+
+
+def test_the_cards_are_described_as_their_data_sheet_has_them():
+    for name, kind in gpus.CARDS.items():
+        cards = gpus.described(f"{name}:2")
+        assert len(cards) == 2 and {programs.platform(card) for card in cards} == {"gpu"}
+        assert {chip_of(card.device_kind) for card in cards} == {CHIPS[kind]} and not gpus.is_card("v5e:4x4")
+        assert {card.compute_capability for card in cards} == {"9.0"}
+
+
+def test_a_step_of_training_gathers_weights_layer_by_layer_and_scatters_gradients(trained):
+    assert trained["fits"] and trained["chips"] == 4 and trained["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1}
+    assert trained["memory"]["of"] == 80 * 2**30 and trained["memory"]["consumers"]["temporaries"] > 0
+    assert 0.9 < trained["fsdp"]["ratio"] < 1.3 and trained["fsdp"]["gradients"] == "reduce-scattered"
+    assert trained["memory"]["traffic"] > 6 * trained["parameters"], "weights are read, and moments read and written"
+    assert trained["bound"]["by"] in trained["bound"]["seconds"] and 0 < trained["bound"]["mfu_at_most"] < 1
+
+
+@pytest.mark.long
+def test_more_layers_move_more(trained):
+    deep = preflight(replace(asked(topology="h100:4"), config=replace(asked().config, model=replace(MODEL, layers=12))))
+    for of in (lambda found: total(found["collectives"]), lambda found: found["memory"]["traffic"]):
+        assert 1.3 * of(trained) < of(deep) < 2.2 * of(trained)
+
+
+@pytest.mark.parametrize(("step", "slots"), [("sample", 16), ("score", 16)])
+def test_sampling_and_scoring_are_compiled_for_cards_too(step, slots):
+    found = preflight(asked(topology="h100:2", step=step, slots=slots))
+    assert found["fits"] and found["step"]["bytes"] > 0 and found["bound"]["by"] in ("compute", "memory")
+    console = make_console()
+    with console.capture() as shown:
+        show(found, console)
+    assert "2 of h100:2" in shown.get()
+    if step == "sample":
+        assert 0.8 < found["step"]["ratio"] < 2.5, "one step reads the weights and every cache once"
+
+
+def test_within_cudnn_attends_in_the_program_and_outside_nothing_has_changed():
+    (card,) = gpus.described("h100:1")
+    mesh, before = make_mesh(MeshConfig(1, 1, 1), [card]), (cudnn.capability(), programs.platform(), programs.kind())
+    of = lambda heads: jax.ShapeDtypeStruct((2, 128, heads, 64), jnp.bfloat16)
+    attend = jax.jit(lambda q, k, v, s: attend_rows(q, k, v, s, None, None, Scores(0.125), Kernel()))
+    with gpus.as_if_present(mesh):
+        assert programs.kind() == "NVIDIA H100" and loss._chunk_logits(1000) == loss._GPU_ROWS * 1000
+        program = attend.lower(of(4), of(2), of(2), jax.ShapeDtypeStruct((2, 128), jnp.int32))
+        assert "__cudnn$fmha" in program.compile(compiler_options=gpus.options(mesh)).as_text()
+    assert (cudnn.capability(), programs.platform(), programs.kind()) == before
+    with gpus.as_if_present(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
+        assert programs.platform() == "cpu", "of other chips nothing is told"
+
+
+@pytest.mark.parametrize("topology", ["h100", "h100:", "h100:0", "h100:2x4", "h200:-1", "h100:1000"])
+def test_a_topology_that_is_none_is_one_line(topology):
+    with pytest.raises(PreflightError, match=f"no topology '{topology}'.*, as h[12]00:8$"):
+        preflight(asked(topology=topology))
+
+
+def test_slices_are_of_tpus():
+    with pytest.raises(PreflightError, match="leave --slices at 1"):
+        preflight(asked(topology="h100:8", slices=2))
+
+
+@pytest.mark.parametrize("missing", ["jax_plugins", "nvidia.cuda_nvcc"])
+def test_without_the_compiler_it_is_said_how_to_install_it(monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == missing else find(name, *a))
+    with pytest.raises(PreflightError, match=r"the GPU compiler is missing; .*ratchet\[preflight-gpu\]"):
+        preflight(asked(topology="h100:8"))
+
+
+@pytest.mark.parametrize(
+    ("plugins", "libtpu", "devices", "on_cpu"),
+    [
+        ([], True, [], True), (["xla_cuda12"], False, [], True), (["xla_cuda12"], True, [], True),
+        ([], False, [], False), (["metal_plugin"], True, [], False), (["xla_cuda12"], True, ["nvidia0"], False),
+        (["xla_cuda12"], False, ["dxg"], False), ([], True, ["accel0"], False), ([], True, ["vfio"], False),
+    ],
+)  # fmt: skip
+def test_compilers_without_their_chips_leave_jax_on_the_cpu(
+    monkeypatch, tmp_path, plugins, libtpu, devices, on_cpu
+):
+    for name in plugins:
+        (tmp_path / "jax_plugins" / name).mkdir(parents=True)
+    (tmp_path / "dev").mkdir()
+    for name in devices:
+        (tmp_path / "dev" / name).touch()
+    (tmp_path / "libtpu.py").touch() if libtpu else None
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k not in ("jax_plugins", "libtpu")})
+    told = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: told.append(setting))
+    begins.look_for_no_chips(tmp_path / "dev")
+    assert told == ([("jax_platforms", "cpu")] if on_cpu else [])
