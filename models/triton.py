@@ -24,6 +24,8 @@ blocks of wider heads have half as many, since registers hold them."""
 PROGRAMS = 512
 """Programs that fill a card: a row is read in parts where rows and heads are fewer."""
 _NOTHING = -1e30
+_TINY = float(jnp.finfo(jnp.float32).tiny)
+"""What stands for the sum of the weights of a row without a token, which is 0."""
 
 
 class Shared(NamedTuple):
@@ -70,12 +72,13 @@ def _attend(
     q_B1HE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, at_B1: jax.Array, positions_BS: jax.Array,
     print_BF: jax.Array, busy_B: jax.Array, *, window: int, scores: Scores, columns: int, interpret: bool,
 ) -> jax.Array:  # fmt: skip
-    """Attention of a device's own rows and heads: parts of rows by the kernel, put together after it."""
+    """Attention of a device's own rows and heads: whole rows by the kernel, or parts of them, put together after it."""
     (b, _, h, e), (g, s) = q_B1HE.shape, k_BGSE.shape[1:3]
     block = math.gcd(columns, MOST if 2 * e <= WIDEST else MOST // 2)
     height, blocks = max(LEAST, pl.next_power_of_2(h // g)), pl.cdiv(s, block)
     each = pl.cdiv(blocks, min(blocks, pl.cdiv(PROGRAMS, b * g)))
-    q_BGRE, shape = q_B1HE.reshape(b, g, h // g, e), (b, g, pl.cdiv(blocks, each), h // g)
+    q_BGRE, parts = q_B1HE.reshape(b, g, h // g, e), pl.cdiv(blocks, each)
+    made = [((e,), q_B1HE.dtype)] if parts == 1 else [((e,), jnp.float32), *[((), jnp.float32)] * 2]
     whole = pl.BlockSpec(memory_space=pl.ANY)
     by_program = lambda *last: pl.BlockSpec(
         (None, None, None, height, *last), lambda row, head, part: (row, head, part, 0, *(0 for _ in last))
@@ -83,25 +86,28 @@ def _attend(
     of_row = pl.BlockSpec((None, None, height, e), lambda row, head, part: (row, head, 0, 0))
     sizes = {"columns": columns, "block": block, "each": each, "real": h // g}
     kernel = functools.partial(_part, scores=scores, window=window, **sizes)
-    mixed, most, total = pl.pallas_call(
-        kernel, grid=shape[:3], in_specs=[of_row, *[whole] * 5],
-        out_specs=[by_program(e), by_program(), by_program()],
-        out_shape=[jax.ShapeDtypeStruct((*shape, *last), jnp.float32) for last in ((e,), (), ())],
+    found = pl.pallas_call(
+        kernel, grid=(b, g, parts), in_specs=[of_row, *[whole] * 5],
+        out_specs=[by_program(*last) for last, _ in made],
+        out_shape=[jax.ShapeDtypeStruct((b, g, parts, h // g, *last), dtype) for last, dtype in made],
         compiler_params=gpu.CompilerParams(num_warps=4, num_stages=2), interpret=interpret,
     )(q_BGRE, k_BGSE, v_BGSE, at_B1[:, 0], positions_BS, leaders(print_BF, busy_B))  # fmt: skip
+    if parts == 1:
+        return found[0].reshape(b, 1, h, e)
+    mixed, most, total = found
     share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
-    weight = jnp.maximum(jnp.sum(total * share, axis=2), jnp.finfo(jnp.float32).tiny)  # 0 of a row without a token
+    weight = jnp.maximum(jnp.sum(total * share, axis=2), _TINY)
     summed = jnp.sum(mixed * share[..., None], axis=2) / weight[..., None]
     return summed.reshape(b, 1, h, e).astype(q_B1HE.dtype)
 
 
 def _part(
-    query_ref, k_BGSE, v_BGSE, at_B, positions_BS, leader_B, mixed_ref, most_ref, total_ref, *, scores: Scores,
+    query_ref, k_BGSE, v_BGSE, at_B, positions_BS, leader_B, *made_refs, scores: Scores,
     window: int, columns: int, block: int, each: int, real: int,
 ) -> None:  # fmt: skip
     """The kernel. It gives, of some blocks of a row's columns and for the `real` queries of one head of keys, what
     values sum up to, weighed by the exponentials of scores less the largest; that largest score; and the sum of the
-    weights."""
+    weights. Where a row's columns are no more than these, it gives the mean of the values alone."""
     row, head, part = (pl.program_id(axis) for axis in range(3))
     height = query_ref.shape[0]  # a product has more rows than there are queries
     is_real_R, all_R = jnp.arange(height) < real, pl.ds(0, height)
@@ -136,6 +142,10 @@ def _part(
     nothing_R = jnp.zeros(height, jnp.float32)
     begun = jnp.zeros(q_RE.shape, jnp.float32), nothing_R + _NOTHING, nothing_R
     mixed, most, total = jax.lax.fori_loop(0, each, add, begun)
+    mixed_ref, *others = made_refs
+    if others:
+        gpu.store(others[0].at[all_R], most, mask=is_real_R)
+        gpu.store(others[1].at[all_R], total, mask=is_real_R)
+    else:
+        mixed = (mixed / jnp.maximum(total, _TINY)[:, None]).astype(mixed_ref.dtype)
     gpu.store(mixed_ref.at[all_R, :], mixed, mask=is_real_R[:, None])
-    gpu.store(most_ref.at[all_R], most, mask=is_real_R)
-    gpu.store(total_ref.at[all_R], total, mask=is_real_R)

@@ -97,13 +97,41 @@ def memory_traffic(text: str, step: str = "") -> int:
     for a text in an unknown form.
     """
     lines = _by_computation(text)
-    loops = {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
-    if not step:
-        times = _times(lines)
-        return sum(times[name] * _traffic(lines[name], lines) for name in ("ENTRY", *loops))
-    if not any(step in line for name in loops for line in lines[name]):
+    if step:
+        return _traffic(_step(lines, step), lines)
+    times = _times(lines)
+    return sum(times[name] * _traffic(lines[name], lines) for name in ("ENTRY", *_loops(lines)))
+
+
+def kernels(text: str, step: str) -> int:
+    """How many kernels a GPU launches for the body of the loop that `memory_traffic` finds; of a conditional the branch
+    with most of them counts."""
+    lines = _by_computation(text)
+
+    def of(line: str) -> int:
+        op = _parts(match[2])[1] if (match := _INSTRUCTION.match(line)) else ""
+        branches = _branches(line) if op == "conditional" else []
+        return max((sum(map(of, lines[branch])) for branch in branches), default=_launches(op))
+
+    return sum(map(of, _step(lines, step)))
+
+
+def _launches(op: str) -> bool:
+    """Whether an operation is a kernel of its own."""
+    return bool(op) and op not in _MOVES_NOTHING and not op.endswith("-done")
+
+
+def _step(lines: dict[str, list[str]], step: str) -> list[str]:
+    """The body of the loop with most operations whose names contain `step`."""
+    bodies = [lines[name] for name in _loops(lines)]
+    if not any(step in line for body in bodies for line in body):
         raise NotationError(f"has no loop with operations of {step}")
-    return _traffic(max((lines[name] for name in loops), key=lambda body: sum(step in line for line in body)), lines)
+    return max(bodies, key=lambda body: sum(step in line for line in body))
+
+
+def _loops(lines: dict[str, list[str]]) -> set[str]:
+    """The computations that are bodies of loops."""
+    return {name for body in lines.values() for line in body for name in re.findall(r" body=%?([\w.\-]+)", line)}
 
 
 def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
@@ -128,7 +156,7 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
             total += max(_traffic(lines[branch], lines) for branch in branches)
         elif op.removesuffix("-start") in _GIVES_OPERANDS and op.endswith("-start"):
             total += sum(size for size, _ in _arrays(_elements(shape)[1])) + sum(o[0][0] for o in operands if o)
-        elif op not in _MOVES_NOTHING and not op.endswith("-done"):
+        elif _launches(op):
             sliced = _sliced(line, lines)
             kept = re.findall(r"\{(\d*)\}: \((\d+), ", line) if op == "custom-call" else ()
             made, given = ({int(pair[side] or 0) for pair in kept} for side in (0, 1))

@@ -12,7 +12,7 @@ from flax import nnx
 from ratchet.bootstrap.config import Config
 from ratchet.launch.preflight import gpus
 from ratchet.launch.preflight.chips import bound, bound_row, bytes_on_chip, compiled, gib
-from ratchet.launch.preflight.collectives import by_kind, collectives, memory_traffic
+from ratchet.launch.preflight.collectives import by_kind, collectives, kernels, memory_traffic
 from ratchet.models import decoder
 from ratchet.models.decoder import DecoderConfig
 from ratchet.models.inference import Inference, round_up
@@ -61,6 +61,8 @@ def sampling(
     bounds = bound({"memory": read / chip.bandwidth, "network": sum(one.bytes for one in sent) / chip.network})
     bounds["tokens_a_second_at_most"] = sampler.slots / bounds["seconds"][bounds["by"]]
     step = {"bytes": read, "formula": formula, "ratio": read / formula, "sent": by_kind(sent)}
+    if gpus.options(mesh):
+        step["kernels"] = kernels(text, _STEP)
     return found | {"step": step, "bound": bounds}
 
 
@@ -128,6 +130,8 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     step = found["step"]
     ratio = f", {step['ratio']:.3f} × the formula" if "ratio" in step else ""
     yield "read and written in a step", gib(step["bytes"]) + ratio
+    if "kernels" in step:
+        yield "kernels launched in a step", f"{step['kernels']:,}"
     for kind, axes in step["sent"].items():
         yield kind, ", ".join(f"{count / 2**20:.2f} MiB over {axis} in a step" for axis, count in axes.items())
     unit, most = next((name, value) for name, value in found["bound"].items() if name.endswith("_at_most"))

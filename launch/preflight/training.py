@@ -91,7 +91,9 @@ def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes |= {"ids": ((rows, columns, keep), jnp.int32), "probs": ((rows, columns, keep), jnp.float32)}
     shapes |= {"signal": ((rows,), jnp.int32), "rate": ((rows,), jnp.float32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
-    engine = replace(config.train.engine, deterministic=False)  # which is for GPUs
+    engine = config.train.engine
+    if not gpus.options(mesh):
+        engine = replace(engine, deterministic=False)  # which is for GPUs
     steps = (make_step(graphdef, tx, e, state) for e in (engine, replace(engine, attention="plain")))
     return (state, batch, frozen), *steps
 

@@ -10,9 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ratchet.launch.recipes import RECIPES
-from ratchet.train.flops import CHIPS, layer_weights, step_flops
-
 RESULT = Path(__file__).parent / "results" / "pods.json"
 LARGE = ["--train.engine.micro-batches", "1", "--simulate.slots", "2048"]
 """For 256 chips: a part of a batch has a row for each."""
@@ -28,6 +25,9 @@ ASKED = [
     ("pod-8b", "v5e:16x16", [*LARGE[:2], "--mesh.tensor", "4", "--simulate.slots", "1024"]),
     ("pod-0.6b", "v5e:16x16", LARGE),
     ("pod-1.7b", "v5e:16x16", LARGE),
+    ("pod-0.6b", "h100:8", []),
+    ("pod-1.7b", "h100:8", []),
+    ("pod-8b", "h100:8", []),
 ]
 
 
@@ -43,26 +43,6 @@ def main(result: Path) -> None:
             found[name] = json.loads(run.stdout)
             result.write_text(json.dumps(found, indent=1))
         print(_row(name, found[name]), flush=True)
-    for recipe in dict.fromkeys(recipe for recipe, _, _ in ASKED):
-        print(_by_arithmetic(recipe, 8, "NVIDIA H100"))
-
-
-def _by_arithmetic(recipe: str, devices: int, kind: str) -> str:
-    """A row for devices that nothing compiles for here: FLOPs of a step by the formula at the data sheet's peak, and a
-    step of decoding as long as its weights and caches take to be read. Of memory, what is certain to be there: weights,
-    gradients and two moments, each layer's input of a part of the batch; or weights of both kinds and all caches."""
-    c, chip = RECIPES[recipe].config, CHIPS[kind]
-    m, tokens = c.model, c.train.batch * c.train.columns
-    parameters = m.layers * layer_weights(m) + m.vocab_size * m.width * (1 if m.family.tied else 2)
-    step = step_flops(m, tokens, tokens, c.train.columns) / devices / chip.flops
-    kept = 2 * m.layers * m.width * tokens / devices / c.train.engine.micro_batches
-    caches = 4 * m.layers * m.kv_heads * m.head_size * m.max_length * c.simulate.slots / devices
-    read = 2 * parameters + caches
-    memory = (16 * parameters / devices + kept, read + 4 * parameters / devices)
-    needed = " ".join(f"{count / 2**30:.1f}" for count in memory)
-    rates = f"{tokens / step:,.0f} | {c.simulate.slots * chip.bandwidth / read:,.0f} | –"
-    memory = f"> {needed} – of {chip.memory / 2**30:.0f}"
-    return f"| {recipe} on {devices} × {kind} | {memory} | {step:.2f} s | {rates} | – | – | – | – |"
 
 
 def _row(name: str, one: dict) -> str:

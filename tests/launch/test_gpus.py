@@ -11,12 +11,14 @@ from test_preflight import MODEL, asked, total
 
 from ratchet.launch import __main__ as begins
 from ratchet.launch.output import make_console
-from ratchet.launch.preflight import PreflightError, gpus, preflight, show
+from ratchet.launch.preflight import Preflight, PreflightError, gpus, inference, preflight, show
+from ratchet.launch.preflight.collectives import kernels
 from ratchet.models import cudnn, programs
 from ratchet.models.kernels import Kernel, Scores, attend_rows
 from ratchet.train import loss
 from ratchet.train.flops import CHIPS, chip_of
 from ratchet.train.sharding import MeshConfig, make_mesh
+from ratchet.train.trainer import EngineConfig
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,23 @@ def test_sampling_and_scoring_are_compiled_for_cards_too(step, slots):
     assert "2 of h100:2" in shown.get()
     if step == "sample":
         assert 0.8 < found["step"]["ratio"] < 2.5, "one step reads the weights and every cache once"
+        assert f"kernels launched in a step  {found['step']['kernels']}" in shown.get()
+
+
+@pytest.mark.parametrize("attention", ["auto", "triton"])
+def test_a_step_of_decoding_launches_few_kernels_in_a_layer(monkeypatch, attention):
+    """The kernel of decoding, which no GPU has run yet, compiles to a card's code, and is one in place of three."""
+    engine, texts = EngineConfig(dtype="bfloat16", attention=attention), []
+    few, many = (
+        replace(asked().config, model=replace(MODEL, layers=layers, heads=8, head_width=64),
+                train=replace(asked().config.train, engine=engine))
+        for layers in (2, 6)
+    )  # fmt: skip
+    monkeypatch.setattr(inference, "kernels", lambda text, step: texts.append(text) or kernels(text, step))
+    ask = lambda config: preflight(Preflight(config, topology="h100:1", step="sample", slots=16))["step"]["kernels"]
+    in_a_layer = (ask(many) - ask(few)) / 4
+    assert 8 < in_a_layer <= (14 if attention == "triton" else 17)
+    assert all((text.count("xla.gpu.triton") > 0) == (attention == "triton") for text in texts)
 
 
 def test_within_cudnn_attends_in_the_program_and_outside_nothing_has_changed():
