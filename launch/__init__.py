@@ -13,7 +13,7 @@ console.py      progress for people
 events.py       the same for programs
 export_data.py  what was accepted, as a dataset that other trainers take
 folders.py      Hugging Face folders: read, and written from a generation
-preflight/      compiles programs for a TPU topology without a TPU
+preflight/      compiles programs for TPUs and GPUs without one
 submit/         runs for several processes, here or on a platform
 serve/          a model behind OpenAI's web API
 ui/             runs in a browser on this machine

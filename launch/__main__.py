@@ -1,6 +1,8 @@
 """Where the process begins: what counts only before the first thread starts and before JAX looks for devices."""
 
 import atexit
+import contextlib
+import ctypes.util
 import importlib.util
 import os
 import signal
@@ -18,23 +20,30 @@ PARTING = 3.0
 would end them with a status that says nothing of it."""
 
 
-_OF_CHIPS = ("accel*", "vfio", "nvidia*", "dxg", "kfd")
-"""What a machine has in /dev for TPUs, and for GPUs of NVIDIA, the same in WSL, and AMD."""
-
-
 def look_for_no_chips(devices: Path = Path("/dev")) -> None:
-    """Has JAX use the CPU where it finds the compilers of chips that `preflight` needs, and none of those chips: it
-    would complain at length whenever it looks for devices."""
+    """Has JAX use the CPU where it finds nothing but compilers that `preflight` needs: libtpu without a TPU, and a
+    plugin for CUDA without CUDA's libraries. It would complain at length whenever it looks for devices."""
+    import jax
+
+    if jax.config.jax_platforms:  # somebody has said what to use
+        return
     plugins = importlib.util.find_spec("jax_plugins")
     places = [*plugins.submodule_search_locations] if plugins else []
-    found = [path.name for place in places for path in Path(place).iterdir()]
-    compilers = [name for name in found if name.startswith("xla_cuda")]
-    others = [name for name in found if name not in compilers and not name.startswith("_")]
-    compiles = compilers or importlib.util.find_spec("libtpu")
-    if compiles and not others and not any(any(devices.glob(name)) for name in _OF_CHIPS):
-        import jax
-
+    found = [path.name for place in places for path in Path(place).iterdir() if not path.name.startswith("_")]
+    of_cuda = [name for name in found if name.startswith("xla_cuda")]
+    has_tpu = any(devices.glob("accel*")) or (devices / "vfio").exists()
+    compilers = (importlib.util.find_spec("libtpu") and not has_tpu, bool(of_cuda) and not _has_cuda())
+    usable = len(found) > len(of_cuda) * compilers[1] or (importlib.util.find_spec("libtpu") and has_tpu)
+    if any(compilers) and not usable:
         jax.config.update("jax_platforms", "cpu")
+
+
+def _has_cuda() -> bool:
+    """Whether CUDA's libraries are there, as packages of Python or of the system."""
+    with contextlib.suppress(ModuleNotFoundError):
+        if importlib.util.find_spec("nvidia.cublas"):
+            return True
+    return ctypes.util.find_library("cublas") is not None
 
 
 def join_others(words: Sequence[str]) -> int:

@@ -61,9 +61,9 @@ class ChatTokenizer:
 
     `hash` identifies the tokenizer, its templates, the wording, and the day where a template asks for it; `ids` are all
     that have a token, `left_out` the special ones, which `decode` leaves out, and `vocab_size` is one more than the
-    largest. `late`, `whole` and `spell` are those of `Vocabulary`, and `described` is what transformers is told. Any
-    template is read that transformers reads. What a run needs beyond that, such as `end` and `verdicts`, is looked for
-    when it is first asked for; `check` tells whether all of it is there.
+    largest. `late`, `whole` and `spell` are those of `Vocabulary`, and `described` is what transformers is told. What a
+    run needs beyond what transformers reads, such as `end` and `verdicts`, is looked for when it is first asked for;
+    `check` tells whether all of it is there.
     """
 
     asks_in_a_row = False
@@ -72,7 +72,8 @@ class ChatTokenizer:
     def __init__(self, source: str, of_folder: ChatSettings, where: str, now: datetime.datetime):
         self._settings, self._where, self._now = of_folder, where, now
         markup = of_folder.default + of_folder.with_tools
-        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json", of_folder.added, of_folder.reading)
+        added, reading, late = of_folder.added, of_folder.reading, of_folder.late
+        self._vocabulary = Vocabulary(source, markup, f"{where}/tokenizer.json", added, reading, late)
         self._template = Template(of_folder.default, of_folder.named, where, now)
         self._with_tools, self._tools = self._template, ()
         if of_folder.with_tools != of_folder.default:
@@ -83,7 +84,6 @@ class ChatTokenizer:
         self.hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.vocab_size, self.ids = self._vocabulary.size, self._vocabulary.ids
         self.late, self.left_out = self._vocabulary.late, self._vocabulary.left_out
-        self.late |= {i for name, i in self._vocabulary.symbols.items() if name in of_folder.late}
         self._symbols = frozenset(self._vocabulary.symbols.values())
         self.whole, self.spell = self._vocabulary.whole, self._vocabulary.spell
         self.described = {**of_folder.named, "chat_template": of_folder.default}
@@ -98,6 +98,7 @@ class ChatTokenizer:
 
         A template that asks for the date is told the one that the folder records, as those of runs do, else `now`,
         which is the time of the call unless it is given.
+
         Raises FolderError when something is missing or cannot be read, and when the tokenizer has ids that the model
         has not.
         """
@@ -152,8 +153,7 @@ class ChatTokenizer:
 
     def chat(self, messages: Sequence[Mapping], *, tools: Sequence[Mapping] = (), open_turn: bool = False) -> Chat:
         """Messages by the template, as transformers' `apply_chat_template` gives them; `open_turn` begins an answer.
-
-        In a template that marks nothing as said by the assistant, its turns are found by how it opens and closes them.
+        Where a template marks nothing as said by the assistant, its turns are found by how it opens and closes them.
 
         Raises FolderError when there are no messages, or the template refuses them.
         """

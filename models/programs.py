@@ -24,7 +24,7 @@ def platform(device: Any = None) -> str:
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
-def kind() -> str:
+def device_kind() -> str:
     """What a vendor calls the devices that a program is compiled for, such as "NVIDIA H100 80GB HBM3", asked inside
     jit."""
     return (jax.sharding.get_abstract_mesh().abstract_device or jax.local_devices()[0]).device_kind

@@ -42,8 +42,8 @@ class Token(NamedTuple):
 class Vocabulary:
     """The ids of a tokenizer.json, given as text. `markup` is the source of the chat template; the files `beside` this
     one add tokens, and others tell how transformers is `reading` it. `symbols` holds ids by name, `ids` all that have a
-    token, `late` those that templates write and tokenizer.json has not, `left_out` the special ones, which no text
-    shows, and `size` is one more than the largest id.
+    token, `late` those that templates write and tokenizer.json has not, or whose names are given, since a run's has
+    them all; `left_out` are the special ones, which no text shows, and `size` is one more than the largest id.
 
     What a trainer's last call leaves in the file is neither obeyed nor written again: truncation, padding, and the
     dropout of merges. `source` is the text without it, else as it was given.
@@ -52,8 +52,9 @@ class Vocabulary:
     """
 
     def __init__(
-        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), reading: Reading = AS_IT_IS
-    ):
+        self, source: str, markup: str, where: str, beside: Sequence[Added] = (), reading: Reading = AS_IT_IS,
+        late: Sequence[str] = (),
+    ):  # fmt: skip
         given = _parsed(source, where)
         self._where, whole = where, as_read(given, reading)
         changed = whole != given
@@ -80,7 +81,7 @@ class Vocabulary:
         number = self._tokenizer.token_to_id  # which is not always what the file says: transformers goes by it as well
         self.symbols = {token["content"]: number(token["content"]) for token in written}
         had = _read(source, where).get_vocab() if takes else self.symbols
-        came = {one.token.content for one in beside if one.is_written} - had.keys()
+        came = {one.token.content for one in beside if one.is_written} - had.keys() | {*late}
         self.late = frozenset(self.symbols[name] for name in came if name in self.symbols)
         self._stripped = {name.strip(): name for name in self.symbols}
         self.left_out = frozenset(map(number, special))

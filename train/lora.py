@@ -1,13 +1,13 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): W + A·B in place of W, with A and B alone trained.
 
-An embedding and a head get none, but for rows of tokens that are new to a model: those are trained whole, at any rank.
+An embedding and a head get none, but for rows of tokens that a model's tokenizer.json has not: those are trained whole,
+at any rank. For these alone the gradients of the whole embedding and head are made.
 
 Shapes: L layers, I inputs and O outputs of a matrix, R rank, N new tokens, D width.
 """
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def create(params: nnx.State, rank: int, seed: int, new: Sequence[int] = ()) -> 
     return made | {f"{name}_rows": jnp.zeros((len(new), params["embedding"].shape[1])) for name in with_rows}
 
 
-def split(params: nnx.State, adapters: Adapters, new: Sequence[int] = ()) -> tuple[nnx.State, Adapters]:
+def rows_added(params: nnx.State, adapters: Adapters, new: Sequence[int] = ()) -> tuple[nnx.State, Adapters]:
     """The weights with what adapters add to rows of `new` tokens, and the adapters of layers, as the decoder takes
     them."""
 
@@ -56,7 +56,8 @@ def split(params: nnx.State, adapters: Adapters, new: Sequence[int] = ()) -> tup
 
 def merged(params: nnx.State, adapters: Adapters, new: Sequence[int] = (), deterministic: bool = False) -> nnx.State:
     """The weights with what the adapters add to them. A `deterministic` sum is the same on a GPU each time."""
-    return jax.jit(partial(_merge, new=new), compiler_options=compiler_options(deterministic))(params, adapters)
+    options = compiler_options(deterministic)
+    return jax.jit(_merge, static_argnames="new", compiler_options=options)(params, adapters, new=tuple(new))
 
 
 def _merge(params: nnx.State, adapters: Adapters, new: Sequence[int]) -> nnx.State:
@@ -68,7 +69,7 @@ def _merge(params: nnx.State, adapters: Adapters, new: Sequence[int]) -> nnx.Sta
         change = jnp.einsum("lir,lro->lio", adapters[f"{name}_into"], adapters[f"{name}_out"])
         return leaf + change.reshape(leaf.shape).astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(add, split(params, adapters, new)[0])
+    return jax.tree_util.tree_map_with_path(add, rows_added(params, adapters, new)[0])
 
 
 def _sizes(name: str, weight: jax.Array) -> tuple[int, int, int]:

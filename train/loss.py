@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ratchet.models.bounds import bounded
-from ratchet.models.programs import kind, platform
+from ratchet.models.programs import device_kind, platform
 from ratchet.train import flops
 
 # 1−Q is a float32 difference: closer to 1 than this Q is rounding, and t/(1−Q) would amplify it.
@@ -154,7 +154,7 @@ def _plan(config: LossConfig, shape: tuple[int, int, int], vocab: int, softcap: 
 
 def _chunk_logits(vocab: int) -> int:
     """How many logits a chunk may have on the device that this is compiled for."""
-    chip = flops.chip_of(kind()) if platform() == "gpu" else None
+    chip = flops.chip_of(device_kind()) if platform() == "gpu" else None
     return min(_GPU_ROWS * vocab, int(chip.memory) // _GPU_SHARE // 4) if chip else _CHUNK_LOGITS
 
 

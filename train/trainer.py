@@ -91,7 +91,7 @@ class Training:
     """Rank of the adapters that are trained instead of the weights, and merged into them at the end; 0: the weights are
     trained."""
     new: tuple[int, ...] = ()
-    """Ids of tokens whose rows are trained beside adapters, since the model does not know them."""
+    """Ids of tokens whose rows are trained beside adapters: those that the model's tokenizer.json has not."""
 
 
 class TrainingDiverged(Ends):
@@ -191,7 +191,7 @@ def _train_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArg
 
     def train_step(state: State, batch, frozen: nnx.State | None = None) -> tuple[State, dict[str, jax.Array]]:
         def objective(trained, batch) -> tuple[jax.Array, LossSums]:
-            weights, adapters = (trained, {}) if frozen is None else lora.split(frozen, trained, new)
+            weights, adapters = (trained, {}) if frozen is None else lora.rows_added(frozen, trained, new)
             sums = loss_sums(graphdef, weights, batch, engine, adapters, segments)
             return sums.loss, sums
 

@@ -41,8 +41,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "recipes": ("look:recipes", "", "what there is to run, how long it takes, what it should reach"),
     "preflight": (
-        "measure:preflight", "RECIPE [--topology v5e:4x4] [--step sample|score|generation]",
-        "compile for TPUs without one: memory, traffic, bound",
+        "measure:preflight", "RECIPE [--topology v5e:4x4|h100:8] [--step sample|score|generation]",
+        "compile for TPUs or GPUs without one: memory, traffic, bound",
     ),
     "submit": (
         "submit:submit", "RECIPE --to gke|xpk|tpu-vm|slurm|local [--dry-run]",

@@ -1,5 +1,7 @@
 """`submit`: a run for several processes, here or on a platform."""
 
+from dataclasses import replace
+
 from etils import epath
 
 from ratchet.bootstrap.config import Config
@@ -41,7 +43,7 @@ def submit(words: list[str]) -> int:
         print_json({"to": asked.to, "manifest": manifest}) if asked.json else print(manifest, end="")
         return 0
     quiet()
-    if not isinstance(asked, OnSlices):
+    if isinstance(asked, Local) or isinstance(asked, Slurm) and not asked.card:
         _tell_that_nothing_was_compiled(asked)
     elif not asked.force:
         _check_that_it_fits(asked)
@@ -111,14 +113,14 @@ def _tell_what_keys_it_lacks(asked: OnSlices, to: str) -> None:
 
 
 def _tell_that_nothing_was_compiled(asked: Slurm | Local) -> None:
-    """Says why preflight is not asked about a machine that has no TPUs."""
+    """Says why preflight is not asked."""
     where = "the run begins on this machine and shows it at once"
     if isinstance(asked, Slurm):
-        where = "programs for GPUs are compiled where there are some, and the job shows it when it begins"
+        where = "what the GPUs are is not known; say it by --card h100 or h200"
     tell(f"submit: preflight was not asked whether the run fits: {where}")
 
 
-def _as_known_here(asked: OnSlices) -> Config | None:
+def _as_known_here(asked: OnSlices | Slurm) -> Config | None:
     """The settings with the recipe's own shape of a model, where its folder is in the container alone; None where it is
     known here. Raises UserError when the recipe has no shape."""
     config = asked.config
@@ -133,15 +135,30 @@ def _as_known_here(asked: OnSlices) -> Config | None:
     return config
 
 
-def _check_that_it_fits(asked: OnSlices) -> None:
+def _check_that_it_fits(asked: OnSlices | Slurm) -> None:
     """Compiles all steps of a generation and prints what they take. Raises UserError for what does not fit."""
-    question = preflight.Preflight(
-        asked.config, asked.topology, asked.slices, "generation", dollars_per_chip_hour=asked.dollars_per_chip_hour
-    )
-    found = preflight.preflight(question, tell, _as_known_here(asked))
+    if isinstance(asked, Slurm):
+        topology, shaped = f"{asked.card}:{asked.gpus}", _as_known_here(asked)
+        question = preflight.Preflight(_of_a_node(asked.config, asked.nodes), topology, step="generation")
+        shaped = shaped and _of_a_node(shaped, asked.nodes)
+    else:
+        topology, shaped, dollars = asked.topology, _as_known_here(asked), asked.dollars_per_chip_hour
+        question = preflight.Preflight(
+            asked.config, topology, asked.slices, "generation", dollars_per_chip_hour=dollars
+        )
+    found = preflight.preflight(question, tell, shaped)
     preflight.show(found, make_console(aside=True))
     if too_large := [step for step, one in found["steps"].items() if not one["fits"]]:
         raise UserError(
-            f"submit: {' and '.join(too_large)} would not fit {asked.topology}; change what the table advises, take "
-            "more chips, or submit all the same with --force"
+            f"submit: {' and '.join(too_large)} would not fit {topology}; change what the table advises, take more "
+            "chips, or submit all the same with --force"
         )
+
+
+def _of_a_node(config: Config, nodes: int) -> Config:
+    """The settings with one of so many nodes' part of a batch and of the slots: what its GPUs hold and compute is the
+    same, since the mesh divides these over nodes first."""
+    mesh = replace(config.mesh, data=max(config.mesh.data // nodes, 1) if config.mesh.data > 0 else config.mesh.data)
+    train = replace(config.train, batch=-(-config.train.batch // nodes))
+    simulate = replace(config.simulate, slots=-(-config.simulate.slots // nodes))
+    return replace(config, mesh=mesh, train=train, simulate=simulate)

@@ -79,7 +79,7 @@ def preflight(
         )
     if gpus.is_card(asked.topology) and asked.slices > 1:
         raise PreflightError("preflight: slices are of TPUs; a topology of GPUs is one host, leave --slices at 1")
-    by_name = gpus.described if gpus.is_card(asked.topology) else partial(described_chips, slices=asked.slices)
+    by_name = gpus.described_cards if gpus.is_card(asked.topology) else partial(described_chips, slices=asked.slices)
     mesh = make_mesh(config.mesh, by_name(asked.topology))
     kind = mesh.devices.flat[0].device_kind
     chip = chip_of(kind)

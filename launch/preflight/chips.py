@@ -17,7 +17,7 @@ from ratchet.models.extras import installing
 from ratchet.train import stopping
 from ratchet.train.flops import Chip
 
-TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2, tpu7x:2x2x1"
+TOPOLOGIES = "v5e:4x4, v5e:16x16, v6e:4x4, v5p:2x2x2, tpu7x:2x2x1, h100:8, h200:8"
 """Examples for people who name one that is not known."""
 
 
@@ -28,7 +28,9 @@ class PreflightError(ValueError):
 def described_chips(topology: str, slices: int = 1) -> list[jax.Device]:
     """The chips of a topology such as "v5e:4x4", of so many slices. Raises PreflightError if there is none such."""
     if importlib.util.find_spec("libtpu") is None:
-        raise PreflightError(f"preflight: the TPU compiler is missing; {installing('preflight')}")
+        raise PreflightError(
+            f"preflight: the TPU compiler is missing; {installing('preflight')}; GPUs are named as h100:8 or h200:8"
+        )
     # libtpu asks the cloud for these on a TPU machine; here nobody would answer.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",

@@ -20,7 +20,7 @@ _COLLECTIVE = re.compile(
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
 _MOVES_NOTHING = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "while"}
-_GIVES_OPERANDS = ("all-gather", "collective-permute", "reduce-scatter")
+_GIVES_OPERANDS = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 """Collectives whose start gives (operand, result, ...), on GPUs of several arrays: ((one, other), (one, other))."""
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
@@ -155,7 +155,8 @@ def _traffic(body: list[str], lines: dict[str, list[str]]) -> int:
                 raise NotationError("has a conditional without branches")
             total += max(_traffic(lines[branch], lines) for branch in branches)
         elif op.removesuffix("-start") in _GIVES_OPERANDS and op.endswith("-start"):
-            total += sum(size for size, _ in _arrays(_elements(shape)[1])) + sum(o[0][0] for o in operands if o)
+            moved = [*_arrays(_elements(shape)[1]), *(o[0] for o in operands if len(o) == 1)]
+            total += sum(size for size, on_chip in moved if not on_chip)
         elif _launches(op):
             sliced = _sliced(line, lines)
             kept = re.findall(r"\{(\d*)\}: \((\d+), ", line) if op == "custom-call" else ()

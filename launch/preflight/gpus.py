@@ -45,15 +45,20 @@ device_description_str: "{name}"
 
 def is_card(topology: str) -> bool:
     """Whether a topology names GPUs."""
-    return topology.partition(":")[0] in CARDS
+    return topology.partition(":")[0].lower() in CARDS
 
 
-def described(topology: str) -> list[jax.Device]:
+def are_cards(mesh: jax.sharding.Mesh) -> bool:
+    """Whether the devices of a mesh are GPUs."""
+    return platform(mesh.devices.flat[0]) == "gpu"
+
+
+def described_cards(topology: str) -> list[jax.Device]:
     """The GPUs of one host, joined by NVLink, such as the eight of "h100:8". Raises PreflightError if there are none
     such, or JAX's plugin for CUDA is missing."""
-    name, _, count = topology.partition(":")
-    if not re.fullmatch(r"[1-9]\d{0,2}", count):
-        said = "GPUs of one host are named by their number"
+    name, _, count = topology.lower().partition(":")
+    if not re.fullmatch(r"[1-8]", count):
+        said = "GPUs of one host are named by their number, at most eight"
         raise PreflightError(f"preflight: no topology {topology!r}; {said}, as {name}:8")
     if not (_plugin() and _tools()):
         raise PreflightError(f"preflight: the GPU compiler is missing; {installing('preflight-gpu')}")
@@ -62,15 +67,23 @@ def described(topology: str) -> list[jax.Device]:
     chip = CHIPS[CARDS[name]]
     numbers = {"bandwidth": int(chip.bandwidth), "memory": int(chip.memory), "name": CARDS[name]}
     card = _CARD.format(capability=_CAPABILITY, cudnn=_CUDNN, **numbers)
-    with _quiet():
-        found = topologies.get_topology_desc(name, platform="cuda", topology=f"1x1x{count}", target_config=card)
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of CUDA's libraries, which compile nothing
+    try:
+        with _quiet():
+            found = topologies.get_topology_desc(name, platform="cuda", topology=f"1x1x{count}", target_config=card)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise PreflightError(
+            f"preflight: JAX's plugin for CUDA describes no {topology} ({reason}); set JAX_PLATFORMS=cpu, and install "
+            f"the plugin for jax {jax.__version__}"
+        ) from error
     return list(found.devices)
 
 
 def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
     """What the compiler is told without a card: to time no kernels, and where NVIDIA's tools lie. {} for other chips
     than GPUs."""
-    if platform(mesh.devices.flat[0]) != "gpu":
+    if not are_cards(mesh):
         return {}
     return {"xla_gpu_autotune_level": "0", "xla_gpu_cuda_data_dir": _tools()}
 
@@ -82,7 +95,7 @@ def as_if_present(mesh: jax.sharding.Mesh) -> Iterator[None]:
 
     Raises PreflightError where JAX has other names.
     """
-    if platform(mesh.devices.flat[0]) != "gpu":
+    if not are_cards(mesh):
         yield
         return
     by_jax = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")

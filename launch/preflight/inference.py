@@ -61,7 +61,7 @@ def sampling(
     bounds = bound({"memory": read / chip.bandwidth, "network": sum(one.bytes for one in sent) / chip.network})
     bounds["tokens_a_second_at_most"] = sampler.slots / bounds["seconds"][bounds["by"]]
     step = {"bytes": read, "formula": formula, "ratio": read / formula, "sent": by_kind(sent)}
-    if gpus.options(mesh):
+    if gpus.are_cards(mesh):
         step["kernels"] = kernels(text, _STEP)
     return found | {"step": step, "bound": bounds}
 

@@ -92,7 +92,7 @@ def _step(config: Config, mesh: jax.sharding.Mesh, rows: int):
     shapes |= {"signal": ((rows,), jnp.int32), "rate": ((rows,), jnp.float32)}
     batch = {n: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for n, shape in shapes.items()}
     engine = config.train.engine
-    if not gpus.options(mesh):
+    if not gpus.are_cards(mesh):
         engine = replace(engine, deterministic=False)  # which is for GPUs
     steps = (make_step(graphdef, tx, e, state) for e in (engine, replace(engine, attention="plain")))
     return (state, batch, frozen), *steps

@@ -3,6 +3,7 @@
 import re
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from ratchet.launch.lines import UserError
 from ratchet.launch.submit import starting
@@ -26,6 +27,11 @@ class Slurm(Job):
     """Machines."""
     gpus: int = 8
     """GPUs of each machine."""
+    card: Literal["", "h100", "h200"] = ""
+    """What the GPUs are: then preflight is asked first whether the run fits, as of `ratchet preflight --topology
+    h100:8`; where it is not said, nothing is compiled here."""
+    force: bool = False
+    """Submit without asking preflight whether the run fits."""
     cpus: int = 0
     """Cores for each GPU's process; 0: as many as the cluster gives unasked, which may be one."""
     mem: str = ""

@@ -48,7 +48,11 @@ def test_a_machine_of_half_the_pace_takes_twice_as_long(foretold):
 def test_processes_time_the_machine_as_often_as_the_first_of_them(little_run, monkeypatch, said, times):
     """Each has a clock of its own, and a program that one of several runs alone waits for the others for ever."""
     told, timed = iter(said), []
-    together = SimpleNamespace(decided=lambda what, decide: next(told))
+    def decided(what, decide):
+        assert decide() is True, "by this one's own clock, which has not gone far"
+        return next(told)
+
+    together = SimpleNamespace(decided=decided)
     monkeypatch.setattr(Sampler, "pace", lambda *_: timed.append(1) or Pace(2.0, 1e-4, 1e-2))
     forecast(replace(little_run, together=together), None, planned(little_run, ["imitation"]))
     assert len(timed) == times and not [*told]

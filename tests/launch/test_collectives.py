@@ -212,11 +212,16 @@ IN_ONE = """%cond (c: (s32[])) -> pred[] {
   %b = (s32[]) parameter(0)
   %one = bf16[4,8]{1,0} get-tuple-element(%b), index=1
   %other = f32[2]{0} get-tuple-element(%b), index=2
+  %long = f32[32]{0} get-tuple-element(%b), index=3
+  %chip = f32[1]{0:S(1)} get-tuple-element(%b), index=4
   %g = ((bf16[4,8]{1,0}, f32[2]{0}), (bf16[32,8]{1,0}, /*index=1*/f32[16]{0})) all-gather-start(%one, %other), \
 channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
   %got = (bf16[32,8]{1,0}, f32[16]{0}) all-gather-done(%g)
   %s = ((f32[32]{0}), f32[4]{0}) reduce-scatter-start(%whole), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}
   %sum = f32[4]{0} reduce-scatter-done(%s)
+  %a = ((f32[32]{0}), f32[32]{0}) all-to-all-start(%long), channel_id=3, replica_groups=[1,8]<=[8], dimensions={0}
+  %all = f32[32]{0} all-to-all-done(%a)
+  %on = (f32[1]{0:S(1)}, f32[8]{0:S(1)}) all-gather-start(%chip), channel_id=4, replica_groups=[1,8]<=[8]
   ROOT %next = (s32[]) tuple(%i)
 }
 
@@ -230,11 +235,13 @@ ENTRY %main (p: (s32[])) -> (s32[]) {
 
 def test_collectives_that_a_gpus_compiler_has_joined_count_with_all_of_their_arrays():
     gathered, scattered = 2 * 32 * 8 + 4 * 16, 4 * 4 * 8
-    assert {c.kind: (c.bytes, c.times) for c in collectives(IN_ONE, MESH)} == {
-        "all-gather": (gathered, 7), "reduce-scatter": (scattered, 7),
-    }  # fmt: skip
+    assert [(c.kind, c.bytes, c.times) for c in collectives(IN_ONE, MESH)] == [
+        ("all-gather", gathered, 7), ("reduce-scatter", scattered, 7), ("all-to-all", 4 * 32, 7),
+        ("all-gather", 4 * 8, 7),
+    ]  # fmt: skip
 
 
 def test_what_begins_and_ends_apart_moves_once():
     given, gathered, part = 2 * 4 * 8 + 4 * 2, 2 * 32 * 8 + 4 * 16, 4 * 4
-    assert memory_traffic(IN_ONE) == 7 * (given + gathered + part)
+    exchanged = 2 * 4 * 32
+    assert memory_traffic(IN_ONE) == 7 * (given + gathered + part + exchanged), "but for what is on the chip itself"

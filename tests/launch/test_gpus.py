@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def trained():
 
 def test_the_cards_are_described_as_their_data_sheet_has_them():
     for name, kind in gpus.CARDS.items():
-        cards = gpus.described(f"{name}:2")
+        cards = gpus.described_cards(f"{name}:2")
         assert len(cards) == 2 and {programs.platform(card) for card in cards} == {"gpu"}
         assert {chip_of(card.device_kind) for card in cards} == {CHIPS[kind]} and not gpus.is_card("v5e:4x4")
         assert {card.compute_capability for card in cards} == {"9.0"}
@@ -79,23 +80,38 @@ def test_a_step_of_decoding_launches_few_kernels_in_a_layer(monkeypatch, attenti
 
 
 def test_within_cudnn_attends_in_the_program_and_outside_nothing_has_changed():
-    (card,) = gpus.described("h100:1")
-    mesh, before = make_mesh(MeshConfig(1, 1, 1), [card]), (cudnn.capability(), programs.platform(), programs.kind())
+    (card,) = gpus.described_cards("h100:1")
+    mesh, now = make_mesh(MeshConfig(1, 1, 1), [card]), lambda: (cudnn.capability(), programs.platform())
+    before = (*now(), programs.device_kind())
     of = lambda heads: jax.ShapeDtypeStruct((2, 128, heads, 64), jnp.bfloat16)
     attend = jax.jit(lambda q, k, v, s: attend_rows(q, k, v, s, None, None, Scores(0.125), Kernel()))
     with gpus.as_if_present(mesh):
-        assert programs.kind() == "NVIDIA H100" and loss._chunk_logits(1000) == loss._GPU_ROWS * 1000
+        assert programs.device_kind() == "NVIDIA H100" and loss._chunk_logits(1000) == loss._GPU_ROWS * 1000
         program = attend.lower(of(4), of(2), of(2), jax.ShapeDtypeStruct((2, 128), jnp.int32))
         assert "__cudnn$fmha" in program.compile(compiler_options=gpus.options(mesh)).as_text()
-    assert (cudnn.capability(), programs.platform(), programs.kind()) == before
+    assert (*now(), programs.device_kind()) == before
     with gpus.as_if_present(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
         assert programs.platform() == "cpu", "of other chips nothing is told"
 
 
-@pytest.mark.parametrize("topology", ["h100", "h100:", "h100:0", "h100:2x4", "h200:-1", "h100:1000"])
+@pytest.mark.parametrize("topology", ["h100", "h100:", "H100:0", "h100:2x4", "h200:-1", "h100:9"])
 def test_a_topology_that_is_none_is_one_line(topology):
-    with pytest.raises(PreflightError, match=f"no topology '{topology}'.*, as h[12]00:8$"):
+    with pytest.raises(PreflightError, match=f"no topology '{topology}'.*, at most eight, as h[12]00:8$"):
         preflight(asked(topology=topology))
+
+
+def test_other_cards_are_told_which_there_are():
+    with pytest.raises(PreflightError, match="no topology 'a100:8' .*h100:8, h200:8"):
+        preflight(asked(topology="a100:8"))
+
+
+def test_a_plugin_that_describes_nothing_is_one_line(monkeypatch):
+    def refused(*_, **__):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", refused)
+    with pytest.raises(PreflightError, match=r"describes no h100:8 \(topology not .*\); set JAX_PLATFORMS=cpu, and"):
+        preflight(asked(topology="h100:8"))
 
 
 def test_slices_are_of_tpus():
@@ -112,16 +128,16 @@ def test_without_the_compiler_it_is_said_how_to_install_it(monkeypatch, missing)
 
 
 @pytest.mark.parametrize(
-    ("plugins", "libtpu", "devices", "on_cpu"),
+    ("plugins", "libtpu", "cuda", "devices", "on_cpu"),
     [
-        ([], True, [], True), (["xla_cuda12"], False, [], True), (["xla_cuda12"], True, [], True),
-        ([], False, [], False), (["metal_plugin"], True, [], False), (["xla_cuda12"], True, ["nvidia0"], False),
-        (["xla_cuda12"], False, ["dxg"], False), ([], True, ["accel0"], False), ([], True, ["vfio"], False),
+        ([], True, False, [], True), (["xla_cuda12"], False, False, [], True), (["xla_cuda12"], True, False, [], True),
+        ([], False, False, [], False), (["metal_plugin"], True, False, [], False),
+        (["xla_cuda12"], True, True, [], False), (["xla_cuda12"], False, True, ["nvidia0"], False),
+        (["xla_cuda12"], False, False, ["nvidia0"], True), ([], True, False, ["dxg", "kfd", "nvidia0"], True),
+        ([], True, False, ["accel0"], False), (["xla_cuda12"], True, False, ["vfio"], False),
     ],
 )  # fmt: skip
-def test_compilers_without_their_chips_leave_jax_on_the_cpu(
-    monkeypatch, tmp_path, plugins, libtpu, devices, on_cpu
-):
+def test_compilers_alone_leave_jax_on_the_cpu(monkeypatch, tmp_path, plugins, libtpu, cuda, devices, on_cpu):
     for name in plugins:
         (tmp_path / "jax_plugins" / name).mkdir(parents=True)
     (tmp_path / "dev").mkdir()
@@ -130,7 +146,11 @@ def test_compilers_without_their_chips_leave_jax_on_the_cpu(
     (tmp_path / "libtpu.py").touch() if libtpu else None
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k not in ("jax_plugins", "libtpu")})
-    told = []
-    monkeypatch.setattr(jax.config, "update", lambda *setting: told.append(setting))
+    monkeypatch.setattr(begins, "_has_cuda", lambda: cuda)
+    told, config = [], SimpleNamespace(jax_platforms=None, update=lambda *setting: told.append(setting))
+    monkeypatch.setattr(jax, "config", config)
     begins.look_for_no_chips(tmp_path / "dev")
     assert told == ([("jax_platforms", "cpu")] if on_cpu else [])
+    config.jax_platforms = "cuda"
+    begins.look_for_no_chips(tmp_path / "dev")
+    assert len(told) == on_cpu, "what somebody has said stays"

@@ -232,7 +232,7 @@ def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, 
     assert capsys.readouterr().err == ""
 
 
-def test_slurm_is_said_that_nothing_was_compiled_and_sizes_that_cannot_divide_are_refused(capsys, monkeypatch):
+def test_of_unknown_gpus_nothing_is_compiled_and_sizes_that_cannot_divide_are_refused(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     pod = ["submit", "pod-0.6b", "/documents", "--to", "slurm", "--base", "/models/m"]
     for sizes, says in (
@@ -244,8 +244,43 @@ def test_slurm_is_said_that_nothing_was_compiled_and_sizes_that_cannot_divide_ar
         assert capsys.readouterr().err.startswith(f"ratchet: submit: {says}")
     assert cli.main(pod) == 2
     said, refused = capsys.readouterr().err.splitlines()
-    assert said.startswith("submit: preflight was not asked whether the run fits: programs for GPUs are compiled where")
+    assert said == (
+        "submit: preflight was not asked whether the run fits: what the GPUs are is not known; say it by --card h100 "
+        "or h200"
+    )
     assert "sbatch is not on this machine" in refused
+
+
+@pytest.mark.parametrize(("data", "of_a_node"), [("-1", -1), ("2", 1), ("4", 2)])
+def test_of_known_gpus_preflight_is_asked_about_what_one_machine_computes(
+    capsys, monkeypatch, found, data, of_a_node
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    asked = []
+    monkeypatch.setattr(preflight, "preflight", lambda *question: asked.append(question) or found)
+    words = ["submit", "pod-0.6b", "/documents", "--to", "slurm", "--nodes", "2", "--gpus", "8", "--base", "/models/m"]
+    assert cli.main([*words, "--card", "h100", "--mesh.data", data]) == 2
+    err, ((question, _, shaped),) = capsys.readouterr().err, asked
+    assert (question.topology, question.slices, question.step) == ("h100:8", 1, "generation")
+    whole = RECIPES["pod-0.6b"].config
+    for config in (question.config, shaped):
+        assert config.train.batch == whole.train.batch // 2 and config.simulate.slots == whole.simulate.slots // 2
+        assert config.mesh.data == of_a_node
+    assert "a generation, predicted" in err and "sbatch is not on this machine" in err.splitlines()[-1]
+    asked.clear()
+    assert cli.main([*words, "--card", "h100", "--force"]) == 2 and not asked
+    assert cli.main([*words, "--card", "v100"]) == 2 and "--card" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_a_machines_gpus_is_not_submitted(capsys, monkeypatch, found):
+    monkeypatch.setenv("PATH", "/nowhere")
+    sample = found["steps"]["sample"] | {"fits": False}
+    less = {name: value for name, value in found.items() if name != "predicted"}
+    less |= {"fits": False, "steps": found["steps"] | {"sample": sample}}
+    monkeypatch.setattr(preflight, "preflight", lambda *_: less)
+    words = ["submit", "pod-0.6b", "/documents", "--to", "slurm", "--base", "/models/m", "--card", "h200"]
+    assert cli.main(words) == 2
+    assert "ratchet: submit: sample would not fit h200:8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
