@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.launch.lines import say, waiting
+from ratchet.launch.lines import say, unheard, waiting
 from ratchet.train import memory
 from ratchet.train.stopping import AGAIN, ASKING, heeded
 
@@ -23,19 +23,22 @@ would end them with a status that says nothing of it."""
 def look_for_no_chips(devices: Path = Path("/dev")) -> None:
     """Has JAX use the CPU where it finds nothing but compilers that `preflight` needs: libtpu without a TPU, and a
     plugin for CUDA without CUDA's libraries. It would complain at length whenever it looks for devices."""
-    import jax
-
-    if jax.config.jax_platforms:  # somebody has said what to use
-        return
-    plugins = importlib.util.find_spec("jax_plugins")
+    plugins, libtpu = importlib.util.find_spec("jax_plugins"), bool(importlib.util.find_spec("libtpu"))
     places = [*plugins.submodule_search_locations] if plugins else []
     found = [path.name for place in places for path in Path(place).iterdir() if not path.name.startswith("_")]
     of_cuda = [name for name in found if name.startswith("xla_cuda")]
-    has_tpu = any(devices.glob("accel*")) or (devices / "vfio").exists()
-    compilers = (importlib.util.find_spec("libtpu") and not has_tpu, bool(of_cuda) and not _has_cuda())
-    usable = len(found) > len(of_cuda) * compilers[1] or (importlib.util.find_spec("libtpu") and has_tpu)
-    if any(compilers) and not usable:
+    has_tpu = libtpu and (any(devices.glob("accel*")) or (devices / "vfio").exists())
+    only_compiles = bool(of_cuda) and not _has_cuda()
+    if not (only_compiles or (libtpu and not has_tpu)):
+        return
+    import jax
+    from jax._src import xla_bridge
+
+    if not (jax.config.jax_platforms or has_tpu or len(found) > len(of_cuda) * only_compiles):
         jax.config.update("jax_platforms", "cpu")
+    if only_compiles and "cuda" not in str(jax.config.jax_platforms):
+        with unheard():  # the plugin says that it finds no CUDA, whatever JAX is to use
+            getattr(xla_bridge, "_discover_and_register_pjrt_plugins", lambda: None)()
 
 
 def _has_cuda() -> bool:

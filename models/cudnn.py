@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 try:  # by its private name until JAX has a public one for packed rows (its pull request 29731)
     from jax._src.cudnn.fused_attention_stablehlo import MaskType
+    from jax._src.cudnn.fused_attention_stablehlo import check_cudnn_version as _version
     from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention as _with_offsets
 except ImportError:
     _with_offsets = None
@@ -24,6 +25,12 @@ def takes_runs() -> bool:
     return _with_offsets is not None and jax.__version_info__ >= (0, 11, 1) and capability() >= 9
 
 
+def takes_windows() -> bool:
+    """Whether cuDNN can be told that a query sees the last keys alone, in packed rows too: since 9.6, but for 9.14.0,
+    by what NVIDIA's own TransformerEngine asks of it."""
+    return _with_offsets is not None and (version := _version()) >= 90600 and version != 91400
+
+
 def capability() -> float:
     """NVIDIA's number for what the GPU here can do, such as 9.0 of an H100; 0 for all other devices, of which AMD's
     have names, such as gfx942. cuDNN's attention needs 8."""
@@ -32,8 +39,9 @@ def capability() -> float:
 
 
 def attend_runs(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array, most: int,
-                scale: float) -> jax.Array:
-    """Causal attention inside runs of equal numbers, padding among them, of which a row has `most`, at least two.
+                scale: float, window: int = 0) -> jax.Array:
+    """Causal attention inside runs of equal numbers, padding among them, of which a row has `most`, at least two. With
+    a `window`, a query attends to so many tokens, itself included.
 
     With more runs than that the result is NaN, rather than wrong.
     """
@@ -42,18 +50,23 @@ def attend_runs(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
     return _with_offsets(
         jnp.where(fits, q_BTHE, jnp.nan), k_BTGE, v_BTGE, q_seqlen=lengths_BM, kv_seqlen=lengths_BM,
         q_offsets=offsets_BM, kv_offsets=offsets_BM, scale=scale, mask_type=MaskType.PADDING_CAUSAL,
+        sliding_window_length=window or None,
     )
 
 
 def attend_causal(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array,
-                  scale: float) -> jax.Array:
-    """Causal attention in rows of one segment, with padding behind it, whose own results mean nothing.
+                  scale: float, window: int = 0) -> jax.Array:
+    """Causal attention in rows of one segment, with padding behind it, whose own results mean nothing; `window` as in
+    `attend_runs`.
 
     With a second segment the result is NaN, rather than wrong.
     """
     another_BT = (segments_BT[:, 1:] != segments_BT[:, :-1]) & (segments_BT[:, 1:] != 0)
     q_BTHE = jnp.where(jnp.any(another_BT), jnp.nan, q_BTHE)
-    return jax.nn.dot_product_attention(q_BTHE, k_BTGE, v_BTGE, scale=scale, is_causal=True, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q_BTHE, k_BTGE, v_BTGE, scale=scale, is_causal=True, local_window_size=(window - 1, 0) if window else None,
+        implementation="cudnn",
+    )
 
 
 def attend_masked(

@@ -113,12 +113,11 @@ def attend_rows(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segment
     if name == "splash":
         k_BGTE, v_BGTE = k_BTGE.swapaxes(1, 2), v_BTGE.swapaxes(1, 2)
         return splash(q_BTHE, k_BGTE, v_BGTE, segments_BT, segments_BT, sliding, scores, kernel)
-    if name == "cudnn" and kernel.segments == 1 and not slides:
-        causal = partial(cudnn.attend_causal, scale=scores.scale)
-        return on_each_device(causal, kernel, "q", "q", "q", "rows")(q_BTHE, k_BTGE, v_BTGE, segments_BT)
     most = 1 << kernel.segments.bit_length()  # padding is one more, and powers of two are few
-    if name == "cudnn" and 1 < most <= cudnn.MOST_RUNS and not slides and cudnn.takes_runs():
-        return in_runs(q_BTHE, k_BTGE, v_BTGE, segments_BT, most, scores.scale, kernel)
+    runs = kernel.segments == 1 or (1 < most <= cudnn.MOST_RUNS and cudnn.takes_runs())
+    if name == "cudnn" and runs and (not slides or cudnn.takes_windows()):
+        operands = (q_BTHE, k_BTGE, v_BTGE, segments_BT, sliding if slides else None)
+        return in_runs(*operands, 1 if kernel.segments == 1 else most, scores, kernel)
     if name == "cudnn":
         columns_1T = jnp.arange(t)[None]
         mask_BTT = causal_mask(columns_1T, columns_1T, window) & (segments_BT[:, :, None] == segments_BT[:, None])
@@ -145,9 +144,9 @@ def attend_cache(q_BTHE: jax.Array, k_BGSE: jax.Array | Int8, v_BGSE: jax.Array 
     if name == "cudnn":
         k_BSGE, v_BSGE = k_BGSE.swapaxes(1, 2), v_BGSE.swapaxes(1, 2)
         slides = sliding and scores.window < t
-        if t == len(k_BSGE[0]) and not slides and cudnn.takes_runs():
+        if t == len(k_BSGE[0]) and cudnn.takes_runs() and (not slides or cudnn.takes_windows()):
             real_BT = (positions_BS >= 0).astype(jnp.int32)
-            return in_runs(q_BTHE, k_BSGE, v_BSGE, real_BT, 2, scores.scale, kernel)
+            return in_runs(q_BTHE, k_BSGE, v_BSGE, real_BT, True if slides else None, 2, scores, kernel)
         return masked(q_BTHE, k_BSGE, v_BSGE, mask_BTS, scores.scale, kernel)
     return attend(q_BTHE, k_BGSE, v_BGSE, mask_BTS, scores.scale, scores.softcap)
 
@@ -174,11 +173,22 @@ def splash(q_BTHE: jax.Array, k_BGSE: jax.Array, v_BGSE: jax.Array, segments_BT:
     return on_each_device(own, kernel, "q", "kv", "kv", "rows", "rows", "all")(*operands)
 
 
-def in_runs(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array, most: int, scale: float,
-            kernel: Kernel) -> jax.Array:
-    """Causal attention inside runs of equal numbers, of which a row has `most`, by cuDNN."""
-    own = partial(cudnn.attend_runs, most=most, scale=scale)
-    return on_each_device(own, kernel, "q", "q", "q", "rows")(q_BTHE, k_BTGE, v_BTGE, segments_BT)
+def in_runs(q_BTHE: jax.Array, k_BTGE: jax.Array, v_BTGE: jax.Array, segments_BT: jax.Array,
+            sliding: jax.Array | bool | None, most: int, scores: Scores, kernel: Kernel) -> jax.Array:
+    """Causal attention inside runs of equal numbers, of which a row has `most`, by cuDNN: 1, where it has one segment
+    and padding behind. Whether a layer slides may be known in the program alone; None: it does not."""
+
+    def run(window: int) -> Callable:
+        of = {"scale": scores.scale, "window": window}
+        return partial(cudnn.attend_causal, **of) if most == 1 else partial(cudnn.attend_runs, most=most, **of)
+
+    def own(q_BTHE, k_BTGE, v_BTGE, segments_BT, slides) -> jax.Array:
+        return jax.lax.cond(slides, run(scores.window), run(0), q_BTHE, k_BTGE, v_BTGE, segments_BT)
+
+    operands = (q_BTHE, k_BTGE, v_BTGE, segments_BT)
+    if sliding is None:
+        return on_each_device(run(0), kernel, "q", "q", "q", "rows")(*operands)
+    return on_each_device(own, kernel, "q", "q", "q", "rows", "all")(*operands, jnp.asarray(sliding))
 
 
 def masked(

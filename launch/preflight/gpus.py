@@ -7,12 +7,12 @@ import importlib
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import jax
 
+from ratchet.launch.lines import unheard
 from ratchet.launch.preflight.chips import PreflightError
 from ratchet.models import cudnn
 from ratchet.models.extras import installing
@@ -69,7 +69,7 @@ def described_cards(topology: str) -> list[jax.Device]:
     card = _CARD.format(capability=_CAPABILITY, cudnn=_CUDNN, **numbers)
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of CUDA's libraries, which compile nothing
     try:
-        with _quiet():
+        with unheard():
             found = topologies.get_topology_desc(name, platform="cuda", topology=f"1x1x{count}", target_config=card)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -135,17 +135,3 @@ def _tools() -> str:
             if found := importlib.util.find_spec(package):
                 return next(iter(found.submodule_search_locations or ()), "")
     return ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Within, nothing reaches the standard error, on which the plugin says four times that there is no card."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -229,7 +229,9 @@ BOUNDS = {
         "8x2048_none_1_predicted_to_peak_so_far": 1.1,
     },
     "train_small": {"32x1024_none_1_mfu": -0.30},
-    "attention": {"one_error": 0.01, "eight_error": 0.01, "uneven_error": 0.01},
+    "attention": {
+        "one_error": 0.01, "eight_error": 0.01, "uneven_error": 0.01, "sliding_one_error": 0.01, "sliding_error": 0.01,
+    },
     "loss": {"time_to_dense": 1.1, "memory_to_dense": 0.25},
     "decode_64": {"64_slots_share_of_bound": -0.70},
     "decode_256": {"256_slots_share_of_bound": -0.60},

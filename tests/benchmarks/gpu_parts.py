@@ -173,8 +173,8 @@ def train_small() -> Figures:
 
 
 def attention() -> Figures:
-    """A layer's, forward and backward, in rows of one, of eight and of unevenly many segments with padding, a row of
-    them against float32 products."""
+    """A layer's, forward and backward, in rows of one, of eight and of unevenly many segments with padding, and of
+    these in a layer that slides, a row of them against float32 products."""
     s, rows, t = shape(QWEN), size(8, 2), size(2048, 64)
     rng = np.random.default_rng(SEED)
     draw = lambda heads: jnp.asarray(rng.normal(size=(rows, t, heads, s.head)), jnp.bfloat16)
@@ -182,22 +182,28 @@ def attention() -> Figures:
     cuts = np.sort(rng.integers(1, t - 7, (rows, 20)), axis=1)
     uneven = 1 + np.sum(np.arange(t)[None, :, None] >= cuts[:, None], axis=2)
     uneven[:, t - 7 :] = 0
-    scores = Scores(s.head**-0.5)
 
     def both(by: Callable, segments_RT, *operands):
         real = (segments_RT > 0)[..., None, None]
         mixed, back = jax.vjp(lambda *o: jnp.where(real, by(*o, segments_RT), 0), *operands)
         return mixed, back(way[: len(mixed)].astype(mixed.dtype))
 
-    def products(q, k, v, segments_RT):
-        mask = (segments_RT[:, :, None] == segments_RT[:, None]) & jnp.tri(t, dtype=bool)
-        return attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scores.scale)
+    one_row = [x[:1].astype(jnp.float32) for x in (q, k, v)]
+    single, window = segments_of(rows, t, 1), size(512, 16)
+    arms = ("one", 1, single, 0), ("eight", 8, segments_of(rows, t, 8), 0), ("uneven", 21, uneven, 0)
+    for name, most, segments, seen in (*arms, ("sliding_one", 1, single, window), ("sliding", 21, uneven, window)):
+        scores, kernel = Scores(s.head**-0.5, window=seen), Kernel("auto", **knowing(Kernel, segments=most))
+        slides, last = (jnp.asarray(True), jnp.asarray(seen)) if seen else (None, None)
 
-    plain, one_row = jax.jit(functools.partial(both, products)), [x[:1].astype(jnp.float32) for x in (q, k, v)]
-    arms = ("one", 1, segments_of(rows, t, 1)), ("eight", 8, segments_of(rows, t, 8)), ("uneven", 21, uneven)
-    for name, most, segments in arms:
-        kernel = Kernel("auto", **knowing(Kernel, segments=most))
-        ours = lambda q, k, v, of, kernel=kernel: attend_rows(q, k, v, of, None, None, scores, kernel)
+        def ours(q, k, v, of, slides=slides, last=last, scores=scores, kernel=kernel):
+            return attend_rows(q, k, v, of, slides, last, scores, kernel)
+
+        def products(q, k, v, segments_RT, seen=seen, scores=scores):
+            back = jnp.arange(t)[:, None] - jnp.arange(t)
+            mask = (segments_RT[:, :, None] == segments_RT[:, None]) & (back >= 0) & (back < (seen or t))
+            return attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scores.scale)
+
+        plain = jax.jit(functools.partial(both, products))
         run = functools.partial(jax.jit(functools.partial(both, ours)), jnp.asarray(segments), q, k, v)
         yield f"{name}_ms", 1000 * seconds(run, calls=10)
         with jax.default_matmul_precision("highest"):

@@ -1,6 +1,8 @@
 """Preflight for GPUs compiles with the real compiler of JAX's plugin for CUDA, for a small model and no card."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -147,6 +149,7 @@ def test_compilers_alone_leave_jax_on_the_cpu(monkeypatch, tmp_path, plugins, li
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k not in ("jax_plugins", "libtpu")})
     monkeypatch.setattr(begins, "_has_cuda", lambda: cuda)
+    monkeypatch.setattr("jax._src.xla_bridge._discover_and_register_pjrt_plugins", lambda: None)
     told, config = [], SimpleNamespace(jax_platforms=None, update=lambda *setting: told.append(setting))
     monkeypatch.setattr(jax, "config", config)
     begins.look_for_no_chips(tmp_path / "dev")
@@ -154,3 +157,12 @@ def test_compilers_alone_leave_jax_on_the_cpu(monkeypatch, tmp_path, plugins, li
     config.jax_platforms = "cuda"
     begins.look_for_no_chips(tmp_path / "dev")
     assert len(told) == on_cpu, "what somebody has said stays"
+
+
+def test_a_plugin_that_only_compiles_is_not_heard_of_by_other_commands():
+    """It would say on each start that there is no CUDA."""
+    code = "from ratchet.launch.__main__ import look_for_no_chips as look; look(); import jax; print(jax.devices())"
+    around = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    for said in ({}, {"JAX_PLATFORMS": "cpu"}):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=around | said)
+        assert (done.stdout, done.stderr) == ("[CpuDevice(id=0)]\n", "")

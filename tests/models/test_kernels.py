@@ -110,23 +110,26 @@ def asked(monkeypatch):
     by_jax, asked = jax.nn.dot_product_attention, []
 
     def by_xla(*operands, implementation, **settings):
-        asked.append(implementation)
+        asked.append(implementation + (" in windows" if settings.get("local_window_size") else ""))
         return by_jax(*operands, implementation="xla", **settings)
 
-    def by_offsets(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type):
-        asked.append(mask_type.name)
+    def by_offsets(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type, sliding_window_length):
+        asked.append(mask_type.name + (" in windows" if sliding_window_length else ""))
         assert q_offsets.shape[1] == q_seqlen.shape[1] + 1
         columns = jnp.arange(q.shape[1])
         from_start = lambda offsets: columns - offsets[:, :-1, None]
         inside = lambda offsets, lengths: (from_start(offsets) >= 0) & (from_start(offsets) < lengths[..., None])
         of_q, of_kv = inside(q_offsets, q_seqlen), inside(kv_offsets, kv_seqlen)
-        mask = jnp.any(of_q[..., None] & of_kv[:, :, None], axis=1) & (columns[:, None] >= columns)
+        back = columns[:, None] - columns
+        mask = jnp.any(of_q[..., None] & of_kv[:, :, None], axis=1) & (back >= 0)
+        mask &= back < (sliding_window_length or LENGTH)
         mixed = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale)
         return jnp.where(jnp.any(of_q, axis=1)[..., None, None], mixed, jnp.nan)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
     monkeypatch.setattr(cudnn, "_with_offsets", by_offsets)
     monkeypatch.setattr(cudnn, "takes_runs", lambda: True)
+    monkeypatch.setattr(cudnn, "takes_windows", lambda: True)
     monkeypatch.setattr(Kernel, "chosen", lambda *_: "cudnn")
     return asked
 
@@ -155,15 +158,19 @@ def packed_rows(most: int, padding: int, length: int = LENGTH) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("most", "padding"), [(1, 11), (2, 3), (7, 0), (40, 20)])
-@pytest.mark.parametrize("window", [0, 30, LENGTH])
-def test_cudnn_keeps_to_segments_in_rows_of_many(asked, most, padding, window):
-    """What it is told against matrix products, forward and backward. Sliding layers have their mask in memory, and so
-    have rows of too many segments, or of nobody knows how many; a window as wide as the row leaves nothing out."""
+@pytest.mark.parametrize(("window", "slides"), [(0, None), (30, True), (30, False), (LENGTH, True)])
+@pytest.mark.parametrize("told", [True, False])
+def test_cudnn_keeps_to_segments_in_rows_of_many(monkeypatch, asked, most, padding, window, slides, told):
+    """What it is told against matrix products, forward and backward. Rows of too many segments, or of nobody knows how
+    many, have a mask in memory, and so have models whose layers slide where it cannot be told of windows; a window as
+    wide as the row leaves nothing out."""
+    monkeypatch.setattr(cudnn, "takes_windows", lambda: told)
     segments, rng = jnp.asarray(packed_rows(most, padding)), np.random.default_rng(0)
     draw = lambda heads: jnp.asarray(rng.normal(size=(len(segments), LENGTH, heads, WIDTH)), jnp.float32)
     q, k, v = draw(HEADS), draw(KV_HEADS), draw(KV_HEADS)
     real, scores = (segments > 0)[..., None, None], Scores(0.25, window=window)
-    slides, seen = (jnp.asarray(True), jnp.asarray(window)) if window else (None, None)
+    sliding = None if slides is None else jnp.asarray(slides)
+    seen = jnp.asarray(window if slides else LENGTH) if window else None
 
     def loss(function):
         scalar = lambda *operands: jnp.sum(jnp.where(real, jnp.sin(function(*operands)), 0))
@@ -173,8 +180,14 @@ def test_cudnn_keeps_to_segments_in_rows_of_many(asked, most, padding, window):
     for said, by in ((most, "PADDING_CAUSAL"), (0, "cudnn"), (cudnn.MOST_RUNS, "cudnn")):
         asked.clear()
         kernel = Kernel(segments=said)
-        found = loss(lambda *o, kernel=kernel: attend_rows(*o, segments, slides, seen, scores, kernel))
-        assert set(asked) == {"cudnn" if 0 < window < LENGTH or said == 1 else by}
+        found = loss(lambda *o, kernel=kernel: attend_rows(*o, segments, sliding, seen, scores, kernel))
+        if not 0 < window < LENGTH:
+            assert set(asked) == {"cudnn" if said == 1 else by}
+        elif told and said in (1, most):
+            name = "cudnn" if said == 1 else by
+            assert set(asked) == {name, f"{name} in windows"}, "the program alone knows which layers slide"
+        else:
+            assert set(asked) == {"cudnn"}
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4, rtol=1e-5), found, plain)
 
 

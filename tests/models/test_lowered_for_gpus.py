@@ -41,18 +41,29 @@ def asked_of_cudnn(text: str) -> Counter:
 
 
 @pytest.mark.parametrize("segments", [1, 3, 20, 0])
-def test_cudnn_attends_in_packed_rows_without_a_mask_forward_and_backward(hopper, segments):
-    """Where nobody knows how many segments there are, the mask is a bias, as long as a row squared."""
+@pytest.mark.parametrize("version", [91300, 91400])
+@pytest.mark.parametrize("window", [0, 50])
+def test_cudnn_attends_in_packed_rows_without_a_mask_forward_and_backward(
+    hopper, monkeypatch, segments, version, window
+):
+    """Where nobody knows how many segments there are, the mask is a bias, as long as a row squared, and so it is of
+    models whose layers slide, by a cuDNN that cannot be told of windows."""
+    monkeypatch.setattr(cudnn, "_version", lambda: version)
     of = lambda heads: jax.ShapeDtypeStruct((ROWS, LENGTH, heads, WIDTH), jnp.bfloat16)
     told = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
 
-    def summed(q, k, v, s):
-        return attend_rows(q, k, v, s, None, None, Scores(0.125), Kernel(segments=segments)).astype(jnp.float32).sum()
+    def summed(q, k, v, s, slides):
+        seen = jnp.where(slides, window, LENGTH) if window else None
+        scores, kernel = Scores(0.125, window=window), Kernel(segments=segments)
+        return attend_rows(q, k, v, s, slides if window else None, seen, scores, kernel).astype(jnp.float32).sum()
 
-    text = lowered(jax.grad(summed, (0, 1, 2)), of(HEADS), of(KV_HEADS), of(KV_HEADS), told)
+    slides = jax.ShapeDtypeStruct((), jnp.bool_)
+    text = lowered(jax.grad(summed, (0, 1, 2)), of(HEADS), of(KV_HEADS), of(KV_HEADS), told, slides)
     square = f"{LENGTH}x{LENGTH}x" in text
-    if segments:
-        assert asked_of_cudnn(text) == ONCE and not square
+    if segments and (not window or version == 91300):
+        times = 2 if window else 1  # of which a program runs one
+        assert asked_of_cudnn(text) == {name: times * count for name, count in ONCE.items()} and not square
+        assert {*re.findall(r"sliding_window_length\W+(?:22: )?(\d+)", text)} == {"0", str(window)}
     else:
         assert {*asked_of_cudnn(text)} == {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
         assert square, "so that it would show above"
