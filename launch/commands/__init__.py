@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "recipes": ("look:recipes", "", "what there is to run, how long it takes, what it should reach"),
     "preflight": (
-        "measure:preflight", "RECIPE [--topology v5e:4x4|h100:8] [--step sample|score|generation]",
+        "measure:preflight", "RECIPE [--topology v5e:4x4] [--step sample|score|generation]",
         "compile for TPUs or GPUs without one: memory, traffic, bound",
     ),
     "submit": (

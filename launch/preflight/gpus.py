@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -132,6 +133,8 @@ def _tools() -> str:
     """The folder of NVIDIA's package with the assembler and the library of device code; "" where it is missing."""
     for package in ("nvidia.cuda_nvcc", "nvidia.cu13"):
         with contextlib.suppress(ModuleNotFoundError):
-            if found := importlib.util.find_spec(package):
-                return next(iter(found.submodule_search_locations or ()), "")
+            found = importlib.util.find_spec(package)
+            for place in found.submodule_search_locations or () if found else ():
+                if Path(place, "bin", "ptxas").exists():
+                    return place
     return ""
