@@ -69,10 +69,15 @@ def waiting(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-    """Within, nothing that a library says reaches the standard error, however it says it."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Within, nothing that a library says reaches the standard error, if there is one, however it says it."""
     try:
+        kept = os.dup(2)
+    except OSError:
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stderr.flush()
         os.dup2(nowhere, 2)
         yield
     finally:

@@ -107,8 +107,8 @@ def as_if_present(mesh: jax.sharding.Mesh) -> Iterator[None]:
     }
     if unknown := [name for name in answers if not hasattr(by_jax, name)]:
         raise PreflightError(f"preflight: jax {jax.__version__} has no {unknown[0]}; use that of constraints.txt")
-    capability = {"capability": lambda: float(_CAPABILITY)}
-    with _answering(by_jax, answers), _answering(cudnn, capability), jax.set_mesh(mesh):
+    ours = {"capability": lambda: float(_CAPABILITY), "_version": answers["check_cudnn_version"]}
+    with _answering(by_jax, answers), _answering(cudnn, ours), jax.set_mesh(mesh):
         yield
 
 

@@ -45,6 +45,13 @@ def test_a_step_of_training_gathers_weights_layer_by_layer_and_scatters_gradient
     assert trained["bound"]["by"] in trained["bound"]["seconds"] and 0 < trained["bound"]["mfu_at_most"] < 1
 
 
+def test_models_with_layers_that_slide_are_compiled_too():
+    """cuDNN's version, too, is that of the card which is described."""
+    family = replace(MODEL.family, sliding=(True, False) * 3, window=64)
+    config = replace(asked().config, model=replace(MODEL, family=family))
+    assert preflight(replace(asked(topology="h100:1"), config=config))["fits"]
+
+
 @pytest.mark.long
 def test_more_layers_move_more(trained):
     deep = preflight(replace(asked(topology="h100:4"), config=replace(asked().config, model=replace(MODEL, layers=12))))
