@@ -29,6 +29,11 @@ def decimals(value: Any) -> str:
     return "–" if number is None else f"{number:.2f}"
 
 
+def chance(probability: float) -> str:
+    """A probability with two decimals, or that it is less than they can say."""
+    return "< 0.01" if 0 < probability < 0.005 else f"{probability:.2f}"
+
+
 def figure(value: Any) -> str:
     """A number with three decimals."""
     number = value_of(value)

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ratchet.bootstrap.report.numbers import decimals
+from ratchet.bootstrap.report.numbers import chance, decimals
 from ratchet.bootstrap.report.terminal import shown
 from ratchet.bootstrap.report.units import is_advisory
 
@@ -150,7 +150,7 @@ def _targets(found: Found) -> list[Text]:
         before = "".join(row["token"] for row in rows[:number])[-24:]
         likely = sorted(rows[number]["target"].items(), key=lambda item: -item[1])
         where = f"after “{before}”" if before else "at the start"
-        lines.append(_line(f"{where}: " + ", ".join(f"“{piece}” {p:.2f}" for piece, p in likely)))
+        lines.append(_line(f"{where}: " + ", ".join(f"“{piece}” {chance(p)}" for piece, p in likely)))
     return lines + _more(open_at)
 
 
@@ -159,7 +159,7 @@ def _branches(branches: Sequence[Found]) -> list[Text]:
     lines = []
     for b in sorted(branches, key=lambda b: -b["probability"])[:SHOWN]:
         line = _verdict(b["passed"], ("passed", "failed", ""))
-        line.append(f" “{b['piece']}” {b['probability']:.2f}: ", "bold").append(shortened(b["text"]), "none")
+        line.append(f" “{b['piece']}” {chance(b['probability'])}: ", "bold").append(shortened(b["text"]), "none")
         lines.append(line.append(f" ({b['reason']})" if b["reason"] else "", "dim"))
     return lines + _more(branches)
 

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from written_run import METRICS, audit, evaluation, put, write_run
 
-from ratchet.bootstrap.report.numbers import pace, percent
+from ratchet.bootstrap.report.numbers import chance, pace, percent
 from ratchet.bootstrap.report.status import status
 from ratchet.train.commits import Commits
 from ratchet.train.holder import LOCK, RECORD, holding
@@ -247,3 +247,8 @@ def test_a_file_that_is_not_what_was_committed_is_named_and_nothing_of_it_is_sho
 
 def test_a_pace_is_said_in_items_a_second_or_in_seconds_an_item():
     assert [pace(1250.0), pace(0.5), pace(7 / 336.1)] == ["1,250.0/s", "0.5/s", "48 s each"]
+
+
+def test_a_probability_that_two_decimals_cannot_say_is_no_zero():
+    said = {0.0: "0.00", 1e-9: "< 0.01", 0.0049: "< 0.01", 0.005: "0.01", 0.234: "0.23", 1.0: "1.00"}
+    assert {p: chance(p) for p in said} == said
