@@ -27,10 +27,10 @@ class PreflightError(ValueError):
 
 def described_chips(topology: str, slices: int = 1) -> list[jax.Device]:
     """The chips of a topology such as "v5e:4x4", of so many slices. Raises PreflightError if there is none such."""
+    if not re.match(r"v\d|tpu", topology):
+        raise PreflightError(f"preflight: no topology {topology!r}; there are {TOPOLOGIES} and others of TPUs")
     if importlib.util.find_spec("libtpu") is None:
-        raise PreflightError(
-            f"preflight: the TPU compiler is missing; {installing('preflight')}; GPUs are named as h100:8 or h200:8"
-        )
+        raise PreflightError(f"preflight: the TPU compiler is missing; {installing('preflight')}")
     # libtpu asks the cloud for these on a TPU machine; here nobody would answer.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",

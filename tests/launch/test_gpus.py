@@ -109,8 +109,12 @@ def test_a_topology_that_is_none_is_one_line(topology):
         preflight(asked(topology=topology))
 
 
-def test_other_cards_are_told_which_there_are():
-    with pytest.raises(PreflightError, match="no topology 'a100:8' .*h100:8, h200:8"):
+@pytest.mark.parametrize("libtpu", [True, False])
+def test_other_cards_are_told_which_there_are(monkeypatch, libtpu):
+    find = importlib.util.find_spec
+    if not libtpu:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else find(name, *a))
+    with pytest.raises(PreflightError, match="no topology 'a100:8'; there are v5e:4x4, .*h100:8, h200:8"):
         preflight(asked(topology="a100:8"))
 
 
