@@ -41,7 +41,8 @@ platform_name: "CUDA"
 dnn_version_info {{ major: {cudnn[0]} minor: {cudnn[1]} patch: {cudnn[2]} }}
 device_description_str: "{name}"
 """
-"""What XLA calls a target, in the text form of its GpuTargetConfigProto (NVIDIA's Hopper tuning guide, section 1.4)."""
+"""What XLA calls a target, in the text form of its GpuTargetConfigProto, with the numbers that XLA itself has for an
+H100 (h100_sxm.txtpb). Of an H200 the memory is another, which is filled in."""
 
 
 def is_card(topology: str) -> bool:
