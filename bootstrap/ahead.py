@@ -24,14 +24,14 @@ from ratchet.bootstrap.review import Reviewer, questions
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.simulate import Draft, Writer, draft, finish, prompt_of
 from ratchet.bootstrap.targets import make_targets
-from ratchet.bootstrap.thinkers import control_text
+from ratchet.bootstrap.thinkers import Knower, control_text
 from ratchet.bootstrap.tools import LOOKUP, Toolbox
 from ratchet.bootstrap.worlds.world import Case, Document
 from ratchet.bootstrap.wrongthink import Said, against, as_cases, compile_inverting, difference, random_like
 from ratchet.models import decoder, programs
 from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
-from ratchet.models.scorer import Question
+from ratchet.models.scorer import Question, Tokens
 from ratchet.train import goodput
 from ratchet.train.sharding import laid_out, state_sharding
 from ratchet.train.trainer import Training, compile_step
@@ -189,8 +189,9 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
 
 def compile_alone(run: Run, tasks: threading.Event, reached: Callable[..., None]) -> None:
     """Compiles what inverts a lesson and, once the `tasks` of generation 1 are there, what answers the review's
-    questions and what samples after prompts as long as they may become. It runs none of it: of the weights it needs the
-    shapes alone. `reached` is called at the beginning, when there are tasks, and before every width.
+    questions, what gives corrections the teacher's distributions, and what samples after prompts as long as they may
+    become. It runs none of it: of the weights it needs the shapes alone. `reached` is called at the beginning, when
+    there are tasks, and before every width.
     """
     reached()
     _, shapes = decoder.shapes(run.config.model)
@@ -204,8 +205,12 @@ def compile_alone(run: Run, tasks: threading.Event, reached: Callable[..., None]
     drafts = [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]
     if asked := _questions(run, run.reviewer(params), drafts, index.passages):
         run.scorer.compile(run.scorer.shapes(params), asked, run.tokenizer.verdicts)
+    c, lengths = run.config, _lengths(run, writer, drafts)
+    if c.targets.kind in ("teacher", "students") and c.wrongthink.first_generation and lengths:
+        reached()
+        run.scorer.compile_distributions(run.scorer.shapes(params), _corrected(run, lengths), writer.sampler.keep)
     weights = writer.sampler.shapes(params)
-    for length, grammar in _widths(run, writer, drafts):
+    for length, grammar in _widths(run, writer, lengths):
         reached()
         columns = writer.sampler.columns(run.config.model, length)
         words = Guides([grammar], run.config.model.vocab_size).words
@@ -231,10 +236,26 @@ def _asked(run: Run, writer: Writer) -> list[tuple[int, ...]]:
     return [prompt_of(writer, item) for item in run.world.items(run.tasks(1)) if item.form == "chat"]
 
 
-def _widths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Iterator[tuple[int, Grammar | None]]:
-    """The longest prompt of each width, without a grammar and with that of calls: the widths of what is asked, and of
-    what becomes of it when a tool is called, a passage answers, and a branch or a correction begins with what is said
-    then.
+def compile_contrast(knower: Knower) -> None:
+    """Compiles what the side runs of the next generation's contrast are trained with, if that is the first that makes
+    corrections, so that it has nothing left to compile."""
+    c, mesh = knower.run.config.wrongthink, knower.run.mesh
+    if "contrast" not in c.sources or knower.number + 1 != c.first_generation:
+        return
+    if programs.few(mesh.devices.flat[0]) and not _bound(mesh):
+        for arm in knower.asides():
+            compile_step(arm, knower.params)
+
+
+def _corrected(run: Run, lengths: Sequence[int]) -> list[tuple[Tokens, Tokens]]:
+    """As many tokens as stand before corrections of such prompts, and as corrections have, of every number."""
+    said = len(run.tokenizer.encode(f" {run.config.wrongthink.interruption}")) + run.config.simulate.new_tokens
+    return [((0,) * n, (0,)) for n in lengths] + [((0,) * lengths[0], (0,) * n) for n in range(1, said + 1)]
+
+
+def _lengths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Sequence[int]:
+    """The lengths of what is asked, and of what becomes of it when a tool is called, a passage answers, and a branch or
+    a correction begins with what is said then.
 
     Which of these a generation needs is chance: whether a model calls tools, and how many do.
     """
@@ -243,7 +264,12 @@ def _widths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Iterator[tuple
     if calls and prompts:
         answer = max((len(writer.tokenizer.answered(p.text)) for p in run.passages(1)), default=0)
         longest = max(longest, min(longest + len(calls.opening) + said + answer, writer.room))
-    lengths = range(min(map(len, prompts)), longest + said + 1) if prompts else ()
+    return range(min(map(len, prompts)), longest + said + 1) if prompts else ()
+
+
+def _widths(run: Run, writer: Writer, lengths: Sequence[int]) -> Iterator[tuple[int, Grammar | None]]:
+    """The longest prompt of each width, without a grammar and with that of calls."""
+    calls = writer.caller
     for length in {writer.sampler.columns(run.config.model, n): n for n in lengths}.values():
         yield length, None
         if calls:

@@ -122,12 +122,12 @@ class WrongthinkConfig:
     first_generation: int = bounded(2, "at least 0")
     """Generation from which corrections are made; 0 turns them off."""
     sources: tuple[Literal["inverted", "contrast", "incumbent", "random", "spoiled"], ...] = ("inverted", "spoiled")
-    """Where wrong thoughts come from: at most one model (the inverted lesson; lesson minus anti-lesson; the incumbent's
-    own errors; a random vector), and accepted transcripts with one step spoiled by rule."""
+    """Where wrong thoughts come from: at most one model (the inverted lesson; the contrast of right answers and spoiled
+    ones; the incumbent's own errors; a random vector), and accepted transcripts with one step spoiled by rule."""
     interruption: str = "no,"
     """What the supervisor says first."""
     steps: int = bounded(60, "at least 1")
-    """Steps of the side run on spoiled answers that gives the anti-lesson."""
+    """Steps of each of the two side runs, on right answers and on spoiled ones, whose difference is the contrast."""
     lambdas: tuple[float, ...] = bounded((0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7), "above 0")
     """How far the lesson is inverted: each is tried, and the most wrong within the two bounds below is taken."""
     perplexity_budget: float = bounded(1.1, "above 0")

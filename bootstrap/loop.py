@@ -290,8 +290,11 @@ def turn(r: Run, number: int, past: Past, start: Seed, weights_are_there: Callab
     with r.timed(g.directory, "evaluate"):
         weights_are_there()
         summary.likelihood_of_wrong_thoughts(g, repaired, params)
-        found = lambda: evaluation(r, number, params, knower(r, number, params, start))
+        known = knower(r, number, params, start)
+        found = lambda: evaluation(r, number, params, known)
         r.commits.once(g.directory / "evaluation.json", found)
+        if known:
+            ahead.compile_contrast(known)
     with r.timed(g.directory, "promote"):
         promoted = promote.promote(g)
     meter = r.sampler.meter

@@ -38,7 +38,7 @@ def recovery(
         starts["rule"] = by_rule(run, knower) if knower else []
     if knower and knower.tasks:
         source = "inverted" if "contrast" in run.config.wrongthink.sources else "contrast"
-        params, _ = knower.choose(supervisor, source)
+        params, _ = knower.choose(supervisor, source, knower.vector(source))
         if params is not None:
             thoughts = think(run.writer(params), run.world, knower.tasks, 1, seed=run.seed("unseen thinker"))
             starts["thinker"] = _wrong(supervise(supervisor, thoughts, passages, heard, source))

@@ -17,11 +17,12 @@ from ratchet.bootstrap.transcript import Transcript
 from ratchet.bootstrap.worlds.world import Document, Task
 from ratchet.bootstrap.wrongthink import against, difference, random_like
 from ratchet.train.records import Example
+from ratchet.train.trainer import Training
 
 PROBED = 80
 """Tasks on which each λ is tried."""
-SIDE_RATE = 0.1
-"""Learning rate of the side run, relative to training's."""
+SIDE_RATE = 0.3
+"""Learning rate of the side runs, relative to training's."""
 CONTROL = 64
 """Passages of fresh documents that are control text where the world has none of its own."""
 
@@ -51,25 +52,34 @@ class Knower:
 
     def vector(self, source: str) -> nnx.State | None:
         """What is inverted, or None for a contrast of answers that cannot be spoiled. "inverted" is all that was
-        learned since the base; "contrast" is that, less what would be learned from the same answers spoiled (arXiv
-        2511.05408); "random" is as long as the first, in a random direction."""
-        lesson = difference(self.params, self.base)
+        learned since the base; "contrast" is what a short side run learns from right answers, less what another learns
+        from the same answers with one step spoiled (arXiv 2511.05408); "random" is as long as the first, in a random
+        direction."""
         if source == "contrast":
-            anti = self.anti_lesson()
-            return None if anti is None else difference(lesson, difference(anti, self.params))
-        return random_like(lesson, self.seed("random vector")) if source == "random" else lesson
+            return self.contrast()
+        lesson = difference(self.params, self.base)
+        return self.random_like(lesson) if source == "random" else lesson
 
-    def anti_lesson(self) -> nnx.State | None:
-        """The weights after a short side run on right answers with one step spoiled; None without any. Nothing is
-        trained on what it writes but what interrupts it."""
+    def random_like(self, vector: nnx.State) -> nnx.State:
+        """This generation's random vector, as long as the one given."""
+        return random_like(vector, self.seed("random vector"))
+
+    def contrast(self) -> nnx.State | None:
+        """The difference between two side runs, both from the model itself; None where no answer can be spoiled.
+        Nothing is trained on what either writes but what interrupts it."""
+        trained = [train_arm(self.run, self.params, arm) for arm in self.asides()]
+        return difference(*trained) if trained else None
+
+    def asides(self) -> list[Training]:
+        """The side runs of a contrast, on right answers and on spoiled ones; none where no answer can be spoiled."""
         run, tasks, heard = self.run, {t.id: t for t in self.tasks}, self.heard[: wrongthink.HEARD]
-        made = [_spoiled(run, tasks[t.task_id], t.text, heard) for t in self.right if t.task_id in tasks]
-        spoiled = run.fitting([e for group in made for e in group], f"gen {self.number} anti-lesson")
-        if not spoiled:
-            return None
-        pools = [(spoiled, run.config.train.batch)]
-        steps = run.config.wrongthink.steps
-        return train_arm(run, self.params, arm_of(run, self.number, "anti", pools, steps, SIDE_RATE))
+        known = [(tasks[t.task_id], t.text) for t in self.right if t.task_id in tasks]
+        made = [_answered(run, *one, "lesson") for one in known]
+        spoiled = [e for one in known for e in _spoiled(run, *one, heard)]
+        right, wrong = (run.fitting(es, f"gen {self.number} contrast") for es in (made, spoiled))
+        count, steps = run.config.train.batch, run.config.wrongthink.steps
+        arm = lambda name, answers: arm_of(run, self.number, name, [(answers, count)], steps, SIDE_RATE)
+        return [arm("lesson", right), arm("anti", wrong)] if right and wrong else []
 
     def sweep(self, reviewer: Reviewer, vector: nnx.State) -> list[dict]:
         """By λ, 0 first: the shares of unaided reasoning that are well formed and wrong, as `reviewer` judges, and
@@ -91,9 +101,10 @@ class Knower:
         with run.progress.stage(f"gen {self.number} wrong-thinker", 1 + len(scales)) as advance:
             return wrongthink.sweep(writer, run.world, probe, vector, scales, measure, self.seed("sweep"))
 
-    def choose(self, reviewer: Reviewer, source: str) -> tuple[nnx.State | None, dict]:
-        """The wrong-thinker's weights and how it was chosen; None when no λ is wrong enough within the budget."""
-        c, vector = self.run.config.wrongthink, self.vector(source)
+    def choose(self, reviewer: Reviewer, source: str, vector: nnx.State | None) -> tuple[nnx.State | None, dict]:
+        """The weights of the wrong-thinker by a source's vector, and how it was chosen; None when no λ is wrong enough
+        within the budget."""
+        c = self.run.config.wrongthink
         if vector is None:
             skipped = "no accepted answer can be spoiled"
             return None, {"source": source, "lambda": None, "sweep": [], "skipped": skipped}
@@ -118,9 +129,12 @@ def _spoiled(run: Run, task: Task, answer: str, heard: Sequence[str]) -> list[Ex
     """Examples of a right answer with one step spoiled and the rest as it was."""
     steps, made = run.world.steps(answer), []
     for way in run.world.spoil(task, answer, heard, Random(f"anti {task.id}")):
-        text = way.thought(answer, steps) + answer[steps[way.step].end :]
-        trained = [*run.tokenizer.encode(text), run.tokenizer.end]
-        lineage = {"kind": "anti-lesson", "task": task.id}
-        prompt = run.tokenizer.render(task.messages)
-        made.append(examples.example(prompt, trained, examples.one_hot(trained), "student", lineage))
+        made.append(_answered(run, task, way.thought(answer, steps) + answer[steps[way.step].end :], "anti-lesson"))
     return made
+
+
+def _answered(run: Run, task: Task, answer: str, kind: str) -> Example:
+    """An example of an answer as it is."""
+    trained = [*run.tokenizer.encode(answer), run.tokenizer.end]
+    lineage = {"kind": kind, "task": task.id}
+    return examples.example(run.tokenizer.render(task.messages), trained, examples.one_hot(trained), "student", lineage)

@@ -22,7 +22,7 @@ from ratchet.models.beginnings import Prompts, lengths, split
 from ratchet.models.decoder import Decoder, DecoderConfig
 from ratchet.models.draw import Captured, Logs, capture, logs
 from ratchet.models.inference import Inference, Weights, columns_for, deep
-from ratchet.models.programs import compiled, program
+from ratchet.models.programs import Program, compiled, program
 from ratchet.models.readings import Reading, follow
 
 Tokens = tuple[int, ...]
@@ -161,13 +161,23 @@ class Scorer(Inference):
     def compile(self, weights: Weights, asked: Sequence[Question], answers: Tokens) -> None:
         """Compiles what answers questions such as these, about few contexts or many, and runs nothing. Of the weights,
         shapes with their layout are enough."""
+        self._compile(answer_probabilities, weights, asked, answers)
+
+    def compile_distributions(self, weights: Weights, given: Sequence[Question], keep: int) -> None:
+        """Compiles what `distributions` runs for such (context, tokens), and runs nothing."""
+        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
+        self._compile(token_distributions, weights, asked, (), keep=keep)
+
+    def _compile(
+        self, program: Program, weights: Weights, asked: Sequence[Question], answers: Tokens, **static: int
+    ) -> None:
         few, own = self.compiles_long(nnx.merge(self.graphdef, weights.params).config), self.questions // self.parts
         widths = {columns_for(len(context), self.bucket, few) for context, _ in asked}
         lengths = {columns_for(len(question), self.bucket, self.few) for _, question in asked}
         for width, length in itertools.product(sorted(widths), sorted(lengths)):
             for height in sorted({self._height(count) for count in range(1, own + 1 if width else 2)}):
                 shared = Shared(weights, np.array(answers, np.int32))
-                compiled(answer_probabilities, shared, self._blank(height, width, length), plan=self)
+                compiled(program, shared, self._blank(height, width, length), **static, plan=self)
 
     def lowered(self, params: nnx.State, contexts: int, width: int, length: int) -> tuple[jax.stages.Lowered, tuple]:
         """A batch on a mesh with so many contexts of `width` tokens a part, and questions of `length`, for shapes of

@@ -9,7 +9,7 @@ from ratchet.bootstrap.report.plots import Curve
 
 SOURCES = {
     "inverted": "of the inverted lesson",
-    "contrast": "of the contrast of lesson and anti-lesson",
+    "contrast": "of the contrast of right answers and spoiled ones",
     "incumbent": "of the incumbent itself",
     "random": "of the incumbent moved at random",
     "spoiled": "spoiled by rule",

@@ -60,9 +60,10 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
     made: list[nnx.State | None] = []
 
     def make() -> dict:
-        params, chosen = knower.choose(reviewer, source)
+        vector = knower.vector(source)
+        params, chosen = knower.choose(reviewer, source, vector)
         made.append(params)
-        control = [] if source == "random" else knower.sweep(reviewer, knower.vector("random"))
+        control = [] if vector is None or source == "random" else knower.sweep(reviewer, knower.random_like(vector))
         return chosen | {"control": control}
 
     found = _measured(g, make)

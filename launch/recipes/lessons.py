@@ -24,7 +24,7 @@ RECIPE = Recipe(
         model=MODEL,
         simulate=SIMULATE,
         review=ReviewConfig(practice=60),
-        wrongthink=WrongthinkConfig(interruption="no,", share=0.5),
+        wrongthink=WrongthinkConfig(sources=("contrast", "spoiled"), interruption="no,", share=0.5),
         train=TrainConfig(
             seed_steps=550,
             steps=360,

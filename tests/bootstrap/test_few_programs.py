@@ -12,16 +12,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
+import little
 import pytest
 from flax import nnx
-from support import changed, compiling, little_config, random_examples, requests, start
+from support import changed, compiling, little_config, random_examples, requests, start, transcript
 
 from ratchet.bootstrap import ahead, engines, loop, wrongthink
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.run import Run, prepare
 from ratchet.bootstrap.simulate import draft, finish
-from ratchet.bootstrap.thinkers import control_text
+from ratchet.bootstrap.thinkers import Knower, control_text
 from ratchet.bootstrap.tools import Toolbox, call_text
 from ratchet.bootstrap.worlds.world import Case, Material
 from ratchet.launch import extending
@@ -133,9 +134,9 @@ def test_short_batches_have_one_shape():
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """A run of which nothing is made yet."""
-    config = little_config(generations=1, controls__imitation=False)
+def begun(tmp_path, request):
+    """A run of which nothing is made yet, with some settings changed."""
+    config = little_config(generations=1, controls__imitation=False, **getattr(request, "param", {}))
     return prepare(start(tmp_path / "run", config), config, Silent())
 
 
@@ -168,6 +169,29 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     with compiling() as second:
         loop.run(begun.directory, longer, Silent(), given=given)
     assert (begun.directory / "gen-002" / "DONE.json").exists() and not second
+
+
+@pytest.mark.parametrize("begun", [{"targets__kind": "teacher", "wrongthink__sources": ("contrast",)}], indirect=True)
+def test_what_only_corrections_need_is_compiled_before_there_are_any(begun, deeds):
+    params, tasks, passages = begun.fresh_weights(), begun.tasks(1), begun.passages(1)
+    right = [transcript(t, little.answer(deeds, t), tokenizer=begun.tokenizer) for t in tasks]
+    knower = Knower(begun, 1, params, params, tasks, right, passages)
+    writer, index = begun.writer(params), Index(passages)
+    drafts = [draft(writer, index, t, 0, "test") for t in tasks]
+    with compiling() as first:
+        ahead.compile_alone(begun, there(), lambda: None)
+        ahead.compile_contrast(knower)
+    said, keep = [d.prompt for d in drafts], writer.sampler.keep
+    with compiling() as later:
+        for t, prompt in zip(right, said, strict=True):
+            for some in (t.tokens[:1], t.tokens):
+                begun.scorer.distributions(params, [((*prompt, *some), t.tokens), (prompt, some)], keep)
+        knower.vector("contrast")
+    assert {"jit(token_distributions)", "jit(train_step)"} <= set(first)
+    assert not {"jit(token_distributions)", "jit(train_step)"} & set(later)
+    with compiling() as others:
+        ahead.compile_contrast(replace(knower, number=2))
+    assert not others, "this has been done"
 
 
 def test_all_is_compiled_when_the_first_generation_is_evaluated(begun, monkeypatch):

@@ -183,7 +183,8 @@ def test_where_the_worlds_items_measure_recovery_it_is_not_measured_by_rule_agai
 
 def test_the_unseen_thinker_is_made_with_the_vector_that_made_no_example(g, torn, knower, deeds, monkeypatch):
     chosen, choose = [], Knower.choose
-    seen = lambda self, reviewer, source: chosen.append(source) or choose(self, reviewer, "inverted")
+    lesson = knower.vector("inverted")
+    seen = lambda self, reviewer, source, _: chosen.append(source) or choose(self, reviewer, "inverted", lesson)
     monkeypatch.setattr(Knower, "choose", seen)
     for sources, unseen in ((("inverted", "spoiled"), "contrast"), (("contrast",), "inverted")):
         own = replace(g.run, config=replace(g.run.config, wrongthink=replace(g.run.config.wrongthink, sources=sources)))

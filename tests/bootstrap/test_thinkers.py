@@ -10,6 +10,7 @@ import pytest
 from support import assert_same_bits, transcript
 
 from ratchet.bootstrap import thinkers
+from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.thinkers import Knower, control_text
 from ratchet.bootstrap.worlds.world import Document
 from ratchet.bootstrap.wrongthink import against, difference
@@ -43,52 +44,59 @@ def test_what_was_learned_is_inverted_and_a_random_vector_is_as_long(knower):
     assert_same_bits(k.vector("inverted"), lesson)
     random = k.vector("random")
     assert norm(random) == pytest.approx(norm(lesson), rel=1e-4)
-    assert_same_bits(random, k.vector("random"))
+    assert_same_bits(random, k.random_like(lesson))
     assert norm(difference(random, lesson)) > 0.5 * norm(lesson)
 
 
-def test_a_contrast_is_the_lesson_less_what_spoiled_answers_teach(knower, monkeypatch):
-    k, taught = knower(wrongthink__steps=3), []
-    train_arm = thinkers.train_arm
-    seen = lambda *given: taught.append(given) or train_arm(*given)
+def test_a_contrast_is_what_right_answers_teach_less_what_spoiled_ones_do(knower, monkeypatch):
+    k, taught, train_arm = knower(wrongthink__steps=3), [], thinkers.train_arm
+    seen = lambda *given: taught.append((given, train_arm(*given))) or taught[-1][1]
     monkeypatch.setattr(thinkers, "train_arm", seen)
-    contrast, anti = k.vector("contrast"), k.anti_lesson()
-    lesson = difference(k.params, k.base)
-    for got, whole, a, p in zip(*map(jax.tree.leaves, (contrast, lesson, anti, k.params)), strict=True):
-        np.testing.assert_allclose(got, whole - (a - p), atol=1e-5)
-    assert 0 < norm(difference(anti, k.params)) < norm(lesson)
-    run, params, arm = taught[0]
-    ((spoiled, count),) = arm.batches.pools
-    assert run is k.run and arm.batches.steps == 3
-    assert (arm.position["arm"], arm.position["generation"]) == ("anti", 1)
-    assert arm.optimizer.rate == thinkers.SIDE_RATE * run.config.train.optimizer.rate
-    assert params is k.params and count == k.run.config.train.batch and len(spoiled) == 4
-    tokenizer = run.tokenizer
-    for e in spoiled:
-        task = next(t for t in k.tasks if t.id == e.lineage["task"])
-        said = tokenizer.decode(e.tokens[e.weights > 0])
-        right = dict(little.FACT.findall(next(t.text for t in k.right if t.task_id == task.id)))
-        assert e.tokens[e.weights == 0].tolist() == tokenizer.render(task.messages)
-        assert e.tokens[-1] == tokenizer.end and [lamp for lamp, _ in little.FACT.findall(said)] == [*right]
-        assert sum(right[lamp] != deed for lamp, deed in little.FACT.findall(said)) == 1, "one step is wrong"
+    contrast = k.vector("contrast")
+    assert [given[2].position["arm"] for given, _ in taught] == ["lesson", "anti"]
+    assert_same_bits(contrast, difference(*(params for _, params in taught)))
+    assert 0 < norm(contrast) < norm(difference(k.params, k.base))
+    wrong_steps, tokenizer = [], k.run.tokenizer
+    for (run, params, arm), _ in taught:
+        ((answers, count),) = arm.batches.pools
+        assert run is k.run and params is k.params and count == run.config.train.batch
+        assert arm.batches.steps == 3 and arm.position["generation"] == 1
+        assert arm.optimizer.rate == thinkers.SIDE_RATE * run.config.train.optimizer.rate
+        for e in answers:
+            task = next(t for t in k.tasks if t.id == e.lineage["task"])
+            said = tokenizer.decode(e.tokens[e.weights > 0])
+            right = dict(little.FACT.findall(next(t.text for t in k.right if t.task_id == task.id)))
+            assert e.tokens[e.weights == 0].tolist() == tokenizer.render(task.messages)
+            assert e.tokens[-1] == tokenizer.end and [lamp for lamp, _ in little.FACT.findall(said)] == [*right]
+            wrong_steps.append(sum(right[lamp] != deed for lamp, deed in little.FACT.findall(said)))
+    assert wrong_steps == [0, 0, 1, 1, 1, 1], "two answers as they are, and each of their two steps spoiled"
+
+
+def test_answers_that_no_row_holds_make_no_contrast(knower, monkeypatch):
+    k = knower()
+    monkeypatch.setattr(Run, "fitting", lambda self, made, where: made[:0])
+    monkeypatch.setattr(thinkers, "train_arm", lambda *_: pytest.fail("nothing is left to train on"))
+    assert k.vector("contrast") is None
 
 
 def test_what_else_was_heard_is_what_answers_are_spoiled_with(knower, monkeypatch):
     k, heard, pools = knower(), [], []
-    monkeypatch.setattr(thinkers, "train_arm", lambda run, params, arm: pools.extend(arm.batches.pools))
+    monkeypatch.setattr(
+        thinkers, "train_arm", lambda run, params, arm: pools.extend(arm.batches.pools) or params
+    )
     spoil = k.run.world.spoil
     seen = lambda task, text, others, rng: heard.append((task.id, tuple(others))) or spoil(task, text, others, rng)
     own = replace(k, run=replace(k.run, world=replace(k.run.world, spoil=seen)), tasks=k.tasks[:1])
-    own.anti_lesson()
+    own.contrast()
     assert heard == [(k.tasks[0].id, tuple(t.text for t in k.right))], "of tasks that were read alone"
-    assert len(pools[0][0]) == 2
+    assert [len(answers) for answers, _ in pools] == [1, 2]
 
 
 def test_without_anything_to_spoil_there_is_no_contrast(knower):
     k = knower(wrongthink__minimum_formed=0.0)
     mute = replace(k, run=replace(k.run, world=replace(k.run.world, spoil=lambda *_: [])))
-    assert mute.anti_lesson() is None and mute.vector("contrast") is None
-    params, chosen = mute.choose(supervisor(mute), "contrast")
+    assert mute.vector("contrast") is None
+    params, chosen = mute.choose(supervisor(mute), "contrast", None)
     assert params is None and chosen["skipped"] == "no accepted answer can be spoiled" and chosen["sweep"] == []
 
 
@@ -109,13 +117,13 @@ def test_the_sweep_says_how_well_formed_wrong_and_perplexed_each_is(knower):
 
 def test_the_most_wrong_lambda_is_applied_to_who_knows_or_the_miss_is_said(knower):
     k = knower(wrongthink__lambdas=(0.25, 0.5))
-    params, chosen = k.choose(supervisor(k), "inverted")
+    params, chosen = k.choose(supervisor(k), "inverted", k.vector("inverted"))
     assert chosen["source"] == "inverted" and chosen["skipped"] is None and len(chosen["sweep"]) == 3
     assert_same_bits(params, against(k.params, k.vector("inverted"), chosen["lambda"]))
     content = replace(supervisor(k), criteria=())
     for by, misses in ((supervisor(k), {"perplexity_budget": 0.01}), (content, {"minimum_wrong": 0.1})):
         demanding = knower(wrongthink__lambdas=(0.25,), **{f"wrongthink__{name}": v for name, v in misses.items()})
-        params, chosen = demanding.choose(by, "inverted")
+        params, chosen = demanding.choose(by, "inverted", demanding.vector("inverted"))
         assert params is None and chosen["lambda"] is None and len(chosen["sweep"]) == 2
         assert chosen["skipped"].startswith("no λ was wrong enough")
 

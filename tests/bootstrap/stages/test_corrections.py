@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from itertools import groupby
 
+import jax
 import little
+import numpy as np
 import pytest
 from support import assert_same_bits, transcript
 
@@ -143,12 +145,17 @@ def test_a_model_that_thinks_wrongly_is_chosen_once_and_measured_beside_a_random
     assert_same_bits(thinkers[-1], against(g.params, difference(g.params, g.base), 0.5))
 
 
-def test_the_side_run_of_a_contrast_is_trained_once(turn, right_of, monkeypatch):
+def test_a_contrast_is_trained_once_and_tried_beside_a_random_vector_as_long(turn, right_of, monkeypatch):
     g = turn(2, wrongthink__sources=("contrast",), wrongthink__lambdas=(0.5,), wrongthink__samples=1)
-    trained, anti_lesson = [], Knower.anti_lesson
-    monkeypatch.setattr(Knower, "anti_lesson", lambda self: trained.append(1) or anti_lesson(self))
+    made, tried, contrast, sweep = [], [], Knower.contrast, Knower.sweep
+    monkeypatch.setattr(Knower, "contrast", lambda self: made.append(contrast(self)) or made[-1])
+    monkeypatch.setattr(Knower, "sweep", lambda self, by, vector: tried.append(vector) or sweep(self, by, vector))
     corrections(g, by_rule(g), right_of(g.read.values()))
-    assert record(g)["lambda"] == 0.5 and len(trained) == 1
+    assert record(g)["lambda"] == 0.5 and len(made) == 1
+    assert_same_bits(tried[0], made[0])
+    for one, random in zip(*map(jax.tree.leaves, tried), strict=True):
+        assert np.linalg.norm(random) == pytest.approx(np.linalg.norm(one), rel=1e-4)
+        assert not np.array_equal(one, random)
 
 
 def test_thoughts_that_leave_no_room_to_go_on_are_counted(turn, right_of, torn, monkeypatch):
