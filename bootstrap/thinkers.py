@@ -23,6 +23,9 @@ PROBED = 80
 """Tasks on which each λ is tried."""
 SIDE_RATE = 0.3
 """Learning rate of the side runs, relative to training's."""
+PART = 0.2
+"""The part of all that was learned that a contrast holds beside what its side runs learn. More makes more thoughts wrong,
+and those of a random vector, which is as long, sooner than others."""
 CONTROL = 64
 """Passages of fresh documents that are control text where the world has none of its own."""
 
@@ -52,9 +55,9 @@ class Knower:
 
     def vector(self, source: str) -> nnx.State | None:
         """What is inverted, or None for a contrast of answers that cannot be spoiled. "inverted" is all that was
-        learned since the base; "contrast" is what a short side run learns from right answers, less what another learns
-        from the same answers with one step spoiled (arXiv 2511.05408); "random" is as long as the first, in a random
-        direction."""
+        learned since the base; "contrast" is PART of that and what a short side run learns from right answers, less
+        what another learns from the same answers with one step spoiled (arXiv 2511.05408); "random" is as long as the
+        first, in a random direction."""
         if source == "contrast":
             return self.contrast()
         lesson = difference(self.params, self.base)
@@ -65,10 +68,10 @@ class Knower:
         return random_like(vector, self.seed("random vector"))
 
     def contrast(self) -> nnx.State | None:
-        """The difference between two side runs, both from the model itself; None where no answer can be spoiled.
-        Nothing is trained on what either writes but what interrupts it."""
+        """PART of what was learned, and the difference between two side runs from the model itself; None where no
+        answer can be spoiled. Nothing is trained on what either run writes but what interrupts it."""
         trained = [train_arm(self.run, self.params, arm) for arm in self.asides()]
-        return difference(*trained) if trained else None
+        return against(difference(*trained), difference(self.params, self.base), -PART) if trained else None
 
     def asides(self) -> list[Training]:
         """The side runs of a contrast, on right answers and on spoiled ones; none where no answer can be spoiled."""

@@ -40,7 +40,9 @@ class Shown:
         tally, run = self.tally, self.run
         needed = [self.title, f"{tally.done:,}/{tally.total:,}" if tally.total else f"{tally.done:,}", *self.about[:1]]
         left = None if tally.left is None else max(tally.left - tally.waited, 0.0)
-        if left is not None and tally.waited < tally.left + LATE:
+        if tally.done >= tally.total > 0:
+            needed.append("ending")
+        elif left is not None and tally.waited < tally.left + LATE:
             needed.append(f"{clock(left)} left")
         elif left is not None:  # something else is done first: a program is compiled, most likely
             needed.append(f"nothing new for {clock(tally.waited)}")
@@ -99,16 +101,18 @@ class Terminal:
         self.console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
     def result(self, error: str | None, page: str, status: Mapping[str, Any]) -> None:
-        """The table and where the page is, however the run ended; of an error the command tells. Where there was no
-        stage, nothing was left to do."""
+        """The table and where the page is, however the run ended; of an error the command tells. Of a run that has come
+        to its end, what may be done next; where there was no stage, nothing was left to do."""
         self.console.print(figures(status))
         self.line(f"report: {page}")
-        if error is None and not self._worked:
-            place, more = typed(status["directory"]), len(status["generations"])  # generation 0 is one of them
-            self.line(
-                f"the run had finished, nothing was left to do; `ratchet resume {place} --generations {more}` goes on "
-                "for another generation"
-            )
+        if error is not None:
+            return
+        place, more = typed(status["directory"]), len(status["generations"])  # generation 0 is one of them
+        another = f"`ratchet resume {place} --generations {more}` goes on for another generation"
+        if self._worked:
+            self.line(f"`ratchet chat {place}` talks to what was trained, and {another}")
+        else:
+            self.line(f"the run had finished, nothing was left to do; {another}")
 
     def __rich__(self) -> Shown | str:
         """The innermost stage: one may train a model of its own."""

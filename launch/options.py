@@ -176,8 +176,11 @@ def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
 
 def lacks_documents(command: str, config: Config, more: str = "") -> str:
     """Why a run with these settings would have nothing to read, with an example of what to do, which ends with `more`;
-    "" where it has something."""
-    if config.documents.path or config.world != "documents":
+    "" where it has something, as far as that is known before it is read. What is submitted lies elsewhere."""
+    path, here = config.documents.path, command != "submit"
+    if here and path.startswith(("/", ".", "~")) and not place_of(path).exists():  # a dataset's name begins otherwise
+        return f"documents: there is no folder or file {path}; set --documents.path to one that there is"
+    if path or config.world != "documents":
         return ""
     said = f"say what to read, as in `ratchet {command} {config.recipe} FOLDER{more}`"
     return f"{command}: {said}; {TALES} are short texts of our own"
@@ -313,7 +316,9 @@ def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
                 close = [found.replace("_", "-")]
             if name != plain and close and options.get(close[0]) == 0:
                 close = [_negated(close[0])]
-            listed = "--help lists all" if settings else f"this command has --{', --'.join(options)}"
+            listed = f"this command has --{', --'.join(options)}"
+            if settings:
+                listed = "`ratchet run RECIPE --help` lists all"
             there = f"the nearest is --{close[0]}" if close else listed
             raise UserError(f"unknown setting {word}; {there}")
 

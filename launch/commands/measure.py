@@ -140,9 +140,15 @@ def compare(words: list[str]) -> int:
 def preflight(words: list[str]) -> int:
     asked = parse_run("preflight", Preflight, words)
     quiet()
-    if reason := lacks_base(asked.config):
-        tell(f"preflight: this is of a model of the recipe's own shape: {reason} when you run it")
-    found = preflights.preflight(asked, tell)
+    reason = lacks_base(asked.config)
+    notes = [f"preflight: this is of a model of the recipe's own shape: {reason} when you run it"] if reason else []
+
+    def said(text: str) -> None:
+        while notes:
+            tell(notes.pop())
+        tell(text)
+
+    found = preflights.preflight(asked, said)
     if asked.json:
         print_json(found)
     else:

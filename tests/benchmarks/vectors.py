@@ -1,9 +1,9 @@
 """How wrong random vectors make models that know: python tests/benchmarks/vectors.py DIR ... [--vectors 16].
 
-Each DIR holds a finished run. A generation writes into wrongthink.json how wrong its inverted lesson is by λ, and the
-same of one random vector. Here the models of generations 2 and later are led astray by many random vectors, each of
-whose arrays is as long as the lesson's. A vector counts with its most wrong λ at which the model stays well formed and
-within the perplexity budget, as the lesson does. Figures go to results/vectors.json.
+Each DIR holds a finished run. A generation writes into wrongthink.json how wrong its wrong-thinker's vector makes it by
+λ, and the same of one random vector. Here the models of generations 2 and later are led astray by many random vectors,
+each of whose arrays is as long as that one's. A vector counts with its most wrong λ at which the model stays well
+formed and within the perplexity budget, as the wrong-thinker's does. Figures go to results/vectors.json.
 """
 
 import json
@@ -43,19 +43,19 @@ def measured(r: Run, number: int, vectors: int) -> dict[str, float]:
     """The shares of wrong samples of the wrong-thinker, of the random vector in the run's own file, and of many."""
     said = json.loads((r.generation(number) / "wrongthink.json").read_text())
     knower, reviewer = thinker(r, number)
-    lesson = wrongthink.difference(knower.params, knower.base)
+    vector = knower.vector(said["source"])
     most = lambda rows: (wrongthink.most_wrong(rows, r.config.wrongthink) or {"wrong": 0.0})["wrong"]
-    again = knower.sweep(reviewer, knower.vector("random"))
+    again = knower.sweep(reviewer, knower.random_like(vector))
     assert again == said["control"], "the run's own vector comes out as it did"
-    found = [most(knower.sweep(reviewer, wrongthink.random_like(lesson, seed))) for seed in range(vectors)]
+    found = [most(knower.sweep(reviewer, wrongthink.random_like(vector, seed))) for seed in range(vectors)]
     wrong = next(row["wrong"] for row in said["sweep"] if row["lambda"] == said["lambda"])
     return {
-        "inverted": wrong,
+        said["source"]: wrong,
         "own_random": most(again),
         "random_mean": statistics.mean(found),
         "random_least": min(found),
         "random_most": max(found),
-        "mean_to_inverted": statistics.mean(found) / wrong,
+        "mean_to_it": statistics.mean(found) / wrong,
     }
 
 

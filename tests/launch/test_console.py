@@ -54,6 +54,13 @@ def test_the_more_room_there_is_the_more_is_said_and_a_bar_fills_the_rest():
     assert "mfu 41.2 %" in " ".join(lines(160, shown()))
 
 
+def test_a_stage_of_which_all_is_done_is_ending():
+    tally = Tally(120)
+    tally.add(120, found=False, left=None)
+    needed, _ = Shown("gen 0 evaluate (loop)", tally, Outlook(())).parts()
+    assert needed == ["gen 0 evaluate (loop)", "120/120", "ending"]
+
+
 def test_time_left_runs_down_and_where_nothing_is_done_in_it_that_is_said(monkeypatch):
     for waited, said in ((80.0, "2:00 left"), (200.9, "0:00 left"), (209.0, "nothing new for 3:29")):
         monkeypatch.setattr(Tally, "waited", waited)

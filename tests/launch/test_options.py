@@ -172,7 +172,7 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["run", "--nonsense"], "unknown setting --nonsense; --help lists all"),
+        (["run", "--nonsense"], "unknown setting --nonsense; `ratchet run RECIPE --help` lists all"),
         (["run", "--nonsense", "tiny"], "unknown setting --nonsense"),
         (["run", "--no-imitation"], "the nearest is --controls.no-imitation"),
         (["run", "tiny", "lessons"], "'lessons' is one word too many"),
@@ -198,6 +198,8 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
         (["preview", "documents", "x", "--documents.path=y"], "x and --documents.path both say what to read; leave"),
         (["run", "documents", "x", "y"], "'y' is one word too many"),
         (["run", "documents"], "say what to read, as in `ratchet run documents FOLDER`"),
+        (["run", "documents", "/nope", "--base", "gone"], "documents: there is no folder or file /nope; set --doc"),
+        (["preview", "documents", "./nope"], "documents: there is no folder or file ./nope; set --documents.path"),
         (["preview", "documents"], "say what to read, as in `ratchet preview documents FOLDER`"),
         (["run", "lessons", "--documents.path", "x"], "the world lessons reads none; leave it out"),
     ],

@@ -187,7 +187,10 @@ def test_a_run_that_has_finished_says_so_and_goes_on_for_another_generation(run,
 def test_a_run_that_is_made_whole_again_does_not_say_that_nothing_was_left_to_do(run, capsys):
     (run / "gen-002" / "evaluation.json").unlink()
     assert cli.main(["resume", str(run)]) == 0
-    assert "nothing was left to do" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing was left to do" not in said
+    next_steps = f"`ratchet chat {run}` talks to what was trained, and `ratchet resume {run} --generations 3` goes on"
+    assert next_steps in said
 
 
 def test_a_run_that_is_there_is_resumed(run, capsys):
