@@ -24,8 +24,8 @@ PROBED = 80
 SIDE_RATE = 0.3
 """Learning rate of the side runs, relative to training's."""
 PART = 0.2
-"""The part of all that was learned that a contrast holds beside what its side runs learn. More makes more thoughts wrong,
-and those of a random vector, which is as long, sooner than others."""
+"""The part of all that was learned that a contrast holds beside what its side runs learn. More makes more thoughts
+wrong, and even more of a random vector's, which is as long."""
 CONTROL = 64
 """Passages of fresh documents that are control text where the world has none of its own."""
 
