@@ -166,10 +166,12 @@ def _row(files: RunFiles, number: int | None, path: epath.Path) -> dict[str, Any
     """The figures of one generation or of another arm.
 
     By name of the figure, `intervals` are of 95 %, and `out_of` says how many transcripts, sources or answers it is of.
+    The review's quality stands there once it is audited: until then it is known of probes alone.
     """
     funnel, audit = files.object(path / "funnel.json"), files.object(path / "audit.json")
     review = files.object(path / "calibration.json").get("review") or {}
-    quality = review | {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
+    known = {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
+    quality = review | known if audit else {}
     metrics = files.object(path / "evaluation.json").get("metrics", {})
     attacks = quality.get("attacked") or {}
     bounded = {"coverage": funnel.get("coverage")}

@@ -102,6 +102,11 @@ def test_oracle_comes_before_calibration_where_it_knows(run):
     assert "review.recall" not in row["intervals"], "the probes' has none"
 
 
+def test_until_the_audit_what_is_known_of_probes_is_not_shown_as_of_answers(run):
+    (run / "gen-001" / "audit.json").unlink()
+    assert set(status(run)["generations"][1]["review"].values()) == {None}
+
+
 def test_a_metric_of_the_name_of_a_fixed_column_is_not_mistaken_for_it(run):
     put(run / "gen-001" / "evaluation.json", evaluation(1, "loop", [METRICS[0]._replace(name="precision")]))
     row = status(run)["generations"][1]
