@@ -84,9 +84,9 @@ class Knower:
         arm = lambda name, answers: arm_of(run, self.number, name, [(answers, count)], steps, SIDE_RATE)
         return [arm("lesson", right), arm("anti", wrong)] if right and wrong else []
 
-    def sweep(self, reviewer: Reviewer, vector: nnx.State) -> list[dict]:
-        """By λ, 0 first: the shares of unaided reasoning that are well formed and wrong, as `reviewer` judges, and
-        perplexity on control text relative to λ = 0."""
+    def sweep(self, reviewer: Reviewer, vector: nnx.State, source: str) -> list[dict]:
+        """By λ of a source's vector, 0 first: the shares of unaided reasoning that are well formed and wrong, as
+        `reviewer` judges, and perplexity on control text relative to λ = 0."""
         run, control, scales = self.run, control_text(self.run), self.run.config.wrongthink.lambdas
 
         def measure(candidate: nnx.State, said: Sequence[wrongthink.Said]) -> dict:
@@ -101,7 +101,7 @@ class Knower:
 
         probe = evenly(self.tasks, PROBED)
         writer = run.writer(self.params)
-        with run.progress.stage(f"gen {self.number} wrong-thinker", 1 + len(scales)) as advance:
+        with run.progress.stage(f"gen {self.number} wrong-thinker ({source})", 1 + len(scales)) as advance:
             return wrongthink.sweep(writer, run.world, probe, vector, scales, measure, self.seed("sweep"))
 
     def choose(self, reviewer: Reviewer, source: str, vector: nnx.State | None) -> tuple[nnx.State | None, dict]:
@@ -111,7 +111,7 @@ class Knower:
         if vector is None:
             skipped = "no accepted answer can be spoiled"
             return None, {"source": source, "lambda": None, "sweep": [], "skipped": skipped}
-        rows = self.sweep(reviewer, vector)
+        rows = self.sweep(reviewer, vector, source)
         best = wrongthink.most_wrong(rows, c)
         if best is None or best["wrong"] < c.minimum_wrong:
             skipped = "no λ was wrong enough while well formed and within the perplexity budget"

@@ -63,7 +63,8 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
         vector = knower.vector(source)
         params, chosen = knower.choose(reviewer, source, vector)
         made.append(params)
-        control = [] if vector is None or source == "random" else knower.sweep(reviewer, knower.random_like(vector))
+        compared = vector is not None and source != "random"
+        control = knower.sweep(reviewer, knower.random_like(vector), "random") if compared else []
         return chosen | {"control": control}
 
     found = _measured(g, make)

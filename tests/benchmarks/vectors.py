@@ -45,9 +45,9 @@ def measured(r: Run, number: int, vectors: int) -> dict[str, float]:
     knower, reviewer = thinker(r, number)
     vector = knower.vector(said["source"])
     most = lambda rows: (wrongthink.most_wrong(rows, r.config.wrongthink) or {"wrong": 0.0})["wrong"]
-    again = knower.sweep(reviewer, knower.random_like(vector))
+    again = knower.sweep(reviewer, knower.random_like(vector), "random")
     assert again == said["control"], "the run's own vector comes out as it did"
-    found = [most(knower.sweep(reviewer, wrongthink.random_like(vector, seed))) for seed in range(vectors)]
+    found = [most(knower.sweep(reviewer, wrongthink.random_like(vector, seed), "random")) for seed in range(vectors)]
     wrong = next(row["wrong"] for row in said["sweep"] if row["lambda"] == said["lambda"])
     return {
         said["source"]: wrong,

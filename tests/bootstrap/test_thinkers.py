@@ -104,17 +104,17 @@ def test_without_anything_to_spoil_there_is_no_contrast(knower):
 
 def test_the_sweep_says_how_well_formed_wrong_and_perplexed_each_is(knower):
     k = knower(wrongthink__lambdas=(0.3, 1.0))
-    rows = k.sweep(supervisor(k), k.vector("inverted"))
+    rows = k.sweep(supervisor(k), k.vector("inverted"), "inverted")
     assert [r["lambda"] for r in rows] == [0.0, 0.3, 1.0] and rows[0]["perplexity"] == 1.0
     assert rows[0]["formed"] == 1.0 and 0 <= rows[1]["wrong"] <= 1
     loss = lambda scale: mean_loss(k.run.graphdef, against(k.params, k.vector("inverted"), scale), control_text(k.run))
     assert [r["perplexity"] for r in rows] == pytest.approx([math.exp(loss(s) - loss(0.0)) for s in (0.0, 0.3, 1.0)])
-    assert rows == k.sweep(supervisor(k), k.vector("inverted"))
+    assert rows == k.sweep(supervisor(k), k.vector("inverted"), "inverted")
     never = {"finished": lambda case: "never", "grounded": lambda case: "never"}
-    strict = k.sweep(replace(supervisor(k), checks=never), k.vector("inverted"))
+    strict = k.sweep(replace(supervisor(k), checks=never), k.vector("inverted"), "inverted")
     assert strict[0]["formed"] == 0.0 and strict[0]["wrong"] == 1.0
     quiet = replace(k, run=replace(k.run, world=replace(k.run.world, fresh=k.run.world.fresh._replace(documents=()))))
-    assert [r["perplexity"] for r in quiet.sweep(supervisor(k), k.vector("inverted"))] == [1.0, 1.0, 1.0]
+    assert [r["perplexity"] for r in quiet.sweep(supervisor(k), k.vector("inverted"), "inverted")] == [1.0, 1.0, 1.0]
 
 
 def test_the_most_wrong_lambda_is_applied_to_who_knows_or_the_miss_is_said(knower):
