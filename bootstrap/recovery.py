@@ -37,7 +37,7 @@ def recovery(
     if "recovery" not in {m.name for m in run.world.metrics}:
         starts["rule"] = by_rule(run, knower) if knower else []
     if knower and knower.tasks:
-        source = "inverted" if "contrast" in run.config.wrongthink.sources else "contrast"
+        source = "contrast" if "inverted" in run.config.wrongthink.sources else "inverted"
         params, _ = knower.choose(supervisor, source, knower.vector(source))
         if params is not None:
             thoughts = think(run.writer(params), run.world, knower.tasks, 1, seed=run.seed("unseen thinker"))

@@ -186,7 +186,8 @@ def test_the_unseen_thinker_is_made_with_the_vector_that_made_no_example(g, torn
     lesson = knower.vector("inverted")
     seen = lambda self, reviewer, source, _: chosen.append(source) or choose(self, reviewer, "inverted", lesson)
     monkeypatch.setattr(Knower, "choose", seen)
-    for sources, unseen in ((("inverted", "spoiled"), "contrast"), (("contrast",), "inverted")):
+    one = (("inverted", "spoiled"), "contrast"), (("contrast",), "inverted"), (("spoiled",), "inverted")
+    for sources, unseen in one:
         own = replace(g.run, config=replace(g.run.config, wrongthink=replace(g.run.config.wrongthink, sources=sources)))
         found = recovery(own, saying(torn, "so."), Judge(own), [], [], replace(knower, run=own))
         assert chosen.pop() == unseen
