@@ -1,8 +1,9 @@
 """Wrong thoughts, and what interrupts them.
 
 The wrong-thinker is after − λ·(after − before): the difference that learning the lessons made, inverted, and applied to
-the model that knows them. It reasons; the supervisor, who has the documents, interrupts at the first wrong step: "No,
-<reason>"; the teacher goes on. Only the correction carries weight.
+the model that knows them; or another vector takes the place of the difference (`bootstrap/thinkers.py`). It reasons;
+the supervisor, who has the documents, interrupts at the first wrong step: "No, <reason>"; the teacher goes on. Only
+the correction carries weight.
 """
 
 import functools

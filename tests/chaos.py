@@ -39,7 +39,7 @@ from ratchet.train.stopping import AGAIN
 
 SUMS = "--arithmetic.columns 1 --arithmetic.worked 12 --arithmetic.slice 6 --arithmetic.pages 1 --arithmetic.asked 2"
 WORLDS = {
-    "lessons": "--world lessons",
+    "lessons": "--world lessons --wrongthink.sources contrast spoiled",
     "arithmetic": f"--world arithmetic {SUMS} --generations 1 --wrongthink.first-generation 1",
     "mute": "--world mute:create --base {base} --simulate.new-tokens 16 --simulate.calls 0 --train.batch 4"
     " --model.max-length 192 --train.columns 192 --controls.no-imitation --controls.random-share 0.7",
