@@ -73,8 +73,7 @@ def figures(status: Mapping[str, Any]) -> Fitted:
     rows = [cells(row, metrics) for row in status["generations"]]
     rows += [[arm, *cells(row, metrics)[1:]] for arm, row in status["baselines"].items()]
     heads = header(metrics)
-    filled = [head for head, *column in zip(heads, *rows, strict=True) if set(column) - {"–"}]
-    fixed = [f"{head}: {EXPLAINED[head].removesuffix(', %')}" for head in filled if head in EXPLAINED]
+    fixed = [f"{head}: {EXPLAINED[head].removesuffix(', %')}" for head in heads if head in EXPLAINED]
     return Fitted(heads, rows, ["rates in %", *fixed, *_caption(metrics, status["baselines"])])
 
 
