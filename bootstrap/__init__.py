@@ -19,7 +19,7 @@ The run, and what its stages share
   copies.py       where training would teach a text token for token
   provenance.py   whether an example is what it says that it is
   lineage.py      from a transcript to everything about it
-  thinkers.py     models that think wrongly: their vectors, and how far a lesson is inverted
+  thinkers.py     models that think wrongly: their vectors, and how far these are inverted
   certificate.py  what labels of people say of a review, and of which judge and rubric it holds
   probes.py       answers whose right verdicts are known, and junk, to calibrate a reviewer on
   previews.py     a few tasks through simulate and review before anything trains
@@ -39,7 +39,7 @@ Engines
   teacher/        a teacher by address, which writes in place of the run's own models
   rollouts/       servers of the run's own model, which write in its place with its weights
   targets.py      accepted transcripts to reviewed soft targets
-  wrongthink.py   the inverted lesson, where a thought is interrupted, and answers spoiled by rule
+  wrongthink.py   inverted vectors, where a thought is interrupted, and answers spoiled by rule
   checks.py       the rules of every world
   tools.py        what a simulator may call, and how a model writes calls
   toolkit/        what it may call beside `lookup` and its world's tools: calculator, Python, MCP servers

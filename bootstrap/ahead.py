@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.retrieval import Index
 from ratchet.bootstrap.review import Reviewer, questions
 from ratchet.bootstrap.run import Run
@@ -31,7 +32,7 @@ from ratchet.bootstrap.wrongthink import Said, against, as_cases, compile_invert
 from ratchet.models import decoder, programs
 from ratchet.models.grammar import Grammar, Guides
 from ratchet.models.sampler import Meter, Request
-from ratchet.models.scorer import Question, Tokens
+from ratchet.models.scorer import Question
 from ratchet.train import goodput
 from ratchet.train.sharding import laid_out, state_sharding
 from ratchet.train.trainer import Training, compile_step
@@ -189,9 +190,9 @@ def rehearse(run: Run, params: nnx.State, reached: Callable[..., None]) -> None:
 
 def compile_alone(run: Run, tasks: threading.Event, reached: Callable[..., None]) -> None:
     """Compiles what inverts a lesson and, once the `tasks` of generation 1 are there, what answers the review's
-    questions, what gives corrections the teacher's distributions, and what samples after prompts as long as they may
-    become. It runs none of it: of the weights it needs the shapes alone. `reached` is called at the beginning, when
-    there are tasks, and before every width.
+    questions, what samples after prompts as long as they may become, and what gives corrections the teacher's
+    distributions. It runs none of it: of the weights it needs the shapes alone. `reached` is called at the beginning,
+    when there are tasks, and before what compiles long.
     """
     reached()
     _, shapes = decoder.shapes(run.config.model)
@@ -205,16 +206,16 @@ def compile_alone(run: Run, tasks: threading.Event, reached: Callable[..., None]
     drafts = [draft(writer, index, t, 0, "ahead") for t in run.tasks(1)]
     if asked := _questions(run, run.reviewer(params), drafts, index.passages):
         run.scorer.compile(run.scorer.shapes(params), asked, run.tokenizer.verdicts)
-    c, lengths = run.config, _lengths(run, writer, drafts)
-    if c.targets.kind in ("teacher", "students") and c.wrongthink.first_generation and lengths:
-        reached()
-        run.scorer.compile_distributions(run.scorer.shapes(params), _corrected(run, lengths), writer.sampler.keep)
     weights = writer.sampler.shapes(params)
-    for length, grammar in _widths(run, writer, lengths):
+    for length, grammar in _widths(run, writer, _lengths(run, writer, drafts)):
         reached()
         columns = writer.sampler.columns(run.config.model, length)
         words = Guides([grammar], run.config.model.vocab_size).words
         writer.sampler.compile(weights, columns, words, cuts=writer.warp.cuts)
+    c = run.config
+    if c.targets.kind in ("teacher", "students") and 0 < c.wrongthink.first_generation <= c.generations and drafts:
+        given = _corrected(run, drafts)
+        run.scorer.compile_distributions(run.scorer.shapes(params), given, writer.sampler.keep, reached)
 
 
 def _questions(run: Run, reviewer: Reviewer, drafts: Sequence[Draft], passages: Sequence[Document]) -> list[Question]:
@@ -238,19 +239,23 @@ def _asked(run: Run, writer: Writer) -> list[tuple[int, ...]]:
 
 def compile_contrast(knower: Knower) -> None:
     """Compiles what the side runs of the next generation's contrast are trained with, if that is the first that makes
-    corrections, so that it has nothing left to compile."""
-    c, mesh = knower.run.config.wrongthink, knower.run.mesh
-    if "contrast" not in c.sources or knower.number + 1 != c.first_generation:
+    corrections: it will have about as many answers, and so batches of the same shape, most likely."""
+    run, c = knower.run, knower.run.config.wrongthink
+    if "contrast" not in c.sources or not knower.number + 1 == c.first_generation <= run.config.generations:
         return
-    if programs.few(mesh.devices.flat[0]) and not _bound(mesh):
-        for arm in knower.asides():
+    if programs.few(run.mesh.devices.flat[0]) and not _bound(run.mesh):
+        for arm in replace(knower, run=replace(run, progress=Silent())).asides():
             compile_step(arm, knower.params)
 
 
-def _corrected(run: Run, lengths: Sequence[int]) -> list[tuple[Tokens, Tokens]]:
-    """As many tokens as stand before corrections of such prompts, and as corrections have, of every number."""
-    said = len(run.tokenizer.encode(f" {run.config.wrongthink.interruption}")) + run.config.simulate.new_tokens
-    return [((0,) * n, (0,)) for n in lengths] + [((0,) * lengths[0], (0,) * n) for n in range(1, said + 1)]
+def _corrected(run: Run, drafts: Sequence[Draft]) -> list[Question]:
+    """As many tokens as stand before corrections of answers to such prompts, and as corrections have, of every
+    number. Who is corrected calls no tool."""
+    said, prompts = run.config.simulate.new_tokens, [len(d.prompt) for d in drafts]
+    least, most = min(prompts), max(prompts) + said
+    longest = said + len(run.tokenizer.encode(f" {run.config.wrongthink.interruption}"))
+    contexts = [((0,) * n, (0,)) for n in range(least, most + 1)]
+    return contexts + [((0,) * least, (0,) * n) for n in range(1, longest + 1)]
 
 
 def _lengths(run: Run, writer: Writer, drafts: Sequence[Draft]) -> Sequence[int]:

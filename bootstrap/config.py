@@ -129,7 +129,7 @@ class WrongthinkConfig:
     steps: int = bounded(60, "at least 1")
     """Steps of each of the two side runs, on right answers and on spoiled ones, whose difference is the contrast."""
     lambdas: tuple[float, ...] = bounded((0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7), "above 0")
-    """How far the lesson is inverted: each is tried, and the most wrong within the two bounds below is taken."""
+    """How far the vector is inverted: each is tried, and the most wrong within the two bounds below is taken."""
     perplexity_budget: float = bounded(1.1, "above 0")
     """Largest perplexity of the wrong-thinker on control text, relative to the incumbent's."""
     minimum_formed: float = bounded(0.9, "from 0 to 1")

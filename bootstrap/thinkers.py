@@ -1,4 +1,4 @@
-"""Models that think wrongly: the vectors they are made with, and how far a lesson is inverted."""
+"""Models that think wrongly: the vectors they are made with, and how far these are inverted."""
 
 import math
 from collections.abc import Sequence
@@ -23,6 +23,8 @@ PROBED = 80
 """Tasks on which each λ is tried."""
 SIDE_RATE = 0.3
 """Learning rate of the side runs, relative to training's."""
+SIDES = ("lesson", "anti")
+"""The arms of a contrast's side runs, on right answers and on spoiled ones."""
 PART = 0.2
 """The part of all that was learned that a contrast holds beside what its side runs learn. More makes more thoughts
 wrong, and even more of a random vector's, which is as long."""
@@ -70,8 +72,11 @@ class Knower:
     def contrast(self) -> nnx.State | None:
         """PART of what was learned, and the difference between two side runs from the model itself; None where no
         answer can be spoiled. Nothing is trained on what either run writes but what interrupts it."""
-        trained = [train_arm(self.run, self.params, arm) for arm in self.asides()]
-        return against(difference(*trained), difference(self.params, self.base), -PART) if trained else None
+        arms = self.asides()
+        if not arms:
+            return None
+        aside = difference(*(train_arm(self.run, self.params, arm) for arm in arms))
+        return against(aside, difference(self.params, self.base), -PART)
 
     def asides(self) -> list[Training]:
         """The side runs of a contrast, on right answers and on spoiled ones; none where no answer can be spoiled."""
@@ -82,7 +87,7 @@ class Knower:
         right, wrong = (run.fitting(es, f"gen {self.number} contrast") for es in (made, spoiled))
         count, steps = run.config.train.batch, run.config.wrongthink.steps
         arm = lambda name, answers: arm_of(run, self.number, name, [(answers, count)], steps, SIDE_RATE)
-        return [arm("lesson", right), arm("anti", wrong)] if right and wrong else []
+        return [*map(arm, SIDES, (right, wrong))] if right and wrong else []
 
     def sweep(self, reviewer: Reviewer, vector: nnx.State, source: str) -> list[dict]:
         """By λ of a source's vector, 0 first: the shares of unaided reasoning that are well formed and wrong, as

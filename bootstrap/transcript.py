@@ -16,8 +16,8 @@ from ratchet.train.codec import pack_targets, unpack_targets
 
 Source = Literal["answer", "inverted", "contrast", "incumbent", "random", "spoiled", "junk"]
 """Where a transcript's text comes from: "answer" answers a task, and "junk" is made for calibration; all others
-interrupt a wrong thought, which the inverted lesson, a contrast of lessons, the incumbent, a random vector, or a rule
-that spoils right answers made."""
+interrupt a wrong thought, which the inverted lesson, the contrast of right answers and spoiled ones, the incumbent, a
+random vector, or a rule that spoils right answers made."""
 
 
 class Capture(NamedTuple):

@@ -108,11 +108,13 @@ class Terminal:
         if error is not None:
             return
         place, more = typed(status["directory"]), len(status["generations"])  # generation 0 is one of them
-        another = f"`ratchet resume {place} --generations {more}` goes on for another generation"
         if self._worked:
-            self.line(f"`ratchet chat {place}` talks to what was trained, and {another}")
+            self.line(f"`ratchet chat {place}` talks to what was trained; `ratchet --help` lists what else there is")
         else:
-            self.line(f"the run had finished, nothing was left to do; {another}")
+            self.line(
+                f"the run had finished, nothing was left to do; `ratchet resume {place} --generations {more}` goes on "
+                "for another generation"
+            )
 
     def __rich__(self) -> Shown | str:
         """The innermost stage: one may train a model of its own."""

@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from ratchet.bootstrap import config_files
+from ratchet.bootstrap import config_files, thinkers
 from ratchet.bootstrap.config import Config
 from ratchet.bootstrap.given import INPUTS, Given, given_world
 from ratchet.bootstrap.progress import Silent
@@ -35,12 +35,13 @@ def extend(directory: epath.Path, config: Config) -> Given:
 
 
 def _begin_training_anew(r: Run) -> None:
-    """Removes checkpoints of weights that are not there yet, and datasets for them that lack examples, with what was
-    written down of how those would be trained on."""
+    """Removes checkpoints of weights that are not there yet and of side runs, and datasets for such weights that lack
+    examples, with what was written down of how those would be trained on."""
     untrained = [n for n in range(r.config.generations + 1) if not r.has_weights(r.generation(n))]
     for checkpoints in (r.directory / "checkpoints").glob("*-[0-9][0-9][0-9]"):
         arm, _, number = checkpoints.name.rpartition("-")
-        if int(number) in untrained or (arm == baselines.PLACE and not r.has_weights(r.directory / arm)):
+        missing = int(number) in untrained or (arm == baselines.PLACE and not r.has_weights(r.directory / arm))
+        if missing or arm in thinkers.SIDES:
             checkpoints.rmtree()
     for number in untrained:
         if train.lacking(r, number):

@@ -86,7 +86,7 @@ def parse(
     SystemExit after printing the help that was asked for.
     """
     if not asks_for_help(words):
-        _refuse_unknown(kind, words)
+        _refuse_unknown(kind, words, command)
     said, shown = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), _no_wider(_WIDEST):
@@ -212,7 +212,7 @@ class _Origin(NamedTuple):
 
 def _origin(command: str, kind: type, words: Sequence[str]) -> _Origin:
     """The recipe is named in the words or in the file; what is to be read may stand after it."""
-    places, given = _loose(kind, words), {}
+    places, given = _loose(kind, words, command), {}
     own, rest = [words[n] for n in places], [word for n, word in enumerate(words) if n not in places]
     if path := value_of("--config", rest):
         given = config_files.read(place_of(path))
@@ -263,10 +263,10 @@ def first_word(kind: type, words: Sequence[str]) -> str:
     return next((words[place] for place in _loose(kind, words)), "")
 
 
-def _loose(kind: type, words: Sequence[str]) -> list[int]:
+def _loose(kind: type, words: Sequence[str], command: str = "run") -> list[int]:
     """The places of the words that are neither options of a command nor values of one."""
     if not asks_for_help(words):
-        _refuse_unknown(kind, words)
+        _refuse_unknown(kind, words, command)
     options, found, taken = _options(kind), [], 0.0
     for place, word in enumerate(words):
         if _OPTION.match(word):
@@ -304,8 +304,9 @@ def _options(kind: type, prefix: str = "", nested: bool = False) -> dict[str, fl
     return found
 
 
-def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
-    options = _options(kind)
+def _refuse_unknown(kind: type, words: Sequence[str], command: str) -> None:
+    """Raises UserError for an option that is unknown. All settings stand in the help of a recipe."""
+    options, begins = _options(kind), command if command in ("preview", "preflight", "submit") else "run"
     for word in words:
         name = _name(word)
         if _OPTION.match(word) and name not in options and options.get(_unnegated(name)) != 0:
@@ -318,7 +319,7 @@ def _refuse_unknown(kind: type, words: Sequence[str]) -> None:
                 close = [_negated(close[0])]
             listed = f"this command has --{', --'.join(options)}"
             if settings:
-                listed = "`ratchet run RECIPE --help` lists all"
+                listed = f"`ratchet {begins} RECIPE --help` lists all"
             there = f"the nearest is --{close[0]}" if close else listed
             raise UserError(f"unknown setting {word}; {there}")
 

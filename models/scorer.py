@@ -22,7 +22,7 @@ from ratchet.models.beginnings import Prompts, lengths, split
 from ratchet.models.decoder import Decoder, DecoderConfig
 from ratchet.models.draw import Captured, Logs, capture, logs
 from ratchet.models.inference import Inference, Weights, columns_for, deep
-from ratchet.models.programs import Program, compiled, program
+from ratchet.models.programs import compiled, program
 from ratchet.models.readings import Reading, follow
 
 Tokens = tuple[int, ...]
@@ -78,7 +78,7 @@ class Scorer(Inference):
         always among them, and tail [N], as a sampler captures them.
         """
         asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
-        found = self._run(functools.partial(token_distributions, keep=keep), params, asked, ())
+        found = self._run(functools.partial(token_distributions, keep=keep), params, asked, (), whole=self.few)
         return [
             Captured(*(of_T[: len(tokens)] for of_T in found[a])) for a, (_, tokens) in zip(asked, given, strict=True)
         ]
@@ -102,9 +102,10 @@ class Scorer(Inference):
 
     def _run(
         self, program: Callable, params: nnx.State | Weights, asked: Sequence[Question], answers: Tokens,
-        reached: Callable[[float], None] = lambda share: None,
+        reached: Callable[[float], None] = lambda share: None, whole: bool = False,
     ) -> dict[Question, Any]:
-        """The rows that a program gives, by what was asked."""
+        """The rows that a program gives, by what was asked. The contexts of a batch have as many rows as its questions,
+        or else about as many as there are."""
         assert self.questions % self.parts == 0, (self.questions, self.parts)
         assert all(question for _, question in asked), "a question has at least one token"
         if not asked:
@@ -114,7 +115,8 @@ class Scorer(Inference):
         config = nnx.merge(self.graphdef, shared.weights.params).config
         apart, few = self.reads_apart(config), self.compiles_long(config)
         for parts in self._batches(asked, apart):
-            rows_B = jax.device_get(program(shared, self._padded(parts, apart, few), plan=self))
+            height = own if whole else self._height(max(len(contexts) for contexts, _ in parts))
+            rows_B = jax.device_get(program(shared, self._padded(parts, height, apart, few), plan=self))
             for part, (_, questions) in enumerate(parts):
                 for row, question in enumerate(questions):
                     found[question] = jax.tree.map(lambda of_B, at=part * own + row: of_B[at], rows_B)
@@ -136,13 +138,15 @@ class Scorer(Inference):
             dealt = [batch[part * size : (part + 1) * size] for part in range(self.parts)]
             yield [(list(dict.fromkeys(context for context, _ in own)), own) for own in dealt]
 
-    def _padded(self, parts: Sequence[tuple[list[Tokens], list[Question]]], apart: bool, few: bool) -> Batch:
-        """What `_batches` gives, as arrays; contexts have a `few` widths, or every one."""
+    def _padded(
+        self, parts: Sequence[tuple[list[Tokens], list[Question]]], height: int, apart: bool, few: bool
+    ) -> Batch:
+        """What `_batches` gives, as arrays; contexts have so many rows, and a `few` widths, or every one."""
         longest = lambda texts: max(map(len, texts), default=0)
         width = longest([context for contexts, _ in parts for context in contexts])
         length = longest([question for _, batch in parts for _, question in batch])
         width, length = columns_for(width, self.bucket, few), columns_for(length, self.bucket, self.few)
-        own, height = self.questions // self.parts, self._height(max(len(contexts) for contexts, _ in parts))
+        own = self.questions // self.parts
         made, read = [], split([contexts for contexts, _ in parts], height, width, self.bucket, apart)
         for (contexts, batch), prompts in zip(parts, read, strict=True):
             place = {context: i for i, context in enumerate(contexts)}
@@ -161,23 +165,28 @@ class Scorer(Inference):
     def compile(self, weights: Weights, asked: Sequence[Question], answers: Tokens) -> None:
         """Compiles what answers questions such as these, about few contexts or many, and runs nothing. Of the weights,
         shapes with their layout are enough."""
-        self._compile(answer_probabilities, weights, asked, answers)
+        own, shared = self.questions // self.parts, Shared(weights, np.array(answers, np.int32))
+        for width, length in self._sizes(weights, asked):
+            for height in sorted({self._height(count) for count in range(1, own + 1 if width else 2)}):
+                compiled(answer_probabilities, shared, self._blank(height, width, length), plan=self)
 
-    def compile_distributions(self, weights: Weights, given: Sequence[Question], keep: int) -> None:
-        """Compiles what `distributions` runs for such (context, tokens), and runs nothing."""
-        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
-        self._compile(token_distributions, weights, asked, (), keep=keep)
-
-    def _compile(
-        self, program: Program, weights: Weights, asked: Sequence[Question], answers: Tokens, **static: int
+    def compile_distributions(
+        self, weights: Weights, given: Sequence[Question], keep: int, reached: Callable[[], None] = lambda: None
     ) -> None:
-        few, own = self.compiles_long(nnx.merge(self.graphdef, weights.params).config), self.questions // self.parts
+        """Compiles what `distributions` runs for such (context, tokens) where shapes are few, and runs nothing.
+        `reached` is called before each program."""
+        own, shared = self.questions // self.parts, Shared(weights, np.array((), np.int32))
+        asked = [(context[:-1], (context[-1], *tokens)) for context, tokens in given]
+        for width, length in self._sizes(weights, asked):
+            reached()
+            compiled(token_distributions, shared, self._blank(own, width, length), keep=keep, plan=self)
+
+    def _sizes(self, weights: Weights, asked: Sequence[Question]) -> Iterator[tuple[int, int]]:
+        """The widths of contexts and lengths of questions that may come together in batches of such questions."""
+        few = self.compiles_long(nnx.merge(self.graphdef, weights.params).config)
         widths = {columns_for(len(context), self.bucket, few) for context, _ in asked}
         lengths = {columns_for(len(question), self.bucket, self.few) for _, question in asked}
-        for width, length in itertools.product(sorted(widths), sorted(lengths)):
-            for height in sorted({self._height(count) for count in range(1, own + 1 if width else 2)}):
-                shared = Shared(weights, np.array(answers, np.int32))
-                compiled(program, shared, self._blank(height, width, length), **static, plan=self)
+        return itertools.product(sorted(widths), sorted(lengths))
 
     def lowered(self, params: nnx.State, contexts: int, width: int, length: int) -> tuple[jax.stages.Lowered, tuple]:
         """A batch on a mesh with so many contexts of `width` tokens a part, and questions of `length`, for shapes of

@@ -166,12 +166,13 @@ def _row(files: RunFiles, number: int | None, path: epath.Path) -> dict[str, Any
     """The figures of one generation or of another arm.
 
     By name of the figure, `intervals` are of 95 %, and `out_of` says how many transcripts, sources or answers it is of.
-    The review's quality stands there once it is audited: until then it is known of probes alone.
+    The review's quality is that of probes until the audit, and so is left out of a generation that waits for one.
     """
     funnel, audit = files.object(path / "funnel.json"), files.object(path / "audit.json")
     review = files.object(path / "calibration.json").get("review") or {}
     known = {k: v for k, v in (audit.get("oracle") or {}).items() if v is not None}
-    quality = review | known if audit else {}
+    waits = bool(number) and not audit and not files.object(path.parent / "ended.json")
+    quality = {} if waits else review | known
     metrics = files.object(path / "evaluation.json").get("metrics", {})
     attacks = quality.get("attacked") or {}
     bounded = {"coverage": funnel.get("coverage")}

@@ -1,5 +1,6 @@
 """The wrongthink stage: who thinks wrongly about what was read, the interruptions, and their reviews."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ def corrections(
     if not c.first_generation or g.number < c.first_generation or not right:
         return []
     known, made = run.read(g.incumbent), []  # what a generation that was rolled back read, nobody knows
-    thinker = _thinker(g, reviewer, known, right)
+    thinker = functools.cache(_thinker(g, reviewer, known, right))
     before, stage = {t.id for t in known}, g.run.stage(g.directory / "wrongthink")
     units, fingerprint = g.parts(list(g.read.values())), content_id(sorted(t.id for t in right))
     with run.progress.stage(f"gen {g.number} wrongthink", len(units)) as advance:
@@ -47,13 +48,16 @@ def corrections(
     return made
 
 
-def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Sequence[Transcript]) -> nnx.State | None:
-    """The weights of the model that thinks wrongly, if there is one; how it was chosen stands in wrongthink.json."""
+def _thinker(
+    g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Sequence[Transcript]
+) -> Callable[[], nnx.State | None]:
+    """What gives the weights of the model that thinks wrongly, if there is one, and makes them when they are missing;
+    how it was chosen stands in wrongthink.json."""
     source = next((s for s in g.run.config.wrongthink.sources if s != "spoiled"), None)
     if source in (None, "incumbent") or not known:
         skipped = None if source in (None, "incumbent") else "nothing was read before"
         _measured(g, lambda: {"source": source, "lambda": None, "sweep": [], "control": [], "skipped": skipped})
-        return g.params if source == "incumbent" else None
+        return lambda: g.params if source == "incumbent" else None
     one_each = list({t.task_id: t for t in right}.values())
     knower = Knower(g.run, g.number, g.params, g.base, known, one_each, list(g.passages.values()))
 
@@ -63,16 +67,17 @@ def _thinker(g: Generation, reviewer: Reviewer, known: Sequence[Task], right: Se
         vector = knower.vector(source)
         params, chosen = knower.choose(reviewer, source, vector)
         made.append(params)
-        compared = vector is not None and source != "random"
-        control = knower.sweep(reviewer, knower.random_like(vector), "random") if compared else []
+        random = None if vector is None or source == "random" else knower.random_like(vector)
+        del vector  # it is as large as the model
+        control = [] if random is None else knower.sweep(reviewer, random, "random")
         return chosen | {"control": control}
 
     found = _measured(g, make)
     if found["skipped"]:
         g.run.progress.line(f"gen {g.number} wrongthink: {found['skipped']}")
     if made or found["lambda"] is None:
-        return made[0] if made else None
-    return wrongthink.against(g.params, knower.vector(source), found["lambda"])
+        return lambda: made[0] if made else None
+    return lambda: wrongthink.against(g.params, knower.vector(source), found["lambda"])
 
 
 def _measured(g: Generation, make: Callable[[], dict]) -> dict:
@@ -86,7 +91,7 @@ def _measured(g: Generation, make: Callable[[], dict]) -> dict:
 def _unit(
     g: Generation,
     reviewer: Reviewer,
-    thinker: nnx.State | None,
+    thinker: Callable[[], nnx.State | None],
     tasks: Sequence[Task],
     before: set[str],
     right: Sequence[Transcript],
@@ -97,10 +102,10 @@ def _unit(
     run, own, asked = g.run, {t.id for t in tasks}, [t for t in tasks if t.id in before]
     answers = [t for t in right if t.task_id in own]
     heard, c, pairs = tuple(t.text for t in answers), run.config.wrongthink, []
-    if thinker is not None and asked:
+    if asked and (params := thinker()) is not None:
         source = next(s for s in c.sources if s != "spoiled")
         begun, seed = {t.task_id: t.tokens for t in answers}, g.seed("think", unit)
-        said = wrongthink.think(run.writer(thinker), run.world, asked, c.samples, seed=seed, right=begun)
+        said = wrongthink.think(run.writer(params), run.world, asked, c.samples, seed=seed, right=begun)
         found = wrongthink.supervise(reviewer, said, list(g.passages.values()), heard, source)
         pairs += _tried(g, reviewer, [thought for thought in found if thought], right, unit)
     if "spoiled" in c.sources:

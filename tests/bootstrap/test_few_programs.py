@@ -136,7 +136,7 @@ def test_short_batches_have_one_shape():
 @pytest.fixture
 def begun(tmp_path, request):
     """A run of which nothing is made yet, with some settings changed."""
-    config = little_config(generations=1, controls__imitation=False, **getattr(request, "param", {}))
+    config = little_config(**{"generations": 1, "controls__imitation": False} | getattr(request, "param", {}))
     return prepare(start(tmp_path / "run", config), config, Silent())
 
 
@@ -171,8 +171,9 @@ def test_what_comes_after_the_seed_is_compiled_ahead(begun):
     assert (begun.directory / "gen-002" / "DONE.json").exists() and not second
 
 
-@pytest.mark.parametrize("begun", [{"targets__kind": "teacher", "wrongthink__sources": ("contrast",)}], indirect=True)
-def test_what_only_corrections_need_is_compiled_before_there_are_any(begun, deeds):
+@pytest.mark.parametrize("begun", [{"targets__kind": "teacher", "generations": 2}], indirect=True)
+def test_what_only_corrections_need_is_compiled_before_there_are_any(begun, deeds, monkeypatch):
+    begun = replace(begun, config=changed(begun.config, wrongthink__sources=("contrast",)))
     params, tasks, passages = begun.fresh_weights(), begun.tasks(1), begun.passages(1)
     right = [transcript(t, little.answer(deeds, t), tokenizer=begun.tokenizer) for t in tasks]
     knower = Knower(begun, 1, params, params, tasks, right, passages)
@@ -189,9 +190,11 @@ def test_what_only_corrections_need_is_compiled_before_there_are_any(begun, deed
         knower.vector("contrast")
     assert {"jit(token_distributions)", "jit(train_step)"} <= set(first)
     assert not {"jit(token_distributions)", "jit(train_step)"} & set(later)
-    with compiling() as others:
-        ahead.compile_contrast(replace(knower, number=2))
-    assert not others, "this has been done"
+    monkeypatch.setattr(Knower, "asides", lambda self: pytest.fail("there is nothing to compile"))
+    inverts = replace(begun, config=changed(begun.config, wrongthink__sources=("inverted",)))
+    short = replace(begun, config=changed(begun.config, generations=1))
+    for other in ({"number": 2}, {"run": inverts}, {"run": short}):
+        ahead.compile_contrast(replace(knower, **other))
 
 
 def test_all_is_compiled_when_the_first_generation_is_evaluated(begun, monkeypatch):

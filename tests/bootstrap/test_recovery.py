@@ -184,13 +184,14 @@ def test_where_the_worlds_items_measure_recovery_it_is_not_measured_by_rule_agai
 def test_the_unseen_thinker_is_made_with_the_vector_that_made_no_example(g, torn, knower, deeds, monkeypatch):
     chosen, choose = [], Knower.choose
     lesson = knower.vector("inverted")
-    seen = lambda self, reviewer, source, _: chosen.append(source) or choose(self, reviewer, "inverted", lesson)
+    seen = lambda self, reviewer, *named: chosen.append(named) or choose(self, reviewer, "inverted", lesson)
+    monkeypatch.setattr(Knower, "vector", lambda self, source: f"the vector of {source}")
     monkeypatch.setattr(Knower, "choose", seen)
     one = (("inverted", "spoiled"), "contrast"), (("contrast",), "inverted"), (("spoiled",), "inverted")
     for sources, unseen in one:
         own = replace(g.run, config=replace(g.run.config, wrongthink=replace(g.run.config.wrongthink, sources=sources)))
         found = recovery(own, saying(torn, "so."), Judge(own), [], [], replace(knower, run=own))
-        assert chosen.pop() == unseen
+        assert chosen.pop() == (unseen, f"the vector of {unseen}")
         assert found["recovery_thinker"]["n"] >= 1 and found["recovery_thinker"]["column"] == "think"
 
 

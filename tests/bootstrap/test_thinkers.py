@@ -74,9 +74,11 @@ def test_a_contrast_is_what_right_answers_teach_less_what_spoiled_ones_do(knower
     assert wrong_steps == [0, 0, 1, 1, 1, 1], "two answers as they are, and each of their two steps spoiled"
 
 
-def test_answers_that_no_row_holds_make_no_contrast(knower, monkeypatch):
+@pytest.mark.parametrize("kind", ["lesson", "anti-lesson"])
+def test_answers_of_a_kind_that_no_row_holds_make_no_contrast(knower, monkeypatch, kind):
     k = knower()
-    monkeypatch.setattr(Run, "fitting", lambda self, made, where: made[:0])
+    fitting = lambda self, made, where: [e for e in made if e.lineage["kind"] != kind]
+    monkeypatch.setattr(Run, "fitting", fitting)
     monkeypatch.setattr(thinkers, "train_arm", lambda *_: pytest.fail("nothing is left to train on"))
     assert k.vector("contrast") is None
 

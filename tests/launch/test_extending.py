@@ -45,8 +45,8 @@ def test_a_run_that_lost_the_hashes_of_its_inputs_makes_them_again_before_it_gro
 
 def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_stays(tiny_run, tmp_path):
     directory = as_it_was(tiny_run, tmp_path / "run", 1)
-    lacking = directory / "gen-002" / "dataset" / "1.0.0"
-    for place in (lacking, *(directory / "checkpoints" / name for name in ("loop-002", "anti-002", "imitation-002"))):
+    lacking, arms = directory / "gen-002" / "dataset" / "1.0.0", ("loop-002", "anti-001", "lesson-002", "imitation-002")
+    for place in (lacking, *(directory / "checkpoints" / name for name in arms)):
         place.mkdir(parents=True)
     (lacking / "record.json").write_text(json.dumps({"left_out": 3, "longest": 200}))
     trained = directory / "gen-002" / "training.json"
@@ -57,5 +57,5 @@ def test_with_longer_rows_what_is_in_training_begins_anew_and_what_is_trained_st
     assert read(directory / "config.json")["train"]["columns"] == 200 and not lacking.exists()
     assert not trained.exists(), "it said what a step takes of the dataset that is made anew"
     assert (directory / "gen-001" / "training.json").exists()
-    assert {p.name for p in (directory / "checkpoints").iterdir()} == {"seed-000", "loop-001"}
+    assert {p.name for p in (directory / "checkpoints").iterdir()} == {"seed-000", "loop-001"}, "no side runs"
     assert (directory / "gen-001" / "dataset" / "1.0.0").exists()

@@ -174,6 +174,8 @@ def test_a_place_that_is_taken_for_a_recipe_is_told_from_one(capsys, somewhere):
     [
         (["run", "--nonsense"], "unknown setting --nonsense; `ratchet run RECIPE --help` lists all"),
         (["run", "--nonsense", "tiny"], "unknown setting --nonsense"),
+        (["preflight", "tiny", "--nonsense"], "--nonsense; `ratchet preflight RECIPE --help` lists all"),
+        (["resume", "x", "--nonsense"], "unknown setting --nonsense; `ratchet run RECIPE --help` lists all"),
         (["run", "--no-imitation"], "the nearest is --controls.no-imitation"),
         (["run", "tiny", "lessons"], "'lessons' is one word too many"),
         (["run", "tiny", "--recipe", "x"], "give the recipe without --recipe"),

@@ -189,8 +189,7 @@ def test_a_run_that_is_made_whole_again_does_not_say_that_nothing_was_left_to_do
     assert cli.main(["resume", str(run)]) == 0
     said = capsys.readouterr().out
     assert "nothing was left to do" not in said
-    next_steps = f"`ratchet chat {run}` talks to what was trained, and `ratchet resume {run} --generations 3` goes on"
-    assert next_steps in said
+    assert f"`ratchet chat {run}` talks to what was trained; `ratchet --help` lists what else there is" in said
 
 
 def test_a_run_that_is_there_is_resumed(run, capsys):

@@ -104,7 +104,12 @@ def test_oracle_comes_before_calibration_where_it_knows(run):
 
 def test_until_the_audit_what_is_known_of_probes_is_not_shown_as_of_answers(run):
     (run / "gen-001" / "audit.json").unlink()
-    assert set(status(run)["generations"][1]["review"].values()) == {None}
+    put(run / "gen-000" / "calibration.json", {"review": {"precision": 0.7}})
+    first, second = status(run)["generations"][:2]
+    assert first["review"]["precision"] == 0.7, "for which no audit comes"
+    assert set(second["review"].values()) == {None}
+    put(run / "ended.json", {"reason": "the reviewer is below its floor"})
+    assert status(run)["generations"][1]["review"]["precision"] == 0.9
 
 
 def test_a_metric_of_the_name_of_a_fixed_column_is_not_mistaken_for_it(run):

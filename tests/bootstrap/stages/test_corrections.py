@@ -158,6 +158,18 @@ def test_a_contrast_is_trained_once_and_tried_beside_a_random_vector_as_long(tur
         assert not np.array_equal(one, random)
 
 
+def test_corrections_that_are_all_there_need_no_model_that_thinks_wrongly(turn, right_of, monkeypatch):
+    g = turn(2, wrongthink__sources=("contrast", "spoiled"), wrongthink__lambdas=(0.5,), wrongthink__samples=1)
+    made, right = corrections(g, by_rule(g), right_of(g.read.values())), right_of(g.read.values())
+    assert record(g)["lambda"] == 0.5
+    monkeypatch.setattr(Knower, "vector", lambda *_: pytest.fail("nobody thinks"))
+    assert [t.id for t, _ in flat(corrections(g, by_rule(g), right))] == [t.id for t, _ in flat(made)]
+    for unit in (g.directory / "wrongthink").glob("unit-*"):
+        unit.unlink()
+    with pytest.raises(pytest.fail.Exception, match="nobody thinks"):
+        corrections(g, by_rule(g), right)
+
+
 def test_thoughts_that_leave_no_room_to_go_on_are_counted(turn, right_of, torn, monkeypatch):
     said, g = [], turn(2, wrongthink__sources=("incumbent",), simulate__unit_tasks=4)
     thought = wrongthink.Thought(g.run.tasks(1)[0], 0, (7,), "so", "", "incumbent")
