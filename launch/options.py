@@ -176,14 +176,20 @@ def parse_run(command: str, kind: type[Asked], words: Sequence[str]) -> Asked:
 
 def lacks_documents(command: str, config: Config, more: str = "") -> str:
     """Why a run with these settings would have nothing to read, with an example of what to do, which ends with `more`;
-    "" where it has something, as far as that is known before it is read. What is submitted lies elsewhere."""
-    path, here = config.documents.path, command != "submit"
-    if here and path.startswith(("/", ".", "~")) and not place_of(path).exists():  # a dataset's name begins otherwise
-        return f"documents: there is no folder or file {path}; set --documents.path to one that there is"
-    if path or config.world != "documents":
+    "" where it has something."""
+    if config.documents.path or config.world != "documents":
         return ""
     said = f"say what to read, as in `ratchet {command} {config.recipe} FOLDER{more}`"
     return f"{command}: {said}; {TALES} are short texts of our own"
+
+
+def lacks_place(config: Config) -> str:
+    """Why documents cannot lie where these settings say, as far as that is known before anything is read: a path that
+    begins like none of a dataset's name is not there; "" otherwise."""
+    path = config.documents.path
+    if not path.startswith(("/", ".", "~")) or place_of(path).exists():
+        return ""
+    return f"documents: there is no folder or file {path}; set --documents.path to one that there is"
 
 
 def lacks_base(config: Config) -> str:

@@ -21,7 +21,17 @@ from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.transcript import Verdict
 from ratchet.launch import api
 from ratchet.launch.lines import UserError, say
-from ratchet.launch.options import File, Json, Settings, described, first_word, lacks_documents, located, parse_run
+from ratchet.launch.options import (
+    File,
+    Json,
+    Settings,
+    described,
+    first_word,
+    lacks_documents,
+    lacks_place,
+    located,
+    parse_run,
+)
 from ratchet.launch.output import make_console, print_json, quiet
 
 
@@ -61,7 +71,7 @@ def preview(words: list[str]) -> int:
 def _check(asked: Preview) -> None:
     if asked.tasks < 1:
         raise UserError(f"preview: --tasks is {asked.tasks}; it must be at least 1")
-    if reason := lacks_documents("preview", asked.config):
+    if reason := lacks_documents("preview", asked.config) or lacks_place(asked.config):
         raise UserError(reason)
 
 

@@ -31,6 +31,7 @@ from ratchet.launch.options import (
     first_word,
     lacks_base,
     lacks_documents,
+    lacks_place,
     located,
     parse,
     parse_run,
@@ -108,6 +109,8 @@ def run(words: list[str]) -> int:
         raise UserError(reason)
     if reason := lacks_base(config):
         raise UserError(f"run: {reason}")
+    if reason := lacks_place(config):
+        raise UserError(reason)
     directory = located(asked.out or f"runs/{config.recipe}")
     together = _joined(asked.join, config, directory)
     begun = together.decided("whether there is a run", lambda: config_files.begun(directory))

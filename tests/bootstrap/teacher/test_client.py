@@ -221,17 +221,17 @@ def test_less_is_under_way_where_the_server_is_busy_and_more_again_when_it_answe
 def test_a_server_may_say_how_long_to_wait(tmp_path, monkeypatch):
     """It says 0.05 s, and the first wait of our own would be more than half a minute."""
     waits, wait = [], threading.Event.wait
-    short = lambda event, timeout=None: waits.append(timeout) or wait(event, timeout and min(timeout, 0.05))
+    short = lambda event, timeout=None: waits.append((event, timeout)) or wait(event, timeout and min(timeout, 0.05))
+    own = lambda: [seconds for event, seconds in waits if event is made._over]  # other threads wait as well
     monkeypatch.setattr(threading.Event, "wait", short)
     with Faulty(say, {0: 429}).serving() as address:
-        dataclasses.replace(client(address, tmp_path), pause=60.0).answers(bodies(1), lambda n: None)
-    assert [seconds for seconds in waits if seconds is not None] == [0.05]
-    waits.clear()
+        made = dataclasses.replace(client(address, tmp_path), pause=60.0)
+        made.answers(bodies(1), lambda n: None)
+    assert own() == [0.05]
     made = dataclasses.replace(client(address, tmp_path), pause=60.0)
     for asked in (0.0, -5.0):  # at once, or at a time that has passed
         made.rest(0, asked)
-    own = [seconds for seconds in waits if seconds is not None]
-    assert len(own) == 2 and min(own) >= 30.0, "as long as one waits by oneself"
+    assert len(own()) == 2 and min(own()) >= 30.0, "as long as one waits by oneself"
 
 
 def test_kept_answers_are_read_again_for_a_budget_alone(tmp_path, monkeypatch):

@@ -225,11 +225,14 @@ def test_keys_that_a_platform_hands_over_to_nobody_are_named(capsys):
 
 
 def test_preflight_of_a_recipes_own_shape_says_that_a_run_needs_weights(capsys, monkeypatch, found):
-    monkeypatch.setattr(preflight, "preflight", lambda *_: found)
+    monkeypatch.setattr(preflight, "preflight", lambda asked, say: [say("compiling"), say("compiled"), found][-1])
     assert cli.main(["preflight", "pod-0.6b", "--step", "generation"]) == 0
-    assert "of a model of the recipe's own shape" in capsys.readouterr().err
+    note, *others = capsys.readouterr().err.splitlines()
+    assert "of a model of the recipe's own shape" in note and others == ["compiling", "compiled"]
     assert cli.main(["preflight", "pod-0.6b", "--step", "generation", "--base", "/models/m"]) == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "compiling\ncompiled\n"
+    assert cli.main(["preflight", "pod-0.6b", "--rows", "x"]) == 2
+    assert "shape" not in capsys.readouterr().err, "a mistake stands alone"
 
 
 def test_of_unknown_gpus_nothing_is_compiled_and_sizes_that_cannot_divide_are_refused(capsys, monkeypatch):
