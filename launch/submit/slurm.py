@@ -81,6 +81,7 @@ def manifest(asked: Slurm) -> str:
         time=asked.time,
         partition=asked.partition,
         account=asked.account,
+        cache=f"{asked.directory}/xla",
         notice=NOTICE,
         again=stopping.AGAIN,
         restarts=asked.restarts,

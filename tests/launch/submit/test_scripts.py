@@ -113,6 +113,13 @@ def test_a_batch_file_asks_for_machines_and_runs_this_installation(clients):
         Slurm(TINY, "slurm", time="1 day")
 
 
+@pytest.mark.parametrize("named", ["", "export JAX_COMPILATION_CACHE_DIR=/scratch/xla\n"])
+def test_programs_are_kept_with_the_run_or_where_the_user_says(clients, named):
+    script = slurm.manifest(Slurm(TINY, "slurm", out="/all see/runs/x"))
+    _, _, out = clients(f"unset JAX_COMPILATION_CACHE_DIR\n{named}{script}", srun='echo "$JAX_COMPILATION_CACHE_DIR"')
+    assert ("/scratch/xla" if named else "/all see/runs/x/xla") in out.splitlines()
+
+
 def test_what_does_not_end_in_time_goes_back_into_the_queue(clients):
     """Slurm ends a job whose time is over for good."""
     killed = 'echo timeout > $here/late; [ "$2" = 3955 ] && exit 137; exit 3'
