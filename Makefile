@@ -7,9 +7,7 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/ratchet run lessons --out runs/lessons
 	@echo "The command is $(BIN)/ratchet; after  source $(BIN)/activate  it is  ratchet  in this shell:"
-	@echo "  ratchet chat runs/lessons      talk to what was trained"
 	@echo "  ratchet status runs/lessons    the table again; the page is runs/lessons/report/index.html"
-	@echo "  ratchet --help                 everything else"
 
 # Two generations of SmolLM2 on 24 short texts of our own. What its package would run it with has to be compiled, and is
 # not needed.
@@ -36,7 +34,7 @@ chaos-bucket: .venv/tested
 	$(BIN)/python tests/chaos.py $(CHAOS) --bucket gs
 	$(BIN)/python tests/chaos.py $(CHAOS) --bucket s3
 
-# Wrong answers are made to pass the reviews of finished runs: three minutes a run.
+# Wrong answers are made to pass the reviews of finished runs: three to ten minutes a run.
 RUNS ?= runs/lessons
 attack: .venv/tested
 	$(BIN)/python tests/attack.py $(RUNS)

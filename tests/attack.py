@@ -1,6 +1,6 @@
 """A red team against the calibrated review of finished runs, whose worlds have an oracle.
 
-python tests/attack.py RUN ... [--count 1000] [--climbing 200], about three minutes a run on two cores
+python tests/attack.py RUN ... [--count 1000] [--climbing 200], three to ten minutes a run on two cores
 
 Wrong answers are made of the accepted right ones of a run's last generation, and climb on the review's own scores.
 Prints what passed, by label and by change, and which criteria caught the rest; the exit status is 1 when more than 1 %
