@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import jax
 from etils import epath
@@ -60,8 +61,10 @@ class Seed:
     needed."""
 
     run: Run
-    explained: dict[Example, bool] = field(default_factory=dict)
-    """Whether audits have accounted for a demonstration."""
+    datasets: dict[int, list[Example]] = field(default_factory=dict)
+    """By generation, the datasets that this process has made or read."""
+    explained: MutableMapping[Example, bool] = field(default_factory=WeakKeyDictionary)
+    """Whether audits have accounted for an example."""
 
     @cached_property
     def skills(self) -> seed.Skills:
@@ -307,7 +310,7 @@ def _trained(
     g: Generation, newest: Sequence[Example], start: Seed, audited: Callable[[Sequence[Example]], None]
 ) -> nnx.State:
     """The weights of a generation, whose training step is compiled while what they are trained on is audited."""
-    earlier = train.earlier_examples(g)
+    earlier = train.earlier_examples(g, start.datasets)
     learned = [*newest, *earlier, *start.demonstrations]
     try:
         ready = train.prepared(g, newest, earlier, start.demonstrations)
@@ -317,6 +320,7 @@ def _trained(
     there = g.run.has_weights(g.directory)
     with nullcontext() if there else ahead.compiling_step(ready.arm, train.start_of(g)):
         audited(learned)
+    start.datasets[g.number] = list(newest)
     with g.run.timed(g.directory, "train"):
         return train.train(g, ready)
 

@@ -8,7 +8,7 @@ T is the number of tokens of an example, N that of weighted tokens, K the kept i
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -58,14 +58,12 @@ class Sources:
     """What accepted transcripts are trained towards, by the id of each."""
     views: Callable[[Example, Task], Iterable[tuple[Document, ...]]]
     """What a reviewer can have had in view where it was taught verdicts about a worked task."""
-    explained: dict[Example, bool] = field(default_factory=dict)
-    """What was found of prose and of demonstrations, which is the same in all generations of a run."""
+    explained: MutableMapping[Example, bool] = field(default_factory=dict)
+    """What was found before. It is the same in all later generations of a run, which have these sources and more."""
 
     def explain(self, e: Example) -> bool:
         """Whether an example is made of these: prose and demonstrations of the world, verdicts, or what the transcript
         that it names teaches students and simulators. Weights are 0 or 1."""
-        if e.origin not in ("prose", "seed"):
-            return self._explain(e)
         if e not in self.explained:
             self.explained[e] = self._explain(e)
         return self.explained[e]

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ratchet.models.decoder import INPUT_AXES
-from ratchet.models.programs import compiler_options
+from ratchet.models.programs import compiler_options, platform
 from ratchet.models.rows import IDS_ALONG
 
 ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
@@ -56,7 +56,7 @@ def rows_added(params: nnx.State, adapters: Adapters, new: Sequence[int] = ()) -
 
 def merged(params: nnx.State, adapters: Adapters, new: Sequence[int] = (), deterministic: bool = False) -> nnx.State:
     """The weights with what the adapters add to them. A `deterministic` sum is the same on a GPU each time."""
-    options = compiler_options(deterministic)
+    options = compiler_options(deterministic, platform())
     return jax.jit(_merge, static_argnames="new", compiler_options=options)(params, adapters, new=tuple(new))
 
 

@@ -176,10 +176,9 @@ def make_step(graphdef: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs,
     step of another run with batches of the same shapes.
     """
     layout = jax.tree.map(lambda x: x.sharding, like)
-    options = compiler_options(engine.deterministic)
-    device = min(jax.tree.leaves(layout)[0].device_set, key=lambda d: d.id)
-    counts = platform(device) == "gpu"  # whose kernels alone heed how many there are, rounded up as here
-    most = (1 << segments.bit_length()) - 1 if counts else 0
+    on = platform(min(jax.tree.leaves(layout)[0].device_set, key=lambda d: d.id))
+    options = compiler_options(engine.deterministic, on, trains=True)
+    most = (1 << segments.bit_length()) - 1 if on == "gpu" else 0  # the only kernels that heed it, rounded up as here
     step = _train_step(graphdef, tx, engine, most, new)
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None), compiler_options=options)
 
@@ -388,4 +387,4 @@ def _one_a_row(examples: Sequence[Example], rows: int) -> Iterator[Batch]:
 @functools.cache
 def _plain_sums(deterministic: bool) -> Callable[..., LossSums]:
     sums = functools.partial(loss_sums, engine=EngineConfig(attention="plain"))
-    return jax.jit(sums, static_argnums=0, compiler_options=compiler_options(deterministic))
+    return jax.jit(sums, static_argnums=0, compiler_options=compiler_options(deterministic, platform()))

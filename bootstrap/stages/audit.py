@@ -5,7 +5,7 @@ oracle, the review's verdicts are audited too; that never feeds training.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from random import Random
 
 import numpy as np
@@ -48,11 +48,11 @@ def audit_generation(
     corrected: Sequence[Pair],
     found: Sequence[Target],
     reviewer: Reviewer,
-    explained: dict[Example, bool] | None = None,
+    explained: MutableMapping[Example, bool] | None = None,
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
     verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass. In
-    `explained` is kept whether demonstrations are accounted for, which is the same in all generations.
+    `explained` is kept whether an example is accounted for, which is the same in all later generations.
 
     Raises AuditFailed when something is found that must never be trained on.
     """

@@ -132,12 +132,14 @@ def _header(dataset: epath.Path) -> dict:
 
 
 @goodput.activity("data_loading")
-def earlier_examples(g: Generation) -> list[Example]:
-    """The datasets of all generations before this one; none where each replaces the one before."""
+def earlier_examples(g: Generation, known: dict[int, list[Example]]) -> list[Example]:
+    """The datasets of all generations before this one; none where each replaces the one before. Those that are `known`,
+    by their generation, are not read again, and what is read is known from then on."""
     if g.run.config.controls.mixture == "replace":
         return []
-    places = [dataset_of(g.run, n) for n in range(1, g.number)]
-    return [e for place in places for e in read_examples(place, tokenizer=g.run.tokenizer.hash)]
+    for n in range(1, g.number):
+        known[n] = known.get(n) or read_examples(dataset_of(g.run, n), tokenizer=g.run.tokenizer.hash)
+    return [e for n in range(1, g.number) for e in known[n]]
 
 
 def trained_weights(g: Generation) -> nnx.State | None:

@@ -254,9 +254,15 @@ def test_earlier_examples_are_those_of_all_generations_before_unless_each_replac
         dataset(g, taught(g), [])
     g = turn(3, generations=3)
     one, two = (len(read_examples(g.run.generation(n) / "dataset" / "1.0.0")) for n in (1, 2))
-    assert len(earlier_examples(g)) == one + two
-    assert len(earlier_examples(turn(2))) == one and earlier_examples(turn(1)) == []
-    assert earlier_examples(turn(2, controls__mixture="replace")) == []
+    known = {}
+    found = earlier_examples(g, known)
+    assert len(found) == one + two and {n: len(of) for n, of in known.items()} == {1: one, 2: two}
+    assert len(earlier_examples(turn(2), {})) == one and earlier_examples(turn(1), {}) == []
+    assert earlier_examples(turn(2, controls__mixture="replace"), {}) == []
+    (stage.dataset_of(g.run, 1) / "record.json").unlink()
+    assert all(a is b for a, b in zip(earlier_examples(g, known), found, strict=True))
+    with pytest.raises(RecordError, match=r"record.json: the file is missing"):
+        earlier_examples(g, {})
 
 
 def test_a_generation_is_trained_once_from_the_seed_model_or_the_last(turn, taught, torn, monkeypatch):
