@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_BLOCKS, _BLOCK = 8, 128
+_BLOCKS, _BLOCK = 8, 80
 """Packed rows attend in at most so many blocks of queries, of at least so many each."""
 
 
