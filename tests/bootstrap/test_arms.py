@@ -65,3 +65,12 @@ def test_of_few_steps_all_are_written_down_and_of_many_every_twentieth(little_ru
     monkeypatch.setattr(arms, "fit", lambda training, params, checkpoints, log: [log(n, STEP) for n in range(steps)])
     arms.train_arm(run, None, arms.arm_of(run, 1, "loop", [(random_examples(4), 2)], steps))
     assert found == logged
+
+
+def test_arms_of_few_steps_share_the_shapes_of_their_batches(little_run):
+    """So a generation trains them with the programs of the one before."""
+    shapes = {}
+    for few in (False, True):
+        made = [arms.arm_of(little_run, n, "anti", [(random_examples(40 + n, seed=n), 20)], 3, few=few) for n in (2, 3)]
+        shapes[few] = [(b.rows, b.predictions, b.keep, b.segments > 1) for b in (arm.batches for arm in made)]
+    assert shapes[True][0] == shapes[True][1] and shapes[False][0] != shapes[False][1]
