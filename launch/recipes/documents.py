@@ -22,7 +22,7 @@ from ratchet.train.trainer import EngineConfig
 
 RECIPE = Recipe(
     summary="Your own documents, read by SmolLM2 or a model of yours: documents FOLDER [--base MODEL].",
-    takes="SmolLM2 and some 24 short texts: 22 minutes and 6 GB on two CPU cores",
+    takes="SmolLM2 and some 24 short texts: 22 to 26 minutes and 6 GB on two CPU cores",
     reaches="not measured",
     config=Config(
         base="smollm2",

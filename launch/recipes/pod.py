@@ -81,5 +81,5 @@ RECIPES = (
     *(_from_scratch(size) for size in _MODELS),
     _on_a_pod("0.6b", "v5e-16, v6e-16, v5p-8 or 8 H100", slots=512, micro_batches=4),
     _on_a_pod("1.7b", "v5e-16, v6e-16, v5p-8 or 8 H100", slots=256, micro_batches=8),
-    _on_a_pod("8b", "v6e-16, v5p-8 or v5e-256", slots=256, micro_batches=16),
+    _on_a_pod("8b", "v6e-16, v5p-8 or 8 H100", slots=256, micro_batches=16),
 )

@@ -13,6 +13,7 @@ from support import run_tiny, sealed, tiny_config
 
 from ratchet.bootstrap import worlds
 from ratchet.bootstrap.checks import GENERAL
+from ratchet.bootstrap.config import Config, flat
 from ratchet.bootstrap.signals import LIKELIHOODS, SHARES
 from ratchet.bootstrap.worlds import ArithmeticConfig
 from ratchet.bootstrap.worlds.lessons.language import CONTEXTS, GENRES
@@ -224,3 +225,11 @@ def test_a_seal_holds(world):
         sealed(world).oracle(task, "", "")
     with pytest.raises(AssertionError, match="not worked"):
         sealed(world).known(task, "", "")
+
+
+def test_every_setting_is_read():
+    """A setting that nothing reads would be accepted and change nothing."""
+    nodes = [node for path in MODULES.values() for node in ast.walk(ast.parse(path.read_text()))]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    settings = set(flat(Config()))
+    assert {name for name in settings if name.rpartition(".")[2] not in read} == set() and len(settings) > 100
