@@ -9,6 +9,7 @@ import pkgutil
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from ratchet.launch import HELP, commands
@@ -20,6 +21,9 @@ from ratchet.train.buckets import StoreError, may_come_back, reason
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk on which there is no room."""
+PAUSE = 10.0
+"""Seconds before a process ends that found its device busy: who starts it again at once uses up the restarts that a
+platform allows."""
 _ELSEWHERE = {
     errno.EISDIR: "a directory lies where a file belongs",
     errno.ENOTDIR: "a file lies where a directory belongs",
@@ -79,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             busy = re.search(r"in use|busy|UNAVAILABLE|ALREADY_EXISTS", str(error))
             mend = "another process has it, or it comes back" if busy else "see to its driver, and to JAX_PLATFORMS"
             say(f"{name}: there is no device to work with ({' '.join(str(error).split())[:200]}); {mend}")
+            time.sleep(PAUSE if busy else 0)
             return stopping.AGAIN if busy else 2
         if not (said := reason(error)):
             raise

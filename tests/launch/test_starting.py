@@ -121,8 +121,10 @@ def test_a_device_that_is_not_there_is_one_line_and_one_that_may_come_back_is_as
     def without_device(words):
         raise RuntimeError(f"Unable to initialize backend {said}")
 
+    waited = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
     monkeypatch.setattr(cli, "_function", lambda name: without_device)
-    assert cli.main(["run", "tiny"]) == status
+    assert cli.main(["run", "tiny"]) == status and waited == [cli.PAUSE if status == 42 else 0]
     shown = capsys.readouterr().err
     assert shown.startswith("ratchet: run: there is no device to work with (Unable") and shown.count("\n") == 1
     assert mend in shown
