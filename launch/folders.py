@@ -11,9 +11,9 @@ from flax import nnx
 from rich.table import Table
 from rich.text import Text
 
-from ratchet.bootstrap.given import base_model
+from ratchet.bootstrap.given import base_model, base_weights
 from ratchet.bootstrap.run import Run
-from ratchet.models import architectures, huggingface, rows
+from ratchet.models import architectures, huggingface, peft, rows
 from ratchet.models.architectures import FolderError
 from ratchet.models.pretrained import Pretrained
 from ratchet.train.buckets import place_of
@@ -31,6 +31,8 @@ class Export:
     """A directory that does not exist yet."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """In which the files hold the weights."""
+    adapters: bool = False
+    """Of runs with --train.lora: what was trained alone, which PEFT adds to the model of --base."""
 
 
 def read(named: str, template: str = "") -> dict[str, Any]:
@@ -100,20 +102,40 @@ def write(run: Run, asked: Export) -> epath.Path:
     """Writes a finished generation's weights, config.json, the ids that answers end with, and the tokenizer: that of
     the base folder with its chat template, else the SentencePiece model.
 
-    Raises FolderError when the directory exists, or for a decoder that transformers does not have.
+    Raises FolderError when the directory exists, for a decoder that transformers does not have, and for adapters where
+    more was trained.
     """
     place = place_of(asked.to)
     if place.exists():
         raise FolderError(f"export: {place} exists already; give another --to")
     model = run.config.model
+    if asked.adapters:
+        check_adapted(run)
     if run.config.base:
         longest = architectures.read_config(run.directory / "tokenizer").max_length
         model = dataclasses.replace(model, max_length=longest)
     weights = run.weights(asked.generation)
     with whole(place) as fresh:
-        huggingface.save(fresh, model, weights, asked.dtype, run.tokenizer.special_ids)
+        if asked.adapters:
+            before = base_weights(run.config, run.mesh)
+            peft.save(fresh, model, (before, weights), _rank(run, asked.generation), run.config.base, asked.dtype)
+        else:
+            huggingface.save(fresh, model, weights, asked.dtype, run.tokenizer.special_ids)
         if run.config.base:
             run.tokenizer.save(fresh, of_run=False)
         else:
             (fresh / "tokenizer.model").write_bytes(run.tokenizer.model)
     return place
+
+
+def check_adapted(run: Run) -> None:
+    """Raises FolderError for a run that trains no adapters."""
+    if not run.config.train.lora:
+        raise FolderError("export: the run trains whole weights (train.lora is 0); leave out --adapters")
+
+
+def _rank(run: Run, number: int) -> int:
+    """The rank of all that adapters changed up to a generation: its own or, where each goes on from the last, of all;
+    and of the seed model's, where there are worked tasks."""
+    trained = number if run.config.controls.start == "last" else min(number, 1)
+    return run.config.train.lora * (trained + bool(run.shown))

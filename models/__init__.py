@@ -28,6 +28,7 @@ Models that others trained
   extras.py         the pip commands that install optional libraries
   architectures.py  config.json of Hugging Face folders
   huggingface.py    their weights, read onto the mesh and written
+  peft.py           what was trained of them, apart, as PEFT takes it
   gguf.py           GGUF files: sizes, weights in full precision, chat
   gguf_vocabulary.py  their tokenizers, as tokenizer.json says the same
   tensors.py        weights of files onto the mesh, tensor by tensor

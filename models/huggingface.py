@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -77,6 +77,13 @@ def save(
         (folder / "config.json").write_text(json.dumps(described | (special or {}), indent=1))
         if special:
             (folder / "generation_config.json").write_text(json.dumps(special, indent=1))
+
+
+def each(config: DecoderConfig, params: nnx.State) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """The tensors of such a folder in float32, one at a time, each whole on every process."""
+    leaves = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for t in listed(config, params, _names(config)):
+        yield t, jax.device_get(_theirs(leaves[t.parameter], t, "float32"))
 
 
 def _names(config: DecoderConfig) -> Names:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import sentencepiece
@@ -11,17 +12,22 @@ import torch
 import transformers
 from etils import epath
 from rich.console import Console
-from support import CHATML, awaken, tiny_config, write_chat
+from support import CHATML, awaken, tiny_config, write_chat, write_model
+from support import LLAMA as SMALL
 
 from ratchet.bootstrap import config_files
+from ratchet.bootstrap.config import ControlsConfig, TrainConfig
+from ratchet.bootstrap.given import base_weights
 from ratchet.bootstrap.progress import Silent
 from ratchet.bootstrap.run import prepare
 from ratchet.launch import cli, folders
 from ratchet.launch.folders import Export
 from ratchet.models import huggingface
+from ratchet.models.architectures import FolderError
 from ratchet.models.chat import ChatTokenizer
 from ratchet.models.decoder import DecoderConfig, create
 from ratchet.models.family import Family
+from ratchet.train.sharding import MeshConfig, make_mesh
 
 LLAMA = Family("LlamaForCausalLM", scaled_embedding=False, activation="silu", gated=True)
 
@@ -145,3 +151,26 @@ def test_a_model_from_a_folder_is_exported_with_the_folders_own_chat(tmp_path):
     assert model.config.eos_token_id == model.generation_config.eos_token_id == ends and len({*ends}) == 2
     assert model.generation_config.bos_token_id == theirs.bos_token_id
     assert model.generation_config.pad_token_id == theirs.pad_token_id
+
+
+@pytest.mark.parametrize(("start", "shown", "rank"), [("base", (), 2), ("base", ("a task",), 4), ("last", (), 6)])
+def test_what_a_run_trained_is_exported_apart_with_the_rank_of_all_that_was_merged(tmp_path, start, shown, rank):
+    (tmp_path / "base").mkdir()
+    base = write_model(tmp_path / "base")
+    train, mesh = TrainConfig(lora=2), make_mesh(MeshConfig(1, -1, 1))
+    config = SimpleNamespace(base=str(base), model=SMALL, train=train, controls=ControlsConfig(start))
+    own = ChatTokenizer.load(base, SMALL.vocab_size)
+    own.save(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "config.json").write_text((base / "config.json").read_text())
+    change = lambda x: x.at[:, 0, :].add(1.0) if x.ndim == 3 else x
+    moved = lambda number: jax.tree.map(change, base_weights(config, mesh))
+    run = SimpleNamespace(
+        directory=epath.Path(tmp_path), config=config, tokenizer=own, weights=moved, mesh=mesh, shown=shown
+    )
+    place = folders.write(run, Export(3, str(tmp_path / "out"), adapters=True))
+    settings = json.loads((place / "adapter_config.json").read_text())
+    assert settings["r"] == rank and settings["target_modules"] == ["down_proj", "gate_proj", "up_proj"]
+    assert (place / "tokenizer.json").exists() and not (place / "config.json").exists()
+    run.config.train = TrainConfig()
+    with pytest.raises(FolderError, match=r"trains whole weights \(train.lora is 0\); leave out --adapters"):
+        folders.write(run, Export(3, str(tmp_path / "other"), adapters=True))
