@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from ratchet.train import goodput
-from ratchet.train.commits import commits_in, units_in
+from ratchet.train.commits import commits_in, strange_units, units_in
 from ratchet.train.files import RecordError, content_hash, object_in, read_unit, whole, write_unit
 from ratchet.train.together import ALONE, Together
 
@@ -28,6 +28,13 @@ def same_units(directory: epath.Path, before: Mapping[str, Any], units: Mapping[
             f"{directory / other[0]}: made again, its units are not those that {directory.name} was trained on; "
             "put those back, or start a new run"
         )
+
+
+def check_units(generation: epath.Path) -> None:
+    """Raises RecordError, which names the file, when a finished generation lacks a unit that it ended with."""
+    for stage, units in object_in(generation / "DONE.json").get("units", {}).items():
+        if gone := [path for path in strange_units(generation / stage, units) if not path.exists()]:
+            raise RecordError(f"{gone[0]}: the file is missing; resume the run to make it again")
 
 
 @dataclass(frozen=True)

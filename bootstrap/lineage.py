@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from ratchet.bootstrap import targets
-from ratchet.bootstrap.ledger import Stage
+from ratchet.bootstrap.ledger import Stage, check_units
 from ratchet.bootstrap.run import Run
 from ratchet.bootstrap.targets import Target
 from ratchet.bootstrap.transcript import Review, Transcript, review_from_json, transcript_from_json
@@ -43,7 +43,9 @@ def such_as(directory: epath.Path) -> str:
 
 
 def _found(generation: epath.Path, wanted: str) -> dict[str, tuple[epath.Path, Transcript, Review | None]]:
-    """The transcripts of a generation whose ids begin so, with their reviews. Others are not read."""
+    """The transcripts of a generation whose ids begin so, with their reviews. Others are not read. Raises RecordError
+    where a unit of a finished generation is gone."""
+    check_units(generation)
     corrected = Stage(generation / "wrongthink").committed()
     made = _with(f'"id":"{wanted}', [*Stage(generation / "simulate").committed(), *corrected[::2]])
     begun = [t for t in map(transcript_from_json, made) if t.id.startswith(wanted)]
@@ -133,7 +135,9 @@ def _corrections(directory: epath.Path, t: Transcript) -> list[dict]:
 
 
 def reviewed(generation: epath.Path) -> tuple[dict[str, Transcript], dict[str, Review]]:
-    """Every transcript of a generation, corrections included, and every review, by transcript id."""
+    """Every transcript of a generation, corrections included, and every review, by transcript id. Raises RecordError
+    where a unit of a finished generation is gone."""
+    check_units(generation)
     corrected = Stage(generation / "wrongthink").committed()
     transcripts = map(transcript_from_json, [*Stage(generation / "simulate").committed(), *corrected[::2]])
     reviews = map(review_from_json, [*Stage(generation / "review").committed(), *corrected[1::2]])

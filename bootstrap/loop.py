@@ -300,8 +300,6 @@ def turn(r: Run, number: int, past: Past, start: Seed, weights_are_there: Callab
             ahead.compile_contrast(known)
     with r.timed(g.directory, "promote"):
         promoted = promote.promote(g)
-    meter = r.sampler.meter
-    r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
     rollbacks = 0 if promoted else past.rollbacks + 1
     return _ended(g, Past(number if promoted else past.incumbent, accepted, rollbacks))
 
@@ -327,6 +325,9 @@ def _trained(
 
 def _ended(g: Generation, left: Past) -> Past:
     """What a generation left, committed as its end. Raises ValueError when its units are not those of the first end."""
+    meter = g.run.sampler.meter
+    busy = {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches}
+    g.run.metrics.log(g.number, "sampler", g.number, busy)
     forget_checkpoints(g.run, g.number)
     units = g.run.decided("the units", lambda: units_of(g.directory))
     done = g.run.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})

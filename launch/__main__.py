@@ -86,7 +86,8 @@ def end(status: int) -> None:
         signal.signal(number, lambda *_: os._exit(status))
         atexit.register(signal.signal, number, signal.SIG_IGN)
     try:
-        sys.stdout.flush()
+        if sys.stdout:  # a shell may have closed it
+            sys.stdout.flush()
     except OSError:  # who read it is gone, and Python would end with a status of its own
         os._exit(status)
     if status and current().count > 1:  # the others may never come to the end that JAX would wait for

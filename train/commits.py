@@ -7,7 +7,7 @@ its place, and stands alone afterwards, so that a process may be killed in betwe
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -129,6 +129,16 @@ class Commits:
         there = {name: path for name, path in places.items() if path.suffix and path.exists()}
         return [name for name, path in there.items() if self._content(path, known) is None]
 
+    def missing(self) -> list[str]:
+        """The paths of committed files, and directories of weights, that are not there; none where commits.json cannot
+        be read."""
+        try:
+            known = self._known()
+        except AlteredError:
+            return []
+        gone = [name for name in sorted(known.files) if not (self._directory / name).exists()]
+        return [name for name in gone if name in self._known().files and not (self._directory / name).exists()]
+
     def check(self) -> None:
         """Raises AlteredError, which names the first of the altered files, when there are any."""
         if found := self.altered():
@@ -136,12 +146,14 @@ class Commits:
             raise AlteredError(self.line_about(found[0]) + (listed if found[1:] else ""))
 
     def line_about(self, name: str) -> str:
-        """What is said about an altered file: which it is, and how to mend it."""
+        """What is said about an altered or missing file: which it is, and how to mend it."""
         path = self._directory / name
         if name == FILE:
             return f"{path}: it is missing or damaged, and says what was committed; put it back, or start a new run"
         if name == "config.json":
             return f"{path}: it is not what the run was made with; put it back, or start a new run"
+        if not path.exists():
+            return f"{path}: it is missing; `ratchet resume {typed(self._directory)}` makes it again"
         return (
             f"{path}: it is not what was committed; put it back, or remove it, and "
             f"`ratchet resume {typed(self._directory)}` makes it again"
@@ -248,6 +260,20 @@ def commits_in(stage: epath.Path) -> list[epath.Path]:
 def units_in(stage: epath.Path) -> list[str]:
     """The hashes of those of them whose units are there."""
     return [sha256(read(commit)) for commit in commits_in(stage) if commit.with_suffix(".array_record").exists()]
+
+
+def strange_units(stage: epath.Path, units: Sequence[str]) -> list[epath.Path]:
+    """The files by which the units in the directory of a stage are not those of these hashes, with which it ended: of
+    each unit its commit or, where that is right, the records that are missing."""
+    strange = []
+    for number, digest in enumerate(units):
+        commit = stage / f"unit-{number:05d}.json"
+        records = commit.with_suffix(".array_record")
+        if not commit.exists() or sha256(read(commit)) != digest:
+            strange.append(commit)
+        elif not records.exists():
+            strange.append(records)
+    return strange + commits_in(stage)[len(units) :]
 
 
 def sha256(content: bytes) -> str:

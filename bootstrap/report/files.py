@@ -6,18 +6,18 @@ from typing import Any
 
 from etils import epath
 
-from ratchet.train.commits import Commits, units_in
+from ratchet.train.commits import Commits, strange_units
 from ratchet.train.files import object_in
 
 
 class RunFiles:
-    """What a run has committed, as people are shown it. Files that are not what was committed are `altered`, a line
-    about each, and nothing of them is shown."""
+    """What a run has committed, as people are shown it. Files that are missing or not what was committed are `altered`,
+    a line about each, and nothing of them is shown."""
 
     def __init__(self, directory: epath.Path):
         self._commits = Commits(directory)
         found = self._commits.altered()
-        self.altered = [self._commits.line_about(name) for name in found]
+        self.altered = [self._commits.line_about(name) for name in (*found, *self._commits.missing())]
         self._left_out = {directory / name for name in found}
 
     def object(self, path: epath.Path) -> dict[str, Any]:
@@ -25,10 +25,10 @@ class RunFiles:
         return {} if path in self._left_out else object_in(path)
 
     def altered_units(self, generation: epath.Path) -> list[str]:
-        """A line about each stage of a finished generation whose units are not those that it ended with."""
+        """A line about each unit of a finished generation that is not the one that it ended with."""
         ended = self.object(generation / "DONE.json").get("units", {})
-        strange = [stage for stage, units in ended.items() if units != units_in(generation / stage)]
-        return [self._commits.line_about(f"{generation.name}/{stage}") for stage in strange]
+        strange = [path for stage, units in ended.items() for path in strange_units(generation / stage, units)]
+        return [self._commits.line_about(f"{generation.name}/{path.parent.name}/{path.name}") for path in strange]
 
 
 def lines_in(path: epath.Path) -> Iterator[dict[str, Any]]:

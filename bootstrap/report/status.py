@@ -30,8 +30,8 @@ AUDITED = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens", 
 def status(directory: epath.Path) -> dict[str, Any]:
     """What `ratchet status --json` prints: where the run stands, and a row of figures per generation and arm.
 
-    `altered` holds a line about each file that is not what was committed, of which nothing is shown, and about each
-    stage of a finished generation whose units are not those that it ended with. `holder` is the
+    `altered` holds a line about each file that is missing or not what was committed, of which nothing is shown, and
+    about each unit of a finished generation that is not the one that it ended with. `holder` is the
     process at work, None where there is none; `outlook` says which of the run's stages is next or under way, and how
     long the rest takes, `goodput` where its time went. `metrics` describes what the newest evaluation measured, by name
     and in the order of display.

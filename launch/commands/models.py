@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ratchet.launch import api, export_data, folders
-from ratchet.launch.lines import say, tell
+from ratchet.launch.lines import UserError, say, tell
 from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.models import architectures
@@ -18,6 +18,8 @@ Named = described(tyro.conf.Positional[str], "a Hugging Face folder, a GGUF file
 Exported = Annotated[folders.Export, tyro.conf.arg(name="")]
 Promoted = described(int | None, "generation that answers", metavar="N", help_behavior_hint="(default: the newest)")
 Answers = described(bool, "print each question and its answer as one JSON object a line, for programs")
+HOTTEST = 2.0
+"""The highest temperature, as of servers: above it, what is sampled says nothing."""
 Warmth = described(float | None, "how freely it is sampled", metavar="T", help_behavior_hint="(default: the run's own)")
 
 
@@ -87,6 +89,8 @@ def export(words: list[str]) -> int:
 
 def chat(words: list[str]) -> int:
     asked = parse("chat", Chat, words)
+    if not 0 <= (asked.temperature or 0) <= HOTTEST:
+        raise UserError(f"chat: --temperature is {asked.temperature:g}; give 0, which is greedy, to {HOTTEST:g}")
     quiet()
     model = api.load(located(asked.directory), asked.generation)
     remembers, at_terminal = bool(model.run.config.base), sys.stdin.isatty()

@@ -17,7 +17,7 @@ from ratchet.launch.output import make_console, quiet
 from ratchet.train.buckets import StoreError, may_come_back, reason
 
 OVER = ("finished", "ended")
-"""What a run is when nothing more will happen to it."""
+"""What a run is when nothing more will happen to it; so it is when it is damaged and nobody works on it."""
 LONGEST = 3600.0
 """Seconds between two looks at most."""
 Directories = described(
@@ -54,13 +54,15 @@ def watch(words: list[str]) -> int:
             show = lambda found: live.update(Screens(found, console.height - 1), refresh=True)
         else:
             show = lambda found: console.print(Screens(found))
-        _follow(runs, asked.every, show)
+        found = _follow(runs, asked.every, show)
+    if damaged := [one for one in found if one["state"] == "damaged"]:
+        raise UserError(f"watch: {damaged[0]['standing'][0]}")
     return 0
 
 
-def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]], None]) -> None:
-    """Looks at the runs and shows what was found, until all of them are over. What a bucket does not do once it may do
-    the next time."""
+def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]], None]) -> list[Found]:
+    """Looks at the runs and shows what was found, until all of them are over; returns the last of it. What a bucket
+    does not do once it may do the next time."""
     found: list[Found] = []
     while True:
         try:
@@ -70,6 +72,6 @@ def _follow(runs: Sequence[Watched], every: float, show: Callable[[list[Found]],
             if not (found and again):
                 raise
         show(found)
-        if all(one["state"] in OVER for one in found):
-            return
+        if all(one["state"] in OVER or (one["state"] == "damaged" and not one["holder"]) for one in found):
+            return found
         time.sleep(every)

@@ -85,7 +85,7 @@ def commands(run: Path, shown: str = "0") -> dict[str, list]:
     return {
         "resume": ["resume", run], "report": ["report", run], "show": ["show", run, shown, "--json"],
         "evaluate": ["evaluate", run, "--generation", "2", "--json"],
-        "export": ["export", run, "--generation", "2", "--to", run.parent / "model"],
+        "export": ["export", run, "--generation", "2", "--to", run.parent / "model", "--data"],
     }  # fmt: skip
 
 
@@ -177,14 +177,19 @@ def shown(whole):
 
 @pytest.fixture(scope="module")
 def undamaged(whole, shown, tmp_path_factory):
-    """What the commands make of the run as it is; export has no such decoder to write."""
+    """What the commands make of the run as it is."""
     run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("undamaged") / "run"))
     return {name: answer(words, run) for name, words in commands(run, shown).items() if name != "report"}
 
 
 def answer(words, run: Path) -> tuple[int, str, str]:
-    """What a command says, wherever the run lies, and of mistakes alone on standard error."""
+    """What a command says, wherever the run lies, and of mistakes alone on standard error; of an export, what it wrote
+    as well."""
     code, out, err = ratchet(*words)
+    exported = run.parent / "model"
+    if exported.exists():
+        out = (exported / "data" / "train.jsonl").read_text()
+        shutil.rmtree(exported)
     return code, out.replace(str(run), "RUN"), err.replace(str(run), "RUN") if code else ""
 
 

@@ -140,3 +140,8 @@ def test_who_only_looks_or_starts_others_takes_no_device():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False"]
+
+
+def test_a_standard_output_that_a_shell_has_closed_is_no_fault():
+    ran = subprocess.run(["sh", "-c", f"{sys.executable} -m ratchet.launch --version >&-"], capture_output=True)
+    assert (ran.returncode, ran.stderr) == (0, b"")

@@ -137,3 +137,10 @@ def test_control_d_ends_it(monkeypatch, scratch):
 
     monkeypatch.setattr("builtins.input", stop)
     assert cli.main(["chat", str(scratch)]) == 0
+
+
+@pytest.mark.parametrize("warmth", ["-1", "2.5", "inf", "nan"])
+def test_a_temperature_that_no_answer_can_have_is_one_line(scratch, capsys, monkeypatch, warmth):
+    code, lines, err = chat(capsys, monkeypatch, "what is it?\n", scratch, "--temperature", warmth)
+    assert (code, lines) == (2, []) and err.count("\n") == 1
+    assert f"--temperature is {float(warmth):g}; give 0, which is greedy, to 2" in err

@@ -42,6 +42,16 @@ def test_it_waits_for_what_has_not_begun_and_ends_with_the_last_run(ratchet, tin
     assert looks[1]["time"] >= looks[0]["time"] and looks[1]["runs"][0]["directory"] == str(tmp_path / "later")
 
 
+def test_a_damaged_run_that_nobody_works_on_ends_the_view(ratchet, tiny_run, tmp_path):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = run / "gen-002" / "evaluation.json"
+    path.write_text("[]")
+    code, out, error = ratchet("watch", run)
+    assert code == 2 and "damaged" in out and error.startswith(f"ratchet: watch: {path}: it is not what was committed")
+    path.unlink()
+    assert ratchet("watch", run)[2].startswith(f"ratchet: watch: {path}: it is missing; `ratchet resume {run}`")
+
+
 def test_it_changes_nothing(ratchet, tiny_run):
     files = lambda: {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in Path(tiny_run).rglob("*")}
     before = files()

@@ -9,9 +9,11 @@ import pytest
 from etils import epath
 from written_run import METRICS, audit, evaluation, put, write_run
 
+from ratchet.bootstrap.ledger import Stage, check_units, units_of
 from ratchet.bootstrap.report.numbers import chance, pace, percent
 from ratchet.bootstrap.report.status import status
 from ratchet.train.commits import Commits
+from ratchet.train.files import RecordError
 from ratchet.train.holder import LOCK, RECORD, holding
 
 
@@ -253,6 +255,33 @@ def test_a_file_that_is_not_what_was_committed_is_named_and_nothing_of_it_is_sho
     assert len(found["altered"]) == 1
     for word in (f"{gen / 'funnel.json'}: it is not what was committed", "remove it", f"`ratchet resume {run}`"):
         assert word in found["altered"][0]
+
+
+def test_a_committed_file_that_is_gone_is_named(run):
+    gen = run / "gen-001"
+    Commits(run).adopt(gen, [gen / "funnel.json", gen / "decision.json"])
+    (gen / "funnel.json").unlink()
+    line = f"{gen / 'funnel.json'}: it is missing; `ratchet resume {run}` makes it again"
+    assert status(run)["altered"] == [line] and status(run)["generations"][1]["promoted"] is True
+
+
+def test_a_unit_of_a_finished_generation_that_is_gone_or_another_is_named(run):
+    stage, gen = Stage(run / "gen-001" / "targets"), run / "gen-001"
+    for number in range(4):
+        stage.unit(number, "inputs", lambda: [b"made"])
+    ended = {"incumbent": 1, "accepted": {}, "rollbacks": 0, "units": units_of(gen)}
+    (gen / "DONE.json").write_text(json.dumps(ended))
+    Commits(run).adopt(gen, [gen / "DONE.json"])
+    assert status(run)["altered"] == []
+    check_units(gen)
+    (gen / "targets" / "unit-00001.json").unlink()
+    (gen / "targets" / "unit-00002.array_record").unlink()
+    (gen / "targets" / "unit-00003.json").write_text("{}")
+    gone, torn, other = status(run)["altered"]
+    assert "unit-00001.json: it is missing" in gone and "unit-00002.array_record: it is missing" in torn
+    assert "unit-00003.json: it is not what was committed; put it back, or remove it" in other
+    with pytest.raises(RecordError, match=r"unit-00001.json: the file is missing; resume the run to make it again"):
+        check_units(gen)
 
 
 def test_a_pace_is_said_in_items_a_second_or_in_seconds_an_item():
