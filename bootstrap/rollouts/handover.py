@@ -38,7 +38,7 @@ DTYPE = "bfloat16"
 TOLERANCE = 0.1
 """Nats that a server's log-probabilities may be from the run's own, on average: it computes in another precision."""
 LEAST = -30.0
-"""Where log-probabilities are cut off; some servers write any number for what is as good as impossible."""
+"""Where log-probabilities are cut off; some servers write any number for what is all but impossible."""
 LOADING = 600.0
 """Seconds that a server may take to load weights."""
 
@@ -52,7 +52,7 @@ class Away(NotReady):
 
 
 class Taking(NamedTuple):
-    """How servers of a kind are told to take weights: requests in turn, beside /v1, in which PATH stands for the
+    """How servers of a kind are asked to take weights: requests in turn, beside /v1, in which PATH stands for the
     folder; and what to do about one that knows no such request."""
 
     requests: tuple[tuple[str, Body], ...]
@@ -90,7 +90,7 @@ class Handover:
         try:
             named, owner = self._met(client)
             if self.strange(named):
-                self._told_to_take(named, owner)
+                self._have_it_take(named, owner)
                 named, _ = self._met(client)
             why = self.strange(named)
         except ServerStopped as stopped:
@@ -109,10 +109,10 @@ class Handover:
         asked = {"model": client.model, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
         bodies = [{**asked, "prompt": list(text)} for text in self.texts]
         answers = replace(client, counts=Counts()).answers(bodies, lambda done: None, _logs)
-        told = [(answer or [])[1 : len(text)] for answer, text in zip(answers, self.texts, strict=True)]
-        if any(len(one) < len(text) - 1 or None in one for one, text in zip(told, self.texts, strict=True)):
+        heard = [(answer or [])[1 : len(text)] for answer, text in zip(answers, self.texts, strict=True)]
+        if any(len(one) < len(text) - 1 or None in one for one, text in zip(heard, self.texts, strict=True)):
             return "it gives no log-probabilities of given text (echo)"
-        away = {weights: _distance(told, own) for weights, own in self.known.items()}
+        away = {weights: _distance(heard, own) for weights, own in self.known.items()}
         nearest = min(away, key=away.get)
         if nearest != self.weights and away[nearest] <= TOLERANCE:
             return "it answers by the weights of an earlier generation"
@@ -131,7 +131,7 @@ class Handover:
             raise NotReady(f"it reads {room} tokens, and a prompt with its answer may take {self.longest}")
         return replace(client, model=named), owner
 
-    def _told_to_take(self, client: Client, owner: str) -> None:
+    def _have_it_take(self, client: Client, owner: str) -> None:
         if owner not in TAKING:
             raise NotReady(f"its model is owned by {owner}, and weights go to {', '.join(TAKING)} alone")
         patient, beside = replace(client, patience=LOADING), client.config.url.rstrip("/").removesuffix("/v1")
@@ -147,7 +147,7 @@ def hand_over(
     own: tuple[Scorer, Sequence[Tokens]], together: Together,
 ) -> Handover:  # fmt: skip
     """Writes a generation's weights for servers into the directory `place`, which they see as `seen`, unless they lie
-    there; weights of other generations are removed. `own` reads the texts by which the weights are told apart.
+    there; weights of other generations are removed. `own` reads the texts by which the weights are known.
 
     All processes call it alike. Raises FolderError when no server knows such a model.
     """
@@ -190,7 +190,7 @@ def _logs(answer: Any) -> list[float | None]:
         raise Failed("no log-probabilities") from None
 
 
-def _distance(told: Sequence[Sequence[float]], own: Sequence[Sequence[float]]) -> float:
+def _distance(heard: Sequence[Sequence[float]], own: Sequence[Sequence[float]]) -> float:
     """How far log-probabilities are from others, in nats a token."""
-    one, other = (np.maximum(np.concatenate([np.array(text, float) for text in of]), LEAST) for of in (told, own))
+    one, other = (np.maximum(np.concatenate([np.array(text, float) for text in of]), LEAST) for of in (heard, own))
     return float(np.abs(one - other).mean())

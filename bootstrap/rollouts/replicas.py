@@ -26,7 +26,7 @@ Said = tuple[list[int], bool]
 
 @dataclass(frozen=True, eq=False)
 class Replicas:
-    """Servers, the weights that each must have, and where what they answered by them is kept. `say` is told in a line
+    """Servers, the weights that each must have, and where what they answered by them is kept. `say` hears in a line
     of a server that is left out."""
 
     clients: Sequence[Client]
@@ -133,7 +133,7 @@ class _Work:
             self.left.extendleft(reversed([name for name in names if self.found[name] is None]))
 
     def keep(self, said: Mapping[str, Said | None], by: str, advance: Callable[[int], None]) -> None:
-        """Answers of one server, which are good; None to what it refuses."""
+        """Answers of one server, and None to what it refuses."""
         made = {name: one or ([], False) for name, one in said.items()}
         keep(self.place, list(made), {"by": by, "answers": made})
         with self._lock:

@@ -29,7 +29,7 @@ from ratchet.train.buckets import in_bucket
 from ratchet.train.together import Together
 
 TEXTS, LONGEST = 4, 128
-"""Texts by which weights are told apart, and tokens of each that are read."""
+"""Texts by which weights are known, and tokens of each that are read."""
 _UNCUT = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
@@ -48,7 +48,7 @@ class Rollouts:
     place: epath.Path
     say: Callable[[str], None]
     together: Together
-    """Processes that are told alike: the first one asks."""
+    """Processes that hear the same: the first one asks."""
 
     @cached_property
     def replicas(self) -> Replicas:
@@ -101,10 +101,10 @@ class Rollouts:
     ) -> tuple[list[list[int]], list[bool]]:
         """What the servers say, without the token that ended it, and whether it ended by itself."""
         replicas, tokenizer = self.replicas, self.scribe.writer.tokenizer
-        told = self.together.decided("what the servers answer", lambda: replicas.answers(bodies, advance))
+        heard = self.together.decided("what the servers answer", lambda: replicas.answers(bodies, advance))
         ends = {tokenizer.end, *tokenizer.left_out}
-        said = [tokens[:-1] if ended and tokens and tokens[-1] in ends else tokens for tokens, ended in told]
-        return said, [ended for _, ended in told]
+        said = [tokens[:-1] if ended and tokens and tokens[-1] in ends else tokens for tokens, ended in heard]
+        return said, [ended for _, ended in heard]
 
     def _body(self, request: Request, sampling: dict[str, Any]) -> dict[str, Any]:
         ways = {"stop_token_ids": self._ends, "return_token_ids": True}
@@ -116,7 +116,7 @@ def open_rollouts(
     say: Callable[[str], None], together: Together,
 ) -> Rollouts | None:  # fmt: skip
     """Servers for the weights of generation `number`, which are those that the scribe's model writes with; None where
-    the settings name none. By the first of `texts`, which are a run's own for all its life, they are told from
+    the settings name none. By the first of `texts`, which are a run's own for all its life, they are known from
     others."""
     if not config.rollouts.url:
         return None

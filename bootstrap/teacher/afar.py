@@ -66,7 +66,7 @@ class Scribe:
         ]
 
 
-class _Told(NamedTuple):
+class _Heard(NamedTuple):
     """What a teacher says in a turn, whether the turn ended by itself, and the call that it makes: the tool's name, and
     JSON."""
 
@@ -83,7 +83,7 @@ class Afar:
     scribe: Scribe
     index: Index
     together: Together = ALONE
-    """Processes that are told alike: the first one asks."""
+    """Processes that hear the same: the first one asks."""
 
     def finish(
         self, drafts: Sequence[Draft], passages: Mapping[str, Document], *, generation: int, seed: int,
@@ -99,13 +99,13 @@ class Afar:
         fits = lambda d: len(d.prompt) <= writer.room
         for turn in range(turns + 1):
             bodies = {at: self._turn(given[at], d, turn < turns) for at, d in waiting.items()}
-            told = dict(zip(bodies, self._told([*bodies.values()], counted(reached, len(last))), strict=True))
-            calls = {at: one.call for at, one in told.items() if one.call and turn < turns}
+            heard = dict(zip(bodies, self._heard([*bodies.values()], counted(reached, len(last))), strict=True))
+            calls = {at: one.call for at, one in heard.items() if one.call and turn < turns}
             written = {at: writer.caller.write(*call) for at, call in calls.items()}
             made = {at: Made(waiting[at], *of) for at, of in written.items() if of}
             after = after_calls(writer, self.index, made, partial(self._once, bodies))
             still = {at: d for at, d in after.items() if fits(d)}
-            last |= {at: (waiting[at], one) for at, one in told.items() if at not in still}
+            last |= {at: (waiting[at], one) for at, one in heard.items() if at not in still}
             waiting = still
             reached(len(last))
         ends = [last[at] for at in range(len(drafts))]
@@ -139,9 +139,9 @@ class Afar:
         since = [{"content": "", **message} for message in d.messages[len(d.task.messages) :]]
         return {**body, "messages": [*body["messages"], *since], **offering(offered, may_call)}
 
-    def _told(self, bodies: Sequence[Mapping[str, Any]], advance: Callable[[int], None]) -> list[_Told]:
+    def _heard(self, bodies: Sequence[Mapping[str, Any]], advance: Callable[[int], None]) -> list[_Heard]:
         ask = lambda: self.client.answers(bodies, advance, turned)
-        return [_Told(*answer or ()) for answer in self.together.decided("what the teacher answers", ask)]
+        return [_Heard(*answer or ()) for answer in self.together.decided("what the teacher answers", ask)]
 
     def _once(self, bodies: Mapping[int, Mapping[str, Any]], asked: Mapping[int, Asked]) -> list[Answered]:
         """What tools say to calls. It is kept, since what the teacher is asked next, and paid for, depends on it."""

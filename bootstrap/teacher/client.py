@@ -334,7 +334,7 @@ class Client:
         import openai
 
         try:
-            return self._server.told(path, body, self.longest)
+            return self._server.answer(path, body, self.longest)
         except TimeoutError:
             raise Failed(f"not whole after {self.longest:g} s", unheard=True) from None
         except openai.APITimeoutError:

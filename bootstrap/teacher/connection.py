@@ -17,17 +17,17 @@ class Connection:
         threading.Thread(target=_serve, args=(self._loop, self._server), name="connection", daemon=True).start()
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
-    def told(self, path: str, body: Mapping[str, Any] | None, seconds: float) -> str:
+    def answer(self, path: str, body: Mapping[str, Any] | None, seconds: float) -> str:
         """The text of an answer; a question without a body is a GET. Raises TimeoutError when it is not whole after so
         many seconds, and what the library raises."""
 
-        async def tell() -> str:
+        async def wait() -> str:
             async with asyncio.timeout(seconds):
                 if body is None:
                     return await self._server.get(path, cast_to=str)
                 return await self._server.post(path, cast_to=str, body=dict(body))
 
-        return asyncio.run_coroutine_threadsafe(tell(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
 
 def _serve(loop: asyncio.AbstractEventLoop, server: Any) -> None:

@@ -21,7 +21,7 @@ _MOST_LIKELY = (20, 5, 1)
 TRIES = 3
 """Times that a server which cannot be heard is asked what it can do."""
 _CALL_ID = "call00000"
-"""Nine letters and digits, which are all that Mistral's templates take."""
+"""Nine letters, some of them figures, which are all that Mistral's templates take."""
 _SCHEMA = {
     "type": "object", "properties": {"fit": {"type": "string", "enum": ["yes", "no"]}}, "required": ["fit"],
     "additionalProperties": False,
@@ -211,10 +211,10 @@ def _scores(client: Client) -> bool:
 
 
 def _calls_tools(client: Client, chat: dict[str, Any]) -> bool:
-    """Whether the model calls a tool when it is told to, and goes on from its answer."""
+    """Whether the model calls a tool when it is asked to, and goes on from its answer."""
     tool = {"name": "choose", "description": "Chooses what is fit.", "parameters": _SCHEMA}
-    told = [{"role": "user", "content": "Call the tool choose: yes is fit."}]
-    asked = {**chat, "max_tokens": 64, "temperature": 0.0, "messages": told}
+    request = [{"role": "user", "content": "Call the tool choose: yes is fit."}]
+    asked = {**chat, "max_tokens": 64, "temperature": 0.0, "messages": request}
     answer = client.patiently("chat/completions", asked | offering([tool], may_call=True))
     _, _, call = turned(answer)
     if not call or call[0] != "choose":
