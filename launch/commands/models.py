@@ -72,16 +72,16 @@ def export(words: list[str]) -> int:
     model = api.load(located(asked.directory), asked.of.generation)
     if asked.data:
         export_data.check(model.run, asked.of.generation)
-    written = {}
+    written, place = {}, located(asked.of.to) / "data"
+    there = place.parent.exists()
     if not asked.data or architectures.is_known(model.run.config.model):
         written["folder"] = str(folders.write(model.run, asked.of))
     if asked.data:
-        place = located(asked.of.to) / "data"
         try:
             written["data"] = str(export_data.write(model.run, asked.of.generation, place))
         except BaseException:
-            if written:  # half an export would be taken for a whole one
-                place.parent.rmtree()
+            if not there:  # half an export would be taken for a whole one
+                place.parent.rmtree(missing_ok=True)
             raise
     print_json(written) if asked.json else print("\n".join(written.values()))
     return 0

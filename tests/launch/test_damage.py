@@ -187,7 +187,7 @@ def answer(words, run: Path) -> tuple[int, str, str]:
     as well."""
     code, out, err = ratchet(*words)
     exported = run.parent / "model"
-    if exported.exists():
+    if words[0] == "export" and code == 0:
         out = (exported / "data" / "train.jsonl").read_text()
         shutil.rmtree(exported)
     return code, out.replace(str(run), "RUN"), err.replace(str(run), "RUN") if code else ""
@@ -300,7 +300,7 @@ def test_a_half_run_goes_on_from_damage_as_if_nothing_had_been(whole, tmp_path):
     saved = sorted(run.glob("checkpoints/loop-002/*"), key=lambda p: int(p.name))
     for path in saved[2:]:
         shutil.rmtree(path)
-    assert "resume with" in ratchet("status", run)[1]
+    assert "`ratchet resume" in ratchet("status", run)[1]
     (last / "targets" / "unit-00001.json").write_bytes(b"[]")
     (last / "corrections" / "unit-00000.array_record").unlink()
     (last / "dataset" / "1.0.0" / "record.json").unlink()
