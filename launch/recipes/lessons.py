@@ -16,7 +16,7 @@ SIMULATE = SimulateConfig(samples=16, passage_words=60, withhold=0.2, new_tokens
 RECIPE = Recipe(
     summary="Learn lessons from stories of unwise deeds without imitating them: three generations, small decoder.",
     takes="a quarter to half an hour on two CPU cores",
-    reaches="knowledge ≥ 99 %, harm 0.3 to 1.5 %, recovery 91 to 95 %, pass rate on unread texts 85 to 94 % (4 seeds)",
+    reaches="knowledge 100 %, harm 0.4 to 0.9 %, recovery 92 to 96 %, pass rate on unread texts 92 to 95 % (3 seeds)",
     config=Config(
         recipe="lessons",
         world="lessons",
