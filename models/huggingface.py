@@ -3,6 +3,7 @@
 `models.architectures` reads and writes config.json, `models.tensors` lays out what the files hold.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import PurePosixPath
@@ -92,13 +93,22 @@ def _names(config: DecoderConfig) -> Names:
 
 def _theirs(leaf: jax.Array, t: Tensor, dtype: str) -> jax.Array:
     """A tensor as the file has it, whole on every process."""
-
-    def turned(leaf):
-        ours = leaf if t.layer is None else leaf[t.layer]
-        return (ours.reshape(t.shape[::-1]).T if t.parameter in MATRICES else ours.reshape(t.shape)).astype(dtype)
-
     whole = NamedSharding(leaf.sharding.mesh, P()) if isinstance(leaf.sharding, NamedSharding) else None
-    return jax.jit(turned, out_shardings=whole)(leaf)
+    turned = _turning(t.layer is not None, t.shape, t.parameter in MATRICES, dtype, whole)
+    return turned(leaf, t.layer or 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _turning(
+    stacked: bool, shape: tuple[int, ...], is_matrix: bool, dtype: str, whole: NamedSharding | None
+) -> Callable[[jax.Array, int], jax.Array]:
+    """What turns a parameter, or a layer of a stack, into a file's tensor: one program for all layers."""
+
+    def turned(leaf, layer):
+        ours = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False) if stacked else leaf
+        return (ours.reshape(shape[::-1]).T if is_matrix else ours.reshape(shape)).astype(dtype)
+
+    return jax.jit(turned, out_shardings=whole)
 
 
 def _grouped(tensors: list[Tensor], item_bytes: int) -> list[list[Tensor]]:

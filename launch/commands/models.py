@@ -13,6 +13,7 @@ from ratchet.launch.lines import UserError, say, tell
 from ratchet.launch.options import Directory, Json, described, located, parse
 from ratchet.launch.output import make_console, print_json, quiet
 from ratchet.models import architectures
+from ratchet.train.buckets import place_of
 
 Named = described(tyro.conf.Positional[str], "a Hugging Face folder, a GGUF file, or smollm2", metavar="MODEL")
 Exported = Annotated[folders.Export, tyro.conf.arg(name="")]
@@ -72,11 +73,11 @@ def export(words: list[str]) -> int:
     model = api.load(located(asked.directory), asked.of.generation)
     if asked.data:
         export_data.check(model.run, asked.of.generation)
-    written, place = {}, located(asked.of.to) / "data"
-    there = place.parent.exists()
+    written, there = {}, place_of(asked.of.to).exists()
     if not asked.data or architectures.is_known(model.run.config.model):
         written["folder"] = str(folders.write(model.run, asked.of))
     if asked.data:
+        place = located(asked.of.to) / "data"
         try:
             written["data"] = str(export_data.write(model.run, asked.of.generation, place))
         except BaseException:
