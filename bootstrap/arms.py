@@ -30,16 +30,16 @@ def arm_of(
     pools: Sequence[tuple[Sequence[Example], int]],
     steps: int,
     rate_scale: float = 1.0,
-    few: bool = False,
+    few_shapes: bool = False,
 ) -> Training:
-    """What an arm is trained with: a step takes (examples, count) of each pool, and the learning rate is scaled. An arm
-    of `few` steps, for which a program of its own would not pay, has batches of few shapes; on accelerators all have.
+    """What an arm is trained with: a step takes (examples, count) of each pool, and the learning rate is scaled. With
+    `few_shapes` its batches are padded so that most arms of its kind share a program; on accelerators all are.
     """
     c = run.config.train
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"] * c.engine.micro_batches
     seed = run.seed("batches", arm, generation)
     with goodput.activity("data_loading"):
-        few = few or programs.few(run.mesh.devices.flat[0])
+        few = few_shapes or programs.few(run.mesh.devices.flat[0])
         batches = Batches(pools, seed=seed, steps=steps, columns=c.columns, row_multiple=rows, few=few)
     optimizer = replace(c.optimizer, rate=c.optimizer.rate * rate_scale)
     data = content_id([e.id for examples, _ in pools for e in examples])

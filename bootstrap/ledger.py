@@ -32,7 +32,8 @@ def same_units(directory: epath.Path, before: Mapping[str, Any], units: Mapping[
 
 def check_units(generation: epath.Path) -> None:
     """Raises RecordError, which names the file, when a finished generation lacks a unit that it ended with."""
-    for stage, units in object_in(generation / "DONE.json").get("units", {}).items():
+    ended = object_in(generation / "DONE.json").get("units")
+    for stage, units in ended.items() if isinstance(ended, dict) else ():
         if gone := [path for path in strange_units(generation / stage, units) if not path.exists()]:
             raise RecordError(f"{gone[0]}: the file is missing; resume the run to make it again")
 

@@ -300,8 +300,15 @@ def turn(r: Run, number: int, past: Past, start: Seed, weights_are_there: Callab
             ahead.compile_contrast(known)
     with r.timed(g.directory, "promote"):
         promoted = promote.promote(g)
+    log_sampler(r, number)
     rollbacks = 0 if promoted else past.rollbacks + 1
     return _ended(g, Past(number if promoted else past.incumbent, accepted, rollbacks))
+
+
+def log_sampler(r: Run, number: int) -> None:
+    """Writes down how busy the sampler was up to the end of a generation."""
+    meter = r.sampler.meter
+    r.metrics.log(number, "sampler", number, {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches})
 
 
 def _trained(
@@ -318,16 +325,14 @@ def _trained(
     there = g.run.has_weights(g.directory)
     with nullcontext() if there else ahead.compiling_step(ready.arm, train.start_of(g)):
         audited(learned)
-    start.datasets[g.number] = list(newest)
+    if g.run.config.controls.mixture == "accumulate":  # of what is replaced nothing is needed again
+        start.datasets[g.number] = list(newest)
     with g.run.timed(g.directory, "train"):
         return train.train(g, ready)
 
 
 def _ended(g: Generation, left: Past) -> Past:
     """What a generation left, committed as its end. Raises ValueError when its units are not those of the first end."""
-    meter = g.run.sampler.meter
-    busy = {"busy": meter.busy, "steps": meter.steps, "dispatches": meter.dispatches}
-    g.run.metrics.log(g.number, "sampler", g.number, busy)
     forget_checkpoints(g.run, g.number)
     units = g.run.decided("the units", lambda: units_of(g.directory))
     done = g.run.commits.once(g.directory / "DONE.json", lambda: vars(left) | {"units": units})

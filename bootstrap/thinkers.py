@@ -86,7 +86,8 @@ class Knower:
         spoiled = [e for one in known for e in _spoiled(run, *one, heard)]
         right, wrong = (run.fitting(es, f"gen {self.number} contrast") for es in (made, spoiled))
         count, steps = run.config.train.batch, run.config.wrongthink.steps
-        arm = lambda name, answers: arm_of(run, self.number, name, [(answers, count)], steps, SIDE_RATE, few=True)
+        given = {"steps": steps, "rate_scale": SIDE_RATE, "few_shapes": True}
+        arm = lambda name, answers: arm_of(run, self.number, name, [(answers, count)], **given)
         return [*map(arm, SIDES, (right, wrong))] if right and wrong else []
 
     def sweep(self, reviewer: Reviewer, vector: nnx.State, source: str) -> list[dict]:

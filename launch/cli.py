@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             nearest = f"the nearest is {close[0]}; " if close else ""
             raise ValueError(f"unknown command {name!r}; {nearest}there are {', '.join(COMMANDS)}")
         with _heeding_signals(name):
-            return _function(name)(rest)
+            return _called(name, rest)
     except SystemExit as helped:
         return helped.code or 0
     except BrokenPipeError:  # nobody reads what it says
@@ -79,12 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(_said_by_the_system(error))
         return stopping.AGAIN if isinstance(error, StoreError) and error.again else 1 if error.errno in FULL else 2
     except Exception as error:
-        if "Unable to initialize backend" in str(error):
-            busy = re.search(r"in use|busy|UNAVAILABLE|ALREADY_EXISTS", str(error))
-            mend = "another process has it, or it comes back" if busy else "see to its driver, and to JAX_PLATFORMS"
-            say(f"{name}: there is no device to work with ({' '.join(str(error).split())[:200]}); {mend}")
-            time.sleep(PAUSE if busy else 0)
-            return stopping.AGAIN if busy else 2
         if not (said := reason(error)):
             raise
         say(f"{name}: the bucket failed ({said}); the same command may be given again")
@@ -95,6 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # of a terminal that gives single keys, Ctrl-C is one of them
         say("stopped by SIGINT")
         return 130
+
+
+def _called(name: str, rest: list[str]) -> int:
+    """The exit status of a command. Where it finds no device, it says so; a busy one is waited for a while."""
+    try:
+        return _function(name)(rest)
+    except RuntimeError as error:
+        if "Unable to initialize backend" not in str(error):
+            raise
+        busy = re.search(r"in use|busy|UNAVAILABLE|ALREADY_EXISTS", str(error))
+        mend = "another process has it, or it comes back" if busy else "see to its driver, and to JAX_PLATFORMS"
+        say(f"{name}: there is no device to work with ({' '.join(str(error).split())[:200]}); {mend}")
+    time.sleep(PAUSE if busy else 0)
+    return stopping.AGAIN if busy else 2
 
 
 def _said_by_the_system(error: OSError) -> str:

@@ -32,7 +32,7 @@ class Export:
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """In which the files hold the weights."""
     adapters: bool = False
-    """Of runs with --train.lora: what was trained alone, which PEFT adds to the model of --base."""
+    """Of runs with --train.lora: what was trained alone, which PEFT adds to the model of --base, as a folder."""
 
 
 def read(named: str, template: str = "") -> dict[str, Any]:
@@ -129,9 +129,11 @@ def write(run: Run, asked: Export) -> epath.Path:
 
 
 def check_adapted(run: Run) -> None:
-    """Raises FolderError for a run that trains no adapters."""
+    """Raises FolderError for a run that trains no adapters, or rows of new tokens beside them."""
     if not run.config.train.lora:
         raise FolderError("export: the run trains whole weights (train.lora is 0); leave out --adapters")
+    if run.tokenizer.late:
+        raise FolderError("export: rows of new tokens are trained too, which no adapters hold; leave out --adapters")
 
 
 def _rank(run: Run, number: int) -> int:

@@ -38,16 +38,19 @@ def save(
     pairs = zip(*(huggingface.each(config, of) for of in weights), strict=True)
     for (tensor, before), (_, after) in pairs:
         change = np.asarray(after, np.float64) - before
-        if not change.any():
+        adapted = tensor.layer is not None and change.ndim == 2
+        if not adapted and not change.any():
             continue
-        if tensor.layer is None or change.ndim != 2:
+        if not adapted:
             raise FolderError(f"export: {tensor.name} was trained, which adapters do not hold; leave out --adapters")
         into, out = factored(change, rank)
         if abs(change - out @ into).max() > ROUNDED * abs(after).max():
             raise FolderError(f"export: {tensor.name} changed by a rank above {rank}; leave out --adapters")
         name = f"{_PREFIX}{tensor.name.removesuffix('.weight')}"
         held |= {f"{name}.lora_A.weight": into.astype(held_as), f"{name}.lora_B.weight": out.astype(held_as)}
-        modules.add(name.rpartition(".")[2])
+        if change.any():
+            modules.add(name.rpartition(".")[2])
+    held = {name: array for name, array in held.items() if name.split(".")[-3] in modules}  # in all layers
     if not held:
         raise FolderError(f"export: nothing of {base} was changed; leave out --adapters")
     settings = {

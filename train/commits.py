@@ -132,12 +132,12 @@ class Commits:
     def missing(self) -> list[str]:
         """The paths of committed files, and directories of weights, that are not there; none where commits.json cannot
         be read."""
+        absent = lambda names: [name for name in sorted(names) if not (self._directory / name).exists()]
         try:
-            known = self._known()
+            gone = absent(self._known().files)
+            return absent({*gone} & self._known().files.keys()) if gone else []  # a process may have put them there
         except AlteredError:
             return []
-        gone = [name for name in sorted(known.files) if not (self._directory / name).exists()]
-        return [name for name in gone if name in self._known().files and not (self._directory / name).exists()]
 
     def check(self) -> None:
         """Raises AlteredError, which names the first of the altered files, when there are any."""

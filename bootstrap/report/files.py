@@ -11,24 +11,27 @@ from ratchet.train.files import object_in
 
 
 class RunFiles:
-    """What a run has committed, as people are shown it. Files that are missing or not what was committed are `altered`,
-    a line about each, and nothing of them is shown."""
+    """What a run has committed, as people are shown it. Files that are not what was committed are `altered`, a line
+    about each, and nothing of them is shown; others are `missing`, which a resume makes again."""
 
     def __init__(self, directory: epath.Path):
         self._commits = Commits(directory)
         found = self._commits.altered()
-        self.altered = [self._commits.line_about(name) for name in (*found, *self._commits.missing())]
+        self.altered = [self._commits.line_about(name) for name in found]
+        self.missing = [self._commits.line_about(name) for name in self._commits.missing()]
         self._left_out = {directory / name for name in found}
 
     def object(self, path: epath.Path) -> dict[str, Any]:
         """The object in a file; {} when there is no such file."""
         return {} if path in self._left_out else object_in(path)
 
-    def altered_units(self, generation: epath.Path) -> list[str]:
-        """A line about each unit of a finished generation that is not the one that it ended with."""
+    def check(self, generation: epath.Path) -> None:
+        """Adds a line about each unit of a finished generation that is gone, or not the one that it ended with."""
         ended = self.object(generation / "DONE.json").get("units", {})
         strange = [path for stage, units in ended.items() for path in strange_units(generation / stage, units)]
-        return [self._commits.line_about(f"{generation.name}/{path.parent.name}/{path.name}") for path in strange]
+        for path in strange:
+            line = self._commits.line_about(f"{generation.name}/{path.parent.name}/{path.name}")
+            (self.altered if path.exists() else self.missing).append(line)
 
 
 def lines_in(path: epath.Path) -> Iterator[dict[str, Any]]:

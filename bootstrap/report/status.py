@@ -30,16 +30,18 @@ AUDITED = ("raw_tokens", "raw_pieces", "rejected_tokens", "unaccounted_tokens", 
 def status(directory: epath.Path) -> dict[str, Any]:
     """What `ratchet status --json` prints: where the run stands, and a row of figures per generation and arm.
 
-    `altered` holds a line about each file that is missing or not what was committed, of which nothing is shown, and
-    about each unit of a finished generation that is not the one that it ended with. `holder` is the
-    process at work, None where there is none; `outlook` says which of the run's stages is next or under way, and how
-    long the rest takes, `goodput` where its time went. `metrics` describes what the newest evaluation measured, by name
-    and in the order of display.
+    `altered` holds a line about each file that is not what was committed, of which nothing is shown, and about each
+    unit of a finished generation that is not the one that it ended with, `missing` one about each that is gone.
+    `holder` is the process at work, None where there is none; `outlook` says which of the run's stages is next or under
+    way, and how long the rest takes, `goodput` where its time went. `metrics` describes what the newest evaluation
+    measured, by name and in the order of display.
     """
     directory = epath.Path(directory)
     files = RunFiles(directory)
     config, plan = files.object(directory / "config.json"), files.object(directory / "plan.json")
     generations = generation_directories(directory)
+    for path in generations.values():
+        files.check(path)
     rows = [_row(files, number, path) for number, path in generations.items()]
     arms = {arm: directory / arm for arm in plan.get("arms", ()) if (directory / arm / "evaluation.json").exists()}
     ended = files.object(directory / "ended.json").get("reason")
@@ -51,7 +53,8 @@ def status(directory: epath.Path) -> dict[str, Any]:
         "recipe": config.get("recipe"),
         "world": config.get("world"),
         "directory": str(directory),
-        "altered": [*files.altered, *(line for path in generations.values() for line in files.altered_units(path))],
+        "altered": files.altered,
+        "missing": files.missing,
         "ended": ended,
         "finished": complete or ended is not None,
         "holder": holder,

@@ -110,6 +110,8 @@ def standing(status: Mapping[str, Any]) -> list[str]:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
         who = f"process {holder['pid']} on {holder['host']} is at work since {since}"
         return [*_under_way(holder["doing"], ahead), who]
+    if status["missing"]:
+        return status["missing"]
     if status["ended"]:
         return [f"ended: {status['ended']}"]
     if status["finished"]:

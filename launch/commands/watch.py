@@ -30,7 +30,8 @@ Lines = described(bool, "print one JSON object a line at every look, for program
 @dataclass(frozen=True)
 class Watch:
     """Shows runs while they go on: stage, units, rates, how busy the sampler is, acceptance by criterion, goodput, and
-    how long the rest takes. It ends with the last of the runs, or with Ctrl-C, and changes nothing."""
+    how long the rest takes. It ends with the last of the runs, or with Ctrl-C, and changes nothing. Where a file is not
+    what was committed, and nobody is at work, it ends with exit code 2."""
 
     directories: Directories
     every: float = 2.0

@@ -71,6 +71,7 @@ def test_arms_of_few_steps_share_the_shapes_of_their_batches(little_run):
     """So a generation trains them with the programs of the one before."""
     shapes = {}
     for few in (False, True):
-        made = [arms.arm_of(little_run, n, "anti", [(random_examples(40 + n, seed=n), 20)], 3, few=few) for n in (2, 3)]
+        pools = [(n, [(random_examples(40 + n, seed=n), 20)]) for n in (2, 3)]
+        made = [arms.arm_of(little_run, n, "anti", of, 3, few_shapes=few) for n, of in pools]
         shapes[few] = [(b.rows, b.predictions, b.keep, b.segments > 1) for b in (arm.batches for arm in made)]
     assert shapes[True][0] == shapes[True][1] and shapes[False][0] != shapes[False][1]

@@ -194,7 +194,7 @@ def test_what_is_too_little_to_train_on_is_audited_all_the_same(turn, monkeypatc
         raise TooFewAccepted("generation 1: too few")
 
     monkeypatch.setattr(train, "prepared", short)
-    seed = SimpleNamespace(demonstrations=["shown"])
+    seed = SimpleNamespace(demonstrations=["shown"], datasets={})
     with pytest.raises(TooFewAccepted, match="too few"):
         loop._trained(g, ["new"], seed, heard.append)
     assert heard == [["new", "shown"]]
@@ -206,7 +206,7 @@ def test_weights_that_are_there_are_audited_and_nothing_is_compiled_for_them(tur
     ready = train.Prepared(None, {"steps": 1})
     monkeypatch.setattr(train, "prepared", lambda *_: ready)
     monkeypatch.setattr(loop.ahead, "compiling_step", lambda *_: pytest.fail("it compiled"))
-    assert_same_bits(loop._trained(g, ["new"], SimpleNamespace(demonstrations=[]), heard.append), g.params)
+    assert_same_bits(loop._trained(g, ["new"], SimpleNamespace(demonstrations=[], datasets={}), heard.append), g.params)
     assert heard == [["new"]] and read(g.directory / "training.json") == {"steps": 1}
 
 

@@ -38,3 +38,8 @@ def test_the_compiler_that_is_pinned_knows_these_options_and_leaves_fusions_out(
 
     assert "ynn" in compiled(**compiler_options(False, "cpu"))
     assert "ynn" not in compiled(**compiler_options(False, "cpu", trains=True))
+
+
+def test_determinism_that_a_run_asks_for_does_not_give_way(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_gpu_deterministic_ops=false --xla_dump_to=/tmp/{LEVEL}")
+    assert compiler_options(True, "cpu") == {"xla_gpu_deterministic_ops": True, LEVEL: 2}

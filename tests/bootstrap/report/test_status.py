@@ -262,7 +262,8 @@ def test_a_committed_file_that_is_gone_is_named(run):
     Commits(run).adopt(gen, [gen / "funnel.json", gen / "decision.json"])
     (gen / "funnel.json").unlink()
     line = f"{gen / 'funnel.json'}: it is missing; `ratchet resume {run}` makes it again"
-    assert status(run)["altered"] == [line] and status(run)["generations"][1]["promoted"] is True
+    found = status(run)
+    assert (found["altered"], found["missing"]) == ([], [line]) and found["generations"][1]["promoted"] is True
 
 
 def test_a_unit_of_a_finished_generation_that_is_gone_or_another_is_named(run):
@@ -277,7 +278,7 @@ def test_a_unit_of_a_finished_generation_that_is_gone_or_another_is_named(run):
     (gen / "targets" / "unit-00001.json").unlink()
     (gen / "targets" / "unit-00002.array_record").unlink()
     (gen / "targets" / "unit-00003.json").write_text("{}")
-    gone, torn, other = status(run)["altered"]
+    (other,), (gone, torn) = status(run)["altered"], status(run)["missing"]
     assert "unit-00001.json: it is missing" in gone and "unit-00002.array_record: it is missing" in torn
     assert "unit-00003.json: it is not what was committed; put it back, or remove it" in other
     with pytest.raises(RecordError, match=r"unit-00001.json: the file is missing; resume the run to make it again"):

@@ -110,7 +110,8 @@ AHEAD = {"stage": 5, "of": 16, "place": "gen-001", "name": "train", "seconds_lef
 
 
 def standing_of(**changes):
-    found = {"directory": "runs/x", "altered": [], "ended": None, "finished": False, "holder": None, "outlook": AHEAD}
+    found = {"directory": "runs/x", "altered": [], "missing": [], "ended": None, "finished": False, "holder": None}
+    found["outlook"] = AHEAD
     return standing(found | changes)
 
 
