@@ -59,7 +59,8 @@ class Sources:
     views: Callable[[Example, Task], Iterable[tuple[Document, ...]]]
     """What a reviewer can have had in view where it was taught verdicts about a worked task."""
     explained: MutableMapping[Example, bool] = field(default_factory=dict)
-    """What was found before. It is the same in all later generations of a run, which have these sources and more."""
+    """What was found before, but of verdicts. It is the same in all later generations of a run, which have these
+    sources and more."""
 
     def explain(self, e: Example) -> bool:
         """Whether an example is made of these: prose and demonstrations of the world, verdicts, or what the transcript

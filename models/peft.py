@@ -38,11 +38,11 @@ def save(
     pairs = zip(*(huggingface.each(config, of) for of in weights), strict=True)
     for (tensor, before), (_, after) in pairs:
         change = np.asarray(after, np.float64) - before
-        adapted = tensor.layer is not None and change.ndim == 2
-        if not adapted and not change.any():
+        if tensor.layer is None or change.ndim != 2:
+            if change.any():
+                why = f"{tensor.name} was trained, which adapters do not hold"
+                raise FolderError(f"export: {why}; leave out --adapters")
             continue
-        if not adapted:
-            raise FolderError(f"export: {tensor.name} was trained, which adapters do not hold; leave out --adapters")
         into, out = factored(change, rank)
         if abs(change - out @ into).max() > ROUNDED * abs(after).max():
             raise FolderError(f"export: {tensor.name} changed by a rank above {rank}; leave out --adapters")

@@ -263,8 +263,8 @@ def units_in(stage: epath.Path) -> list[str]:
 
 
 def strange_units(stage: epath.Path, units: Sequence[str]) -> list[epath.Path]:
-    """The files by which the units in the directory of a stage are not those of these hashes, with which it ended: of
-    each unit its commit or, where that is right, the records that are missing."""
+    """The files in the directory of a stage that differ from the commits of its units, of which these are the hashes in
+    order, or are gone: a unit's commit or, where that is right, its records. Units beyond these differ too."""
     strange = []
     for number, digest in enumerate(units):
         commit = stage / f"unit-{number:05d}.json"

@@ -52,7 +52,7 @@ def audit_generation(
 ) -> None:
     """Writes audit.json: all that will be trained on against all that was ever rejected; with an oracle also the
     verdicts of the review and of its model criteria, and how many wrong answers pass that are made to pass. In
-    `explained` is kept whether an example is accounted for, which is the same in all later generations.
+    `explained` is kept whether an example is accounted for, as `Sources` has it.
 
     Raises AuditFailed when something is found that must never be trained on.
     """

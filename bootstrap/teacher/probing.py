@@ -21,7 +21,7 @@ _MOST_LIKELY = (20, 5, 1)
 TRIES = 3
 """Times that a server which cannot be heard is asked what it can do."""
 _CALL_ID = "call00000"
-"""Nine letters, some of them figures, which are all that Mistral's templates take."""
+"""Nine letters and numerals, which are all that Mistral's templates take."""
 _SCHEMA = {
     "type": "object", "properties": {"fit": {"type": "string", "enum": ["yes", "no"]}}, "required": ["fit"],
     "additionalProperties": False,

@@ -192,6 +192,7 @@ def test_right_verdicts_are_accounted_for_and_turned_round_ones_are_not(sources,
     shown = seed.demonstrations(little_run, little_run.fresh_weights())["review"]
     rows = [e for e in shown if e.weights.sum() > 1]
     assert all(map(own.explain, (*judged, *shown))) and len(rows) > 4
+    assert not own.explained.keys() & {*judged}, "criteria are measured anew in each generation"
     elsewhere = replace(own, practice=(), explained={})
     assert not any(map(elsewhere.explain, judged)), "about a task that is not practised on"
     assert any(e.lineage.get("renamed") for e in shown)

@@ -1,5 +1,6 @@
 """Adapters as PEFT takes them."""
 
+import dataclasses
 import json
 
 import jax
@@ -51,6 +52,18 @@ def test_the_base_with_what_is_written_is_what_was_trained(before, tmp_path, gen
         else:
             np.testing.assert_array_equal(old, new)
     assert not held and changed == set(settings["target_modules"]) and len(changed) == 7
+
+
+def test_a_layer_without_a_change_has_adapters_that_add_nothing(tmp_path):
+    """Else PEFT would miss those of a module that it makes in every layer."""
+    two = dataclasses.replace(LLAMA, layers=2)
+    params = create(two, 0)[1]
+    is_up = lambda path: "up" in [str(getattr(key, "key", "")) for key in path]
+    after = jax.tree_util.tree_map_with_path(lambda path, x: x.at[1].add(1.0) if is_up(path) else x, params)
+    peft.save(tmp_path, two, (params, after), RANK, "base", "float32")
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    ups = [f"base_model.model.model.layers.{layer}.mlp.up_proj.lora_{half}.weight" for layer in (0, 1) for half in "AB"]
+    assert sorted(held) == ups and not (held[ups[1]] @ held[ups[0]]).any() and (held[ups[3]] @ held[ups[2]]).any()
 
 
 def test_numbers_are_of_the_dtype_that_is_asked_for(before, tmp_path):
