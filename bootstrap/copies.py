@@ -123,19 +123,22 @@ def copied(
     return _by_example(_copies(read, texts, ends, allowed, gram), ends)
 
 
-def pieces(
+def copied_and_pieces(
     examples: Sequence[Example], texts: Texts, allowed: Sequence[Texts] = (), gram: int = GRAM
-) -> np.ndarray:
-    """[examples]: how many weighted tokens of each example, themselves no copies, are pieces of a copy.
+) -> tuple[np.ndarray, np.ndarray]:
+    """[examples] twice: how many weighted tokens of each example teach one of the texts, as `copied` counts them, and
+    how many others are pieces of a copy.
 
-    They lie in windows of PIECE tokens in examples that hold little else, where those of all examples together make
+    Pieces lie in windows of PIECE tokens in examples that hold little else, where those of all examples together make
     `gram` tokens of a text in a row; of ordinary prose, some sentences are pieces by chance. Where texts are allowed,
     pieces are twice as long, since such texts hold most short ones.
     """
     read, ends = readings(examples), _ends(examples)
-    whole = np.append(_copies(read, texts, ends, allowed, gram), False)  # the last stands for separators
-    rest = read._replace(weights_R=np.where(whole[read.at_R], 0, read.weights_R))
-    return _by_example(_taught(rest, _pieces(rest, texts, ends, allowed, gram), ends), ends)
+    whole = _copies(read, texts, ends, allowed, gram)
+    no_copy_R = ~np.append(whole, False)[read.at_R]  # what is appended stands for separators, which are at -1
+    rest = read._replace(weights_R=np.where(no_copy_R, read.weights_R, 0))
+    parts = _taught(rest, _pieces(rest, texts, ends, allowed, gram), ends)
+    return _by_example(whole, ends), _by_example(parts, ends)
 
 
 def _ends(examples: Sequence[Example]) -> np.ndarray:

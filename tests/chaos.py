@@ -3,10 +3,10 @@
 python tests/chaos.py [KILLS [SEED]] [--bucket gs|s3], twenty minutes for 40 kills on two cores
 
 Every run is the command in a process of its own, or in two that run together. Every kill is a SIGKILL or a SIGTERM, of
-one process or of both, at a random moment after the run began to write. Two processes are compared with one that has as
-many devices. A run that ends before its world's kills are spent is followed by another. Prints the place of each kill,
-how long what was left of the processes took to end, and how many files differ; the exit status is 1 when any does that
-counts.
+one process or of both, at a random moment after the run began to write. Of two processes one may also hang: a SIGSTOP,
+after which the other has to end by itself. Two processes are compared with one that has as many devices. A run that
+ends before its world's kills are spent is followed by another. Prints the place of each kill, how long what was left of
+the processes took to end, and how many files differ; the exit status is 1 when any does that counts.
 
 With a bucket, of Google's kind or of Amazon's, the runs that are killed are in one on this machine, which now and then
 refuses, and a process works alone: of those that worked together, only silence would tell that all are gone.
@@ -100,7 +100,8 @@ class Command(NamedTuple):
 
     def lives(self, seconds: float | None, number: int = signal.SIGKILL, struck: Sequence[int] = ()) -> bool:
         """Goes on until so many seconds after it first writes something, when a signal of this number strikes some of
-        its processes, or to the end; says whether it came to it."""
+        its processes, or to the end; says whether it came to it. Processes that hang are killed once the others have
+        noticed and ended."""
         before, started = self.newest()[0], self.start()
         while all(process.poll() is None for process in started) and self.newest()[0] == before:
             time.sleep(0.02)
@@ -109,6 +110,11 @@ class Command(NamedTuple):
         except subprocess.TimeoutExpired:
             for index in struck:
                 started[index].send_signal(number)
+            if number == signal.SIGSTOP:
+                for index in set(range(len(started))) - set(struck):
+                    started[index].wait()
+                for index in struck:
+                    started[index].kill()
         codes = [process.wait() for process in started]
         if not {*codes} <= ENDS:
             sys.exit(f"chaos: {self.place} ended with {codes}: {self.said.read_text()[-2000:]}")
@@ -130,8 +136,9 @@ def chaos(
     while number < kills:
         command = of((bucket or epath.Path(out)) / f"{name}-{runs}", processes)
         while number < kills:
-            after, which = rng.uniform(0.0, took / 3), rng.choice([signal.SIGKILL, signal.SIGTERM])
-            struck = rng.choice([range(processes), [rng.randrange(processes)]])
+            after, struck = rng.uniform(0.0, took / 3), rng.choice([range(processes), [rng.randrange(processes)]])
+            hang = [signal.SIGSTOP] if len(struck) < processes else []
+            which = rng.choice([signal.SIGKILL, signal.SIGTERM, *hang])
             started = time.monotonic()
             if command.lives(after, which, struck):
                 break

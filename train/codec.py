@@ -18,6 +18,8 @@ SCHEMA = 1
 
 _BITS = 16
 """Bits of a log-probability."""
+_WORD = np.dtype("<u2")
+"""So many bits, the lowest first, which are read and written as they lie in memory."""
 _HEADER = struct.Struct("<BBxxIII")
 """Schema, bits of a log-probability, K, N, vocabulary."""
 _LOG_FLOOR = 80.0
@@ -100,6 +102,8 @@ def _masses(codes_E: np.ndarray) -> np.ndarray:
 
 def _pack_bits(values_E: np.ndarray, width: int) -> bytes:
     """Whole numbers in so many bits each, the lowest first."""
+    if width == _BITS:
+        return values_E.astype(_WORD).tobytes()
     bits_EW = (values_E.astype(np.uint32)[:, None] >> np.arange(width, dtype=np.uint32)) & 1
     return np.packbits(bits_EW.astype(np.uint8), bitorder="little").tobytes()
 
@@ -109,5 +113,7 @@ def _unpack_bits(blob: bytes, at: int, size: int, width: int) -> tuple[np.ndarra
     end = at + (size * width + 7) // 8
     if end > len(blob):
         raise RecordError(_CUT_SHORT)
+    if width == _BITS:
+        return np.frombuffer(blob, _WORD, size, at), end
     bits = np.unpackbits(np.frombuffer(blob[at:end], np.uint8), count=size * width, bitorder="little")
     return bits.reshape(size, width) @ (1 << np.arange(width, dtype=np.int64)), end

@@ -197,8 +197,9 @@ def join(where: str, patience: float = Together.patience, heartbeat: int = HEART
     seconds, JAX ends all.
 
     `where` is HOST:PORT/COUNT/NUMBER: where the first of COUNT processes listens, and which of them this one is, from
-    0, as in "10.0.0.1:1234/4/0"; or "auto", where Cloud TPU, Slurm, Open MPI or a JobSet tell JAX so. Raises ValueError
-    for anything else, PeerGone when the others do not come.
+    0, as in "10.0.0.1:1234/4/0"; or "auto", where Cloud TPU, Slurm, Open MPI or a JobSet tell JAX so. SIGTERM, which is
+    JAX's notice of a preemption too, stays with whoever handles it. Raises ValueError for anything else, PeerGone when
+    the others do not come.
     """
     address, _, numbers = where.partition("/")
     count, _, number = numbers.partition("/")
@@ -206,6 +207,7 @@ def join(where: str, patience: float = Together.patience, heartbeat: int = HEART
         raise ValueError(f"--join: {where!r} is neither auto nor HOST:PORT/COUNT/NUMBER, such as 10.0.0.1:1234/4/0")
     own = {} if where == "auto" else dict(zip(_GIVEN, (address, int(count), int(number)), strict=True))
     be_patient()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, and nobody would hear of it
     try:
         jax.distributed.initialize(
             **own,

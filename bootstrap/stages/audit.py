@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 
 from ratchet.bootstrap.attack import Attacked, Attacker, attack
-from ratchet.bootstrap.copies import GRAM, Texts, copied, pieces
+from ratchet.bootstrap.copies import GRAM, Texts, copied, copied_and_pieces
 from ratchet.bootstrap.examples import as_named_first, as_said, prose_example, without_prompt
 from ratchet.bootstrap.generation import Generation
 from ratchet.bootstrap.intervals import agreement, proportion
@@ -129,9 +129,9 @@ def _raw(examples: Sequence[Example], documents: Texts, own: Texts, gram: int) -
     shown = [e for e in examples if e.origin in ("seed", "prose")]
     made = [e for e in examples if e.origin not in ("seed", "prose", "imitation")]
     imitated = sum(_count(e) for e in examples if e.origin == "imitation")
-    found = lambda of: of(made, documents, gram=gram).sum() + of(shown, documents, [own], gram=gram).sum()
-    whole, parts = found(copied), found(pieces)
-    return imitated + int(whole), int(parts)
+    found = copied_and_pieces(made, documents, gram=gram), copied_and_pieces(shown, documents, [own], gram=gram)
+    whole, parts = (int(sum(of.sum() for of in both)) for both in zip(*found, strict=True))
+    return imitated + whole, parts
 
 
 def _rejected(examples: Sequence[Example], transcripts: Sequence[Transcript], reviews: Mapping[str, Review]) -> int:

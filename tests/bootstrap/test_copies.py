@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.bootstrap.copies import GRAM, PIECE, Texts, copied, pieces
+from ratchet.bootstrap.copies import GRAM, PIECE, Texts, copied, copied_and_pieces
 from ratchet.bootstrap.examples import example, one_hot
 from ratchet.bootstrap.transcript import Capture
 
@@ -20,7 +20,7 @@ def student(trained, prompt=(1, 2), targets=None, **lineage):
 
 def found_in(*given):
     """Copies and pieces together."""
-    return copied(*given) + pieces(*given)
+    return sum(copied_and_pieces(*given))
 
 
 def soft(said, taught, share):
@@ -53,8 +53,9 @@ def test_a_text_cut_into_examples_is_found_and_so_is_one_with_something_between(
 
 def test_copies_and_pieces_are_told_apart():
     whole, cut = [student(STORY)], [student(STORY[i : i + 6]) for i in range(0, 30, 6)]
-    assert copied(whole, TEXTS).tolist() == [30] and pieces(whole, TEXTS).tolist() == [0]
-    assert copied(cut, TEXTS).tolist() == [0] * 5 and pieces(cut, TEXTS).tolist() == [6] * 5
+    assert [found.tolist() for found in copied_and_pieces(whole, TEXTS)] == [[30], [0]]
+    assert [found.tolist() for found in copied_and_pieces(cut, TEXTS)] == [[0] * 5, [6] * 5]
+    assert copied(whole, TEXTS).tolist() == [30] and copied(cut, TEXTS).tolist() == [0] * 5
 
 
 def test_tokens_of_next_to_no_weight_hide_no_piece():
@@ -63,7 +64,7 @@ def test_tokens_of_next_to_no_weight_hide_no_piece():
         e = student([*STORY[i : i + 6], *range(300, 310)])
         weights = np.where(e.tokens >= 300, 1e-9, e.weights).astype(np.float32)
         cut.append(type(e).create(e.tokens, weights, e.ids, e.probs, e.tail, origin="student", lineage={}))
-    assert pieces(cut, TEXTS).tolist() == [6] * 5
+    assert copied_and_pieces(cut, TEXTS)[1].tolist() == [6] * 5
 
 
 def test_targets_are_read_under_the_names_that_they_had():

@@ -4,6 +4,8 @@ Each process is a thread with a client of its own of one real coordination servi
 """
 
 import itertools
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -158,6 +160,20 @@ def test_the_first_holds_a_run_for_all_and_all_are_refused_where_another_does(pr
         mine, *others = each(processes, hold)
     assert isinstance(mine, Busy) and {type(o) for o in others} == {PeerFailed}
     assert str(others[0]) == f"process 0: {mine}"
+
+
+def test_a_process_that_has_joined_others_heeds_sigterm_as_before():
+    code = f"""
+import os, signal
+from ratchet.train.together import join
+heard = []
+signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+join("localhost:{portpicker.pick_unused_port()}/1/0")
+os.kill(os.getpid(), signal.SIGTERM)
+print(heard)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "[15]\n", said.stderr
 
 
 def test_a_process_by_itself_decides_for_itself():
