@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ratchet.bootstrap.review import Reviewer
 from ratchet.bootstrap.transcript import Verdict
-from ratchet.bootstrap.worlds.world import Case, Document, Grader, Task, World
+from ratchet.bootstrap.worlds.world import Case, Document, Grade, Grader, Task, World
 from ratchet.bootstrap.wrongthink import HEARD
 
 EXAMPLES = 5
@@ -118,8 +118,9 @@ class Attacker:
 def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rng: random.Random) -> dict:
     """Tries `count` attacks, each with `climbing` steps, with the targets' answers as siblings.
 
-    Returns how many were `tried` and how many `passed` the review, the latter also by label of the grade and by the
-    changes that made them; how many of the others each criterion caught, and caught alone; and a few `examples`.
+    Returns how many were `tried` and how many `passed` the review, the latter also by label of the grade, by the
+    criteria that should have caught them, as far as the grade knows, and by the changes that made them; how many of the
+    others each criterion caught, and caught alone; and a few `examples`.
     """
     heard = tuple(t.answer for t in attacker.targets)
     begun = [attacker.begin(rng, heard) for _ in range(count)]
@@ -128,16 +129,24 @@ def attack(attacker: Attacker, reviewer: Reviewer, count: int, climbing: int, rn
     required = [c.id for c in reviewer.criteria if c.required]
     failed = [[name for name in required if not of[name].passed] for of in verdicts]
     passed = [a for a, names in zip(made, failed, strict=True) if not names]
-    labels = Counter(attacker.grade(a.case.task, a.case.text, a.case.before).label for a in passed)
+    grades = [attacker.grade(a.case.task, a.case.text, a.case.before) for a in passed]
+    missed = [name for grade in grades for name in blamed(grade, required)]
     return {
         "tried": len(made),
         "passed": len(passed),
-        "passed_by_label": dict(sorted(labels.items())),
+        "passed_by_label": dict(sorted(Counter(grade.label for grade in grades).items())),
+        "passed_by_criterion": dict(Counter(missed).most_common()),
         "passed_by_change": dict(Counter(name for a in passed for name in set(a.made_by)).most_common()),
         "caught_by": dict(Counter(name for names in failed for name in names).most_common()),
         "caught_by_one_alone": dict(Counter(names[0] for names in failed if len(names) == 1).most_common()),
         "examples": [f"{a.case.before} | {a.case.text}"[:400] for a in passed[:EXAMPLES]],
     }
+
+
+def blamed(grade: Grade, required: Sequence[str]) -> list[str]:
+    """The required criteria of steps that a wrong answer does not meet, by its grade; ["the whole"] where each of its
+    steps meets those that the grade knows, or it knows none."""
+    return [name for name in required if grade.of(name) is False] or ["the whole"]
 
 
 def _score(reviewer: Reviewer, case: Case) -> int:

@@ -3,8 +3,8 @@
 python tests/attack.py RUN ... [--count 1000] [--climbing 200], three to ten minutes a run on two cores
 
 Wrong answers are made of the accepted right ones of a run's last generation, and climb on the review's own scores.
-Prints what passed, by label and by change, and which criteria caught the rest; the exit status is 1 when more than 1 %
-of a run's attacks pass, or any that is labelled as harmful.
+Prints what passed, by label, by the criteria that should have caught it and by change, and which criteria caught the
+rest; the exit status is 1 when more than 1 % of a run's attacks pass, or any that is labelled as harmful.
 """
 
 import argparse

@@ -56,14 +56,17 @@ def test_right_answers_pass_and_no_attack_does(besieged):
 
 
 @pytest.mark.parametrize(
-    ("world", "left_out"), [("lessons", "grounded"), ("lessons", "complete"), ("arithmetic", "answers")]
+    ("world", "left_out", "blamed"),
+    [("lessons", "grounded", "told"), ("lessons", "complete", "the whole"), ("arithmetic", "answers", "the whole")],
 )
-def test_an_attack_finds_what_a_criterion_was_there_for(world, left_out):
+def test_an_attack_finds_what_a_criterion_was_there_for(world, left_out, blamed):
     attacker, reviewer = WORLDS[world]
     criteria = tuple(c for c in reviewer.criteria if c.id != left_out)
     found = attack(attacker, replace(reviewer, criteria=criteria), 150, 15, Random(0))
     assert found["passed"] > 0 and found["examples"] and sum(found["passed_by_label"].values()) == found["passed"]
     assert found["passed_by_change"].keys() <= CHANGES.keys()
+    by = found["passed_by_criterion"]
+    assert max(by, key=by.get) == blamed and sum(by.values()) >= found["passed"]
 
 
 def test_an_attack_is_wrong_and_a_function_of_the_random_numbers(besieged):
