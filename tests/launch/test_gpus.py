@@ -72,7 +72,7 @@ def test_sampling_and_scoring_are_compiled_for_cards_too(step, slots):
         assert f"kernels launched in a step  {found['step']['kernels']}" in shown.get()
 
 
-@pytest.mark.parametrize("attention", ["auto", "triton"])
+@pytest.mark.parametrize("attention", ["auto", pytest.param("triton", marks=pytest.mark.long)])
 def test_a_step_of_decoding_launches_few_kernels_in_a_layer(monkeypatch, attention):
     """The kernel of decoding, which no GPU has run yet, compiles to a card's code, and is one in place of three."""
     engine, texts = EngineConfig(dtype="bfloat16", attention=attention), []

@@ -64,7 +64,7 @@ def test_merged_weights_give_what_the_adapters_give(model):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("sizes", [(1, 1), (4, 1), (2, 2)])
+@pytest.mark.parametrize("sizes", [*(pytest.param(s, marks=pytest.mark.long) for s in ((1, 1), (4, 1))), (2, 2)])
 def test_rows_of_new_tokens_are_trained_beside_the_layers_and_merged(tied, sizes):
     """The other rows stay as they are; what is merged gives the loss of what was trained."""
     config, new = replace(QWEN, family=replace(QWEN.family, tied=tied)), (40, 63)
