@@ -98,16 +98,18 @@ class Command(NamedTuple):
             if when := found.get("updated") or found.get("LastModified"):  # not where only the beginning of a name is
                 yield str(when), name.removeprefix(f"{place}/")
 
-    def lives(self, seconds: float | None, number: int = signal.SIGKILL, struck: Sequence[int] = ()) -> bool:
+    def lives(self, seconds: float | None, number: int = signal.SIGKILL, struck: Sequence[int] = ()) -> float | None:
         """Goes on until so many seconds after it first writes something, when a signal of this number strikes some of
-        its processes, or to the end; says whether it came to it. Processes that hang are killed once the others have
-        noticed and ended."""
+        its processes, or to the end; None if it came to it, else how many seconds the others took to end. Processes
+        that hang are killed once the others have noticed."""
         before, started = self.newest()[0], self.start()
         while all(process.poll() is None for process in started) and self.newest()[0] == before:
             time.sleep(0.02)
+        struck_at = time.monotonic()
         try:
             started[0].wait(seconds)
         except subprocess.TimeoutExpired:
+            struck_at = time.monotonic()
             for index in struck:
                 started[index].send_signal(number)
             if number == signal.SIGSTOP:
@@ -116,9 +118,10 @@ class Command(NamedTuple):
                 for index in struck:
                     started[index].kill()
         codes = [process.wait() for process in started]
+        took = time.monotonic() - struck_at
         if not {*codes} <= ENDS:
             sys.exit(f"chaos: {self.place} ended with {codes}: {self.said.read_text()[-2000:]}")
-        return not any(codes)
+        return took if any(codes) else None
 
 
 def chaos(
@@ -139,13 +142,12 @@ def chaos(
             after, struck = rng.uniform(0.0, took / 3), rng.choice([range(processes), [rng.randrange(processes)]])
             hang = [signal.SIGSTOP] if len(struck) < processes else []
             which = rng.choice([signal.SIGKILL, signal.SIGTERM, *hang])
-            started = time.monotonic()
-            if command.lives(after, which, struck):
+            if (ended := command.lives(after, which, struck)) is None:
                 break
-            number, spent = number + 1, time.monotonic() - started
+            number += 1
             print(
                 f"{world}: {which.name} {number} of process {', '.join(map(str, struck))} after {after:.1f} s; "
-                f"{command.newest()[1]} was written last; all had ended {spent:.0f} s after they began", flush=True,
+                f"{command.newest()[1]} was written last; all had ended {ended:.1f} s later", flush=True,
             )  # fmt: skip
         else:
             command.lives(None)
