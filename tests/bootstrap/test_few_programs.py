@@ -346,6 +346,7 @@ def test_nothing_is_compiled_ahead_by_a_run_that_goes_on(begun, monkeypatch):
         beside.wait()
 
 
+@pytest.mark.long
 def test_on_several_devices_and_from_a_model_of_others_what_comes_is_compiled_and_nothing_runs(begun, monkeypatch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
     of = begun.config, begun.graphdef, mesh

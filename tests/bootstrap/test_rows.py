@@ -105,7 +105,7 @@ def test_rows_like_the_others_and_tokens_that_no_template_writes_stay_as_they_ar
         assert not told and all(np.array_equal(a, b) for a, b in zip(matrices(params), matrices(own), strict=True))
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_such_a_row_is_trained_whatever_the_rank(tmp_path, rank):
     place, used = folder(tmp_path / "model", 0.0)
     sizes = {"train__columns": 1024, "model__max_length": 1024, "train__lora": rank, "simulate__calls": 0}

@@ -76,6 +76,7 @@ def test_a_difference_is_paired():
     assert told["differences"].keys() == {"reviewed - base"}, "arms that are not there yet are left out"
 
 
+@pytest.mark.long
 def test_arms_are_trained_on_as_many_tokens_and_asked_the_same(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.setattr(squad, "TOKENS", 60)

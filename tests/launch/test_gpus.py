@@ -59,7 +59,7 @@ def test_more_layers_move_more(trained):
         assert 1.3 * of(trained) < of(deep) < 2.2 * of(trained)
 
 
-@pytest.mark.parametrize(("step", "slots"), [("sample", 16), ("score", 16)])
+@pytest.mark.parametrize(("step", "slots"), [("sample", 16), pytest.param("score", 16, marks=pytest.mark.long)])
 def test_sampling_and_scoring_are_compiled_for_cards_too(step, slots):
     found = preflight(asked(topology="h100:2", step=step, slots=slots))
     assert found["fits"] and found["step"]["bytes"] > 0 and found["bound"]["by"] in ("compute", "memory")

@@ -46,7 +46,7 @@ def test_cached_extension_equals_the_packed_forward_whatever_the_left_padding(sm
             np.testing.assert_allclose(hidden[i, 0], expected[i][n + step], atol=2e-5)
 
 
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("int8", [pytest.param(False, marks=pytest.mark.long), True])
 @pytest.mark.parametrize("family", [Family(), Family(sliding=(True, False, True), window=4, local_rope_base=100.0)])
 def test_a_loop_over_layers_extends_as_each_on_its_own(family, int8):
     sizes = {"vocab_size": 64, "width": 32, "layers": 3, "heads": 4, "kv_heads": 2, "mlp_width": 64}

@@ -112,6 +112,14 @@ def theirs_in_bfloat16(model):
     return copy.to(torch.bfloat16)
 
 
+AT_LENGTH = ("qwen2-sliding", "mistral", "llama-biased", "llama-linear", "llama-2", "smollm")
+"""Families whose greedy texts are compared in `make test-long`; logits are, of all of them, in each test."""
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.long if name in AT_LENGTH else ()) for name in FAMILIES],
+    indirect=True,
+)  # fmt: skip
 def test_greedy_continuations_are_identical(family):
     model, _, config, params = family
     prompts = tokens(2, 12)

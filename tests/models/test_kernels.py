@@ -159,7 +159,7 @@ def packed_rows(most: int, padding: int, length: int = LENGTH) -> np.ndarray:
 
 @pytest.mark.parametrize(("most", "padding"), [(1, 11), (2, 3), (7, 0), (40, 20)])
 @pytest.mark.parametrize(("window", "slides"), [(0, None), (30, True), (30, False), (LENGTH, True)])
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("told", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_cudnn_keeps_to_segments_in_rows_of_many(monkeypatch, asked, most, padding, window, slides, told):
     """What it is told against matrix products, forward and backward. Rows of too many segments, or of nobody knows how
     many, have a mask in memory, and so have models whose layers slide where it cannot be told of windows; a window as

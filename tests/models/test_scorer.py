@@ -61,6 +61,7 @@ def test_a_deep_model_is_read_in_a_loop_over_its_layers(asked, monkeypatch):
     np.testing.assert_allclose(each, looped, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_deep_models_contexts_are_read_in_few_widths(monkeypatch):
     def run(graphdef, params, _):
         plan = Scorer(graphdef, questions=2, bucket=8)
@@ -72,7 +73,7 @@ def test_a_deep_models_contexts_are_read_in_few_widths(monkeypatch):
     np.testing.assert_allclose(deep, shallow, atol=1e-6)
 
 
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("int8", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_deep_models_prompts_are_read_in_a_loop_and_its_steps_are_not(monkeypatch, int8):
     def run(graphdef, params, bucket):
         make = Sampler(graphdef, slots=4, new_tokens=6, keep=4, bucket=bucket, int8=int8)

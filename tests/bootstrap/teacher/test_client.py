@@ -46,8 +46,8 @@ def texts(answers):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [(429, "429"), (500, "500"), (503, "503"), ("cut", "no connection"), ("malformed", "malformed JSON"),
-     ("empty", "malformed answer"), ("stall", "silent for 3 s"), ("drip", "not whole after 3 s"),
-     ("drop", "not whole after 3 s")],
+     ("empty", "malformed answer"), ("stall", "silent for 3 s"),
+     *(pytest.param(name, "not whole after 3 s", marks=pytest.mark.long) for name in ("drip", "drop"))],
 )  # fmt: skip
 def test_a_fault_that_passes_is_asked_over_and_counted(tmp_path, fault, reason):
     server, done = Faulty(say, {2: fault, 5: fault}), []
